@@ -1,0 +1,17 @@
+"""Pure losses: one value per example, so that masks and means stay outside.
+
+Each takes a batch and returns [B], accumulates in at least float32 whatever the
+dtype of its inputs, and is safe under `jit`, `grad` and `vmap`.
+"""
+
+from jaxunlearn.losses.classification import cross_entropy
+from jaxunlearn.losses.distillation import kl_to_target, kl_to_teacher
+from jaxunlearn.losses.noise import error_maximising, error_minimising
+
+__all__ = [
+  "cross_entropy",
+  "error_maximising",
+  "error_minimising",
+  "kl_to_target",
+  "kl_to_teacher",
+]
