@@ -1,0 +1,48 @@
+"""Numbers about models on data: pure, with weights in the place of subsets.
+
+Every metric names the direction that is better and what the retrained model,
+the standard, has in expectation. An empty set gives nan.
+"""
+
+from jaxunlearn.metrics.distance import (
+  LayerDistance,
+  WeightDistance,
+  activation_distance,
+  js_divergence,
+  kl_divergence,
+  mean_js,
+  weight_distance,
+)
+from jaxunlearn.metrics.forgetting import zrf, zrf_over_teachers
+from jaxunlearn.metrics.membership import (
+  confidence,
+  entropy,
+  logit_confidence,
+  modified_entropy,
+  svc_membership,
+)
+from jaxunlearn.metrics.utility import (
+  accuracy,
+  confusion_matrix,
+  mean_cross_entropy,
+)
+
+__all__ = [
+  "LayerDistance",
+  "WeightDistance",
+  "accuracy",
+  "activation_distance",
+  "confidence",
+  "confusion_matrix",
+  "entropy",
+  "js_divergence",
+  "kl_divergence",
+  "logit_confidence",
+  "mean_cross_entropy",
+  "mean_js",
+  "modified_entropy",
+  "svc_membership",
+  "weight_distance",
+  "zrf",
+  "zrf_over_teachers",
+]

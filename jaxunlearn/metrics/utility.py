@@ -1,0 +1,114 @@
+"""How well a model does its task: on rows to keep, to forget, or never seen.
+
+All take logits and labels of all rows, and `weights` that say which count:
+`forget_mask` for the forget set, `~forget_mask` for the retain set.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxunlearn.metrics import _rows
+
+
+def accuracy(
+  logits: jax.Array, labels: jax.Array, weights: jax.Array | None = None
+) -> jax.Array:
+  """Share of rows whose largest logit is at their label.
+
+  Better: on retain and test rows, higher. On the forget set the aim is the
+  retrained model's value (in expectation its accuracy on unseen rows of the
+  same kind: 0 for a whole class, the test accuracy for random rows), not 0.
+
+  Args:
+    logits: float [N, C]; of equal largest ones the first counts.
+    labels: int [N], in 0 .. C - 1.
+    weights: bool or float [N] >= 0; None counts every row once.
+
+  Returns:
+    [], in [0, 1]; nan for an empty set, and where a counted row has a nan
+    logit: a model that diverged has not forgotten.
+
+  Raises:
+    ValueError: shapes or dtypes do not match, labels out of range.
+
+  Example:
+    >>> logits = jnp.array([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0]])
+    >>> forget_mask = jnp.array([True, True, False])
+    >>> accuracy(logits, jnp.array([0, 0, 0]), forget_mask)
+    Array(0.5, dtype=float32)
+  """
+  logits = _rows.rows_of(logits, "logits")
+  labels = _rows.labels_of(labels, logits)
+  correct = (jnp.argmax(logits, axis=-1) == labels).astype(logits.dtype)
+  is_nan = jnp.isnan(logits).any(axis=-1)
+  return _rows.weighted_mean(jnp.where(is_nan, jnp.nan, correct), weights)
+
+
+def mean_cross_entropy(
+  logits: jax.Array, labels: jax.Array, weights: jax.Array | None = None
+) -> jax.Array:
+  """Mean softmax cross-entropy of the rows.
+
+  Better: on retain and test rows, lower. On the forget set the aim is the
+  retrained model's value (in expectation its loss on unseen rows of the same
+  kind); far above it is over-forgetting.
+
+  Args:
+    logits: float [N, C].
+    labels: int [N], in 0 .. C - 1.
+    weights: bool or float [N] >= 0; None counts every row once.
+
+  Returns:
+    [], nats, >= 0; nan for an empty set.
+
+  Raises:
+    ValueError: shapes or dtypes do not match, labels out of range.
+  """
+  logits = _rows.rows_of(logits, "logits")
+  labels = _rows.labels_of(labels, logits)
+  losses = -_rows.at_label(jax.nn.log_softmax(logits), labels)
+  return _rows.weighted_mean(losses, weights)
+
+
+def confusion_matrix(
+  logits: jax.Array,
+  labels: jax.Array,
+  num_classes: int,
+  weights: jax.Array | None = None,
+) -> jax.Array:
+  """Counts of rows by true class (rows) and predicted class (columns).
+
+  Neither direction is better by itself. For a forgotten class the retrained
+  model spreads its row over the classes that look alike; all of it in one
+  column is a sign that a method left a trace.
+
+  Args:
+    logits: float [N, num_classes].
+    labels: int [N], in 0 .. num_classes - 1.
+    num_classes: C; static.
+    weights: bool or float [N] >= 0; None counts every row once.
+
+  Returns:
+    float [C, C], sums of weights; all 0 for an empty set. Rows with a nan logit
+    predict nothing and are left out.
+
+  Raises:
+    ValueError: shapes or dtypes do not match, labels out of range.
+  """
+  logits = _rows.rows_of(logits, "logits")
+  if logits.shape[-1] != num_classes:
+    raise ValueError(
+      f"Expected logits [N, {num_classes}] (num_classes), got {logits.shape}."
+    )
+  labels = _rows.labels_of(labels, logits).astype(jnp.int32)
+  weights = _rows.weights_of(weights, logits)
+  predicted = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  known = (labels >= 0) & (labels < num_classes)
+  known &= ~jnp.isnan(logits).any(axis=-1) & (weights > 0)
+  # Rows that do not count go to a cell that does not exist.
+  cell = jnp.where(known, labels * num_classes + predicted, num_classes**2)
+  counts = jnp.zeros(num_classes**2, logits.dtype)
+  counts = counts.at[cell].add(weights, mode="drop")
+  return counts.reshape(num_classes, num_classes)

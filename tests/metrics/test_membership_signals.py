@@ -1,0 +1,250 @@
+"""Membership signals and the SVC attack against NumPy and published code."""
+
+import pathlib
+import subprocess
+import sys
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from jaxunlearn import metrics
+
+DATA = pathlib.Path(__file__).parent.parent / "data"
+GROUPS = ["shadow_train", "shadow_test", "target_train", "target_test"]
+
+
+def golden(name):
+  with np.load(DATA / f"{name}.npz") as file:
+    return {key: file[key] for key in file.files}
+
+
+def assert_close(found, wanted, tolerance=1e-5):
+  """Within `tolerance` of the largest entry."""
+  found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
+  assert found.shape == wanted.shape
+  assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
+def normal(seed, *shape, scale=1.0):
+  rng = np.random.default_rng(seed)
+  return (scale * rng.standard_normal(shape)).astype(np.float32)
+
+
+def signals64(logits, labels):
+  """The four signals of moderate logits by their definitions, in float64."""
+  z = np.asarray(logits, np.float64)
+  p = np.exp(z - z.max(-1, keepdims=True))
+  p /= p.sum(-1, keepdims=True)
+  rows = np.arange(len(z))
+  p_y = p[rows, labels]
+  others = p * np.log(1 - p)
+  others[rows, labels] = 0
+  return {
+    "entropy": -(p * np.log(p)).sum(-1),
+    "confidence": p_y,
+    "modified_entropy": -(1 - p_y) * np.log(p_y) - others.sum(-1),
+    "logit_confidence": np.log(p_y) - np.log(1 - p_y),
+  }
+
+
+def signals(logits, labels):
+  return {
+    "entropy": metrics.entropy(logits),
+    "confidence": metrics.confidence(logits, labels),
+    "modified_entropy": metrics.modified_entropy(logits, labels),
+    "logit_confidence": metrics.logit_confidence(logits, labels),
+  }
+
+
+@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.given(st.integers(0, 2**31), st.floats(0.1, 3))
+def test_signals_equal_their_definitions_with_and_without_jit(seed, scale):
+  logits = normal(seed, 12, 5, scale=scale)
+  labels = np.random.default_rng(seed).integers(0, 5, 12)
+  wanted = signals64(logits, labels)
+  for found in (signals(logits, labels), jax.jit(signals)(logits, labels)):
+    for name in wanted:
+      assert_close(found[name], wanted[name], 2e-5)
+  shifted = signals(logits + np.float32(8), labels)
+  for name in wanted:
+    assert_close(shifted[name], wanted[name], 2e-5)
+
+
+def test_signals_on_the_worked_example():
+  logits = np.log([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3]])
+  found = signals(logits, np.array([0, 1, 2]))
+  wanted = [0.16217, 2.14087, 1.00272]
+  assert np.abs(found["modified_entropy"] - np.array(wanted)).max() < 1e-5
+  wanted = [0.80182, 0.80182, np.log(3)]
+  assert np.abs(found["entropy"] - np.array(wanted)).max() < 1e-5
+
+
+def test_logit_confidence_equals_the_stable_published_statistic():
+  d = golden("membership__logit_statistic")
+  found = metrics.logit_confidence(d["logits"], d["labels"])
+  assert_close(found, d["stat_logit_stable"])
+  found = metrics.confidence(d["logits"], d["labels"])
+  assert_close(found, d["stat_confidence"])
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_entropies_equal_those_of_salun(group):
+  d = golden("salun__svc_mia")
+  logits, labels = d[f"logits_{group}"], d[f"labels_{group}"]
+  assert_close(metrics.entropy(logits), d[f"entropy_{group}"])
+  found = metrics.modified_entropy(logits, labels)
+  assert_close(found, d[f"m_entropy_paper_{group}"])
+
+
+def test_signals_are_right_for_logits_far_apart():
+  logits = np.array([[1e4, 0, 0], [1e4, 0, 0], [30, 0, 0]], np.float32)
+  found = signals(logits, np.array([0, 1, 0]))
+  # 1 - p_y = 2 exp(-30) in the last row, below the float32 spacing at 1.
+  wanted = [1e4 - np.log(2), -1e4, 30 - np.log(2)]
+  np.testing.assert_allclose(found["logit_confidence"], wanted, rtol=1e-6)
+  # Sure and wrong: -log p_y of the label, -log(1 - p) of the other.
+  rest = 2 * np.exp(-30.0)
+  wanted = [0, 2e4 - np.log(2), rest * rest + rest * np.exp(-30.0)]
+  np.testing.assert_allclose(found["modified_entropy"], wanted, rtol=1e-5)
+  np.testing.assert_allclose(found["confidence"], [1, 0, 1], atol=0)
+  wanted = [0, 0, rest * 30 + rest]
+  np.testing.assert_allclose(found["entropy"], wanted, rtol=1e-5)
+
+
+def test_probabilities_of_zero_have_no_entropy():
+  logits = np.array([[0, -np.inf, -np.inf], [0, 0, -np.inf]], np.float32)
+  found = signals(logits, np.array([0, 1]))
+  assert_close(found["entropy"], [0, np.log(2)])
+  assert_close(found["modified_entropy"], [0, np.log(2)])
+  assert metrics.modified_entropy(logits[:1], np.array([1])) == np.inf
+  grad = jax.grad(lambda z: metrics.entropy(z).sum())(logits)
+  assert np.isfinite(grad).all()
+
+
+def test_signals_of_nan_and_of_unknown_labels_are_nan():
+  broken = signals(jnp.full((1, 3), jnp.nan), jnp.array([0]))
+  assert all(np.isnan(value).all() for value in broken.values())
+  unknown = jax.jit(signals)(jnp.zeros((2, 3)), jnp.array([-1, 3]))
+  del unknown["entropy"]
+  assert all(np.isnan(value).all() for value in unknown.values())
+  for signal in (metrics.confidence, metrics.logit_confidence):
+    with pytest.raises(ValueError, match=r"labels in 0 \.\. 2"):
+      signal(jnp.zeros((2, 3)), jnp.array([-1, 3]))
+
+
+def test_low_precision_logits_give_finite_float32_signals():
+  logits = jnp.array([[1e30, -1e30, 0.0]], jnp.bfloat16)
+  for value in signals(logits, jnp.array([0])).values():
+    assert value.dtype == jnp.float32
+    assert np.isfinite(value).all()
+
+
+# The SVC attack.
+
+
+@pytest.mark.parametrize("case", ["mixed", "overlap", "separated"])
+def test_the_unbalanced_attack_on_entropies_equals_bad_teaching(case):
+  d = golden(f"bad_teaching__svc_entropy_{case}")
+  with np.errstate(divide="ignore"):
+    retain, test, forget = (
+      np.asarray(metrics.entropy(np.log(d[f"{name}_probs"])))
+      for name in ("retain", "test", "forget")
+    )
+  assert_close(np.concatenate([retain, test]), d["entropy_attack_train"])
+  assert_close(forget, d["entropy_forget"])
+  share = metrics.svc_membership(retain, test, forget, balance=False)
+  assert abs(share - d["out_code"]) < 1e-12
+
+
+def salun_features(d, group):
+  logits, labels = d[f"logits_{group}"], d[f"labels_{group}"]
+  return {
+    "correctness": (logits.argmax(-1) == labels).astype(np.float32),
+    "confidence": metrics.confidence(logits, labels),
+    "entropy": metrics.entropy(logits),
+    "m_entropy_paper": metrics.modified_entropy(logits, labels),
+    "prob": jax.nn.softmax(logits),
+  }
+
+
+@pytest.mark.parametrize(
+  "feature",
+  ["correctness", "confidence", "entropy", "m_entropy_paper", "prob"],
+)
+def test_the_attack_equals_salun(feature):
+  d = golden("salun__svc_mia")
+  train, test, members, others = (
+    salun_features(d, group)[feature] for group in GROUPS
+  )
+  share = lambda x: metrics.svc_membership(train, test, x, balance=False)
+  assert abs(1 - share(others) - d[f"test_only_{feature}"]) < 1e-12
+  both = (share(members) + 1 - share(others)) / 2
+  assert abs(both - d[f"both_{feature}"]) < 1e-12
+
+
+def test_balance_keeps_the_attack_from_calling_everything_a_member():
+  # No difference between the classes: half are taken for members, unless most
+  # of what the attack has seen are members.
+  members, others, forget = normal(0, 900), normal(1, 100), normal(2, 400)
+  assert metrics.svc_membership(members, others, forget, balance=False) == 1
+  share = metrics.svc_membership(members, others, forget)
+  assert 0.2 < share < 0.8
+
+
+def test_the_attack_is_deterministic_and_its_subset_follows_the_seed():
+  features = normal(3, 300), normal(4, 300) + 0.3, normal(5, 200)
+  shares = [
+    metrics.svc_membership(*features, max_rows=40, seed=seed)
+    for seed in (0, 0, 1, 2, 3)
+  ]
+  assert shares[0] == shares[1]
+  assert len(set(shares)) > 1
+
+
+def test_max_rows_keeps_the_proportion_of_an_unbalanced_attack(monkeypatch):
+  import sklearn.svm
+
+  seen = []
+  fit = sklearn.svm.SVC.fit
+
+  def spy(self, features, labels):
+    seen.append((int((labels == 1).sum()), int((labels == 0).sum())))
+    return fit(self, features, labels)
+
+  monkeypatch.setattr(sklearn.svm.SVC, "fit", spy)
+  features = normal(6, 90), normal(7, 30), normal(8, 5)
+  for kwargs in (
+    {"balance": False},
+    {"balance": False, "max_rows": 30},
+    {},
+    {"max_rows": 20},
+    {"max_rows": None},
+  ):
+    metrics.svc_membership(*features, **kwargs)
+  assert seen == [(90, 30), (30, 10), (30, 30), (20, 20), (30, 30)]
+
+
+def test_the_attack_has_no_answer_about_no_rows_and_rejects_bad_features():
+  features = normal(9, 20), normal(10, 20)
+  assert np.isnan(metrics.svc_membership(*features, np.zeros(0)))
+  with pytest.raises(ValueError, match="non_member_features of some rows"):
+    metrics.svc_membership(features[0], np.zeros(0), features[1])
+  with pytest.raises(ValueError, match=r"forget_features.*got 3"):
+    metrics.svc_membership(*features, np.zeros((4, 3)))
+  with pytest.raises(ValueError, match="forget_features to be finite"):
+    metrics.svc_membership(*features, np.array([np.nan]))
+  with pytest.raises(ValueError, match="max_rows > 0"):
+    metrics.svc_membership(*features, features[0], max_rows=0)
+  with pytest.raises(ValueError, match=r"member_features \[N\] or"):
+    metrics.svc_membership(np.zeros((2, 2, 2)), features[1], features[0])
+
+
+def test_importing_the_metrics_does_not_import_scikit_learn():
+  code = "import sys, jaxunlearn.metrics; sys.exit('sklearn' in sys.modules)"
+  assert (
+    subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+  )
