@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -23,7 +24,7 @@ class Variables(NamedTuple):
   """
 
   params: PyTree
-  model_state: PyTree = {}
+  model_state: PyTree = {}  # noqa: RUF012  never written to
 
 
 class ApplyFn(Protocol):
@@ -168,7 +169,10 @@ class PhaseInfo(NamedTuple):
   retain_count: jax.Array
 
 
-class Transform(NamedTuple):
+# A frozen dataclass and no NamedTuple because `jax.jit` keeps weak references to
+# what it wraps, which no kind of tuple allows.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Transform:
   """An unlearning method: `(params, data, forget_mask, key) -> (params, info)`.
 
   Made by `phase`, `edit`, `provide` and the combinators; calling it is the

@@ -1,0 +1,97 @@
+"""jaxunlearn: machine unlearning as pure, composable transforms in JAX.
+
+    forget_mask = ju.requests.classes(data["label"], [3])
+    unlearn = ju.unsir(model, num_classes=10)
+    unlearned, info = jax.jit(unlearn)(variables, data, forget_mask, key)
+
+Flax models come in through `jaxunlearn.adapters.flax`, checkpoints through
+`jaxunlearn.adapters.orbax`; both are imported by name.
+"""
+
+from jaxunlearn import losses as losses
+from jaxunlearn import metrics as metrics
+from jaxunlearn.core import requests as requests
+from jaxunlearn.core.combinators import chain as chain
+from jaxunlearn.core.combinators import edit as edit
+from jaxunlearn.core.combinators import masked as masked
+from jaxunlearn.core.combinators import provide as provide
+from jaxunlearn.core.combinators import repeat as repeat
+from jaxunlearn.core.drivers import predict as predict
+from jaxunlearn.core.drivers import unlearn as unlearn
+from jaxunlearn.core.phase import apply_rows as apply_rows
+from jaxunlearn.core.phase import phase as phase
+from jaxunlearn.core.phase import supervised as supervised
+from jaxunlearn.core.streaming import host_batch as host_batch
+from jaxunlearn.core.streaming import host_batches as host_batches
+from jaxunlearn.core.streaming import stream as stream
+from jaxunlearn.core.training import map_many as map_many
+from jaxunlearn.core.training import train as train
+from jaxunlearn.core.training import train_many as train_many
+from jaxunlearn.core.trees import last_layers as last_layers
+from jaxunlearn.core.types import ALL as ALL
+from jaxunlearn.core.types import Batch as Batch
+from jaxunlearn.core.types import Context as Context
+from jaxunlearn.core.types import Draw as Draw
+from jaxunlearn.core.types import Model as Model
+from jaxunlearn.core.types import PhaseInfo as PhaseInfo
+from jaxunlearn.core.types import Transform as Transform
+from jaxunlearn.core.types import Variables as Variables
+from jaxunlearn.methods.amnesiac import amnesiac as amnesiac
+from jaxunlearn.methods.amnesiac import train_logged as train_logged
+from jaxunlearn.methods.bad_teacher import bad_teacher as bad_teacher
+from jaxunlearn.methods.baselines import finetune as finetune
+from jaxunlearn.methods.baselines import gradient_ascent as gradient_ascent
+from jaxunlearn.methods.baselines import neggrad_plus as neggrad_plus
+from jaxunlearn.methods.baselines import retrain as retrain
+from jaxunlearn.methods.fisher import fisher_forgetting as fisher_forgetting
+from jaxunlearn.methods.last_layers import cf_k as cf_k
+from jaxunlearn.methods.last_layers import eu_k as eu_k
+from jaxunlearn.methods.random_label import random_label as random_label
+from jaxunlearn.methods.scrub import scrub as scrub
+from jaxunlearn.methods.unsir import unsir as unsir
+
+__version__ = "0.1.0"
+
+__all__ = [
+  "ALL",
+  "Batch",
+  "Context",
+  "Draw",
+  "Model",
+  "PhaseInfo",
+  "Transform",
+  "Variables",
+  "amnesiac",
+  "apply_rows",
+  "bad_teacher",
+  "cf_k",
+  "chain",
+  "edit",
+  "eu_k",
+  "finetune",
+  "fisher_forgetting",
+  "gradient_ascent",
+  "host_batch",
+  "host_batches",
+  "last_layers",
+  "losses",
+  "map_many",
+  "masked",
+  "metrics",
+  "neggrad_plus",
+  "phase",
+  "predict",
+  "provide",
+  "random_label",
+  "repeat",
+  "requests",
+  "retrain",
+  "scrub",
+  "stream",
+  "supervised",
+  "train",
+  "train_logged",
+  "train_many",
+  "unlearn",
+  "unsir",
+]

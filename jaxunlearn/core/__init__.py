@@ -1,0 +1,1 @@
+"""The core: types, requests, sampling, phases, combinators and drivers."""

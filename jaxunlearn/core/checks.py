@@ -1,0 +1,148 @@
+"""Errors of the caller: one line that says what was found and what was wanted.
+
+Shapes and dtypes are checked always (they are static under jit), numbers only
+where they are concrete. Everything raises ValueError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def is_concrete(x: Any) -> bool:
+  """Whether the numbers of `x` can be looked at (not under jit or vmap)."""
+  return not isinstance(x, jax.core.Tracer)
+
+
+def positive(**named: Any) -> None:
+  for name, value in named.items():
+    if is_concrete(value) and not value > 0:
+      raise ValueError(f"Expected {name} > 0, got {name}={value}.")
+
+
+def non_negative(**named: Any) -> None:
+  for name, value in named.items():
+    if is_concrete(value) and not value >= 0:
+      raise ValueError(f"Expected {name} >= 0, got {name}={value}.")
+
+
+def fraction(**named: Any) -> None:
+  for name, value in named.items():
+    if is_concrete(value) and not 0 <= value <= 1:
+      raise ValueError(f"Expected {name} in [0, 1], got {name}={value}.")
+
+
+def one_of(choices: Sequence[Any], **named: Any) -> None:
+  for name, value in named.items():
+    if value not in choices:
+      wanted = ", ".join(map(repr, choices))
+      raise ValueError(f"Expected {name} to be one of {wanted}, got {value!r}.")
+
+
+def num_rows(data: Any, name: str = "data") -> int:
+  """Length of the leading axis that all leaves of `data` share.
+
+  Raises:
+    ValueError: no leaves, a scalar leaf, or leaves of different lengths.
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(data)
+  if not leaves:
+    raise ValueError(f"Expected {name} to hold arrays, got an empty pytree.")
+  lengths = {}
+  for path, leaf in leaves:
+    where = f"{name}{jax.tree_util.keystr(path)}"
+    if np.ndim(leaf) == 0:
+      raise ValueError(f"Expected {where} to have a row axis, got a scalar.")
+    lengths[where] = np.shape(leaf)[0]
+  if len(set(lengths.values())) > 1:
+    found = ", ".join(f"{k}: {v}" for k, v in lengths.items())
+    raise ValueError(f"Expected leaves of {name} of one length, got {found}.")
+  return next(iter(lengths.values()))
+
+
+def request(data: Any, forget_mask: Any, name: str = "forget_mask") -> None:
+  """Shape and dtype of a request: bool [N] or float [N], N the rows of data."""
+  n = num_rows(data)
+  shape, dtype = np.shape(forget_mask), jnp.asarray(forget_mask).dtype
+  if shape != (n,):
+    raise ValueError(
+      f"Expected {name} of shape ({n},), a row of data each, got {shape}."
+    )
+  if dtype != jnp.bool_ and not jnp.issubdtype(dtype, jnp.floating):
+    raise ValueError(
+      f"Expected {name} of dtype bool (or float weights), got {dtype}."
+    )
+
+
+def request_values(forget_mask: Any, name: str = "forget_mask") -> None:
+  """A concrete request must select some rows and leave some.
+
+  Raises:
+    ValueError: it is empty, covers everything, or has weights outside [0, 1].
+  """
+  if not is_concrete(forget_mask):
+    return
+  mask = np.asarray(forget_mask)
+  if mask.dtype != np.bool_ and not (
+    np.isfinite(mask).all() and mask.min() >= 0 and mask.max() <= 1
+  ):
+    raise ValueError(f"Expected {name} weights in [0, 1], got values outside.")
+  if not (mask > 0).any():
+    raise ValueError(
+      f"Expected {name} to select rows, got an empty request (0 of "
+      f"{mask.size} rows)."
+    )
+  if not (mask < 1).any():
+    raise ValueError(
+      f"Expected {name} to leave rows to retain, got a request that covers all "
+      f"{mask.size} rows."
+    )
+
+
+def finite(tree: Any, name: str) -> None:
+  """Every concrete float leaf is finite."""
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    if not is_concrete(leaf):
+      continue
+    leaf = np.asarray(leaf)
+    if np.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
+      bad = int(np.size(leaf) - np.isfinite(leaf).sum())
+      raise ValueError(
+        f"Expected {name}{jax.tree_util.keystr(path)} to be finite, got {bad} "
+        "values that are nan or infinite."
+      )
+
+
+def labels(values: Any, num_classes: int, name: str = "label") -> None:
+  """Integer labels in 0 .. num_classes - 1."""
+  values = values if hasattr(values, "dtype") else np.asarray(values)
+  if not jnp.issubdtype(values.dtype, jnp.integer):
+    raise ValueError(f"Expected {name} of integer dtype, got {values.dtype}.")
+  if not is_concrete(values) or values.size == 0:
+    return
+  values = np.asarray(values)
+  low, high = int(values.min()), int(values.max())
+  if low < 0 or high >= num_classes:
+    raise ValueError(
+      f"Expected {name} in 0 .. {num_classes - 1}, got {low} .. {high}."
+    )
+
+
+def same_structure(tree: Any, like: Any, name: str) -> None:
+  """`tree` has the leaves of `like`: same paths, same shapes."""
+
+  def describe(t: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(t)
+    return {jax.tree_util.keystr(p): np.shape(leaf) for p, leaf in leaves}
+
+  found, wanted = describe(tree), describe(like)
+  for path in [*wanted, *(p for p in found if p not in wanted)]:
+    got = found.get(path, "nothing")
+    want = wanted.get(path, "nothing")
+    if got != want:
+      raise ValueError(f"Expected {name}{path} of shape {want}, got {got}.")

@@ -1,0 +1,224 @@
+"""Drawing rows under a mask inside jit: without replacement, static shapes.
+
+The number of rows that may be drawn is known only at run time, so an epoch is
+no static number of steps. Instead of shuffling, position p of an endless
+stream is mapped to a row directly: epoch p // count, and within it the image of
+p % count under a pseudo-random bijection of 0 .. count - 1. That costs a few
+integer operations a row, needs one sort a call and none an epoch, and a batch
+may straddle two epochs, so that no batch is ever short or padded.
+
+The bijection is the swap-or-not shuffle (Hoang, Morris and Rogaway 2012): each
+round pairs x with k - x modulo count, for a random k, and swaps the pair or
+not by a hash of its larger member. Each round is its own inverse on every
+domain size, and after r rounds a row's place is within 2^-r of uniform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxunlearn.core import checks
+from jaxunlearn.core.types import ALL, Batch, Draw, Env, PyTree
+
+_ROUNDS = 16
+_FORGET, _RETAIN, _MIXED = range(3)  # The order of `Draw.sizes`.
+
+
+class Pool(NamedTuple):
+  """Rows of one kind, ready to be drawn.
+
+  Attributes:
+    order: int32 [N], the numbers of the eligible rows first.
+    count: int32 [], how many rows are eligible.
+    weight: float32 [N], positive where eligible.
+    seed: uint32 [rounds, 2], the random numbers of the shuffle.
+  """
+
+  order: jax.Array
+  count: jax.Array
+  weight: jax.Array
+  seed: jax.Array
+
+
+def make_pool(weight: jax.Array, key: jax.Array) -> Pool:
+  """Gathers the rows of positive weight [N] into a pool."""
+  eligible = weight > 0
+  order = jnp.argsort(~eligible, stable=True).astype(jnp.int32)
+  seed = jax.random.bits(key, (_ROUNDS, 2), jnp.uint32)
+  count = eligible.sum(dtype=jnp.int32)
+  return Pool(order, count, weight.astype(jnp.float32), seed)
+
+
+def _mix(x: jax.Array) -> jax.Array:
+  """A bijective hash of uint32: xor-shifts and odd multiplications."""
+  x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+  x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+  return x ^ (x >> 16)
+
+
+def draw_rows(pool: Pool, position: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """The rows at given positions of the pool's endless stream.
+
+  Args:
+    pool: see `Pool`.
+    position: uint32 [B]; positions e * count .. (e + 1) * count - 1 hold every
+      eligible row once, in an order of their own for each epoch e.
+
+  Returns:
+    Row numbers int32 [B] and epochs int32 [B]. Of an empty pool: row 0, whose
+    weight is 0.
+  """
+  count = jnp.maximum(pool.count, 1).astype(jnp.uint32)
+  epoch, x = position // count, position % count
+  tag = _mix(epoch + jnp.uint32(0x9E3779B9))
+  for round_seed in pool.seed:
+    # 24 random bits give a float in [0, 1) exactly.
+    unit = (_mix(round_seed[0] ^ tag) >> 8).astype(jnp.float32) * 2.0**-24
+    k = jnp.floor(unit * count.astype(jnp.float32)).astype(jnp.uint32)
+    k = jnp.minimum(k, count - 1)
+    partner = jnp.where(x <= k, k - x, k + (count - x))
+    swap = _mix(jnp.maximum(x, partner) ^ round_seed[1] ^ tag) >> 31
+    x = jnp.where(swap == 1, partner, x)
+  return pool.order[x], epoch.astype(jnp.int32)
+
+
+class Sampler(NamedTuple):
+  """What a phase draws from.
+
+  Attributes:
+    at: `step -> Batch`, the batch of a step (int32 []), without its context.
+    forget_count: int32 [], eligible forget rows (over all devices).
+    retain_count: int32 [], eligible retain rows (over all devices).
+  """
+
+  at: Callable[[jax.Array], Batch]
+  forget_count: jax.Array
+  retain_count: jax.Array
+
+
+def take_rows(data: PyTree, index: jax.Array, weight: jax.Array) -> PyTree:
+  """Rows of `data` by number; zeros where the weight is zero.
+
+  The zeros keep a nan in a row that must not count out of the gradient.
+  """
+
+  def take(leaf: jax.Array) -> jax.Array:
+    rows = leaf.at[index].get(mode="promise_in_bounds")
+    live = (weight > 0).reshape(weight.shape + (1,) * (rows.ndim - 1))
+    return jnp.where(live, rows, jnp.zeros((), rows.dtype))
+
+  return jax.tree.map(take, data)
+
+
+def make_sampler(
+  data: PyTree,
+  forget_mask: jax.Array,
+  draw: Draw,
+  key: jax.Array,
+  env: Env | None = None,
+) -> Sampler:
+  """Prepares the draws of a phase.
+
+  Args:
+    data: pytree of arrays [N, ...]; may be host arrays when only row numbers
+      are wanted (`plan`).
+    forget_mask: bool [N] or float weights in [0, 1].
+    draw: what a step draws.
+    key: PRNG key; one key, one stream of rows.
+    env: devices that share a batch.
+
+  Raises:
+    ValueError: a draw size that the number of devices does not divide.
+  """
+  plan = make_plan(data, forget_mask, draw, key, env)
+
+  def at(step: jax.Array) -> Batch:
+    batch = plan.at(step)
+    rows = take_rows(data, batch.index, batch.weight)
+    return batch._replace(rows=rows)
+
+  return plan._replace(at=at)
+
+
+def make_plan(
+  data: PyTree,
+  forget_mask: jax.Array,
+  draw: Draw,
+  key: jax.Array,
+  env: Env | None = None,
+) -> Sampler:
+  """Like `make_sampler`, but its batches hold row numbers and no rows."""
+  env = Env() if env is None else env
+  n = checks.num_rows(data)
+  select_key, *pool_keys = jax.random.split(key, 4)
+  forget = jnp.asarray(forget_mask).astype(jnp.float32)
+  kept = jnp.ones(n, bool)
+  if draw.select is not None:
+    kept = draw.select(data, forget_mask, select_key)
+  weights = [
+    jnp.where(kept, w, 0.0) for w in (forget, 1.0 - forget, jnp.ones(n))
+  ]
+  devices, device = 1, 0
+  if env.axis_name is not None:
+    devices = jax.lax.axis_size(env.axis_name)
+    device = jax.lax.axis_index(env.axis_name)
+  if env.axis_name is not None and env.sharded_rows:
+    pool_keys = [jax.random.fold_in(k, device) for k in pool_keys]
+
+  parts = []
+  offset = 0
+  for size, weight, pool_key in zip(draw.sizes, weights, pool_keys):
+    if size == 0:
+      parts.append(None)
+      continue
+    length = n if size == ALL else size
+    if size != ALL and length % devices:
+      raise ValueError(
+        f"Expected a batch that {devices} devices can share, got {length} rows."
+      )
+    parts.append((size, offset, make_pool(weight, pool_key)))
+    offset += length
+
+  def one_kind(kind: int, step: jax.Array) -> Batch | None:
+    if parts[kind] is None:
+      return None
+    size, offset, pool = parts[kind]
+    if size == ALL:
+      index = jnp.arange(n, dtype=jnp.int32)
+      slot, epoch = index, jnp.broadcast_to(step, (n,)).astype(jnp.int32)
+    else:
+      share = size // devices
+      within = jnp.arange(share, dtype=jnp.int32)
+      slot = within + jnp.int32(device) * share
+      if env.sharded_rows:
+        position = step * share + within
+      else:
+        position = step * size + slot
+      index, epoch = draw_rows(pool, position.astype(jnp.uint32))
+    weight = pool.weight[index]
+    if kind == _MIXED:
+      is_forget = forget[index] > 0.5
+    else:
+      is_forget = jnp.full(index.shape, kind == _FORGET)
+    return Batch(None, weight, is_forget, index, slot + offset, epoch)
+
+  def at(step: jax.Array) -> Batch:
+    step = jnp.asarray(step, jnp.int32)
+    kinds = [b for k in range(3) if (b := one_kind(k, step)) is not None]
+    if not kinds:
+      none = jnp.zeros(0, jnp.int32)
+      empty = none.astype(jnp.float32), none.astype(bool)
+      return Batch(None, *empty, none, none, none)
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *kinds)
+
+  def total(weight: jax.Array) -> jax.Array:
+    count = (weight > 0).sum(dtype=jnp.int32)
+    if env.axis_name is not None and env.sharded_rows:
+      count = jax.lax.psum(count, env.axis_name)
+    return count
+
+  return Sampler(at, total(weights[0]), total(weights[1]))

@@ -1,0 +1,117 @@
+"""Parameters by layer: in the order of use, and as masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core as jex_core
+
+from jaxunlearn.core.types import Model, PyTree, Variables
+
+Path = tuple[Any, ...]
+
+
+def layers(
+  model: Model, variables: Variables, inputs: PyTree
+) -> list[tuple[Path, ...]]:
+  """The model's layers, from the input to the output.
+
+  A layer is the group of parameters under one parent in the params pytree (a
+  kernel and its bias). The order is that of first use in the traced forward
+  pass, so it holds for any framework and for plain functions.
+
+  Args:
+    model: the model.
+    variables: its variables; shapes suffice.
+    inputs: an input batch; shapes suffice.
+
+  Returns:
+    One tuple of parameter paths a layer. Parameters that the forward pass does
+    not use come first.
+  """
+  flat, treedef = jax.tree_util.tree_flatten_with_path(variables.params)
+  paths = [path for path, _ in flat]
+
+  def forward(leaves: list[Any]) -> Any:
+    params = jax.tree.unflatten(treedef, leaves)
+    return model.predict(variables._replace(params=params), inputs)
+
+  closed = jax.make_jaxpr(forward)([leaf for _, leaf in flat])
+  order: dict[int, int] = {}
+  _first_uses(
+    closed.jaxpr, dict(zip(closed.jaxpr.invars, range(len(paths)))), order
+  )
+  first: dict[Path, int] = {}
+  members: dict[Path, list[Path]] = {}
+  for i, path in enumerate(paths):
+    parent = path[:-1]
+    use = order.get(i, -1)
+    first[parent] = min(first.get(parent, use), use)
+    members.setdefault(parent, []).append(path)
+  return [tuple(members[p]) for p in sorted(first, key=lambda p: first[p])]
+
+
+def _first_uses(
+  jaxpr: Any, sources: dict[Any, int], order: dict[int, int]
+) -> None:
+  """Numbers the inputs of a jaxpr by when an equation first reads them."""
+  for eqn in jaxpr.eqns:
+    inner = [
+      (p.jaxpr if isinstance(p, jex_core.ClosedJaxpr) else p)
+      for p in eqn.params.values()
+      if isinstance(p, (jex_core.ClosedJaxpr, jex_core.Jaxpr))
+    ]
+    read = [
+      sources.get(v) if isinstance(v, jex_core.Var) else None
+      for v in eqn.invars
+    ]
+    called = next((j for j in inner if len(j.invars) == len(read)), None)
+    if called is not None:
+      passed = {v: s for v, s in zip(called.invars, read) if s is not None}
+      _first_uses(called, passed, order)
+    elif eqn.primitive.name in ("convert_element_type", "copy", "reshape"):
+      # A cast ahead of time is no use yet.
+      sources |= {v: read[0] for v in eqn.outvars if read[0] is not None}
+    else:
+      for source in read:
+        if source is not None:
+          order.setdefault(source, len(order))
+
+
+def last_layers(
+  model: Model, variables: Variables, inputs: PyTree, count: int
+) -> PyTree:
+  """A weight mask that is True on the last `count` layers.
+
+  Normalisation layers within them are included and do not count.
+
+  Raises:
+    ValueError: count < 1 or more than the model has.
+  """
+  ordered = layers(model, variables, inputs)
+  shapes = {
+    path: jnp.shape(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables.params)
+  }
+  heavy = [
+    i
+    for i, layer in enumerate(ordered)
+    if any(len(shapes[path]) > 1 for path in layer)
+  ]
+  if not 1 <= count <= len(heavy):
+    raise ValueError(
+      f"Expected a number of layers in 1 .. {len(heavy)}, got {count}."
+    )
+  start = 0 if count == len(heavy) else heavy[-count]
+  chosen = {path for layer in ordered[start:] for path in layer}
+  return path_mask(variables.params, chosen)
+
+
+def path_mask(params: PyTree, chosen: Sequence[Path] | set[Path]) -> PyTree:
+  """A weight mask that is True on the parameters at the given paths."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: jnp.full(jnp.shape(leaf), path in chosen), params
+  )

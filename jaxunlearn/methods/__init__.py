@@ -1,0 +1,1 @@
+"""Unlearning methods: one file each, readable as the paper's algorithm."""
