@@ -1,0 +1,35 @@
+"""Results as files: JSON, tables, plots and an HTML report.
+
+The one room of the package that writes files. It knows results only, plain
+values and NumPy arrays, never models. Matplotlib (the `experiments` extra) is
+imported when the first figure is made.
+"""
+
+from jaxunlearn.report.definitions import HIGHER as HIGHER
+from jaxunlearn.report.definitions import LOWER as LOWER
+from jaxunlearn.report.definitions import METRICS as METRICS
+from jaxunlearn.report.definitions import NEAREST as NEAREST
+from jaxunlearn.report.definitions import Metric as Metric
+from jaxunlearn.report.definitions import describe as describe
+from jaxunlearn.report.files import check_writable as check_writable
+from jaxunlearn.report.files import write_bytes as write_bytes
+from jaxunlearn.report.files import write_json as write_json
+from jaxunlearn.report.files import write_text as write_text
+from jaxunlearn.report.findings import findings as findings
+from jaxunlearn.report.findings import retrained_gaps as retrained_gaps
+from jaxunlearn.report.html import html_report as html_report
+from jaxunlearn.report.plots import accuracy_bars as accuracy_bars
+from jaxunlearn.report.plots import confusion_pair as confusion_pair
+from jaxunlearn.report.plots import distance_plot as distance_plot
+from jaxunlearn.report.plots import figure_png as figure_png
+from jaxunlearn.report.plots import loss_traces as loss_traces
+from jaxunlearn.report.results import Results as Results
+from jaxunlearn.report.results import Statistic as Statistic
+from jaxunlearn.report.results import Summary as Summary
+from jaxunlearn.report.results import check_results as check_results
+from jaxunlearn.report.results import read_results as read_results
+from jaxunlearn.report.results import results_to_json as results_to_json
+from jaxunlearn.report.results import summarise as summarise
+from jaxunlearn.report.tables import markdown_table as markdown_table
+from jaxunlearn.report.tables import rich_table as rich_table
+from jaxunlearn.report.write import write_report as write_report

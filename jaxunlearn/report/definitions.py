@@ -1,0 +1,243 @@
+"""What every number means: label, unit, decimals, direction, explanation.
+
+Tables, plots, findings and the glossary of the HTML report all read from here.
+An experiment with numbers of its own passes `METRICS + (Metric(...), ...)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+NEAREST = "nearest"
+LOWER = "lower"
+HIGHER = "higher"
+
+# How a direction is said in a column's head and in words.
+SYMBOLS = {NEAREST: "≈", LOWER: "↓", HIGHER: "↑"}
+DIRECTIONS = {
+  NEAREST: "nearest to the retrained model is best",
+  LOWER: "lower is better",
+  HIGHER: "higher is better",
+}
+
+
+class Metric(NamedTuple):
+  """How to show one number and how to read it.
+
+  Attributes:
+    name: the key in a row of the results.
+    label: words for a column's head.
+    explanation: one sentence in plain words.
+    unit: "%" or "points" for fractions, which are shown times 100; else any
+      text ("nats", "s"), or "" for none.
+    decimals: digits after the point, after scaling.
+    direction: `NEAREST`, `LOWER` or `HIGHER`.
+    headline: whether it belongs in the main table where space is short.
+  """
+
+  name: str
+  label: str
+  explanation: str
+  unit: str = ""
+  decimals: int = 3
+  direction: str = NEAREST
+  headline: bool = False
+
+  @property
+  def scale(self) -> float:
+    """What a value is multiplied by before it is shown."""
+    return 100.0 if self.unit in ("%", "points") else 1.0
+
+  @property
+  def heading(self) -> str:
+    """The label with its unit, "Forget accuracy (%)"."""
+    return f"{self.label} ({self.unit})" if self.unit else self.label
+
+
+METRICS: tuple[Metric, ...] = (
+  Metric(
+    "forget_accuracy",
+    "Forget accuracy",
+    "Share of the rows to be forgotten that the model still predicts "
+    "correctly; a model that never saw them is often right about some.",
+    "%",
+    1,
+    headline=True,
+  ),
+  Metric(
+    "retain_accuracy",
+    "Retain accuracy",
+    "Share of the training rows to be kept that the model predicts correctly.",
+    "%",
+    1,
+    headline=True,
+  ),
+  Metric(
+    "test_accuracy",
+    "Test accuracy",
+    "Share of rows never used in training that the model predicts correctly.",
+    "%",
+    1,
+    headline=True,
+  ),
+  Metric(
+    "membership_share",
+    "Called members",
+    "Share of the rows to be forgotten that a membership attack, which guesses "
+    "from the model's outputs, takes for training rows.",
+    "%",
+    1,
+    headline=True,
+  ),
+  Metric(
+    "membership_auc",
+    "Membership AUC",
+    "How well an attack tells the rows to be forgotten from rows never used in "
+    "training: 0.5 is guessing, 1 is certainty.",
+    headline=True,
+  ),
+  Metric(
+    "retrained_gap",
+    "Gap to retrained",
+    "Mean absolute difference to the retrained model over the accuracies and "
+    "the membership attack; 0 means that these numbers agree.",
+    "points",
+    1,
+    LOWER,
+    headline=True,
+  ),
+  Metric(
+    "forget_test_accuracy",
+    "Test accuracy, forgotten classes",
+    "Share of test rows of the forgotten classes that are predicted correctly.",
+    "%",
+    1,
+  ),
+  Metric(
+    "retain_test_accuracy",
+    "Test accuracy, kept classes",
+    "Share of test rows of the kept classes that are predicted correctly.",
+    "%",
+    1,
+  ),
+  Metric(
+    "zrf",
+    "ZRF",
+    "Zero retrain forgetting score (arXiv:2205.08096): how much the outputs on "
+    "the rows to be forgotten resemble those of an untrained model, from 0 "
+    "(not at all) to 1 (the same).",
+  ),
+  Metric(
+    "activation_distance",
+    "Activation distance",
+    "Mean distance between the output probabilities of this model and those of "
+    "the retrained model on the rows to be forgotten.",
+    direction=LOWER,
+  ),
+  Metric(
+    "js_to_retrained",
+    "JS divergence",
+    "Jensen-Shannon divergence between the output probabilities of this model "
+    "and those of the retrained model; 0 means that they are the same.",
+    "nats",
+    4,
+    LOWER,
+  ),
+  Metric(
+    "weight_distance",
+    "Weight distance",
+    "How far the weights moved from the original model's; a model can be far "
+    "off and have forgotten nothing.",
+  ),
+  Metric(
+    "seconds_run",
+    "Run time",
+    "Time that the method took, compilation apart.",
+    "s",
+    2,
+    LOWER,
+    headline=True,
+  ),
+  Metric(
+    "seconds_compile",
+    "Compile time",
+    "Time that the compiler took, once, whatever the number of requests.",
+    "s",
+    1,
+    LOWER,
+  ),
+)
+
+
+def describe(name: str, definitions: Sequence[Metric] = METRICS) -> Metric:
+  """The definition of a metric; of an unknown name, the best guess from it.
+
+  Args:
+    name: a key of a row.
+    definitions: known metrics; of two with one name the last one holds.
+
+  Returns:
+    The definition. Unknown names are shown in words, and judged by their
+    nearness to the retrained model.
+  """
+  for metric in reversed(definitions):
+    if metric.name == name:
+      return metric
+  label = " ".join(name.replace("_", " ").split()) or name
+  label = label[:1].upper() + label[1:]
+  if name.startswith("seconds"):
+    return Metric(name, label, "A time.", "s", 2, LOWER)
+  if name.endswith("_accuracy"):
+    text = "Share of rows that the model predicts correctly."
+    return Metric(name, label, text, "%", 1)
+  if name.endswith("_mse"):
+    return Metric(name, label[:-3] + "MSE", "Mean squared error.")
+  if name.endswith("_mae"):
+    return Metric(name, label[:-3] + "MAE", "Mean absolute error.")
+  return Metric(name, label, "A number of this experiment, without a gloss.")
+
+
+def format_value(metric: Metric, value: float) -> str:
+  """A value with its scale and decimals and without its unit.
+
+  Args:
+    metric: how to show it.
+    value: the number as it stands in the results.
+
+  Returns:
+    The text; an en dash where there is no finite value. A value too small for
+    the decimals is given two significant digits rather than shown as 0, unless
+    it is a percentage.
+  """
+  return _fixed(value * metric.scale, _decimals(metric, value))
+
+
+def format_mean(metric: Metric, mean: float, std: float) -> str:
+  """`mean ± std`, both with the decimals of the mean; see `format_value`."""
+  text = format_value(metric, mean)
+  if not (math.isfinite(mean) and math.isfinite(std)):
+    return text
+  spread = _fixed(std * metric.scale, _decimals(metric, mean))
+  return f"{text} ± {spread}"
+
+
+def _decimals(metric: Metric, value: float) -> int:
+  """Digits after the point that leave at least two significant ones."""
+  shown = abs(value * metric.scale)
+  if metric.scale != 1 or not math.isfinite(shown) or shown == 0:
+    return metric.decimals  # Percentages are read as such, 0.0 included.
+  if shown >= 10**-metric.decimals:
+    return metric.decimals
+  return 1 - math.floor(math.log10(shown))
+
+
+def _fixed(value: float, decimals: int) -> str:
+  if not math.isfinite(value):
+    return "–"
+  if abs(value) >= 1e6 or decimals > 6:
+    return f"{value:.2e}"
+  text = f"{value:.{decimals}f}"
+  # A rounded "-0.0" would look like a loss.
+  return text.removeprefix("-") if float(text) == 0 else text

@@ -1,0 +1,266 @@
+"""What the numbers say, in sentences, computed from a summary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from jaxunlearn.report.definitions import METRICS, Metric, describe, format_mean
+from jaxunlearn.report.results import (
+  ORIGINAL,
+  RETRAINED,
+  Statistic,
+  Summary,
+)
+
+GAP = "retrained_gap"
+FORGET = "forget_accuracy"
+GAP_METRICS = (
+  "forget_accuracy",
+  "retain_accuracy",
+  "test_accuracy",
+  "membership_share",
+)
+# Differences in accuracy below one point are not worth a sentence.
+MARGIN = 0.01
+SHOWN_NAMES = 6
+
+
+def findings(
+  summary: Summary, definitions: Sequence[Metric] = METRICS
+) -> list[str]:
+  """The findings that the numbers carry, as plain sentences.
+
+  Nearest to retraining is the method with the smallest `retrained_gap` (where
+  rows have none, the mean absolute difference over the accuracies and
+  `membership_share`). A method forgets too much or too little if its accuracy
+  on the forget set is below or above the retrained model's by more than one
+  point and by more than two standard errors over seeds.
+
+  Args:
+    summary: see `summarise`.
+    definitions: how to show each metric.
+
+  Returns:
+    Sentences without markup; names stand as they are in the results.
+  """
+  if not summary.candidates:
+    return ["There is no unlearning method in these results."]
+  if RETRAINED not in summary.methods:
+    return [
+      "There is no retrained model in these results, so nothing can be said "
+      "about how well a method forgot."
+    ]
+  sentences = _nearness(summary, definitions)
+  sentences += _forgetting(summary)
+  sentences += _cost(summary, definitions)
+  sentences += _cautions(summary)
+  return sentences
+
+
+def retrained_gaps(summary: Summary) -> dict[str, Statistic]:
+  """The gap to the retrained model of every method, in [0, 1].
+
+  Args:
+    summary: see `summarise`.
+
+  Returns:
+    `retrained_gap` over requests, by method; where no method has one, the
+    mean absolute difference of the means of each request, without a spread.
+  """
+  gaps = {
+    method: stats[GAP]
+    for method, stats in summary.overall.items()
+    if GAP in stats and stats[GAP].n
+  }
+  if any(method in gaps for method in summary.candidates):
+    return gaps
+  names = [name for name in GAP_METRICS if name in summary.metrics]
+  for method in summary.methods:
+    per_request = []
+    for request in summary.requests:
+      ours = summary.cells.get((method, request), {})
+      theirs = summary.cells.get((RETRAINED, request), {})
+      both = [(ours[n], theirs[n]) for n in names if n in ours and n in theirs]
+      # Without what the retrained model itself lacks, but with all the rest.
+      differences = [abs(a.mean - b.mean) for a, b in both if b.n]
+      if differences:
+        per_request.append(sum(differences) / len(differences))
+    if per_request and math.isfinite(sum(per_request)):
+      count = len(per_request)
+      gaps[method] = Statistic(
+        sum(per_request) / count, math.nan, 1, count, count
+      )
+  return gaps
+
+
+def _nearness(summary: Summary, definitions: Sequence[Metric]) -> list[str]:
+  gaps = retrained_gaps(summary)
+  metric = describe(GAP, definitions)
+
+  def shown(method: str) -> str:
+    gap = gaps[method]
+    return f"{format_mean(metric, gap.mean, gap.std)} {metric.unit}".strip()
+
+  ranked = sorted(
+    (m for m in summary.candidates if m in gaps), key=lambda m: gaps[m].mean
+  )
+  if not ranked:
+    return ["No method has numbers to compare with the retrained model's."]
+  best = ranked[0]
+  text = f"Nearest to retraining is {best}, with a gap of {shown(best)}"
+  if ORIGINAL in gaps:
+    text += f"; the original model, before unlearning, has {shown(ORIGINAL)}"
+  sentences = [text + "."]
+  near = [
+    m
+    for m in ranked[1:]
+    if gaps[m].mean - gaps[best].mean <= _noise(gaps[m], gaps[best])
+  ]
+  if near:
+    sentences.append(
+      f"Within the spread over seeds, {_join(near)} "
+      f"{_verb(near, 'is', 'are')} as near."
+    )
+  if ORIGINAL in gaps:
+    idle = [m for m in ranked if gaps[m].mean >= gaps[ORIGINAL].mean]
+    if idle:
+      sentences.append(
+        f"No nearer to retraining than the unchanged original model: "
+        f"{_join(idle)}."
+      )
+  return sentences
+
+
+def _forgetting(summary: Summary) -> list[str]:
+  """Who forgets more, less or as much as retraining does."""
+  kinds: dict[str, list[str]] = {"more": [], "less": [], "same": [], "both": []}
+  for method in summary.candidates:
+    signs = {
+      _sign(
+        summary.cells.get((method, request), {}).get(FORGET),
+        summary.cells.get((RETRAINED, request), {}).get(FORGET),
+      )
+      for request in summary.requests
+    }
+    if {-1, 1} <= signs:
+      kinds["both"].append(method)
+      continue
+    sign = _sign(
+      summary.overall[method].get(FORGET),
+      summary.overall[RETRAINED].get(FORGET),
+    )
+    if sign is not None:
+      kinds[{-1: "more", 1: "less", 0: "same"}[sign]].append(method)
+  sentences = []
+  if kinds["more"]:
+    sentences.append(
+      f"Over-forgetting, accuracy on the forgotten rows below the retrained "
+      f"model's: {_join(kinds['more'])}."
+    )
+  if kinds["less"]:
+    sentences.append(
+      f"Under-forgetting, accuracy on the forgotten rows above the retrained "
+      f"model's: {_join(kinds['less'])}."
+    )
+  if kinds["both"]:
+    sentences.append(
+      f"Over-forgetting on some requests and under-forgetting on others: "
+      f"{_join(kinds['both'])}."
+    )
+  if kinds["same"]:
+    sentences.append(
+      f"Accuracy on the forgotten rows about that of the retrained model: "
+      f"{_join(kinds['same'])}."
+    )
+  return sentences
+
+
+def _cost(summary: Summary, definitions: Sequence[Metric]) -> list[str]:
+  gaps = retrained_gaps(summary)
+  ranked = sorted(
+    (m for m in summary.candidates if m in gaps), key=lambda m: gaps[m].mean
+  )
+  times = {
+    method: stats["seconds_run"].mean
+    for method, stats in summary.overall.items()
+    if "seconds_run" in stats and stats["seconds_run"].mean > 0
+  }
+  if not ranked or ranked[0] not in times or RETRAINED not in times:
+    return []
+  best, metric = ranked[0], describe("seconds_run", definitions)
+  ours, theirs = (
+    f"{format_mean(metric, times[m], math.nan)} {metric.unit}"
+    for m in (best, RETRAINED)
+  )
+  ratio = times[RETRAINED] / times[best]
+  if ratio >= 1:
+    speed = f"{ratio:.0f} times" if ratio >= 9.95 else f"{ratio:.1f} times"
+    end = f"{speed} faster than retraining ({theirs})"
+  else:
+    end = f"longer than retraining ({theirs})"
+  return [f"{best} took {ours}, {end}; compilation is not counted."]
+
+
+def _cautions(summary: Summary) -> list[str]:
+  sentences = []
+  seeds = max(
+    (s.n for stats in summary.overall.values() for s in stats.values()),
+    default=0,
+  )
+  if seeds < 2:
+    sentences.append(
+      "Only one seed was run: differences between methods may be chance."
+    )
+  # What the retrained model has, a method should have; else it failed there.
+  incomplete = [
+    method
+    for method in summary.candidates
+    if any(
+      name != GAP
+      and _share(summary.overall[method][name])
+      < _share(summary.overall[RETRAINED][name])
+      for name in summary.metrics
+    )
+  ]
+  if incomplete:
+    sentences.append(
+      f"Some runs gave no finite number, so that their means leave those out: "
+      f"{_join(incomplete)}."
+    )
+  return sentences
+
+
+def _share(statistic: Statistic) -> float:
+  return statistic.rows / statistic.total if statistic.total else 0.0
+
+
+def _sign(ours: Statistic | None, theirs: Statistic | None) -> int | None:
+  """-1 below, 1 above, 0 about the same; None where a value is missing."""
+  if ours is None or theirs is None or not (ours.n and theirs.n):
+    return None
+  difference = ours.mean - theirs.mean
+  if abs(difference) <= max(MARGIN, _noise(ours, theirs)):
+    return 0
+  return 1 if difference > 0 else -1
+
+
+def _noise(a: Statistic, b: Statistic) -> float:
+  """Two standard errors of the difference of two means; 0 where unknown."""
+  if a.n < 2 or b.n < 2:
+    return 0.0
+  return 2 * math.sqrt(a.std**2 / a.n + b.std**2 / b.n)
+
+
+def _join(names: Sequence[str]) -> str:
+  """ "a", "a and b", "a, b and c", "a, b, c and 4 more"."""
+  if len(names) > SHOWN_NAMES + 1:
+    rest = len(names) - SHOWN_NAMES
+    names = [*names[:SHOWN_NAMES], f"{rest} more"]
+  if len(names) < 2:
+    return "".join(names)
+  return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _verb(names: Sequence[str], one: str, many: str) -> str:
+  return one if len(names) == 1 else many

@@ -1,0 +1,396 @@
+"""The HTML report: one file that needs nothing else.
+
+No scripts, no external resources; images are part of the file. Every text that
+comes from results, options or names is escaped, and a content security policy
+forbids whatever is not the one style sheet or an embedded image.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxunlearn.report.definitions import (
+  DIRECTIONS,
+  METRICS,
+  SYMBOLS,
+  Metric,
+)
+from jaxunlearn.report.files import write_text
+from jaxunlearn.report.findings import findings
+from jaxunlearn.report.plots import figure_png
+from jaxunlearn.report.results import (
+  ORIGINAL,
+  RETRAINED,
+  Results,
+  Summary,
+  check_results,
+  summarise,
+)
+from jaxunlearn.report.style import STYLE
+from jaxunlearn.report.tables import (
+  Grid,
+  legend,
+  make_grid,
+  split_columns,
+)
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
+
+LIMITS = (
+  (
+    "What counts as evidence",
+    "The measure of forgetting is nearness to the retrained model: one trained "
+    "by the same recipe on everything but the rows to be forgotten. Agreement "
+    "with it in several measures and attacks, over several seeds, is evidence "
+    "that the rows have left little behind. It is evidence, not a guarantee.",
+  ),
+  (
+    "Low accuracy on the forgotten rows is no proof",
+    "A model can be wrong about these rows and still carry information on "
+    "them. A model that is wrong about them more often than the retrained one "
+    "stands out by just that.",
+  ),
+  (
+    "An attack that fails is no proof",
+    "It shows that this one attack failed. A stronger attack, or one that sees "
+    "the model before and after, may succeed.",
+  ),
+  (
+    "What lies outside",
+    "The report speaks of the models, data and requests that were measured. It "
+    "says nothing of copies, backups, logs or models derived from the original "
+    "one.",
+  ),
+)
+
+
+def html_report(
+  results: Results,
+  figures: Mapping[str, tuple[Figure, str]],
+  path: str | os.PathLike[str],
+  *,
+  title: str,
+  lead: str,
+  notes: Sequence[str] = (),
+  definitions: Sequence[Metric] = METRICS,
+) -> Path:
+  """Writes the report, atomically.
+
+  Args:
+    results: see `Results`.
+    figures: name -> (figure, caption), in order.
+    path: the file.
+    title: the heading.
+    lead: what was done and why, in plain words; a blank line starts a new
+      paragraph.
+    notes: further remarks, one sentence or paragraph each.
+    definitions: how to show and explain each metric.
+
+  Returns:
+    The path.
+
+  Raises:
+    ValueError: the results are not as they should be.
+    OSError: the file cannot be written.
+  """
+  images = {
+    name: (figure_png(figure), caption)
+    for name, (figure, caption) in figures.items()
+  }
+  text = html_text(
+    results,
+    images,
+    title=title,
+    lead=lead,
+    notes=notes,
+    definitions=definitions,
+  )
+  return write_text(path, text)
+
+
+def html_text(
+  results: Results,
+  images: Mapping[str, tuple[bytes, str]],
+  *,
+  title: str,
+  lead: str,
+  notes: Sequence[str] = (),
+  definitions: Sequence[Metric] = METRICS,
+) -> str:
+  """The report's text; like `html_report`, with figures as PNG bytes."""
+  results = check_results(results)
+  summary = summarise(results.rows)
+  groups = split_columns(summary, definitions)
+  sections = [
+    _header(results, title, lead),
+    _brief(results, summary, definitions),
+    _tables(summary, groups, definitions),
+    _figures(images),
+    _glossary(make_grid(summary, definitions=definitions)),
+    _limits(),
+    _notes(notes),
+    _details("Configuration and environment", _config(results)),
+    _details(f"All {len(results.rows)} runs", _runs(results, summary)),
+  ]
+  digest = hashlib.sha256(STYLE.encode()).digest()
+  policy = (
+    "default-src 'none'; img-src data:; "
+    f"style-src 'sha256-{base64.b64encode(digest).decode()}'; "
+    "base-uri 'none'; form-action 'none'"
+  )
+  return (
+    '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    '<meta http-equiv="Content-Security-Policy" '
+    f'content="{escape(policy)}">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    '<meta name="referrer" content="no-referrer">\n'
+    f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+    f"<body>\n<main>\n{''.join(sections)}</main>\n</body>\n</html>\n"
+  )
+
+
+def _header(results: Results, title: str, lead: str) -> str:
+  paragraphs = [p for p in lead.split("\n\n") if p.strip()]
+  return (
+    "<header>\n"
+    f'<p class="kind">Unlearning report: {escape(results.experiment)}, '
+    f"preset {escape(results.preset)}</p>\n"
+    f"<h1>{escape(title)}</h1>\n"
+    + "".join(f'<p class="lead">{escape(p)}</p>\n' for p in paragraphs)
+    + "</header>\n"
+  )
+
+
+def _brief(
+  results: Results, summary: Summary, definitions: Sequence[Metric]
+) -> str:
+  """What was asked, what was tried, what was found."""
+  seeds = len({row["seed"] for row in results.rows})
+  candidates = summary.candidates
+  baselines = [m for m in (ORIGINAL, RETRAINED) if m in summary.methods]
+  compared = f", compared with: {' and '.join(baselines)}" if baselines else ""
+  facts = [
+    ("To be forgotten", _listing(summary.requests, 5)),
+    ("Methods", _listing(candidates, 20) + compared),
+    ("Runs", f"{_count(len(results.rows), 'run')}, {_count(seeds, 'seed')}"),
+  ]
+  terms = "".join(
+    f"<div><dt>{escape(term)}</dt><dd>{escape(text)}</dd></div>\n"
+    for term, text in facts
+  )
+  items = "".join(
+    f"<li>{escape(sentence)}</li>\n"
+    for sentence in findings(summary, definitions)
+  )
+  return (
+    '<section id="brief">\n<h2>In brief</h2>\n'
+    f'<dl class="facts">\n{terms}</dl>\n'
+    f'<h3>Findings</h3>\n<ul class="findings">\n{items}</ul>\n'
+    '<p class="hint">The <em>retrained model</em> was trained by the same '
+    "recipe without the rows to be forgotten. It is what unlearning tries to "
+    "reach at a lower cost.</p>\n</section>\n"
+  )
+
+
+def _tables(
+  summary: Summary,
+  groups: Sequence[Sequence[str]],
+  definitions: Sequence[Metric],
+) -> str:
+  captions = ("Main results", "Further measures")
+  parts = ['<section id="results">\n<h2>Results</h2>\n']
+  if not any(groups):
+    parts.append("<p>No number was measured.</p>\n")
+  for caption, group in zip(captions, groups):
+    if group:
+      grid = make_grid(summary, group, definitions=definitions)
+      parts.append(_table(grid, caption))
+      parts.append(f'<p class="hint">{escape(legend(grid))}</p>\n')
+  if len(summary.requests) > 1:
+    for request in summary.requests:
+      tables = [
+        _table(
+          make_grid(summary, group, request=request, definitions=definitions),
+          f"{caption}, request: {request}",
+        )
+        for caption, group in zip(captions, groups)
+        if group
+      ]
+      parts.append(_details(f"Request: {request}", "".join(tables)))
+  return "".join(parts) + "</section>\n"
+
+
+def _table(grid: Grid, caption: str) -> str:
+  head = "".join(
+    f'<th scope="col" title="{escape(m.explanation)}">{escape(m.heading)}\u00a0'
+    f'<span class="sign">{SYMBOLS[m.direction]}</span></th>'
+    for m in grid.metrics
+  )
+  lines = []
+  for method, cells in grid.rows:
+    baseline = ' class="baseline"' if method in (ORIGINAL, RETRAINED) else ""
+    numbers = "".join(
+      f"<td><strong>{escape(c.text)}</strong></td>"
+      if c.best
+      else f"<td>{escape(c.text)}</td>"
+      for c in cells
+    )
+    lines.append(
+      f'<tr{baseline}><th scope="row">{_breakable(method)}</th>{numbers}</tr>\n'
+    )
+  return _scroll(
+    f"<table>\n<caption>{escape(caption)}</caption>\n"
+    f'<thead><tr><th scope="col">Method</th>{head}</tr></thead>\n'
+    f"<tbody>\n{''.join(lines)}</tbody>\n</table>\n",
+    caption,
+  )
+
+
+def _figures(images: Mapping[str, tuple[bytes, str]]) -> str:
+  if not images:
+    return ""
+  parts = []
+  for name, (png, caption) in images.items():
+    source = base64.b64encode(png).decode()
+    parts.append(
+      f'<figure>\n<img alt="{escape(f"Figure {name}")}" '
+      f'src="data:image/png;base64,{source}">\n'
+      f"<figcaption>{escape(caption)}</figcaption>\n</figure>\n"
+    )
+  return (
+    f'<section id="figures">\n<h2>Figures</h2>\n{"".join(parts)}</section>\n'
+  )
+
+
+def _glossary(grid: Grid) -> str:
+  """What each number means, for those that occur."""
+  if not grid.metrics:
+    return ""
+  terms = "".join(
+    f"<div><dt>{escape(m.heading)}</dt><dd>{escape(m.explanation)} "
+    f'<span class="sign">{SYMBOLS[m.direction]} '
+    f"{escape(DIRECTIONS[m.direction])}</span></dd></div>\n"
+    for m in grid.metrics
+  )
+  return (
+    '<section id="glossary">\n<h2>What the numbers mean</h2>\n'
+    f'<dl class="glossary">\n{terms}</dl>\n</section>\n'
+  )
+
+
+def _limits() -> str:
+  terms = "".join(
+    f"<h3>{escape(head)}</h3>\n<p>{escape(text)}</p>\n" for head, text in LIMITS
+  )
+  return (
+    '<section id="limits">\n'
+    "<h2>What this report proves and what it does not</h2>\n"
+    f"{terms}</section>\n"
+  )
+
+
+def _notes(notes: Sequence[str]) -> str:
+  if not notes:
+    return ""
+  items = "".join(f"<li>{escape(note)}</li>\n" for note in notes)
+  return (
+    f'<section id="notes">\n<h2>Notes</h2>\n<ul>\n{items}</ul>\n</section>\n'
+  )
+
+
+def _config(results: Results) -> str:
+  pairs = [
+    ("experiment", results.experiment),
+    ("preset", results.preset),
+    ("JAX", results.jax),
+    ("device", results.device),
+    *_flatten(results.config),
+  ]
+  lines = "".join(
+    f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>\n'
+    for name, text in pairs
+  )
+  return _scroll(
+    '<table class="pairs">\n<thead><tr><th scope="col">Option</th>'
+    '<th scope="col">Value</th></tr></thead>\n'
+    f"<tbody>\n{lines}</tbody>\n</table>\n",
+    "Configuration",
+  )
+
+
+def _runs(results: Results, summary: Summary) -> str:
+  """Every row as it was measured, unscaled."""
+  names = ("method", "request", "seed", *summary.metrics)
+  head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
+  lines = "".join(
+    "<tr>"
+    + "".join(f"<td>{escape(_raw(row.get(name)))}</td>" for name in names)
+    + "</tr>\n"
+    for row in results.rows
+  )
+  return _scroll(
+    f'<table class="runs">\n<thead><tr>{head}</tr></thead>\n'
+    f"<tbody>\n{lines}</tbody>\n</table>\n",
+    "All runs",
+  )
+
+
+def _details(summary: str, content: str) -> str:
+  return (
+    f"<details>\n<summary>{escape(summary)}</summary>\n{content}</details>\n"
+  )
+
+
+def _scroll(table: str, label: str) -> str:
+  """Lets a wide table scroll by itself, by keyboard too."""
+  return (
+    f'<div class="scroll" role="region" tabindex="0" '
+    f'aria-label="{escape(label)}">\n{table}</div>\n'
+  )
+
+
+def _flatten(
+  value: Mapping[str, Any], prefix: str = ""
+) -> list[tuple[str, str]]:
+  pairs: list[tuple[str, str]] = []
+  for key, item in value.items():
+    name = f"{prefix}{key}"
+    if isinstance(item, Mapping) and item:
+      pairs += _flatten(item, f"{name}.")
+    elif isinstance(item, str):
+      pairs.append((name, item))
+    else:
+      pairs.append((name, json.dumps(item, ensure_ascii=False)))
+  return pairs
+
+
+def _raw(value: Any) -> str:
+  if value is None or (isinstance(value, float) and not math.isfinite(value)):
+    return "–"
+  return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _breakable(name: str) -> str:
+  """A name, escaped, that a narrow column breaks after its underscores."""
+  return escape(name).replace("_", "_<wbr>")
+
+
+def _listing(names: Sequence[str], limit: int) -> str:
+  if not names:
+    return "none"
+  rest = len(names) - limit
+  more = f", and {rest} more" if rest > 0 else ""
+  return ", ".join(names[:limit]) + more
+
+
+def _count(number: int, noun: str) -> str:
+  return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

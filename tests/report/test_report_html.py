@@ -1,0 +1,218 @@
+"""The HTML report and the one call that writes everything."""
+
+import base64
+import hashlib
+import json
+import math
+import os
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from jaxunlearn import report
+from jaxunlearn.report import html as html_room
+from jaxunlearn.report import write as write_room
+
+VOID = {"meta", "img", "wbr", "br", "link"}
+SCRIPT = "<script>alert(1)</script>"
+QUOTES = "\"class\" 'three' & <img src=x onerror=alert(2)>"
+
+
+class Document(HTMLParser):
+  """Collects tags, attributes and text, and checks that tags are balanced."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.open, self.tags, self.attributes, self.text = [], [], [], []
+    self.feed(text)
+    self.close()
+    assert not self.open
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append(tag)
+    self.attributes += [(tag, name, value) for name, value in attrs]
+    if tag not in VOID:
+      self.open.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    self.text.append(data)
+
+
+def make_results(method="unsir", request="class 3", config=None, requests=1):
+  rows = [
+    {
+      "method": name,
+      "request": request if i == 0 else f"{request} {i}",
+      "seed": seed,
+      "seconds_compile": 1.0,
+      "seconds_run": 2.0,
+      "forget_accuracy": value + 0.01 * seed,
+      "retrained_gap": math.nan if name == method else value,
+    }
+    for name, value in [("original", 0.9), ("retrained", 0.1), (method, 0.3)]
+    for i in range(requests)
+    for seed in range(2)
+  ]
+  return report.Results(
+    "classes", "smoke", "0.10", "cpu", config or {"steps": 3}, rows
+  )
+
+
+def make_text(results, images=None, **more):
+  options = {"title": "Title", "lead": "Lead.", "notes": [], **more}
+  return html_room.html_text(results, images or {}, **options)
+
+
+def test_the_report_is_balanced_html_with_every_section():
+  document = Document(make_text(make_results(requests=2), notes=["A note."]))
+  ids = {value for _, name, value in document.attributes if name == "id"}
+  assert ids == {"brief", "results", "glossary", "limits", "notes"}
+  text = "".join(document.text)
+  assert "Nearest to retraining is unsir" in text
+  assert "Low accuracy on the forgotten rows is no proof" in text
+  assert "Request: class 3 1" in text
+  assert "A note." in text
+  assert document.tags.count("details") == 4
+
+
+def test_hostile_names_are_escaped_everywhere():
+  results = make_results(SCRIPT, QUOTES, {SCRIPT: QUOTES, "list": [SCRIPT]}, 2)
+  results = results._replace(
+    experiment=SCRIPT, device=QUOTES, preset=SCRIPT, jax=QUOTES
+  )
+  for row in results.rows:
+    row[f'"{SCRIPT}'] = 1.0
+  text = make_text(
+    results,
+    {QUOTES: (b"png", SCRIPT)},
+    title=SCRIPT,
+    lead=QUOTES,
+    notes=[SCRIPT, QUOTES],
+  )
+  document = Document(text)
+  assert "script" not in document.tags
+  assert document.tags.count("img") == 1
+  names = {name for _, name, _ in document.attributes}
+  assert not any(name.startswith("on") for name in names)
+  assert "style" not in names
+  visible = "".join(document.text)
+  assert SCRIPT in visible  # It is shown, not dropped.
+  assert QUOTES in visible
+  labels = [v for _, name, v in document.attributes if name == "aria-label"]
+  assert any(QUOTES in label for label in labels)
+
+
+def test_the_report_refers_to_nothing_outside_itself():
+  text = make_text(make_results(), {"figure": (b"\x89PNG", "Caption.")})
+  assert "http://" not in text
+  assert "https://" not in text
+  assert "url(" not in text
+  document = Document(text)
+  assert not {"script", "link", "iframe", "object", "base"} & set(document.tags)
+  sources = [v for _, name, v in document.attributes if name in ("src", "href")]
+  expected = base64.b64encode(b"\x89PNG").decode()
+  assert sources == [f"data:image/png;base64,{expected}"]
+
+
+def test_the_content_security_policy_allows_just_the_one_style_sheet():
+  text = make_text(make_results())
+  contents = [v for _, n, v in Document(text).attributes if n == "content"]
+  policy = contents[0]
+  style = re.search(r"<style>(.*?)</style>", text, re.DOTALL).group(1)
+  digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+  assert f"style-src 'sha256-{digest}'" in policy
+  assert "default-src 'none'" in policy
+  assert "unsafe" not in policy
+  assert text.index("Content-Security-Policy") < text.index("<style>")
+
+
+def test_missing_numbers_and_empty_results_still_make_a_report():
+  empty = make_results()._replace(rows=[])
+  text = "".join(Document(make_text(empty)).text)
+  assert "There is no unlearning method in these results." in text
+  assert "nan" not in "".join(Document(make_text(make_results())).text)
+
+
+def test_write_report_writes_every_file(tmp_path):
+  results = make_results()
+  summary = report.summarise(results.rows)
+  figures = {
+    "accuracy": (report.accuracy_bars(summary), "How to read it."),
+    "distance": (report.distance_plot(summary), "Lower left is best."),
+  }
+  path = report.write_report(
+    tmp_path / "out",
+    results,
+    figures=figures,
+    title="Title",
+    lead="Lead.",
+    notes=["Note."],
+  )
+  out = tmp_path / "out"
+  assert path == out / "report.html"
+  found = sorted(
+    os.path.relpath(os.path.join(folder, name), out)
+    for folder, _, names in os.walk(out)
+    for name in names
+  )
+  assert found == [
+    "plots/accuracy.png",
+    "plots/distance.png",
+    "report.html",
+    "results.json",
+    "table.md",
+  ]
+  raw = json.loads((out / "results.json").read_text())
+  assert raw["rows"][-1]["retrained_gap"] is None
+  assert report.read_results(out / "results.json").experiment == "classes"
+  assert "| unsir" in (out / "table.md").read_text()
+  png = (out / "plots" / "accuracy.png").read_bytes()
+  assert base64.b64encode(png).decode() in path.read_text()
+  assert "https://" not in path.read_text()
+
+
+def test_html_report_writes_the_same_file_as_the_one_call(tmp_path):
+  results = make_results()
+  figure = report.accuracy_bars(report.summarise(results.rows))
+  options = {"title": "Title", "lead": "Lead.", "notes": []}
+  figures = {"accuracy": (figure, "Caption.")}
+  whole = report.write_report(
+    tmp_path / "a", results, figures=figures, **options
+  )
+  single = report.html_report(results, figures, tmp_path / "b.html", **options)
+  assert single.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "", ".hidden", "a\n"])
+def test_figure_names_that_leave_the_folder_are_rejected_first(tmp_path, name):
+  figures = {name: (None, "Caption.")}
+  with pytest.raises(ValueError, match="figures to be named by letters"):
+    report.write_report(
+      tmp_path / "out", make_results(), figures=figures, title="", lead=""
+    )
+  assert os.listdir(tmp_path) == []
+
+
+def test_results_are_safe_even_if_a_figure_fails(tmp_path, monkeypatch):
+  def fail(figure):
+    raise RuntimeError("no figure")
+
+  monkeypatch.setattr(write_room, "figure_png", fail)
+  with pytest.raises(RuntimeError):
+    report.write_report(
+      tmp_path, make_results(), figures={"a": (None, "")}, title="T", lead=""
+    )
+  assert sorted(os.listdir(tmp_path)) == ["results.json", "table.md"]
+  assert report.read_results(tmp_path / "results.json").preset == "smoke"
+
+
+def test_broken_results_are_rejected_before_anything_is_written(tmp_path):
+  results = make_results()
+  results.rows[0]["seed"] = "one"
+  with pytest.raises(ValueError, match=r"rows\[0\]\.seed to be an integer"):
+    report.write_report(tmp_path, results, title="T", lead="")
+  assert os.listdir(tmp_path) == []
