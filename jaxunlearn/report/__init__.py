@@ -5,6 +5,7 @@ values and NumPy arrays, never models. Matplotlib (the `experiments` extra) is
 imported when the first figure is made.
 """
 
+from jaxunlearn.report.canvas import figure_png as figure_png
 from jaxunlearn.report.definitions import HIGHER as HIGHER
 from jaxunlearn.report.definitions import LOWER as LOWER
 from jaxunlearn.report.definitions import METRICS as METRICS
@@ -21,7 +22,6 @@ from jaxunlearn.report.html import html_report as html_report
 from jaxunlearn.report.plots import accuracy_bars as accuracy_bars
 from jaxunlearn.report.plots import confusion_pair as confusion_pair
 from jaxunlearn.report.plots import distance_plot as distance_plot
-from jaxunlearn.report.plots import figure_png as figure_png
 from jaxunlearn.report.plots import loss_traces as loss_traces
 from jaxunlearn.report.results import Results as Results
 from jaxunlearn.report.results import Statistic as Statistic

@@ -17,6 +17,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxunlearn.report.canvas import figure_png
 from jaxunlearn.report.definitions import (
   DIRECTIONS,
   METRICS,
@@ -25,7 +26,6 @@ from jaxunlearn.report.definitions import (
 )
 from jaxunlearn.report.files import write_text
 from jaxunlearn.report.findings import findings
-from jaxunlearn.report.plots import figure_png
 from jaxunlearn.report.results import (
   ORIGINAL,
   RETRAINED,

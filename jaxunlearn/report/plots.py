@@ -1,19 +1,32 @@
 """Figures of results. No global state: no pyplot, no change of rcParams.
 
-Each function returns a `matplotlib.figure.Figure`; `figure_png` renders it.
+Each returns a `matplotlib.figure.Figure`; `canvas.figure_png` renders it.
 Matplotlib is imported on the first call.
 """
 
 from __future__ import annotations
 
-import functools
-import io
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxunlearn.report.canvas import (
+  BLUE,
+  GREEN,
+  GREY,
+  INK,
+  ORANGE,
+  PALETTE,
+  SKY,
+  blues,
+  clean,
+  empty_figure,
+  new_figure,
+  plain_log_ticks,
+  style_axes,
+)
 from jaxunlearn.report.definitions import METRICS, Metric, describe
 from jaxunlearn.report.findings import retrained_gaps
 from jaxunlearn.report.label_layout import place_labels
@@ -23,12 +36,6 @@ if TYPE_CHECKING:
   from matplotlib.axes import Axes
   from matplotlib.figure import Figure
 
-DPI = 120
-# Okabe and Ito's colours, which the colour-blind tell apart.
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
-PURPLE, SKY, AMBER = "#CC79A7", "#56B4E9", "#E69F00"
-INK, GREY, FAINT = "#222222", "#6b6b6b", "#dddddd"
-PALETTE = (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY)
 ACCURACIES = ("forget_accuracy", "retain_accuracy", "test_accuracy")
 ACCURACY_COLOURS = (ORANGE, BLUE, GREEN)
 MAX_NAMES = 24
@@ -56,9 +63,9 @@ def accuracy_bars(
     if any(s[name].n for s in summary.overall.values() if name in s)
   ]
   if not shown:
-    return _empty("No accuracy was measured.")
+    return empty_figure("No accuracy was measured.")
   methods = summary.methods
-  figure = _figure(10, 1.25 + 0.29 * len(methods))
+  figure = new_figure(10, 1.25 + 0.29 * len(methods))
   panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
   for i, (axes, name) in enumerate(zip(panels, shown)):
     metric = describe(name, definitions)
@@ -78,11 +85,11 @@ def accuracy_bars(
     _reference_line(axes, summary, metric)
     if metric.unit == "%":
       axes.set_xlim(-2, 104)
-    axes.set_title(_clean(metric.heading, 40), fontsize=11, color=INK)
-    _style(axes, grid="x")
+    axes.set_title(clean(metric.heading, 40), fontsize=11, color=INK)
+    style_axes(axes, grid="x")
     axes.tick_params(axis="y", length=0)
   panels[0].set_yticks(
-    range(len(methods)), [_clean(method) for method in methods], fontsize=10
+    range(len(methods)), [clean(method) for method in methods], fontsize=10
   )
   panels[0].set_ylim(len(methods) - 0.4, -0.6)
   handles, labels = panels[0].get_legend_handles_labels()
@@ -131,24 +138,19 @@ def confusion_pair(
     raise ValueError(
       f"Expected forgotten to be classes below {count}, got {wrong[0]}."
     )
-  side = min(max(3.2, 0.42 * min(count, MAX_NAMES)), 6.5)
-  figure = _figure(2 * side + 1.8, side + 1.0)
-  panels = figure.subplots(1, 2, sharey=True)
-  every = math.ceil(count / MAX_NAMES)
-  # Thinned names still show what was forgotten, if that is a few classes.
-  ticks = [
-    i
-    for i in range(count)
-    if (i % every == 0 and not _beside(i, forgotten, every)) or i in forgotten
-  ]
+  ticks = _named_classes(count, forgotten)
   labels = [
     ("\N{BLACK RIGHT-POINTING SMALL TRIANGLE} " if i in forgotten else "")
-    + _clean(str(names[i]), 14)
+    + clean(str(names[i]), 14)
     for i in ticks
   ]
+  side = min(max(3.2, 0.42 * min(count, MAX_NAMES)), 6.5)
+  longest = max((len(label) for label in labels), default=0)
+  figure = new_figure(2 * side + 1.8, side + 0.8 + 0.09 * longest)
+  panels = figure.subplots(1, 2, sharey=True)
   for axes, share, title in zip(panels, shares, titles):
-    image = axes.imshow(share, vmin=0, vmax=100, cmap=_blues(), aspect="equal")
-    axes.set_title(_clean(title, 40), fontsize=11, color=INK)
+    image = axes.imshow(share, vmin=0, vmax=100, cmap=blues(), aspect="equal")
+    axes.set_title(clean(title, 40), fontsize=11, color=INK)
     axes.set_xlabel("predicted class", fontsize=10, color=INK)
     axes.set_xticks(ticks, labels, rotation=90, fontsize=9)
     axes.set_yticks(ticks, labels, fontsize=9)
@@ -199,15 +201,15 @@ def loss_traces(traces: Mapping[str, Mapping[str, Any]]) -> Figure:
         colour = PALETTE[i % len(PALETTE)]
         panels.append((method, phase, np.atleast_2d(values), colour))
   if not panels:
-    return _empty("No loss was recorded.")
+    return empty_figure("No loss was recorded.")
   columns = min(4, len(panels))
   rows = math.ceil(len(panels) / columns)
-  figure = _figure(max(2.7 * columns, 4.5), 1.75 * rows + 0.4)
+  figure = new_figure(max(2.7 * columns, 4.5), 1.75 * rows + 0.4)
   grid = figure.subplots(rows, columns, squeeze=False).ravel()
   for axes, (method, phase, values, colour) in zip(grid, panels):
     _trace(axes, values, colour)
     axes.set_title(
-      f"{_clean(method, 28)}\n{_clean(phase, 24)}{_not_finite(values)}",
+      f"{clean(method, 28)}\n{clean(phase, 24)}{_not_finite(values)}",
       fontsize=9,
       color=INK,
       loc="left",
@@ -242,8 +244,10 @@ def distance_plot(
   }
   shown = [m for m in summary.candidates if m in gaps and m in times]
   if not shown:
-    return _empty("No method has both a gap to the retrained model and a time.")
-  figure = _figure(9, 5.6)
+    return empty_figure(
+      "No method has both a gap to the retrained model and a time."
+    )
+  figure = new_figure(9, 5.6)
   axes = figure.subplots()
   axes.set_xscale("log")
   x = np.array([times[method] for method in shown])
@@ -283,10 +287,10 @@ def distance_plot(
       linewidth=1.4,
       label="time of retraining",
     )
-  _style(axes, grid="both")
+  style_axes(axes, grid="both")
   axes.set_xlabel("run time without compilation (s, log scale)", fontsize=10)
-  axes.set_ylabel(_clean(metric.heading, 60), fontsize=10)
-  _plain_log_ticks(axes, max(ends) / min(ends))
+  axes.set_ylabel(clean(metric.heading, 60), fontsize=10)
+  plain_log_ticks(axes, max(ends) / min(ends))
   if axes.get_legend_handles_labels()[0]:
     figure.legend(
       loc="outside lower center", ncols=2, frameon=False, fontsize=9
@@ -295,62 +299,11 @@ def distance_plot(
     axes,
     x,
     y,
-    [_clean(method) for method in shown],
+    [clean(method) for method in shown],
     avoid_x=[times[RETRAINED]] if RETRAINED in times else [],
     avoid_y=[gaps[ORIGINAL].mean * metric.scale] if ORIGINAL in gaps else [],
   )
   return figure
-
-
-def figure_png(figure: Figure) -> bytes:
-  """A figure as PNG, without metadata, so that equal figures give equal files.
-
-  Args:
-    figure: drawn at its own resolution.
-
-  Returns:
-    The bytes of the file.
-  """
-  buffer = io.BytesIO()
-  figure.savefig(
-    buffer, format="png", dpi=figure.dpi, metadata={"Software": None}
-  )
-  return buffer.getvalue()
-
-
-def _figure(width: float, height: float) -> Figure:
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
-  figure = Figure(
-    figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white"
-  )
-  FigureCanvasAgg(figure)
-  return figure
-
-
-def _empty(message: str) -> Figure:
-  figure = _figure(6, 1.4)
-  figure.text(0.5, 0.5, message, ha="center", va="center", color=GREY)
-  return figure
-
-
-def _style(axes: Axes, grid: Any) -> None:
-  axes.grid(True, axis=grid, color=FAINT, linewidth=0.8)
-  axes.set_axisbelow(True)
-  axes.spines[["top", "right"]].set_visible(False)
-  axes.spines[["left", "bottom"]].set_color(GREY)
-  axes.tick_params(labelsize=9, color=GREY, labelcolor=INK)
-
-
-def _plain_log_ticks(axes: Axes, ratio: float) -> None:
-  """0.1, 1, 10 instead of powers; more of them where the range is short."""
-  from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-  subs = (1.0, 2.0, 5.0) if ratio < 100 else (1.0,)
-  axes.xaxis.set_major_locator(LogLocator(subs=subs))
-  axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-  axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _columns(
@@ -406,14 +359,19 @@ def _write_shares(axes: Axes, share: np.ndarray) -> None:
       )
 
 
-def _beside(index: int, forgotten: Collection[int], every: int) -> bool:
-  """Whether a forgotten class's own name would collide with this one's."""
-  return every > 1 and any(0 < abs(index - c) < every for c in forgotten)
+def _named_classes(count: int, forgotten: Collection[int]) -> list[int]:
+  """The classes whose names fit: forgotten ones first, evenly thinned."""
+  every = math.ceil(count / MAX_NAMES)
+  named: list[int] = []
+  for c in [*sorted(forgotten), *range(0, count, every)]:
+    if all(abs(c - other) >= every for other in named):
+      named.append(c)
+  return sorted(named)
 
 
 def _trace(axes: Axes, values: np.ndarray, colour: str) -> None:
   """Mean over seeds and the band between them; counts what is not finite."""
-  _style(axes, grid="both")
+  style_axes(axes, grid="both")
   axes.tick_params(labelsize=8)
   axes.locator_params(axis="both", nbins=4)
   finite = np.isfinite(values)
@@ -437,32 +395,3 @@ def _trace(axes: Axes, values: np.ndarray, colour: str) -> None:
 def _not_finite(values: np.ndarray) -> str:
   bad = int((~np.isfinite(values)).any(axis=0).sum())
   return f"\n{bad} of {values.shape[1]} steps not finite" if bad else ""
-
-
-def _clean(text: str, limit: int = 30) -> str:
-  """Text on one line that Matplotlib shows as it stands."""
-  line = " ".join(text.split())
-  known = _glyphs()
-  line = "".join(c if ord(c) in known else "\N{WHITE SQUARE}" for c in line)
-  if len(line) > limit:
-    line = line[: limit - 1] + "…"
-  return line.replace("$", r"\$")  # A pair of dollars would start a formula.
-
-
-@functools.cache
-def _glyphs() -> frozenset[int]:
-  """Characters that the font has; others would warn and draw boxes."""
-  from matplotlib import font_manager
-
-  path = font_manager.findfont(font_manager.FontProperties())
-  return frozenset(font_manager.get_font(path).get_charmap())
-
-
-@functools.cache
-def _blues() -> Any:
-  """White to dark blue; blank rows in grey."""
-  from matplotlib.colors import LinearSegmentedColormap
-
-  colours = ["#ffffff", "#9ecae1", BLUE, "#08306b"]
-  blues = LinearSegmentedColormap.from_list("share", colours)
-  return blues.with_extremes(bad="#eeeeee")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxunlearn.report import files
+from jaxunlearn.report.canvas import figure_png
 from jaxunlearn.report.definitions import METRICS, Metric
 from jaxunlearn.report.html import html_text
-from jaxunlearn.report.plots import figure_png
 from jaxunlearn.report.results import (
   Results,
   check_results,
