@@ -1,0 +1,242 @@
+"""Reading Orbax checkpoints of any origin and fitting them to a model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from jaxunlearn.core.types import PyTree, Variables
+
+Names = tuple[str, ...]
+
+# Under which names other people's checkpoints keep the tree of a model.
+_ITEMS = ("default", "state", "params", "variables", "model", "pytree")
+_OWNERS = ("model", "state", "train_state", "variables", "module")
+# What checkpoints hold beside a model.
+_BESIDE = ("step", "opt_state", "optimizer", "opt", "rng", "rngs", "key")
+_SHOWN = 3  # How many leaves an error lists.
+
+
+def absolute(directory: Any) -> epath.Path:
+  return epath.Path(directory).expanduser().absolute()
+
+
+def flat(tree: PyTree) -> list[tuple[Names, Any]]:
+  """Leaves with the names on the way, as Orbax writes them: all strings."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return [(tuple(map(_name, path)), leaf) for path, leaf in leaves]
+
+
+def _name(entry: Any) -> str:
+  for attribute in ("key", "name", "idx"):
+    if hasattr(entry, attribute):
+      return str(getattr(entry, attribute))
+  return str(entry)
+
+
+def integer_nodes(tree: PyTree) -> list[Names]:
+  """Where dicts have integer keys, which come back from Orbax as strings."""
+  nodes = set()
+  for path, _ in jax.tree_util.tree_leaves_with_path(tree):
+    for i, entry in enumerate(path):
+      if isinstance(getattr(entry, "key", None), int):
+        nodes.add(tuple(map(_name, path[:i])))
+  return sorted(nodes)
+
+
+def with_integers(tree: Any, nodes: Iterable[Names]) -> Any:
+  """Undoes it: integer keys again in the dicts at `nodes`."""
+  nodes = set(map(tuple, nodes))
+
+  def walk(node: Any, path: Names) -> Any:
+    if isinstance(node, Mapping):
+      key = int if path in nodes else str
+      return {key(k): walk(v, (*path, k)) for k, v in node.items()}
+    if isinstance(node, list):
+      return [walk(v, (*path, str(i))) for i, v in enumerate(node)]
+    return node
+
+  return walk(tree, ())
+
+
+def read_tree(path: epath.Path) -> Any:
+  """The arrays of a checkpoint as host arrays, whatever devices wrote it."""
+  handler = ocp.PyTreeCheckpointHandler()
+  try:
+    tree = handler.metadata(path).tree
+    # Without this Orbax looks for the devices of the writer.
+    on_host = lambda _: ocp.RestoreArgs(restore_type=np.ndarray)
+    args = ocp.args.PyTreeRestore(restore_args=jax.tree.map(on_host, tree))
+    return handler.restore(path, args=args)
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    reason = (str(error).splitlines() or [""])[0]
+    raise ValueError(
+      f"Expected a readable Orbax checkpoint at {path}, got "
+      f"{type(error).__name__}: {reason}"
+    ) from error
+  finally:
+    handler.close()
+
+
+def read_json(path: epath.Path) -> dict[str, Any]:
+  handler = ocp.JsonCheckpointHandler()
+  try:
+    return handler.restore(path, args=ocp.args.JsonRestore())
+  finally:
+    handler.close()
+
+
+def json_value(name: str, value: Mapping[str, Any] | None) -> dict | None:
+  """The dict as JSON gives it back, or an error that names the argument."""
+  if value is None:
+    return None
+  try:
+    return json.loads(json.dumps(dict(value)))
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+      f"Expected {name} to be a dict of JSON values, got {error}."
+    ) from error
+
+
+def numbered(path: epath.Path, prefix: str = r"(?:.*_)?") -> dict:
+  """The steps in a directory, by number; temporary folders have no number."""
+  found = {}
+  for child in path.iterdir() if path.is_dir() else ():
+    number = re.fullmatch(prefix + r"(\d+)", child.name)
+    if number and child.is_dir():
+      found[int(number[1])] = child
+  return found
+
+
+def is_tree(path: epath.Path) -> bool:
+  names = ("_METADATA", "manifest.ocdbt", "checkpoint")
+  return any((path / name).is_file() for name in names)
+
+
+def locate(path: epath.Path) -> epath.Path:
+  """The folder of a tree of arrays: here, in an item, or in the latest step."""
+  if not path.exists():
+    raise ValueError(
+      f"Expected directory of an Orbax checkpoint, got {path}, which does not "
+      "exist."
+    )
+  steps = {} if is_tree(path) else numbered(path)
+  root = steps[max(steps)] if steps else path
+  if is_tree(root):
+    return root
+  children = sorted(root.iterdir()) if root.is_dir() else []
+  items = {child.name: child for child in children if is_tree(child)}
+  known = [items[name] for name in _ITEMS if name in items]
+  is_step = bool(steps) or (root / "_CHECKPOINT_METADATA").is_file()
+  if known or (is_step and len(items) == 1):
+    return [*known, *items.values()][0]
+  raise ValueError(
+    f"Expected directory of an Orbax checkpoint, got {path}, which holds none."
+  )
+
+
+def fit(raw: Any, like: Variables) -> Variables:
+  """Picks the leaves that `like` names out of whatever was saved.
+
+  Raises:
+    ValueError: leaves are missing, left over, or of another shape or kind.
+  """
+  params, state = flat(like.params), flat(like.model_state)
+  saved = _plain(dict(flat(raw)), [p for p, _ in params + state])
+  home = _best(
+    saved,
+    params,
+    [("params",), (), ("params", "params")]
+    + [(owner, "params") for owner in _OWNERS]
+    + [(owner,) for owner in _OWNERS],
+  )
+  beside = _best(
+    saved, state, [home[:-1], (*home[:-1], "model_state"), home, ()]
+  )
+  source = {("params", *p): (*home, *p) for p, _ in params}
+  source |= {("model_state", *p): (*beside, *p) for p, _ in state}
+  # Left over is what stands under the same roof and is no bookkeeping.
+  roofs = [home, *((*beside, p[0]) for p, _ in state)]
+  left = [
+    p
+    for p in saved.keys() - set(source.values())
+    if any(p[: len(roof)] == roof for roof in roofs)
+    and not (home == () and p[0] in _BESIDE)
+    and "rngs" not in p
+  ]
+  same_names([n for n, p in source.items() if p not in saved], left)
+  fitted = [
+    place(cast(saved[source[name]], leaf, name), leaf)
+    for name, leaf in flat(like._asdict())
+  ]
+  # The order of the dict's keys is that of its leaves.
+  made = jax.tree.unflatten(jax.tree.structure(like._asdict()), fitted)
+  return Variables(**made)
+
+
+def _plain(saved: dict[Names, Any], wanted: list[Names]) -> dict[Names, Any]:
+  """Without the level "value" that an unpurified nnx state has."""
+  if any(p[-1:] == ("value",) for p in wanted):
+    return saved
+  return {p[:-1] if p[-1:] == ("value",) else p: v for p, v in saved.items()}
+
+
+def _best(
+  saved: dict[Names, Any], leaves: list, prefixes: list[Names]
+) -> Names:
+  """The prefix under which most leaves are found, the first of equals."""
+  hits = [sum((*pre, *p) in saved for p, _ in leaves) for pre in prefixes]
+  return prefixes[hits.index(max(hits))]
+
+
+def same_names(missing: Iterable[Names], unexpected: Iterable[Names]) -> None:
+  """Raises if there are any, listing the first few."""
+  parts = []
+  for label, found in (("missing", missing), ("unexpected", unexpected)):
+    names = sorted("/".join(name) for name in found)
+    if names:
+      more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+      parts.append(f"{label} {', '.join(names[:_SHOWN])}{more}")
+  if parts:
+    raise ValueError(f"Expected the model's leaves, got {'; '.join(parts)}.")
+
+
+def cast(array: np.ndarray, like: Any, name: Names) -> np.ndarray:
+  """The saved array in the dtype of `like`: floats to floats, nothing else."""
+  where = "/".join(name)
+  if np.shape(array) != np.shape(like):
+    raise ValueError(
+      f"Expected checkpoint leaf {where} of shape {np.shape(like)}, got "
+      f"{np.shape(array)}."
+    )
+  array = np.asarray(array)
+  if array.dtype == like.dtype:
+    return array
+  if all(jnp.issubdtype(x.dtype, jnp.floating) for x in (array, like)):
+    return array.astype(like.dtype)
+  raise ValueError(
+    f"Expected checkpoint leaf {where} of dtype {like.dtype}, got "
+    f"{array.dtype}."
+  )
+
+
+def place(array: Any, like: Any) -> jax.Array:
+  """On the default device, or where an abstract leaf says."""
+  sharding = getattr(like, "sharding", None)
+  if isinstance(like, jax.ShapeDtypeStruct) and sharding is not None:
+    return jax.device_put(array, sharding)
+  return jnp.asarray(array)
+
+
+def is_key(array: Any) -> bool:
+  return hasattr(array, "dtype") and jnp.issubdtype(
+    array.dtype, jax.dtypes.prng_key
+  )
