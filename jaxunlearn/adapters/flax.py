@@ -352,8 +352,9 @@ def _checked(module: Any) -> nnx.Module:
 
 def _values(module: nnx.Module) -> Variables:
   kinds = (nnx.Param, nnx.RngState, nnx.Intermediate)
-  _, params, *_, state = nnx.split(module, *kinds, ...)
-  return Variables(nnx.to_pure_dict(params), nnx.to_pure_dict(state))
+  parts: Any = nnx.split(module, *kinds, ...)
+  # The graph, then one state a kind, then the rest.
+  return Variables(nnx.to_pure_dict(parts[1]), nnx.to_pure_dict(parts[-1]))
 
 
 def _seeded(streams: PyTree, key: jax.Array) -> PyTree:
