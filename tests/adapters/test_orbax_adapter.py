@@ -463,11 +463,11 @@ def test_a_kill_in_the_middle_of_a_step_leaves_the_earlier_one(tmp_path):
   found, metadata = orbax.restore_step(store, 1, like)
   assert_same_bits(found, {"w": jnp.arange(4.0)})
   assert metadata == {"done": 1}
-  # The run goes on where it was, over the remains of the killed step.
-  orbax.save_step(store, 2, {"w": jnp.ones(4)})
-  assert_same_bits(orbax.restore_step(store, 2, like)[0], {"w": jnp.ones(4)})
+  # The run goes on, and the remains of the killed step are cleared.
+  orbax.save_step(store, 3, {"w": jnp.ones(4)})
+  assert_same_bits(orbax.restore_step(store, 3, like)[0], {"w": jnp.ones(4)})
   orbax.close_store(store)
-  assert {c.name for c in tmp_path.iterdir()} == {"1", "2"}
+  assert {c.name for c in tmp_path.iterdir()} == {"1", "3"}
 
 
 def test_a_kill_in_the_middle_of_a_save_leaves_the_old_result(tmp_path):
