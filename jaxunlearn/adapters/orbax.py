@@ -22,8 +22,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from jaxunlearn.adapters import _trees
-from jaxunlearn.adapters._steps import (
+from jaxunlearn.core import stored_trees
+from jaxunlearn.core.checkpoints import (
   StepStore,
   close_store,
   latest,
@@ -95,27 +95,27 @@ def save(
     ValueError: if another program's checkpoint is in the way (it is left
       alone), config is not JSON, key is not typed, or a leaf is empty.
   """
-  path = _trees.absolute(directory)
+  path = stored_trees.absolute(directory)
   latest_result = _latest(path)
   variables = _lifted(variables)
   state: dict[str, Any] = variables._asdict()
   meta = {
     "format": 1,
     "version": importlib.metadata.version("jaxunlearn"),
-    "config": _trees.json_value("config", config),
+    "config": stored_trees.json_value("config", config),
     "key_impl": None,
-    "integer_nodes": _trees.integer_nodes(state),
+    "integer_nodes": stored_trees.integer_nodes(state),
   }
   if forget_mask is not None:
     state["forget_mask"] = np.asarray(forget_mask)
   if key is not None:
-    if not _trees.is_key(key):
+    if not stored_trees.is_key(key):
       raise ValueError(
         f"Expected key to be typed, jax.random.key(seed), got {key!r}."
       )
     state["key_data"] = np.asarray(jax.random.key_data(key))
     meta["key_impl"] = str(jax.random.key_impl(key))
-  for name, leaf in _trees.flat(state):
+  for name, leaf in stored_trees.flat(state):
     if np.size(leaf) == 0:
       raise ValueError(
         f"Expected arrays of at least one entry, got {'/'.join(name)} of "
@@ -148,22 +148,22 @@ def load(directory: Any, like: Variables | None = None) -> Saved:
   Raises:
     ValueError: if there is no such result, or if it does not fit `like`.
   """
-  path = _trees.absolute(directory)
+  path = stored_trees.absolute(directory)
   found = _latest(path)
   if found is None:
     raise ValueError(f"Expected directory of a saved result, got {path}.")
-  meta = _trees.read_json(found[1] / _META)
-  raw = _trees.read_tree(found[1] / _STATE)
+  meta = stored_trees.read_json(found[1] / _META)
+  raw = stored_trees.read_tree(found[1] / _STATE)
   mask, data = raw.get("forget_mask"), raw.get("key_data")
   if like is None:
-    named = _trees.with_integers(raw, meta["integer_nodes"])
+    named = stored_trees.with_integers(raw, meta["integer_nodes"])
     params, state = (
       jax.tree.map(jnp.asarray, named.get(name, {}))
       for name in Variables._fields
     )
     variables = Variables(params, state)
   else:
-    variables = _trees.fit(raw, _lifted(like))
+    variables = stored_trees.fit(raw, _lifted(like))
   if data is not None:
     data = jax.random.wrap_key_data(jnp.asarray(data), impl=meta["key_impl"])
   return Saved(
@@ -198,8 +198,8 @@ def load_params(directory: Any, like: Variables) -> Variables:
     ValueError: if nothing is there, if it is no Orbax checkpoint, or if leaves
       are missing, left over, or of another shape or kind than in `like`.
   """
-  path = _trees.locate(_trees.absolute(directory))
-  return _trees.fit(_trees.read_tree(path), _lifted(like))
+  path = stored_trees.locate(stored_trees.absolute(directory))
+  return stored_trees.fit(stored_trees.read_tree(path), _lifted(like))
 
 
 def _lifted(variables: Any) -> Variables:
@@ -210,14 +210,14 @@ def _lifted(variables: Any) -> Variables:
 
 def _latest(path: epath.Path) -> tuple[int, epath.Path] | None:
   """The latest result in a directory; an error where others save theirs."""
-  others = [path, *_trees.numbered(path).values()]
+  others = [path, *stored_trees.numbered(path).values()]
   for other in others:
     ours = other.name.startswith(f"{_PREFIX}_") and other != path
     if not ours and (
-      _trees.is_tree(other) or (other / "_CHECKPOINT_METADATA").is_file()
+      stored_trees.is_tree(other) or (other / "_CHECKPOINT_METADATA").is_file()
     ):
       raise ValueError(
         f"Expected directory of results of save, got another checkpoint, "
         f"{other}."
       )
-  return max(_trees.numbered(path, f"{_PREFIX}_").items(), default=None)
+  return max(stored_trees.numbered(path, f"{_PREFIX}_").items(), default=None)

@@ -8,6 +8,7 @@ every so often and goes on from the last save, to the same bits.
 from __future__ import annotations
 
 import contextlib
+import operator
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -94,7 +95,7 @@ def host_batches(data: PyTree, forget_mask: Any) -> BatchSource:
     at = jax.jit(plan.at)
     for step in range(start, link.num_steps):
       batch = jax.device_get(at(step))
-      rows = jax.tree.map(lambda leaf: leaf[batch.index], data)
+      rows = jax.tree.map(operator.itemgetter(batch.index), data)
       yield batch._replace(rows=rows)
 
   return source
@@ -277,33 +278,33 @@ def _drain(pending: list[jax.Array], losses: np.ndarray, end: int) -> None:
 
 @contextlib.contextmanager
 def _open(directory: Any) -> Iterator[Any]:
-  from jaxunlearn.core import steps
+  from jaxunlearn.core import checkpoints
 
-  store = steps.open_store(directory)
+  store = checkpoints.open_store(directory)
   try:
     yield store
   finally:
-    steps.close_store(store)
+    checkpoints.close_store(store)
 
 
 def _save(store, run, done, number, state, losses, infos) -> None:
-  from jaxunlearn.core import steps
+  from jaxunlearn.core import checkpoints
 
   # The original is the caller's to keep; its checksum is in the fingerprint.
   carry = state.carry._replace(original=None)
   tree = (state._replace(carry=carry), losses, [info for _, info in infos])
   names = [name for name, _ in infos]
   metadata = {"run": run.fingerprint(), "link": number, "infos": names}
-  steps.save_step(store, done, tree, metadata)
+  checkpoints.save_step(store, done, tree, metadata)
 
 
 def _resume(store: Any, run: _Run) -> _Resumed | None:
-  from jaxunlearn.core import steps
+  from jaxunlearn.core import checkpoints
 
-  done = steps.latest(store)
+  done = checkpoints.latest(store)
   if done is None:
     return None
-  metadata = steps.read_metadata(store, done)
+  metadata = checkpoints.read_metadata(store, done)
   if metadata["run"] != run.fingerprint():
     raise ValueError(
       "Expected checkpoint_dir to hold this run or nothing, got another run: "
@@ -329,7 +330,7 @@ def _resume(store: Any, run: _Run) -> _Resumed | None:
     for p in phases
   ]
   like = (bare, jax.ShapeDtypeStruct((link.num_steps,), jnp.float32), infos)
-  (state, losses, infos), _ = steps.restore_step(store, done, like)
+  (state, losses, infos), _ = checkpoints.restore_step(store, done, like)
   carry = state.carry._replace(original=run.variables)
   return _Resumed(
     number,

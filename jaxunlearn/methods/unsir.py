@@ -70,7 +70,7 @@ def unsir(
       the first forgotten class.
     copies: how often each noise input counts against a retain row; 0 makes
       impairing plain fine-tuning. May be traced.
-    retain_per_class: how many rows of each kept class, the first ones, are
+    retain_per_class: how many retain rows of each class, the first ones, are
       used; None uses all.
     impair_optimizer: Adam of 0.02 by default.
     impair_steps: steps.
@@ -82,8 +82,8 @@ def unsir(
 
   Returns:
     A `Transform` with infos "learn_noise" (loss summed over classes), "impair"
-    and "repair". A request that covers a class in part means the whole class; an
-    empty one means fine-tuning on the retained rows.
+    and "repair". A request that covers a class in part impairs the whole class,
+    and its other rows help to repair it; an empty one is fine-tuning.
 
   Raises:
     ValueError: an option outside its range.
@@ -260,11 +260,11 @@ def first_rows(
   num_classes: int,
   per_class: int | None,
 ) -> jax.Array:
-  """The first rows of each class that is not requested; bool [N]."""
-  kept = ~requested_classes(label, forget_mask, num_classes)[label]
+  """The first retain rows of each class; bool [N]."""
+  kept = forget_mask <= 0
   if per_class is None:
     return kept
-  member = label[:, None] == jnp.arange(num_classes)[None, :]
+  member = kept[:, None] & (label[:, None] == jnp.arange(num_classes)[None, :])
   rank = jnp.take_along_axis(
     jnp.cumsum(member, axis=0), label[:, None].astype(jnp.int32), axis=1
   )[:, 0]

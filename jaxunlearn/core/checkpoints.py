@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from jaxunlearn.adapters import _trees
+from jaxunlearn.core import stored_trees
 from jaxunlearn.core.types import PyTree
 
 _STATE, _META = "state", "meta"
@@ -40,7 +40,7 @@ def open_store(directory: Any, keep: int = 2) -> StepStore:
   """
   if keep < 1:
     raise ValueError(f"Expected keep >= 1, got keep={keep}.")
-  path = _trees.absolute(directory)
+  path = stored_trees.absolute(directory)
   options = ocp.CheckpointManagerOptions(
     max_to_keep=keep,
     enable_async_checkpointing=False,
@@ -83,11 +83,11 @@ def save_step(
   if last is not None and step <= last:
     raise ValueError(f"Expected step > {last}, the latest, got step={step}.")
   arrays, records = {}, []
-  for i, (name, leaf) in enumerate(_trees.flat(tree)):
+  for i, (name, leaf) in enumerate(stored_trees.flat(tree)):
     if not hasattr(leaf, "dtype"):
       raise ValueError(f"Expected array leaves, got {'/'.join(name)}={leaf!r}.")
     record = _record(name, leaf)
-    if _trees.is_key(leaf):
+    if stored_trees.is_key(leaf):
       record["key_impl"] = str(jax.random.key_impl(leaf))
       leaf = jax.random.key_data(leaf)
     if leaf.size:  # Orbax refuses empty arrays; their shape says it all.
@@ -95,12 +95,17 @@ def save_step(
     records.append(record)
   meta = {
     "leaves": records,
-    "metadata": _trees.json_value("metadata", metadata),
+    "metadata": stored_trees.json_value("metadata", metadata),
   }
   items = {_META: ocp.args.JsonSave(meta)}
   if arrays:
     items[_STATE] = ocp.args.StandardSave(arrays)
   store.manager.save(step, args=ocp.args.Composite(**items))
+
+
+def read_metadata(store: StepStore, step: int) -> dict[str, Any] | None:
+  """The metadata given to `save_step`, without the tree."""
+  return stored_trees.read_json(store.directory / str(step) / _META)["metadata"]
 
 
 def restore_step(
@@ -124,10 +129,10 @@ def restore_step(
   if step not in steps:
     raise ValueError(f"Expected step among {steps}, got step={step}.")
   path = store.directory / str(step)
-  meta = _trees.read_json(path / _META)
-  records, wanted = meta["leaves"], _trees.flat(abstract_tree)
+  meta = stored_trees.read_json(path / _META)
+  records, wanted = meta["leaves"], stored_trees.flat(abstract_tree)
   _check(records, wanted)
-  arrays = _trees.read_tree(path / _STATE) if _has_arrays(records) else {}
+  arrays = stored_trees.read_tree(path / _STATE) if _has_arrays(records) else {}
   leaves = []
   for i, (record, (_, like)) in enumerate(zip(records, wanted)):
     if 0 in record["shape"]:
@@ -136,12 +141,12 @@ def restore_step(
       data = jnp.asarray(arrays[str(i)])
       leaves.append(jax.random.wrap_key_data(data, impl=record["key_impl"]))
     else:
-      leaves.append(_trees.place(arrays[str(i)], like))
+      leaves.append(stored_trees.place(arrays[str(i)], like))
   structure = jax.tree.structure(abstract_tree)
   return jax.tree.unflatten(structure, leaves), meta["metadata"]
 
 
-def _record(name: _trees.Names, leaf: Any) -> dict[str, Any]:
+def _record(name: stored_trees.Names, leaf: Any) -> dict[str, Any]:
   return {
     "path": list(name),
     "shape": list(np.shape(leaf)),
@@ -157,7 +162,7 @@ def _check(records: list[dict[str, Any]], wanted: list) -> None:
   """The step holds the leaves of the wanted tree, in this order."""
   saved = {tuple(record["path"]) for record in records}
   names = {name for name, _ in wanted}
-  _trees.same_names(names - saved, saved - names)
+  stored_trees.same_names(names - saved, saved - names)
   for record, (name, leaf) in zip(records, wanted):
     expected = _record(name, leaf)
     for field in ("path", "shape", "dtype"):
