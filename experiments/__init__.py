@@ -1,0 +1,1 @@
+"""Studies with the library: scripts with the same flags and the same output."""

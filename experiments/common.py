@@ -1,0 +1,149 @@
+"""What every experiment needs: caching, timing, progress, errors, output."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+from rich.console import Console
+from rich.progress import (
+  BarColumn,
+  MofNCompleteColumn,
+  Progress,
+  SpinnerColumn,
+  TextColumn,
+  TimeElapsedColumn,
+)
+
+from jaxunlearn import report
+
+
+class Timed(NamedTuple):
+  """A result, and the seconds for compiling and for running what made it."""
+
+  value: Any
+  seconds_compile: float
+  seconds_run: float
+
+
+def use_compilation_cache() -> str:
+  """Keeps compiled programs between runs, in .cache/jax of the working folder.
+
+  The environment variable JAX_COMPILATION_CACHE_DIR names another folder.
+  Returns the folder.
+  """
+  folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+  folder = folder or str(Path.cwd() / ".cache" / "jax")
+  jax.config.update("jax_compilation_cache_dir", folder)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  return folder
+
+
+def timed(fn: Callable[..., Any], *args: Any) -> Timed:
+  """Compiles and runs a pure function, timing the two apart.
+
+  Args:
+    fn: of pytrees of arrays, not yet jitted.
+    *args: what it is called with.
+
+  Returns:
+    The result, complete on the device, and the two times.
+  """
+  start = time.perf_counter()
+  compiled = jax.jit(fn).lower(*args).compile()
+  middle = time.perf_counter()
+  value = jax.block_until_ready(compiled(*args))
+  return Timed(value, middle - start, time.perf_counter() - middle)
+
+
+def fail(message: object) -> NoReturn:
+  """Ends the program: one line on stderr, exit status 2."""
+  line = " ".join(str(message).split())
+  print(f"error: {line}", file=sys.stderr)
+  raise SystemExit(2)
+
+
+@contextlib.contextmanager
+def failing_on_bad_input() -> Iterator[None]:
+  """Turns a caller's mistake, a ValueError, into `fail`."""
+  try:
+    yield
+  except ValueError as error:
+    fail(error)
+
+
+def progress() -> Progress:
+  """A progress bar on stderr that leaves nothing behind."""
+  return Progress(
+    SpinnerColumn(),
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+    console=Console(stderr=True),
+    transient=True,
+  )
+
+
+def environment() -> dict[str, str]:
+  """Versions and machine, for the results."""
+  packages = ("jaxunlearn", "jax", "jaxlib", "flax", "optax", "numpy")
+  versions = {name: importlib.metadata.version(name) for name in packages}
+  return {
+    **versions,
+    "python": platform.python_version(),
+    "platform": platform.platform(terse=True),
+    "cpu_count": str(os.cpu_count()),
+  }
+
+
+def device() -> str:
+  """The devices in a few words, "4 x NVIDIA H100"."""
+  devices = jax.devices()
+  kind = devices[0].device_kind
+  return kind if len(devices) == 1 else f"{len(devices)} x {kind}"
+
+
+@contextlib.contextmanager
+def staged_output(out: str | os.PathLike[str]) -> Iterator[Path]:
+  """A folder whose content moves to `out` once all has gone well.
+
+  What is there under the same names is replaced, other files are left alone.
+  After a failure `out` is as before: a folder made for the occasion is removed.
+
+  Args:
+    out: the final folder; made where it is missing.
+
+  Raises:
+    ValueError: it cannot be written to.
+  """
+  out = Path(out).expanduser().absolute()
+  made = [folder for folder in (out, *out.parents) if not folder.exists()]
+  staging = None
+  try:
+    report.check_writable(out, "--out")
+    staging = Path(tempfile.mkdtemp(prefix=".tmp-", dir=out))
+    fresh = staging / "new"
+    fresh.mkdir()
+    yield fresh
+    for item in sorted(fresh.iterdir()):
+      target = out / item.name
+      if target.exists():
+        target.rename(staging / item.name)
+      item.rename(target)
+  finally:
+    if staging is not None:
+      shutil.rmtree(staging, ignore_errors=True)
+    for folder in made:
+      with contextlib.suppress(OSError):
+        folder.rmdir()  # Only where it is empty.

@@ -1,0 +1,360 @@
+"""Data sets, all in one form: rows of inputs and integer labels on the host."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+Rows = dict[str, np.ndarray]
+
+CIFAR10_CLASSES = (
+  "airplane",
+  "automobile",
+  "bird",
+  "cat",
+  "deer",
+  "dog",
+  "frog",
+  "horse",
+  "ship",
+  "truck",
+)
+# Mean and standard deviation of the training images' channels.
+_CIFAR10_MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32)
+_CIFAR10_STD = np.array([0.2470, 0.2435, 0.2616], np.float32)
+# Training and test rows by preset; None is all of them.
+CIFAR10_ROWS: Mapping[str, tuple[int, int] | None] = {
+  "smoke": (200, 100),
+  "quick": (3000, 1000),
+  "paper": None,
+}
+
+
+class Dataset(NamedTuple):
+  """Rows to train on and rows to test on.
+
+  Attributes:
+    train: {"x": float32 [N, ...], "label": int32 [N]}.
+    test: the same of rows that are never trained on.
+    num_classes: C; labels are in 0 .. C - 1.
+    class_names: C names.
+    columns: by name, an array [N] of any kind with an entry a training row;
+      what a group request looks at. "label" always, the others are the user's.
+    is_split_here: whether the rows were divided into training and test rows
+      here, at random, rather than by whoever made the data.
+  """
+
+  train: Rows
+  test: Rows
+  num_classes: int
+  class_names: tuple[str, ...]
+  columns: Mapping[str, np.ndarray]
+  is_split_here: bool = False
+
+
+def load(source: str, *, preset: str, data_dir: str | None = None) -> Dataset:
+  """Loads and checks a data set.
+
+  Args:
+    source: "digits", "cifar10" or "npz:PATH".
+    preset: "smoke", "quick" or "paper"; decides how many rows of CIFAR-10.
+    data_dir: the folder with CIFAR-10's files; the environment variable
+      JAXUNLEARN_DATA by default.
+
+  Raises:
+    ValueError: an unknown source, or data that cannot be used, in one line.
+  """
+  kind, _, path = source.partition(":")
+  if kind == "digits" and not path:
+    return digits()
+  if kind == "cifar10" and not path:
+    folder = data_dir or os.environ.get("JAXUNLEARN_DATA")
+    return cifar10(folder, CIFAR10_ROWS[preset])
+  if kind == "npz" and path:
+    return from_npz(path)
+  raise ValueError(
+    f"Expected --data to be digits, cifar10 or npz:PATH, got {source!r}."
+  )
+
+
+def digits() -> Dataset:
+  """scikit-learn's 1,797 images of 8x8 pixels, 70 % of them for training."""
+  from sklearn.datasets import load_digits
+
+  loaded = load_digits()
+  x = (loaded.images[..., None] / 16).astype(np.float32)
+  label = loaded.target.astype(np.int32)
+  train, test = stratified_split(label, test_share=0.3)
+  return _dataset(
+    {"x": x[train], "label": label[train]},
+    {"x": x[test], "label": label[test]},
+    tuple(map(str, range(10))),
+  )
+
+
+def cifar10(
+  data_dir: str | None, rows: tuple[int, int] | None = None
+) -> Dataset:
+  """CIFAR-10, images of 32x32x3, normalised by channel.
+
+  Args:
+    data_dir: the folder with cifar10_train.npz and cifar10_test.npz (`jpeg`,
+      `offsets`, `label`); None fetches through tensorflow-datasets.
+    rows: training and test rows, as many of every class; None takes all.
+
+  Raises:
+    ValueError: files are missing or not of that form; nothing to fetch with.
+  """
+  parts = []
+  for i, part in enumerate(("train", "test")):
+    if data_dir is None:
+      images, label = _tfds_cifar10(part)
+      keep = _balanced(label, rows and rows[i])
+      images, label = images[keep], label[keep]
+    else:
+      path = Path(data_dir) / f"cifar10_{part}.npz"
+      images, label = _jpeg_images(path, rows and rows[i])
+    x = (images.astype(np.float32) / 255 - _CIFAR10_MEAN) / _CIFAR10_STD
+    parts.append({"x": x, "label": label.astype(np.int32)})
+  return _dataset(parts[0], parts[1], CIFAR10_CLASSES)
+
+
+def from_npz(path: str) -> Dataset:
+  """A user's own data.
+
+  Args:
+    path: an .npz with `x` [N, ...], numbers, and `y` [N], integers from 0 on;
+      `x_test` and `y_test` if there are rows for testing, else a fifth of the
+      rows, the same in every run, is set aside. Any other array [N] is a column
+      for group requests.
+
+  Raises:
+    ValueError: the file cannot be read, or its content cannot be used.
+  """
+  arrays = _read_npz(path)
+  for key in ("x", "y"):
+    if key not in arrays:
+      found = ", ".join(sorted(arrays)) or "none"
+      raise ValueError(
+        f"Expected {path} to have the keys x and y, got no {key} (keys: "
+        f"{found})."
+      )
+  if ("x_test" in arrays) != ("y_test" in arrays):
+    raise ValueError(
+      f"Expected {path} to have both x_test and y_test or neither, got one."
+    )
+  x, label = _checked_rows(path, arrays, "x", "y")
+  classes = np.unique(label)
+  if len(classes) < 2:
+    raise ValueError(
+      f"Expected y in {path} to have at least 2 classes, got {len(classes)}."
+    )
+  if classes[0] != 0 or classes[-1] != len(classes) - 1:
+    missing = np.setdiff1d(np.arange(classes[-1]), classes)[:1]
+    gap = f" without {missing[0]}" if missing.size else ""
+    raise ValueError(
+      f"Expected y in {path} to be classes 0 .. {len(classes) - 1} without "
+      f"gaps, got {classes[0]} .. {classes[-1]}{gap}."
+    )
+  columns = {
+    name: array
+    for name, array in arrays.items()
+    if array.shape == label.shape and name not in ("x", "y", "y_test")
+  }
+  names = tuple(map(str, classes))
+  if "x_test" in arrays:
+    x_test, y_test = _checked_rows(path, arrays, "x_test", "y_test")
+    if x_test.shape[1:] != x.shape[1:]:
+      raise ValueError(
+        f"Expected x_test in {path} of shape [., {_sizes(x.shape[1:])}], that "
+        f"of x, got [., {_sizes(x_test.shape[1:])}]."
+      )
+    if y_test.max() >= len(classes):
+      raise ValueError(
+        f"Expected y_test in {path} in 0 .. {len(classes) - 1}, the classes of "
+        f"y, got {y_test.max()}."
+      )
+    test = {"x": x_test, "label": y_test}
+    return _dataset({"x": x, "label": label}, test, names, columns)
+  train_rows, test_rows = stratified_split(label, test_share=0.2)
+  if len(np.unique(label[train_rows])) < len(classes):
+    raise ValueError(
+      f"Expected y in {path} to have at least 2 rows of every class to set "
+      "rows aside for testing, got fewer."
+    )
+  return _dataset(
+    {"x": x[train_rows], "label": label[train_rows]},
+    {"x": x[test_rows], "label": label[test_rows]},
+    names,
+    {name: column[train_rows] for name, column in columns.items()},
+  )._replace(is_split_here=True)
+
+
+def stratified_split(
+  label: np.ndarray, test_share: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """Row numbers for training and for testing, each class in proportion.
+
+  Always the same ones: a seed of an experiment does not move them. A class of
+  one row goes to training.
+  """
+  rng = np.random.default_rng(0)
+  parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+  for c in np.unique(label):
+    rows = rng.permutation(np.flatnonzero(label == c))
+    count = min(max(1, round(test_share * len(rows))), len(rows) - 1)
+    parts[0].append(rows[count:])
+    parts[1].append(rows[:count])
+  train, test = (np.sort(np.concatenate(part)) for part in parts)
+  return train, test
+
+
+def _dataset(train, test, class_names, columns=None) -> Dataset:
+  columns = {**(columns or {}), "label": train["label"]}
+  return Dataset(train, test, len(class_names), class_names, columns)
+
+
+def _read_npz(path: str | Path) -> dict[str, np.ndarray]:
+  """Arrays of an .npz; Python objects, which could run code, are refused."""
+  if not Path(path).is_file():
+    raise ValueError(f"Expected {path} to be an .npz file, got no such file.")
+  try:
+    with np.load(path) as file:
+      if not hasattr(file, "files"):
+        raise ValueError(f"Expected {path} to be an .npz file, got one array.")
+      arrays = {}
+      for name in file.files:
+        try:
+          arrays[name] = file[name]
+        except ValueError as error:
+          raise ValueError(
+            f"Expected {path} to hold plain arrays, got Python objects under "
+            f"{name!r}, which are not loaded."
+          ) from error
+      return arrays
+  except ValueError as error:
+    if str(error).startswith("Expected"):
+      raise
+    raise ValueError(
+      f"Expected {path} to be an .npz file, got something else."
+    ) from error
+  except Exception as error:  # Broken archives raise many kinds.
+    raise ValueError(
+      f"Expected {path} to be a readable .npz file, got "
+      f"{type(error).__name__}: {error}"
+    ) from error
+
+
+def _checked_rows(
+  path: str, arrays: Mapping[str, np.ndarray], x_name: str, y_name: str
+) -> tuple[np.ndarray, np.ndarray]:
+  x, y = arrays[x_name], arrays[y_name]
+  if x.ndim < 2 or x.dtype.kind not in "fiub":
+    raise ValueError(
+      f"Expected {x_name} in {path} to be numbers of shape [N, ...], got "
+      f"{x.dtype} of shape [{_sizes(x.shape)}]."
+    )
+  if y.ndim != 1 or y.dtype.kind not in "iu":
+    raise ValueError(
+      f"Expected {y_name} in {path} to be integers of shape [N], got "
+      f"{y.dtype} of shape [{_sizes(y.shape)}]."
+    )
+  if len(x) != len(y) or len(x) == 0:
+    raise ValueError(
+      f"Expected {x_name} and {y_name} in {path} of one length above 0, got "
+      f"{len(x)} and {len(y)}."
+    )
+  x = x.astype(np.float32)
+  bad = int(x.size - np.isfinite(x).sum())
+  if bad:
+    raise ValueError(
+      f"Expected {x_name} in {path} to be finite, got {bad} values that are "
+      "nan or infinite."
+    )
+  if int(y.min()) < 0 or int(y.max()) > np.iinfo(np.int32).max:
+    raise ValueError(
+      f"Expected {y_name} in {path} to be classes from 0 on, got "
+      f"{y.min()} .. {y.max()}."
+    )
+  return x, y.astype(np.int32)
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+  return ", ".join(map(str, shape))
+
+
+def _balanced(label: np.ndarray, count: int | None) -> np.ndarray:
+  """The first rows of every class, `count` altogether, in their order."""
+  if count is None:
+    return np.arange(len(label))
+  classes = np.unique(label)
+  each = max(1, count // len(classes))
+  rows = [np.flatnonzero(label == c)[:each] for c in classes]
+  return np.sort(np.concatenate(rows))
+
+
+def _jpeg_images(
+  path: Path, count: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+  """uint8 [n, H, W, 3] and labels from JPEG files laid end to end."""
+  try:
+    from PIL import Image, UnidentifiedImageError
+  except ImportError as error:
+    raise ValueError(
+      "Expected Pillow for --data cifar10, got no such package; install "
+      "jaxunlearn[experiments]."
+    ) from error
+
+  if not path.is_file():
+    raise ValueError(
+      f"Expected --data-dir with the file {path.name}, got {path.parent}, "
+      "which has none."
+    )
+  arrays = _read_npz(path)
+  for key in ("jpeg", "offsets", "label"):
+    if key not in arrays:
+      raise ValueError(
+        f"Expected {path} to have the keys jpeg, offsets and label, got no "
+        f"{key}."
+      )
+  content, offsets, label = (arrays[k] for k in ("jpeg", "offsets", "label"))
+  if len(offsets) != len(label) + 1:
+    raise ValueError(
+      f"Expected offsets in {path} to have one entry more than label, got "
+      f"{len(offsets)} and {len(label)}."
+    )
+  rows = _balanced(label, count)
+  images = []
+  for i in rows:
+    file = io.BytesIO(content[offsets[i] : offsets[i + 1]].tobytes())
+    try:
+      with Image.open(file) as image:
+        images.append(np.asarray(image.convert("RGB")))
+    except (UnidentifiedImageError, OSError) as error:
+      raise ValueError(
+        f"Expected image {i} of {path} to be a JPEG, got {error}."
+      ) from error
+  return np.stack(images), label[rows]
+
+
+def _tfds_cifar10(part: str) -> tuple[np.ndarray, np.ndarray]:
+  try:
+    import tensorflow_datasets as tfds
+  except ImportError as error:
+    raise ValueError(
+      "Expected --data-dir (or JAXUNLEARN_DATA) with CIFAR-10, or the package "
+      "tensorflow-datasets to fetch it, got neither."
+    ) from error
+  try:
+    rows = tfds.as_numpy(tfds.load("cifar10", split=part, batch_size=-1))
+  except Exception as error:  # No network, no space, a moved server.
+    raise ValueError(
+      "Expected tensorflow-datasets to fetch CIFAR-10, got "
+      f"{type(error).__name__}: {error}; give --data-dir instead."
+    ) from error
+  return np.asarray(rows["image"]), np.asarray(rows["label"])

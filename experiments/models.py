@@ -1,0 +1,140 @@
+"""The model under study: one of the library's, or the user's own."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.data import Dataset
+from jaxunlearn import Model, Variables, models
+from jaxunlearn.adapters.flax import from_module
+from jaxunlearn.core import checks
+
+NAMES = ("mlp", "cnn", "resnet", "vit")
+
+
+def load(name: str, dataset: Dataset, preset: str) -> Model:
+  """Makes a model and checks that it fits the data.
+
+  Args:
+    name: "mlp", "cnn", "resnet", "vit", or "package.module:factory" with a
+      function that returns a linen module or, given `nnx.Rngs`, an nnx module.
+    dataset: decides the sizes.
+    preset: "paper" has larger networks.
+
+  Raises:
+    ValueError: no such model, or one that does not turn a batch of the data
+      into [B, num_classes].
+  """
+  if name in NAMES:
+    model = from_module(_module(name, dataset, preset))
+  elif ":" in name:
+    model = _user_model(name)
+  else:
+    raise ValueError(
+      f"Expected --model to be one of {', '.join(NAMES)} or "
+      f"package.module:factory, got {name!r}."
+    )
+  _check_output(model, name, dataset)
+  return model
+
+
+def load_checkpoint(directory: str, model: Model, dataset: Dataset):
+  """Trained variables for the model from an Orbax checkpoint.
+
+  Raises:
+    ValueError: there is none, it does not fit the model, or it has nan.
+  """
+  from jaxunlearn.adapters import orbax
+
+  try:
+    variables = orbax.load_params(directory, abstract_variables(model, dataset))
+  except ValueError as error:
+    raise ValueError(f"--checkpoint {directory}: {error}") from error
+  checks.finite(variables, "--checkpoint ")
+  return variables
+
+
+def abstract_variables(model: Model, dataset: Dataset) -> Variables:
+  """Shapes and dtypes of the model's variables."""
+  return jax.eval_shape(model.init, jax.random.key(0), dataset.train["x"][:1])
+
+
+def _module(name: str, dataset: Dataset, preset: str) -> Any:
+  shape, classes = dataset.train["x"].shape[1:], dataset.num_classes
+  if name == "mlp":
+    return models.MLP(classes)
+  if len(shape) != 3:
+    raise ValueError(
+      f"Expected images [N, H, W, C] for --model {name}, got x of shape "
+      f"[N, {', '.join(map(str, shape))}]."
+    )
+  if name == "cnn":
+    if preset == "paper":
+      return models.CNN(classes, channels=(64, 128, 256), hidden=256)
+    return models.CNN(classes, channels=(16, 32), hidden=64)
+  if name == "resnet":
+    if preset == "paper":
+      return models.resnet18(classes)
+    return models.ResNet(classes, (1, 1, 1), 16)
+  side = next(s for s in (4, 2, 1) if not (shape[0] % s or shape[1] % s))
+  side = side if min(shape[:2]) > 8 else min(side, 2)
+  if preset == "paper":
+    return models.ViT(classes, side, hidden_size=192, depth=6, num_heads=6)
+  return models.ViT(classes, side, hidden_size=32, depth=2)
+
+
+def _user_model(name: str) -> Model:
+  place, _, attribute = name.partition(":")
+  try:
+    module = importlib.import_module(place)
+  except ModuleNotFoundError as error:
+    raise ValueError(
+      f"Expected --model {name} to name a module that can be imported from "
+      f"here, got no module {error.name!r}."
+    ) from error
+  except Exception as error:  # Whatever the user's module raises.
+    raise ValueError(
+      f"Expected --model {name} to name a module that can be imported, got "
+      f"{type(error).__name__}: {error}"
+    ) from error
+  factory = getattr(module, attribute, None)
+  if factory is None:
+    raise ValueError(
+      f"Expected module {place} to have {attribute!r} (--model), got none."
+    )
+  try:
+    return from_module(factory)
+  except Exception as error:
+    raise ValueError(f"--model {name}: {_brief(error)}") from error
+
+
+def _check_output(model: Model, name: str, dataset: Dataset) -> None:
+  like = jax.ShapeDtypeStruct((2, *dataset.train["x"].shape[1:]), jnp.float32)
+  try:
+    variables = jax.eval_shape(model.init, jax.random.key(0), like)
+    outputs = jax.eval_shape(model.predict, variables, like)
+  except Exception as error:
+    raise ValueError(
+      f"Expected --model {name} to take x of shape [B, "
+      f"{', '.join(map(str, like.shape[1:]))}], got {_brief(error)}"
+    ) from error
+  found = getattr(outputs, "shape", None)
+  if found != (2, dataset.num_classes):
+    shown = "no array" if found is None else f"{list(found)} for B = 2"
+    raise ValueError(
+      f"Expected --model {name} to return logits of shape [B, "
+      f"{dataset.num_classes}], a column a class, got {shown}."
+    )
+
+
+def _brief(error: Exception) -> str:
+  """A foreign error in one line of bearable length."""
+  text = " ".join(str(error).split())
+  text = text if len(text) <= 200 else text[:197] + "..."
+  return (
+    text if text.startswith("Expected") else f"{type(error).__name__}: {text}"
+  )

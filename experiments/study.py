@@ -1,0 +1,346 @@
+"""Training, unlearning and measuring, all requests and seeds in one program.
+
+A lane is one request under one seed. Seed s has one key for training, which the
+original and the retrained model share, and one for unlearning; both are the same
+whatever the request, so that a request gives the same numbers alone or among
+others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxunlearn as ju
+from experiments import common, methods
+from experiments.data import Dataset
+from experiments.requests import Requests
+from jaxunlearn import metrics
+from jaxunlearn.core.phase import all_finite
+from jaxunlearn.core.training import init_variables
+
+NUM_TEACHERS = 8
+_TEACHER_KEY = 11  # Apart from all keys of seeds.
+SVC_ROWS = 500  # Rows of a class that the membership attack is fitted on.
+GAP_METRICS = (
+  "forget_accuracy",
+  "retain_accuracy",
+  "test_accuracy",
+  "membership_share",
+)
+
+
+class Study(NamedTuple):
+  """What does not change from method to method; arrays are on the device.
+
+  Attributes:
+    access: model, recipe and counts that methods are built from.
+    train: rows {"x", "label"}, N of them.
+    test: rows never trained on.
+    masks: bool [R, N], the requests.
+    test_masks: bool [2, R, N_test], test rows of forgotten and of kept classes;
+      nowhere True for a request that is no union of classes.
+    lane_request: int32 [L], the request of each lane.
+    lane_seed: int32 [L], the seed of each lane.
+    train_keys: PRNG keys [S].
+    unlearn_keys: PRNG keys [S].
+    strategy: of `jaxunlearn.map_many`.
+  """
+
+  access: methods.Access
+  train: Any
+  test: Any
+  masks: jax.Array
+  test_masks: jax.Array
+  lane_request: jax.Array
+  lane_seed: jax.Array
+  train_keys: jax.Array
+  unlearn_keys: jax.Array
+  strategy: str | int
+
+  @property
+  def num_lanes(self) -> int:
+    return len(self.lane_request)
+
+  @property
+  def num_seeds(self) -> int:
+    return len(self.train_keys)
+
+
+class Trained(NamedTuple):
+  """Models, and what making them took.
+
+  Attributes:
+    variables: leaves with a leading axis [S] (original) or [L].
+    traces: name of a phase -> losses [S or L, T].
+    seconds_compile: for the program.
+    seconds_run: for one model; nan where nothing ran.
+    ledger: of the original with amnesiac unlearning, leaves [S, R, ...].
+  """
+
+  variables: Any
+  traces: Mapping[str, np.ndarray]
+  seconds_compile: float
+  seconds_run: float
+  ledger: Any = None
+
+
+class Audit(NamedTuple):
+  """Numbers of each lane.
+
+  Attributes:
+    metrics: name -> float array [L], nan where there is no value.
+    confusion: counts [L, C, C] on the test rows.
+  """
+
+  metrics: dict[str, np.ndarray]
+  confusion: np.ndarray
+
+
+def make(
+  model: ju.Model,
+  dataset: Dataset,
+  requests: Requests,
+  recipe: methods.Recipe,
+  *,
+  num_seeds: int,
+  strategy: str | int,
+) -> Study:
+  """Puts everything on the device, once."""
+  test_label = dataset.test["label"]
+  nowhere = np.zeros(test_label.shape, bool)
+  forgotten = [
+    nowhere if classes is None else np.isin(test_label, classes)
+    for classes in requests.classes
+  ]
+  kept = [
+    nowhere if classes is None else ~np.isin(test_label, classes)
+    for classes in requests.classes
+  ]
+  lanes = np.indices((len(requests.names), num_seeds)).reshape(2, -1)
+  keys = jax.vmap(jax.random.key)(jnp.arange(num_seeds))
+  access = methods.Access(
+    model, recipe, dataset.num_classes, requests.max_classes
+  )
+  return Study(
+    access=access,
+    train=jax.tree.map(jnp.asarray, dataset.train),
+    test=jax.tree.map(jnp.asarray, dataset.test),
+    masks=jnp.asarray(requests.masks),
+    test_masks=jnp.asarray(np.stack([forgotten, kept])),
+    lane_request=jnp.asarray(lanes[0], jnp.int32),
+    lane_seed=jnp.asarray(lanes[1], jnp.int32),
+    train_keys=jax.vmap(lambda k: jax.random.fold_in(k, 0))(keys),
+    unlearn_keys=jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys),
+    strategy=strategy,
+  )
+
+
+def train_original(study: Study, *, with_ledger: bool) -> Trained:
+  """One model a seed, trained on all rows."""
+  model, recipe = study.access.model, study.access.recipe.kwargs()
+
+  def program(data, masks, keys):
+    def plain(key):
+      everything = jnp.ones(masks.shape[1], bool)
+      return (*ju.train(model, data, everything, key, **recipe), None)
+
+    def logged(key):
+      variables, ledger = ju.train_logged(model, data, masks, key, **recipe)
+      return variables, None, ledger
+
+    one = logged if with_ledger else plain
+    return ju.map_many(one, keys, strategy=study.strategy)
+
+  done = common.timed(program, study.train, study.masks, study.train_keys)
+  variables, info, ledger = done.value
+  seconds = done.seconds_run / study.num_seeds
+  return Trained(
+    variables, _traces(info), done.seconds_compile, seconds, ledger
+  )
+
+
+def given_original(study: Study, variables: ju.Variables) -> Trained:
+  """A model that was trained elsewhere, the same for every seed."""
+  stacked = jax.tree.map(
+    lambda leaf: jnp.broadcast_to(leaf, (study.num_seeds, *leaf.shape)),
+    variables,
+  )
+  return Trained(stacked, {}, float("nan"), float("nan"))
+
+
+def train_retrained(study: Study) -> Trained:
+  """One model a lane, trained on the retain rows with the original's key."""
+  model, recipe = study.access.model, study.access.recipe.kwargs()
+
+  def program(data, masks, keys, lanes):
+    def one(request, seed):
+      return ju.train(model, data, ~masks[request], keys[seed], **recipe)
+
+    return ju.map_many(one, *lanes, strategy=study.strategy)
+
+  return _lane_run(study, program, study.train_keys)
+
+
+def unlearn(
+  study: Study, name: str, settings: methods.Settings, original: Trained
+) -> Trained:
+  """One method on every lane."""
+  method = methods.METHODS[name]
+  ledgers = original.ledger if method.needs_ledger else None
+
+  def program(data, masks, keys, lanes, held_out, variables, ledgers):
+    def one(request, seed):
+      access = study.access._replace(
+        held_out=held_out,
+        ledger=jax.tree.map(lambda leaf: leaf[seed, request], ledgers),
+      )
+      transform = method.make(access, settings)
+      start = _at(variables, seed)
+      return transform(start, data, masks[request], keys[seed])
+
+    return ju.map_many(one, *lanes, strategy=study.strategy)
+
+  args = (study.test, original.variables, ledgers)
+  return _lane_run(study, program, study.unlearn_keys, *args)
+
+
+def make_audit(study: Study, original: Trained, retrained: Trained):
+  """Measures models against the original and the retrained ones.
+
+  Returns:
+    A function of variables with leaves [L, ...] that gives an `Audit`. All
+    calls share one compiled program.
+  """
+  model = study.access.model
+
+  def reference(train, retrained):
+    keys = jax.random.split(jax.random.key(_TEACHER_KEY), NUM_TEACHERS)
+
+    def teacher(key):
+      untrained = init_variables(model, train, key)
+      return jax.nn.softmax(ju.predict(model, untrained, train["x"]))
+
+    logits = lambda variables: ju.predict(model, variables, train["x"])
+    return (
+      ju.map_many(teacher, keys, strategy="map"),
+      ju.map_many(logits, retrained, strategy=study.strategy),
+    )
+
+  # In nats, of the training rows: [T, N, C] and [L, N, C].
+  teachers, references = jax.jit(reference)(study.train, retrained.variables)
+  program = jax.jit(_audit_program, static_argnums=(0, 1, 2))
+
+  def audit(variables: Any) -> Audit:
+    values, entropies, confusion = program(
+      model,
+      study.access.num_classes,
+      study.strategy,
+      (study.train, study.test, study.masks, study.test_masks),
+      (study.lane_request, study.lane_seed),
+      (teachers, references, original.variables),
+      variables,
+    )
+    found = {name: np.asarray(v, np.float64) for name, v in values.items()}
+    found["membership_share"] = _membership(study, *map(np.asarray, entropies))
+    return Audit(found, np.asarray(confusion))
+
+  return audit
+
+
+def add_gaps(audits: Mapping[str, Audit], retrained: str) -> None:
+  """Adds `retrained_gap` to all audits: 0 is to agree with the retrained model.
+
+  The mean over `GAP_METRICS` of the absolute difference to the retrained model
+  of the same request and seed; nan where one of them is.
+  """
+  standard = audits[retrained].metrics
+  for audit in audits.values():
+    gaps = [np.abs(audit.metrics[n] - standard[n]) for n in GAP_METRICS]
+    audit.metrics["retrained_gap"] = np.mean(gaps, axis=0)
+
+
+def _audit_program(
+  model, num_classes, strategy, data, lanes, comparison, variables
+):
+  train, test, masks, test_masks = data
+  teachers, references, originals = comparison
+
+  def one(request, seed, reference, variables):
+    forget = masks[request]
+    logits = ju.predict(model, variables, train["x"])
+    test_logits = ju.predict(model, variables, test["x"])
+    correct = lambda weights: metrics.accuracy(logits, train["label"], weights)
+    test_correct = lambda weights: metrics.accuracy(
+      test_logits, test["label"], weights
+    )
+    moved = metrics.weight_distance(variables, _at(originals, seed))
+    finite = all_finite((variables, logits, test_logits))
+    values = {
+      "forget_accuracy": correct(forget),
+      "retain_accuracy": correct(~forget),
+      "test_accuracy": test_correct(None),
+      "forget_test_accuracy": test_correct(test_masks[0, request]),
+      "retain_test_accuracy": test_correct(test_masks[1, request]),
+      "forget_cross_entropy": metrics.mean_cross_entropy(
+        logits, train["label"], forget
+      ),
+      "zrf": metrics.zrf_over_teachers(
+        jax.nn.softmax(logits), teachers, forget
+      ),
+      "activation_distance": metrics.activation_distance(
+        logits, reference, forget
+      ),
+      "js_to_retrained": metrics.mean_js(logits, reference, forget),
+      "weight_distance": moved.relative,
+      "is_finite": finite.astype(jnp.float32),
+    }
+    entropies = metrics.entropy(logits), metrics.entropy(test_logits)
+    confusion = metrics.confusion_matrix(
+      test_logits, test["label"], num_classes
+    )
+    return values, entropies, confusion
+
+  return ju.map_many(one, *lanes, references, variables, strategy=strategy)
+
+
+def _membership(study: Study, entropy, test_entropy) -> np.ndarray:
+  """The attack's share for each lane; nan for a model that diverged."""
+  masks = np.asarray(study.masks)[np.asarray(study.lane_request)]
+  seeds = np.asarray(study.lane_seed).tolist()
+  shares = np.full(study.num_lanes, np.nan)
+  for lane, (forget, seed) in enumerate(zip(masks, seeds)):
+    rows, test_rows = entropy[lane], test_entropy[lane]
+    if np.isfinite(rows).all() and np.isfinite(test_rows).all():
+      shares[lane] = metrics.svc_membership(
+        rows[~forget], test_rows, rows[forget], max_rows=SVC_ROWS, seed=seed
+      )
+  return shares
+
+
+def _lane_run(study: Study, program, keys, *args) -> Trained:
+  lanes = (study.lane_request, study.lane_seed)
+  done = common.timed(program, study.train, study.masks, keys, lanes, *args)
+  variables, info = done.value
+  seconds = done.seconds_run / study.num_lanes
+  return Trained(variables, _traces(info), done.seconds_compile, seconds)
+
+
+def _traces(info: Any, path: str = "") -> dict[str, np.ndarray]:
+  """Losses [lanes, T] by phase, rounds of a repeated phase end to end."""
+  if isinstance(info, ju.PhaseInfo):
+    losses = np.asarray(info.loss)
+    return {path or "loss": losses.reshape(len(losses), -1)}
+  found: dict[str, np.ndarray] = {}
+  for name, inner in info.items() if isinstance(info, Mapping) else ():
+    if isinstance(inner, ju.PhaseInfo | Mapping):
+      found |= _traces(inner, f"{path}/{name}" if path else name)
+  return found
+
+
+def _at(tree: Any, index: Any) -> Any:
+  return jax.tree.map(lambda leaf: leaf[index], tree)
