@@ -1,0 +1,229 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import problems
+import pytest
+
+from jaxunlearn.core.combinators import chain, edit, masked, provide, repeat
+from jaxunlearn.core.phase import phase, supervised
+from jaxunlearn.core.types import ALL, Draw, Variables
+
+DATA = {"x": jnp.array([1.0, 2.0, 3.0])}
+MASK = jnp.array([True, False, False])
+KEY = jax.random.key(0)
+
+
+def descend(steps=1, lr=0.1, name="descend", optimizer=None, **kwargs):
+  return phase(
+    problems.quadratic(),
+    optimizer or optax.sgd(lr),
+    steps,
+    draw=Draw(retain=ALL),
+    name=name,
+    **kwargs,
+  )
+
+
+ADD_ONE = edit(
+  lambda v, data, mask, key: v._replace(params=v.params + 1.0), name="add"
+)
+
+
+def test_chain_runs_in_order_and_names_its_infos():
+  params, info = chain(ADD_ONE, descend(), descend(2))(
+    jnp.float32(0), DATA, MASK, KEY
+  )
+  p = 1.0
+  for _ in range(3):
+    p -= 0.1 * (p - 2.5)
+  chex.assert_trees_all_close(params, p, rtol=1e-6)
+  assert {k: v.loss.shape for k, v in info.items()} == {
+    "descend": (1,),
+    "descend_2": (2,),
+  }
+
+
+def test_an_empty_chain_is_the_identity():
+  params, info = chain()(jnp.float32(0.3), DATA, MASK, KEY)
+  assert params == jnp.float32(0.3) and info == {}
+
+
+def test_repeat_equals_the_chain_of_copies():
+  many, info = repeat(chain(ADD_ONE, descend()), 3)(
+    jnp.float32(0), DATA, MASK, KEY
+  )
+  copies, _ = chain(*[ADD_ONE, descend()] * 3)(jnp.float32(0), DATA, MASK, KEY)
+  chex.assert_trees_all_close(many, copies, rtol=1e-6)
+  assert info["descend"].loss.shape == (3, 1)
+  same, _ = repeat(ADD_ONE, 0)(jnp.float32(0), DATA, MASK, KEY)
+  assert same == 0
+
+
+def test_repeat_draws_anew_each_round():
+  noise = edit(
+    lambda v, data, mask, key: v._replace(params=jax.random.normal(key))
+  )
+  stack = []
+  for rounds in (1, 2):
+    stack.append(repeat(noise, rounds)(jnp.float32(0), DATA, MASK, KEY)[0])
+  assert stack[0] != stack[1]
+
+
+def test_repeat_can_go_back_to_the_best_round():
+  def nearest_to_three(stack, data, forget_mask, key):
+    return jnp.abs(stack.params - 3.2).argmin()
+
+  back, _ = jax.jit(repeat(ADD_ONE, 6, choose=nearest_to_three))(
+    jnp.float32(0), DATA, MASK, KEY
+  )
+  assert back == 3.0
+  never = lambda stack, data, forget_mask, key: jnp.int32(0)
+  start, _ = repeat(ADD_ONE, 6, choose=never)(jnp.float32(0), DATA, MASK, KEY)
+  assert start == 0.0
+
+
+def test_what_a_round_provides_stays_in_the_round():
+  inner = chain(
+    provide("seen", lambda carry, *_: carry.variables.params),
+    ADD_ONE,
+  )
+  outer = chain(provide("kept", lambda *_: jnp.float32(7)), repeat(inner, 2))
+  params, _ = outer(jnp.float32(0), DATA, MASK, KEY)
+  assert params == 2.0
+
+
+def test_phases_can_share_an_optimiser():
+  optimizer = optax.adam(0.1)
+  start = provide(
+    "opt", lambda carry, *_: optimizer.init(carry.variables.params)
+  )
+  part = descend(2, optimizer=optimizer, shared_state="opt")
+  shared, _ = chain(start, repeat(part, 3))(jnp.float32(0), DATA, MASK, KEY)
+  whole, _ = descend(6, optimizer=optimizer)(jnp.float32(0), DATA, MASK, KEY)
+  fresh, _ = repeat(descend(2, optimizer=optimizer), 3)(
+    jnp.float32(0), DATA, MASK, KEY
+  )
+  chex.assert_trees_all_close(shared, whole, rtol=1e-6)
+  assert abs(fresh - whole) > 1e-3
+
+
+def test_the_original_is_that_of_the_whole_chain():
+  keep = phase(
+    lambda v, batch, key: 0.5 * (v.params - batch.context.original.params) ** 2,
+    optax.sgd(1.0),
+    1,
+  )
+  params, _ = chain(ADD_ONE, keep)(jnp.float32(5), DATA, MASK, KEY)
+  assert params == 5.0
+
+
+MASKED = {
+  "hidden": {"kernel": True, "bias": False},
+  "output": {"kernel": jnp.arange(32).reshape(8, 4) % 3 == 0, "bias": True},
+}
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_weight_outside_the_mask_keeps_its_bits_under_momentum_and_decay(jit):
+  model, data, variables = problems.trained()
+  fit = phase(
+    supervised(model),
+    optax.adamw(0.05, weight_decay=0.1),
+    5,
+    draw=Draw(retain=8),
+  )
+  shake = edit(
+    lambda v, data, mask, key: v._replace(
+      params=jax.tree.map(lambda p: p * 1.5 + 1, v.params)
+    )
+  )
+  frozen = masked(chain(shake, fit), MASKED)
+  frozen = jax.jit(frozen) if jit else frozen
+  after, _ = frozen(variables, data, data["label"] == 0, KEY)
+  old, new = variables.params, after.params
+  mask = np.asarray(MASKED["output"]["kernel"])
+  np.testing.assert_array_equal(
+    old["output"]["kernel"][~mask], new["output"]["kernel"][~mask]
+  )
+  np.testing.assert_array_equal(old["hidden"]["bias"], new["hidden"]["bias"])
+  assert (old["output"]["kernel"][mask] != new["output"]["kernel"][mask]).all()
+  assert (old["hidden"]["kernel"] != new["hidden"]["kernel"]).all()
+
+
+def test_a_mask_of_ones_changes_nothing_and_one_of_zeros_everything():
+  model, data, variables = problems.trained()
+  fit = phase(supervised(model), optax.adam(0.05), 5, draw=Draw(retain=8))
+  request = data["label"] == 0
+  plain, _ = fit(variables, data, request, KEY)
+  ones, _ = masked(fit, True)(variables, data, request, KEY)
+  zeros, _ = masked(fit, False)(variables, data, request, KEY)
+  chex.assert_trees_all_equal(plain, ones)
+  chex.assert_trees_all_equal(zeros, variables)
+
+
+def test_masks_multiply():
+  half = masked(masked(descend(), 0.5), 0.5)
+  params, _ = half(jnp.float32(0), DATA, MASK, KEY)
+  chex.assert_trees_all_close(params, 0.25 * 0.25, rtol=1e-6)
+
+
+def test_a_mask_can_be_computed_from_the_original_model_and_the_request():
+  def where_large(variables, data, forget_mask, key):
+    return jnp.abs(variables.params) > forget_mask.sum()
+
+  shift = chain(
+    edit(lambda v, *_: v._replace(params=v.params * 0)), name="shift"
+  )
+  params, _ = masked(shift, where_large)(jnp.array([0.5, 3.0]), DATA, MASK, KEY)
+  assert params.tolist() == [0.5, 0.0]
+
+
+def test_needs_is_the_largest_draw_of_any_link():
+  both = chain(
+    phase(problems.quadratic(), optax.sgd(0.1), 2, draw=Draw(forget=3)),
+    repeat(
+      phase(problems.quadratic(), optax.sgd(0.1), 5, draw=Draw(retain=ALL)), 4
+    ),
+  )
+  assert both.needs.sizes == (3, ALL, 0) and both.num_steps == 22
+  assert chain(ADD_ONE).needs.sizes == (0, 0, 0)
+
+
+def test_an_edit_may_return_its_info():
+  noted = edit(lambda v, *_: (v, {"norm": jnp.abs(v.params)}), name="noted")
+  _, info = chain(noted)(jnp.float32(-2), DATA, MASK, KEY)
+  assert info["noted"]["norm"] == 2
+
+
+def test_variables_come_back_as_they_went_in():
+  bare, _ = ADD_ONE(jnp.float32(0), DATA, MASK, KEY)
+  whole, _ = ADD_ONE(Variables(jnp.float32(0)), DATA, MASK, KEY)
+  assert not isinstance(bare, Variables) and isinstance(whole, Variables)
+
+
+def test_vmap_over_requests_and_keys_equals_a_loop():
+  model, data, variables = problems.trained()
+  method = chain(
+    repeat(
+      phase(supervised(model), optax.adam(0.01), 3, draw=Draw(retain=8)), 2
+    ),
+    phase(
+      supervised(model),
+      optax.sgd(0.01),
+      2,
+      draw=Draw(forget=4),
+      forget_weight=-1.0,
+    ),
+  )
+  masks = data["label"][None, :] == jnp.arange(4)[:, None]
+  keys = jax.random.split(KEY, 4)
+  many, _ = jax.jit(jax.vmap(method, in_axes=(None, None, 0, 0)))(
+    variables, data, masks, keys
+  )
+  for i in range(4):
+    one, _ = method(variables, data, masks[i], keys[i])
+    chex.assert_trees_all_close(
+      jax.tree.map(lambda leaf, i=i: leaf[i], many), one, rtol=2e-5, atol=1e-6
+    )

@@ -1,0 +1,99 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxunlearn.core import requests
+
+LABELS = jnp.array([2, 0, 1, 2, 2, 0])
+
+
+def test_classes_selects_every_row_of_the_classes_and_no_other():
+  mask = requests.classes(LABELS, [0, 2])
+  assert mask.dtype == bool
+  assert mask.tolist() == [True, True, False, True, True, True]
+
+
+def test_classes_works_on_traced_classes_without_recompiling():
+  traces = []
+
+  @jax.jit
+  def f(c):
+    traces.append(1)
+    return requests.classes(LABELS, c)
+
+  assert f(jnp.array([1])).tolist() == (LABELS == 1).tolist()
+  assert f(jnp.array([0])).tolist() == (LABELS == 0).tolist()
+  assert len(traces) == 1
+
+
+def test_an_absent_class_is_named():
+  with pytest.raises(
+    ValueError, match=r"class that has rows \(0 .. 2\), got 7"
+  ):
+    requests.classes(LABELS, [7])
+
+
+def test_float_labels_are_rejected():
+  with pytest.raises(ValueError, match="integer dtype"):
+    requests.classes(jnp.array([0.0, 1.0]), [0])
+
+
+def test_each_class_stacks_the_single_class_requests():
+  stacked = requests.each_class(LABELS, 3)
+  for c in range(3):
+    np.testing.assert_array_equal(stacked[c], requests.classes(LABELS, [c]))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 40), st.data())
+def test_indices_selects_exactly_the_named_rows(n, data):
+  rows = data.draw(st.lists(st.integers(-1, n - 1), max_size=2 * n))
+  mask = np.asarray(requests.indices(n, np.asarray(rows, np.int32)))
+  assert set(np.flatnonzero(mask)) == {r for r in rows if r >= 0}
+
+
+@pytest.mark.parametrize("bad", [6, -2])
+def test_indices_out_of_range_are_named(bad):
+  with pytest.raises(ValueError, match=f"in 0 .. 5, got {bad}"):
+    requests.indices(6, [0, bad])
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 200), st.floats(0, 1), st.integers(0, 9))
+def test_random_fraction_has_the_rounded_count(n, fraction, seed):
+  mask = requests.random_fraction(jax.random.key(seed), n, fraction)
+  wanted = np.round(np.float32(fraction) * np.float32(n))
+  assert int(mask.sum()) == int(wanted)
+
+
+def test_random_fraction_is_uniform_over_rows():
+  keys = jax.random.split(jax.random.key(0), 4000)
+  masks = jax.vmap(lambda k: requests.random_fraction(k, 20, 0.25))(keys)
+  # Each row is in with probability 1/4; five standard errors.
+  error = 5 * (0.25 * 0.75 / 4000) ** 0.5
+  assert np.abs(masks.mean(axis=0) - 0.25).max() < error
+
+
+def test_random_fraction_outside_the_unit_interval_is_rejected():
+  with pytest.raises(ValueError, match="fraction in"):
+    requests.random_fraction(jax.random.key(0), 5, 1.5)
+
+
+def test_predicate_sees_one_row_at_a_time():
+  data = {"x": jnp.arange(6.0).reshape(3, 2)}
+  mask = requests.predicate(data, lambda row: row["x"].sum() > 4)
+  assert mask.tolist() == [False, True, True]
+  with pytest.raises(ValueError, match="one bool a row"):
+    requests.predicate(data, lambda row: row["x"] > 4)
+
+
+def test_groups_selects_by_name():
+  column = ["bob", "eve", "bob", "ann"]
+  assert requests.groups(column, "bob").tolist() == [True, False, True, False]
+  assert requests.groups(column, ["ann", "eve"]).sum() == 2
+  assert requests.groups(np.array([1, 2, 1]), 2).tolist() == [0, 1, 0]
+  with pytest.raises(ValueError, match="'ann', 'bob', 'eve', got 'zoe'"):
+    requests.groups(column, "zoe")

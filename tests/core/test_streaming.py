@@ -1,0 +1,282 @@
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import problems
+import pytest
+
+import jaxunlearn as ju
+from jaxunlearn.core import streaming
+
+KEY = jax.random.key(0)
+CHILD = pathlib.Path(__file__).parent / "stream_child.py"
+
+
+def method(model):
+  return ju.chain(
+    ju.phase(
+      ju.supervised(model),
+      optax.sgd(0.02),
+      3,
+      draw=ju.Draw(forget=4, retain=8),
+      forget_weight=-0.2,
+      name="push",
+    ),
+    ju.repeat(
+      ju.phase(
+        ju.supervised(model), optax.adam(0.01), 4, draw=ju.Draw(retain=8)
+      ),
+      2,
+    ),
+    name="push_and_heal",
+  )
+
+
+def host(data):
+  return jax.tree.map(np.asarray, data)
+
+
+def test_stream_equals_the_call_on_the_same_draws():
+  model, data, variables = problems.trained()
+  mask = data["label"] == 1
+  called, info = jax.jit(method(model))(variables, data, mask, KEY)
+  streamed, infos = ju.stream(
+    method(model),
+    variables,
+    ju.host_batches(host(data), mask),
+    KEY,
+    data=data,
+    forget_mask=mask,
+  )
+  chex.assert_trees_all_close(streamed, called, rtol=1e-5, atol=1e-6)
+  assert [name for name, _ in infos] == ["push", "phase", "phase"]
+  chex.assert_trees_all_close(infos[0][1].loss, info["push"].loss, rtol=1e-5)
+  for i in range(2):
+    chex.assert_trees_all_close(
+      infos[i + 1][1].loss, info["phase"].loss[i], rtol=1e-5
+    )
+  assert infos[0][1].forget_count == 15 and infos[0][1].retain_count == 45
+
+
+@pytest.mark.parametrize("name", ["unsir", "bad_teacher", "scrub", "masked"])
+def test_methods_stream_as_they_run(name):
+  model, data, variables = problems.trained()
+  small = {"num_classes": 4, "max_classes": 1, "noise_batch": 8}
+  steps = {"noise_steps": 3, "impair_steps": 3, "repair_steps": 2}
+  transform = {
+    "unsir": ju.unsir(model, batch_size=8, **small, **steps),
+    "bad_teacher": ju.bad_teacher(model, num_steps=4, batch_size=8),
+    "scrub": ju.scrub(
+      model,
+      optimizer=optax.adam(1e-3),
+      num_epochs=2,
+      max_epochs=1,
+      max_steps=2,
+      min_steps=2,
+      forget_batch_size=4,
+      retain_batch_size=8,
+    ),
+    "masked": ju.masked(method(model), {"hidden": False, "output": True}),
+  }[name]
+  mask = data["label"] == 1
+  called, _ = jax.jit(transform)(variables, data, mask, KEY)
+  streamed, _ = ju.stream(
+    transform,
+    variables,
+    ju.host_batches(host(data), mask),
+    KEY,
+    data=data,
+    forget_mask=mask,
+  )
+  chex.assert_trees_all_close(streamed, called, rtol=1e-4, atol=1e-5)
+
+
+def batches_for(data, mask):
+  """The batches of `method` as a plain iterator, padded by a dead row."""
+  rng = np.random.default_rng(0)
+  data, mask = host(data), np.asarray(mask)
+  for step in range(11):
+    pick = lambda rows, n: rng.choice(np.flatnonzero(rows), n)
+    rows = pick(~mask, 8)
+    if step < 3:
+      rows = np.concatenate([pick(mask, 4), rows])
+    batch = ju.host_batch(
+      {"x": data["x"][rows], "label": data["label"][rows]},
+      mask[rows],
+      start=100 * step,
+    )
+    batch.weight[-1] = 0
+    batch.rows["x"][-1] = np.nan
+    yield batch
+
+
+def test_any_iterator_of_batches_will_do_and_padding_is_not_read():
+  model, data, variables = problems.trained()
+  mask = data["label"] == 1
+  out, infos = ju.stream(
+    method(model), variables, batches_for(data, mask), KEY, progress=False
+  )
+  assert all(bool(info.is_finite) for _, info in infos)
+  assert infos[0][1].forget_count == -1
+  moved = out.params["output"]["kernel"] - variables.params["output"]["kernel"]
+  assert jnp.abs(moved).max() > 1e-3
+
+
+def test_batches_that_end_early_are_reported():
+  model, data, variables = problems.trained()
+  few = list(batches_for(data, data["label"] == 1))[:5]
+  with pytest.raises(ValueError, match="Expected 4 batches for phase, got 2"):
+    ju.stream(method(model), variables, few, KEY)
+
+
+class Stop(Exception):
+  pass
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5, 7, 10])
+def test_a_run_broken_anywhere_resumes_to_the_same_bits(tmp_path, stop_at):
+  model, data, variables = problems.trained()
+  mask = data["label"] == 1
+  whole, infos = ju.stream(
+    method(model), variables, batches_for(data, mask), KEY
+  )
+
+  def broken():
+    for number, batch in enumerate(batches_for(data, mask)):
+      if number == stop_at:
+        raise Stop
+      yield batch
+
+  again = lambda batches: ju.stream(
+    method(model),
+    variables,
+    batches,
+    KEY,
+    checkpoint_dir=tmp_path / "run",
+    checkpoint_every=2,
+  )
+  with pytest.raises(Stop):
+    again(broken())
+  resumed, resumed_infos = again(batches_for(data, mask))
+  chex.assert_trees_all_equal(resumed, whole)
+  assert [n for n, _ in resumed_infos] == [n for n, _ in infos]
+  for (_, a), (_, b) in zip(infos, resumed_infos):
+    np.testing.assert_array_equal(a.loss, b.loss)
+
+
+def test_the_checkpoint_of_another_run_is_refused(tmp_path):
+  model, data, variables = problems.trained()
+  mask = data["label"] == 1
+  run = lambda key, v: ju.stream(
+    method(model),
+    v,
+    batches_for(data, mask),
+    key,
+    checkpoint_dir=tmp_path,
+    checkpoint_every=2,
+  )
+  run(KEY, variables)
+  for key, v in [
+    (jax.random.key(9), variables),
+    (KEY, jax.tree.map(lambda x: x + 1, variables)),
+  ]:
+    with pytest.raises(ValueError, match="checkpoint_dir to hold this run"):
+      run(key, v)
+
+
+def test_the_original_stays_usable():
+  model, data, variables = problems.trained()
+  before = jax.tree.map(np.array, variables)
+  ju.stream(
+    method(model), variables, batches_for(data, data["label"] == 1), KEY
+  )
+  chex.assert_trees_all_equal(jax.tree.map(np.asarray, variables), before)
+
+
+def test_a_step_is_compiled_once_for_all_rounds():
+  model, data, variables = problems.trained()
+  counted, traces = problems.counting(model)
+  mask = data["label"] == 1
+  run = lambda rounds: ju.stream(
+    ju.repeat(
+      ju.phase(
+        ju.supervised(counted), optax.sgd(0.1), 2, draw=ju.Draw(retain=8)
+      ),
+      rounds,
+    ),
+    variables,
+    ju.host_batches(host(data), mask),
+    KEY,
+  )
+  run(1)
+  once = len(traces)
+  traces.clear()
+  run(5)
+  assert len(traces) == once
+
+
+def test_a_mask_that_needs_the_data_is_refused():
+  model, _, variables = problems.trained()
+  transform = ju.masked(method(model), lambda *_: True)
+  with pytest.raises(ValueError, match="weight_mask to be a pytree"):
+    ju.stream(transform, variables, [], KEY)
+
+
+def test_a_batch_with_a_wrong_flag_is_rejected():
+  with pytest.raises(ValueError, match=r"forget of shape \(3,\)"):
+    ju.host_batch({"x": np.zeros((3, 2))}, np.zeros(2, bool))
+  with pytest.raises(ValueError, match="weight of shape"):
+    ju.host_batch({"x": np.zeros((3, 2))}, np.zeros(3, bool), np.ones(2))
+
+
+@pytest.mark.parametrize(("after", "shown"), [(0.0, True), (1e9, False)])
+def test_a_progress_bar_comes_up_in_long_runs_only(
+  capsys, monkeypatch, after, shown
+):
+  monkeypatch.setattr(streaming, "_SHOW_AFTER", after)
+  monkeypatch.setenv("FORCE_COLOR", "1")  # Rich then takes it for a terminal.
+  transform = ju.edit(lambda v, *_: v, name="quiet")
+  with streaming._progress(transform, True) as update:
+    time.sleep(0.25)
+    update(2, "b", jnp.float32(0.5))
+  text = capsys.readouterr()
+  assert ("quiet: b, loss 0.5" in text.err) == shown
+  assert text.out == ""
+
+
+@pytest.mark.slow
+def test_kill_nine_in_the_middle_and_the_same_bits_in_the_end(tmp_path):
+  def child(name, *flags):
+    return subprocess.Popen(
+      [sys.executable, str(CHILD), str(tmp_path / name), *flags],
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+
+  with child("whole") as whole:
+    digest = whole.communicate()[0].strip().splitlines()[-1]
+  assert whole.returncode == 0 and digest.startswith("digest ")
+
+  with child("killed", "--slow") as killed:
+    steps = tmp_path / "killed"
+    deadline = time.monotonic() + 120
+    while not list(steps.glob("[0-9]*")) and time.monotonic() < deadline:
+      time.sleep(0.05)
+    time.sleep(0.4)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert "digest" not in killed.stdout.read()
+
+  with child("killed") as resumed:
+    out = resumed.communicate()[0].strip().splitlines()
+  assert resumed.returncode == 0
+  assert out[-1] == digest
+  # It went on, it did not start again.
+  assert int(out[-2].removeprefix("first step ")) > 0
