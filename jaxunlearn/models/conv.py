@@ -103,9 +103,10 @@ def convolution(
     kernel_dilation: zeros are put between kernel entries.
     feature_group_count: groups of channels that do not see each other.
     implementation: how it is computed; never what.
-      "auto": on a CPU all three products as forward convolutions, or for the
-        weight gradient of small inputs as a matrix product; `vmap` over both
-        operands as a loop. Elsewhere `lax`, and "shifted" under such a `vmap`.
+      "auto": on a CPU output and gradients as forward convolutions, or as
+        matrix products where these are faster (weight gradients of small
+        inputs; outputs of two or three channels); `vmap` over both operands as
+        a loop. Elsewhere "lax", and "shifted" under such a `vmap`.
       "conv_gradient": as "auto" on a CPU, every weight gradient a convolution.
       "matmul_gradient": as "auto" on a CPU, every weight gradient ONE product
         of the shifted slices of the input with the output's gradient; that
@@ -506,10 +507,21 @@ def _by_autodiff(forward, a, b, role: str, g: _Geometry):
   return jax.linear_transpose(lambda k: forward(a, k, g), like)(b)[0]
 
 
+def _has_few_channels(kernel) -> bool:
+  """Two or three input channels, as colours, are slow as a convolution.
+
+  The slices are then taken instead, where they are no larger than the output.
+  """
+  *size, inner, outer = kernel.shape
+  return inner in (2, 3) and math.prod(size) * inner <= outer
+
+
 def _loop_friendly(a, b, *, role, geometry, implementation):
   if 0 in geometry.output_size:
     return _by_autodiff(_lax, a, b, role, geometry)
   if role == _OUTPUT:
+    if implementation == "auto" and _has_few_channels(b):
+      return _shifted(a, b, geometry)
     return _lax(a, b, geometry)
   if role == _INPUT:
     return _input_as_conv(a, b, geometry)

@@ -1,0 +1,29 @@
+"""Small parts that the models share."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def check_images(x: jax.Array) -> None:
+  """Raises a ValueError unless `x` is a batch of images [B, H, W, C]."""
+  if x.ndim != 4:
+    raise ValueError(
+      f"Expected images x of shape [B, H, W, C], got x.shape={x.shape}."
+    )
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+  """The maximum of each 2x2 window. [B, H, W, C] to [B, H // 2, W // 2, C].
+
+  An odd last row or column is dropped. Ties share the gradient. Written with
+  reshapes: the gradient of a windowed maximum (`nn.max_pool`) is about eight
+  times slower on a CPU.
+  """
+  batch, height, width, channels = x.shape
+  height, width = height // 2, width // 2
+  x = x[:, : 2 * height, : 2 * width]
+  x = x.reshape(batch, height, 2, width, 2, channels)
+  x = jnp.maximum(x[:, :, 0], x[:, :, 1])
+  return jnp.maximum(x[:, :, :, 0], x[:, :, :, 1])
