@@ -111,6 +111,8 @@ def device() -> str:
   """The devices in a few words, "4 x NVIDIA H100"."""
   devices = jax.devices()
   kind = devices[0].device_kind
+  if kind == "cpu":
+    return f"cpu, {os.cpu_count()} cores"
   return kind if len(devices) == 1 else f"{len(devices)} x {kind}"
 
 

@@ -109,12 +109,12 @@ _MLP: Mapping[str, Settings] = {
 _CNN: Mapping[str, Settings] = {
   **_MLP,
   "finetune": {"rate": 1.5e-3, "steps": 40},
-  "gradient_ascent": {"rate": 0.02, "steps": 10},
-  "neggrad_plus": {"rate": 0.02, "steps": 40, "retain_share": 0.95},
+  "gradient_ascent": {"rate": 0.005, "steps": 8},
+  "neggrad_plus": {"rate": 0.01, "steps": 40, "retain_share": 0.95},
   "random_label": {"rate": 1.5e-3, "steps": 40},
-  "amnesiac": {"rate": 1.5e-3, "repair_steps": 40},
+  "amnesiac": {"rate": 1.5e-3, "repair_steps": 80},
   "cf_k": {"rate": 1.5e-3, "steps": 40, "num_layers": 1},
-  "eu_k": {"rate": 1.5e-3, "steps": 80, "num_layers": 1},
+  "eu_k": {"rate": 1e-2, "steps": 100, "num_layers": 1},
   "scrub": {
     "rate": 1e-3,
     "num_epochs": 5,
@@ -132,7 +132,7 @@ _CNN: Mapping[str, Settings] = {
     "repair_rate": 0.002,
     "repair_steps": 15,
   },
-  "bad_teacher": {"rate": 1e-3, "steps": 40, "retain_fraction": 0.3},
+  "bad_teacher": {"rate": 1.5e-3, "steps": 60, "retain_fraction": 0.3},
 }
 SETTINGS: Mapping[str, Mapping[str, Settings]] = {
   "mlp": _MLP,

@@ -159,9 +159,8 @@ def train_original(study: Study, *, with_ledger: bool) -> Trained:
   done = common.timed(program, study.train, study.masks, study.train_keys)
   variables, info, ledger = done.value
   seconds = done.seconds_run / study.num_seeds
-  return Trained(
-    variables, _traces(info), done.seconds_compile, seconds, ledger
-  )
+  traces = {} if with_ledger else {"loss": np.asarray(info.loss)}
+  return Trained(variables, traces, done.seconds_compile, seconds, ledger)
 
 
 def given_original(study: Study, variables: ju.Variables) -> Trained:
@@ -177,13 +176,10 @@ def train_retrained(study: Study) -> Trained:
   """One model a lane, trained on the retain rows with the original's key."""
   model, recipe = study.access.model, study.access.recipe.kwargs()
 
-  def program(data, masks, keys, lanes):
-    def one(request, seed):
-      return ju.train(model, data, ~masks[request], keys[seed], **recipe)
+  def one(data, masks, keys, request, seed):
+    return ju.train(model, data, ~masks[request], keys[seed], **recipe)
 
-    return ju.map_many(one, *lanes, strategy=study.strategy)
-
-  return _lane_run(study, program, study.train_keys)
+  return _lane_run(study, one, study.train_keys)
 
 
 def unlearn(
@@ -193,20 +189,17 @@ def unlearn(
   method = methods.METHODS[name]
   ledgers = original.ledger if method.needs_ledger else None
 
-  def program(data, masks, keys, lanes, held_out, variables, ledgers):
-    def one(request, seed):
-      access = study.access._replace(
-        held_out=held_out,
-        ledger=jax.tree.map(lambda leaf: leaf[seed, request], ledgers),
-      )
-      transform = method.make(access, settings)
-      start = _at(variables, seed)
-      return transform(start, data, masks[request], keys[seed])
+  def one(data, masks, keys, request, seed, held_out, variables, ledgers):
+    access = study.access._replace(
+      held_out=held_out,
+      ledger=jax.tree.map(lambda leaf: leaf[seed, request], ledgers),
+    )
+    transform = method.make(access, settings)
+    start = _at(variables, seed)
+    return transform(start, data, masks[request], keys[seed])
 
-    return ju.map_many(one, *lanes, strategy=study.strategy)
-
-  args = (study.test, original.variables, ledgers)
-  return _lane_run(study, program, study.unlearn_keys, *args)
+  shared = (study.test, original.variables, ledgers)
+  return _lane_run(study, one, study.unlearn_keys, *shared)
 
 
 def make_audit(study: Study, original: Trained, retrained: Trained):
@@ -262,6 +255,9 @@ def add_gaps(audits: Mapping[str, Audit], retrained: str) -> None:
   for audit in audits.values():
     gaps = [np.abs(audit.metrics[n] - standard[n]) for n in GAP_METRICS]
     audit.metrics["retrained_gap"] = np.mean(gaps, axis=0)
+  # By definition; two programs that round differently would show 1e-9.
+  for name in ("activation_distance", "js_to_retrained"):
+    standard[name] = np.zeros_like(standard[name])
 
 
 def _audit_program(
@@ -322,23 +318,50 @@ def _membership(study: Study, entropy, test_entropy) -> np.ndarray:
   return shares
 
 
-def _lane_run(study: Study, program, keys, *args) -> Trained:
+def _lane_run(study: Study, one, keys, *shared) -> Trained:
+  """Runs `one(train, masks, keys, request, seed, *shared)` on every lane."""
+  phases: list[str] = []
+
+  def program(train, masks, keys, lanes, shared):
+    def lane(request, seed):
+      variables, info = one(train, masks, keys, request, seed, *shared)
+      losses = _losses(info)
+      # Kept aside, because dicts come out of a loop sorted by name: the order
+      # here is that in which the phases run.
+      phases[:] = losses
+      return variables, losses
+
+    return ju.map_many(lane, *lanes, strategy=study.strategy)
+
   lanes = (study.lane_request, study.lane_seed)
-  done = common.timed(program, study.train, study.masks, keys, lanes, *args)
-  variables, info = done.value
+  args = (study.train, study.masks, keys, lanes, shared)
+  done = common.timed(program, *args)
+  variables, losses = done.value
+  traces = {
+    # Rounds of a repeated phase end to end.
+    name: np.asarray(losses[name]).reshape(study.num_lanes, -1)
+    for name in phases
+  }
   seconds = done.seconds_run / study.num_lanes
-  return Trained(variables, _traces(info), done.seconds_compile, seconds)
+  return Trained(variables, traces, done.seconds_compile, seconds)
 
 
-def _traces(info: Any, path: str = "") -> dict[str, np.ndarray]:
-  """Losses [lanes, T] by phase, rounds of a repeated phase end to end."""
+def _losses(info: Any) -> dict[str, jax.Array]:
+  """Losses [L, ..., T] by phase; by its path where two have one name."""
+  found = _walk(info, "loss")
+  short = [path.rpartition("/")[2] for path in found]
+  return {
+    name if short.count(name) == 1 else path: loss
+    for (path, loss), name in zip(found.items(), short)
+  }
+
+
+def _walk(info: Any, path: str) -> dict[str, jax.Array]:
   if isinstance(info, ju.PhaseInfo):
-    losses = np.asarray(info.loss)
-    return {path or "loss": losses.reshape(len(losses), -1)}
-  found: dict[str, np.ndarray] = {}
+    return {path: info.loss}
+  found: dict[str, jax.Array] = {}
   for name, inner in info.items() if isinstance(info, Mapping) else ():
-    if isinstance(inner, ju.PhaseInfo | Mapping):
-      found |= _traces(inner, f"{path}/{name}" if path else name)
+    found |= _walk(inner, f"{path}/{name}")
   return found
 
 

@@ -1,0 +1,152 @@
+"""Loaders of data sets and builders of requests."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import data, methods, requests
+
+
+def write_cifar10(folder, part, count):
+  """Plain squares of a colour a class, as JPEG files end to end."""
+  label = (np.arange(count) % 10).astype(np.uint8)
+  files = []
+  for c in label:
+    buffer = io.BytesIO()
+    colour = (25 * int(c), 100, 200)
+    Image.new("RGB", (32, 32), colour).save(buffer, "JPEG", quality=95)
+    files.append(np.frombuffer(buffer.getvalue(), np.uint8))
+  np.savez(
+    folder / f"cifar10_{part}.npz",
+    jpeg=np.concatenate(files),
+    offsets=np.cumsum([0, *map(len, files)]),
+    label=label,
+  )
+
+
+@pytest.fixture
+def cifar10(tmp_path):
+  write_cifar10(tmp_path, "train", 60)
+  write_cifar10(tmp_path, "test", 30)
+  return tmp_path
+
+
+def test_cifar10_images_come_with_their_labels(cifar10):
+  loaded = data.cifar10(str(cifar10))
+  assert loaded.train["x"].shape == (60, 32, 32, 3)
+  assert loaded.train["x"].dtype == np.float32
+  assert loaded.test["label"].dtype == np.int32
+  assert loaded.class_names[8] == "ship"
+  # The red channel of class c is 25 c of 255, before normalising.
+  red = loaded.train["x"][..., 0].mean(axis=(1, 2)) * 0.2470 + 0.4914
+  np.testing.assert_allclose(red, 25 * loaded.train["label"] / 255, atol=0.02)
+
+
+def test_a_part_of_cifar10_has_as_many_rows_of_every_class(cifar10):
+  loaded = data.cifar10(str(cifar10), (30, 10))
+  assert np.bincount(loaded.train["label"]).tolist() == [3] * 10
+  assert np.bincount(loaded.test["label"]).tolist() == [1] * 10
+
+
+def test_the_data_folder_may_come_from_the_environment(cifar10, monkeypatch):
+  monkeypatch.setenv("JAXUNLEARN_DATA", str(cifar10))
+  assert len(data.load("cifar10", preset="smoke").train["x"]) == 60
+
+
+def test_a_broken_image_is_named(cifar10):
+  path = cifar10 / "cifar10_train.npz"
+  arrays = dict(np.load(path))
+  arrays["jpeg"] = np.zeros_like(arrays["jpeg"])
+  np.savez(path, **arrays)
+  with pytest.raises(ValueError, match=r"image 0 of .*cifar10_train"):
+    data.cifar10(str(cifar10))
+
+
+def test_cifar10_without_a_folder_or_fetcher_says_so(monkeypatch):
+  monkeypatch.setitem(__import__("sys").modules, "tensorflow_datasets", None)
+  with pytest.raises(ValueError, match=r"--data-dir .* got neither"):
+    data.cifar10(None)
+
+
+def test_digits_are_split_in_proportion_and_always_alike():
+  first, second = data.digits(), data.digits()
+  np.testing.assert_array_equal(first.train["x"], second.train["x"])
+  whole = np.bincount(first.train["label"]) + np.bincount(first.test["label"])
+  shares = np.bincount(first.test["label"]) / whole
+  np.testing.assert_allclose(shares, 0.3, atol=0.005)
+  assert whole.sum() == 1797
+  assert first.train["x"].min() >= 0 and first.train["x"].max() == 1
+
+
+def test_no_row_is_both_trained_and_tested_on():
+  label = np.random.default_rng(1).integers(0, 5, 97)
+  train, test = data.stratified_split(label, 0.2)
+  np.testing.assert_array_equal(
+    np.sort(np.concatenate([train, test])), np.arange(97)
+  )
+
+
+def test_columns_are_split_with_their_rows(blobs, tmp_path):
+  np.savez(tmp_path / "own.npz", **blobs)
+  loaded = data.from_npz(str(tmp_path / "own.npz"))
+  assert loaded.is_split_here
+  assert len(loaded.train["x"]) == 96 and len(loaded.test["x"]) == 24
+  places = [
+    np.flatnonzero((blobs["x"] == row).all(axis=1))[0]
+    for row in loaded.train["x"]
+  ]
+  np.testing.assert_array_equal(
+    loaded.columns["country"], blobs["country"][places]
+  )
+
+
+def test_requests_select_the_rows_that_they_name(tmp_path):
+  loaded = data.digits()
+  label = loaded.train["label"]
+  both = requests.parse("class:3,5", loaded)
+  np.testing.assert_array_equal(both.masks[0], np.isin(label, [3, 5]))
+  assert both.classes == ((3, 5),) and both.max_classes == 2
+  group = requests.parse("group:label=3", loaded)
+  np.testing.assert_array_equal(group.masks[0], label == 3)
+  assert group.classes == ((3,),)
+  tenth = requests.parse("random:0.1", loaded)
+  assert tenth.masks.sum() == round(0.1 * len(label))
+  assert tenth.classes == (None,)
+  each = requests.parse("each-class", loaded)
+  np.testing.assert_array_equal(
+    each.masks, np.arange(10)[:, None] == label[None]
+  )
+  np.save(tmp_path / "mask.npy", label == 4)
+  mask = requests.parse(f"index:{tmp_path / 'mask.npy'}", loaded)
+  np.testing.assert_array_equal(mask.masks[0], label == 4)
+  (tmp_path / "rows.txt").write_text("7\n0\n\n7\n")
+  rows = requests.parse(f"index:{tmp_path / 'rows.txt'}", loaded)
+  assert np.flatnonzero(rows.masks[0]).tolist() == [0, 7]
+
+
+def test_groups_may_be_numbers_words_or_bools(blobs, tmp_path):
+  adult = blobs["x"][:, 0] > 0
+  year = np.arange(120) % 5 + 1990.5
+  np.savez(tmp_path / "own.npz", **blobs, adult=adult, year=year)
+  loaded = data.from_npz(str(tmp_path / "own.npz"))
+  for text, expected in (
+    ("country=it", loaded.columns["country"] == "it"),
+    ("adult=true", loaded.columns["adult"]),
+    ("adult=0", ~loaded.columns["adult"]),
+    ("year=1991.5", loaded.columns["year"] == 1991.5),
+  ):
+    found = requests.parse(f"group:{text}", loaded)
+    np.testing.assert_array_equal(found.masks[0], expected)
+
+
+def test_counts_of_steps_shrink_with_the_preset_and_rates_do_not():
+  quick = methods.settings_for("finetune", "mlp", "quick")
+  smoke = methods.settings_for("finetune", "mlp", "smoke")
+  share = (
+    methods.RECIPES["mlp"]["smoke"].num_steps
+    / methods.RECIPES["mlp"]["quick"].num_steps
+  )
+  assert smoke["steps"] == max(1, round(share * quick["steps"]))
+  assert smoke["rate"] == quick["rate"]

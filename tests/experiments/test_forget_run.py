@@ -1,0 +1,295 @@
+"""The main job from end to end, on small data."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import own_models
+import pytest
+from flax import nnx
+
+from experiments import forget
+from jaxunlearn.adapters import orbax
+from jaxunlearn.adapters.flax import from_module
+
+FAST = ["--preset", "smoke", "--train-steps", "60"]
+SHARED = (
+  "seconds_compile",
+  "seconds_run",
+  "forget_accuracy",
+  "retain_accuracy",
+  "test_accuracy",
+  "forget_test_accuracy",
+  "retain_test_accuracy",
+  "zrf",
+  "activation_distance",
+  "js_to_retrained",
+  "weight_distance",
+  "membership_share",
+  "retrained_gap",
+  "is_finite",
+)
+
+
+def run(out, *argv):
+  forget.main([*FAST, *argv, "--out", str(out)])
+  return json.loads((out / "results.json").read_text())
+
+
+def without_times(rows):
+  return [
+    {k: v for k, v in row.items() if not k.startswith("seconds")}
+    for row in rows
+  ]
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+  out = tmp_path_factory.mktemp("digits")
+  return out, run(out, "--methods", "finetune,random_label", "--seeds", "2")
+
+
+def test_results_have_a_row_for_every_method_and_seed(digits_run):
+  _, results = digits_run
+  assert {k: results[k] for k in ("experiment", "preset", "jax")} == {
+    "experiment": "forget",
+    "preset": "smoke",
+    "jax": jax.__version__,
+  }
+  methods = ["original", "retrained", "finetune", "random_label"]
+  assert [(r["method"], r["request"], r["seed"]) for r in results["rows"]] == [
+    (method, "class:3", seed) for method in methods for seed in (0, 1)
+  ]
+  for row in results["rows"]:
+    assert all(math.isfinite(row[name]) for name in SHARED)
+    assert row["is_finite"] == 1
+
+
+def test_all_files_are_written_and_nothing_else(digits_run):
+  out, _ = digits_run
+  assert sorted(p.name for p in out.iterdir()) == [
+    "params",
+    "plots",
+    "report.html",
+    "results.json",
+    "table.md",
+  ]
+  assert {p.name for p in (out / "plots").iterdir()} == {
+    "accuracy.png",
+    "confusion.png",
+    "distance.png",
+    "losses.png",
+  }
+  assert "random_label" in (out / "report.html").read_text()
+
+
+def test_the_retrained_model_has_not_seen_the_class(digits_run):
+  _, results = digits_run
+  by_method = {r["method"]: r for r in results["rows"] if r["seed"] == 0}
+  assert by_method["retrained"]["forget_accuracy"] == 0
+  assert by_method["retrained"]["forget_test_accuracy"] == 0
+  assert by_method["original"]["forget_accuracy"] > 0.8
+  assert by_method["retrained"]["retain_test_accuracy"] > 0.8
+
+
+def test_test_accuracy_is_that_of_its_two_parts(digits_run):
+  _, results = digits_run
+  label = forget.data.digits().test["label"]
+  share = np.mean(label == 3)
+  for row in results["rows"]:
+    parts = share * row["forget_test_accuracy"]
+    parts += (1 - share) * row["retain_test_accuracy"]
+    assert row["test_accuracy"] == pytest.approx(parts, abs=1e-6)
+
+
+def test_the_gap_is_the_mean_difference_to_the_same_seed(digits_run):
+  _, results = digits_run
+  names = ("forget_accuracy", "retain_accuracy", "test_accuracy")
+  names += ("membership_share",)
+  rows = {(r["method"], r["seed"]): r for r in results["rows"]}
+  for (_, seed), row in rows.items():
+    standard = rows["retrained", seed]
+    gap = np.mean([abs(row[n] - standard[n]) for n in names])
+    assert row["retrained_gap"] == pytest.approx(gap, abs=1e-9)
+
+
+def test_saved_params_give_the_accuracy_of_their_row(digits_run):
+  out, results = digits_run
+  dataset = forget.data.digits()
+  model = forget.models.load("mlp", dataset, "smoke")
+  like = forget.models.abstract_variables(model, dataset)
+  row = next(r for r in results["rows"] if r["method"] == "random_label")
+  saved = orbax.load(out / "params" / "random_label", like)
+  np.testing.assert_array_equal(saved.forget_mask, dataset.train["label"] == 3)
+  assert saved.config["request"] == "class:3"
+  logits = model.predict(saved.variables, dataset.test["x"])
+  right = np.mean(np.argmax(logits, axis=1) == dataset.test["label"])
+  assert right == pytest.approx(row["test_accuracy"], abs=1e-6)
+
+
+def test_the_same_run_gives_the_same_numbers(digits_run, tmp_path):
+  _, first = digits_run
+  again = run(tmp_path, "--methods", "finetune,random_label", "--seeds", "2")
+  assert without_times(again["rows"]) == without_times(first["rows"])
+
+
+@pytest.mark.slow
+def test_each_class_has_the_rows_of_the_single_requests(digits_run, tmp_path):
+  _, single = digits_run
+  options = ("--request", "each-class", "--methods", "finetune,random_label")
+  many = run(tmp_path, *options, "--seeds", "2")
+  assert len(many["rows"]) == 10 * len(single["rows"])
+  chosen = [r for r in many["rows"] if r["request"] == "class:3"]
+  for ours, theirs in zip(without_times(chosen), without_times(single["rows"])):
+    for name, value in theirs.items():
+      wanted = value if isinstance(value, str) else pytest.approx(value, 1e-4)
+      assert ours[name] == wanted, name
+
+
+@pytest.mark.slow
+def test_every_method_runs_and_is_finite(tmp_path):
+  results = run(tmp_path, "--seeds", "1")
+  methods = {r["method"] for r in results["rows"]}
+  assert methods == {"original", "retrained", *forget.methods.METHODS} - {
+    "retrain"
+  }
+  for row in results["rows"]:
+    assert math.isfinite(row["retrained_gap"]), row["method"]
+
+
+@pytest.mark.slow
+def test_strategies_give_the_same_numbers(digits_run, tmp_path):
+  _, mapped = digits_run
+  options = ("--methods", "finetune", "--seeds", "2", "--strategy", "vmap")
+  rows = {(r["method"], r["seed"]): r for r in mapped["rows"]}
+  for row in run(tmp_path, *options)["rows"]:
+    other = rows[row["method"], row["seed"]]
+    for name in ("forget_accuracy", "retain_accuracy", "zrf"):
+      assert row[name] == pytest.approx(other[name], abs=5e-3)
+
+
+def test_a_group_of_a_users_own_rows_can_be_forgotten(blobs, tmp_path):
+  path = tmp_path / "own.npz"
+  np.savez(path, **blobs)
+  dataset = forget.data.from_npz(str(path))
+  results = run(
+    tmp_path / "out",
+    *("--data", f"npz:{path}", "--request", "group:country=fr"),
+    *("--methods", "finetune", "--seeds", "1"),
+  )
+  wanted = int((dataset.columns["country"] == "fr").sum())
+  sizes = results["config"]["sizes"]
+  assert sizes["forget_rows"] == {"group:country=fr": wanted}
+  # No union of classes: there are no test rows of forgotten classes.
+  assert all(r["forget_test_accuracy"] is None for r in results["rows"])
+  assert all(r["forget_accuracy"] > 0.5 for r in results["rows"])
+
+
+def save_linen(directory, x, y):
+  """Trains outside the library, saves as a Flax user would."""
+  model = from_module(own_models.linen_factory)
+  params = model.init(jax.random.key(5), x).params
+  optimizer = optax.adam(0.05)
+  state = optimizer.init(params)
+
+  @jax.jit
+  def step(params, state):
+    def loss(params):
+      logits = own_models.TwoLayers().apply({"params": params}, x)
+      return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    updates, state = optimizer.update(jax.grad(loss)(params), state)
+    return optax.apply_updates(params, updates), state
+
+  for _ in range(60):
+    params, state = step(params, state)
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(directory, {"params": params})
+  logits = own_models.TwoLayers().apply({"params": params}, x)
+  return np.asarray(logits).argmax(axis=1)
+
+
+def own_data(blobs, path):
+  x, y = blobs["x"], blobs["y"]
+  np.savez(path, x=x[:90], y=y[:90], x_test=x[90:], y_test=y[90:])
+  return x[:90], y[:90]
+
+
+def test_a_users_linen_model_and_checkpoint_are_unlearned(blobs, tmp_path):
+  x, y = own_data(blobs, tmp_path / "own.npz")
+  guess = save_linen(tmp_path / "checkpoint", x, y)
+  forgotten = [3, 5, 8, 13, 21]
+  (tmp_path / "rows.txt").write_text("\n".join(map(str, forgotten)))
+  results = run(
+    tmp_path / "out",
+    *("--data", f"npz:{tmp_path / 'own.npz'}"),
+    *("--model", "own_models:linen_factory"),
+    *("--checkpoint", str(tmp_path / "checkpoint")),
+    *("--request", f"index:{tmp_path / 'rows.txt'}"),
+    *("--methods", "finetune", "--seeds", "2"),
+  )
+  kept = np.setdiff1d(np.arange(90), forgotten)
+  original = [r for r in results["rows"] if r["method"] == "original"]
+  assert len(original) == 2
+  for row in original:
+    assert row["seconds_run"] is None
+    expected = np.mean(guess[forgotten] == y[forgotten])
+    assert row["forget_accuracy"] == pytest.approx(expected)
+    expected = np.mean(guess[kept] == y[kept])
+    assert row["retain_accuracy"] == pytest.approx(expected)
+  assert (tmp_path / "out" / "params" / "finetune").is_dir()
+
+
+def test_a_users_nnx_model_and_checkpoint_are_unlearned(blobs, tmp_path):
+  x, y = own_data(blobs, tmp_path / "own.npz")
+  module = own_models.TwoLayersNnx(nnx.Rngs(3))
+  guess = np.asarray(module(x)).argmax(axis=1)
+  with ocp.StandardCheckpointer() as checkpointer:
+    state = nnx.to_pure_dict(nnx.state(module))
+    checkpointer.save(tmp_path / "checkpoint", state)
+  results = run(
+    tmp_path / "out",
+    *("--data", f"npz:{tmp_path / 'own.npz'}"),
+    *("--model", "own_models:nnx_factory"),
+    *("--checkpoint", str(tmp_path / "checkpoint")),
+    *("--request", "class:1", "--methods", "finetune", "--seeds", "1"),
+  )
+  original = results["rows"][0]
+  expected = np.mean(guess[y == 1] == 1)
+  assert original["forget_accuracy"] == pytest.approx(expected)
+
+
+def test_all_methods_leave_out_the_ledger_of_a_given_checkpoint():
+  chosen = forget.methods.choose("all", has_ledger=False)
+  assert "amnesiac" not in chosen
+  assert "amnesiac" in forget.methods.choose("all", has_ledger=True)
+
+
+def test_a_failure_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
+  out = tmp_path / "deep" / "out"
+
+  def interrupted(plan, progress):
+    assert out.is_dir()
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(forget, "run", interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    forget.main([*FAST, "--methods", "finetune", "--out", str(out)])
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_results_of_an_earlier_run_are_replaced_and_other_files_stay(tmp_path):
+  (tmp_path / "results.json").write_text("old")
+  (tmp_path / "params" / "old").mkdir(parents=True)
+  (tmp_path / "notes.txt").write_text("mine")
+  with forget.common.staged_output(tmp_path) as folder:
+    (folder / "results.json").write_text("new")
+    (folder / "params" / "new").mkdir(parents=True)
+    assert (tmp_path / "results.json").read_text() == "old"
+  assert (tmp_path / "results.json").read_text() == "new"
+  assert [p.name for p in (tmp_path / "params").iterdir()] == ["new"]
+  assert (tmp_path / "notes.txt").read_text() == "mine"
+  assert len(list(tmp_path.iterdir())) == 3
