@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxunlearn.models import conv as conv_lib
+from jaxunlearn.models import conv_primitive as conv_lib
 from jaxunlearn.models.conv import IMPLEMENTATIONS, Conv, convolution
 
 FAST = [name for name in IMPLEMENTATIONS if name != "lax"]
@@ -312,6 +312,38 @@ def test_auto_takes_both_ways_to_the_weight_gradient(monkeypatch):
     jax.clear_caches()
     assert_close(output_and_gradients(module, variables, x, weight), wanted)
   assert used == ["_weights_as_conv", "_weights_as_matmul"]
+
+
+@pytest.mark.parametrize("role", ["output", "input", "weights"])
+def test_the_other_backends_lowering_and_batching_equal_lax(role, monkeypatch):
+  x = jax.random.normal(jax.random.key(0), (2, 3, 7, 6, 4))
+  kernel = jax.random.normal(jax.random.key(1), (2, 3, 2, 4, 5))
+  geometry = conv_lib.Geometry(
+    (7, 6), (3, 2), (2, 1), ((1, 0), (0, 2)), (1, 1), (1, 2), 1
+  )
+  y = jax.vmap(lambda x, k: conv_lib.lax_convolution(x, k, geometry))(x, kernel)
+  a, b = {"output": (x, kernel), "input": (y, kernel), "weights": (x, y)}[role]
+  static = {"role": role, "geometry": geometry, "implementation": "auto"}
+  one = lambda a, b: conv_lib.convolution_p.bind(a, b, **static)
+  wanted = jax.vmap(one)(a, b)
+  for i in range(2):
+    assert_close(conv_lib._elsewhere(a[i], b[i], **static), wanted[i])
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  assert "scan" not in str(jax.make_jaxpr(jax.vmap(one))(a, b))
+  assert_close(jax.vmap(one)(a, b), wanted)
+  assert_close(jax.vmap(one, (0, None))(a, b[0])[0], wanted[0])
+  assert_close(jax.vmap(one, (None, 0))(a[0], b)[0], wanted[0])
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_a_training_step_lowers_for_every_platform(platform):
+  _, arguments, variables, x, weight = make("strided_even")
+  step = lambda v: output_and_gradients(Conv(**arguments), v, x, weight)
+  traced = jax.jit(step).trace(variables)
+  text = traced.lower(lowering_platforms=(platform,)).as_text()
+  assert "stablehlo.convolution" in text
+  # The barrier is of the CPU's way only.
+  assert ("optimization_barrier" in text) == (platform == "cpu")
 
 
 def test_batch_axes_are_kept_as_flax_keeps_them():
