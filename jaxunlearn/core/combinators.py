@@ -46,9 +46,10 @@ def edit(
     info = None
     if not isinstance(out, Variables):
       out, info = out
-    if env.weight_mask is not None:
-      params = mask_change(before.params, out.params, env.weight_mask)
-      out = out._replace(params=params)
+    params = out.params
+    for weight_mask in env.weight_masks:
+      params = mask_change(before.params, params, weight_mask)
+    out = out._replace(params=params)
     return carry._replace(variables=out), info
 
   this = Transform(
@@ -203,13 +204,7 @@ def masked(
   computed = callable(weight_mask)
 
   def inside(env: Env, mask: PyTree) -> Env:
-    if env.weight_mask is not None:
-      mask = jax.tree.map(
-        lambda m, rest: jax.tree.map(lambda r: m * r, rest),
-        mask,
-        env.weight_mask,
-      )
-    return env._replace(weight_mask=mask)
+    return env._replace(weight_masks=(*env.weight_masks, mask))
 
   def run(carry, data, forget_mask, key, env):
     mask = weight_mask

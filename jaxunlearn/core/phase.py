@@ -187,7 +187,8 @@ def phase(
       grads, state.opt_state, state.trained, batch=rows
     )
     if target is None:
-      updates = mask_updates(updates, env.weight_mask)
+      for weight_mask in env.weight_masks:
+        updates = mask_updates(updates, weight_mask)
     trained = optax.apply_updates(state.trained, updates)
     state = PhaseState(trained, model_state, opt_state, state.step + 1, carry)
     return state, loss
@@ -294,8 +295,6 @@ def _reduce(
 
 def mask_updates(updates: PyTree, weight_mask: PyTree) -> PyTree:
   """Scales updates entry by entry; `weight_mask` may be a tree prefix."""
-  if weight_mask is None:
-    return updates
   return jax.tree.map(
     lambda mask, subtree: jax.tree.map(
       lambda u: jnp.where(mask != 0, u * jnp.asarray(mask, u.dtype), 0),

@@ -102,12 +102,17 @@ def fitting(
   )
 
 
-def init_variables(model: Model, data: PyTree, key: jax.Array) -> Variables:
-  """Fresh variables; of the data only shape and dtype are used."""
-  like = jax.tree.map(
+def init_variables(
+  model: Model, data: PyTree, key: jax.Array, like: Variables | None = None
+) -> Variables:
+  """Fresh variables, of the dtypes of `like`; of the data only shapes are used."""
+  inputs = jax.tree.map(
     lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), data["x"]
   )
-  return model.init(key, like)
+  fresh = model.init(key, inputs)
+  if like is None:
+    return fresh
+  return jax.tree.map(lambda new, old: new.astype(old.dtype), fresh, like)
 
 
 def map_many(

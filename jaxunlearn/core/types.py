@@ -137,12 +137,13 @@ class Env(NamedTuple):
     sharded_rows: False, every device holds all rows and takes its share of each
       batch, so that the result is that of one device. True, each device holds
       rows of its own and draws its share of the batch from those.
-    weight_mask: pytree like `params`, entries in [0, 1]; multiplies updates.
+    weight_masks: pytrees like `params`, or prefixes of it, entries in [0, 1];
+      each multiplies the updates.
   """
 
   axis_name: str | None = None
   sharded_rows: bool = False
-  weight_mask: PyTree = None
+  weight_masks: tuple[PyTree, ...] = ()
 
 
 class Carry(NamedTuple):

@@ -40,7 +40,9 @@ def retrain(
     train_mode: dropout active and BatchNorm's statistics moving.
   """
   fresh = edit(
-    lambda variables, data, forget_mask, key: init_variables(model, data, key),
+    lambda variables, data, forget_mask, key: init_variables(
+      model, data, key, like=variables
+    ),
     name="init",
   )
   fit = fitting(

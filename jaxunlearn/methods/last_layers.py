@@ -70,7 +70,7 @@ def eu_k(
   """
 
   def fresh_params(variables, data, forget_mask, key):
-    fresh = init_variables(model, data, key)
+    fresh = init_variables(model, data, key, like=variables)
     return variables._replace(params=fresh.params)
 
   fit = fitting(

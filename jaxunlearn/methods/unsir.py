@@ -23,7 +23,7 @@ import optax
 from jaxunlearn import losses
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain, provide
-from jaxunlearn.core.phase import apply_rows, phase
+from jaxunlearn.core.phase import Objective, apply_rows, phase
 from jaxunlearn.core.training import fitting
 from jaxunlearn.core.types import Draw, Model, Transform
 
@@ -161,26 +161,46 @@ def learn_noise(
     shape = data["x"].shape[1:] if input_shape is None else input_shape
     return jax.random.normal(key, (max_classes, batch_size, *shape))
 
+  return chain(
+    provide("noise_classes", find_classes),
+    provide("noise", start_noise),
+    phase(
+      noise_objective(model, penalty, norm=norm, train_mode=train_mode),
+      optimizer,
+      num_steps,
+      target="noise",
+      name="learn_noise",
+    ),
+    name="noise",
+  )
+
+
+def noise_objective(
+  model: Model,
+  penalty: float,
+  *,
+  norm: str = "squared",
+  train_mode: bool = False,
+) -> Objective:
+  """Minus the error of each class's noise plus its norm, summed over classes.
+
+  Summed, so that each class's noise has a gradient of its own scale however
+  many classes there are.
+  """
+
   def objective(noise, batch, key):
     classes, present = batch.context.extra["noise_classes"]
     variables = batch.context.variables
 
     def one_class(inputs, label):
       logits, _ = model.apply(variables, inputs, train=train_mode, key=key)
-      labels = jnp.full(batch_size, label)
+      labels = jnp.full(inputs.shape[0], label)
       return losses.error_maximising(logits, labels, inputs, penalty, norm=norm)
 
-    # Summed over classes, so that each class's noise has a gradient of its own
-    # scale however many there are.
     each = jax.vmap(one_class)(noise, classes)
     return jnp.where(present[:, None], each, 0.0).sum(axis=0)
 
-  return chain(
-    provide("noise_classes", find_classes),
-    provide("noise", start_noise),
-    phase(objective, optimizer, num_steps, target="noise", name="learn_noise"),
-    name="noise",
-  )
+  return objective
 
 
 def impair(
