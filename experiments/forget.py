@@ -32,57 +32,112 @@ DEFAULT_SEEDS = {
 }
 
 
+def _help(text: str, metavar: str | None = None):
+  return tyro.conf.arg(help=text, metavar=metavar)
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
   """Forget part of the training data, and compare with retraining without it."""
 
-  data: str = "digits"
-  """Rows to train and test on: digits (ships with scikit-learn), cifar10, or
-  npz:PATH, a file with x [N, ...] and integer classes y [N], and perhaps x_test
-  and y_test; any further array [N] is a column for group requests."""
+  data: Annotated[
+    str,
+    _help(
+      "Rows to train and test on: digits (ships with scikit-learn), cifar10, "
+      "or npz:PATH, a file with x [N, ...] and integer classes y [N], and "
+      "perhaps x_test and y_test; any further array [N] is a column for group "
+      "requests."
+    ),
+  ] = "digits"
 
-  model: str = "mlp"
-  """Network: mlp, cnn, resnet, vit, or package.module:factory, a function of
-  yours that returns a Flax linen module or, given nnx.Rngs, an nnx module."""
+  model: Annotated[
+    str,
+    _help(
+      "Network: mlp, cnn, resnet, vit, or package.module:factory, a function "
+      "of yours that returns a Flax linen module or, given nnx.Rngs, an nnx "
+      "module."
+    ),
+  ] = "mlp"
 
-  checkpoint: str | None = None
-  """Orbax checkpoint with the trained values of your model; without it the
-  model is trained here first."""
+  checkpoint: Annotated[
+    str | None,
+    _help(
+      "Orbax checkpoint with the trained values of your model; without it the "
+      "model is trained here first.",
+      "DIR",
+    ),
+  ] = None
 
-  request: str = "class:3"
-  """What to forget: class:3,5 (all rows of these classes), random:0.1 (a tenth
-  of the rows), index:FILE (a row number a line, or an .npy of numbers or of
-  bools), group:COLUMN=VALUE, or each-class (every class by itself)."""
+  request: Annotated[
+    str,
+    _help(
+      "What to forget: class:3,5 (all rows of these classes), random:0.1 (a "
+      "tenth of the rows), index:FILE (a row number a line, or an .npy of "
+      "numbers or of bools), group:COLUMN=VALUE, or each-class (every class by "
+      "itself)."
+    ),
+  ] = "class:3"
 
-  methods: str = "all"
-  """How to forget: all, or names such as unsir,bad_teacher,finetune."""
+  methods: Annotated[
+    str, _help("How to forget: all, or names as in unsir,bad_teacher,finetune.")
+  ] = "all"
 
-  seeds: int | None = None
-  """How often to repeat everything with other random numbers."""
+  seeds: Annotated[
+    int | None,
+    _help(
+      "How often to repeat everything with other random numbers; the preset's "
+      "number by default.",
+      "INT",
+    ),
+  ] = None
 
-  preset: Literal["smoke", "quick", "paper"] = "quick"
-  """Size: smoke takes seconds and proves little, quick fits two CPU cores,
-  paper wants a GPU."""
+  preset: Annotated[
+    Literal["smoke", "quick", "paper"],
+    _help(
+      "Size: smoke takes seconds and proves little, quick fits two CPU cores, "
+      "paper wants a GPU."
+    ),
+  ] = "quick"
 
-  data_dir: str | None = None
-  """Folder with cifar10_train.npz and cifar10_test.npz; the environment
-  variable JAXUNLEARN_DATA by default."""
+  data_dir: Annotated[
+    str | None,
+    _help(
+      "Folder with cifar10_train.npz and cifar10_test.npz; the environment "
+      "variable JAXUNLEARN_DATA by default.",
+      "DIR",
+    ),
+  ] = None
 
-  out: str = "out/forget"
-  """Folder for the results."""
+  out: Annotated[str, _help("Folder for the results.", "DIR")] = "out/forget"
 
-  train_steps: int | None = None
-  """Steps of training and of retraining; the preset's by default."""
+  train_steps: Annotated[
+    int | None,
+    _help("Steps of training and retraining; the preset's by default.", "INT"),
+  ] = None
 
-  learning_rate: float | None = None
-  """Adam's, of training and of retraining; the preset's by default."""
+  learning_rate: Annotated[
+    float | None,
+    _help(
+      "Adam's, for training and retraining; the preset's by default.", "FLOAT"
+    ),
+  ] = None
 
-  batch_size: int | None = None
-  """Rows a step, of training and of every method; the preset's by default."""
+  batch_size: Annotated[
+    int | None,
+    _help(
+      "Rows a step, for training and for every method; the preset's by default.",
+      "INT",
+    ),
+  ] = None
 
-  strategy: Annotated[str | None, tyro.conf.arg(metavar="vmap|map|INT")] = None
-  """How requests and seeds share the device: vmap (all at once), map (one after
-  the other) or so many at a time; chosen by device by default."""
+  strategy: Annotated[
+    str | None,
+    _help(
+      "How requests and seeds share the device: vmap (all at once), map (one "
+      "after the other) or so many at a time; chosen by device by default.",
+      "vmap|map|INT",
+    ),
+  ] = None
 
 
 class Plan(NamedTuple):

@@ -1,23 +1,11 @@
 import pathlib
 import sys
 
-import jax
 import numpy as np
 import pytest
 
 # Where `--model own_models:factory` finds the models of the tests.
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-
-
-@pytest.fixture(autouse=True, scope="session")
-def compilation_cache(tmp_path_factory):
-  """Programs that several tests compile are compiled once."""
-  before = jax.config.jax_compilation_cache_dir
-  folder = str(tmp_path_factory.mktemp("jax_cache"))
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
-    yield
-  jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.fixture
