@@ -61,7 +61,7 @@ def test_nan_is_counted_and_placed():
 def test_labels_out_of_range_are_shown():
   with pytest.raises(ValueError, match=r"label in 0 .. 2, got 0 .. 3"):
     checks.labels(np.array([0, 3]), 3)
-  with pytest.raises(ValueError, match="got -1 .. 1"):
+  with pytest.raises(ValueError, match=r"got -1 .. 1"):
     checks.labels(np.array([-1, 1]), 3)
   with pytest.raises(ValueError, match="integer dtype, got float"):
     checks.labels(np.array([0.0]), 3)
