@@ -72,7 +72,9 @@ def train_logged(
   batch_size: int,
   train_mode: bool = True,
 ) -> tuple[Any, PyTree]:
-  """Trains on all rows as `train` does, bit for bit, and keeps the ledger.
+  """Trains on all rows as `train` does and keeps the ledger.
+
+  The same draws and updates; another program, so bits may differ by rounding.
 
   Args:
     model: the model.

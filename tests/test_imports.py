@@ -1,0 +1,111 @@
+"""Imports point down, cost little and touch nothing."""
+
+import ast
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "jaxunlearn"
+# What each room may import from the package beside itself.
+ALLOWED = {
+  "core": set(),
+  "losses": {"core"},
+  "models": {"core"},
+  "adapters": {"core", "losses"},
+  "methods": {"core", "losses", "models"},
+  "metrics": {"core"},
+  "report": set(),
+}
+
+
+def imported(path):
+  """Modules of the package that a file imports, wherever in the file."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      yield node.module
+      yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def arrows(path):
+  """Rooms of the package that a file imports from."""
+  for name in imported(path):
+    match = re.fullmatch(r"jaxunlearn\.(\w+)(\..*)?", name)
+    if match:
+      yield match.group(1)
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_imports_point_down(room):
+  for path in (PACKAGE / room).rglob("*.py"):
+    up = set(arrows(path)) - {room} - ALLOWED[room]
+    assert not up, f"{path.relative_to(ROOT)} imports {sorted(up)}"
+
+
+def test_every_room_has_its_rule():
+  rooms = {p.name for p in PACKAGE.iterdir() if (p / "__init__.py").exists()}
+  assert rooms == set(ALLOWED)
+
+
+def test_nothing_in_the_package_imports_experiments_or_pickle():
+  for path in PACKAGE.rglob("*.py"):
+    heads = {name.split(".")[0] for name in imported(path)}
+    assert not heads & {"experiments", "pickle", "torch", "tensorflow"}, path
+
+
+def test_a_method_imports_no_other_method():
+  for path in (PACKAGE / "methods").glob("*.py"):
+    others = {n for n in imported(path) if n.startswith("jaxunlearn.methods.")}
+    assert not others, f"{path.name} imports {others}"
+
+
+def run(code):
+  began = time.perf_counter()
+  out = subprocess.run(
+    [sys.executable, "-W", "error", "-c", code],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert out.returncode == 0, out.stderr
+  return out.stdout, time.perf_counter() - began
+
+
+def test_the_import_is_light_offline_and_silent():
+  code = """
+import socket, sys
+def refuse(*args, **kwargs):
+  raise OSError("no network at import")
+socket.socket.connect = refuse
+socket.create_connection = refuse
+socket.getaddrinfo = refuse
+import jaxunlearn
+heavy = ["flax", "orbax", "sklearn", "matplotlib", "jraph", "rich",
+         "tensorflow_datasets", "scipy.stats"]
+print([name for name in heavy if name in sys.modules])
+"""
+  out, _ = run(code)
+  assert out.strip() == "[]"
+
+
+def test_the_import_takes_a_second_and_a_half_at_most():
+  run("import jaxunlearn")  # Compiles the bytecode.
+  best = min(run("import jaxunlearn")[1] for _ in range(3))
+  jax_alone = min(run("import jax, optax")[1] for _ in range(3))
+  # Ours beside what any user of JAX pays, so that a busy machine cannot fail it.
+  assert best < max(1.5, jax_alone * 1.5)
+
+
+def test_a_file_of_the_package_is_no_longer_than_its_limit():
+  long = {
+    str(p.relative_to(ROOT)): n
+    for p in PACKAGE.rglob("*.py")
+    if (n := len(p.read_text().splitlines())) > 400
+  }
+  assert not long
