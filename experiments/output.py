@@ -227,8 +227,8 @@ def _notes(plan: Plan) -> list[str]:
     )
   if "unsir" in plan.settings and None in plan.requests.classes:
     notes.append(
-      "UNSIR forgets whole classes: of a request for a part of a class it "
-      "makes the class."
+      "UNSIR forgets whole classes: a request for a part of a class impairs "
+      "the class, and its other rows help to repair it."
     )
   if plan.variables is not None:
     notes.append(

@@ -217,7 +217,9 @@ def format_value(metric: Metric, value: float) -> str:
 def format_mean(metric: Metric, mean: float, std: float) -> str:
   """`mean ± std`, both with the decimals of the mean; see `format_value`."""
   text = format_value(metric, mean)
-  if not (math.isfinite(mean) and math.isfinite(std)):
+  # One program serves all seeds, so its time is shared and has no spread.
+  shared = metric.name.startswith("seconds_") and std == 0
+  if shared or not (math.isfinite(mean) and math.isfinite(std)):
     return text
   spread = _fixed(std * metric.scale, _decimals(metric, mean))
   return f"{text} ± {spread}"

@@ -21,7 +21,10 @@ GAP_METRICS = (
   "test_accuracy",
   "membership_share",
 )
-# Differences in accuracy below one point are not worth a sentence.
+RETAIN = "retain_accuracy"
+# Differences in accuracy below one point are not worth a sentence, and retain
+# accuracy is called damaged from three points on.
+DAMAGE = 0.03
 MARGIN = 0.01
 SHOWN_NAMES = 6
 
@@ -53,6 +56,7 @@ def findings(
     ]
   sentences = _nearness(summary, definitions)
   sentences += _forgetting(summary)
+  sentences += _damage(summary)
   sentences += _cost(summary, definitions)
   sentences += _cautions(summary)
   return sentences
@@ -174,6 +178,22 @@ def _forgetting(summary: Summary) -> list[str]:
       f"{_join(kinds['same'])}."
     )
   return sentences
+
+
+def _damage(summary: Summary) -> list[str]:
+  """Who paid for forgetting with the rows that were to be kept."""
+  standard = summary.overall[RETRAINED].get(RETAIN)
+  damaged = []
+  for method in summary.candidates:
+    ours = summary.overall[method].get(RETAIN)
+    if _sign(ours, standard) == -1 and standard.mean - ours.mean > DAMAGE:
+      damaged.append(method)
+  if not damaged:
+    return []
+  return [
+    f"Damaged, accuracy on the rows to be kept more than {100 * DAMAGE:.0f} "
+    f"points below the retrained model's: {_join(damaged)}."
+  ]
 
 
 def _cost(summary: Summary, definitions: Sequence[Metric]) -> list[str]:

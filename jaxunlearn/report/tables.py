@@ -259,7 +259,7 @@ def rich_table(
     metrics = split_columns(summary, definitions)[0]
   grid = make_grid(summary, metrics, request=request, definitions=definitions)
   table = Table(title=None if title is None else Text(title))
-  table.add_column("method", overflow="fold")
+  table.add_column("method", no_wrap=True)
   for metric in grid.metrics:
     heading = f"{metric.heading} {SYMBOLS[metric.direction]}"
     table.add_column(Text(heading), justify="right")

@@ -134,3 +134,23 @@ def test_long_lists_of_names_are_cut_short():
   methods = {f"m{i}": {"forget_accuracy": 0.9} for i in range(10)}
   sentences = report.findings(make_summary({**BASE, **methods}))
   assert any("m5 and 4 more." in sentence for sentence in sentences)
+
+
+def test_a_method_that_pays_with_the_rows_to_keep_is_called_damaged():
+  base = {
+    name: {**metrics, "retain_accuracy": 1.0} for name, metrics in BASE.items()
+  }
+  ruined = {
+    "forget_accuracy": 0.2,
+    "retain_accuracy": 0.5,
+    "retrained_gap": 0.2,
+  }
+  dented = {**ruined, "retain_accuracy": 0.975}
+  found = report.findings(
+    make_summary({**base, "ruined": ruined, "dented": dented})
+  )
+  assert (
+    "Damaged, accuracy on the rows to be kept more than 3 points below the "
+    "retrained model's: ruined." in found
+  )
+  assert not any("Damaged" in s for s in report.findings(make_summary(BASE)))
