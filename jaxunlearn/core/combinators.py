@@ -236,7 +236,7 @@ def masked(
     wrapped = dataclasses.replace(
       link,
       run=link_run,
-      step=None if link.step is None else link_step,
+      step=link_step,
       expand=lambda key: [(wrapped, key)],
     )
     return wrapped
@@ -254,4 +254,5 @@ def largest_draw(draws: Iterable[Draw]) -> Draw:
     return ALL if ALL in sizes else max(sizes, default=0)
 
   kinds = zip(*(draw.sizes for draw in draws))
-  return Draw(*map(largest, map(list, kinds)))
+  forget, retain, mixed = map(largest, map(list, kinds))
+  return Draw(forget, retain, mixed)

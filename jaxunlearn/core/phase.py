@@ -230,7 +230,15 @@ def phase(
     return finish(end), info
 
   this = Transform(
-    name, run, num_steps, draw, lambda key: [(this, key)], init, step, finish
+    name,
+    run,
+    num_steps,
+    draw,
+    lambda key: [(this, key)],
+    True,
+    init,
+    step,
+    finish,
   )
   return this
 

@@ -16,7 +16,7 @@ domain size, and after r rounds a row's place is within 2^-r of uniform.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +33,13 @@ class Pool(NamedTuple):
 
   Attributes:
     order: int32 [N], the numbers of the eligible rows first.
-    count: int32 [], how many rows are eligible.
+    size: int32 [], how many rows are eligible.
     weight: float32 [N], positive where eligible.
     seed: uint32 [rounds, 2], the random numbers of the shuffle.
   """
 
   order: jax.Array
-  count: jax.Array
+  size: jax.Array
   weight: jax.Array
   seed: jax.Array
 
@@ -72,7 +72,7 @@ def draw_rows(pool: Pool, position: jax.Array) -> tuple[jax.Array, jax.Array]:
     Row numbers int32 [B] and epochs int32 [B]. Of an empty pool: row 0, whose
     weight is 0.
   """
-  count = jnp.maximum(pool.count, 1).astype(jnp.uint32)
+  count = jnp.maximum(pool.size, 1).astype(jnp.uint32)
   epoch, x = position // count, position % count
   tag = _mix(epoch + jnp.uint32(0x9E3779B9))
   for round_seed in pool.seed:
@@ -138,7 +138,7 @@ def make_sampler(
 
   def at(step: jax.Array) -> Batch:
     batch = plan.at(step)
-    rows = take_rows(data, batch.index, batch.weight)
+    rows = take_rows(data, batch.row_id, batch.weight)
     return batch._replace(rows=rows)
 
   return plan._replace(at=at)
@@ -162,14 +162,15 @@ def make_plan(
   weights = [
     jnp.where(kept, w, 0.0) for w in (forget, 1.0 - forget, jnp.ones(n))
   ]
-  devices, device = 1, 0
+  devices: Any = 1
+  device: Any = 0
   if env.axis_name is not None:
     devices = jax.lax.axis_size(env.axis_name)
     device = jax.lax.axis_index(env.axis_name)
   if env.axis_name is not None and env.sharded_rows:
     pool_keys = [jax.random.fold_in(k, device) for k in pool_keys]
 
-  parts = []
+  parts: list[tuple[int, int, Pool] | None] = []
   offset = 0
   for size, weight, pool_key in zip(draw.sizes, weights, pool_keys):
     if size == 0:
@@ -184,9 +185,10 @@ def make_plan(
     offset += length
 
   def one_kind(kind: int, step: jax.Array) -> Batch | None:
-    if parts[kind] is None:
+    part = parts[kind]
+    if part is None:
       return None
-    size, offset, pool = parts[kind]
+    size, offset, pool = part
     if size == ALL:
       index = jnp.arange(n, dtype=jnp.int32)
       slot, epoch = index, jnp.broadcast_to(step, (n,)).astype(jnp.int32)

@@ -62,14 +62,14 @@ def host_batch(
   if weight.shape != (n,):
     raise ValueError(f"Expected weight of shape ({n},), got {weight.shape}.")
   slot = np.arange(n, dtype=np.int32)
-  return Batch(
-    rows,
+  fields: list[Any] = [
     weight.astype(np.float32),
     forget,
     slot + np.int32(start),
     slot,
     np.zeros(n, np.int32),
-  )
+  ]
+  return Batch(rows, *fields)
 
 
 def host_batches(data: PyTree, forget_mask: Any) -> BatchSource:
@@ -95,7 +95,7 @@ def host_batches(data: PyTree, forget_mask: Any) -> BatchSource:
     at = jax.jit(plan.at)
     for step in range(start, link.num_steps):
       batch = jax.device_get(at(step))
-      rows = jax.tree.map(operator.itemgetter(batch.index), data)
+      rows = jax.tree.map(operator.itemgetter(batch.row_id), data)
       yield batch._replace(rows=rows)
 
   return source
@@ -159,7 +159,7 @@ def stream(
       first, infos, done = resumed.link, resumed.infos, resumed.done
     for number in range(first, len(links)):
       link, link_key = links[number]
-      if link.step is None:
+      if not link.is_phase:
         carry = _one_shot(link, link_key, carry, run)
         continue
       if resumed is not None and number == first:
@@ -169,7 +169,7 @@ def stream(
         losses = np.zeros(link.num_steps, np.float32)
       step_fn = steps.setdefault(id(link), _compile(link))
       # Donated buffers must be nobody else's.
-      moving = jax.tree.map(jnp.copy, state[:-1])
+      moving: Any = jax.tree.map(jnp.copy, state[:-1])
       constant = state.carry
       start = int(state.step)
       pending: list[jax.Array] = []
@@ -186,10 +186,10 @@ def stream(
         bar(done, link.name, loss)
         if store is not None and done % checkpoint_every == 0:
           _drain(pending, losses, index + 1)
-          state = PhaseState(*moving, constant)
+          state = _join(moving, constant)
           _save(store, run, done, number, state, losses, infos)
       _drain(pending, losses, link.num_steps)
-      carry = link.finish(PhaseState(*moving, constant))
+      carry = link.finish(_join(moving, constant))
       infos = [*infos, (link.name, run.info(link, losses, carry))]
   return carry.variables, infos
 
@@ -202,7 +202,7 @@ class _Run(NamedTuple):
   variables: Variables
   key: jax.Array
   data: PyTree
-  forget_mask: jax.Array | None
+  forget_mask: Any
 
   def fingerprint(self) -> dict[str, Any]:
     crc = 0
@@ -216,7 +216,7 @@ class _Run(NamedTuple):
     }
 
   def info(self, link: Transform, losses: Any, carry: Carry) -> PhaseInfo:
-    counts = [-1, -1]
+    counts: list[Any] = [-1, -1]
     if self.forget_mask is not None and self.data is not None:
       plan = sampling.make_plan(
         self.data, self.forget_mask, link.needs, self.key
@@ -236,11 +236,17 @@ class _Resumed(NamedTuple):
 
 def _compile(link: Transform) -> Callable[..., Any]:
   def step(moving, constant, batch, key):
-    state = PhaseState(*moving, constant)
+    state = _join(moving, constant)
     state, loss = link.step(state, batch, key, Env())
     return state[:-1], loss
 
   return jax.jit(step, donate_argnums=0)
+
+
+def _join(moving: Any, constant: Carry) -> PhaseState:
+  """A state of its donated part and the part that stays."""
+  trained, model_state, opt_state, step = moving
+  return PhaseState(trained, model_state, opt_state, step, constant)
 
 
 def _one_shot(
@@ -304,7 +310,7 @@ def _resume(store: Any, run: _Run) -> _Resumed | None:
   done = checkpoints.latest(store)
   if done is None:
     return None
-  metadata = checkpoints.read_metadata(store, done)
+  metadata: Any = checkpoints.read_metadata(store, done)
   if metadata["run"] != run.fingerprint():
     raise ValueError(
       "Expected checkpoint_dir to hold this run or nothing, got another run: "
@@ -316,18 +322,15 @@ def _resume(store: Any, run: _Run) -> _Resumed | None:
   link, _ = run.links[number]
   state = jax.eval_shape(lambda: _entering(run, number))
   bare = state._replace(carry=state.carry._replace(original=None))
-  phases = [
-    previous for previous, _ in run.links[:number] if previous.step is not None
-  ]
+  phases = [previous for previous, _ in run.links[:number] if previous.is_phase]
   scalar = lambda dtype: jax.ShapeDtypeStruct((), dtype)
+  counts: list[Any] = [scalar(jnp.bool_), scalar(jnp.int32), scalar(jnp.int32)]
+
+  def like_info(steps: Any) -> PhaseInfo:
+    return PhaseInfo(steps, *counts)
+
   infos = [
-    PhaseInfo(
-      jax.ShapeDtypeStruct((p.num_steps,), jnp.float32),
-      scalar(jnp.bool_),
-      scalar(jnp.int32),
-      scalar(jnp.int32),
-    )
-    for p in phases
+    like_info(jax.ShapeDtypeStruct((p.num_steps,), jnp.float32)) for p in phases
   ]
   like = (bare, jax.ShapeDtypeStruct((link.num_steps,), jnp.float32), infos)
   (state, losses, infos), _ = checkpoints.restore_step(store, done, like)
@@ -345,7 +348,7 @@ def _entering(run: _Run, number: int) -> PhaseState:
   """The state at the start of a link, for its structure."""
   carry = Carry(run.variables, run.variables, {})
   for link, key in run.links[:number]:
-    if link.step is None:
+    if not link.is_phase:
       carry = _one_shot(link, key, carry, run)
     else:
       carry = link.finish(link.init(carry, key, Env()))

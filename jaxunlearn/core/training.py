@@ -142,7 +142,7 @@ def map_many(
   def mapped(*args: PyTree) -> Any:
     if strategy == "vmap":
       return jax.vmap(fn)(*args)
-    size = None if strategy == "map" else strategy
+    size = None if strategy == "map" else int(strategy)
     return jax.lax.map(lambda a: fn(*a), args, batch_size=size)
 
   if isinstance(strategy, int) and not isinstance(strategy, bool):

@@ -112,7 +112,7 @@ class Batch(NamedTuple):
     rows: the data pytree, leaves [B, ...]; rows of weight 0 are zeros.
     weight: float32 [B], 0 marks padding; a soft request's share otherwise.
     forget: bool [B], whether the row is in the request.
-    index: int32 [B], the row's place in the data.
+    row_id: int32 [B], the row's place in the data.
     slot: int32 [B], its place in the step's batch over all devices; folding it
       into the step's key gives randomness that does not depend on how many
       devices share the batch.
@@ -123,7 +123,7 @@ class Batch(NamedTuple):
   rows: PyTree
   weight: jax.Array
   forget: jax.Array
-  index: jax.Array
+  row_id: jax.Array
   slot: jax.Array
   epoch: jax.Array
   context: Any = None
@@ -170,6 +170,13 @@ class PhaseInfo(NamedTuple):
   retain_count: jax.Array
 
 
+def _no_steps(*args: Any) -> Any:
+  raise ValueError(
+    "Expected a phase, got a transform without steps of its own; walk over "
+    "`transform.expand(key)`."
+  )
+
+
 # A frozen dataclass and no NamedTuple because `jax.jit` keeps weak references to
 # what it wraps, which no kind of tuple allows.
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -186,9 +193,11 @@ class Transform:
     needs: the largest draw of any of its steps.
     expand: `key -> [(link, key), ...]`, the primitive links in order with the
       keys that `run` would give them; what a host loop walks over.
-    init: of a primitive link: `(carry, key, env) -> state`.
-    step: of a primitive link: `(state, batch, key, env) -> (state, loss)`.
-    finish: of a primitive link: `state -> carry`.
+    is_phase: whether it is one phase, with the three functions below; an edit or
+      a composition has none.
+    init: `(carry, key, env) -> state`.
+    step: `(state, batch, key, env) -> (state, loss)`.
+    finish: `state -> carry`.
   """
 
   name: str
@@ -196,9 +205,10 @@ class Transform:
   num_steps: int
   needs: Draw
   expand: Callable[[jax.Array], list[tuple[Transform, jax.Array]]]
-  init: Callable[..., Any] | None = None
-  step: Callable[..., Any] | None = None
-  finish: Callable[..., Any] | None = None
+  is_phase: bool = False
+  init: Callable[..., Any] = _no_steps
+  step: Callable[..., Any] = _no_steps
+  finish: Callable[..., Any] = _no_steps
 
   def __call__(
     self,

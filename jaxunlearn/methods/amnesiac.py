@@ -49,7 +49,7 @@ def with_ledger(
     updates, inner_state = inner.update(
       updates, state.inner, params, batch=batch, **extra_args
     )
-    touched = (requests[:, batch.index] & (batch.weight > 0)[None]).any(axis=1)
+    touched = (requests[:, batch.row_id] & (batch.weight > 0)[None]).any(axis=1)
 
     def add(total, update):
       flag = touched.reshape((many,) + (1,) * update.ndim)

@@ -84,7 +84,7 @@ def _row_keys(batch, label_key, step_key, redraw):
   if redraw == "batch":
     return jax.vmap(lambda s: jax.random.fold_in(step_key, s))(batch.slot)
   if redraw == "once":
-    return jax.vmap(lambda i: jax.random.fold_in(label_key, i))(batch.index)
+    return jax.vmap(lambda i: jax.random.fold_in(label_key, i))(batch.row_id)
   return jax.vmap(
     lambda i, e: jax.random.fold_in(jax.random.fold_in(label_key, e), i)
-  )(batch.index, batch.epoch)
+  )(batch.row_id, batch.epoch)

@@ -87,7 +87,6 @@ def scrub(
     task = task_weight * model.loss(logits, batch.rows)
     return task + distillation_weight * distance(logits, batch), state
 
-  shared = {"shared_state": "optimizer"}
   max_phase = phase(
     disobey,
     optimizer,
@@ -95,7 +94,7 @@ def scrub(
     draw=Draw(forget=forget_batch_size),
     forget_weight=-1.0,
     name="max",
-    **shared,
+    shared_state="optimizer",
   )
   min_phase = phase(
     obey,
@@ -103,7 +102,7 @@ def scrub(
     min_steps,
     draw=Draw(retain=retain_batch_size),
     name="min",
-    **shared,
+    shared_state="optimizer",
   )
   start = provide(
     "optimizer", lambda carry, *_: optimizer.init(carry.variables.params)

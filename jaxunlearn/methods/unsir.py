@@ -93,11 +93,6 @@ def unsir(
     raise ValueError(
       f"Expected max_classes in 1 .. {num_classes}, got {max_classes}."
     )
-  kept = {
-    "num_classes": num_classes,
-    "retain_per_class": retain_per_class,
-    "batch_size": batch_size,
-  }
   return chain(
     learn_noise(
       model,
@@ -117,13 +112,17 @@ def unsir(
       num_steps=impair_steps,
       copies=copies,
       noise_label=noise_label,
-      **kept,
+      num_classes=num_classes,
+      retain_per_class=retain_per_class,
+      batch_size=batch_size,
     ),
     repair(
       model,
       optimizer=repair_optimizer or optax.adam(0.01),
       num_steps=repair_steps,
-      **kept,
+      num_classes=num_classes,
+      retain_per_class=retain_per_class,
+      batch_size=batch_size,
     ),
     name="unsir",
   )

@@ -186,6 +186,8 @@ def _damage(summary: Summary) -> list[str]:
   damaged = []
   for method in summary.candidates:
     ours = summary.overall[method].get(RETAIN)
+    if ours is None or standard is None:
+      continue
     if _sign(ours, standard) == -1 and standard.mean - ours.mean > DAMAGE:
       damaged.append(method)
   if not damaged:

@@ -77,13 +77,13 @@ def test_kinds_are_never_mixed_up(mask):
   for step in range(6):
     batch = sampler.at(jnp.int32(step))
     live = np.asarray(batch.weight) > 0
-    truth = np.asarray(mask)[np.asarray(batch.index)]
+    truth = np.asarray(mask)[np.asarray(batch.row_id)]
     assert truth[:3][live[:3]].all()
     assert not truth[3:7][live[3:7]].any()
     np.testing.assert_array_equal(batch.forget[7:], truth[7:])
     assert live[:3].all() == bool(mask.any())
     assert live[3:7].all() == bool((~mask).any())
-    np.testing.assert_array_equal(batch.rows["x"][live], batch.index[live])
+    np.testing.assert_array_equal(batch.rows["x"][live], batch.row_id[live])
     np.testing.assert_array_equal(batch.slot, np.arange(12))
 
 
@@ -108,8 +108,8 @@ def test_select_limits_what_is_drawn():
   select = lambda data, forget_mask, key: data["x"] % 2 == 0
   sampler = make(Draw(retain=5, mixed=10, select=select), mask)
   batch = sampler.at(0)
-  assert sorted(batch.index[:5].tolist()) == [10, 12, 14, 16, 18]
-  assert sorted(batch.index[5:].tolist()) == list(range(0, 20, 2))
+  assert sorted(batch.row_id[:5].tolist()) == [10, 12, 14, 16, 18]
+  assert sorted(batch.row_id[5:].tolist()) == list(range(0, 20, 2))
   assert int(sampler.retain_count) == 5
 
 
@@ -123,7 +123,7 @@ def test_devices_share_a_batch_without_overlap():
 
   many = jax.vmap(shard, axis_name="i")(jnp.arange(8))
   order = np.argsort(np.asarray(many.slot).ravel())
-  for name in ("index", "weight", "forget", "slot"):
+  for name in ("row_id", "weight", "forget", "slot"):
     flat = np.asarray(getattr(many, name)).ravel()[order]
     np.testing.assert_array_equal(flat, getattr(one, name))
 
@@ -136,7 +136,7 @@ def test_a_batch_that_devices_cannot_share_is_rejected():
 
 def test_vmap_over_requests_equals_a_loop():
   masks = jax.random.bernoulli(jax.random.key(1), 0.4, (5, 30))
-  one = lambda mask: make(Draw(forget=4, retain=8), mask).at(7).index
+  one = lambda mask: make(Draw(forget=4, retain=8), mask).at(7).row_id
   np.testing.assert_array_equal(
     jax.vmap(one)(masks), jnp.stack([one(m) for m in masks])
   )
