@@ -18,11 +18,11 @@ from jaxunlearn.core.combinators import provide as provide
 from jaxunlearn.core.combinators import repeat as repeat
 from jaxunlearn.core.drivers import predict as predict
 from jaxunlearn.core.drivers import unlearn as unlearn
+from jaxunlearn.core.host_batches import host_batch as host_batch
+from jaxunlearn.core.host_batches import host_batches as host_batches
 from jaxunlearn.core.phase import apply_rows as apply_rows
 from jaxunlearn.core.phase import phase as phase
 from jaxunlearn.core.phase import supervised as supervised
-from jaxunlearn.core.streaming import host_batch as host_batch
-from jaxunlearn.core.streaming import host_batches as host_batches
 from jaxunlearn.core.streaming import stream as stream
 from jaxunlearn.core.training import map_many as map_many
 from jaxunlearn.core.training import train as train

@@ -9,6 +9,8 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
 import jax  # noqa: E402  the flags must be there first
 import pytest  # noqa: E402
 
+collect_ignore = ["core/stream_child.py"]  # A program that a test starts.
+
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(_ROOT / ".cache/jax"))
 jax.config.update("jax_compilation_cache_dir", _CACHE)

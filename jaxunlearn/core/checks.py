@@ -79,6 +79,16 @@ def request(data: Any, forget_mask: Any, name: str = "forget_mask") -> None:
     )
 
 
+def hard_request(forget_mask: Any, name: str = "forget_mask") -> None:
+  """A request that is bool: for methods in which a row goes or stays."""
+  dtype = jnp.asarray(forget_mask).dtype
+  if dtype != jnp.bool_:
+    raise ValueError(
+      f"Expected {name} of dtype bool for this method, got {dtype}; soft "
+      "requests are for phases that draw forget and retain rows apart."
+    )
+
+
 def request_values(forget_mask: Any, name: str = "forget_mask") -> None:
   """A concrete request must select some rows and leave some.
 
@@ -109,9 +119,11 @@ def finite(tree: Any, name: str) -> None:
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     if not is_concrete(leaf):
       continue
-    leaf = np.asarray(leaf)
-    if np.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
-      bad = int(np.size(leaf) - np.isfinite(leaf).sum())
+    leaf = jnp.asarray(leaf)  # Counted where it lies, on the device.
+    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+      continue
+    bad = int((~jnp.isfinite(leaf)).sum())
+    if bad:
       raise ValueError(
         f"Expected {name}{jax.tree_util.keystr(path)} to be finite, got {bad} "
         "values that are nan or infinite."
@@ -146,3 +158,31 @@ def same_structure(tree: Any, like: Any, name: str) -> None:
     want = wanted.get(path, "nothing")
     if got != want:
       raise ValueError(f"Expected {name}{path} of shape {want}, got {got}.")
+
+
+def weight_mask(mask: Any, params: Any) -> None:
+  """A mask is a prefix of `params` whose entries broadcast to theirs."""
+
+  def fits(path: Any, entry: Any, subtree: Any) -> None:
+    shape = np.shape(entry)
+    for leaf in jax.tree.leaves(subtree):
+      wanted = np.shape(leaf)
+      if len(shape) > len(wanted) or any(
+        a not in (1, b) for a, b in zip(shape[::-1], wanted[::-1])
+      ):
+        raise ValueError(
+          f"Expected weight_mask{jax.tree_util.keystr(path)} of shape {wanted} "
+          f"or (), got {shape}."
+        )
+
+  structure: Any = jax.tree_util.tree_structure(mask)
+  try:
+    rest = structure.flatten_up_to(params)
+  except ValueError as error:
+    raise ValueError(
+      f"Expected weight_mask to be a prefix of the params, got another tree: "
+      f"{str(error).splitlines()[0]}"
+    ) from error
+  entries = jax.tree_util.tree_leaves_with_path(mask)
+  for (path, entry), subtree in zip(entries, rest):
+    fits(path, entry, subtree)

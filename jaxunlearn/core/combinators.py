@@ -21,11 +21,14 @@ from jaxunlearn.core.types import (
   Variables,
 )
 
+_READS = ("rows", "shapes", "nothing")
+
 
 def edit(
   fn: Callable[[Variables, PyTree, jax.Array, jax.Array], Any],
   *,
   needs: Draw | None = None,
+  reads: str = "rows",
   name: str = "edit",
 ) -> Transform:
   """A one-shot change of the model.
@@ -34,26 +37,40 @@ def edit(
     fn: `(variables, data, forget_mask, key) -> variables`, or `-> (variables,
       info)`.
     needs: the data that `fn` reads; nothing by default.
+    reads: "rows" if what it returns depends on data or request; "shapes" if on
+      the shapes of the data only; "nothing". Says where it can run: with rows
+      spread over devices, or without data at hand.
     name: the key of its info in a chain.
 
   Returns:
     A `Transform` of no steps.
   """
+  checks.one_of(_READS, reads=reads)
 
   def run(carry, data, forget_mask, key, env):
+    _check_reads(name, reads, data, env)
     before = carry.variables
     out = fn(before, data, forget_mask, key)
     info = None
-    if not isinstance(out, Variables):
+    if isinstance(out, tuple) and not isinstance(out, Variables):
       out, info = out
+    if not isinstance(out, Variables):
+      raise ValueError(
+        f"Expected the edit {name!r} to return Variables, got "
+        f"{type(out).__name__}."
+      )
     params = out.params
     for weight_mask in env.weight_masks:
       params = mask_change(before.params, params, weight_mask)
-    out = out._replace(params=params)
-    return carry._replace(variables=out), info
+    return carry._replace(variables=out._replace(params=params)), info
 
   this = Transform(
-    name, run, 0, Draw() if needs is None else needs, lambda k: [(this, k)]
+    name,
+    run,
+    0,
+    Draw() if needs is None else needs,
+    lambda key: [(this, key)],
+    reads,
   )
   return this
 
@@ -63,6 +80,7 @@ def provide(
   fn: Callable[[Carry, PyTree, jax.Array, jax.Array], PyTree],
   *,
   needs: Draw | None = None,
+  reads: str = "rows",
 ) -> Transform:
   """Computes something that later links of the chain find by name.
 
@@ -70,17 +88,37 @@ def provide(
     name: its name in `Context.extra`: a teacher, noise, an optimiser's state.
     fn: `(carry, data, forget_mask, key) -> pytree`.
     needs: the data that `fn` reads; nothing by default.
+    reads: as of `edit`.
   """
+  checks.one_of(_READS, reads=reads)
 
   def run(carry, data, forget_mask, key, env):
-    del env
+    _check_reads(name, reads, data, env)
     value = fn(carry, data, forget_mask, key)
     return carry._replace(extra={**carry.extra, name: value}), None
 
   this = Transform(
-    name, run, 0, Draw() if needs is None else needs, lambda k: [(this, k)]
+    name,
+    run,
+    0,
+    Draw() if needs is None else needs,
+    lambda key: [(this, key)],
+    reads,
   )
   return this
+
+
+def _check_reads(name: str, reads: str, data: PyTree, env: Env) -> None:
+  """Where a one-shot link has what it reads."""
+  if reads == "rows" and env.axis_name is not None and env.sharded_rows:
+    raise ValueError(
+      f"Expected all rows on every device (sharded_rows=False) for {name!r}, "
+      "which reads them at once, got rows spread over devices."
+    )
+  if reads != "nothing" and data is None:
+    raise ValueError(
+      f"Expected data for {name!r}, which reads its {reads}, got data=None."
+    )
 
 
 def chain(*links: Transform, name: str = "chain") -> Transform:
@@ -96,8 +134,11 @@ def chain(*links: Transform, name: str = "chain") -> Transform:
   """
   names: list[str] = []
   for link in links:
-    count = sum(n == link.name or n.startswith(f"{link.name}_") for n in names)
-    names.append(f"{link.name}_{count + 1}" if count else link.name)
+    unique, number = link.name, 1
+    while unique in names:
+      number += 1
+      unique = f"{link.name}_{number}"
+    names.append(unique)
 
   def run(carry, data, forget_mask, key, env):
     infos = {}
@@ -209,8 +250,10 @@ def masked(
   def run(carry, data, forget_mask, key, env):
     mask = weight_mask
     if computed:
-      mask_key = jax.random.fold_in(key, 0)
+      # Apart from every key that the transform itself makes of this one.
+      mask_key = jax.random.fold_in(key, 0x6D61736B)
       mask = weight_mask(carry.original, data, forget_mask, mask_key)
+    checks.weight_mask(mask, carry.original.params)
     return transform.run(carry, data, forget_mask, key, inside(env, mask))
 
   def expand(key):
@@ -250,9 +293,10 @@ def masked(
 def largest_draw(draws: Iterable[Draw]) -> Draw:
   """The largest draw of each kind; `ALL` is larger than any number."""
 
-  def largest(sizes: list[int]) -> int:
-    return ALL if ALL in sizes else max(sizes, default=0)
-
-  kinds = zip(*(draw.sizes for draw in draws))
-  forget, retain, mixed = map(largest, map(list, kinds))
+  largest = [0, 0, 0]
+  for draw in draws:
+    for kind, size in enumerate(draw.sizes):
+      both = (largest[kind], size)
+      largest[kind] = ALL if ALL in both else max(both)
+  forget, retain, mixed = largest
   return Draw(forget, retain, mixed)

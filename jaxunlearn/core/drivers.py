@@ -12,17 +12,14 @@ from jaxunlearn.core import checks
 from jaxunlearn.core.types import Info, Model, PyTree, Transform, Variables
 
 
-@partial(jax.jit, static_argnums=0)
-def _compiled(transform, variables, data, forget_mask, key):
-  return transform(variables, data, forget_mask, key)
-
-
 def unlearn(
   transform: Transform,
   variables: Variables,
   data: PyTree,
   forget_mask: jax.Array,
   key: jax.Array,
+  *,
+  model: Model | None = None,
 ) -> tuple[Variables, Info]:
   """Checks a deletion request and serves it in one compiled program.
 
@@ -35,19 +32,37 @@ def unlearn(
     data: pytree of arrays [N, ...], the rows it was trained on.
     forget_mask: bool [N] or float weights in [0, 1].
     key: typed PRNG key.
+    model: if given, the variables are held against its own structure, and the
+      labels against the number of its outputs.
 
   Returns:
-    The unlearned variables and the method's info.
+    The unlearned variables and the method's info. The compiled program is kept
+    with the transform: build it once, for many requests.
 
   Raises:
     ValueError: an empty request, one that covers all rows, a mask of a wrong
-      length or dtype, nan in data or in the variables.
+      length or dtype, nan in data or in the variables, variables or labels that
+      do not fit the model.
   """
   checks.request(data, forget_mask)
   checks.request_values(forget_mask)
   checks.finite(data, "data")
   checks.finite(variables, "variables")
-  return _compiled(transform, variables, data, jnp.asarray(forget_mask), key)
+  if model is not None:
+    _check_model(model, variables, data)
+  return transform.compiled(variables, data, jnp.asarray(forget_mask), key)
+
+
+def _check_model(model: Model, variables: Variables, data: PyTree) -> None:
+  row = jax.tree.map(lambda x: jnp.asarray(x[:1]), data["x"])
+  wanted = jax.eval_shape(model.init, jax.random.key(0), row)
+  lifted = (
+    variables if isinstance(variables, Variables) else Variables(variables)
+  )
+  checks.same_structure(lifted, wanted, "variables")
+  if "label" in data:
+    outputs = jax.eval_shape(model.predict, lifted, row)
+    checks.labels(data["label"], outputs.shape[-1], "data['label']")
 
 
 def predict(

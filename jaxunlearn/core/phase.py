@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,30 +19,13 @@ from jaxunlearn.core.types import (
   Env,
   Model,
   PhaseInfo,
+  PhaseState,
   PyTree,
   Transform,
   Variables,
 )
 
 Objective = Callable[[Any, Batch, jax.Array], Any]
-
-
-class PhaseState(NamedTuple):
-  """The state of a phase between two steps.
-
-  Attributes:
-    trained: the pytree that the optimiser changes.
-    model_state: see `Variables`.
-    opt_state: of the optax optimiser.
-    step: int32 [], steps done.
-    carry: what entered the phase; constant.
-  """
-
-  trained: PyTree
-  model_state: PyTree
-  opt_state: PyTree
-  step: jax.Array
-  carry: Carry
 
 
 def supervised(model: Model, *, train: bool = False) -> Objective:
@@ -206,26 +189,25 @@ def phase(
     return carry._replace(extra=extra)
 
   def run(carry, data, forget_mask, key, env):
-    sampler = sampling.make_sampler(
-      data, forget_mask, draw, sample_key(key), env
-    )
+    plan = sampling.make_plan(data, forget_mask, draw, sample_key(key), env)
     start = init(carry, key, env)
 
     # The constant part stays outside the scan's carry: under vmap it is then
     # shared by all lanes.
     def body(moving, index):
       state = PhaseState(*moving, carry)
-      state, loss = step(state, sampler.at(index), key, env)
-      return state[:-1], loss
+      batch = sampling.draw_batch(data, plan, draw, index, env)
+      state, loss = step(state, batch, key, env)
+      return state.moving(), loss
 
     steps = jnp.arange(num_steps, dtype=jnp.int32)
-    moving, losses = jax.lax.scan(body, start[:-1], steps)
+    moving, losses = jax.lax.scan(body, start.moving(), steps)
     end = PhaseState(*moving, carry)
     info = PhaseInfo(
       losses,
       all_finite((losses, end.trained)),
-      sampler.forget_count,
-      sampler.retain_count,
+      plan.forget_count,
+      plan.retain_count,
     )
     return finish(end), info
 
@@ -235,10 +217,10 @@ def phase(
     num_steps,
     draw,
     lambda key: [(this, key)],
-    True,
-    init,
-    step,
-    finish,
+    is_phase=True,
+    init=init,
+    step=step,
+    finish=finish,
   )
   return this
 

@@ -15,7 +15,6 @@ domain size, and after r rounds a row's place is within 2^-r of uniform.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -86,62 +85,20 @@ def draw_rows(pool: Pool, position: jax.Array) -> tuple[jax.Array, jax.Array]:
   return pool.order[x], epoch.astype(jnp.int32)
 
 
-class Sampler(NamedTuple):
-  """What a phase draws from.
+class Plan(NamedTuple):
+  """What the batches of a phase are drawn from; a pytree of arrays.
 
   Attributes:
-    at: `step -> Batch`, the batch of a step (int32 []), without its context.
+    forget: float32 [N], the request.
+    pools: a `Pool` for each kind of row, None for a kind that is not drawn.
     forget_count: int32 [], eligible forget rows (over all devices).
     retain_count: int32 [], eligible retain rows (over all devices).
   """
 
-  at: Callable[[jax.Array], Batch]
+  forget: jax.Array
+  pools: tuple[Pool | None, ...]
   forget_count: jax.Array
   retain_count: jax.Array
-
-
-def take_rows(data: PyTree, index: jax.Array, weight: jax.Array) -> PyTree:
-  """Rows of `data` by number; zeros where the weight is zero.
-
-  The zeros keep a nan in a row that must not count out of the gradient.
-  """
-
-  def take(leaf: jax.Array) -> jax.Array:
-    rows = leaf.at[index].get(mode="promise_in_bounds")
-    live = (weight > 0).reshape(weight.shape + (1,) * (rows.ndim - 1))
-    return jnp.where(live, rows, jnp.zeros((), rows.dtype))
-
-  return jax.tree.map(take, data)
-
-
-def make_sampler(
-  data: PyTree,
-  forget_mask: jax.Array,
-  draw: Draw,
-  key: jax.Array,
-  env: Env | None = None,
-) -> Sampler:
-  """Prepares the draws of a phase.
-
-  Args:
-    data: pytree of arrays [N, ...]; may be host arrays when only row numbers
-      are wanted (`plan`).
-    forget_mask: bool [N] or float weights in [0, 1].
-    draw: what a step draws.
-    key: PRNG key; one key, one stream of rows.
-    env: devices that share a batch.
-
-  Raises:
-    ValueError: a draw size that the number of devices does not divide.
-  """
-  plan = make_plan(data, forget_mask, draw, key, env)
-
-  def at(step: jax.Array) -> Batch:
-    batch = plan.at(step)
-    rows = take_rows(data, batch.row_id, batch.weight)
-    return batch._replace(rows=rows)
-
-  return plan._replace(at=at)
 
 
 def make_plan(
@@ -150,77 +107,127 @@ def make_plan(
   draw: Draw,
   key: jax.Array,
   env: Env | None = None,
-) -> Sampler:
-  """Like `make_sampler`, but its batches hold row numbers and no rows."""
+) -> Plan:
+  """Prepares the draws of a phase, at the cost of a sort for each kind of row.
+
+  Args:
+    data: pytree of arrays [N, ...], for `draw.select`.
+    forget_mask: bool [N], or float weights in [0, 1] unless mixed rows are
+      drawn, which are either forgotten or not.
+    draw: what a step draws.
+    key: PRNG key; one key, one stream of rows.
+    env: devices that share a batch.
+
+  Raises:
+    ValueError: a float mask for a draw of mixed rows.
+  """
   env = Env() if env is None else env
+  if draw.mixed:
+    checks.hard_request(forget_mask)
   n = checks.num_rows(data)
   select_key, *pool_keys = jax.random.split(key, 4)
   forget = jnp.asarray(forget_mask).astype(jnp.float32)
   kept = jnp.ones(n, bool)
   if draw.select is not None:
     kept = draw.select(data, forget_mask, select_key)
+  shards = env.axis_name is not None and env.sharded_rows
+  if shards:
+    device = jax.lax.axis_index(env.axis_name)
+    pool_keys = [jax.random.fold_in(k, device) for k in pool_keys]
   weights = [
     jnp.where(kept, w, 0.0) for w in (forget, 1.0 - forget, jnp.ones(n))
   ]
+  pools = tuple(
+    make_pool(weight, pool_key) if size else None
+    for size, weight, pool_key in zip(draw.sizes, weights, pool_keys)
+  )
+
+  def total(weight: jax.Array) -> jax.Array:
+    count = (weight > 0).sum(dtype=jnp.int32)
+    return jax.lax.psum(count, env.axis_name) if shards else count
+
+  return Plan(forget, pools, total(weights[_FORGET]), total(weights[_RETAIN]))
+
+
+def row_numbers(
+  plan: Plan, draw: Draw, step: jax.Array, env: Env | None = None
+) -> Batch:
+  """The batch of a step as row numbers, without the rows.
+
+  Args:
+    plan: see `make_plan`.
+    draw: the one it was made for; its sizes are static.
+    step: int32 [].
+    env: devices that share the batch; each gets its share.
+
+  Raises:
+    ValueError: a draw size that the number of devices does not divide.
+  """
+  env = Env() if env is None else env
+  step = jnp.asarray(step, jnp.int32)
+  n = plan.forget.shape[0]
   devices: Any = 1
   device: Any = 0
   if env.axis_name is not None:
     devices = jax.lax.axis_size(env.axis_name)
     device = jax.lax.axis_index(env.axis_name)
-  if env.axis_name is not None and env.sharded_rows:
-    pool_keys = [jax.random.fold_in(k, device) for k in pool_keys]
-
-  parts: list[tuple[int, int, Pool] | None] = []
-  offset = 0
-  for size, weight, pool_key in zip(draw.sizes, weights, pool_keys):
-    if size == 0:
-      parts.append(None)
+  kinds, offset = [], 0
+  for kind, (size, pool) in enumerate(zip(draw.sizes, plan.pools)):
+    if pool is None:
       continue
-    length = n if size == ALL else size
-    if size != ALL and length % devices:
-      raise ValueError(
-        f"Expected a batch that {devices} devices can share, got {length} rows."
-      )
-    parts.append((size, offset, make_pool(weight, pool_key)))
-    offset += length
-
-  def one_kind(kind: int, step: jax.Array) -> Batch | None:
-    part = parts[kind]
-    if part is None:
-      return None
-    size, offset, pool = part
     if size == ALL:
-      index = jnp.arange(n, dtype=jnp.int32)
-      slot, epoch = index, jnp.broadcast_to(step, (n,)).astype(jnp.int32)
+      row_id = slot = jnp.arange(n, dtype=jnp.int32)
+      epoch = jnp.broadcast_to(step, (n,))
+    elif size % devices:
+      raise ValueError(
+        f"Expected a batch that {devices} devices can share, got {size} rows."
+      )
     else:
       share = size // devices
       within = jnp.arange(share, dtype=jnp.int32)
       slot = within + jnp.int32(device) * share
-      if env.sharded_rows:
-        position = step * share + within
-      else:
-        position = step * size + slot
-      index, epoch = draw_rows(pool, position.astype(jnp.uint32))
-    weight = pool.weight[index]
+      # Of rows of its own a device takes its share, of common ones its slots.
+      own = env.sharded_rows
+      position = step * share + within if own else step * size + slot
+      row_id, epoch = draw_rows(pool, position.astype(jnp.uint32))
     if kind == _MIXED:
-      is_forget = forget[index] > 0.5
+      is_forget = plan.forget[row_id] > 0
     else:
-      is_forget = jnp.full(index.shape, kind == _FORGET)
-    return Batch(None, weight, is_forget, index, slot + offset, epoch)
+      is_forget = jnp.full(row_id.shape, kind == _FORGET)
+    weight = pool.weight[row_id]
+    kinds.append(Batch(None, weight, is_forget, row_id, slot + offset, epoch))
+    offset += n if size == ALL else size
+  if not kinds:
+    return empty_batch()
+  return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *kinds)
 
-  def at(step: jax.Array) -> Batch:
-    step = jnp.asarray(step, jnp.int32)
-    kinds = [b for k in range(3) if (b := one_kind(k, step)) is not None]
-    if not kinds:
-      none = jnp.zeros(0, jnp.int32)
-      empty = none.astype(jnp.float32), none.astype(bool)
-      return Batch(None, *empty, none, none, none)
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *kinds)
 
-  def total(weight: jax.Array) -> jax.Array:
-    count = (weight > 0).sum(dtype=jnp.int32)
-    if env.axis_name is not None and env.sharded_rows:
-      count = jax.lax.psum(count, env.axis_name)
-    return count
+def empty_batch() -> Batch:
+  """The batch of a step that draws nothing."""
+  none = jnp.zeros(0, jnp.int32)
+  return Batch(
+    None, none.astype(jnp.float32), none.astype(bool), none, none, none
+  )
 
-  return Sampler(at, total(weights[0]), total(weights[1]))
+
+def draw_batch(
+  data: PyTree, plan: Plan, draw: Draw, step: jax.Array, env: Env | None = None
+) -> Batch:
+  """The batch of a step with its rows, see `row_numbers`."""
+  batch = row_numbers(plan, draw, step, env)
+  rows = take_rows(data, batch.row_id, batch.weight)
+  return batch._replace(rows=rows)
+
+
+def take_rows(data: PyTree, row_id: jax.Array, weight: jax.Array) -> PyTree:
+  """Rows of `data` by number; zeros where the weight is zero.
+
+  The zeros keep a nan in a row that must not count out of the gradient.
+  """
+
+  def take(leaf: jax.Array) -> jax.Array:
+    rows = leaf.at[row_id].get(mode="promise_in_bounds")
+    live = (weight > 0).reshape(weight.shape + (1,) * (rows.ndim - 1))
+    return jnp.where(live, rows, jnp.zeros((), rows.dtype))
+
+  return jax.tree.map(take, data)

@@ -8,9 +8,7 @@ every so often and goes on from the last save, to the same bits.
 from __future__ import annotations
 
 import contextlib
-import operator
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -19,86 +17,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks, sampling
-from jaxunlearn.core.phase import PhaseState, all_finite, sample_key
+from jaxunlearn.core.host_batches import (
+  NOTHING,
+  BatchSource,
+  check_batch,
+  checksum,
+  feeder,
+)
+from jaxunlearn.core.phase import all_finite
 from jaxunlearn.core.types import (
   Batch,
   Carry,
   Env,
   PhaseInfo,
+  PhaseState,
   PyTree,
   Transform,
   Variables,
 )
 
-BatchSource = Callable[[Transform, jax.Array, int], Iterator[Batch]]
-
 _SHOW_AFTER = 2.0  # Seconds before a progress bar appears.
-
-
-def host_batch(
-  rows: PyTree, forget: Any, weight: Any = None, start: int = 0
-) -> Batch:
-  """A batch for `stream` from host arrays.
-
-  Args:
-    rows: pytree of arrays [B, ...], in the order of the step's draw: forget
-      rows, retain rows, mixed rows.
-    forget: bool [B], whether a row is in the request.
-    weight: float [B], 0 for padding; ones by default.
-    start: the number of rows in the batches before, which gives each row a
-      number of its own.
-
-  Raises:
-    ValueError: lengths differ, or `forget` is not bool.
-  """
-  n = checks.num_rows(rows, "rows")
-  forget = np.asarray(forget)
-  weight = np.ones(n, np.float32) if weight is None else np.asarray(weight)
-  if forget.shape != (n,) or forget.dtype != np.bool_:
-    raise ValueError(
-      f"Expected forget of shape ({n},) and dtype bool, got {forget.shape} of "
-      f"{forget.dtype}."
-    )
-  if weight.shape != (n,):
-    raise ValueError(f"Expected weight of shape ({n},), got {weight.shape}.")
-  slot = np.arange(n, dtype=np.int32)
-  fields: list[Any] = [
-    weight.astype(np.float32),
-    forget,
-    slot + np.int32(start),
-    slot,
-    np.zeros(n, np.int32),
-  ]
-  return Batch(rows, *fields)
-
-
-def host_batches(data: PyTree, forget_mask: Any) -> BatchSource:
-  """Draws batches from host arrays exactly as a phase draws them on the device.
-
-  Args:
-    data: pytree of NumPy arrays or memory maps [N, ...]; only the drawn rows are
-      read.
-    forget_mask: bool [N].
-
-  Returns:
-    A source for `stream`.
-
-  Raises:
-    ValueError: the mask does not fit the data.
-  """
-  checks.request(data, forget_mask)
-  mask = jnp.asarray(forget_mask)
-
-  def source(link: Transform, key: jax.Array, start: int) -> Iterator[Batch]:
-    # The plan's own selection may look at the data; hand it what it needs.
-    plan = sampling.make_plan(data, mask, link.needs, sample_key(key))
-    at = jax.jit(plan.at)
-    for step in range(start, link.num_steps):
-      batch = jax.device_get(at(step))
-      rows = jax.tree.map(operator.itemgetter(batch.row_id), data)
-      yield batch._replace(rows=rows)
-
-  return source
 
 
 def stream(
@@ -120,11 +58,12 @@ def stream(
   Args:
     transform: the method; not one that chooses among rounds or computes its
       weight mask from data.
-    variables: the original model, `Variables`; kept.
+    variables: the original model, `Variables` or a bare params pytree; kept.
     batches: `host_batches(...)`, a function `(link, key, start) -> iterator` that
       yields the batches of a link from step `start` on, or any iterable of
-      batches in order. An iterable must give the same batches again when a run
-      resumes, since those already used are skipped.
+      batches in order, for the phases that draw rows. An iterable must give the
+      same batches again when a run resumes, since those already used are
+      skipped.
     key: typed PRNG key.
     data: what one-shot links of the method read (labels, or all rows); pytree
       of arrays [N, ...].
@@ -139,12 +78,18 @@ def stream(
     counts are -1 where no `forget_mask` was given.
 
   Raises:
-    ValueError: batches end early, or checkpoint_dir holds another run.
+    ValueError: batches end early, do not have the sizes that the phase draws or
+      hold a row of the wrong kind; a link reads data that is not given;
+      checkpoint_dir holds another run.
   """
   checks.positive(checkpoint_every=checkpoint_every)
+  bare = not isinstance(variables, Variables)
+  variables = Variables(variables) if bare else variables
   links = transform.expand(key)
-  run = _Run(transform, links, variables, key, data, forget_mask)
-  feed = _feed(batches)
+  request = [None if forget_mask is None else checksum([forget_mask])]
+  request.append(getattr(batches, "request", None))
+  run = _Run(transform, links, variables, key, data, forget_mask, request)
+  feed = feeder(batches)
   with contextlib.ExitStack() as stack:
     store = None
     if checkpoint_dir is not None:
@@ -153,10 +98,10 @@ def stream(
     bar = stack.enter_context(_progress(transform, progress))
     carry = Carry(variables, variables, {})
     infos: list[tuple[str, PhaseInfo]] = []
-    steps: dict[int, Any] = {}
-    first, done = 0, 0
+    first, done, used = 0, 0, 0
     if resumed is not None:
       first, infos, done = resumed.link, resumed.infos, resumed.done
+      used = resumed.used
     for number in range(first, len(links)):
       link, link_key = links[number]
       if not link.is_phase:
@@ -167,31 +112,33 @@ def stream(
       else:
         state = link.init(carry, link_key, Env())
         losses = np.zeros(link.num_steps, np.float32)
-      step_fn = steps.setdefault(id(link), _compile(link))
       # Donated buffers must be nobody else's.
-      moving: Any = jax.tree.map(jnp.copy, state[:-1])
+      moving: Any = jax.tree.map(jnp.copy, state.moving())
       constant = state.carry
       start = int(state.step)
       pending: list[jax.Array] = []
-      source = feed(link, link_key, start, done)
+      source = feed(link, link_key, start, used)
       for index in range(start, link.num_steps):
         batch = next(source, None)
         if batch is None:
           raise ValueError(
             f"Expected {link.num_steps} batches for {link.name}, got {index}."
           )
-        moving, loss = step_fn(moving, constant, batch, link_key)
+        check_batch(link, batch)
+        moving, loss = link.compiled_step(moving, constant, batch, link_key)
         pending.append(loss)
         done += 1
+        used += link.needs.sizes != NOTHING
         bar(done, link.name, loss)
         if store is not None and done % checkpoint_every == 0:
           _drain(pending, losses, index + 1)
           state = _join(moving, constant)
-          _save(store, run, done, number, state, losses, infos)
+          _save(store, run, (done, used), number, state, losses, infos)
       _drain(pending, losses, link.num_steps)
-      carry = link.finish(_join(moving, constant))
-      infos = [*infos, (link.name, run.info(link, losses, carry))]
-  return carry.variables, infos
+      state = _join(moving, constant)
+      carry = link.finish(state)
+      infos = [*infos, (link.name, run.info(link, losses, state))]
+  return (carry.variables.params if bare else carry.variables), infos
 
 
 class _Run(NamedTuple):
@@ -203,26 +150,25 @@ class _Run(NamedTuple):
   key: jax.Array
   data: PyTree
   forget_mask: Any
+  request: list[int | None]
 
   def fingerprint(self) -> dict[str, Any]:
-    crc = 0
-    for leaf in jax.tree.leaves(self.variables):
-      crc = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), crc)
     return {
       "transform": self.transform.name,
       "links": [[link.name, link.num_steps] for link, _ in self.links],
-      "original": crc,
+      "original": checksum(self.variables),
+      "request": self.request,
       "key": np.asarray(jax.random.key_data(self.key)).tolist(),
     }
 
-  def info(self, link: Transform, losses: Any, carry: Carry) -> PhaseInfo:
+  def info(self, link: Transform, losses: Any, state: Any) -> PhaseInfo:
     counts: list[Any] = [-1, -1]
     if self.forget_mask is not None and self.data is not None:
       plan = sampling.make_plan(
         self.data, self.forget_mask, link.needs, self.key
       )
       counts = [plan.forget_count, plan.retain_count]
-    finite = all_finite((jnp.asarray(losses), carry.variables))
+    finite = all_finite((jnp.asarray(losses), state.trained))
     return PhaseInfo(jnp.asarray(losses), finite, *map(jnp.asarray, counts))
 
 
@@ -232,15 +178,7 @@ class _Resumed(NamedTuple):
   losses: np.ndarray
   infos: list[tuple[str, PhaseInfo]]
   done: int
-
-
-def _compile(link: Transform) -> Callable[..., Any]:
-  def step(moving, constant, batch, key):
-    state = _join(moving, constant)
-    state, loss = link.step(state, batch, key, Env())
-    return state[:-1], loss
-
-  return jax.jit(step, donate_argnums=0)
+  used: int
 
 
 def _join(moving: Any, constant: Carry) -> PhaseState:
@@ -254,25 +192,6 @@ def _one_shot(
 ) -> Carry:
   carry, _ = link.run(carry, run.data, run.forget_mask, key, Env())
   return carry
-
-
-def _feed(batches: BatchSource | Iterable[Batch]) -> Callable[..., Any]:
-  """One way to ask for batches, whatever the caller has."""
-  if callable(batches):
-    return lambda link, key, start, done: iter(batches(link, key, start))
-  iterator, used = iter(batches), 0
-
-  def plain(link, key, start, done):
-    nonlocal used
-    while used < done:  # A resumed run skips what it has seen.
-      if next(iterator, None) is None:
-        return
-      used += 1
-    for batch in iterator:
-      used += 1
-      yield batch
-
-  return plain
 
 
 def _drain(pending: list[jax.Array], losses: np.ndarray, end: int) -> None:
@@ -293,14 +212,20 @@ def _open(directory: Any) -> Iterator[Any]:
     checkpoints.close_store(store)
 
 
-def _save(store, run, done, number, state, losses, infos) -> None:
+def _save(store, run, counts, number, state, losses, infos) -> None:
   from jaxunlearn.core import checkpoints
 
   # The original is the caller's to keep; its checksum is in the fingerprint.
   carry = state.carry._replace(original=None)
   tree = (state._replace(carry=carry), losses, [info for _, info in infos])
   names = [name for name, _ in infos]
-  metadata = {"run": run.fingerprint(), "link": number, "infos": names}
+  done, used = counts
+  metadata = {
+    "run": run.fingerprint(),
+    "link": number,
+    "infos": names,
+    "used": used,
+  }
   checkpoints.save_step(store, done, tree, metadata)
 
 
@@ -315,8 +240,8 @@ def _resume(store: Any, run: _Run) -> _Resumed | None:
     raise ValueError(
       "Expected checkpoint_dir to hold this run or nothing, got another run: "
       f"{metadata['run']['transform']} of "
-      f"{sum(n for _, n in metadata['run']['links'])} steps, or other "
-      "variables or another key."
+      f"{sum(n for _, n in metadata['run']['links'])} steps, or "
+      "other variables, another request or key."
     )
   number = metadata["link"]
   link, _ = run.links[number]
@@ -341,6 +266,7 @@ def _resume(store: Any, run: _Run) -> _Resumed | None:
     np.array(losses),
     list(zip(metadata["infos"], infos)),
     done,
+    metadata["used"],
   )
 
 

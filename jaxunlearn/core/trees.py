@@ -35,15 +35,15 @@ def layers(
   flat, treedef = jax.tree_util.tree_flatten_with_path(variables.params)
   paths = [path for path, _ in flat]
 
-  def forward(leaves: list[Any]) -> Any:
+  def forward(leaves: list[Any], state: PyTree, x: PyTree) -> Any:
     params = jax.tree.unflatten(treedef, leaves)
-    return model.predict(variables._replace(params=params), inputs)
+    return model.predict(Variables(params, state), x)
 
-  closed = jax.make_jaxpr(forward)([leaf for _, leaf in flat])
+  leaves = [leaf for _, leaf in flat]
+  closed = jax.make_jaxpr(forward)(leaves, variables.model_state, inputs)
   order: dict[int, int] = {}
-  _first_uses(
-    closed.jaxpr, dict(zip(closed.jaxpr.invars, range(len(paths)))), order
-  )
+  sources = dict(zip(closed.jaxpr.invars, range(len(paths))))
+  _first_uses(closed.jaxpr, sources, order)
   first: dict[Path, int] = {}
   members: dict[Path, list[Path]] = {}
   for i, path in enumerate(paths):
@@ -56,29 +56,41 @@ def layers(
 
 def _first_uses(
   jaxpr: Any, sources: dict[Any, int], order: dict[int, int]
-) -> None:
-  """Numbers the inputs of a jaxpr by when an equation first reads them."""
+) -> list[int | None]:
+  """Numbers parameters by when an equation first computes with them.
+
+  Args:
+    jaxpr: to walk through, inner ones included.
+    sources: from a variable to the parameter that it is, cast or not; grows.
+    order: from a parameter to its number; grows.
+
+  Returns:
+    Of each output the parameter that it is, or None.
+  """
+  find = lambda v: sources.get(v) if isinstance(v, jex_core.Var) else None
   for eqn in jaxpr.eqns:
+    read = [find(v) for v in eqn.invars]
     inner = [
       (p.jaxpr if isinstance(p, jex_core.ClosedJaxpr) else p)
       for p in eqn.params.values()
       if isinstance(p, (jex_core.ClosedJaxpr, jex_core.Jaxpr))
     ]
-    read = [
-      sources.get(v) if isinstance(v, jex_core.Var) else None
-      for v in eqn.invars
-    ]
     called = next((j for j in inner if len(j.invars) == len(read)), None)
     if called is not None:
       passed = {v: s for v, s in zip(called.invars, read) if s is not None}
-      _first_uses(called, passed, order)
+      made = _first_uses(called, passed, order)
+      if len(made) == len(eqn.outvars):
+        sources.update(
+          {v: s for v, s in zip(eqn.outvars, made) if s is not None}
+        )
     elif eqn.primitive.name in ("convert_element_type", "copy", "reshape"):
       # A cast ahead of time is no use yet.
-      sources |= {v: read[0] for v in eqn.outvars if read[0] is not None}
+      sources.update({v: read[0] for v in eqn.outvars if read[0] is not None})
     else:
       for source in read:
         if source is not None:
           order.setdefault(source, len(order))
+  return [find(v) for v in jaxpr.outvars]
 
 
 def last_layers(

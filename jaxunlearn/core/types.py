@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 PyTree = Any
 Info = Any
@@ -154,6 +156,28 @@ class Carry(NamedTuple):
   extra: dict[str, PyTree]
 
 
+class PhaseState(NamedTuple):
+  """The state of a phase between two steps.
+
+  Attributes:
+    trained: the pytree that the optimiser changes.
+    model_state: see `Variables`.
+    opt_state: of the optax optimiser.
+    step: int32 [], steps done.
+    carry: what entered the phase; constant.
+  """
+
+  trained: PyTree
+  model_state: PyTree
+  opt_state: PyTree
+  step: jax.Array
+  carry: Carry
+
+  def moving(self) -> tuple[PyTree, PyTree, PyTree, jax.Array]:
+    """What changes from step to step: all but `carry`."""
+    return self.trained, self.model_state, self.opt_state, self.step
+
+
 class PhaseInfo(NamedTuple):
   """What a phase leaves behind.
 
@@ -193,6 +217,7 @@ class Transform:
     needs: the largest draw of any of its steps.
     expand: `key -> [(link, key), ...]`, the primitive links in order with the
       keys that `run` would give them; what a host loop walks over.
+    reads: of a one-shot link: "nothing" of the data, "shapes" only, or "rows".
     is_phase: whether it is one phase, with the three functions below; an edit or
       a composition has none.
     init: `(carry, key, env) -> state`.
@@ -205,10 +230,26 @@ class Transform:
   num_steps: int
   needs: Draw
   expand: Callable[[jax.Array], list[tuple[Transform, jax.Array]]]
+  reads: str = "nothing"
   is_phase: bool = False
   init: Callable[..., Any] = _no_steps
   step: Callable[..., Any] = _no_steps
   finish: Callable[..., Any] = _no_steps
+
+  @functools.cached_property
+  def compiled(self) -> Callable[..., tuple[Any, Info]]:
+    """The call under `jax.jit`; it lives as long as the transform."""
+    return jax.jit(self.__call__)
+
+  @functools.cached_property
+  def compiled_step(self) -> Callable[..., tuple[Any, jax.Array]]:
+    """`(moving, carry, batch, key) -> (moving, loss)`, `moving` donated."""
+
+    def step(moving, carry, batch, key):
+      state, loss = self.step(PhaseState(*moving, carry), batch, key, Env())
+      return state.moving(), loss
+
+    return jax.jit(step, donate_argnums=0)
 
   def __call__(
     self,
@@ -240,6 +281,8 @@ class Transform:
     from jaxunlearn.core import checks
 
     checks.request(data, forget_mask)
+    data = jax.tree.map(jnp.asarray, data)
+    forget_mask = jnp.asarray(forget_mask)
     bare = not isinstance(variables, Variables)
     lifted = Variables(variables) if bare else variables
     carry = Carry(lifted, lifted, {})

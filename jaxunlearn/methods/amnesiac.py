@@ -147,4 +147,6 @@ def amnesiac(
     train_mode=train_mode,
     name="repair",
   )
-  return chain(edit(subtract, name="subtract"), repair, name="amnesiac")
+  return chain(
+    edit(subtract, reads="nothing", name="subtract"), repair, name="amnesiac"
+  )

@@ -73,7 +73,7 @@ def bad_teacher(
   def select(data, forget_mask, key):
     """All forget rows, and a share of the others."""
     order = jax.random.permutation(key, forget_mask.shape[0])
-    retained = forget_mask <= 0
+    retained = ~forget_mask
     # The rank of each retain row among the retain rows, in random order.
     rank = jnp.zeros_like(order).at[order].set(jnp.cumsum(retained[order]))
     wanted = jnp.round(retain_fraction * retained.sum())
@@ -90,8 +90,9 @@ def bad_teacher(
     )
     return kl, state
 
+  reads = "shapes" if incompetent is None else "nothing"
   return chain(
-    provide("incompetent", choose_teacher),
+    provide("incompetent", choose_teacher, reads=reads),
     phase(
       objective,
       optimizer or optax.adam(1e-4),

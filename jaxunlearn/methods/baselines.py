@@ -43,6 +43,7 @@ def retrain(
     lambda variables, data, forget_mask, key: init_variables(
       model, data, key, like=variables
     ),
+    reads="shapes",
     name="init",
   )
   fit = fitting(

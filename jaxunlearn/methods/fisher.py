@@ -123,16 +123,17 @@ def whole_classes(
 def _perturb(mean, fisher, output_mask, key, gone, noise_scale):
   """One leaf's draw; kernels are [..., in, out], the last axis the outputs."""
   classes = gone.shape[0]
-  is_output = output_mask.all() & (mean.shape[-1] == classes)
+  has_classes = mean.ndim > 0 and mean.shape[-1] == classes
+  is_output = output_mask.all() & has_classes
   cap = jnp.where(is_output, _OUTPUT_CAP, _CAP)
   variance = noise_scale * jnp.minimum(1.0 / (fisher + 1e-8), cap)
   if mean.ndim > 1:
     variance = variance.mean(axis=-2, keepdims=True)
   variance = jnp.broadcast_to(variance, mean.shape)
-  if mean.shape[-1] == classes:
+  if has_classes:
     column = (is_output & gone).reshape((1,) * (mean.ndim - 1) + (classes,))
     mean = jnp.where(column, jnp.zeros((), mean.dtype), mean)
     variance = jnp.where(column, _FORGOTTEN_CLASS_VARIANCE, variance)
-  boost = jnp.where(is_output | (mean.ndim == 1), _BOOST, 1.0)
+  boost = jnp.where(is_output | (mean.ndim <= 1), _BOOST, 1.0)
   noise = jax.random.normal(key, mean.shape) * jnp.sqrt(boost * variance)
   return mean + noise.astype(mean.dtype)

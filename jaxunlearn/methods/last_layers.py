@@ -62,7 +62,8 @@ def eu_k(
   Args:
     model: the model.
     num_layers: k, counted in layers with a kernel from the output; all of them
-      make it retraining.
+      make it retraining, but for running statistics, which start from the
+      original's.
     optimizer: that of the original training.
     num_steps: that of the original training.
     batch_size: retain rows a step.
@@ -80,7 +81,9 @@ def eu_k(
     batch_size=batch_size,
     train_mode=train_mode,
   )
-  whole = chain(edit(fresh_params, name="init"), fit, name="eu_k")
+  whole = chain(
+    edit(fresh_params, reads="shapes", name="init"), fit, name="eu_k"
+  )
   return _in_last_layers(model, whole, num_layers)
 
 

@@ -54,7 +54,9 @@ def random_label(
   plain = supervised(model, train=train_mode)
 
   def objective(variables, batch, key):
-    label_key = jax.random.wrap_key_data(batch.context.extra["label_key"])
+    label_key = jax.random.wrap_key_data(
+      batch.context.extra["label_key"], impl=jax.random.key_impl(key)
+    )
     keys = _row_keys(batch, label_key, key, redraw)
     label = batch.rows["label"]
     choices = num_classes - 1 if exclude_true else num_classes
@@ -68,6 +70,7 @@ def random_label(
   keep_key = provide(
     "label_key",
     lambda carry, data, forget_mask, key: jax.random.key_data(key),
+    reads="nothing",
   )
   fit = phase(
     objective,

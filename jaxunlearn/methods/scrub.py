@@ -59,18 +59,25 @@ def scrub(
     task_weight: of the task's loss on the retain set. May be traced.
     jitter: noise at the start, relative to each leaf's root mean square; 0 for
       none. May be traced.
-    rewind_data: SCRUB+R. Rows `{"x", "label"}` never trained on: the epoch is
-      taken whose error on the forget set is nearest to the last epoch's error on
-      these rows, reweighted to the forget set's classes.
+    rewind_data: SCRUB+R. Rows `{"x", "label"}` never trained on: of the epochs
+      that only obey, and the state before them, that one is taken whose error on
+      the forget set is nearest to the last one's error on these rows, reweighted
+      to the forget set's classes. (The source chooses among all epochs.)
 
   Raises:
-    ValueError: max_epochs > num_epochs, a temperature that is not positive.
+    ValueError: max_epochs > num_epochs, or equal to it with rewind_data; a
+      temperature that is not positive.
   """
   checks.positive(temperature=temperature)
   checks.non_negative(num_epochs=num_epochs, max_epochs=max_epochs)
   if max_epochs > num_epochs:
     raise ValueError(
       f"Expected max_epochs <= num_epochs, got {max_epochs} > {num_epochs}."
+    )
+  if rewind_data is not None and max_epochs == num_epochs:
+    raise ValueError(
+      "Expected max_epochs < num_epochs with rewind_data, got no epoch to "
+      f"choose: {max_epochs} of {num_epochs}."
     )
 
   def distance(logits, batch):
@@ -105,12 +112,14 @@ def scrub(
     shared_state="optimizer",
   )
   start = provide(
-    "optimizer", lambda carry, *_: optimizer.init(carry.variables.params)
+    "optimizer",
+    lambda carry, *_: optimizer.init(carry.variables.params),
+    reads="nothing",
   )
   choose = None if rewind_data is None else _rewind(model, rewind_data)
   both = chain(max_phase, min_phase, name="scrub")
   return chain(
-    edit(_add_jitter(jitter), name="jitter"),
+    edit(_add_jitter(jitter), reads="nothing", name="jitter"),
     start,
     repeat(both, max_epochs),
     repeat(min_phase, num_epochs - max_epochs, choose=choose, name="settle"),
@@ -123,7 +132,8 @@ def _add_jitter(jitter):
     leaves, treedef = jax.tree.flatten(variables.params)
     noisy = []
     for leaf, k in zip(leaves, jax.random.split(key, len(leaves))):
-      scale = jitter * jnp.sqrt(jnp.mean(jnp.square(leaf)))
+      # The tiny number keeps the slope finite at a leaf of zeros.
+      scale = jitter * jnp.sqrt(jnp.mean(jnp.square(leaf)) + 1e-30)
       noise = jax.random.normal(k, leaf.shape, leaf.dtype)
       noisy.append(leaf + (scale * noise).astype(leaf.dtype))
     return variables._replace(params=jax.tree.unflatten(treedef, noisy))

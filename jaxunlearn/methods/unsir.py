@@ -157,6 +157,12 @@ def learn_noise(
     return classes, present[classes]
 
   def start_noise(carry, data, forget_mask, key):
+    dtype = data["x"].dtype if "x" in data else jnp.float32
+    if not jnp.issubdtype(dtype, jnp.floating):
+      raise ValueError(
+        f"Expected data['x'] of a float dtype for noise to be learned, got "
+        f"{dtype}."
+      )
     shape = data["x"].shape[1:] if input_shape is None else input_shape
     return jax.random.normal(key, (max_classes, batch_size, *shape))
 
@@ -269,7 +275,7 @@ def requested_classes(
   label: jax.Array, forget_mask: jax.Array, num_classes: int
 ) -> jax.Array:
   """Classes with a row in the request; bool [num_classes]."""
-  asked = jnp.where(forget_mask > 0, label, num_classes)
+  asked = jnp.where(forget_mask, label, num_classes)
   return jnp.zeros(num_classes, bool).at[asked].set(True, mode="drop")
 
 
@@ -280,14 +286,16 @@ def first_rows(
   per_class: int | None,
 ) -> jax.Array:
   """The first retain rows of each class; bool [N]."""
-  kept = forget_mask <= 0
+  checks.hard_request(forget_mask)
+  kept = ~forget_mask
   if per_class is None:
     return kept
-  member = kept[:, None] & (label[:, None] == jnp.arange(num_classes)[None, :])
-  rank = jnp.take_along_axis(
-    jnp.cumsum(member, axis=0), label[:, None].astype(jnp.int32), axis=1
-  )[:, 0]
-  return kept & (rank <= per_class)
+  # Sorted by class, a row's rank is its distance from the start of its class.
+  group = jnp.where(kept, label, num_classes)
+  order = jnp.argsort(group, stable=True)
+  start = jnp.searchsorted(group[order], group[order], side="left")
+  rank = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)) - start)
+  return kept & (rank < per_class)
 
 
 def _retain_draw(num_classes, batch_size, per_class):

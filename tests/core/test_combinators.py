@@ -226,3 +226,65 @@ def test_vmap_over_requests_and_keys_equals_a_loop():
     chex.assert_trees_all_close(
       jax.tree.map(lambda leaf, i=i: leaf[i], many), one, rtol=2e-5, atol=1e-6
     )
+
+
+def test_names_that_come_again_get_the_next_free_number():
+  link = lambda name: edit(lambda v, *_: (v, {"is": jnp.float32(1)}), name=name)
+  names = lambda *given: set(
+    chain(*map(link, given))(jnp.float32(0), DATA, MASK, KEY)[1]
+  )
+  assert names("a_2", "a", "a") == {"a_2", "a", "a_3"}
+  assert names("fit_head", "fit") == {"fit_head", "fit"}
+
+
+def test_an_edit_must_return_variables():
+  with pytest.raises(ValueError, match="'bad' to return Variables, got dict"):
+    edit(lambda v, *_: {"a": 1}, name="bad")(jnp.float32(0), DATA, MASK, KEY)
+
+
+@pytest.mark.parametrize(
+  ("mask", "message"),
+  [
+    ({"hidden": True}, "prefix of the params"),
+    (
+      {"hidden": {"kernel": jnp.ones((5, 8)), "bias": True}, "output": True},
+      r"weight_mask\['hidden'\]\['kernel'\] of shape \(6, 8\) or",
+    ),
+  ],
+)
+def test_a_weight_mask_that_does_not_fit_is_rejected(mask, message):
+  model, data, variables = problems.trained()
+  fit = phase(supervised(model), optax.sgd(0.1), 1, draw=Draw(retain=4))
+  with pytest.raises(ValueError, match=message):
+    masked(fit, mask)(variables, data, data["label"] == 0, KEY)
+
+
+def test_a_computed_mask_is_independent_of_what_it_masks():
+  normal = lambda key: jax.random.normal(key, (500,))
+  noise = chain(
+    edit(lambda v, d, m, key: v._replace(params=normal(key))), name="noise"
+  )
+  positive = lambda v, d, m, key: normal(key) > 0
+  params, _ = masked(noise, positive)(jnp.zeros(500), DATA, MASK, KEY)
+  through = params[params != 0]
+  # A mask of the same draw would let positive numbers through only.
+  assert abs(float(through.mean())) < 5 / len(through) ** 0.5
+
+
+def test_links_that_read_rows_refuse_rows_spread_over_devices():
+  whole = provide("count", lambda carry, data, mask, key: mask.sum())
+  call = lambda x, mask: chain(whole)(
+    jnp.float32(0), {"x": x}, mask, KEY, axis_name="i", sharded_rows=True
+  )[0]
+  with pytest.raises(ValueError, match="all rows on every device"):
+    jax.vmap(call, axis_name="i")(jnp.zeros((2, 3)), jnp.zeros((2, 3), bool))
+
+
+def test_numpy_data_is_as_good_as_any():
+  fit = phase(
+    problems.quadratic(), optax.sgd(0.1), 2, draw=Draw(retain=2, forget=1)
+  )
+  host = jax.tree.map(np.asarray, DATA)
+  one, _ = fit(jnp.float32(0), host, np.asarray(MASK), KEY)
+  two, _ = fit(jnp.float32(0), DATA, MASK, KEY)
+  assert one == two

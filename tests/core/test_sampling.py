@@ -1,3 +1,5 @@
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,7 +68,19 @@ def test_epochs_have_orders_of_their_own():
 
 def make(draw, mask, env=None, seed=0):
   data = {"x": jnp.arange(float(len(mask)))}
-  return sampling.make_sampler(data, mask, draw, jax.random.key(seed), env)
+  return prepared(data, mask, draw, jax.random.key(seed), env)
+
+
+class Prepared(NamedTuple):
+  at: Any
+  plan: sampling.Plan
+
+
+def prepared(data, mask, draw, key, env=None):
+  plan = sampling.make_plan(data, mask, draw, key, env)
+  return Prepared(
+    lambda step: sampling.draw_batch(data, plan, draw, step, env), plan
+  )
 
 
 @settings(deadline=None, max_examples=20)
@@ -90,10 +104,12 @@ def test_kinds_are_never_mixed_up(mask):
 def test_a_row_of_no_weight_is_zeros_even_if_it_is_nan():
   data = {"x": jnp.full(4, jnp.nan)}
   mask = jnp.ones(4, bool)
-  sampler = sampling.make_sampler(data, mask, Draw(retain=2), jax.random.key(0))
+  sampler = prepared(data, mask, Draw(retain=2), jax.random.key(0))
   batch = sampler.at(0)
   assert batch.weight.tolist() == [0, 0] and batch.rows["x"].tolist() == [0, 0]
-  assert int(sampler.retain_count) == 0 and int(sampler.forget_count) == 4
+  assert (
+    int(sampler.plan.retain_count) == 0 and int(sampler.plan.forget_count) == 4
+  )
 
 
 def test_all_takes_every_row_with_its_weight():
@@ -110,7 +126,7 @@ def test_select_limits_what_is_drawn():
   batch = sampler.at(0)
   assert sorted(batch.row_id[:5].tolist()) == [10, 12, 14, 16, 18]
   assert sorted(batch.row_id[5:].tolist()) == list(range(0, 20, 2))
-  assert int(sampler.retain_count) == 5
+  assert int(sampler.plan.retain_count) == 5
 
 
 def test_devices_share_a_batch_without_overlap():
@@ -140,3 +156,9 @@ def test_vmap_over_requests_equals_a_loop():
   np.testing.assert_array_equal(
     jax.vmap(one)(masks), jnp.stack([one(m) for m in masks])
   )
+
+
+def test_mixed_rows_want_a_hard_request():
+  soft = jnp.array([0.5, 0.0, 1.0])
+  with pytest.raises(ValueError, match="dtype bool for this method, got float"):
+    make(Draw(mixed=2), soft)

@@ -191,6 +191,61 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path):
       run(key, v)
 
 
+def test_the_checkpoint_of_another_request_is_refused(tmp_path):
+  model, data, variables = problems.trained()
+  run = lambda c: ju.stream(
+    method(model),
+    variables,
+    ju.host_batches(host(data), data["label"] == c),
+    KEY,
+    checkpoint_dir=tmp_path,
+    checkpoint_every=2,
+  )
+  run(1)
+  with pytest.raises(ValueError, match="another request"):
+    run(2)
+
+
+def test_rows_of_the_wrong_kind_or_number_are_refused():
+  model, data, variables = problems.trained()
+  fit = ju.finetune(model, optimizer=optax.sgd(0.1), num_steps=1, batch_size=4)
+  rows = jax.tree.map(lambda x: np.asarray(x[:4]), data)
+  with pytest.raises(ValueError, match=r"the other kind at \[0, 1, 2, 3\]"):
+    ju.stream(fit, variables, [ju.host_batch(rows, np.ones(4, bool))], KEY)
+  fewer = jax.tree.map(lambda x: x[:3], rows)
+  with pytest.raises(ValueError, match="a batch of 4 rows for finetune"):
+    ju.stream(fit, variables, [ju.host_batch(fewer, np.zeros(3, bool))], KEY)
+
+
+def test_a_link_without_its_data_is_named():
+  model, data, variables = problems.trained()
+  transform = ju.unsir(model, num_classes=4, input_shape=(6,))
+  source = ju.host_batches(host(data), data["label"] == 1)
+  with pytest.raises(ValueError, match="data for 'noise_classes', which reads"):
+    ju.stream(transform, variables, source, KEY)
+
+
+def test_phases_that_draw_nothing_take_no_batch_from_an_iterable():
+  model, data, variables = problems.trained()
+  nothing = ju.phase(lambda v, b, k: jnp.zeros(1), optax.sgd(0.1), 3)
+  fit = ju.finetune(model, optimizer=optax.sgd(0.1), num_steps=2, batch_size=8)
+  mask = np.asarray(data["label"] == 1)
+  rows = jax.tree.map(lambda x: np.asarray(x)[~mask][:8], data)
+  two = [ju.host_batch(rows, np.zeros(8, bool))] * 2
+  _, infos = ju.stream(ju.chain(nothing, fit), variables, two, KEY)
+  assert [len(info.loss) for _, info in infos] == [3, 2]
+
+
+def test_bare_params_come_back_bare():
+  fit = ju.phase(
+    problems.quadratic(), optax.sgd(0.1), 2, draw=ju.Draw(retain=2)
+  )
+  data, mask = {"x": np.arange(4.0, dtype=np.float32)}, np.zeros(4, bool)
+  out, _ = ju.stream(fit, jnp.float32(0), ju.host_batches(data, mask), KEY)
+  called, _ = fit(jnp.float32(0), data, mask, KEY)
+  chex.assert_trees_all_close(out, called, rtol=1e-6)
+
+
 def test_the_original_stays_usable():
   model, data, variables = problems.trained()
   before = jax.tree.map(np.array, variables)
@@ -200,26 +255,22 @@ def test_the_original_stays_usable():
   chex.assert_trees_all_equal(jax.tree.map(np.asarray, variables), before)
 
 
-def test_a_step_is_compiled_once_for_all_rounds():
+def test_a_step_is_traced_once_for_all_rounds_and_requests():
   model, data, variables = problems.trained()
   counted, traces = problems.counting(model)
-  mask = data["label"] == 1
-  run = lambda rounds: ju.stream(
-    ju.repeat(
-      ju.phase(
-        ju.supervised(counted), optax.sgd(0.1), 2, draw=ju.Draw(retain=8)
-      ),
-      rounds,
-    ),
-    variables,
-    ju.host_batches(host(data), mask),
-    KEY,
+  inner = ju.phase(
+    ju.supervised(counted), optax.sgd(0.1), 2, draw=ju.Draw(retain=8)
   )
-  run(1)
-  once = len(traces)
-  traces.clear()
-  run(5)
-  assert len(traces) == once
+  seen = []
+  for rounds, c in [(1, 1), (5, 1), (5, 3)]:
+    ju.stream(
+      ju.repeat(inner, rounds),
+      variables,
+      ju.host_batches(host(data), data["label"] == c),
+      KEY,
+    )
+    seen.append(len(traces))
+  assert seen[0] == seen[1] == seen[2] > 0
 
 
 def test_a_mask_that_needs_the_data_is_refused():

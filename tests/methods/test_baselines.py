@@ -435,3 +435,10 @@ def test_rewinding_picks_the_epoch_nearest_to_unseen_rows():
 def test_scrub_rejects_impossible_epochs():
   with pytest.raises(ValueError, match="max_epochs <= num_epochs, got 3 > 2"):
     scrubbing(problems.mlp(), num_epochs=2, max_epochs=3)
+
+
+def test_rewinding_needs_an_epoch_to_choose():
+  with pytest.raises(ValueError, match="no epoch to choose: 2 of 2"):
+    scrubbing(
+      problems.mlp(), num_epochs=2, max_epochs=2, rewind_data=problems.blobs()
+    )

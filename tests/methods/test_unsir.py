@@ -238,3 +238,18 @@ def test_options_out_of_range_are_rejected(option, message):
   with pytest.raises(ValueError, match=message):
     method = ju.unsir(model, **(SMALL | option))
     method(variables, data, data["label"] == 1, KEY)
+
+
+def test_integer_inputs_are_refused_since_noise_is_learned():
+  model, data, variables = problems.trained()
+  whole = {**data, "x": data["x"].astype(jnp.int32)}
+  with pytest.raises(ValueError, match="float dtype for noise to be learned"):
+    ju.unsir(model, **SMALL)(variables, whole, data["label"] == 1, KEY)
+
+
+def test_soft_requests_are_refused():
+  model, data, variables = problems.trained()
+  soft = (data["label"] == 1) * 0.9
+  for method in (ju.unsir(model, **SMALL), ju.bad_teacher(model)):
+    with pytest.raises(ValueError, match="dtype bool for this method"):
+      method(variables, data, soft, KEY)

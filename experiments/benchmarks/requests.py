@@ -1,0 +1,110 @@
+"""What a stack of requests costs in one program, beside one after the other.
+
+Question: is it worth serving requests together, and what does a new request cost
+on a warm program?
+
+    python -m experiments.benchmarks.requests
+
+Ten one-class requests of digits: UNSIR and retraining (a) in one program by
+`vmap`, (b) in one program by `lax.map`, (c) ten calls of a warm jitted program,
+(d) for retraining also ten calls that each compile anew, as a script does that
+builds its data by boolean indexing, so that every request has a shape of its own.
+Interleaved, medians, with the number of compilations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+import jaxunlearn as ju
+from experiments import common, data
+from jaxunlearn.adapters.flax import from_linen
+from jaxunlearn.models import MLP
+from jaxunlearn.report import write_json
+
+RECIPE: dict[str, Any] = {
+  "optimizer": optax.adam(1e-3),
+  "num_steps": 600,
+  "batch_size": 128,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Times ten requests together and apart."""
+
+  repeats: Annotated[int, tyro.conf.arg(help="Runs of each side.")] = 5
+  out: Annotated[str | None, tyro.conf.arg(help="File for the figures.")] = None
+
+
+def boolean_indexing(model, rows, masks, key):
+  """Retraining as scripts do it: a data set of its own for each request."""
+  done = []
+  for mask in masks:
+    kept = jax.tree.map(lambda leaf, m=mask: leaf[~m], rows)
+    everything = jnp.ones(len(kept["label"]), bool)
+    fit = jax.jit(lambda d, w: ju.train(model, d, w, key, **RECIPE)[0])
+    done.append(fit(kept, everything))
+  return done
+
+
+def main(options: Options) -> list[dict[str, Any]]:
+  dataset = data.load("digits", preset="quick", data_dir=None)
+  rows = jax.tree.map(jnp.asarray, dataset.train)
+  model = from_linen(MLP(num_classes=10))
+  key = jax.random.key(0)
+  masks = ju.requests.each_class(rows["label"], 10)
+  everything = jnp.ones(len(rows["label"]), bool)
+  original, _ = ju.train(model, rows, everything, key, **RECIPE)
+  method = ju.unsir(
+    model, num_classes=10, max_classes=1, noise_batch=128, batch_size=128
+  )
+  unlearn = lambda mask: method(original, rows, mask, key)[0]
+  retrain = lambda mask: ju.train(model, rows, ~mask, key, **RECIPE)[0]
+  table = Table("work", "ten requests by", "seconds", "against vmap")
+  found = []
+  for work, one in [("unsir", unlearn), ("retrain", retrain)]:
+    single = jax.jit(one)
+    sides = {
+      "vmap": jax.jit(jax.vmap(one)),
+      "lax.map": jax.jit(lambda m, f=one: ju.map_many(f, m, strategy="map")),
+      "ten warm calls": lambda m, f=single: [f(mask) for mask in m],
+    }
+    for run in sides.values():
+      jax.block_until_ready(run(masks))
+    if work == "retrain":
+      sides["ten data sets, each compiled"] = lambda m: boolean_indexing(
+        model, rows, m, key
+      )
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(options.repeats):
+      for side, run in sides.items():
+        began = time.perf_counter()
+        jax.block_until_ready(run(masks))
+        times[side].append(time.perf_counter() - began)
+    medians = {side: statistics.median(t) for side, t in times.items()}
+    for side, seconds in medians.items():
+      ratio = seconds / medians["vmap"]
+      table.add_row(work, side, f"{seconds:.3f}", f"{ratio:.2f}")
+      found.append({"work": work, "side": side, "seconds": seconds})
+  Console().print(table)
+  if options.out is not None:
+    write_json(
+      options.out,
+      {"benchmark": "requests", "device": common.device(), "rows": found},
+    )
+  return found
+
+
+if __name__ == "__main__":
+  main(tyro.cli(Options))

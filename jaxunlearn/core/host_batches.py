@@ -1,0 +1,148 @@
+"""Batches from the host: made by hand, drawn as on the device, or iterated."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxunlearn.core import checks, sampling
+from jaxunlearn.core.phase import sample_key
+from jaxunlearn.core.types import ALL, Batch, PyTree, Transform
+
+BatchSource = Callable[[Transform, jax.Array, int], Iterator[Batch]]
+
+NOTHING = (0, 0, 0)  # The sizes of a draw of no rows.
+
+
+def host_batch(
+  rows: PyTree, forget: Any, weight: Any = None, start: int = 0
+) -> Batch:
+  """A batch for `stream` from host arrays.
+
+  Args:
+    rows: pytree of arrays [B, ...], in the order of the step's draw: forget
+      rows, retain rows, mixed rows.
+    forget: bool [B], whether a row is in the request.
+    weight: float [B], 0 for padding; ones by default.
+    start: the number of rows in the batches before, which gives each row a
+      number of its own.
+
+  Raises:
+    ValueError: lengths differ, or `forget` is not bool.
+  """
+  n = checks.num_rows(rows, "rows")
+  forget = np.asarray(forget)
+  weight = np.ones(n, np.float32) if weight is None else np.asarray(weight)
+  if forget.shape != (n,) or forget.dtype != np.bool_:
+    raise ValueError(
+      f"Expected forget of shape ({n},) and dtype bool, got {forget.shape} of "
+      f"{forget.dtype}."
+    )
+  if weight.shape != (n,):
+    raise ValueError(f"Expected weight of shape ({n},), got {weight.shape}.")
+  slot = np.arange(n, dtype=np.int32)
+  fields: list[Any] = [
+    weight.astype(np.float32),
+    forget,
+    slot + np.int32(start),
+    slot,
+    np.zeros(n, np.int32),
+  ]
+  return Batch(rows, *fields)
+
+
+def host_batches(data: PyTree, forget_mask: Any) -> BatchSource:
+  """Draws batches from host arrays exactly as a phase draws them on the device.
+
+  Args:
+    data: pytree of NumPy arrays or memory maps [N, ...]; only the drawn rows are
+      read.
+    forget_mask: bool [N].
+
+  Returns:
+    A source for `stream`.
+
+  Raises:
+    ValueError: the mask does not fit the data.
+  """
+  checks.request(data, forget_mask)
+  mask = jnp.asarray(forget_mask)
+
+  def source(link: Transform, key: jax.Array, start: int) -> Iterator[Batch]:
+    draw = link.needs
+    plan = sampling.make_plan(data, mask, draw, sample_key(key))
+    sizes = draw._replace(select=None)
+    for step in range(start, link.num_steps):
+      batch = jax.device_get(_row_numbers(plan, sizes, step))
+      rows = jax.tree.map(operator.itemgetter(batch.row_id), data)
+      yield batch._replace(rows=rows)
+
+  # For `stream` to tell one request's checkpoints from another's.
+  source.request = checksum([mask])  # type: ignore[attr-defined]
+  return source
+
+
+# One program for all requests and links that draw alike.
+_row_numbers = jax.jit(sampling.row_numbers, static_argnums=1)
+
+
+def check_batch(link: Transform, batch: Batch) -> None:
+  """A step takes rows for what their place says they are."""
+  sizes = link.needs.sizes
+  found = len(batch.weight)
+  if ALL not in sizes and found != sum(sizes):
+    raise ValueError(
+      f"Expected a batch of {sum(sizes)} rows for {link.name} (forget, retain, "
+      f"mixed: {sizes}), got {found}."
+    )
+  if ALL in sizes:
+    return
+  live, flags = np.asarray(batch.weight) > 0, np.asarray(batch.forget)
+  forget, retain, _ = sizes
+  place = np.arange(found)
+  wrong = live & (
+    ((place < forget) & ~flags)
+    | ((place >= forget) & (place < forget + retain) & flags)
+  )
+  if wrong.any():
+    raise ValueError(
+      f"Expected {forget} forget rows, then {retain} retain rows in a batch for "
+      f"{link.name}, got the other kind at {place[wrong][:5].tolist()}."
+    )
+
+
+def feeder(batches: BatchSource | Iterable[Batch]) -> Callable[..., Any]:
+  """One way to ask for batches, whatever the caller has."""
+  iterator = None if callable(batches) else iter(batches)
+  seen = 0
+
+  def plain(used: int) -> Iterator[Batch]:
+    nonlocal seen
+    assert iterator is not None
+    for batch in iterator:
+      seen += 1
+      if seen > used:  # A resumed run skips what it has used.
+        yield batch
+
+  def feed(link: Transform, key: jax.Array, start: int, used: int) -> Any:
+    if link.needs.sizes == NOTHING:
+      return itertools.repeat(sampling.empty_batch())
+    if callable(batches):
+      return iter(batches(link, key, start))
+    return plain(used)
+
+  return feed
+
+
+def checksum(tree: PyTree) -> int:
+  crc = 0
+  for leaf in jax.tree.leaves(tree):
+    crc = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), crc)
+  return crc
