@@ -24,7 +24,8 @@ from jaxunlearn.core.phase import all_finite
 from jaxunlearn.core.training import init_variables
 
 NUM_TEACHERS = 8
-_TEACHER_KEY = 11  # Apart from all keys of seeds.
+# Each seed's key is folded with 0 to train and with 1 to unlearn.
+_TEACHERS = 2
 SVC_ROWS = 500  # Rows of a class that the membership attack is fitted on.
 GAP_METRICS = (
   "forget_accuracy",
@@ -212,7 +213,9 @@ def make_audit(study: Study, original: Trained, retrained: Trained):
   model = study.access.model
 
   def reference(train, retrained):
-    keys = jax.random.split(jax.random.key(_TEACHER_KEY), NUM_TEACHERS)
+    keys = jax.random.split(
+      jax.random.fold_in(jax.random.key(0), _TEACHERS), NUM_TEACHERS
+    )
 
     def teacher(key):
       untrained = init_variables(model, train, key)

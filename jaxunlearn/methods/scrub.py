@@ -62,7 +62,7 @@ def scrub(
     rewind_data: SCRUB+R. Rows `{"x", "label"}` never trained on: of the epochs
       that only obey, and the state before them, that one is taken whose error on
       the forget set is nearest to the last one's error on these rows, reweighted
-      to the forget set's classes. (The source chooses among all epochs.)
+      to the forget set's classes; of equals the last. (The source chooses among all epochs.)
 
   Raises:
     ValueError: max_epochs > num_epochs, or equal to it with rewind_data; a
@@ -163,6 +163,7 @@ def _rewind(model, held_out):
     forgotten = forget_mask.astype(jnp.float32)
     error = jax.lax.map(lambda v: (errors(v, data) * forgotten).sum(), stack)
     error = error / jnp.maximum(forgotten.sum(), 1.0)
-    return jnp.abs(error - reference).argmin()
+    # Of equals the last, which has healed longest.
+    return len(error) - 1 - jnp.abs(error - reference)[::-1].argmin()
 
   return choose
