@@ -32,28 +32,23 @@ from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.models import MLP
 from jaxunlearn.report import write_json
 
-RECIPE: dict[str, Any] = {
-  "optimizer": optax.adam(1e-3),
-  "num_steps": 600,
-  "batch_size": 128,
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Options:
   """Times ten requests together and apart."""
 
   repeats: Annotated[int, tyro.conf.arg(help="Runs of each side.")] = 5
+  steps: Annotated[int, tyro.conf.arg(help="Training steps.")] = 600
   out: Annotated[str | None, tyro.conf.arg(help="File for the figures.")] = None
 
 
-def boolean_indexing(model, rows, masks, key):
+def boolean_indexing(model, rows, masks, key, recipe):
   """Retraining as scripts do it: a data set of its own for each request."""
   done = []
   for mask in masks:
     kept = jax.tree.map(lambda leaf, m=mask: leaf[~m], rows)
     everything = jnp.ones(len(kept["label"]), bool)
-    fit = jax.jit(lambda d, w: ju.train(model, d, w, key, **RECIPE)[0])
+    fit = jax.jit(lambda d, w: ju.train(model, d, w, key, **recipe)[0])
     done.append(fit(kept, everything))
   return done
 
@@ -62,15 +57,20 @@ def main(options: Options) -> list[dict[str, Any]]:
   dataset = data.load("digits", preset="quick", data_dir=None)
   rows = jax.tree.map(jnp.asarray, dataset.train)
   model = from_linen(MLP(num_classes=10))
+  recipe: dict[str, Any] = {
+    "optimizer": optax.adam(1e-3),
+    "num_steps": options.steps,
+    "batch_size": 128,
+  }
   key = jax.random.key(0)
   masks = ju.requests.each_class(rows["label"], 10)
   everything = jnp.ones(len(rows["label"]), bool)
-  original, _ = ju.train(model, rows, everything, key, **RECIPE)
+  original, _ = ju.train(model, rows, everything, key, **recipe)
   method = ju.unsir(
     model, num_classes=10, max_classes=1, noise_batch=128, batch_size=128
   )
   unlearn = lambda mask: method(original, rows, mask, key)[0]
-  retrain = lambda mask: ju.train(model, rows, ~mask, key, **RECIPE)[0]
+  retrain = lambda mask: ju.train(model, rows, ~mask, key, **recipe)[0]
   table = Table("work", "ten requests by", "seconds", "against vmap")
   found = []
   for work, one in [("unsir", unlearn), ("retrain", retrain)]:
@@ -84,7 +84,7 @@ def main(options: Options) -> list[dict[str, Any]]:
       jax.block_until_ready(run(masks))
     if work == "retrain":
       sides["ten data sets, each compiled"] = lambda m: boolean_indexing(
-        model, rows, m, key
+        model, rows, m, key, recipe
       )
     times: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(options.repeats):

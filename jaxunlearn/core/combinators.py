@@ -64,15 +64,7 @@ def edit(
       params = mask_change(before.params, params, weight_mask)
     return carry._replace(variables=out._replace(params=params)), info
 
-  this = Transform(
-    name,
-    run,
-    0,
-    Draw() if needs is None else needs,
-    lambda key: [(this, key)],
-    reads,
-  )
-  return this
+  return _one_shot(name, run, needs, reads)
 
 
 def provide(
@@ -97,14 +89,15 @@ def provide(
     value = fn(carry, data, forget_mask, key)
     return carry._replace(extra={**carry.extra, name: value}), None
 
-  this = Transform(
-    name,
-    run,
-    0,
-    Draw() if needs is None else needs,
-    lambda key: [(this, key)],
-    reads,
-  )
+  return _one_shot(name, run, needs, reads)
+
+
+def _one_shot(
+  name: str, run: Callable[..., Any], needs: Draw | None, reads: str
+) -> Transform:
+  """A link of no steps."""
+  draw = Draw() if needs is None else needs
+  this = Transform(name, run, 0, draw, lambda key: [(this, key)], reads)
   return this
 
 
