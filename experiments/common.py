@@ -7,10 +7,11 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -149,3 +150,21 @@ def staged_output(out: str | os.PathLike[str]) -> Iterator[Path]:
     for folder in made:
       with contextlib.suppress(OSError):
         folder.rmdir()  # Only where it is empty.
+
+
+def interleaved_medians(
+  sides: Mapping[str, Callable[[], Any]], repeats: int
+) -> dict[str, float]:
+  """Seconds of each side, the median of runs that take turns.
+
+  Args:
+    sides: by name, what to run; what compiles has to have done so.
+    repeats: timed runs of each.
+  """
+  times: dict[str, list[float]] = {side: [] for side in sides}
+  for _ in range(repeats):
+    for side, run in sides.items():
+      began = time.perf_counter()
+      jax.block_until_ready(run())
+      times[side].append(time.perf_counter() - began)
+  return {side: statistics.median(t) for side, t in times.items()}

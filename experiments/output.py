@@ -213,6 +213,8 @@ def _notes(plan: Plan) -> list[str]:
     "Called members: a support vector classifier is fitted to tell retained "
     "rows from test rows by the entropy of the model's outputs, equally many of "
     f"both and at most {study.SVC_ROWS}, and asked about the forgotten rows.",
+    "Membership AUC: how often a forgotten row has a lower loss than a test row, "
+    "of the same classes where whole classes were forgotten.",
     f"ZRF is the mean over {study.NUM_TEACHERS} untrained networks that no "
     "method has used.",
     "Run time is that of one request and one seed: the time of the program "

@@ -279,6 +279,13 @@ def _audit_program(
     )
     moved = metrics.weight_distance(variables, _at(originals, seed))
     finite = all_finite((variables, logits, test_logits))
+    # Forgotten rows against unseen ones of the same classes, where the request
+    # is of whole classes; against all unseen ones else.
+    unseen = test_masks[0, request]
+    unseen = jnp.where(unseen.any(), unseen, True)
+    told_apart = metrics.separation_auc(
+      -model.loss(logits, train), -model.loss(test_logits, test), forget, unseen
+    )
     values = {
       "forget_accuracy": correct(forget),
       "retain_accuracy": correct(~forget),
@@ -296,6 +303,7 @@ def _audit_program(
       ),
       "js_to_retrained": metrics.mean_js(logits, reference, forget),
       "weight_distance": moved.relative,
+      "membership_auc": told_apart,
       "is_finite": finite.astype(jnp.float32),
     }
     entropies = metrics.entropy(logits), metrics.entropy(test_logits)

@@ -14,8 +14,7 @@ interleaved; the ratio is that of the medians.
 from __future__ import annotations
 
 import dataclasses
-import statistics
-import time
+from functools import partial
 from typing import Annotated
 
 import jax
@@ -96,13 +95,9 @@ def measure(name, module, shape, batch_size, options):
   args = (variables, data, mask, jax.random.key(1))
   for run in sides.values():
     jax.block_until_ready(run(*args))
-  times: dict[str, list[float]] = {side: [] for side in sides}
-  for _ in range(options.repeats):
-    for side, run in sides.items():
-      began = time.perf_counter()
-      jax.block_until_ready(run(*args))
-      times[side].append(1e3 * (time.perf_counter() - began) / options.steps)
-  medians = {side: statistics.median(t) for side, t in times.items()}
+  calls = {side: partial(run, *args) for side, run in sides.items()}
+  seconds = common.interleaved_medians(calls, options.repeats)
+  medians = {side: 1e3 * t / options.steps for side, t in seconds.items()}
   ratio = medians["library"] / medians["by hand"]
   return {"model": name, "batch_size": batch_size, **medians, "ratio": ratio}
 

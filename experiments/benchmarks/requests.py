@@ -15,8 +15,7 @@ Interleaved, medians, with the number of compilations.
 from __future__ import annotations
 
 import dataclasses
-import statistics
-import time
+from functools import partial
 from typing import Annotated, Any
 
 import jax
@@ -86,13 +85,8 @@ def main(options: Options) -> list[dict[str, Any]]:
       sides["ten data sets, each compiled"] = lambda m: boolean_indexing(
         model, rows, m, key, recipe
       )
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(options.repeats):
-      for side, run in sides.items():
-        began = time.perf_counter()
-        jax.block_until_ready(run(masks))
-        times[side].append(time.perf_counter() - began)
-    medians = {side: statistics.median(t) for side, t in times.items()}
+    calls = {side: partial(run, masks) for side, run in sides.items()}
+    medians = common.interleaved_medians(calls, options.repeats)
     for side, seconds in medians.items():
       ratio = seconds / medians["vmap"]
       table.add_row(work, side, f"{seconds:.3f}", f"{ratio:.2f}")

@@ -19,6 +19,7 @@ from jaxunlearn.metrics.membership import (
   entropy,
   logit_confidence,
   modified_entropy,
+  separation_auc,
   svc_membership,
 )
 from jaxunlearn.metrics.utility import (
@@ -41,6 +42,7 @@ __all__ = [
   "mean_cross_entropy",
   "mean_js",
   "modified_entropy",
+  "separation_auc",
   "svc_membership",
   "weight_distance",
   "zrf",

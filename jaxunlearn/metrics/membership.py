@@ -132,6 +132,63 @@ def _log_probs(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
   return jnp.where(is_top & is_sure, log_top, log_p), is_top
 
 
+def separation_auc(
+  positive: jax.Array,
+  negative: jax.Array,
+  positive_weights: jax.Array | None = None,
+  negative_weights: jax.Array | None = None,
+) -> jax.Array:
+  """The chance that a positive row scores higher than a negative one.
+
+  The area under the ROC curve of the attack that calls a row a member by its
+  score (minus its loss, say), ties counted half.
+
+  For unlearning, positive rows are the forget set and negative ones rows of the
+  same kind that were never trained on. Nearest to the retrained model's value is
+  best; that is 0.5 in expectation.
+
+  Args:
+    positive: float [N], scores of the rows that should score high.
+    negative: float [M].
+    positive_weights: bool or float [N], the rows that count; all by default.
+    negative_weights: bool or float [M]; all by default.
+
+  Returns:
+    In [0, 1]; nan if one side is empty or a counted score is nan.
+
+  Raises:
+    ValueError: shapes do not match.
+  """
+  positive, negative = _rows.widened(positive), _rows.widened(negative)
+  sides = []
+  for name, scores, weights in (
+    ("positive", positive, positive_weights),
+    ("negative", negative, negative_weights),
+  ):
+    if scores.ndim != 1:
+      raise ValueError(f"Expected {name} [N], got shape {scores.shape}.")
+    weights = jnp.ones(scores.shape) if weights is None else weights
+    weights = jnp.asarray(weights).astype(jnp.float32)
+    _rows.same_shape(scores, weights, name, f"{name}_weights")
+    sides.append(weights)
+  positive_w, negative_w = sides
+  order = jnp.argsort(negative)
+  # Weight of the negative rows among the first k of the sorted ones.
+  below = jnp.concatenate([jnp.zeros(1), jnp.cumsum(negative_w[order])])
+  ranks = (
+    below[jnp.searchsorted(negative[order], positive, side=side)]
+    for side in ("left", "right")
+  )
+  won = sum(ranks) / 2
+  total = positive_w.sum() * negative_w.sum()
+  unknown = (jnp.isnan(positive) & (positive_w > 0)).any() | (
+    jnp.isnan(negative) & (negative_w > 0)
+  ).any()
+  area = jnp.where(positive_w > 0, positive_w * won, 0.0).sum()
+  area = area / jnp.where(total > 0, total, 1.0)
+  return jnp.where(unknown | (total <= 0), jnp.nan, area)
+
+
 def svc_membership(
   member_features: Any,
   non_member_features: Any,

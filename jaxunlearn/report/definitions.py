@@ -96,7 +96,6 @@ METRICS: tuple[Metric, ...] = (
     "Membership AUC",
     "How well an attack tells the rows to be forgotten from rows never used in "
     "training: 0.5 is guessing, 1 is certainty.",
-    headline=True,
   ),
   Metric(
     "retrained_gap",

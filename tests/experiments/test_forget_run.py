@@ -29,6 +29,7 @@ SHARED = (
   "js_to_retrained",
   "weight_distance",
   "membership_share",
+  "membership_auc",
   "retrained_gap",
   "is_finite",
 )

@@ -248,3 +248,41 @@ def test_importing_the_metrics_does_not_import_scikit_learn():
   assert (
     subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
   )
+
+
+@hypothesis.settings(deadline=None, max_examples=40)
+@hypothesis.given(st.integers(0, 2**31 - 1), st.booleans())
+def test_separation_auc_is_that_of_scikit_learn(seed, ties):
+  from sklearn.metrics import roc_auc_score
+
+  rng = np.random.default_rng(seed)
+  positive, negative = rng.normal(0.5, 1, 23), rng.normal(0, 1, 31)
+  if ties:
+    positive, negative = positive.round(), negative.round()
+  weights = [rng.random(23) < 0.6, rng.random(31) < 0.6]
+  weights[0][0] = weights[1][0] = True
+  found = metrics.separation_auc(
+    jnp.asarray(positive, jnp.float32),
+    jnp.asarray(negative, jnp.float32),
+    *map(jnp.asarray, weights),
+  )
+  kept = [positive[weights[0]], negative[weights[1]]]
+  truth = np.repeat([1, 0], [len(k) for k in kept])
+  wanted = roc_auc_score(truth, np.float32(np.concatenate(kept)))
+  np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_separation_auc_of_nothing_or_of_nan_is_nan():
+  scores, none = jnp.array([1.0, 2.0, jnp.nan]), jnp.zeros(3, bool)
+  two = jnp.array([True, True, False])
+  assert jnp.isnan(metrics.separation_auc(scores, scores))
+  assert jnp.isnan(metrics.separation_auc(scores, scores, two, none))
+  np.testing.assert_allclose(
+    metrics.separation_auc(scores, scores, two, two), 0.5
+  )
+  lanes = jax.vmap(metrics.separation_auc, (None, None, 0, None))(
+    scores, scores, jnp.eye(3, dtype=bool)[:2], two
+  )
+  np.testing.assert_allclose(lanes, [0.25, 0.75])
+  with pytest.raises(ValueError, match="positive_weights"):
+    metrics.separation_auc(scores, scores, two[:2])
