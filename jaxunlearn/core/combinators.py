@@ -249,17 +249,21 @@ def masked(
     checks.weight_mask(mask, carry.original.params)
     return transform.run(carry, data, forget_mask, key, inside(env, mask))
 
+  # Each link is wrapped once, so that a host loop compiles its step once.
+  wrapped_links: dict[int, tuple[Transform, Transform]] = {}
+
   def expand(key):
-    links: dict[int, Transform] = {}  # A repeated link stays one object.
     if computed:
       raise ValueError(
         "Expected weight_mask to be a pytree for a host loop, got a function; "
         "compute the mask first."
       )
-    return [
-      (links.setdefault(id(link), masked_link(link)), k)
-      for link, k in transform.expand(key)
-    ]
+    pairs = []
+    for link, link_key in transform.expand(key):
+      if id(link) not in wrapped_links:
+        wrapped_links[id(link)] = link, masked_link(link)
+      pairs.append((wrapped_links[id(link)][1], link_key))
+    return pairs
 
   def masked_link(link: Transform) -> Transform:
     def link_run(carry, data, forget_mask, key, env):
