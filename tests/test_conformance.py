@@ -1,5 +1,8 @@
 """What every method must do, method by method."""
 
+import pathlib
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -231,3 +234,19 @@ def test_the_public_names_are_sorted_and_exist():
   assert sorted(ju.__all__) == ju.__all__
   assert all(hasattr(ju, name) for name in ju.__all__)
   np.testing.assert_equal(len(set(ju.__all__)), len(ju.__all__))
+
+
+def test_the_readme_lists_the_methods_that_there_are():
+  readme = pathlib.Path(__file__).parents[1] / "README.md"
+  cells = [
+    line.split("|")[1]
+    for line in readme.read_text().splitlines()
+    if line.startswith("| `")
+  ]
+  listed = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+  listed -= {"rewind_data"}
+  assert listed <= set(ju.__all__)
+  built = {
+    name.removesuffix("_rewind").removesuffix("_batch") for name in METHODS
+  }
+  assert listed == built
