@@ -8,6 +8,7 @@ every so often and goes on from the last save, to the same bits.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from jaxunlearn.core.host_batches import (
   checksum,
   feeder,
 )
-from jaxunlearn.core.phase import all_finite
+from jaxunlearn.core.phase import all_finite, sample_key
 from jaxunlearn.core.types import (
   Batch,
   Carry,
@@ -86,22 +87,20 @@ def stream(
   bare = not isinstance(variables, Variables)
   variables = Variables(variables) if bare else variables
   links = transform.expand(key)
-  request = [None if forget_mask is None else checksum([forget_mask])]
-  request.append(getattr(batches, "request", None))
-  run = _Run(transform, links, variables, key, data, forget_mask, request)
+  run = _Run(links, variables, data, forget_mask)
   feed = feeder(batches)
   with contextlib.ExitStack() as stack:
-    store = None
+    store, resumed, identity = None, None, {}
     if checkpoint_dir is not None:
+      identity = _identity(transform, run, key, batches)
       store = stack.enter_context(_open(checkpoint_dir))
-    resumed = None if store is None else _resume(store, run)
+      resumed = _resume(store, run, identity)
     bar = stack.enter_context(_progress(transform, progress))
     carry = Carry(variables, variables, {})
     infos: list[tuple[str, PhaseInfo]] = []
-    first, done, used = 0, 0, 0
+    first, counts = 0, _Counts()
     if resumed is not None:
-      first, infos, done = resumed.link, resumed.infos, resumed.done
-      used = resumed.used
+      first, infos, counts = resumed.link, resumed.infos, resumed.counts
     for number in range(first, len(links)):
       link, link_key = links[number]
       if not link.is_phase:
@@ -112,60 +111,71 @@ def stream(
       else:
         state = link.init(carry, link_key, Env())
         losses = np.zeros(link.num_steps, np.float32)
-      # Donated buffers must be nobody else's.
-      moving: Any = jax.tree.map(jnp.copy, state.moving())
-      constant = state.carry
-      start = int(state.step)
-      pending: list[jax.Array] = []
-      source = feed(link, link_key, start, used)
-      for index in range(start, link.num_steps):
-        batch = next(source, None)
-        if batch is None:
-          raise ValueError(
-            f"Expected {link.num_steps} batches for {link.name}, got {index}."
-          )
-        check_batch(link, batch)
-        moving, loss = link.compiled_step(moving, constant, batch, link_key)
-        pending.append(loss)
-        done += 1
-        used += link.needs.sizes != NOTHING
-        bar(done, link.name, loss)
-        if store is not None and done % checkpoint_every == 0:
-          _drain(pending, losses, index + 1)
-          state = _join(moving, constant)
-          _save(store, run, (done, used), number, state, losses, infos)
-      _drain(pending, losses, link.num_steps)
-      state = _join(moving, constant)
+      source = feed(link, link_key, int(state.step), counts.used)
+
+      def keep(state: PhaseState, number=number, losses=losses, infos=infos):
+        _save(store, identity, counts, number, state, losses, infos)
+
+      every = None if store is None else checkpoint_every
+      state = _walk(
+        link, link_key, state, source, losses, counts, bar, every, keep
+      )
       carry = link.finish(state)
-      infos = [*infos, (link.name, run.info(link, losses, state))]
+      infos = [*infos, (link.name, run.info(link, link_key, losses, state))]
   return (carry.variables.params if bare else carry.variables), infos
 
 
-class _Run(NamedTuple):
-  """What identifies a run and stays the same throughout."""
+@dataclasses.dataclass
+class _Counts:
+  """Steps done over all phases, and how many of them used a batch."""
 
-  transform: Transform
+  done: int = 0
+  used: int = 0
+
+
+def _walk(
+  link, key, state, source, losses, counts, bar, every, keep
+) -> PhaseState:
+  """The steps of one phase that are left; fills in their losses."""
+  # Donated buffers must be nobody else's.
+  moving: Any = jax.tree.map(jnp.copy, state.moving())
+  constant, pending = state.carry, []
+  for index in range(int(state.step), link.num_steps):
+    batch = next(source, None)
+    if batch is None:
+      raise ValueError(
+        f"Expected {link.num_steps} batches for {link.name}, got {index}."
+      )
+    check_batch(link, batch)
+    moving, loss = link.compiled_step(moving, constant, batch, key)
+    pending.append(loss)
+    counts.done += 1
+    counts.used += link.needs.sizes != NOTHING
+    bar(counts.done, link.name, loss)
+    due = every is not None and counts.done % every == 0
+    if due or index + 1 == link.num_steps:
+      losses[index + 1 - len(pending) : index + 1] = jax.device_get(pending)
+      pending.clear()
+    if due:
+      keep(_join(moving, constant))
+  return _join(moving, constant)
+
+
+class _Run(NamedTuple):
+  """What stays the same throughout a run."""
+
   links: list[tuple[Transform, jax.Array]]
   variables: Variables
-  key: jax.Array
   data: PyTree
   forget_mask: Any
-  request: list[int | None]
 
-  def fingerprint(self) -> dict[str, Any]:
-    return {
-      "transform": self.transform.name,
-      "links": [[link.name, link.num_steps] for link, _ in self.links],
-      "original": checksum(self.variables),
-      "request": self.request,
-      "key": np.asarray(jax.random.key_data(self.key)).tolist(),
-    }
-
-  def info(self, link: Transform, losses: Any, state: Any) -> PhaseInfo:
+  def info(
+    self, link: Transform, key: jax.Array, losses: Any, state: Any
+  ) -> PhaseInfo:
     counts: list[Any] = [-1, -1]
     if self.forget_mask is not None and self.data is not None:
       plan = sampling.make_plan(
-        self.data, self.forget_mask, link.needs, self.key
+        self.data, self.forget_mask, link.needs, sample_key(key)
       )
       counts = [plan.forget_count, plan.retain_count]
     finite = all_finite((jnp.asarray(losses), state.trained))
@@ -177,8 +187,22 @@ class _Resumed(NamedTuple):
   state: PhaseState
   losses: np.ndarray
   infos: list[tuple[str, PhaseInfo]]
-  done: int
-  used: int
+  counts: _Counts
+
+
+def _identity(
+  transform: Transform, run: _Run, key: jax.Array, batches: Any
+) -> dict[str, Any]:
+  """What tells one run's checkpoints from another's."""
+  mask = run.forget_mask
+  return {
+    "transform": transform.name,
+    "links": [[link.name, link.num_steps] for link, _ in run.links],
+    "original": checksum(run.variables),
+    "request": None if mask is None else checksum([mask]),
+    "batches": getattr(batches, "request", None),
+    "key": np.asarray(jax.random.key_data(key)).tolist(),
+  }
 
 
 def _join(moving: Any, constant: Carry) -> PhaseState:
@@ -194,13 +218,6 @@ def _one_shot(
   return carry
 
 
-def _drain(pending: list[jax.Array], losses: np.ndarray, end: int) -> None:
-  """Fetches the losses of the steps before `end`."""
-  values = jax.device_get(pending)
-  losses[end - len(values) : end] = values
-  pending.clear()
-
-
 @contextlib.contextmanager
 def _open(directory: Any) -> Iterator[Any]:
   from jaxunlearn.core import checkpoints
@@ -212,31 +229,30 @@ def _open(directory: Any) -> Iterator[Any]:
     checkpoints.close_store(store)
 
 
-def _save(store, run, counts, number, state, losses, infos) -> None:
+def _save(store, identity, counts, number, state, losses, infos) -> None:
   from jaxunlearn.core import checkpoints
 
   # The original is the caller's to keep; its checksum is in the fingerprint.
   carry = state.carry._replace(original=None)
   tree = (state._replace(carry=carry), losses, [info for _, info in infos])
   names = [name for name, _ in infos]
-  done, used = counts
   metadata = {
-    "run": run.fingerprint(),
+    "run": identity,
     "link": number,
     "infos": names,
-    "used": used,
+    "used": counts.used,
   }
-  checkpoints.save_step(store, done, tree, metadata)
+  checkpoints.save_step(store, counts.done, tree, metadata)
 
 
-def _resume(store: Any, run: _Run) -> _Resumed | None:
+def _resume(store: Any, run: _Run, identity: dict[str, Any]) -> _Resumed | None:
   from jaxunlearn.core import checkpoints
 
   done = checkpoints.latest(store)
   if done is None:
     return None
   metadata: Any = checkpoints.read_metadata(store, done)
-  if metadata["run"] != run.fingerprint():
+  if metadata["run"] != identity:
     raise ValueError(
       "Expected checkpoint_dir to hold this run or nothing, got another run: "
       f"{metadata['run']['transform']} of "
@@ -265,8 +281,7 @@ def _resume(store: Any, run: _Run) -> _Resumed | None:
     state._replace(carry=carry),
     np.array(losses),
     list(zip(metadata["infos"], infos)),
-    done,
-    metadata["used"],
+    _Counts(done, metadata["used"]),
   )
 
 
