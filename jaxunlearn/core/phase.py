@@ -133,12 +133,11 @@ def phase(
       trained, model_state, opt_state, jnp.zeros((), jnp.int32), carry
     )
 
-  def step(
+  def advance(
     state: PhaseState, batch: Batch, key: jax.Array, env: Env
   ) -> tuple[PhaseState, jax.Array]:
     carry = state.carry
     step_key = jax.random.fold_in(_step_key(key), state.step)
-    rows = _blank_dead_rows(batch)
 
     def total(trained: PyTree) -> tuple[jax.Array, PyTree]:
       if target is None:
@@ -147,7 +146,7 @@ def phase(
         current = carry.variables
       context = Context(carry.original, current, carry.extra, state.step)
       first = current if target is None else trained
-      out = objective(first, rows._replace(context=context), step_key)
+      out = objective(first, batch._replace(context=context), step_key)
       losses, new_state = (
         out if isinstance(out, tuple) else (out, state.model_state)
       )
@@ -167,7 +166,7 @@ def phase(
         model_state,
       )
     updates, opt_state = optimizer.update(
-      grads, state.opt_state, state.trained, batch=rows
+      grads, state.opt_state, state.trained, batch=batch
     )
     if target is None:
       for weight_mask in env.weight_masks:
@@ -175,6 +174,13 @@ def phase(
     trained = optax.apply_updates(state.trained, updates)
     state = PhaseState(trained, model_state, opt_state, state.step + 1, carry)
     return state, loss
+
+  def step(
+    state: PhaseState, batch: Batch, key: jax.Array, env: Env
+  ) -> tuple[PhaseState, jax.Array]:
+    # A host may have padded its batch; drawn rows are blank already.
+    rows = sampling.blank_rows(batch.rows, batch.weight)
+    return advance(state, batch._replace(rows=rows), key, env)
 
   def finish(state: PhaseState) -> Carry:
     carry, extra = state.carry, dict(state.carry.extra)
@@ -197,7 +203,7 @@ def phase(
     def body(moving, index):
       state = PhaseState(*moving, carry)
       batch = sampling.draw_batch(data, plan, draw, index, env)
-      state, loss = step(state, batch, key, env)
+      state, loss = advance(state, batch, key, env)
       return state.moving(), loss
 
     steps = jnp.arange(num_steps, dtype=jnp.int32)
@@ -232,19 +238,6 @@ def sample_key(key: jax.Array) -> jax.Array:
 
 def _step_key(key: jax.Array) -> jax.Array:
   return jax.random.fold_in(key, 1)
-
-
-def _blank_dead_rows(batch: Batch) -> Batch:
-  """Zeros in rows of weight 0, for batches that a host has padded."""
-  if batch.weight.size == 0:
-    return batch
-  live = batch.weight > 0
-
-  def blank(leaf: jax.Array) -> jax.Array:
-    shape = live.shape + (1,) * (leaf.ndim - 1)
-    return jnp.where(live.reshape(shape), leaf, jnp.zeros((), leaf.dtype))
-
-  return batch._replace(rows=jax.tree.map(blank, batch.rows))
 
 
 def _reduce(

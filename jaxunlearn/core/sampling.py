@@ -220,14 +220,18 @@ def draw_batch(
 
 
 def take_rows(data: PyTree, row_id: jax.Array, weight: jax.Array) -> PyTree:
-  """Rows of `data` by number; zeros where the weight is zero.
+  """Rows of `data` by number; zeros where the weight is zero."""
+  rows = jax.tree.map(
+    lambda leaf: leaf.at[row_id].get(mode="promise_in_bounds"), data
+  )
+  return blank_rows(rows, weight)
 
-  The zeros keep a nan in a row that must not count out of the gradient.
-  """
 
-  def take(leaf: jax.Array) -> jax.Array:
-    rows = leaf.at[row_id].get(mode="promise_in_bounds")
-    live = (weight > 0).reshape(weight.shape + (1,) * (rows.ndim - 1))
-    return jnp.where(live, rows, jnp.zeros((), rows.dtype))
+def blank_rows(rows: PyTree, weight: jax.Array) -> PyTree:
+  """Zeros in rows of weight 0: a nan there must not reach the gradient."""
 
-  return jax.tree.map(take, data)
+  def blank(leaf: jax.Array) -> jax.Array:
+    live = (weight > 0).reshape(weight.shape + (1,) * (leaf.ndim - 1))
+    return jnp.where(live, leaf, jnp.zeros((), leaf.dtype))
+
+  return jax.tree.map(blank, rows)

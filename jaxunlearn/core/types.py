@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from jaxunlearn.core import checks
+
 PyTree = Any
 Info = Any
 
@@ -278,8 +280,6 @@ class Transform:
       The unlearned variables, same structure and dtypes, and the info: one per
       link, by name.
     """
-    from jaxunlearn.core import checks
-
     checks.request(data, forget_mask)
     data = jax.tree.map(jnp.asarray, data)
     forget_mask = jnp.asarray(forget_mask)

@@ -95,8 +95,6 @@ def test_rows_and_mask_permuted_together_change_nothing_in_full_batches():
 
 
 def test_a_diverging_lane_is_flagged_and_leaves_the_others_alone():
-  fit = phase(problems.quadratic(), optax.sgd(1.0), 300, draw=Draw(retain=ALL))
-
   def run(scale):
     blow_up = phase(
       lambda v, batch, key: scale * (v.params - batch.rows["x"]) ** 2,
@@ -106,7 +104,6 @@ def test_a_diverging_lane_is_flagged_and_leaves_the_others_alone():
     )
     return blow_up(jnp.float32(0), DATA, MASK, KEY)
 
-  del fit
   params, info = jax.vmap(run)(jnp.array([0.1, 5.0]))
   assert info.is_finite.tolist() == [True, False]
   chex.assert_trees_all_close(params[0], 2.5, rtol=1e-5)

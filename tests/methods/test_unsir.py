@@ -138,10 +138,26 @@ def test_a_larger_penalty_gives_smaller_noise():
 
 
 def test_rows_of_noise_are_independent():
-  _, _, both, _ = learned_noise()
-  _, _, one, _ = learned_noise(max_classes=1)
-  # Another draw, the same law: every row ends at the same error.
-  assert both["noise"].shape == (2, 8, 6) and one["noise"].shape == (1, 8, 6)
+  model, data, variables = problems.trained()
+  start = jax.random.normal(KEY, (1, 8, 6))
+
+  def learned(noise):
+    learn = ju.chain(
+      ju.provide(
+        "noise_classes", lambda *_: (jnp.array([2]), jnp.array([True]))
+      ),
+      ju.provide("noise", lambda *_: noise),
+      ju.phase(
+        unsir.noise_objective(model, 0.1), optax.adam(0.1), 20, target="noise"
+      ),
+    )
+    carry = Carry(variables, variables, {})
+    carry, _ = learn.run(carry, data, data["label"] == 2, KEY, Env())
+    return carry.extra["noise"][0]
+
+  one, other = learned(start), learned(start.at[0, 3:].multiply(-2.0))
+  chex.assert_trees_all_close(one[:3], other[:3], rtol=1e-5, atol=1e-6)
+  assert jnp.abs(one[3:] - other[3:]).max() > 0.1
 
 
 def test_no_copies_make_it_plain_fine_tuning():
