@@ -19,6 +19,7 @@ ALLOWED = {
   "adapters": {"core", "losses"},
   "methods": {"core", "losses", "models"},
   "metrics": {"core"},
+  "attacks": {"core", "losses", "metrics"},
   "report": set(),
 }
 
