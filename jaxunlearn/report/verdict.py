@@ -1,0 +1,174 @@
+"""From measured differences to a sentence: did the model forget?
+
+A check is an interval for how far a model lies from retraining, and a margin
+below which a difference is of no interest. An interval that lies beyond the
+margin shows a difference, one within it shows that there is none worth naming,
+any other shows nothing: an equivalence test, so that too little data never
+reads as success.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+TRACE = "trace"  # Something of the forgotten rows is left.
+TELLTALE = "telltale"  # Nothing left, but it shows that rows were removed.
+DAMAGE = "damage"  # Worse at what should have been kept.
+NOTHING = ""  # A difference to this side would be no fault.
+
+FOUND = "found"
+ABSENT = "absent"
+UNDECIDED = "undecided"
+
+
+class Check(NamedTuple):
+  """How far a model lies from the retrained one in one measure.
+
+  Attributes:
+    measure: in words, such as "accuracy on the forgotten rows".
+    value: of the model, the mean over seeds.
+    reference: of the retrained model.
+    low: lower end of the interval for the difference (model minus retrained).
+    high: upper end.
+    margin: a difference of less is of no interest; > 0, unit of the measure.
+    above: what a larger value means: `TRACE`, `TELLTALE`, `DAMAGE`, `NOTHING`.
+    below: what a smaller one means.
+  """
+
+  measure: str
+  value: float
+  reference: float
+  low: float
+  high: float
+  margin: float
+  above: str = NOTHING
+  below: str = NOTHING
+
+  @property
+  def outcome(self) -> str:
+    """`FOUND`, `ABSENT` or `UNDECIDED`; a missing interval decides nothing."""
+    if self.finding:
+      return FOUND
+    up = self.above == NOTHING or self.high <= self.margin
+    down = self.below == NOTHING or self.low >= -self.margin
+    return ABSENT if up and down else UNDECIDED
+
+  @property
+  def finding(self) -> str:
+    """What was found: `TRACE`, `TELLTALE`, `DAMAGE` or `NOTHING`."""
+    if self.low > self.margin:
+      return self.above
+    if self.high < -self.margin:
+      return self.below
+    return NOTHING
+
+
+class Verdict(NamedTuple):
+  """What the checks say together.
+
+  Attributes:
+    outcome: "traces", "telltale", "damaged", "unclear" or "passed", the worst
+      that was found.
+    sentence: it in plain words.
+    reasons: a sentence a check that says more than "no difference".
+  """
+
+  outcome: str
+  sentence: str
+  reasons: tuple[str, ...]
+
+
+_SENTENCES = {
+  "traces": "Not forgotten: traces of the rows were found.",
+  "telltale": "No trace was found, but the model can be told from one that "
+  "never saw the rows, so it shows that something was removed.",
+  "damaged": "No trace was found, but the model is worse than the retrained "
+  "one at what it should have kept.",
+  "unclear": "No difference to retraining was found, but some of the tests "
+  "were too weak to exclude one.",
+  "passed": "In every test it agrees with retraining, up to the margins.",
+}
+
+
+def verdict(
+  checks: Sequence[Check], *, control: Sequence[Check] | None = None
+) -> Verdict:
+  """Judges a model by its checks.
+
+  Args:
+    checks: of the model, at least one.
+    control: the same checks of the original model, that forgot nothing. Where
+      they find no trace in it either, passing them means little, and the
+      verdict says so.
+
+  Returns:
+    See `Verdict`. "passed" is no proof of deletion; `LIMITS` of the HTML report
+    says what it leaves open.
+
+  Raises:
+    ValueError: no checks, or a margin that is not positive.
+  """
+  if not checks:
+    raise ValueError("Expected at least one check, got none.")
+  for check in checks:
+    if not check.margin > 0:
+      raise ValueError(
+        f"Expected a margin > 0 for {check.measure!r}, got {check.margin}."
+      )
+  findings = {check.finding for check in checks}
+  if TRACE in findings:
+    outcome = "traces"
+  elif TELLTALE in findings:
+    outcome = "telltale"
+  elif DAMAGE in findings:
+    outcome = "damaged"
+  elif any(check.outcome == UNDECIDED for check in checks):
+    outcome = "unclear"
+  else:
+    outcome = "passed"
+  sentence = _SENTENCES[outcome]
+  if outcome != "damaged" and DAMAGE in findings:
+    sentence += " It is also worse at what it should have kept."
+  blind = control is not None and TRACE not in {c.finding for c in control}
+  if blind and outcome != "traces":
+    sentence += (
+      " These tests find no trace in the original model either, which forgot "
+      "nothing: on this request they prove little."
+    )
+  reasons = [
+    _reason(check) for check in checks if check.outcome in (FOUND, UNDECIDED)
+  ]
+  return Verdict(outcome, sentence, tuple(reasons))
+
+
+_MEANINGS = {
+  TRACE: "a trace",
+  TELLTALE: "a sign that rows were removed",
+  DAMAGE: "damage",
+}
+
+
+def _reason(check: Check) -> str:
+  numbers = (
+    f"{check.measure}: {_number(check.value)}, retrained "
+    f"{_number(check.reference)}"
+  )
+  if not (math.isfinite(check.low) and math.isfinite(check.high)):
+    return f"Undecided: {numbers}; there is no interval for the difference."
+  interval = (
+    f"difference {_signed(check.low)} to {_signed(check.high)}, margin "
+    f"{_number(check.margin)}"
+  )
+  if check.outcome == UNDECIDED:
+    return f"Undecided: {numbers} ({interval})."
+  return f"{_MEANINGS[check.finding].capitalize()}: {numbers} ({interval})."
+
+
+def _number(value: float) -> str:
+  return f"{value:.3g}" if math.isfinite(value) else "none"
+
+
+def _signed(value: float) -> str:
+  return f"{value:+.2g}"

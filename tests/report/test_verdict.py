@@ -1,0 +1,76 @@
+"""What the audit says, from intervals."""
+
+import math
+
+import pytest
+
+from jaxunlearn.report import verdict as v
+
+
+def check(low, high, *, above=v.TRACE, below=v.TELLTALE, margin=0.05):
+  return v.Check("accuracy", 0.5, 0.4, low, high, margin, above, below)
+
+
+@pytest.mark.parametrize(
+  ("low", "high", "outcome"),
+  [
+    (0.06, 0.1, v.FOUND),
+    (-0.2, -0.06, v.FOUND),
+    (-0.04, 0.04, v.ABSENT),
+    (-0.04, 0.06, v.UNDECIDED),
+    (-0.06, 0.04, v.UNDECIDED),
+    (math.nan, math.nan, v.UNDECIDED),
+    (-math.inf, math.inf, v.UNDECIDED),
+  ],
+)
+def test_an_interval_finds_excludes_or_leaves_open(low, high, outcome):
+  assert check(low, high).outcome == outcome
+
+
+def test_a_side_that_is_no_fault_is_neither_found_nor_left_open():
+  one_sided = check(-0.9, -0.5, below=v.NOTHING)
+  assert one_sided.outcome == v.ABSENT
+  assert check(-0.9, 0.06, below=v.NOTHING).outcome == v.UNDECIDED
+
+
+@pytest.mark.parametrize(
+  ("checks", "outcome"),
+  [
+    ([check(-0.01, 0.01)], "passed"),
+    ([check(-0.01, 0.01), check(-0.1, 0.1)], "unclear"),
+    ([check(-0.1, 0.1), check(-0.3, -0.1, below=v.DAMAGE)], "damaged"),
+    ([check(-0.3, -0.1, below=v.DAMAGE), check(-0.3, -0.1)], "telltale"),
+    ([check(-0.3, -0.1), check(0.1, 0.3)], "traces"),
+  ],
+)
+def test_the_worst_finding_decides(checks, outcome):
+  assert v.verdict(checks).outcome == outcome
+
+
+def test_damage_is_named_beside_a_worse_finding():
+  found = v.verdict([check(0.1, 0.2), check(-0.2, -0.1, below=v.DAMAGE)])
+  assert "worse at what it should have kept" in found.sentence
+  assert len(found.reasons) == 2
+
+
+def test_passing_tests_that_the_original_passes_is_said_to_prove_little():
+  passed = [check(-0.01, 0.01)]
+  blind = v.verdict(passed, control=[check(-0.01, 0.02)])
+  seeing = v.verdict(passed, control=[check(0.1, 0.2)])
+  assert "prove little" in blind.sentence
+  assert "prove little" not in seeing.sentence
+
+
+def test_a_reason_gives_value_reference_interval_and_margin():
+  (reason,) = v.verdict([check(0.06, 0.1)]).reasons
+  assert reason == (
+    "A trace: accuracy: 0.5, retrained 0.4 (difference +0.06 to +0.1, margin "
+    "0.05)."
+  )
+
+
+def test_no_checks_and_no_margin_are_errors():
+  with pytest.raises(ValueError, match="at least one check, got none"):
+    v.verdict([])
+  with pytest.raises(ValueError, match="margin > 0 for 'accuracy', got 0"):
+    v.verdict([check(0, 0, margin=0)])
