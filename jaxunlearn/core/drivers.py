@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -51,6 +52,90 @@ def unlearn(
   if model is not None:
     _check_model(model, variables, data)
   return transform.compiled(variables, data, jnp.asarray(forget_mask), key)
+
+
+def unlearn_sequence(
+  method: Callable[..., tuple[Variables, Info]],
+  variables: Variables,
+  data: PyTree,
+  forget_masks: jax.Array,
+  keys: jax.Array,
+  *extras: PyTree,
+) -> tuple[Variables, Info]:
+  """Serves deletion requests one after the other, as one `lax.scan`.
+
+  What request k leaves is the original model of request k + 1. Rows that an
+  earlier request forgot are out of every method's reach from then on: they are
+  in the arrays no more, see `stand_ins`.
+
+  Args:
+    method: a `Transform`, or any `(variables, data, forget_mask, key, *extra) ->
+      (variables, info)` of the same shapes and dtypes.
+    variables: the original model, trained on all rows.
+    data: pytree of arrays [N, ...].
+    forget_masks: bool [R, N], a request a row; of a row that several name, the
+      first one counts. The last must leave rows to retain.
+    keys: PRNG keys [R]. The first request gives what it gives alone.
+    *extras: pytrees, leaves [R, ...], of which request k gets entry k.
+
+  Returns:
+    The variables after each request and the infos, leaves [R, ...].
+
+  Raises:
+    ValueError: masks that are not bool [R, N].
+  """
+  forget_masks = jnp.asarray(forget_masks)
+  if forget_masks.ndim != 2:
+    raise ValueError(
+      f"Expected forget_masks of shape [R, N], got {forget_masks.shape}."
+    )
+  checks.hard_request(forget_masks, "forget_masks")
+  checks.request(data, forget_masks[0], "a row of forget_masks")
+  data = jax.tree.map(jnp.asarray, data)
+
+  def serve(state, inputs):
+    variables, gone = state
+    forget_mask, key, extra = inputs
+    # Apart from every key that the method itself makes of this one.
+    source = stand_ins(gone, jax.random.fold_in(key, 0x676F6E65))
+    left = jax.tree.map(lambda leaf: leaf[source], data)
+    now = (forget_mask & ~gone)[source]
+    variables, info = method(variables, left, now, key, *extra)
+    return (variables, gone | forget_mask), (variables, info)
+
+  nothing = jnp.zeros(forget_masks.shape[1], bool)
+  inputs = (forget_masks, keys, extras)
+  _, served = jax.lax.scan(serve, (variables, nothing), inputs)
+  return served
+
+
+def stand_ins(gone: jax.Array, key: jax.Array) -> jax.Array:
+  """For every row the number of a row that is still there to take its place.
+
+  A row that is there stands for itself, each that is gone is replaced by a copy
+  of one that is there. No shape changes, and no method, however it reads its
+  data, can come upon what is gone. The copies are spread evenly: every row that
+  is there appears equally often but for one, which ones being up to the key, so
+  that means over rows, and the shares of forget and retain rows, are those of
+  the rows that are left; the number of rows is not.
+
+  Args:
+    gone: bool [N], rows that must not be seen.
+    key: decides which rows are copied once more than others.
+
+  Returns:
+    int32 [N], to index rows with. With nothing gone it is 0 .. N - 1; with
+    everything gone too, and then means nothing.
+  """
+  n = gone.shape[0]
+  rows = jnp.arange(n, dtype=jnp.int32)
+  shuffled = jax.random.permutation(key, n).astype(jnp.int32)
+  # The rows that are there, in random order, then the others.
+  order = shuffled[jnp.argsort(gone[shuffled], stable=True)]
+  left = jnp.maximum((~gone).sum(), 1)
+  turn = (jnp.cumsum(gone) - 1) % left
+  there = (~gone).any()
+  return jnp.where(gone & there, order[turn], rows)
 
 
 def _check_model(model: Model, variables: Variables, data: PyTree) -> None:

@@ -1,0 +1,183 @@
+"""Deletion requests one after the other, in one program."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from problems import NUM_CLASSES, counting, mlp, trained
+
+from jaxunlearn.core import requests
+from jaxunlearn.core.combinators import edit
+from jaxunlearn.core.drivers import stand_ins, unlearn_sequence
+from jaxunlearn.core.phase import phase, supervised
+from jaxunlearn.core.types import ALL, Draw
+
+KEYS = jax.random.split(jax.random.key(3), 3)
+
+
+def both(model, steps=4):
+  """Descends on the retain rows and ascends on the forget rows."""
+  return phase(
+    supervised(model),
+    optax.sgd(0.05),
+    steps,
+    draw=Draw(forget=8, retain=16),
+    forget_weight=-0.1,
+  )
+
+
+def each(data):
+  return requests.each_class(data["label"], NUM_CLASSES)[:3]
+
+
+def at(tree, index):
+  return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def test_the_first_request_gives_what_it_gives_alone():
+  model, data, variables = trained()
+  masks, method = each(data), both(model)
+  many, info = jax.jit(unlearn_sequence, static_argnums=0)(
+    method, variables, data, masks, KEYS
+  )
+  alone, alone_info = jax.jit(method)(variables, data, masks[0], KEYS[0])
+  chex.assert_trees_all_close(at(many, 0), alone, rtol=1e-6, atol=1e-7)
+  chex.assert_trees_all_close(at(info, 0), alone_info, rtol=1e-6, atol=1e-7)
+  assert info.loss.shape == (3, 4)
+
+
+def test_each_request_starts_from_what_the_last_one_left():
+  _, data, variables = trained()
+
+  def halve(variables, data, forget_mask, key):
+    return jax.tree.map(lambda p: p / 2, variables)
+
+  many, _ = unlearn_sequence(edit(halve), variables, data, each(data), KEYS)
+  for k in range(3):
+    wanted = jax.tree.map(lambda p: p / 2 ** (k + 1), variables)
+    chex.assert_trees_all_equal(at(many, k), wanted)
+
+
+def test_rows_forgotten_earlier_are_out_of_reach():
+  model, data, variables = trained()
+  masks = each(data)
+
+  def last(first_rows):
+    poisoned = {
+      **data,
+      "x": jnp.where(masks[0][:, None], first_rows, data["x"]),
+    }
+
+    def spared(variables, rows, forget_mask, key, is_first):
+      out, info = both(model)(variables, rows, forget_mask, key)
+      keep = lambda old, new: jnp.where(is_first, old, new)
+      return jax.tree.map(keep, variables, out), info.retain_count
+
+    is_first = jnp.array([True, False, False])
+    return jax.jit(
+      lambda: unlearn_sequence(
+        spared, variables, poisoned, masks, KEYS, is_first
+      )
+    )()[0]
+
+  clean, other = last(data["x"]), last(jnp.full_like(data["x"], jnp.nan))
+  chex.assert_trees_all_equal(clean, other)
+  assert np.isfinite(at(other, 2).params["output"]["kernel"]).all()
+
+
+def test_a_mean_over_all_rows_is_that_of_the_rows_that_are_left():
+  # Of 4 classes with 15 rows each the first two go: each of the 30 rows left
+  # appears twice, so that means are exact.
+  model, data, variables = trained()
+  full = phase(supervised(model), optax.sgd(0.1), 1, draw=Draw(ALL, ALL, 0))
+  masks = each(data)[jnp.array([0, 1])]
+  early = jnp.stack([masks[0] | masks[1], each(data)[2]])
+  many, info = unlearn_sequence(full, variables, data, early, KEYS[:2])
+  left = np.flatnonzero(np.asarray(data["label"]) >= 2)
+  rows = jax.tree.map(lambda leaf: leaf[left], data)
+  start = at(many, 0)
+  wanted, wanted_info = full(start, rows, early[1][left], KEYS[1])
+  chex.assert_trees_all_close(at(many, 1), wanted, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(info.loss[1], wanted_info.loss, rtol=1e-5)
+  assert info.forget_count[1] == 2 * wanted_info.forget_count
+
+
+def test_a_row_named_twice_is_forgotten_the_first_time():
+  _, data, variables = trained()
+  method = lambda v, data, mask, key: (v, mask.sum())
+  masks = each(data)
+  twice = jnp.stack([masks[0], masks[0] | masks[1]])
+  _, counts = unlearn_sequence(method, variables, data, twice, KEYS[:2])
+  # 15 of the 45 rows that are left, a third of 60 places.
+  assert counts.tolist()[0] == 15
+  assert abs(int(counts[1]) - 20) <= 5
+  _, apart = unlearn_sequence(method, variables, data, masks[:2], KEYS[:2])
+  np.testing.assert_array_equal(counts, apart)
+
+
+def test_more_requests_are_traced_once_and_other_requests_not_again():
+  model, traces = counting(mlp())
+  _, data, variables = trained()
+  run = jax.jit(
+    lambda m, k: unlearn_sequence(both(model), variables, data, m, k)
+  )
+  masks = each(data)
+  run(masks[:1], KEYS[:1])
+  for_one = len(traces)
+  run(masks, KEYS)
+  assert len(traces) == 2 * for_one
+  run(masks[::-1], KEYS)
+  assert len(traces) == 2 * for_one
+
+
+def test_sequences_under_vmap_equal_a_loop():
+  model, data, variables = trained()
+  run = lambda m, k: unlearn_sequence(both(model), variables, data, m, k)[0]
+  masks = each(data)
+  orders = jnp.stack([masks, masks[::-1]])
+  keys = jnp.stack([KEYS, KEYS[::-1]])
+  many = jax.jit(jax.vmap(run))(orders, keys)
+  for i in range(2):
+    one = jax.jit(run)(orders[i], keys[i])
+    chex.assert_trees_all_close(at(many, i), one, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("left", [1, 3, 7, 10])
+def test_stand_ins_spread_the_rows_that_are_there_evenly(left):
+  rng = np.random.default_rng(left)
+  gone = np.ones(10, bool)
+  gone[rng.permutation(10)[:left]] = False
+  source = np.asarray(stand_ins(jnp.asarray(gone), jax.random.key(left)))
+  counts = np.bincount(source, minlength=10)
+  assert (counts[gone] == 0).all()
+  assert counts[~gone].max() - counts[~gone].min() <= 1
+  np.testing.assert_array_equal(source[~gone], np.flatnonzero(~gone))
+
+
+def test_which_rows_are_copied_is_up_to_the_key():
+  gone = jnp.arange(50) < 5
+  one, other = (np.asarray(stand_ins(gone, k)) for k in KEYS[:2])
+  assert (one != other).any()
+  np.testing.assert_array_equal(one, stand_ins(gone, KEYS[0]))
+
+
+def test_with_everything_gone_rows_stay_in_place():
+  source = stand_ins(jnp.ones(5, bool), KEYS[0])
+  assert source.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+  ("masks", "message"),
+  [
+    (jnp.zeros(60, bool), r"forget_masks of shape \[R, N\], got \(60,\)"),
+    (jnp.zeros((2, 60)), "forget_masks of dtype bool"),
+    (jnp.zeros((2, 7), bool), r"a row of forget_masks of shape \(60,\)"),
+  ],
+)
+def test_masks_that_are_no_stack_of_requests_are_rejected(masks, message):
+  _, data, variables = trained()
+  method = lambda v, data, mask, key: (v, None)
+  with pytest.raises(ValueError, match=message):
+    unlearn_sequence(method, variables, data, masks, KEYS[:2])
