@@ -1,0 +1,242 @@
+"""Influence functions against closed forms, golden vectors and retraining."""
+
+import pathlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import problems
+import pytest
+
+from jaxunlearn.adapters.functions import from_functions
+from jaxunlearn.core.training import map_many
+from jaxunlearn.core.types import Variables
+from jaxunlearn.metrics import influence
+from jaxunlearn.metrics.influence import (
+  gauss_newton_vector_product,
+  hessian_vector_product,
+)
+
+DATA_DIR = pathlib.Path(__file__).resolve().parents[1] / "data"
+PRODUCTS = [gauss_newton_vector_product, hessian_vector_product]
+EXACT = {"tol": 1e-13, "max_steps": 200}  # For float64.
+
+
+def golden(case):
+  with np.load(DATA_DIR / f"ridge__{case}.npz") as stored:
+    return dict(stored)
+
+
+def linear(loss):
+  return from_functions(
+    lambda key, x: jnp.zeros(x.shape[1]), lambda w, x: x @ w, loss=loss
+  )
+
+
+RIDGE = linear(lambda out, rows: 0.5 * (out - rows["y"]) ** 2)
+LOGISTIC = linear(lambda out, rows: jnp.logaddexp(0.0, out) - rows["y"] * out)
+
+
+def close64(found, wanted):
+  assert np.abs(found - wanted).max() <= 1e-9 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("curvature", PRODUCTS)
+@pytest.mark.parametrize("case", ["random_rows", "high_leverage_rows"])
+@pytest.mark.parametrize("convention", ["mean", "sum"])
+def test_removing_rows_from_ridge_regression_is_the_golden_vector(
+  case, convention, curvature
+):
+  g = golden(f"remove_{case}")
+  n = len(g["y"])
+  # A sum with ridge r is n times a mean with ridge r / n.
+  damping = g["ridge_mean"] if convention == "mean" else g["ridge_sum"] / n
+  with jax.enable_x64(True):
+    data = {"x": jnp.asarray(g["X"]), "y": jnp.asarray(g["y"])}
+    start = Variables(jnp.asarray(g[f"params_full_{convention}"]))
+    change, info = influence.influence_of_request(
+      RIDGE,
+      start,
+      data,
+      jnp.asarray(g["remove_mask"] == 1),
+      damping=float(damping),
+      curvature=curvature,
+      chunk_size=64,
+      **EXACT,
+    )
+    assert bool(info.is_converged)
+    close64(start.params + change, g[f"influence_{convention}"])
+
+
+def test_removing_rows_from_logistic_regression_is_the_golden_vector():
+  g = golden("logistic_remove_hard_rows")
+  with jax.enable_x64(True):
+    data = {"x": jnp.asarray(g["X"]), "y": jnp.asarray(g["y"])}
+    start = Variables(jnp.asarray(g["params_full"]))
+    change, _ = influence.influence_of_request(
+      LOGISTIC,
+      start,
+      data,
+      jnp.asarray(g["remove_mask"] == 1),
+      damping=float(g["ridge_sum"]) / 200,
+      chunk_size=64,
+      **EXACT,
+    )
+    close64(start.params + change, g["influence"])
+    predicted = g["params_full"] + np.asarray(change)
+  # First order only: it goes the right way and most of it.
+  before = np.linalg.norm(g["params_full"] - g["params_retrained"])
+  after = np.linalg.norm(predicted - g["params_retrained"])
+  assert after < 0.6 * before
+
+
+def test_scores_predict_the_loss_of_a_query_after_leaving_a_row_out():
+  g = golden("remove_random_rows")
+  n, rows = len(g["y"]), g["leave_one_out_rows"]
+  data = {"x": jnp.float32(g["X"]), "y": jnp.float32(g["y"])}
+  query = {"x": data["x"][:3] + 1.0, "y": data["y"][:3]}
+  start = Variables(jnp.float32(g["params_full_sum"]))
+  scores, info = influence.influence_scores(
+    RIDGE, start, data, query, damping=float(g["ridge_sum"]) / n
+  )
+  assert bool(info.is_converged) and scores.shape == (n,)
+
+  def loss(w):
+    residual = np.asarray(query["x"]) @ w - np.asarray(query["y"])
+    return 0.5 * (residual**2).mean()
+
+  full = loss(g["params_full_sum"])
+  actual = np.array([loss(w) - full for w in g["leave_one_out_params"]])
+  # A row's true change is larger by 1 / (1 - leverage), and of second order.
+  predicted = np.asarray(scores)[rows] / (1 - g["leverage"][rows])
+  np.testing.assert_allclose(predicted, actual, rtol=0.1, atol=2e-4)
+
+
+def test_the_scores_of_a_request_add_up_to_its_influence():
+  g = golden("remove_random_rows")
+  data = {"x": jnp.float32(g["X"]), "y": jnp.float32(g["y"])}
+  start = Variables(jnp.float32(g["params_full_sum"]))
+  query = jax.tree.map(lambda leaf: leaf[:1], data)
+  mask = jnp.asarray(g["remove_mask"] == 1)
+  weights = jnp.linspace(0.0, 1.0, 200)
+  options = {"damping": 0.01, "weights": weights, "chunk_size": 33}
+  scores, _ = influence.influence_scores(RIDGE, start, data, query, **options)
+  change, _ = influence.influence_of_request(
+    RIDGE, start, data, mask, **options
+  )
+  residual = query["x"][0] @ start.params - query["y"][0]
+  wanted = residual * query["x"][0] @ change
+  np.testing.assert_allclose(scores[mask].sum(), wanted, rtol=1e-3)
+  assert scores[0] == 0.0  # A row of weight 0.
+
+
+def test_products_are_those_of_the_dense_matrices():
+  model, data, variables = problems.trained()
+  weights = jnp.linspace(0.0, 1.0, 60)
+  flat, back = jax.flatten_util.ravel_pytree(variables.params)
+  mean = lambda losses: (weights * losses).sum() / weights.sum()
+  predict = lambda w: model.predict(Variables(back(w)), data["x"])
+  hessian = jax.hessian(lambda w: mean(model.loss(predict(w), data)))(flat)
+  jacobian = np.asarray(jax.jacobian(predict)(flat), np.float64)  # [N, C, P]
+  p = np.asarray(jax.nn.softmax(predict(flat)), np.float64)
+  inner = np.einsum("nc,cd->ncd", p, np.eye(4)) - np.einsum("nc,nd->ncd", p, p)
+  share = np.asarray(weights / weights.sum(), np.float64)
+  gauss = np.einsum("n,ncp,ncd,ndq->pq", share, jacobian, inner, jacobian)
+  vector = jax.random.normal(jax.random.key(1), flat.shape)
+  for product, dense in zip(PRODUCTS, (gauss, np.asarray(hessian))):
+    wanted = dense @ np.asarray(vector) + 0.1 * np.asarray(vector)
+    run = lambda v, d: product(
+      model, variables, data, v, weights=weights, damping=d, chunk_size=16
+    )
+    for call in (run, jax.jit(run)):
+      found, _ = jax.flatten_util.ravel_pytree(call(back(vector), 0.1))
+      np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_rows_of_weight_zero_are_not_read():
+  model, data, variables = problems.trained()
+  kept = data["label"] != 2
+  poisoned = {**data, "x": jnp.where(kept[:, None], data["x"], jnp.nan)}
+  query = jax.tree.map(lambda leaf: leaf[:2], data)
+  run = lambda d: influence.influence_scores(
+    model, variables, d, query, damping=0.1, weights=kept, chunk_size=16
+  )[0]
+  chex.assert_trees_all_close(run(poisoned), run(data), rtol=1e-4, atol=1e-6)
+
+
+def test_an_empty_request_changes_nothing():
+  model, data, variables = problems.trained()
+  change, info = influence.influence_of_request(
+    model, variables, data, jnp.zeros(60, bool), damping=0.1
+  )
+  chex.assert_trees_all_equal(
+    change, jax.tree.map(jnp.zeros_like, variables.params)
+  )
+  assert bool(info.is_converged) and info.residual == 0
+
+
+def test_a_stack_of_requests_or_queries_equals_a_loop():
+  model, data, variables = problems.trained()
+  masks = data["label"][None] == jnp.arange(3)[:, None]
+  of_request = lambda m: influence.influence_of_request(
+    model, variables, data, m, damping=1.0, chunk_size=32
+  )[0]
+  of_query = lambda q: influence.influence_scores(
+    model, variables, data, q, damping=1.0, chunk_size=32
+  )[0]
+  queries = jax.tree.map(lambda leaf: leaf[:3, None], data)
+  for fn, stacked in ((of_request, masks), (of_query, queries)):
+    many = jax.jit(lambda s: map_many(fn, s))(stacked)
+    for i in range(3):
+      one = jax.jit(fn)(jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
+      chex.assert_trees_all_close(
+        jax.tree.map(lambda leaf, i=i: leaf[i], many), one, rtol=1e-3, atol=1e-5
+      )
+
+
+def test_a_solve_that_stops_early_says_so():
+  model, data, variables = problems.trained()
+  vector = jax.tree.map(jnp.ones_like, variables.params)
+  solve = lambda steps: influence.solve_curvature(
+    model, variables, data, vector, damping=0.1, max_steps=steps
+  )[1]
+  short, long = solve(1), solve(200)
+  assert not bool(short.is_converged) and short.residual > 1e-2
+  assert bool(long.is_converged) and long.residual < short.residual
+
+
+def test_bfloat16_params_are_solved_in_float32():
+  model, data, variables = problems.trained()
+  low = jax.tree.map(lambda v: v.astype(jnp.bfloat16), variables)
+  change, _ = influence.influence_of_request(
+    model, low, data, data["label"] == 0, damping=1.0, max_steps=5
+  )
+  leaves = jax.tree.leaves(change)
+  assert all(leaf.dtype == jnp.float32 for leaf in leaves)
+  assert all(jnp.isfinite(leaf).all() for leaf in leaves)
+
+
+def test_what_does_not_fit_is_rejected():
+  model, data, variables = problems.trained()
+  vector = variables.params
+  with pytest.raises(ValueError, match="damping >= 0, got damping=-1"):
+    hessian_vector_product(model, variables, data, vector, damping=-1.0)
+  with pytest.raises(ValueError, match="tol > 0"):
+    influence.solve_curvature(
+      model, variables, data, vector, damping=1.0, tol=0.0
+    )
+  with pytest.raises(ValueError, match="max_steps > 0"):
+    influence.solve_curvature(
+      model, variables, data, vector, damping=1.0, max_steps=0
+    )
+  with pytest.raises(ValueError, match=r"forget_mask of shape \(60,\)"):
+    influence.influence_of_request(
+      model, variables, data, jnp.ones(3, bool), damping=1.0
+    )
+  with pytest.raises(ValueError, match=r"query_weights of shape \(60,\)"):
+    influence.influence_scores(
+      model, variables, data, data, damping=1.0, query_weights=jnp.ones(2)
+    )
+  with pytest.raises(ValueError, match="vector"):
+    gauss_newton_vector_product(model, variables, data, vector["hidden"])
