@@ -236,8 +236,9 @@ def relearn(
     variables: `Variables` or bare params of the model under audit.
     data: pytree of arrays [N, ...].
     relearn_mask: bool [N], or float weights: the rows to train on. The forget
-      mask; `random_subset` of it; all rows, as the released code takes; or the
-      retain rows, where relearning speaks most strongly of mere suppression.
+      mask; `random_subset` of it; all rows, as the released code takes (of a
+      class by itself even an untrained network soon learns to say nothing
+      else); or the retain rows: what they bring back was merely suppressed.
     key: PRNG key; models that are compared take the same one.
     evaluate: `variables -> []`, such as the accuracy on held-out forget rows in
       evaluation mode; it gets variables of the form given.
@@ -254,7 +255,7 @@ def relearn(
   Returns:
     `Relearned`. Better: the relearn time of the retrained model, neither less
     (it still knows) nor much more (it is damaged, and stands out). Under jit an
-    empty relearn set leaves the params alone and the curve flat.
+    empty relearn set gives gradients of zero.
 
   Raises:
     ValueError: a mask of wrong shape or dtype or (concrete) without rows,
