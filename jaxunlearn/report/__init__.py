@@ -5,7 +5,12 @@ values and NumPy arrays, never models. Matplotlib (the `experiments` extra) is
 imported when the first figure is made.
 """
 
+from jaxunlearn.report.audit_plots import curve_panels as curve_panels
+from jaxunlearn.report.audit_plots import curves as curves
+from jaxunlearn.report.audit_plots import roc_curves as roc_curves
+from jaxunlearn.report.audit_plots import score_histograms as score_histograms
 from jaxunlearn.report.canvas import figure_png as figure_png
+from jaxunlearn.report.comparisons import salun_table as salun_table
 from jaxunlearn.report.definitions import HIGHER as HIGHER
 from jaxunlearn.report.definitions import LOWER as LOWER
 from jaxunlearn.report.definitions import METRICS as METRICS
@@ -16,6 +21,7 @@ from jaxunlearn.report.files import check_writable as check_writable
 from jaxunlearn.report.files import write_bytes as write_bytes
 from jaxunlearn.report.files import write_json as write_json
 from jaxunlearn.report.files import write_text as write_text
+from jaxunlearn.report.findings import drift_findings as drift_findings
 from jaxunlearn.report.findings import findings as findings
 from jaxunlearn.report.findings import retrained_gaps as retrained_gaps
 from jaxunlearn.report.html import html_report as html_report
@@ -30,6 +36,7 @@ from jaxunlearn.report.results import check_results as check_results
 from jaxunlearn.report.results import read_results as read_results
 from jaxunlearn.report.results import results_to_json as results_to_json
 from jaxunlearn.report.results import summarise as summarise
+from jaxunlearn.report.tables import Comparison as Comparison
 from jaxunlearn.report.tables import markdown_table as markdown_table
 from jaxunlearn.report.tables import rich_table as rich_table
 from jaxunlearn.report.write import write_report as write_report

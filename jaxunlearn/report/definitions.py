@@ -35,6 +35,8 @@ class Metric(NamedTuple):
     decimals: digits after the point, after scaling.
     direction: `NEAREST`, `LOWER` or `HIGHER`.
     headline: whether it belongs in the main table where space is short.
+    is_shared: whether it belongs in the tables of all numbers; False of one that
+      has its place in a `Comparison` alone.
   """
 
   name: str
@@ -44,6 +46,7 @@ class Metric(NamedTuple):
   decimals: int = 3
   direction: str = NEAREST
   headline: bool = False
+  is_shared: bool = True
 
   @property
   def scale(self) -> float:
@@ -149,6 +152,45 @@ METRICS: tuple[Metric, ...] = (
     "Weight distance",
     "How far the weights moved from the original model's; a model can be far "
     "off and have forgotten nothing.",
+  ),
+  Metric(
+    "unlearning_accuracy",
+    "Unlearning accuracy",
+    "Share of the rows to be forgotten that the model predicts wrongly: one "
+    "minus the forget accuracy (SalUn, arXiv:2310.12508).",
+    "%",
+    1,
+    is_shared=False,
+  ),
+  Metric(
+    "kept_test_accuracy",
+    "Test accuracy on what is kept",
+    "Share of rows never used in training that the model predicts correctly, of "
+    "the kept classes where whole classes were forgotten.",
+    "%",
+    1,
+    is_shared=False,
+  ),
+  Metric(
+    "mia_efficacy",
+    "MIA efficacy",
+    "Share of the rows to be forgotten that a membership attack, which guesses "
+    "from the probability of the true class, takes for rows never trained on "
+    "(SalUn, arXiv:2310.12508).",
+    "%",
+    1,
+    is_shared=False,
+  ),
+  Metric(
+    "salun_gap",
+    "Average gap",
+    "Mean absolute difference to the retrained model of the same request and "
+    "seed over unlearning accuracy, retain accuracy, test accuracy on what is "
+    "kept and MIA efficacy.",
+    "points",
+    1,
+    LOWER,
+    is_shared=False,
   ),
   Metric(
     "seconds_run",

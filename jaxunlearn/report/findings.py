@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from jaxunlearn.report.definitions import METRICS, Metric, describe, format_mean
+from jaxunlearn.report.definitions import (
+  METRICS,
+  Metric,
+  describe,
+  format_mean,
+  format_value,
+)
 from jaxunlearn.report.results import (
   ORIGINAL,
   RETRAINED,
@@ -59,6 +65,60 @@ def findings(
   sentences += _damage(summary)
   sentences += _cost(summary, definitions)
   sentences += _cautions(summary)
+  return sentences
+
+
+def drift_findings(
+  summary: Summary, definitions: Sequence[Metric] = METRICS
+) -> list[str]:
+  """Which method drifts least and most over requests that follow each other.
+
+  How far a method has drifted is its `retrained_gap` after the last request;
+  one that never forgot anything has not drifted little, although its gap may
+  not grow.
+
+  Args:
+    summary: see `summarise`; its requests are steps of a sequence, in order.
+    definitions: how to show the gap.
+
+  Returns:
+    Sentences without markup; none with fewer than two steps, or where no method
+    has a gap at both ends.
+  """
+  if len(summary.requests) < 2:
+    return []
+  first, last = summary.requests[0], summary.requests[-1]
+  ends = {}
+  for method in summary.candidates:
+    pair = [
+      summary.cells.get((method, request), {}).get(GAP)
+      for request in (first, last)
+    ]
+    if all(s is not None and s.n for s in pair):
+      ends[method] = [s.mean for s in pair if s is not None]
+  if not ends:
+    return []
+  metric = describe(GAP, definitions)
+
+  def path(method: str) -> str:
+    before, after = (format_value(metric, gap) for gap in ends[method])
+    return f"{method} (from {before} to {after} {metric.unit})"
+
+  ranked = sorted(ends, key=lambda m: ends[m][1])
+  best, worst = ranked[0], ranked[-1]
+  intro = (
+    f"After {len(summary.requests)} requests, each served by what the one before "
+    "left,"
+  )
+  if best == worst:
+    return [f"{intro} the gap to retraining has moved for {path(best)}."]
+  sentences = [
+    f"{intro} {path(best)} has drifted least from retraining and {path(worst)} "
+    "most; in brackets the gap after the first and after the last request."
+  ]
+  grown = max(ends, key=lambda m: ends[m][1] - ends[m][0])
+  if grown != worst and ends[grown][1] - ends[grown][0] > MARGIN:
+    sentences.append(f"The gap that grew most is that of {path(grown)}.")
   return sentences
 
 

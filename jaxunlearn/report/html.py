@@ -26,6 +26,7 @@ from jaxunlearn.report.definitions import (
 )
 from jaxunlearn.report.files import write_text
 from jaxunlearn.report.findings import findings
+from jaxunlearn.report.limits import LIMITS
 from jaxunlearn.report.results import (
   ORIGINAL,
   RETRAINED,
@@ -36,7 +37,9 @@ from jaxunlearn.report.results import (
 )
 from jaxunlearn.report.style import STYLE
 from jaxunlearn.report.tables import (
+  Comparison,
   Grid,
+  explained,
   legend,
   make_grid,
   split_columns,
@@ -44,33 +47,6 @@ from jaxunlearn.report.tables import (
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
-
-LIMITS = (
-  (
-    "What counts as evidence",
-    "The measure of forgetting is nearness to the retrained model: one trained "
-    "by the same recipe on everything but the rows to be forgotten. Agreement "
-    "with it in several measures and attacks, over several seeds, is evidence "
-    "that the rows have left little behind. It is evidence, not a guarantee.",
-  ),
-  (
-    "Low accuracy on the forgotten rows is no proof",
-    "A model can be wrong about these rows and still carry information on "
-    "them. A model that is wrong about them more often than the retrained one "
-    "stands out by just that.",
-  ),
-  (
-    "An attack that fails is no proof",
-    "It shows that this one attack failed. A stronger attack, or one that sees "
-    "the model before and after, may succeed.",
-  ),
-  (
-    "What lies outside",
-    "The report speaks of the models, data and requests that were measured. It "
-    "says nothing of copies, backups, logs or models derived from the original "
-    "one.",
-  ),
-)
 
 
 def html_report(
@@ -81,6 +57,8 @@ def html_report(
   title: str,
   lead: str,
   notes: Sequence[str] = (),
+  comparisons: Sequence[Comparison] = (),
+  more_findings: Sequence[str] = (),
   definitions: Sequence[Metric] = METRICS,
 ) -> Path:
   """Writes the report, atomically.
@@ -93,6 +71,8 @@ def html_report(
     lead: what was done and why, in plain words; a blank line starts a new
       paragraph.
     notes: further remarks, one sentence or paragraph each.
+    comparisons: further tables, after those of all numbers.
+    more_findings: sentences after those of `findings`.
     definitions: how to show and explain each metric.
 
   Returns:
@@ -112,6 +92,8 @@ def html_report(
     title=title,
     lead=lead,
     notes=notes,
+    comparisons=comparisons,
+    more_findings=more_findings,
     definitions=definitions,
   )
   return write_text(path, text)
@@ -124,6 +106,8 @@ def html_text(
   title: str,
   lead: str,
   notes: Sequence[str] = (),
+  comparisons: Sequence[Comparison] = (),
+  more_findings: Sequence[str] = (),
   definitions: Sequence[Metric] = METRICS,
 ) -> str:
   """The report's text; like `html_report`, with figures as PNG bytes."""
@@ -132,10 +116,14 @@ def html_text(
   groups = split_columns(summary, definitions)
   sections = [
     _header(results, title, lead),
-    _brief(results, summary, definitions),
-    _tables(summary, groups, definitions),
+    _brief(results, summary, [*findings(summary, definitions), *more_findings]),
+    _tables(summary, groups, comparisons, definitions),
     _figures(images),
-    _glossary(make_grid(summary, definitions=definitions)),
+    _glossary(
+      explained(
+        make_grid(summary, definitions=definitions), comparisons, definitions
+      )
+    ),
     _limits(),
     _notes(notes),
     _details("Configuration and environment", _config(results)),
@@ -170,9 +158,7 @@ def _header(results: Results, title: str, lead: str) -> str:
   )
 
 
-def _brief(
-  results: Results, summary: Summary, definitions: Sequence[Metric]
-) -> str:
+def _brief(results: Results, summary: Summary, found: Sequence[str]) -> str:
   """What was asked, what was tried, what was found."""
   seeds = len({row["seed"] for row in results.rows})
   candidates = summary.candidates
@@ -187,10 +173,7 @@ def _brief(
     f"<div><dt>{escape(term)}</dt><dd>{escape(text)}</dd></div>\n"
     for term, text in facts
   )
-  items = "".join(
-    f"<li>{escape(sentence)}</li>\n"
-    for sentence in findings(summary, definitions)
-  )
+  items = "".join(f"<li>{escape(sentence)}</li>\n" for sentence in found)
   return (
     '<section id="brief">\n<h2>In brief</h2>\n'
     f'<dl class="facts">\n{terms}</dl>\n'
@@ -204,6 +187,7 @@ def _brief(
 def _tables(
   summary: Summary,
   groups: Sequence[Sequence[str]],
+  comparisons: Sequence[Comparison],
   definitions: Sequence[Metric],
 ) -> str:
   captions = ("Main results", "Further measures")
@@ -215,6 +199,9 @@ def _tables(
       grid = make_grid(summary, group, definitions=definitions)
       parts.append(_table(grid, caption))
       parts.append(f'<p class="hint">{escape(legend(grid))}</p>\n')
+  for title, hint, grid in comparisons:
+    parts.append(_table(grid, title))
+    parts.append(f'<p class="hint">{escape(hint)}</p>\n')
   if len(summary.requests) > 1:
     for request in summary.requests:
       tables = [
@@ -271,15 +258,15 @@ def _figures(images: Mapping[str, tuple[bytes, str]]) -> str:
   )
 
 
-def _glossary(grid: Grid) -> str:
+def _glossary(metrics: Sequence[Metric]) -> str:
   """What each number means, for those that occur."""
-  if not grid.metrics:
+  if not metrics:
     return ""
   terms = "".join(
     f"<div><dt>{escape(m.heading)}</dt><dd>{escape(m.explanation)} "
     f'<span class="sign">{SYMBOLS[m.direction]} '
     f"{escape(DIRECTIONS[m.direction])}</span></dd></div>\n"
-    for m in grid.metrics
+    for m in metrics
   )
   return (
     '<section id="glossary">\n<h2>What the numbers mean</h2>\n'

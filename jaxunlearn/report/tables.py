@@ -51,6 +51,20 @@ class Grid(NamedTuple):
   partial: bool
 
 
+class Comparison(NamedTuple):
+  """A table beside those of all numbers.
+
+  Attributes:
+    title: its caption.
+    hint: how to read it, in sentences.
+    grid: its cells; the columns may have short labels of their own.
+  """
+
+  title: str
+  hint: str
+  grid: Grid
+
+
 def make_grid(
   summary: Summary,
   metrics: Sequence[str] | None = None,
@@ -104,12 +118,14 @@ def split_columns(
     limit: columns of the main table.
 
   Returns:
-    Two tuples of names; metrics without any value are in neither.
+    Two tuples of names; metrics without any value, and those that have a table
+    of their own, are in neither.
   """
   present = [
     name
     for name in summary.metrics
-    if any(stats[name].n for stats in summary.overall.values())
+    if describe(name, definitions).is_shared
+    and any(stats[name].n for stats in summary.overall.values())
   ]
   order = {metric.name: i for i, metric in enumerate(definitions)}
   # An experiment's own numbers are what it is about; they stay in sight.
@@ -145,7 +161,13 @@ def markdown_table(
   Raises:
     ValueError: the summary does not have the request.
   """
-  grid = make_grid(summary, metrics, request=request, definitions=definitions)
+  return grid_markdown(
+    make_grid(summary, metrics, request=request, definitions=definitions)
+  )
+
+
+def grid_markdown(grid: Grid) -> str:
+  """A grid in Markdown, ending in a newline; names are escaped."""
   lines = [
     ["method"] + [f"{m.heading} {SYMBOLS[m.direction]}" for m in grid.metrics]
   ]
@@ -173,6 +195,7 @@ def markdown_report(
   summary: Summary,
   *,
   title: str | None = None,
+  comparisons: Sequence[Comparison] = (),
   definitions: Sequence[Metric] = METRICS,
 ) -> str:
   """The content of `table.md`: tables over requests and of each, and a legend.
@@ -181,6 +204,7 @@ def markdown_report(
     results: for the heading.
     summary: of the results' rows.
     title: the heading; None takes the experiment's name.
+    comparisons: further tables, after the others.
     definitions: how to show each metric.
 
   Returns:
@@ -201,13 +225,26 @@ def markdown_report(
     ]
   grid = make_grid(summary, definitions=definitions)
   parts.append(legend(grid) + "\n")
+  for comparison in comparisons:
+    parts.append(f"## {escape_markdown(comparison.title)}\n")
+    parts.append(grid_markdown(comparison.grid))
+    parts.append(escape_markdown(comparison.hint) + "\n")
   parts.append(
     "".join(
       f"- **{escape_markdown(m.heading)}**: {escape_markdown(m.explanation)}\n"
-      for m in grid.metrics
+      for m in explained(grid, comparisons, definitions)
     )
   )
   return "\n".join(parts)
+
+
+def explained(
+  grid: Grid, comparisons: Sequence[Comparison], definitions: Sequence[Metric]
+) -> tuple[Metric, ...]:
+  """The metrics of all tables, each once, under their full labels."""
+  names = [m.name for m in grid.metrics]
+  names += [m.name for c in comparisons for m in c.grid.metrics]
+  return tuple(describe(name, definitions) for name in dict.fromkeys(names))
 
 
 def legend(grid: Grid) -> str:

@@ -18,7 +18,7 @@ from jaxunlearn.report.results import (
   results_to_json,
   summarise,
 )
-from jaxunlearn.report.tables import markdown_report
+from jaxunlearn.report.tables import Comparison, markdown_report
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -32,6 +32,8 @@ def write_report(
   title: str,
   lead: str,
   notes: Sequence[str] = (),
+  comparisons: Sequence[Comparison] = (),
+  more_findings: Sequence[str] = (),
   definitions: Sequence[Metric] = METRICS,
 ) -> Path:
   """Writes results.json, table.md, plots/NAME.png and report.html.
@@ -47,6 +49,8 @@ def write_report(
     title: heading of the tables and of the report.
     lead: what was done and why, in plain words.
     notes: further remarks for the report.
+    comparisons: further tables, such as `salun_table`.
+    more_findings: sentences after those of `findings`.
     definitions: how to show and explain each metric.
 
   Returns:
@@ -67,7 +71,11 @@ def write_report(
   results = check_results(results)
   files.write_json(out / "results.json", results_to_json(results))
   table = markdown_report(
-    results, summarise(results.rows), title=title, definitions=definitions
+    results,
+    summarise(results.rows),
+    title=title,
+    comparisons=comparisons,
+    definitions=definitions,
   )
   files.write_text(out / "table.md", table)
   images = {}
@@ -80,6 +88,8 @@ def write_report(
     title=title,
     lead=lead,
     notes=notes,
+    comparisons=comparisons,
+    more_findings=more_findings,
     definitions=definitions,
   )
   return files.write_text(out / "report.html", text)

@@ -1,0 +1,28 @@
+"""What every report says of its own reach."""
+
+LIMITS = (
+  (
+    "What counts as evidence",
+    "The measure of forgetting is nearness to the retrained model: one trained "
+    "by the same recipe on everything but the rows to be forgotten. Agreement "
+    "with it in several measures and attacks, over several seeds, is evidence "
+    "that the rows have left little behind. It is evidence, not a guarantee.",
+  ),
+  (
+    "Low accuracy on the forgotten rows is no proof",
+    "A model can be wrong about these rows and still carry information on "
+    "them. A model that is wrong about them more often than the retrained one "
+    "stands out by just that.",
+  ),
+  (
+    "An attack that fails is no proof",
+    "It shows that this one attack failed. A stronger attack, or one that sees "
+    "the model before and after, may succeed.",
+  ),
+  (
+    "What lies outside",
+    "The report speaks of the models, data and requests that were measured. It "
+    "says nothing of copies, backups, logs or models derived from the original "
+    "one.",
+  ),
+)
