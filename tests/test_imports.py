@@ -19,6 +19,7 @@ ALLOWED = {
   "adapters": {"core", "losses"},
   "methods": {"core", "losses", "models"},
   "metrics": {"core"},
+  "valuation": {"core", "losses", "metrics"},
   "attacks": {"core", "losses", "metrics"},
   "report": set(),
 }

@@ -1,0 +1,81 @@
+"""What the estimators of values have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxunlearn.core import checks
+from jaxunlearn.core.training import map_many
+
+
+class Utility(NamedTuple):
+  """What a set of rows is worth.
+
+  Attributes:
+    value: `mask bool [N] -> float []`, pure; the same mask always gives the same
+      value, since the randomness of training is fixed when a utility is made
+      (common random numbers: differences are those of the rows).
+    num_rows: N.
+    empty_value: of the empty set, whatever `value` would say of it.
+  """
+
+  value: Callable[[jax.Array], jax.Array]
+  num_rows: int
+  empty_value: float = 0.0
+
+  def many(
+    self,
+    masks: jax.Array,
+    *,
+    strategy: str | int = "vmap",
+    mesh: jax.sharding.Mesh | None = None,
+  ) -> jax.Array:
+    """The utilities of a stack of masks; see `core.training.map_many`.
+
+    Args:
+      masks: bool [M, N].
+      strategy: an int bounds memory to so many models at a time.
+      mesh: devices to spread the masks over.
+
+    Returns:
+      float32 [M].
+
+    Raises:
+      ValueError: masks of another shape or dtype.
+    """
+    masks = jnp.asarray(masks)
+    if masks.dtype != jnp.bool_ or masks.shape[1:] != (self.num_rows,):
+      raise ValueError(
+        f"Expected masks bool [M, {self.num_rows}], got {masks.dtype} "
+        f"{masks.shape}."
+      )
+    checks.positive(num_rows=self.num_rows)
+
+    def one(mask: jax.Array) -> jax.Array:
+      value = jnp.asarray(self.value(mask), jnp.float32)
+      return jnp.where(mask.any(), value, self.empty_value)
+
+    return map_many(one, masks, strategy=strategy, mesh=mesh)
+
+
+class Valuation(NamedTuple):
+  """Values of rows, as an estimator gives them.
+
+  Attributes:
+    values: float32 [N]; a row that the estimate says nothing of is nan.
+    standard_error: float32 [N]; 0 where the value is exact, nan where there are
+      too few draws to tell.
+    num_evaluations: int [], how often a utility was asked (models trained).
+    utility_full: float32 [], of all rows; nan where it was not needed.
+    converged: bool [], whether a stopping rule was met; True without one.
+  """
+
+  values: jax.Array
+  standard_error: jax.Array
+  num_evaluations: jax.Array
+  utility_full: jax.Array
+  converged: jax.Array
