@@ -21,6 +21,7 @@ def unlearn(
   key: jax.Array,
   *,
   model: Model | None = None,
+  donate: bool = False,
 ) -> tuple[Variables, Info]:
   """Checks a deletion request and serves it in one compiled program.
 
@@ -35,6 +36,8 @@ def unlearn(
     key: typed PRNG key.
     model: if given, the variables are held against its own structure, and the
       labels against the number of its outputs.
+    donate: gives the original model's memory to the unlearned one, which saves
+      one copy of it; `variables` is deleted and cannot be evaluated afterwards.
 
   Returns:
     The unlearned variables and the method's info. The compiled program is kept
@@ -51,7 +54,9 @@ def unlearn(
   checks.finite(variables, "variables")
   if model is not None:
     _check_model(model, variables, data)
-  return transform.compiled(variables, data, jnp.asarray(forget_mask), key)
+  # The same transform gives the same compiled program, wrapped anew or not.
+  run = jax.jit(transform, donate_argnums=0) if donate else transform.compiled
+  return run(variables, data, jnp.asarray(forget_mask), key)
 
 
 def unlearn_sequence(

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxunlearn.core import checks
+from jaxunlearn.core import checks, devices
 from jaxunlearn.core.phase import phase, supervised
 from jaxunlearn.core.types import (
   Draw,
+  Info,
   Model,
   PhaseInfo,
   PyTree,
@@ -120,22 +121,33 @@ def map_many(
   *stacked: PyTree,
   strategy: str | int = "vmap",
   mesh: jax.sharding.Mesh | None = None,
+  batch_axis: str | None = None,
 ) -> Any:
   """Maps a pure function over the leading axis of its arguments.
 
   Args:
-    fn: what to map, of one slice of each argument.
+    fn: what to map, of one slice of each argument (a lane).
     *stacked: pytrees, leaves [M, ...].
     strategy: "vmap", all M at once; "map", one after the other; an int k, in
-      chunks of k, which bounds memory. The results are the same.
-    mesh: a mesh of one axis to spread the M over; M must be a multiple of its
-      size.
+      chunks of k, which bounds memory (`lanes_for_budget` finds k). The results
+      are the same. On a mesh it says how each device takes its own lanes.
+    mesh: devices to spread the M over, along all axes but `batch_axis`; M must
+      be a multiple of their number. Lanes do not talk to each other. Whatever
+      `fn` closes over is copied to every device.
+    batch_axis: None, or the axis of the mesh whose devices share each lane; `fn`
+      has to know it (`axis_name=batch_axis` in `train` or a transform) and to
+      return the same on all of them.
 
   Returns:
     What `fn` returns, leaves [M, ...].
 
   Raises:
-    ValueError: an unknown strategy, or an M that the mesh does not divide.
+    ValueError: an unknown strategy or axis, a batch axis without a mesh, or an
+      M that the devices do not divide.
+
+  Example:
+    >>> map_many(lambda x: x + 1, jnp.arange(3), strategy=2).tolist()
+    [1, 2, 3]
   """
   many = checks.num_rows(stacked, name="stacked arguments")
 
@@ -149,19 +161,7 @@ def map_many(
     checks.positive(strategy=strategy)
   else:
     checks.one_of(("vmap", "map"), strategy=strategy)
-  if mesh is None:
-    return mapped(*stacked)
-  if len(mesh.axis_names) != 1 or many % mesh.size:
-    raise ValueError(
-      f"Expected a mesh of one axis whose size divides {many}, got "
-      f"{dict(mesh.shape)}."
-    )
-  spec = jax.sharding.PartitionSpec(mesh.axis_names[0])
-  # The lanes do not talk to each other, so nothing needs checking.
-  spread = jax.shard_map(
-    mapped, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
-  )
-  return spread(*stacked)
+  return devices.spread(mapped, many, mesh, batch_axis)(*stacked)
 
 
 def train_many(
@@ -172,26 +172,143 @@ def train_many(
   *,
   strategy: str | int = "vmap",
   mesh: jax.sharding.Mesh | None = None,
+  batch_axis: str | None = None,
   **recipe: Any,
 ) -> tuple[Variables, PhaseInfo]:
   """Trains a model for every mask of a stack, in one program.
 
+  With a mesh of two axes the models are spread over one and each model's
+  batches over the other, where the devices average their gradients at every
+  step; nothing else is exchanged but a batch's number of rows, the loss and the
+  float entries of the model state. The models are those of one device, up to
+  rounding; only BatchNorm in training mode differs, as each device normalises
+  its share of a batch by itself.
+
+      mesh = make_mesh(models=4, batch=2)
+      train_many(model, data, masks, keys, mesh=mesh, batch_axis="batch", ...)
+
   Args:
     model: what to train.
-    data: pytree of arrays [N, ...], shared by all.
+    data: pytree of arrays [N, ...], shared by all; every device holds it.
     weights: bool or float [M, N], a mask a model.
     keys: PRNG keys [M]; equal keys give models that differ by their mask only.
     strategy: see `map_many`.
     mesh: see `map_many`.
+    batch_axis: see `map_many`; its devices have to divide `batch_size`.
     **recipe: the keyword arguments of `train`.
 
   Returns:
     Variables and infos with a leading axis [M].
+
+  Raises:
+    ValueError: as `map_many` and `train`; a batch that the devices of
+      `batch_axis` do not divide.
   """
+  if batch_axis is not None:
+    recipe["axis_name"] = batch_axis
   return map_many(
     lambda mask, key: train(model, data, mask, key, **recipe),
     weights,
     keys,
     strategy=strategy,
     mesh=mesh,
+    batch_axis=batch_axis,
   )
+
+
+def unlearn_many(
+  transform: Transform,
+  variables: Variables,
+  data: PyTree,
+  forget_masks: jax.Array,
+  keys: jax.Array,
+  *,
+  is_stacked: bool = False,
+  strategy: str | int = "vmap",
+  mesh: jax.sharding.Mesh | None = None,
+  batch_axis: str | None = None,
+) -> tuple[Variables, Info]:
+  """Serves a stack of requests in one program: a transform mapped over masks.
+
+  With `fitting` for a transform and stacked variables it goes on training many
+  models. To let the results take the place of the originals in memory, donate
+  them: `jax.jit(..., donate_argnums=...)`.
+
+  Args:
+    transform: the method.
+    variables: the original model, for all requests; or with `is_stacked` a
+      model a request, leaves [M, ...].
+    data: pytree of arrays [N, ...], shared by all.
+    forget_masks: bool or float [M, N], a request a lane.
+    keys: PRNG keys [M].
+    is_stacked: static; whether the variables have a leading axis [M].
+    strategy: see `map_many`.
+    mesh: see `map_many`.
+    batch_axis: see `map_many`; its devices have to divide what a step draws.
+
+  Returns:
+    Unlearned variables and infos with a leading axis [M].
+
+  Raises:
+    ValueError: as `map_many` and the transform.
+  """
+
+  def one(mask: jax.Array, key: jax.Array, *own: Variables) -> Any:
+    original = own[0] if own else variables
+    return transform(original, data, mask, key, axis_name=batch_axis)
+
+  originals = (variables,) if is_stacked else ()
+  return map_many(
+    one,
+    forget_masks,
+    keys,
+    *originals,
+    strategy=strategy,
+    mesh=mesh,
+    batch_axis=batch_axis,
+  )
+
+
+def lanes_for_budget(
+  fn: Callable[..., Any],
+  *stacked: PyTree,
+  budget_bytes: int,
+  mesh: jax.sharding.Mesh | None = None,
+  batch_axis: str | None = None,
+) -> int:
+  """The chunk with which `map_many` fills a budget of memory and stays in it.
+
+  The program is compiled for chunks of one and of two lanes, a line drawn
+  through what they take, and the chunk that it gives compiled and made smaller
+  until it fits; nothing is run.
+
+      k = lanes_for_budget(retrain, masks, keys, budget_bytes=8 * 2**30)
+      map_many(retrain, masks, keys, strategy=k)
+
+  Args:
+    fn: see `map_many`.
+    *stacked: see `map_many`; `jax.ShapeDtypeStruct`s will do.
+    budget_bytes: for the program's temporaries and the results of all M lanes,
+      on each device; its arguments are not counted.
+    mesh: see `map_many`.
+    batch_axis: see `map_many`.
+
+  Returns:
+    A chunk size, at most the number of lanes on a device.
+
+  Raises:
+    ValueError: a budget that one lane at a time exceeds; as `map_many`.
+  """
+  many = checks.num_rows(stacked, name="stacked arguments")
+  lanes = many
+  if mesh is not None:
+    shared = 1 if batch_axis is None else mesh.shape.get(batch_axis, 1)
+    lanes = max(many * shared // mesh.size, 1)
+
+  def measure(chunk: int) -> int:
+    run = lambda *args: map_many(
+      fn, *args, strategy=chunk, mesh=mesh, batch_axis=batch_axis
+    )
+    return devices.program_bytes(run, *stacked)
+
+  return devices.largest_within(measure, lanes, budget_bytes, "lanes")
