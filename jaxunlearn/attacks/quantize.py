@@ -239,8 +239,7 @@ def _chosen(path: Any, leaf: jax.Array, select: Select) -> bool:
 
 def _check_leaf(path, leaf, group, channel_axis, name) -> None:
   where = name + jax.tree_util.keystr(path)
-  with jax.ensure_compile_time_eval():  # What jit closes over has its values.
-    checks.finite(leaf, where)
+  checks.finite(leaf, where)
   if isinstance(group, int) and not isinstance(group, bool):
     checks.positive(group=group)
   else:

@@ -265,8 +265,7 @@ def relearn(
   checks.one_of(DIRECTIONS, direction=direction)
   checks.request(data, relearn_mask, "relearn_mask")
   _some_rows(relearn_mask, "relearn_mask")
-  with jax.ensure_compile_time_eval():  # What jit closes over has its values.
-    checks.finite((variables, target), "(variables, target)")
+  checks.finite((variables, target), "(variables, target)")
   wanted = _rows.widened(jnp.asarray(target))
   attack = relearning(
     model,

@@ -6,7 +6,8 @@ where they are concrete. Everything raises ValueError.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,18 +20,32 @@ def is_concrete(x: Any) -> bool:
   return not isinstance(x, jax.core.Tracer)
 
 
+def _at_once(check: Callable[..., None]) -> Callable[..., None]:
+  """Looks at numbers now, even under `jit`, which traces what it closes over."""
+
+  @functools.wraps(check)
+  def wrapped(*args: Any, **kwargs: Any) -> None:
+    with jax.ensure_compile_time_eval():
+      check(*args, **kwargs)
+
+  return wrapped
+
+
+@_at_once
 def positive(**named: Any) -> None:
   for name, value in named.items():
     if is_concrete(value) and not value > 0:
       raise ValueError(f"Expected {name} > 0, got {name}={value}.")
 
 
+@_at_once
 def non_negative(**named: Any) -> None:
   for name, value in named.items():
     if is_concrete(value) and not value >= 0:
       raise ValueError(f"Expected {name} >= 0, got {name}={value}.")
 
 
+@_at_once
 def fraction(**named: Any) -> None:
   for name, value in named.items():
     if is_concrete(value) and not 0 <= value <= 1:
@@ -114,6 +129,7 @@ def request_values(forget_mask: Any, name: str = "forget_mask") -> None:
     )
 
 
+@_at_once
 def finite(tree: Any, name: str) -> None:
   """Every concrete float leaf is finite."""
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

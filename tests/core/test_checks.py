@@ -76,3 +76,22 @@ def test_numbers_out_of_range_are_named():
     checks.fraction(share=2)
   with pytest.raises(ValueError, match="mode to be one of 'a', 'b', got 'c'"):
     checks.one_of(("a", "b"), mode="c")
+
+
+def test_numbers_that_a_jitted_function_closes_over_are_looked_at():
+  rate, tree = jnp.float32(0.5), {"w": jnp.ones(2)}
+
+  @jax.jit
+  def good(x):
+    checks.positive(rate=rate)
+    checks.non_negative(rate=rate)
+    checks.fraction(rate=rate)
+    checks.finite(tree, "tree")
+    return x
+
+  assert good(1.0) == 1.0
+  negative, bad = -rate, {"w": jnp.array([1.0, jnp.nan])}
+  with pytest.raises(ValueError, match="Expected rate > 0"):
+    jax.jit(lambda x: checks.positive(rate=negative))(1.0)
+  with pytest.raises(ValueError, match="to be finite, got 1"):
+    jax.jit(lambda x: checks.finite(bad, "tree"))(1.0)
