@@ -1,0 +1,366 @@
+"""Selective Synaptic Dampening, against its released code and its limits."""
+
+import pathlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import problems
+import pytest
+from sklearn.datasets import load_digits
+
+from jaxunlearn.adapters.flax import from_module
+from jaxunlearn.adapters.functions import from_functions
+from jaxunlearn.core import requests
+from jaxunlearn.core.training import train
+from jaxunlearn.core.types import Variables
+from jaxunlearn.methods import ssd
+from jaxunlearn.models import MLP
+
+DATA = pathlib.Path(__file__).parents[1] / "data"
+KEY = jax.random.key(0)
+NAMES = ("w1", "b1", "w2", "b2")
+DAMPENED = sorted(p.stem for p in DATA.glob("ssd__dampen_*.npz"))
+
+
+def leaves(file, prefix):
+  return {n: np.asarray(file[f"{prefix}{n}"], np.float32) for n in NAMES}
+
+
+def torch_mlp():
+  """The golden vectors' network, with its layout of weights."""
+
+  def apply(p, x):
+    hidden = jax.nn.relu(x @ p["w1"].T + p["b1"][None])
+    return hidden @ p["w2"].T + p["b2"][None]
+
+  return from_functions(lambda key, x: None, apply)
+
+
+def setting(c=1):
+  model, data, variables = problems.trained()
+  return model, data, variables, data["label"] == c
+
+
+def importances(mask, **options):
+  model, data, variables, _ = setting()
+  ones = jnp.ones(60, bool)
+  return tuple(
+    ssd.importance(model, variables, data, w, **options) for w in (mask, ones)
+  )
+
+
+@pytest.mark.parametrize("of", ["full", "forget"])
+@pytest.mark.parametrize(
+  ("name", "options"),
+  [
+    ("bs1", {"estimator": "batch", "batch_size": 1}),
+    ("bs4", {"estimator": "batch", "batch_size": 4}),
+    ("paper", {"estimator": "example", "batch_size": 7}),
+  ],
+)
+def test_importance_agrees_with_the_released_code(of, name, options):
+  file = np.load(DATA / "ssd__importance.npz")
+  data = {"x": jnp.asarray(file["x"]), "label": jnp.asarray(file["y"])}
+  rows = jnp.arange(30) < (30 if of == "full" else int(file["forget_count"]))
+  variables = Variables(leaves(file, "param_"))
+  found = ssd.importance(torch_mlp(), variables, data, rows, **options)
+  for n in NAMES:
+    wanted = file[f"importance_{of}_{name}_{n}"]
+    limit = 2e-5 * np.abs(wanted).max()
+    np.testing.assert_allclose(found[n], wanted, rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize("case", DAMPENED)
+def test_dampening_agrees_with_the_released_code(case):
+  file = np.load(DATA / f"{case}.npz")
+  params = leaves(file, "param_")
+  forget = leaves(file, "importance_forget_")
+  full = leaves(file, "importance_full_")
+  out = ssd.dampen(
+    params,
+    forget,
+    full,
+    alpha=float(file["alpha"]),
+    dampening=float(file["lam"]),
+  )
+  for n in NAMES:
+    np.testing.assert_allclose(
+      out[n], file[f"out_code_{n}"], rtol=1e-5, atol=1e-7
+    )
+    untouched = file[f"selected_{n}"] == 0
+    np.testing.assert_array_equal(out[n][untouched], params[n][untouched])
+
+
+def test_there_are_golden_cases():
+  assert len(DAMPENED) == 11
+
+
+def test_the_ratio_of_importances_is_bounded_and_alpha_above_it_is_a_no_op():
+  model, data, variables, mask = setting()
+  # A feature that is active in the forget set only.
+  data = {**data, "x": data["x"].at[:, 0].multiply(mask)}
+  count = int(mask.sum())
+  f, d = (
+    ssd.importance(model, variables, data, w, estimator="example")
+    for w in (mask, jnp.ones(60, bool))
+  )
+  ratio = np.asarray(f["hidden"]["kernel"] / d["hidden"]["kernel"])
+  live = np.asarray(d["hidden"]["kernel"]) > 0
+  assert ratio[live].max() == pytest.approx(60 / count, rel=1e-4)
+  no_op = ssd.ssd(model, alpha=60 / count * 1.0001, estimator="example")
+  out, info = no_op(variables, data, mask, KEY)
+  chex.assert_trees_all_equal(out, variables)
+  assert int(info.selected_count) == 0
+  below = ssd.ssd(model, alpha=60 / count * 0.999, estimator="example")
+  assert int(below(variables, data, mask, KEY)[1].selected_count) > 0
+
+
+@pytest.mark.parametrize("estimator", ["example", "batch"])
+@pytest.mark.parametrize(
+  "options", [{"alpha": np.inf}, {"alpha": 0.0, "dampening": 1e6}]
+)
+def test_an_infinite_threshold_or_weak_dampening_changes_nothing(
+  estimator, options
+):
+  model, data, variables, mask = setting()
+  out, _ = ssd.ssd(model, estimator=estimator, **options)(
+    variables, data, mask, KEY
+  )
+  chex.assert_trees_all_equal(out, variables)
+
+
+@pytest.mark.parametrize("estimator", ["example", "batch"])
+def test_forgetting_everything_multiplies_by_lambda_below_alpha_one(estimator):
+  model, data, variables, _ = setting()
+  ones = jnp.ones(60, bool)
+  run = lambda alpha, lam: ssd.ssd(
+    model, alpha=alpha, dampening=lam, estimator=estimator, batch_size=16
+  )(variables, data, ones, KEY)[0]
+  chex.assert_trees_all_equal(run(1.0, 0.1), variables)
+  f = ssd.importance(
+    model, variables, data, ones, estimator=estimator, batch_size=16
+  )
+  wanted = jax.tree.map(
+    lambda p, i: jnp.where(i > 0, 0.7 * p, p), variables.params, f
+  )
+  chex.assert_trees_all_close(run(0.7, 0.7).params, wanted, rtol=1e-6)
+
+
+def test_lambda_zero_blanks_what_is_selected_and_nothing_else():
+  _, _, variables, mask = setting()
+  f, d = importances(mask)
+  out = ssd.dampen(variables.params, f, d, alpha=2.0, dampening=0.0)
+  for p, o, i, j in zip(*map(jax.tree.leaves, (variables.params, out, f, d))):
+    selected = np.asarray(i) > 2.0 * np.asarray(j)
+    assert (o[selected] == 0).all()
+    np.testing.assert_array_equal(o[~selected], p[~selected])
+
+
+@pytest.mark.parametrize("estimator", ["example", "batch"])
+def test_the_scale_of_the_loss_does_not_matter(estimator):
+  model, data, variables, mask = setting()
+  scaled = model._replace(loss=lambda o, rows: 3.0 * model.loss(o, rows))
+  one, two = (
+    ssd.ssd(m, estimator=estimator, batch_size=16)(variables, data, mask, KEY)[
+      0
+    ]
+    for m in (model, scaled)
+  )
+  chex.assert_trees_all_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+def test_order_copies_and_chunks_do_not_matter_to_the_paper_estimator():
+  model, data, variables, mask = setting()
+  order = np.random.default_rng(0).permutation(60)
+  twice = np.concatenate([order, order])
+  run = lambda rows, size: ssd.importance(
+    model,
+    variables,
+    jax.tree.map(lambda x: x[rows], data),
+    mask[rows],
+    estimator="example",
+    batch_size=size,
+  )
+  wanted = run(np.arange(60), 60)
+  for rows, size in ((order, 60), (twice, 7), (np.arange(60), 1)):
+    chex.assert_trees_all_close(run(rows, size), wanted, rtol=1e-4, atol=1e-9)
+
+
+def test_batches_of_one_row_make_the_estimators_equal():
+  mask = setting()[3]
+  example = importances(mask, estimator="example", batch_size=1)
+  batch = importances(mask, estimator="batch", batch_size=1)
+  chex.assert_trees_all_close(example, batch, rtol=1e-5)
+
+
+def test_batch_importance_is_a_mean_over_batches_of_forget_rows_alone():
+  model, data, variables, mask = setting()
+  rows = np.flatnonzero(mask)
+  squares = []
+  for start in range(0, len(rows), 4):
+    part = rows[start : start + 4]
+    loss = lambda p, part=part: model.loss(
+      model.predict(Variables(p), data["x"][part]),
+      {"label": data["label"][part]},
+    ).mean()
+    grads = jax.grad(loss)(variables.params)
+    squares.append(jax.tree.map(lambda g: np.float64(g) ** 2, grads))
+  wanted = jax.tree.map(lambda *s: np.mean(s, axis=0), *squares)
+  found = ssd.importance(
+    model, variables, data, mask, estimator="batch", batch_size=4
+  )
+  chex.assert_trees_all_close(
+    found, jax.tree.map(np.float32, wanted), rtol=1e-4, atol=1e-9
+  )
+
+
+def test_label_free_importance_is_the_mean_absolute_slope_of_the_output_norm():
+  model, data, variables, mask = setting()
+  found = ssd.importance(
+    model, variables, data, mask, estimator="example", label_free=True
+  )
+  rows = np.flatnonzero(mask)
+
+  def norm(params, i):
+    return (model.predict(Variables(params), data["x"][i][None]) ** 2).sum()
+
+  slopes = [jax.grad(norm)(variables.params, i) for i in rows]
+  wanted = jax.tree.map(lambda *g: np.abs(np.stack(g)).mean(0), *slopes)
+  chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-6)
+  blank = {**data, "label": jnp.zeros_like(data["label"])}
+  other = ssd.importance(
+    model, variables, blank, mask, estimator="example", label_free=True
+  )
+  chex.assert_trees_all_equal(found, other)
+
+
+def test_weights_only_shrink_and_dead_units_stay():
+  model, data, variables, mask = setting()
+  params = jax.tree.map(lambda p: p, variables.params)
+  params["hidden"]["bias"] = params["hidden"]["bias"].at[2].set(-1e3)
+  dead = Variables(params)
+  out, _ = ssd.ssd(model, alpha=0.0, dampening=0.5)(dead, data, mask, KEY)
+  for p, o in zip(jax.tree.leaves(params), jax.tree.leaves(out.params)):
+    assert np.isfinite(o).all()
+    assert (np.abs(o) <= np.abs(p)).all() and (o * p >= 0).all()
+  np.testing.assert_array_equal(
+    out.params["hidden"]["kernel"][:, 2], params["hidden"]["kernel"][:, 2]
+  )
+
+
+@pytest.mark.parametrize("estimator", ["example", "batch"])
+def test_an_empty_request_changes_nothing(estimator):
+  model, data, variables, mask = setting()
+  for alpha in (None, 2.0):
+    out, info = jax.jit(ssd.ssd(model, alpha=alpha, estimator=estimator))(
+      variables, data, jnp.zeros_like(mask), KEY
+    )
+    chex.assert_trees_all_equal(out, variables)
+    assert int(info.selected_count) == 0
+
+
+def test_a_stored_importance_needs_forget_rows_alone():
+  model, data, variables, mask = setting()
+  options = {"estimator": "example", "batch_size": 16}
+  full = ssd.importance(model, variables, data, jnp.ones(60, bool), **options)
+  stored = ssd.ssd(model, importance_full=full, **options)
+  assert stored.needs.retain == 0 and ssd.ssd(model).needs.retain != 0
+  poisoned = {**data, "x": jnp.where(mask[:, None], data["x"], jnp.nan)}
+  found, _ = stored(variables, poisoned, mask, KEY)
+  wanted, _ = ssd.ssd(model, **options)(variables, data, mask, KEY)
+  chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_the_adaptive_threshold_selects_what_the_percentile_does():
+  rng = np.random.default_rng(3)
+  f = {"a": rng.lognormal(size=(40, 9)), "b": rng.lognormal(size=31)}
+  d = {"a": rng.lognormal(size=(40, 9)), "b": rng.lognormal(size=31)}
+  f["a"][0, 0] = d["a"][0, 0] = 0.0
+  d["a"][0, 1] = 0.0
+  f, d = jax.tree.map(lambda x: x.astype(np.float32), (f, d))
+  ratio = np.concatenate(
+    [(f[k].ravel() / np.where(d[k] > 0, d[k], np.nan).ravel()) for k in "ab"]
+  )
+  for q, s in ((0.01, 1.0), (0.1, 1.0), (0.5, 4.0), (1.0, 10.0)):
+    percentile = 100 - s * np.log(1 + 100 * q)
+    edge = np.nanpercentile(ratio.astype(np.float64), percentile)
+    alpha = ssd.adaptive_alpha(f, d, q, selection=s)
+    np.testing.assert_array_equal(ratio > float(alpha), ratio > edge)
+  nothing = jax.tree.map(np.zeros_like, f)
+  assert ssd.adaptive_alpha(nothing, nothing, 0.1) == np.inf
+
+
+def test_a_grid_of_coefficients_under_vmap_equals_a_loop():
+  _, _, variables, mask = setting()
+  f, d = importances(mask)
+  run = lambda a, lam: ssd.dampen(
+    variables.params, f, d, alpha=a, dampening=lam
+  )
+  alphas, lams = jnp.array([0.5, 1.0, 3.0]), jnp.array([0.1, 0.5, 1.0])
+  many = jax.jit(jax.vmap(run))(alphas, lams)
+  for i in range(3):
+    chex.assert_trees_all_close(
+      jax.tree.map(lambda leaf, i=i: leaf[i], many),
+      run(float(alphas[i]), float(lams[i])),
+      rtol=1e-6,
+    )
+
+
+def test_on_digits_every_class_goes_and_the_others_stay():
+  digits = load_digits()
+  data = {
+    "x": jnp.asarray(digits.data / 16, jnp.float32),
+    "label": jnp.asarray(digits.target, jnp.int32),
+  }
+  model = from_module(MLP(10))
+  everything = jnp.ones(len(digits.target), bool)
+  recipe = {"optimizer": optax.adam(1e-3), "num_steps": 600, "batch_size": 128}
+  original, _ = jax.jit(lambda k: train(model, data, everything, k, **recipe))(
+    KEY
+  )
+  masks = requests.each_class(data["label"], 10)
+
+  def accuracies(mask):
+    out, _ = ssd.ssd(model)(original, data, mask, KEY)
+    right = model.predict(out, data["x"]).argmax(-1) == data["label"]
+    return [jnp.where(m, right, 0).sum() / m.sum() for m in (mask, ~mask)]
+
+  forget, retain = jax.jit(lambda m: jax.lax.map(accuracies, m))(masks)
+  right = model.predict(original, data["x"]).argmax(-1) == data["label"]
+  assert right.mean() > 0.99
+  assert forget.max() < 0.1 and retain.min() > 0.97
+
+
+def test_bfloat16_params_keep_their_dtype():
+  model, data, variables, mask = setting()
+  half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), variables)
+  out, _ = ssd.ssd(model, alpha=0.5)(half, data, mask, KEY)
+  chex.assert_trees_all_equal_dtypes(out, half)
+  f = ssd.importance(model, half, data, mask)
+  assert {leaf.dtype for leaf in jax.tree.leaves(f)} == {jnp.dtype("float32")}
+
+
+def test_bad_arguments_are_rejected():
+  model, data, variables, mask = setting()
+  for options, match in (
+    ({"alpha": -1.0}, "alpha >= 0"),
+    ({"dampening": -1.0}, "dampening >= 0"),
+    ({"exponent": -1.0}, "exponent >= 0"),
+    ({"selection": -1.0}, "selection >= 0"),
+    ({"estimator": "row"}, "estimator to be one of"),
+    ({"batch_size": 0}, "batch_size > 0"),
+  ):
+    with pytest.raises(ValueError, match=match):
+      ssd.ssd(model, **options)
+  with pytest.raises(ValueError, match=r"importance_full.* got nothing"):
+    ssd.ssd(model, importance_full={"a": 1.0})(variables, data, mask, KEY)
+  with pytest.raises(ValueError, match="importance_forget"):
+    ssd.dampen({"a": 1.0}, {"b": 1.0}, {"a": 1.0}, alpha=1.0)
+  for options in ({"estimator": "row"}, {"batch_size": 0}):
+    with pytest.raises(ValueError, match="Expected"):
+      ssd.importance(model, variables, data, mask, **options)
+  with pytest.raises(ValueError, match=r"weights of shape \(60,\)"):
+    ssd.importance(model, variables, data, mask[:5])
