@@ -22,6 +22,7 @@ import optax
 
 from jaxunlearn import losses
 from jaxunlearn.core import checks
+from jaxunlearn.core.classes import requested_classes
 from jaxunlearn.core.combinators import chain, provide
 from jaxunlearn.core.phase import Objective, apply_rows, phase
 from jaxunlearn.core.training import fitting
@@ -269,14 +270,6 @@ def repair(
     name="repair",
     select=draw.select,
   )
-
-
-def requested_classes(
-  label: jax.Array, forget_mask: jax.Array, num_classes: int
-) -> jax.Array:
-  """Classes with a row in the request; bool [num_classes]."""
-  asked = jnp.where(forget_mask, label, num_classes)
-  return jnp.zeros(num_classes, bool).at[asked].set(True, mode="drop")
 
 
 def first_rows(

@@ -1,0 +1,147 @@
+"""Attention maps against published code's numbers and their own definition."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxunlearn import losses
+from jaxunlearn.losses.attention import attention_difference, attention_map
+
+DATA = pathlib.Path(__file__).parent.parent / "data"
+TRANSFER = ["kt_T1_beta0", "kt_T1_beta250", "kt_T2_beta250"]
+
+
+def golden(name):
+  with np.load(DATA / f"zero_shot__{name}.npz") as file:
+    return {key: file[key] for key in file.files}
+
+
+def assert_close(found, wanted, tolerance=1e-5):
+  """Within `tolerance` of the largest entry."""
+  found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
+  assert found.shape == wanted.shape
+  assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
+def channels_last(activations):
+  return jnp.moveaxis(jnp.asarray(activations), 1, -1)
+
+
+def channels_first(gradient):
+  return np.moveaxis(np.asarray(gradient), -1, 1)
+
+
+def gap(x, y, norm="squared"):
+  return attention_difference(attention_map(x), attention_map(y), norm=norm)
+
+
+def test_maps_and_their_difference_equal_the_published_ones():
+  d = golden("attention_diff")
+  x, y = channels_last(d["x"]), channels_last(d["y"])
+  assert_close(attention_map(x), d["attention_x"])
+  assert_close(attention_map(y), d["attention_y"])
+  loss = lambda x: gap(x, y).mean()
+  value, grad = jax.value_and_grad(loss)(x)
+  assert_close(value, d["out_code"])
+  assert_close(channels_first(grad), d["grad_x_code"])
+  assert_close(gap(x, y, "plain").mean(), d["out_paper_mean_l2_norm"])
+
+
+@pytest.mark.parametrize("name", TRANSFER)
+def test_the_students_loss_equals_the_published_one(name):
+  d = golden(name)
+  layers = range(3)
+  teacher = [channels_last(d[f"teacher_act{i}"]) for i in layers]
+  student = [channels_last(d[f"student_act{i}"]) for i in layers]
+
+  def loss(logits, activations, released=True):
+    kl = losses.kl_to_teacher(
+      logits,
+      jnp.asarray(d["teacher_logits"]),
+      float(d["temperature"]),
+      per_class_mean=released,
+    )
+    norm = "squared" if released else "plain"
+    gaps = [gap(a, b, norm) for a, b in zip(activations, teacher)]
+    return (kl + float(d["at_beta"]) * sum(gaps)).mean()
+
+  logits = jnp.asarray(d["student_logits"])
+  value, (by_logits, by_layer) = jax.value_and_grad(loss, (0, 1))(
+    logits, student
+  )
+  assert_close(value, d["out_code"])
+  assert_close(by_logits, d["grad_student_logits_code"])
+  for i in layers:
+    assert_close(channels_first(by_layer[i]), d[f"grad_student_act{i}_code"])
+  assert_close(loss(logits, student, released=False), d["out_paper"])
+
+
+@pytest.mark.parametrize("name", TRANSFER)
+def test_the_generators_loss_equals_the_published_one(name):
+  d = golden(name)
+  temperature = float(d["temperature"])
+
+  def loss(student, teacher):
+    kl = losses.kl_to_teacher(
+      student, teacher, temperature, per_class_mean=True
+    )
+    return -kl.mean()
+
+  logits = jnp.asarray(d["student_logits"]), jnp.asarray(d["teacher_logits"])
+  value, (by_student, by_teacher) = jax.value_and_grad(loss, (0, 1))(*logits)
+  assert_close(value, d["generator_code"])
+  assert_close(by_student, d["generator_grad_student_logits_code"])
+  assert_close(by_teacher, d["generator_grad_teacher_logits_code"])
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 3, 4), (5, 3, 2, 6)])
+def test_a_map_has_length_one_whatever_the_scale(shape):
+  x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+  energy = np.square(x, dtype=np.float64)
+  energy = energy if x.ndim == 2 else energy.mean(-1)
+  energy = energy.reshape(5, -1)
+  wanted = energy / np.linalg.norm(energy, axis=1, keepdims=True)
+  scale = np.array([1e-2, 0.5, 1.0, 30.0, 1e3], np.float32)
+  scale = scale.reshape(5, *[1] * (x.ndim - 1))
+  for found in (attention_map(x), attention_map(x * scale)):
+    assert_close(found, wanted)
+    assert np.abs(np.linalg.norm(found, axis=1) - 1).max() < 1e-6
+
+
+def test_the_difference_lies_between_none_and_that_of_disjoint_maps():
+  apart = np.eye(6, dtype=np.float32)[:, None, :].repeat(2, 1)
+  x = np.abs(np.random.default_rng(1).standard_normal((40, 6)))
+  y = np.abs(np.random.default_rng(2).standard_normal((40, 6)))
+  found = gap(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))
+  assert (found > 0).all() and (found < 2 / 6).all()
+  first, second = jnp.asarray(apart[:3, 0]), jnp.asarray(apart[3:, 0])
+  assert_close(gap(first, second), np.full(3, 2 / 6))
+  assert_close(gap(first, second, "plain"), np.full(3, 2**0.5))
+  assert (gap(first, first) == 0).all()
+
+
+@pytest.mark.parametrize("norm", ["squared", "plain"])
+def test_gradients_are_finite_at_zero_and_at_agreement(norm):
+  x = jnp.zeros((3, 4, 2)).at[0].set(1.0)
+  grad = jax.grad(lambda x: gap(x, jnp.ones((3, 4, 2)), norm).sum())(x)
+  assert jnp.isfinite(grad).all()
+  assert (attention_map(x)[1:] == 0).all()
+
+
+def test_bfloat16_activations_are_compared_in_float32():
+  x = jnp.arange(24.0).reshape(2, 3, 4)
+  half = attention_map(x.astype(jnp.bfloat16))
+  assert half.dtype == jnp.float32
+  assert_close(half, attention_map(x), 1e-6)  # Small integers are exact.
+
+
+def test_bad_shapes_and_norms_are_rejected():
+  with pytest.raises(ValueError, match=r"channels\], got shape \(3,\)"):
+    attention_map(jnp.ones(3))
+  with pytest.raises(ValueError, match=r"one shape \[B, P\], got \(2, 3\)"):
+    attention_difference(jnp.ones((2, 3)), jnp.ones((2, 4)))
+  with pytest.raises(ValueError, match="norm"):
+    attention_difference(jnp.ones((2, 3)), jnp.ones((2, 3)), norm="l1")
