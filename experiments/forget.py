@@ -8,6 +8,11 @@ Methods: UNSIR (arXiv:2111.08947), Bad Teacher (arXiv:2205.08096), and baselines
 trains an MLP on scikit-learn's digits, forgets class 3 with every method, and
 writes results.json, table.md, plots/, params/ and report.html. It takes one to
 two minutes on two CPU cores, most of it compilation, and less the second time.
+
+    python -m experiments.forget --request each-class --sequence
+
+forgets class 0, then class 1, then class 2, and so on, each method going on from
+what it made of the model before, and shows how it drifts from retraining.
 """
 
 from __future__ import annotations
@@ -22,7 +27,16 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments import common, data, methods, models, output, requests, study
+from experiments import (
+  common,
+  data,
+  methods,
+  models,
+  output,
+  requests,
+  sequence,
+  study,
+)
 from jaxunlearn import Model, Variables
 
 DEFAULT_SEEDS = {
@@ -74,9 +88,21 @@ class Options:
       "What to forget: class:3,5 (all rows of these classes), random:0.1 (a "
       "tenth of the rows), index:FILE (a row number a line, or an .npy of "
       "numbers or of bools), group:COLUMN=VALUE, or each-class (every class by "
-      "itself)."
+      "itself). Several with semicolons between, in quotes: "
+      "'class:0;class:1;random:0.1'; each is asked of the original model, unless "
+      "--sequence is given."
     ),
   ] = "class:3"
+
+  sequence: Annotated[
+    bool,
+    _help(
+      "Serve the requests one after the other, each by what the one before left "
+      "of the model and of the rows, and see how far every method drifts from "
+      "retraining. Wants several requests; each-class leaves the last class, so "
+      "that something is left to keep."
+    ),
+  ] = False
 
   methods: Annotated[
     str, _help("How to forget: all, or names as in unsir,bad_teacher,finetune.")
@@ -167,7 +193,7 @@ def prepare(options: Options) -> Plan:
   dataset = data.load(
     options.data, preset=options.preset, data_dir=options.data_dir
   )
-  asked = requests.parse(options.request, dataset)
+  asked = requests.parse(options.request, dataset, sequence=options.sequence)
   model = models.load(options.model, dataset, options.preset)
   variables = None
   if options.checkpoint is not None:
@@ -181,7 +207,7 @@ def prepare(options: Options) -> Plan:
   if kind not in methods.RECIPES:
     kind = "mlp" if dataset.train["x"].ndim == 2 else "cnn"
   recipe = methods.RECIPES[kind][options.preset]
-  given = {
+  given: dict[str, Any] = {
     "num_steps": options.train_steps,
     "learning_rate": options.learning_rate,
     "batch_size": options.batch_size,
@@ -226,9 +252,10 @@ def run(plan: Plan, progress: Progress) -> output.Outcome:
   begin("retraining without the forgotten rows")
   trained = {"retrained": study.train_retrained(this)}
   progress.advance(task)
+  serve = sequence.unlearn if plan.requests.is_sequence else study.unlearn
   for name, settings in plan.settings.items():
     begin(f"unlearning with {name}")
-    trained[name] = study.unlearn(this, name, settings, original)
+    trained[name] = serve(this, name, settings, original)
     progress.advance(task)
   begin("measuring")
   audit = study.make_audit(this, original, trained["retrained"])
@@ -262,7 +289,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   # Files and pipes have no width; the table wants some.
   console = Console()
   console = console if console.is_terminal else Console(width=120)
-  output.show(console, summary, options.out)
+  output.show(console, plan, summary)
 
 
 def _check_numbers(options: Options) -> None:

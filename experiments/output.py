@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from experiments import common, methods, study
+from experiments import common, methods, relearning, study
 from jaxunlearn import report
 from jaxunlearn.adapters import orbax
 from jaxunlearn.report.files import plain
@@ -28,6 +28,14 @@ DEFINITIONS = (
     "over-forgetting.",
     "nats",
     2,
+  ),
+  report.Metric(
+    "newest_forget_accuracy",
+    "Forget accuracy, newest request",
+    "Share of the rows of the newest request alone that the model still "
+    "predicts correctly.",
+    "%",
+    1,
   ),
   report.Metric(
     "is_finite",
@@ -54,7 +62,9 @@ def write(folder: Path, plan: Plan, outcome: Outcome) -> report.Summary:
   """Writes results, tables, plots, report and params into a folder."""
   results = _results(plan, outcome)
   summary = report.summarise(results.rows)
-  title = f"Forgetting {plan.options.request} from {plan.options.data}"
+  manner = " in sequence" if plan.requests.is_sequence else ""
+  title = f"Forgetting {plan.options.request} from {plan.options.data}{manner}"
+  salun = report.salun_table(summary, definitions=DEFINITIONS)
   report.write_report(
     folder,
     results,
@@ -62,20 +72,36 @@ def write(folder: Path, plan: Plan, outcome: Outcome) -> report.Summary:
     title=title,
     lead=_lead(plan),
     notes=_notes(plan),
+    comparisons=[] if salun is None else [salun],
+    more_findings=_drift(plan, summary),
     definitions=DEFINITIONS,
   )
   _save_params(folder / "params", plan, outcome)
   return summary
 
 
-def show(console: Console, summary: report.Summary, out: str) -> None:
+def show(console: Console, plan: Plan, summary: report.Summary) -> None:
   """The main table, the findings, and where the rest lies."""
   console.print(report.rich_table(summary, definitions=DEFINITIONS))
-  for sentence in report.findings(summary, DEFINITIONS):
+  found = report.findings(summary, DEFINITIONS) + _drift(plan, summary)
+  for sentence in found:
     console.print(f"- {sentence}", markup=False, highlight=False)
   console.print(
-    f"Report: {Path(out) / 'report.html'}", markup=False, soft_wrap=True
+    f"Report: {Path(plan.options.out) / 'report.html'}",
+    markup=False,
+    soft_wrap=True,
   )
+
+
+def _drift(plan: Plan, summary: report.Summary) -> list[str]:
+  if not plan.requests.is_sequence:
+    return []
+  return report.drift_findings(summary, DEFINITIONS)
+
+
+def _shown_request(plan: Plan) -> int:
+  """The one whose models are saved and drawn: of a sequence the last."""
+  return len(plan.requests.names) - 1 if plan.requests.is_sequence else 0
 
 
 def _results(plan: Plan, outcome: Outcome) -> report.Results:
@@ -132,7 +158,10 @@ def _config(plan: Plan) -> dict[str, Any]:
 
 
 def _figures(plan: Plan, outcome: Outcome, summary: report.Summary):
-  figures = {
+  figures = {}
+  if plan.requests.is_sequence:
+    figures["drift"] = _drift_figure(plan, outcome)
+  figures |= {
     "accuracy": (
       report.accuracy_bars(summary, definitions=DEFINITIONS),
       "Accuracy on the rows to be forgotten, on the rows kept and on rows never "
@@ -145,8 +174,10 @@ def _figures(plan: Plan, outcome: Outcome, summary: report.Summary):
       "takes. Down is better forgetting, left is faster.",
     ),
   }
-  seeds = slice(0, plan.num_seeds)  # The lanes of the first request.
-  request = plan.requests.names[0]
+  shown = _shown_request(plan)
+  # The lanes of that request.
+  seeds = slice(shown * plan.num_seeds, (shown + 1) * plan.num_seeds)
+  request = plan.requests.names[shown]
   gaps = report.retrained_gaps(summary)
   ranked = [m for m in summary.candidates if m in gaps and m != _YARDSTICK]
   if ranked:
@@ -160,12 +191,26 @@ def _figures(plan: Plan, outcome: Outcome, summary: report.Summary):
         before,
         after,
         plan.dataset.class_names,
-        forgotten=plan.requests.classes[0] or (),
+        forgotten=plan.requests.classes[shown] or (),
         titles=("Original model", f"After {nearest}"),
       ),
       f"What the model answers on test rows before and after {nearest}, the "
       f"method nearest to retraining (request {request}, all seeds together).",
     )
+  figures["relearning"] = (
+    report.curves(
+      np.arange(relearning.num_steps(plan.recipe) + 1),
+      {
+        name: 100 * audit.relearned.curve[seeds]
+        for name, audit in outcome.audits.items()
+      },
+      x_label="steps of training on all rows",
+      y_label="accuracy on what was forgotten (%)",
+    ),
+    "How fast each model learns again what it was made to forget (request "
+    f"{request}). One that starts low and rises faster than the retrained model, "
+    "the dashed line, had only hidden what it knew.",
+  )
   traces = {
     name: {phase: losses[seeds] for phase, losses in made.traces.items()}
     for name, made in outcome.trained.items()
@@ -180,8 +225,34 @@ def _figures(plan: Plan, outcome: Outcome, summary: report.Summary):
   return figures
 
 
+def _drift_figure(plan: Plan, outcome: Outcome):
+  """Gap and accuracies over the steps of a sequence."""
+
+  def lines(name: str):
+    """In the unit shown, [seeds, steps] by method."""
+    scale = report.describe(name, DEFINITIONS).scale
+    shape = (len(plan.requests.names), plan.num_seeds)
+    return {
+      method: scale * audit.metrics[name].reshape(shape).T
+      for method, audit in outcome.audits.items()
+    }
+
+  panels = {
+    report.describe(name, DEFINITIONS).heading: lines(name)
+    for name in ("retrained_gap", "retain_accuracy", "forget_accuracy")
+  }
+  steps = np.arange(1, len(plan.requests.names) + 1)
+  return (
+    report.curve_panels(steps, panels, x_label="requests served"),
+    "How each method drifts: left the gap to a model retrained without any row "
+    "of the requests so far, in the middle the accuracy on the rows still kept, "
+    "right that on all rows forgotten so far. The dashed line is retraining; "
+    "bands go from the lowest to the highest seed.",
+  )
+
+
 def _lead(plan: Plan) -> str:
-  options, rows = plan.options, plan.requests.masks.sum(axis=1)
+  options, rows = plan.options, plan.requests.added.sum(axis=1)
   total = len(plan.dataset.train["label"])
   origin = (
     f"trained on {total} rows of {options.data}"
@@ -194,6 +265,11 @@ def _lead(plan: Plan) -> str:
     else f"each of {len(rows)} requests ({options.request}, {rows.min()} to "
     f"{rows.max()} rows)"
   )
+  if plan.requests.is_sequence:
+    asked = (
+      f"{len(rows)} requests one after the other ({rows.min()} to {rows.max()} "
+      f"rows each, {rows.sum()} in all: {options.request})"
+    )
   return (
     f"A model ({options.model}) was {origin} and then made to forget {asked} by "
     f"{len(plan.settings)} methods, with {plan.num_seeds} seeds. The measure of "
@@ -215,6 +291,10 @@ def _notes(plan: Plan) -> list[str]:
     f"both and at most {study.SVC_ROWS}, and asked about the forgotten rows.",
     "Membership AUC: how often a forgotten row has a lower loss than a test row, "
     "of the same classes where whole classes were forgotten.",
+    "Relearning: every model is trained on all training rows, the forgotten ones "
+    "with them, by Adam with rate 0.001 and the same batches for all, for at most "
+    f"{relearning.num_steps(plan.recipe)} steps, and measured after each on at "
+    f"most {relearning.MAX_ROWS} rows.",
     f"ZRF is the mean over {study.NUM_TEACHERS} untrained networks that no "
     "method has used.",
     "Run time is that of one request and one seed: the time of the program "
@@ -245,20 +325,31 @@ def _notes(plan: Plan) -> list[str]:
       "may differ. Amnesiac unlearning needs what is kept while training and "
       "is left out."
     )
+  if plan.requests.is_sequence:
+    notes.append(
+      "Each request is served by what the one before it left: the method goes on "
+      "from the model that it made itself, and rows forgotten earlier are out of "
+      "its reach. So that shapes stay as they are, copies of the rows that are "
+      "left, spread evenly, stand in their places. Numbers on forgotten rows are "
+      "those of all requests so far, and so is the retrained model."
+    )
   if len(plan.requests.names) > 1:
+    which = "last" if plan.requests.is_sequence else "first"
     notes.append(
       "The confusion matrices, the losses and the saved params are those of "
-      f"the first request, {plan.requests.names[0]}."
+      f"the {which} request, {plan.requests.names[_shown_request(plan)]}."
     )
   return notes
 
 
 def _save_params(folder: Path, plan: Plan, outcome: Outcome) -> None:
-  """The models of the first request and seed, one a method."""
+  """The models of one request and the first seed, one a method."""
+  shown = _shown_request(plan)
+  lane = shown * plan.num_seeds
   config = {
     "data": plan.options.data,
     "model": plan.options.model,
-    "request": plan.requests.names[0],
+    "request": plan.requests.names[shown],
     "seed": 0,
     "training": plan.recipe._asdict(),
   }
@@ -267,8 +358,8 @@ def _save_params(folder: Path, plan: Plan, outcome: Outcome) -> None:
     details = {"method": name, "settings": plan.settings.get(name, {})}
     orbax.save(
       folder / name,
-      jax.tree.map(lambda leaf: leaf[0], made.variables),
-      forget_mask=plan.requests.masks[0],
+      jax.tree.map(lambda leaf: leaf[lane], made.variables),
+      forget_mask=plan.requests.masks[shown],
       key=getattr(outcome.study, key)[0],
       config=plain({**config, **details}),
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.data import Dataset
@@ -14,6 +15,7 @@ from jaxunlearn.core import checks
 
 EACH_CLASS = "each-class"
 FORMS = "class:3,5, random:0.1, index:FILE, group:COLUMN=VALUE or " + EACH_CLASS
+SEPARATOR = ";"  # Between several requests.
 # The rows of a random request are the same for every seed: a request is what
 # somebody asks for, and seeds are repetitions of answering it.
 _RANDOM_REQUEST_KEY = 7
@@ -24,55 +26,103 @@ class Requests(NamedTuple):
 
   Attributes:
     names: one a request, as the results show it.
-    masks: bool [R, N], True = forget.
-    classes: of each request the classes that it covers entirely, if it is a
-      union of whole classes; else None.
-    max_classes: the most classes of which any request has a row.
+    masks: bool [R, N], True = forgotten once the request is served: its own
+      rows, and in a sequence those of the requests before it.
+    added: bool [R, N], the rows that the request itself takes away; outside a
+      sequence those of `masks`.
+    classes: of each row of `masks` the classes that it covers entirely, if it
+      is a union of whole classes; else None.
+    max_classes: the most classes of which any request itself has a row.
+    is_sequence: whether they are served one after the other.
   """
 
   names: tuple[str, ...]
   masks: np.ndarray
+  added: np.ndarray
   classes: tuple[tuple[int, ...] | None, ...]
   max_classes: int
+  is_sequence: bool
 
 
-def parse(text: str, dataset: Dataset) -> Requests:
+def parse(text: str, dataset: Dataset, *, sequence: bool = False) -> Requests:
   """Builds the requests that a flag's text asks for.
 
   Args:
-    text: one of `FORMS`.
+    text: one of `FORMS`, or several with semicolons between.
     dataset: its training rows are what can be forgotten.
+    sequence: whether the requests come one after the other. Of a row that
+      several name the first one counts, and "each-class" leaves the last class,
+      so that there is something to retain.
 
   Raises:
     ValueError: in one line, a text of another form, a class, row or group that
-      does not exist, a request that is empty or covers everything.
+      does not exist, a request that is empty or covers everything, alone or, in
+      a sequence, by what was forgotten before; a sequence of one.
   """
+  parts = [part.strip() for part in text.split(SEPARATOR) if part.strip()]
+  if parts == [EACH_CLASS]:
+    count = dataset.num_classes - sequence
+    parts = [f"class:{c}" for c in range(count)]
+  names = tuple(parts) or (text,)
+  masks = np.stack([_one(name, dataset) for name in names])
+  again = next((n for i, n in enumerate(names) if n in names[:i]), None)
+  if again is not None:
+    raise ValueError(f"Expected --request to differ, got {again!r} twice.")
+  added = masks
+  if sequence:
+    names, masks, added = _in_sequence(names, masks)
   label = dataset.train["label"]
-  if text == EACH_CLASS:
-    names = tuple(f"class:{c}" for c in range(dataset.num_classes))
-    masks = [_classes(str(c), dataset) for c in range(dataset.num_classes)]
-  else:
-    kind, _, value = text.partition(":")
-    build = {
-      "class": _classes,
-      "random": _random,
-      "index": _index,
-      "group": _group,
-    }.get(kind)
-    if build is None or not value:
-      raise ValueError(f"Expected --request {FORMS}, got {text!r}.")
-    try:
-      names, masks = (text,), [build(value, dataset)]
-      checks.request_values(masks[0], "--request")
-    except ValueError as error:
-      raise ValueError(f"--request {text}: {error}") from error
-  stacked = np.stack([np.asarray(mask) for mask in masks])
   return Requests(
     names,
-    stacked,
-    tuple(_whole_classes(label, mask) for mask in stacked),
-    max(len(np.unique(label[mask])) for mask in stacked),
+    masks,
+    added,
+    tuple(_whole_classes(label, mask) for mask in masks),
+    max(len(np.unique(label[mask])) for mask in added),
+    sequence,
   )
+
+
+def _one(text: str, dataset: Dataset) -> np.ndarray:
+  kind, _, value = text.partition(":")
+  build = {
+    "class": _classes,
+    "random": _random,
+    "index": _index,
+    "group": _group,
+  }.get(kind)
+  if build is None or not value:
+    raise ValueError(f"Expected --request {FORMS}, got {text!r}.")
+  try:
+    mask = build(value, dataset)
+    checks.request_values(mask, "--request")
+  except ValueError as error:
+    raise ValueError(f"--request {text}: {error}") from error
+  return np.asarray(mask)
+
+
+def _in_sequence(names: tuple[str, ...], masks: np.ndarray):
+  """Names with their place, rows forgotten so far, and rows that are new."""
+  if len(names) < 2:
+    raise ValueError(
+      "Expected several requests for --sequence, such as --request "
+      f"'class:0;class:1;class:2' or {EACH_CLASS}, got {names[0]!r} alone."
+    )
+  so_far = np.logical_or.accumulate(masks)
+  added = so_far.copy()
+  added[1:] &= ~so_far[:-1]
+  for name, mask in zip(names, added):
+    if not mask.any():
+      raise ValueError(
+        f"Expected every request of --sequence to add rows, got {name!r}, whose "
+        "rows were all forgotten before."
+      )
+  if so_far[-1].all():
+    raise ValueError(
+      "Expected the requests of --sequence to leave rows to retain, got "
+      f"{len(names)} that together cover all {masks.shape[1]} rows."
+    )
+  places = tuple(f"{i}. {name}" for i, name in enumerate(names, start=1))
+  return places, so_far, added
 
 
 def _classes(value: str, dataset: Dataset):
@@ -82,7 +132,7 @@ def _classes(value: str, dataset: Dataset):
     raise ValueError(
       f"Expected classes as integers with commas between, got {value!r}."
     ) from error
-  return requests.classes(dataset.train["label"], wanted)
+  return requests.classes(jnp.asarray(dataset.train["label"]), wanted)
 
 
 def _random(value: str, dataset: Dataset):
@@ -119,7 +169,7 @@ def _index(path: str, dataset: Dataset):
   if rows.size and not 0 <= rows.min() <= rows.max() < count:
     bad = rows.min() if rows.min() < 0 else rows.max()
     raise ValueError(f"Expected row numbers in 0 .. {count - 1}, got {bad}.")
-  return requests.indices(count, rows.astype(np.int32))
+  return requests.indices(count, jnp.asarray(rows, jnp.int32))
 
 
 def _read_npy(path: str) -> np.ndarray:

@@ -8,7 +8,7 @@ others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxunlearn as ju
-from experiments import common, methods
+from experiments import common, methods, relearning
 from experiments.data import Dataset
 from experiments.requests import Requests
 from jaxunlearn import metrics
+from jaxunlearn.attacks.relearn import Relearned, anamnesis_index
 from jaxunlearn.core.phase import all_finite
 from jaxunlearn.core.training import init_variables
 
@@ -33,6 +34,13 @@ GAP_METRICS = (
   "test_accuracy",
   "membership_share",
 )
+# What SalUn's tables (arXiv:2310.12508) average: UA, RA, TA and MIA.
+SALUN_METRICS = (
+  "unlearning_accuracy",
+  "retain_accuracy",
+  "kept_test_accuracy",
+  "mia_efficacy",
+)
 
 
 class Study(NamedTuple):
@@ -42,7 +50,9 @@ class Study(NamedTuple):
     access: model, recipe and counts that methods are built from.
     train: rows {"x", "label"}, N of them.
     test: rows never trained on.
-    masks: bool [R, N], the requests.
+    masks: bool [R, N], the rows to be forgotten when a request is served; in a
+      sequence with those of the requests before it.
+    added: bool [R, N], the rows that the request itself takes away.
     test_masks: bool [2, R, N_test], test rows of forgotten and of kept classes;
       nowhere True for a request that is no union of classes.
     lane_request: int32 [L], the request of each lane.
@@ -50,18 +60,21 @@ class Study(NamedTuple):
     train_keys: PRNG keys [S].
     unlearn_keys: PRNG keys [S].
     strategy: of `jaxunlearn.map_many`.
+    is_sequence: whether each request is served by what the one before it left.
   """
 
   access: methods.Access
   train: Any
   test: Any
   masks: jax.Array
+  added: jax.Array
   test_masks: jax.Array
   lane_request: jax.Array
   lane_seed: jax.Array
   train_keys: jax.Array
   unlearn_keys: jax.Array
   strategy: str | int
+  is_sequence: bool
 
   @property
   def num_lanes(self) -> int:
@@ -96,10 +109,12 @@ class Audit(NamedTuple):
   Attributes:
     metrics: name -> float array [L], nan where there is no value.
     confusion: counts [L, C, C] on the test rows.
+    relearned: how the models learned again, fields [L, ...].
   """
 
   metrics: dict[str, np.ndarray]
   confusion: np.ndarray
+  relearned: Relearned
 
 
 def make(
@@ -132,12 +147,14 @@ def make(
     train=jax.tree.map(jnp.asarray, dataset.train),
     test=jax.tree.map(jnp.asarray, dataset.test),
     masks=jnp.asarray(requests.masks),
+    added=jnp.asarray(requests.added),
     test_masks=jnp.asarray(np.stack([forgotten, kept])),
     lane_request=jnp.asarray(lanes[0], jnp.int32),
     lane_seed=jnp.asarray(lanes[1], jnp.int32),
     train_keys=jax.vmap(lambda k: jax.random.fold_in(k, 0))(keys),
     unlearn_keys=jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys),
     strategy=strategy,
+    is_sequence=requests.is_sequence,
   )
 
 
@@ -196,7 +213,7 @@ def unlearn(
       ledger=jax.tree.map(lambda leaf: leaf[seed, request], ledgers),
     )
     transform = method.make(access, settings)
-    start = _at(variables, seed)
+    start = at(variables, seed)
     return transform(start, data, masks[request], keys[seed])
 
   shared = (study.test, original.variables, ledgers)
@@ -229,44 +246,61 @@ def make_audit(study: Study, original: Trained, retrained: Trained):
 
   # In nats, of the training rows: [T, N, C] and [L, N, C].
   teachers, references = jax.jit(reference)(study.train, retrained.variables)
-  program = jax.jit(_audit_program, static_argnums=(0, 1, 2))
+  program = jax.jit(_audit_program, static_argnums=(0, 1))
+  examined = relearning.examined(
+    np.asarray(study.masks), np.asarray(study.test_masks[0])
+  )
 
   def audit(variables: Any) -> Audit:
-    values, entropies, confusion = program(
-      model,
-      study.access.num_classes,
+    data = (study.train, study.test, study.masks, study.added, study.test_masks)
+    values, signals, confusion, relearned = program(
+      study.access,
       study.strategy,
-      (study.train, study.test, study.masks, study.test_masks),
+      (*data, examined),
       (study.lane_request, study.lane_seed),
       (teachers, references, original.variables),
       variables,
     )
     found = {name: np.asarray(v, np.float64) for name, v in values.items()}
-    found["membership_share"] = _membership(study, *map(np.asarray, entropies))
-    return Audit(found, np.asarray(confusion))
+    if not study.is_sequence:
+      del found["newest_forget_accuracy"]  # It is the forget accuracy.
+    entropies, confidences = jax.tree.map(np.asarray, signals)
+    found["membership_share"] = _membership(study, *entropies)
+    # The share called non-members, by another feature.
+    found["mia_efficacy"] = 1 - _membership(study, *confidences)
+    return Audit(
+      found, np.asarray(confusion), jax.tree.map(np.asarray, relearned)
+    )
 
   return audit
 
 
 def add_gaps(audits: Mapping[str, Audit], retrained: str) -> None:
-  """Adds `retrained_gap` to all audits: 0 is to agree with the retrained model.
+  """Adds the gaps to all audits: 0 is to agree with the retrained model.
 
-  The mean over `GAP_METRICS` of the absolute difference to the retrained model
-  of the same request and seed; nan where one of them is.
+  `retrained_gap` is the mean over `GAP_METRICS` of the absolute difference to
+  the retrained model of the same request and seed, `salun_gap` that over
+  `SALUN_METRICS`; nan where one of them is. And `anamnesis_index`, the relearn
+  time over that of the retrained model; nan where that one never relearned.
   """
   standard = audits[retrained].metrics
   for audit in audits.values():
-    gaps = [np.abs(audit.metrics[n] - standard[n]) for n in GAP_METRICS]
-    audit.metrics["retrained_gap"] = np.mean(gaps, axis=0)
+    for gap, names in (
+      ("retrained_gap", GAP_METRICS),
+      ("salun_gap", SALUN_METRICS),
+    ):
+      differences = [np.abs(audit.metrics[n] - standard[n]) for n in names]
+      audit.metrics[gap] = np.mean(differences, axis=0)
+    index = anamnesis_index(audit.relearned, audits[retrained].relearned)
+    audit.metrics["anamnesis_index"] = np.asarray(index.value, np.float64)
   # By definition; two programs that round differently would show 1e-9.
   for name in ("activation_distance", "js_to_retrained"):
     standard[name] = np.zeros_like(standard[name])
 
 
-def _audit_program(
-  model, num_classes, strategy, data, lanes, comparison, variables
-):
-  train, test, masks, test_masks = data
+def _audit_program(access, strategy, data, lanes, comparison, variables):
+  model = access.model
+  train, test, masks, added, test_masks, examined = data
   teachers, references, originals = comparison
 
   def one(request, seed, reference, variables):
@@ -277,7 +311,7 @@ def _audit_program(
     test_correct = lambda weights: metrics.accuracy(
       test_logits, test["label"], weights
     )
-    moved = metrics.weight_distance(variables, _at(originals, seed))
+    moved = metrics.weight_distance(variables, at(originals, seed))
     finite = all_finite((variables, logits, test_logits))
     # Forgotten rows against unseen ones of the same classes, where the request
     # is of whole classes; against all unseen ones else.
@@ -286,12 +320,16 @@ def _audit_program(
     told_apart = metrics.separation_auc(
       -model.loss(logits, train), -model.loss(test_logits, test), forget, unseen
     )
+    kept = test_masks[1, request]
     values = {
       "forget_accuracy": correct(forget),
+      "newest_forget_accuracy": correct(added[request]),
       "retain_accuracy": correct(~forget),
       "test_accuracy": test_correct(None),
       "forget_test_accuracy": test_correct(test_masks[0, request]),
-      "retain_test_accuracy": test_correct(test_masks[1, request]),
+      "retain_test_accuracy": test_correct(kept),
+      "unlearning_accuracy": 1 - correct(forget),
+      "kept_test_accuracy": test_correct(jnp.where(kept.any(), kept, True)),
       "forget_cross_entropy": metrics.mean_cross_entropy(
         logits, train["label"], forget
       ),
@@ -306,22 +344,45 @@ def _audit_program(
       "membership_auc": told_apart,
       "is_finite": finite.astype(jnp.float32),
     }
-    entropies = metrics.entropy(logits), metrics.entropy(test_logits)
-    confusion = metrics.confusion_matrix(
-      test_logits, test["label"], num_classes
+    relearned = relearning.relearned(
+      model,
+      access.recipe,
+      train,
+      test,
+      at(examined, request),
+      variables,
+      at(originals, seed),
     )
-    return values, entropies, confusion
+    values["relearn_steps"] = relearned.steps
+    values["relearn_reached"] = relearned.reached
+    both = ((logits, train["label"]), (test_logits, test["label"]))
+    signals = (
+      tuple(metrics.entropy(outputs) for outputs, _ in both),
+      tuple(metrics.confidence(outputs, label) for outputs, label in both),
+    )
+    confusion = metrics.confusion_matrix(
+      test_logits, test["label"], access.num_classes
+    )
+    return values, signals, confusion, relearned
 
   return ju.map_many(one, *lanes, references, variables, strategy=strategy)
 
 
-def _membership(study: Study, entropy, test_entropy) -> np.ndarray:
-  """The attack's share for each lane; nan for a model that diverged."""
+def _membership(study: Study, signal, test_signal) -> np.ndarray:
+  """The attack's share for each lane, by a signal of training and test rows.
+
+  Args:
+    signal: float [L, N].
+    test_signal: float [L, N_test].
+
+  Returns:
+    [L], nan for a model that diverged.
+  """
   masks = np.asarray(study.masks)[np.asarray(study.lane_request)]
   seeds = np.asarray(study.lane_seed).tolist()
   shares = np.full(study.num_lanes, np.nan)
   for lane, (forget, seed) in enumerate(zip(masks, seeds)):
-    rows, test_rows = entropy[lane], test_entropy[lane]
+    rows, test_rows = signal[lane], test_signal[lane]
     if np.isfinite(rows).all() and np.isfinite(test_rows).all():
       shares[lane] = metrics.svc_membership(
         rows[~forget], test_rows, rows[forget], max_rows=SVC_ROWS, seed=seed
@@ -336,17 +397,19 @@ def _lane_run(study: Study, one, keys, *shared) -> Trained:
   def program(train, masks, keys, lanes, shared):
     def lane(request, seed):
       variables, info = one(train, masks, keys, request, seed, *shared)
-      losses = _losses(info)
-      # Kept aside, because dicts come out of a loop sorted by name: the order
-      # here is that in which the phases run.
-      phases[:] = losses
-      return variables, losses
+      return variables, losses_of(info, phases)
 
     return ju.map_many(lane, *lanes, strategy=study.strategy)
 
   lanes = (study.lane_request, study.lane_seed)
   args = (study.train, study.masks, keys, lanes, shared)
-  done = common.timed(program, *args)
+  return as_trained(study, common.timed(program, *args), phases)
+
+
+def as_trained(
+  study: Study, done: common.Timed, phases: Sequence[str]
+) -> Trained:
+  """What a program of variables and losses, leaves [L, ...], made."""
   variables, losses = done.value
   traces = {
     # Rounds of a repeated phase end to end.
@@ -357,14 +420,22 @@ def _lane_run(study: Study, one, keys, *shared) -> Trained:
   return Trained(variables, traces, done.seconds_compile, seconds)
 
 
-def _losses(info: Any) -> dict[str, jax.Array]:
-  """Losses [L, ..., T] by phase; by its path where two have one name."""
+def losses_of(info: Any, phases: list[str]) -> dict[str, jax.Array]:
+  """Losses [..., T] by phase; by its path where two have one name.
+
+  Args:
+    info: what a method left.
+    phases: is given the names in the order in which the phases run, since dicts
+      come out of a loop sorted by name.
+  """
   found = _walk(info, "loss")
   short = [path.rpartition("/")[2] for path in found]
-  return {
+  losses = {
     name if short.count(name) == 1 else path: loss
     for (path, loss), name in zip(found.items(), short)
   }
+  phases[:] = losses
+  return losses
 
 
 def _walk(info: Any, path: str) -> dict[str, jax.Array]:
@@ -376,5 +447,6 @@ def _walk(info: Any, path: str) -> dict[str, jax.Array]:
   return found
 
 
-def _at(tree: Any, index: Any) -> Any:
+def at(tree: Any, index: Any) -> Any:
+  """An entry of every leaf's leading axis."""
   return jax.tree.map(lambda leaf: leaf[index], tree)

@@ -101,6 +101,35 @@ METRICS: tuple[Metric, ...] = (
     "training: 0.5 is guessing, 1 is certainty.",
   ),
   Metric(
+    "anamnesis_index",
+    "Anamnesis index",
+    "Relearn steps divided by those of the retrained model (arXiv:2201.05629): 1 "
+    "is to have as little left as it has; near 0 the knowledge is still there, "
+    "and far above 1 the model is damaged. It is a lower bound where the model "
+    "did not relearn within the limit, and has no value where the retrained one "
+    "did not.",
+    "",
+    2,
+    headline=True,
+  ),
+  Metric(
+    "relearn_steps",
+    "Relearn steps",
+    "Training steps on all rows until the model is nearly as good again on what "
+    "was forgotten as the original one, at least 1: within 5 % of its accuracy "
+    "on test rows of the forgotten classes, or on the forgotten rows where no "
+    "whole classes were forgotten. The limit where it did not get there.",
+    "",
+    1,
+  ),
+  Metric(
+    "relearn_reached",
+    "Relearned",
+    "Share of runs in which the model relearned within the limit of steps.",
+    "%",
+    0,
+  ),
+  Metric(
     "retrained_gap",
     "Gap to retrained",
     "Mean absolute difference to the retrained model over the accuracies and "

@@ -30,6 +30,12 @@ SHARED = (
   "weight_distance",
   "membership_share",
   "membership_auc",
+  "relearn_steps",
+  "relearn_reached",
+  "unlearning_accuracy",
+  "kept_test_accuracy",
+  "mia_efficacy",
+  "salun_gap",
   "retrained_gap",
   "is_finite",
 )
@@ -83,6 +89,7 @@ def test_all_files_are_written_and_nothing_else(digits_run):
     "confusion.png",
     "distance.png",
     "losses.png",
+    "relearning.png",
   }
   assert "random_label" in (out / "report.html").read_text()
 
@@ -115,6 +122,42 @@ def test_the_gap_is_the_mean_difference_to_the_same_seed(digits_run):
     standard = rows["retrained", seed]
     gap = np.mean([abs(row[n] - standard[n]) for n in names])
     assert row["retrained_gap"] == pytest.approx(gap, abs=1e-9)
+    names_of_salun = ("unlearning_accuracy", "retain_accuracy")
+    names_of_salun += ("kept_test_accuracy", "mia_efficacy")
+    gap = np.mean([abs(row[n] - standard[n]) for n in names_of_salun])
+    assert row["salun_gap"] == pytest.approx(gap, abs=1e-9)
+
+
+def test_salun_measures_are_those_of_its_paper(digits_run):
+  out, results = digits_run
+  for row in results["rows"]:
+    wrong = 1 - row["forget_accuracy"]
+    assert row["unlearning_accuracy"] == pytest.approx(wrong, abs=1e-6)
+    # Whole classes are forgotten: the test rows of the others count.
+    assert row["kept_test_accuracy"] == row["retain_test_accuracy"]
+  # A model that never saw the class gives it no confidence.
+  unseen = [r for r in results["rows"] if r["method"] == "retrained"]
+  assert all(r["mia_efficacy"] == 1 for r in unseen)
+  table = (out / "table.md").read_text().partition("## SalUn")[2]
+  names = [line.split()[1] for line in table.splitlines() if line[:2] == "| "]
+  assert names[2:5] == ["retrained", "original", "random_label"]
+  assert "100.0 ± 0.0 (0.0)" in table
+
+
+def test_the_anamnesis_index_is_the_ratio_of_relearn_times(digits_run):
+  _, results = digits_run
+  rows = {(r["method"], r["seed"]): r for r in results["rows"]}
+  for (method, seed), row in rows.items():
+    standard = rows["retrained", seed]
+    if standard["relearn_reached"]:
+      ratio = row["relearn_steps"] / standard["relearn_steps"]
+      assert row["anamnesis_index"] == pytest.approx(ratio, rel=1e-6)
+    else:
+      assert row["anamnesis_index"] is None
+    assert row["relearn_reached"] in (0, 1)
+    assert 1 <= row["relearn_steps"] <= 10  # A sixth of 60 training steps.
+    if method == "original":
+      assert row["relearn_reached"] == 1
 
 
 def test_saved_params_give_the_accuracy_of_their_row(digits_run):
@@ -185,6 +228,8 @@ def test_a_group_of_a_users_own_rows_can_be_forgotten(blobs, tmp_path):
   sizes = results["config"]["sizes"]
   assert sizes["forget_rows"] == {"group:country=fr": wanted}
   # No union of classes: there are no test rows of forgotten classes.
+  for row in results["rows"]:
+    assert row["kept_test_accuracy"] == row["test_accuracy"]
   assert all(r["forget_test_accuracy"] is None for r in results["rows"])
   assert all(r["forget_accuracy"] > 0.5 for r in results["rows"])
 
