@@ -369,7 +369,7 @@ def _svc_features(logits, labels, variant):
 
 def _check_splits(num_splits: int, test_share: Any) -> None:
   checks.positive(num_splits=num_splits)
-  if checks.is_concrete(test_share) and not 0 < test_share < 1:
+  if checks.is_concrete(test_share) and not 0 < float(test_share) < 1:
     raise ValueError(
       f"Expected test_share in (0, 1), got test_share={test_share}."
     )

@@ -73,8 +73,8 @@ def bootstrap(
     value.
 
   Raises:
-    ValueError: as `roc.roc`; ranks differ; masks that are no bool; fewer than two
-      models; num_samples or batch_size < 1; level outside (0, 1).
+    ValueError: as `roc.roc`; ranks differ; masks that are no bool; fewer than
+      two models; num_samples or batch_size < 1; level outside (0, 1).
   """
   checks.positive(num_samples=num_samples, batch_size=batch_size)
   _check_level(level)
@@ -300,7 +300,7 @@ def tpr_interval(
 
 
 def _check_level(level: Any) -> None:
-  if checks.is_concrete(level) and not 0 < level < 1:
+  if checks.is_concrete(level) and not 0 < float(level) < 1:
     raise ValueError(f"Expected level in (0, 1), got level={level}.")
 
 

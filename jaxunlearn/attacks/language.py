@@ -171,7 +171,7 @@ def lowest_mean(
   Raises:
     ValueError: shapes do not match, mask is no bool, k outside (0, 1].
   """
-  if checks.is_concrete(k) and not 0 < k <= 1:
+  if checks.is_concrete(k) and not 0 < float(k) <= 1:
     raise ValueError(f"Expected k in (0, 1], got k={k}.")
   values = _rows.widened(values)
   mask = _mask_of(mask, values.shape, "mask")

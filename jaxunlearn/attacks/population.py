@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxunlearn.attacks import roc
 from jaxunlearn.core import checks
@@ -109,7 +110,7 @@ def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def correctness(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """1.0 where the largest logit is the label's, else 0.0; [...], see `margin`."""
+  """1.0 where the largest logit is the label's, else 0.0; see `margin`."""
   logits = _rows.widened(logits)
   labels = _rows.labels_of(labels, logits)
   known = (labels >= 0) & (labels < logits.shape[-1])
@@ -127,7 +128,7 @@ def fit_thresholds(
   member_mask: jax.Array | None = None,
   other_mask: jax.Array | None = None,
 ) -> jax.Array:
-  """The threshold of the best balanced accuracy, for all rows or for each class.
+  """The threshold of best balanced accuracy, of all rows or for each class.
 
   t_c = argmax over observed scores t of (P[member >= t] + P[other < t]) / 2,
   the first such score in the order members, then others, as in the published
@@ -365,13 +366,15 @@ def membership_ratio(
   Source: arXiv:2302.13406.
   """
   checks.positive(floor=floor)
+  given = {"before": before, "after": after}
   before, after = _rows.widened(before), _rows.widened(after)
   _rows.same_shape(before, after, "before", "after")
   weights = _rows.weights_of(mask, before)
-  if checks.is_concrete(weights):
-    for name, values in (("before", before), ("after", after)):
-      inside = (values >= 0) & (values <= 1)
-      if checks.is_concrete(values) and bool((~inside & (weights > 0)).any()):
+  for name, values in given.items():
+    if checks.is_concrete(values) and checks.is_concrete(mask):
+      seen = np.asarray(values)
+      counted = True if mask is None else np.asarray(mask) > 0
+      if (~((seen >= 0) & (seen <= 1)) & counted).any():
         raise ValueError(f"Expected {name} in [0, 1], got values outside.")
   mean = lambda values: _rows.weighted_mean(values, weights)
   return MembershipRatio(

@@ -11,11 +11,13 @@ For unlearning members are forget rows, non-members rows of the same kind that
 were never trained on. Every number is best where the retrained model has it,
 not where it is smallest.
 
-Class: exact statistics of the scores given; no data access, no randomness. Cost: a sort of the N + M scores, O((N + M) log(N + M)).
-`kind="hull"` is computed on the host (SciPy).
+Class: exact statistics of the scores given; no data access, no randomness.
+Cost: a sort of the N + M scores, O((N + M) log(N + M)). `kind="hull"` is
+computed on the host (SciPy).
 
-Source: TPR at low FPR, Carlini et al. (2021), arXiv:2112.03570. The step curve is sound: each of its points
-is a threshold that can be used. The convex hull is what randomised tests reach.
+Source: TPR at low FPR, Carlini et al. (2021), arXiv:2112.03570. The step curve
+is sound: each of its points is a threshold that can be used. The convex hull is
+what randomised tests reach.
 """
 
 from __future__ import annotations
@@ -143,7 +145,7 @@ def auc(
   member_mask: jax.Array | None = None,
   other_mask: jax.Array | None = None,
 ) -> jax.Array:
-  """Area under the step curve, `metrics.separation_auc` with the checks of `roc`.
+  """Area under the step curve: `metrics.separation_auc`, checked as `roc` is.
 
   Returns:
     float [], in [0, 1].
@@ -240,6 +242,7 @@ def groups_of(member_scores, other_scores, member_mask, other_mask):
     ("member", member_scores, member_mask),
     ("other", other_scores, other_mask),
   ):
+    given, mask_given = values, mask
     values = _rows.widened(values)
     if values.ndim != 1:
       raise ValueError(f"Expected {name}_scores [N], got shape {values.shape}.")
@@ -251,18 +254,25 @@ def groups_of(member_scores, other_scores, member_mask, other_mask):
       )
     if mask.dtype != jnp.bool_ and not jnp.issubdtype(mask.dtype, jnp.floating):
       raise ValueError(f"Expected {name}_mask bool or float, got {mask.dtype}.")
-    if checks.is_concrete(mask):
-      if bool((mask < 0).any()):
-        raise ValueError(f"Expected {name}_mask >= 0, got a negative weight.")
-      if not bool((mask > 0).any()):
-        raise ValueError(f"Expected {name}_scores of some rows, got 0.")
-      if checks.is_concrete(values):
-        bad = int((jnp.isnan(values) & (mask > 0)).sum())
-        if bad:
-          raise ValueError(f"Expected {name}_scores, got {bad} that are nan.")
+    _look(name, given, mask_given)
     scores.append(values)
     weights.append(mask.astype(jnp.float32))
   return *scores, *weights
+
+
+def _look(name, scores, mask):
+  """Refuses what can be seen to be wrong, also when `jit` closes over it."""
+  if not checks.is_concrete(mask):
+    return
+  mask = np.ones(np.shape(scores), bool) if mask is None else np.asarray(mask)
+  if (mask < 0).any():
+    raise ValueError(f"Expected {name}_mask >= 0, got a negative weight.")
+  if not (mask > 0).any():
+    raise ValueError(f"Expected {name}_scores of some rows, got 0.")
+  if checks.is_concrete(scores):
+    bad = int((np.isnan(np.asarray(scores)) & (mask > 0)).sum())
+    if bad:
+      raise ValueError(f"Expected {name}_scores, got {bad} that are nan.")
 
 
 def _curve(member_scores, other_scores, member_mask, other_mask):

@@ -135,14 +135,15 @@ def test_the_compiled_attack_under_vmap_over_requests_equals_the_loop():
   pool = np.random.default_rng(0).normal(size=60).astype(np.float32)
   masks = np.random.default_rng(1).random((3, 60)) < 0.4
   pool[~masks.any(0)] += 1
-  traces = []
+  traces, share = [], jnp.float32(0.1)
 
   def attack(key, mask):
     traces.append(1)
     return classifiers.logistic_accuracy(
-      key, pool, pool, mask, ~mask, num_splits=4, num_steps=8
+      key, pool, pool, mask, ~mask, num_splits=4, num_steps=8, test_share=share
     ).splits
 
+  pool = jnp.asarray(pool)
   keys = jax.random.split(jax.random.key(0), 3)
   many = jax.vmap(attack)(keys, masks)
   compiled = jax.jit(attack)

@@ -117,6 +117,8 @@ def test_the_lowest_values_are_counted_as_their_share_says():
     np.testing.assert_allclose(language.lowest_mean(values, k=k), wanted)
     compiled = jax.jit(lambda k: language.lowest_mean(values, k=k))
     np.testing.assert_allclose(compiled(k), wanted)
+  third = jnp.float32(0.3)
+  assert jax.jit(lambda: language.lowest_mean(values, k=third))() == 1
   assert language.lowest_mean(values, k=0.05) == 0
   assert np.isnan(language.lowest_mean(values, k=0.05, at_least_one=False))
   assert np.isnan(language.lowest_mean(values, np.zeros(10, bool), k=1.0))
@@ -207,7 +209,7 @@ def test_gradient_norms_are_means_over_tensors_row_by_row():
     call(loss, {}, data, chunk_size=1)
 
 
-def test_privleak_is_zero_for_the_retrained_model_and_minus_a_hundred_at_worst():
+def test_privleak_is_zero_for_the_retrained_and_minus_a_hundred_at_worst():
   assert language.privleak(0.4772, 0.4772) == 0
   assert language.privleak(0.0, 0.5) == -100
   np.testing.assert_allclose(language.privleak(0.8, 0.4), 100, rtol=1e-6)

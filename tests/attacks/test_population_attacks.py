@@ -275,6 +275,9 @@ def test_membership_ratio_has_both_readings_and_survives_zero():
   after = np.float32([0.3, 0.8, np.nan])
   found = jax.jit(population.membership_ratio)(before, after, mask)
   np.testing.assert_allclose(found, [2, 2 / 3, 1 / 2], rtol=1e-6)
+  closed = [jnp.asarray(x) for x in (before, after, mask)]
+  found = jax.jit(lambda: population.membership_ratio(*closed))()
+  np.testing.assert_allclose(found, [2, 2 / 3, 1 / 2], rtol=1e-6)
   none = population.membership_ratio(before, before, ~(mask | True))
   assert np.isnan(none).all()
   same = population.membership_ratio(before, before)

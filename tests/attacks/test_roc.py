@@ -176,6 +176,21 @@ def test_traced_groups_that_are_empty_or_nan_give_nan_and_concrete_ones_raise():
     roc.roc(np.ones(2), np.ones(0))
 
 
+def test_what_jit_closes_over_is_looked_at():
+  scores, level = jnp.array([1.0, 2.0, jnp.nan]), jnp.float32(0.9)
+  mask = jnp.array([True, True, False])
+
+  @jax.jit
+  def closed(key):
+    return intervals.bootstrap(
+      key, scores, scores, mask, mask, num_samples=3, level=level
+    )
+
+  np.testing.assert_allclose(closed(jax.random.key(0)).estimate.auc, 0.5)
+  with pytest.raises(ValueError, match="member_scores, got 1 that are nan"):
+    jax.jit(lambda: roc.auc(scores, scores))()
+
+
 def test_bad_arguments_of_the_curve_are_named():
   ones = np.ones(3)
   with pytest.raises(ValueError, match=r"member_scores \[N\], got shape"):
