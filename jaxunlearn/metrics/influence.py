@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks, per_example
+from jaxunlearn.core.sampling import blank_rows
 from jaxunlearn.core.types import Model, PyTree, Variables
 from jaxunlearn.metrics import _rows
 from jaxunlearn.metrics import per_example as rows_of_model
@@ -231,10 +232,13 @@ def influence_of_request(
     ValueError: as `solve_curvature`; a mask of a wrong shape or dtype.
   """
   checks.request(data, forget_mask)
-  weight = _weights(data, weights)
-  removed = weight * jnp.asarray(forget_mask).astype(weight.dtype)
   gradient = _mean_gradient(
-    model, variables, data, removed, weight.sum(), solver.get("chunk_size", 256)
+    model,
+    variables,
+    data,
+    _weights(data, weights),
+    solver.get("chunk_size", 256),
+    share=jnp.asarray(forget_mask),
   )
   return solve_curvature(
     model, variables, data, gradient, damping=damping, weights=weights, **solver
@@ -282,16 +286,14 @@ def influence_scores(
   weight = _weights(data, weights)
   query_weight = _weights(query, query_weights, "query_weights")
   chunk_size = solver.get("chunk_size", 256)
-  gradient = _mean_gradient(
-    model, variables, query, query_weight, query_weight.sum(), chunk_size
-  )
+  gradient = _mean_gradient(model, variables, query, query_weight, chunk_size)
   direction, info = solve_curvature(
     model, variables, data, gradient, damping=damping, weights=weights, **solver
   )
   dots = rows_of_model.gradient_dots(
     model, variables, data, direction, weights=weights, chunk_size=chunk_size
   )
-  return dots / _counted(weight.sum()).astype(dots.dtype), info
+  return dots / _count(weight).astype(dots.dtype), info
 
 
 def _damped(
@@ -313,7 +315,7 @@ def _damped(
     weight,
     chunk_size=chunk_size,
   )
-  count = _counted(weight.sum())
+  count = _count(weight)
   return jax.tree.map(
     lambda t, v: (t / count.astype(t.dtype) + damping * v).astype(v.dtype),
     total,
@@ -326,34 +328,42 @@ def _mean_gradient(
   variables: Variables,
   data: PyTree,
   weight: jax.Array,
-  count: jax.Array,
   chunk_size: int,
+  share: jax.Array | None = None,
 ) -> PyTree:
+  """Gradient of sum_i w_i share_i loss_i / sum_i w_i, shares being 1 if None."""
   losses, params = rows_of_model.losses_of(model, variables)
+
+  def of_chunk(args: tuple[PyTree, jax.Array | None], w: jax.Array) -> PyTree:
+    rows, part = args
+    if part is not None:
+      w = w * _rows.widened(part)
+      rows = blank_rows(rows, w)
+    return jax.grad(lambda p: _weighted(losses(p, rows), w))(params)
+
   total = per_example.sum_chunks(
-    lambda rows, w: jax.grad(lambda p: _weighted(losses(p, rows), w))(params),
-    data,
-    weight,
-    chunk_size=chunk_size,
+    of_chunk, (data, share), weight, chunk_size=chunk_size
   )
-  return jax.tree.map(lambda t: t / _counted(count).astype(t.dtype), total)
+  return jax.tree.map(lambda t: t / _count(weight).astype(t.dtype), total)
 
 
 def _weights(
   data: PyTree, weights: jax.Array | None, name: str = "weights"
 ) -> jax.Array:
-  """Weights as float32 or wider; None is 1 for every row."""
+  """Weights [N], bool or float as they came; None is 1 for every row."""
   if weights is None:
     return jnp.ones(checks.num_rows(data), jnp.float32)
   checks.request(data, weights, name=name)
-  return _rows.widened(weights)
+  return jnp.asarray(weights)
 
 
 def _weighted(losses: jax.Array, weight: jax.Array) -> jax.Array:
   return jnp.where(weight > 0, weight * _rows.widened(losses), 0).sum()
 
 
-def _counted(count: jax.Array) -> jax.Array:
+def _count(weight: jax.Array) -> jax.Array:
+  """The sum of the weights, 1 where it is zero; float32 or wider."""
+  count = _rows.widened(weight).sum()
   return jnp.where(count > 0, count, jnp.ones((), count.dtype))
 
 

@@ -165,6 +165,24 @@ def test_rows_of_weight_zero_are_not_read():
   chex.assert_trees_all_close(run(poisoned), run(data), rtol=1e-4, atol=1e-6)
 
 
+def test_temporary_memory_is_the_same_for_1000_and_50000_rows():
+  model, _, variables = problems.trained()
+
+  def temporary(n):
+    data = {
+      "x": jax.ShapeDtypeStruct((n, problems.DIM), jnp.float32),
+      "label": jax.ShapeDtypeStruct((n,), jnp.int32),
+    }
+    mask = jax.ShapeDtypeStruct((n,), jnp.bool_)
+    run = lambda d, m: influence.influence_of_request(
+      model, variables, d, m, damping=0.1, chunk_size=64
+    )
+    compiled = jax.jit(run).lower(data, mask).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  assert temporary(50_000) <= 1.01 * temporary(1_000)
+
+
 def test_an_empty_request_changes_nothing():
   model, data, variables = problems.trained()
   change, info = influence.influence_of_request(
