@@ -1,0 +1,271 @@
+"""LiRA against published code, NumPy, and its own definition."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxunlearn import metrics
+from jaxunlearn.attacks.lira import (
+  global_threshold,
+  lira,
+  lira_leave_one_out,
+)
+
+FILE = pathlib.Path(__file__).parent.parent / "data" / "membership__lira.npz"
+OPTIONS = [
+  {"mode": mode, "variance": variance, "center": center}
+  for mode in ("online", "offline")
+  for variance in ("per_example", "fixed")
+  for center in ("median", "mean")
+]
+
+
+@pytest.fixture(scope="module")
+def golden():
+  with np.load(FILE) as file:
+    return {key: file[key] for key in file.files}
+
+
+def run(fn, *arguments, **options):
+  return jax.jit(functools.partial(fn, **options))(*arguments)
+
+
+def problem(golden):
+  return (
+    np.float32(golden["target_scores"]),
+    np.float32(golden["shadow_scores"]),
+    golden["shadow_membership"] == 1,
+  )
+
+
+def draws(models=9, rows=12, queries=2, seed=0):
+  rng = np.random.default_rng(seed)
+  statistics = rng.normal(size=(models, rows, queries)).astype(np.float32)
+  half = np.repeat(np.arange(models)[:, None] < models // 2, rows, axis=1)
+  return statistics, rng.permuted(half, axis=0)
+
+
+def assert_close(found, wanted, tolerance=1e-5):
+  found, wanted = np.asarray(found), np.asarray(wanted)
+  assert found.shape == wanted.shape
+  assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("variance", ["per_example", "fixed"])
+@pytest.mark.parametrize("center", ["median", "mean"])
+@pytest.mark.parametrize("chunk_size", [None, 7])
+def test_scores_equal_published_code(golden, variance, center, chunk_size):
+  options = {"variance": variance, "center": center, "chunk_size": chunk_size}
+  found = run(lira, *problem(golden), **options)
+  # In the code a small number means member.
+  assert_close(-found, golden[f"lira_both_{variance}_{center}"])
+  found = run(lira, *problem(golden), mode="offline", two_sided=True, **options)
+  assert_close(-found, golden[f"lira_out_{variance}_{center}"])
+
+
+def test_the_first_publication_agrees_where_it_follows_the_paper(golden):
+  found = lira(*problem(golden))
+  assert_close(-found, golden["original_online_per_example"])
+  members = golden["target_membership"] == 1
+  auc = metrics.separation_auc(found, found, members, ~members)
+  assert abs(auc - golden["roc_auc_original_online_per_example"]) < 1e-6
+  target = golden["target_scores"]
+  assert_close(-global_threshold(target), golden["original_global"])
+  assert global_threshold(target[None]).shape == (1, 25)
+
+
+@pytest.mark.parametrize(
+  "variance, name", [("per_example", "per_example"), ("fixed", "pooled")]
+)
+def test_scores_equal_the_papers_formula(golden, variance, name):
+  target, shadow, masks = problem(golden)
+  options = {"variance": variance, "center": "mean"}
+  found = run(lira, target, shadow, masks, **options) * target.shape[1]
+  assert_close(found, golden[f"paper_online_log_ratio_{name}"])
+  wanted = golden[f"paper_offline_cdf_{name}"]
+  if variance == "per_example":  # The pooled spread is that of all queries.
+    for query in range(2):
+      only = slice(query, query + 1)
+      z = run(
+        lira,
+        target[:, only],
+        shadow[..., only],
+        masks,
+        mode="offline",
+        **options,
+      )
+      assert_close(stats.norm.cdf(z), wanted[:, query])
+  z = run(lira, target, shadow, masks, mode="offline", **options)
+  assert_close(z, stats.norm.ppf(wanted).mean(axis=1), 1e-4)
+
+
+def numpy_offline(target, shadow, masks):
+  """Per-example medians and spreads of the OUT models, row by row."""
+  scores = np.zeros(target.shape[0])
+  for row in range(target.shape[0]):
+    seen = np.float64(shadow[~masks[:, row], row])
+    spread = np.maximum(seen.std(axis=0), 1e-3)
+    z = (target[row] - np.median(seen, axis=0)) / spread
+    scores[row] = z.mean()
+  return scores
+
+
+@pytest.mark.parametrize("models", [5, 6, 9])
+def test_medians_are_exact_with_ties_negative_zeros_and_odd_counts(models):
+  statistics, masks = draws(models, 40, 1)
+  statistics = np.round(statistics * 2) / 2  # Many equal numbers, some -0.
+  statistics[:2] += np.float32([[[0.25]], [[1e-3]]])
+  target = statistics[0] + 1
+  found = run(lira, target, statistics, masks, mode="offline", floor=1e-3)
+  wanted = numpy_offline(target, statistics, masks)
+  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_numbers_of_any_size_are_ordered():
+  values = np.float32([-3e15, -1.0, -1e-30, 0, 1e-37, 2.0, 3e15])
+  statistics = values[:, None, None] * np.ones((7, 3, 1), np.float32)
+  for count in range(1, 8):
+    masks = np.ones((7, 3), bool)
+    masks[:count] = False
+    z = run(
+      lira,
+      np.full((3, 1), np.median(values[:count]), np.float32),
+      statistics,
+      masks,
+      mode="offline",
+      variance="fixed",
+    )
+    assert (z == 0).all()
+
+
+def one_by_one(statistics, masks, **options):
+  score = jax.jit(functools.partial(lira, **options))
+  return np.stack(
+    [
+      score(
+        statistics[s],
+        np.delete(statistics, s, axis=0),
+        np.delete(masks, s, axis=0),
+      )
+      for s in range(len(masks))
+    ]
+  )
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_leave_one_out_is_lira_without_that_model(options):
+  statistics, masks = draws()
+  found = run(lira_leave_one_out, statistics, masks, chunk_size=5, **options)
+  wanted = one_by_one(statistics, masks, **options)
+  assert_close(found, wanted, 1e-4)
+
+
+def test_leave_one_out_with_ties_is_lira_without_that_model():
+  statistics, masks = draws(8, 30, 1)
+  statistics = np.round(statistics)
+  found = run(lira_leave_one_out, statistics, masks, variance="fixed")
+  wanted = one_by_one(statistics, masks, variance="fixed")
+  np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_jit_and_vmap_equal_the_plain_call():
+  statistics, masks = draws()
+  target = np.float32(np.random.default_rng(4).normal(size=(3, 12, 2)))
+  wanted = lira(target, statistics, masks)
+  assert wanted.shape == (3, 12)
+  assert_close(jax.jit(lira)(target, statistics, masks), wanted)
+  assert_close(
+    jax.vmap(lambda t: lira(t, statistics, masks, chunk_size=4))(target), wanted
+  )
+  assert_close(jnp.stack([lira(t, statistics, masks) for t in target]), wanted)
+  both = np.stack([statistics, statistics + 1]), np.stack([masks, ~masks])
+  found = jax.vmap(lambda x, m: lira(target[0], x, m))(*both)
+  assert_close(found[1], lira(target[0], both[0][1], both[1][1]))
+  halves = lira(target, jnp.bfloat16(statistics), masks)
+  assert halves.dtype == jnp.float32
+
+
+def test_with_equal_spreads_the_ranking_is_that_of_the_statistic():
+  rng = np.random.default_rng(0)
+  noise = rng.normal(size=(10, 1, 1))
+  shadow = np.concatenate([noise + 3, noise - 1]) * np.ones((20, 50, 1))
+  masks = np.repeat(np.arange(20) < 10, 50).reshape(20, 50)
+  target = rng.normal(size=(50, 1)) * 3
+  scores = np.asarray(run(lira, target, shadow, masks))
+  assert (np.argsort(scores) == np.argsort(target[:, 0])).all()
+  swapped = np.asarray(run(lira, target, shadow, ~masks))
+  assert_close(swapped, -scores)
+
+
+def test_two_sided_scores_suspect_low_statistics_too():
+  shadow = np.random.default_rng(0).normal(size=(40, 3, 1))
+  masks = np.zeros((40, 3), bool)
+  target = np.array([[-9.0], [0.0], [9.0]])
+  one_sided = run(lira, target, shadow, masks, mode="offline")
+  two_sided = run(lira, target, shadow, masks, mode="offline", two_sided=True)
+  assert one_sided[0] < one_sided[1] < one_sided[2]
+  assert two_sided[0] > two_sided[1] < two_sided[2]
+
+
+def test_rows_with_too_few_models_are_nan_under_jit_and_refused_outside():
+  statistics, masks = draws(6, 4, 1)
+  masks[:, 1], masks[:, 2] = True, np.arange(6) < 1
+  target = statistics[0]
+  found = np.asarray(jax.jit(lira)(target, statistics, masks))
+  assert list(np.isnan(found)) == [False, True, True, False]
+  fixed = jax.jit(lambda *a: lira(*a, variance="fixed"))
+  found = np.asarray(fixed(target, statistics, masks))
+  assert list(np.isnan(found)) == [False, True, False, False]
+  with pytest.raises(ValueError, match=r"at least 2 IN models .* 1 for row 2"):
+    lira(target, statistics, masks)
+  with pytest.raises(ValueError, match=r"at least 1 OUT models .* 0 for row 1"):
+    lira(target, statistics, masks, variance="fixed")
+  with pytest.raises(ValueError, match=r"at least 2 OUT models .* 0 for row 1"):
+    lira(target, statistics, masks, mode="offline")
+  with pytest.raises(ValueError, match="at least 2 IN models"):
+    lira_leave_one_out(statistics, masks, variance="fixed")
+  with pytest.raises(ValueError, match="at least 1 IN models"):
+    lira(target, statistics[:1], ~masks[:1] & False, variance="fixed")
+
+
+def test_equal_statistics_meet_the_floor_and_stay_finite():
+  statistics, masks = np.zeros((6, 4, 1)), draws(6, 4, 1)[1]
+  assert (lira(statistics[0], statistics, masks) == 0).all()
+
+
+def test_bad_input_is_refused():
+  statistics, masks = draws(6, 4, 1)
+  target = statistics[0]
+  spoilt = statistics.copy()
+  spoilt[0, 0] = np.nan
+  for arguments, options, message in (
+    ((target, statistics[0], masks), {}, "shadow_statistics \\[S, N, A\\]"),
+    ((target[:3], statistics, masks), {}, "target_statistics \\[N, A\\]"),
+    ((target[:, 0], statistics, masks), {}, "got \\(4,\\)"),
+    ((target, statistics, masks[:5]), {}, "shadow_masks bool \\(6, 4\\)"),
+    ((target, statistics, masks.astype(int)), {}, "got int"),
+    ((target, spoilt, masks), {}, "shadow_statistics to be finite, got 1"),
+    ((spoilt[0], statistics, masks), {}, "target_statistics to be finite"),
+    ((target, statistics, masks), {"mode": "both"}, "mode to be one of"),
+    ((target, statistics, masks), {"variance": "x"}, "variance to be one of"),
+    ((target, statistics, masks), {"center": "x"}, "center to be one of"),
+    ((target, statistics, masks), {"floor": 0.0}, "floor > 0"),
+    ((target, statistics, masks), {"chunk_size": 0}, "chunk_size > 0"),
+    ((target, statistics, masks), {"two_sided": True}, "mode='offline' with"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      lira(*arguments, **options)
+  for arguments, options, message in (
+    ((statistics[0], masks), {}, "statistics \\[S, N, A\\]"),
+    ((statistics, masks[:, :2]), {}, "masks bool"),
+    ((statistics, masks), {"mode": "x"}, "mode to be one of"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      lira_leave_one_out(*arguments, **options)
+  with pytest.raises(ValueError, match="target_statistics \\[N, A\\]"):
+    global_threshold(np.zeros(3))

@@ -1,0 +1,252 @@
+"""RMIA against published code, NumPy, and its limits."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxunlearn.attacks import rmia as attack
+from jaxunlearn.attacks.rmia import rmia, rmia_leave_one_out
+
+FILE = pathlib.Path(__file__).parent.parent / "data" / "membership__rmia.npz"
+RELEASED = {"strict": True, "population_references": "largest"}
+
+
+@pytest.fixture(scope="module")
+def golden():
+  with np.load(FILE) as file:
+    return {key: file[key] for key in file.files}
+
+
+def arrays(golden):
+  """Signals [S, N, 1], masks [S, N] and population signals [S, Z, 1]."""
+  signals = np.float32(golden["signals"].T[..., None])
+  population = np.float32(golden["population_signals"].T[..., None])
+  return signals, golden["memberships"].T == 1, population
+
+
+def run(fn, *arguments, **options):
+  return jax.jit(functools.partial(fn, **options))(*arguments)
+
+
+def attacked(golden, target, references, **options):
+  signals, masks, population = arrays(golden)
+  return run(
+    rmia,
+    signals[target],
+    population[target],
+    signals[references],
+    masks[references],
+    population[references],
+    **options,
+  )
+
+
+def close(found, wanted):
+  return np.allclose(found, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [1, 2])
+def test_scores_equal_the_papers_formula(golden, gamma):
+  references = np.arange(2, 10)
+  found = attacked(golden, 0, references, gamma=float(gamma))
+  assert close(found, golden[f"paper_online_gamma{gamma}"])
+  found = attacked(
+    golden,
+    0,
+    references,
+    gamma=float(gamma),
+    mode="offline",
+    offline_a=0.3,
+  )
+  assert close(found, golden[f"paper_offline_a0p3_gamma{gamma}"])
+
+
+@pytest.mark.parametrize("target", [0, 3])
+@pytest.mark.parametrize("pairs", [1, 4])
+def test_scores_equal_the_authors_tool(golden, target, pairs):
+  # Models come in pairs; the target's own is left out.
+  others = [m for m in range(10) if m // 2 != target // 2][: 2 * pairs]
+  for a, name in ((0.0, "0"), (0.3, "0p3"), (1.0, "1")):
+    found = attacked(
+      golden, target, np.array(others), mode="offline", offline_a=a, **RELEASED
+    )
+    assert close(found, golden[f"rmia_target{target}_a{name}_refs{pairs}"])
+
+
+def test_the_tuned_constant_is_that_of_the_authors_tool(golden):
+  signals, masks, population = arrays(golden)
+  pair = np.array([2, 3])
+  found = run(
+    attack.tune_offline_a,
+    signals[1],
+    masks[1],
+    population[1],
+    signals[pair],
+    masks[pair],
+    population[pair],
+    **RELEASED,
+  )
+  assert abs(found - golden["tuned_offline_a_target0"]) < 1e-6
+
+
+def draws(models=6, rows=9, others=7, queries=2, seed=0):
+  rng = np.random.default_rng(seed)
+  half = np.repeat(np.arange(models)[:, None] < models // 2, rows, axis=1)
+  return (
+    np.float32(rng.uniform(0.01, 1, (models, rows, queries))),
+    rng.permuted(half, axis=0),
+    np.float32(rng.uniform(0.01, 1, (models, others, queries))),
+  )
+
+
+def test_scores_equal_a_double_loop_over_rows_and_population():
+  signals, masks, population = draws()
+  found = rmia(
+    signals[0], population[0], signals[1:], masks[1:], population[1:], gamma=1.3
+  )
+  wanted = np.zeros(9)
+  x64, z64 = np.float64(signals), np.float64(population)
+  for row in range(9):
+    refs = x64[1:, row]
+    inside = masks[1:, row]
+    p = (refs[inside].mean(axis=0) + refs[~inside].mean(axis=0)) / 2
+    for query in range(2):
+      mine = x64[0, row, query] / p[query]
+      for z in range(7):
+        theirs = z64[0, z, query] / z64[1:, z, query].mean()
+        wanted[row] += (mine / theirs >= 1.3) / 14
+  np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+@pytest.mark.parametrize("references", ["all", "largest"])
+def test_leave_one_out_is_rmia_without_that_model(mode, references):
+  signals, masks, population = draws()
+  options = {"mode": mode, "population_references": references}
+  found = run(rmia_leave_one_out, signals, masks, population, **options)
+  score = jax.jit(functools.partial(rmia, **options))
+  for s in range(6):
+    rest = np.arange(6) != s
+    wanted = score(
+      signals[s], population[s], signals[rest], masks[rest], population[rest]
+    )
+    np.testing.assert_allclose(found[s], wanted, atol=1e-6)
+  other = run(
+    rmia_leave_one_out, signals, masks, population, strategy=4, **options
+  )
+  np.testing.assert_allclose(found, other, atol=1e-6)
+
+
+def test_targets_that_equal_the_references_have_ratio_one_everywhere():
+  row = np.float32(np.random.default_rng(0).uniform(0.1, 1, (1, 5, 1)))
+  signals, masks = np.repeat(row, 4, axis=0), np.arange(4)[:, None] < 2
+  masks = np.repeat(masks, 5, axis=1)
+  arguments = signals[0], signals[0], signals, masks, signals
+  assert (rmia(*arguments) == 1).all()
+  assert (rmia(*arguments, gamma=1.001) == 0).all()
+  assert (rmia(*arguments, strict=True) == 0).all()
+
+
+def test_an_offline_constant_of_one_reads_out_models_only():
+  signals, masks, population = draws()
+  options = {"mode": "offline", "offline_a": 1.0}
+  rest = signals[1:], masks[1:], population[1:]
+  wanted = rmia(signals[0], population[0], *rest, **options)
+  changed = np.where(masks[..., None], 0.5, signals)
+  found = rmia(
+    signals[0], population[0], changed[1:], masks[1:], population[1:], **options
+  )
+  assert (found == wanted).all()
+  online = rmia(signals[0], population[0], changed[1:], *rest[1:])
+  assert (online != rmia(signals[0], population[0], *rest)).any()
+
+
+def test_several_targets_and_traced_constants_equal_single_calls():
+  signals, masks, population = draws(8)
+  rest = signals[2:], masks[2:], population[2:]
+  found = rmia(signals[:2], population[:2], *rest)
+  assert found.shape == (2, 9)
+  for t in range(2):
+    np.testing.assert_array_equal(
+      found[t], rmia(signals[t], population[t], *rest)
+    )
+  gammas = jnp.array([0.5, 1.0, 2.0])
+  sweep = jax.vmap(lambda g: rmia(signals[0], population[0], *rest, gamma=g))(
+    gammas
+  )
+  np.testing.assert_array_equal(sweep[1], found[0])
+  assert (sweep[0] >= sweep[1]).all() and (sweep[1] >= sweep[2]).all()
+
+
+def test_signals_of_zero_stay_finite():
+  signals, masks, population = draws()
+  signals[:, 0], population[:, 0] = 0, 0
+  found = rmia(
+    signals[0], population[0], signals[1:], masks[1:], population[1:]
+  )
+  assert np.isfinite(np.asarray(found)).all()
+
+
+def test_taylor_confidence_equals_its_formula():
+  rng = np.random.default_rng(0)
+  logits = np.float32(rng.uniform(-2, 3, (20, 5)))
+  labels = rng.integers(0, 5, 20)
+  v = np.float64(logits) / 2
+  v[np.arange(20), labels] -= 0.6
+  weight = np.maximum(1 + v + v**2 / 2 + v**3 / 6, 0)
+  wanted = weight[np.arange(20), labels] / weight.sum(axis=1)
+  for fn in (attack.taylor_confidence, jax.jit(attack.taylor_confidence)):
+    np.testing.assert_allclose(fn(logits, labels), wanted, rtol=1e-5, atol=1e-7)
+  low = attack.taylor_confidence(np.full((1, 3), -50.0), np.zeros(1, int))
+  assert low == 0
+  with pytest.raises(ValueError, match="temperature > 0"):
+    attack.taylor_confidence(logits, labels, temperature=0.0)
+
+
+def test_rows_without_out_models_are_nan_under_jit_and_refused_outside():
+  signals, masks, population = draws(4)
+  masks[:, 1] = True
+  arguments = signals[0], population[0], signals, masks, population
+  found = np.asarray(jax.jit(rmia)(*arguments))
+  assert list(np.isnan(found)) == [False, True] + [False] * 7
+  with pytest.raises(ValueError, match=r"at least 1 OUT models .* row 1"):
+    rmia(*arguments)
+  with pytest.raises(ValueError, match="at least 2 OUT models"):
+    rmia_leave_one_out(signals, masks, population)
+  masks[:, 1] = False
+  with pytest.raises(ValueError, match=r"at least 1 IN models .* row 1"):
+    rmia(*arguments)
+  with pytest.raises(ValueError, match="at least 2 IN models"):
+    rmia_leave_one_out(signals, masks, population)
+
+
+def test_bad_input_is_refused():
+  signals, masks, population = draws(4)
+  good = [signals[0], population[0], signals, masks, population]
+  spoilt = signals.copy()
+  spoilt[0, 0] = np.nan
+  for place, value, message in (
+    (0, signals[0][:3], "target_signals of shape \\(9, 2\\)"),
+    (1, population[0][:, :1], "target_population of shape \\(7, 2\\)"),
+    (1, population[:2], "of as many targets"),
+    (2, signals[0], "shadow_signals \\[S, N, A\\]"),
+    (2, spoilt, "shadow_signals to be finite"),
+    (2, -signals, "shadow_signals >= 0"),
+    (3, masks[:2], "shadow_masks bool \\(4, 9\\)"),
+    (4, population[:2], "shadow_population \\[4, Z, 2\\]"),
+    (4, population[:, :0], "Z > 0"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      rmia(*[value if i == place else x for i, x in enumerate(good)])
+  for options, message in (
+    ({"mode": "both"}, "mode to be one of"),
+    ({"gamma": 0.0}, "gamma > 0"),
+    ({"offline_a": 1.1}, r"offline_a in \[0, 1\]"),
+    ({"population_references": "few"}, "population_references to be one of"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      rmia(*good, **options)
