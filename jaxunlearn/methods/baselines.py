@@ -1,14 +1,16 @@
-"""The baselines of one phase: retrain, fine-tune, gradient ascent, NegGrad+.
+"""The baselines of one phase: retrain, fine-tune, l1-sparse, ascent, NegGrad+.
 
 Class: `retrain` is exact; the others are heuristic, without guarantee.
-Model state: `retrain` starts it anew and `finetune` updates it, from retain rows;
-the ascending methods leave it frozen unless `train_mode` is set.
+Model state: `retrain` starts it anew, `finetune` and `l1_sparse` update it, from
+retain rows; the ascending methods leave it frozen unless `train_mode` is set.
 Sources: the recipes of Golatkar et al. (2020), arXiv:1911.04933; Graves et al.
-(2021), AAAI; Kurmanji et al. (2023), arXiv:2302.09880 (NegGrad+).
+(2021), AAAI; Kurmanji et al. (2023), arXiv:2302.09880 (NegGrad+); Jia et al. (2023),
+arXiv:2304.04934 (l1-sparse; its schedule counts epochs, here steps).
 """
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -82,6 +84,62 @@ def finetune(
     batch_size=batch_size,
     train_mode=train_mode,
     name="finetune",
+  )
+
+
+def l1_sparse(
+  model: Model,
+  *,
+  optimizer: optax.GradientTransformation,
+  num_steps: int,
+  batch_size: int,
+  penalty: float | jax.Array = 5e-4,
+  plain_steps: int = 0,
+  train_mode: bool = True,
+) -> Transform:
+  """Fine-tuning that makes the params sparse on the way.
+
+  Minimises the retain loss plus a_t ||params||_1 with the coefficient a_t =
+  penalty * max(0, 1 - t / (num_steps - plain_steps)) at step t.
+
+  Never reads a forget row.
+
+  Args:
+    model: the model.
+    optimizer: starts fresh.
+    num_steps: steps.
+    batch_size: retain rows a step.
+    penalty: a_0 >= 0; 0 is `finetune`. May be traced.
+    plain_steps: the last steps, without penalty.
+    train_mode: dropout active and BatchNorm's statistics moving.
+
+  Raises:
+    ValueError: penalty < 0, plain_steps outside 0 .. num_steps.
+  """
+  checks.non_negative(penalty=penalty)
+  if not 0 <= plain_steps <= num_steps:
+    raise ValueError(
+      f"Expected plain_steps in 0 .. {num_steps}, got {plain_steps}."
+    )
+  plain = supervised(model, train=train_mode)
+  sparse_steps = max(num_steps - plain_steps, 1)
+
+  def objective(variables, batch, key):
+    losses, state = plain(variables, batch, key)
+    norm = sum(
+      jnp.abs(leaf.astype(jnp.promote_types(jnp.float32, leaf.dtype))).sum()
+      for leaf in jax.tree.leaves(variables.params)
+    )
+    left = jnp.maximum(1.0 - batch.context.step / sparse_steps, 0.0)
+    # On every row alike, so that the mean over rows leaves it as it is.
+    return losses + penalty * left * norm, state
+
+  return phase(
+    objective,
+    optimizer,
+    num_steps,
+    draw=Draw(retain=batch_size),
+    name="l1_sparse",
   )
 
 

@@ -1,0 +1,229 @@
+"""Boundary unlearning: moves the decision boundary over the forget set.
+
+Source: Chen et al. (2023), arXiv:2303.11570, as carried by the code of SalUn.
+Class: heuristic. Data access: forget rows with labels only. Model state: frozen
+unless `train_mode` is set. Cost a step: shrinking, one gradient, and of the
+original one gradient by the input and one forward pass; expanding, one gradient.
+Difference from the source: the neighbouring class is found anew at each step
+(the original is frozen, so it is always the same), and inputs are not clipped
+after the step towards it unless a range is given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxunlearn import losses
+from jaxunlearn.core import checks, trees
+from jaxunlearn.core.combinators import chain, provide
+from jaxunlearn.core.phase import apply_rows, phase, supervised
+from jaxunlearn.core.types import Draw, Model, PyTree, Transform, Variables
+
+
+def boundary_shrink(
+  model: Model,
+  *,
+  optimizer: optax.GradientTransformation,
+  num_steps: int,
+  batch_size: int,
+  radius: float | jax.Array = 0.1,
+  exclude_true: bool = False,
+  input_range: tuple[float, float] | None = None,
+  train_mode: bool = False,
+) -> Transform:
+  """Fits each forget row to the class next to it.
+
+  That class is what the original model says of x + radius * sign(d loss / d x),
+  one step of FGSM uphill.
+
+  Args:
+    model: a classifier of one array of floats, labels under "label".
+    optimizer: any.
+    num_steps: few.
+    batch_size: forget rows a step.
+    radius: of the step, in units of the input; 0 gives the class that the
+      original predicts. May be traced.
+    exclude_true: the most likely wrong class, also where the step does not
+      cross a boundary; False fits such rows to their true class, as released.
+    input_range: what the perturbed input is clipped to, as images are; None
+      does not clip.
+    train_mode: dropout active and BatchNorm's statistics moving.
+
+  Raises:
+    ValueError: radius < 0.
+  """
+  checks.non_negative(radius=radius)
+  plain = supervised(model, train=train_mode)
+
+  def neighbour(original, rows):
+    def total(x):
+      return model.loss(model.predict(original, x), {**rows, "x": x}).sum()
+
+    x = rows["x"] + radius * jnp.sign(jax.grad(total)(rows["x"]))
+    x = x.astype(rows["x"].dtype)
+    if input_range is not None:
+      x = jnp.clip(x, *input_range)
+    logits = model.predict(original, x)
+    if exclude_true:
+      true = jax.nn.one_hot(rows["label"], logits.shape[-1], dtype=bool)
+      logits = jnp.where(true, -jnp.inf, logits)
+    return logits.argmax(axis=-1).astype(rows["label"].dtype)
+
+  def objective(variables, batch, key):
+    label = neighbour(batch.context.original, batch.rows)
+    rows = {**batch.rows, "label": label}
+    return plain(variables, batch._replace(rows=rows), key)
+
+  return phase(
+    objective,
+    optimizer,
+    num_steps,
+    draw=Draw(forget=batch_size),
+    name="boundary_shrink",
+  )
+
+
+def boundary_expand(
+  model: Model,
+  *,
+  optimizer: optax.GradientTransformation,
+  num_steps: int,
+  batch_size: int,
+  train_mode: bool = False,
+) -> Transform:
+  """Fits the forget set to a class of its own, which is then taken away.
+
+  For the time of the phase the model has one output more: a unit beside those of
+  the last layer, drawn at random at the scale of its neighbours, that learns
+  along with the params.
+
+  Args:
+    model: a classifier whose last layer holds its outputs in the last axis of
+      its parameters (kernels [..., C], biases [C]).
+    optimizer: any.
+    num_steps: few.
+    batch_size: forget rows a step.
+    train_mode: dropout active and BatchNorm's statistics moving.
+
+  Returns:
+    A `Transform`; the unlearned model has C outputs again.
+
+  Raises:
+    ValueError: when called, if the last layer has no kernel [..., C].
+  """
+
+  def objective(expanded, batch, key):
+    params, unit = expanded.params
+    run = lambda p: apply_rows(
+      model, expanded._replace(params=p), batch, key, train=train_mode
+    )
+    logits, state = run(params)
+    # The unit's output is that of the first one, had it the unit's weights. The
+    # compiler merges all that the two passes have in common.
+    extra = run(_with_unit(params, unit))[0][..., :1]
+    wide = jnp.concatenate([logits, extra], axis=-1)
+    last = jnp.full(batch.row_id.shape, logits.shape[-1], jnp.int32)
+    return losses.cross_entropy(wide, last), state
+
+  fit = phase(
+    objective,
+    optimizer,
+    num_steps,
+    draw=Draw(forget=batch_size),
+    name="expand",
+  )
+  draw_unit = provide(
+    "unit",
+    lambda carry, data, forget_mask, key: _new_unit(
+      model, carry.variables, data["x"], key
+    ),
+    reads="shapes",
+  )
+  return chain(draw_unit, _beside("unit", fit), name="boundary_expand")
+
+
+def _beside(name: str, link: Transform) -> Transform:
+  """The phase with the params (params, extra[name]) in place of the params.
+
+  What a weight mask says of the params goes on holding; the rest moves freely.
+  """
+
+  def widen(carry):
+    variables = carry.variables
+    both = (variables.params, carry.extra[name])
+    return carry._replace(variables=variables._replace(params=both))
+
+  def narrow(carry):
+    params, entry = carry.variables.params
+    variables = carry.variables._replace(params=params)
+    extra = {**carry.extra, name: entry}
+    return carry._replace(variables=variables, extra=extra)
+
+  def widen_env(env):
+    masks = tuple((mask, True) for mask in env.weight_masks)
+    return env._replace(weight_masks=masks)
+
+  def run(carry, data, forget_mask, key, env):
+    carry, info = link.run(widen(carry), data, forget_mask, key, widen_env(env))
+    return narrow(carry), info
+
+  wide = dataclasses.replace(
+    link,
+    run=run,
+    init=lambda carry, key, env: link.init(widen(carry), key, env),
+    step=lambda state, batch, key, env: link.step(
+      state, batch, key, widen_env(env)
+    ),
+    finish=lambda state: narrow(link.finish(state)),
+    expand=lambda key: [(wide, key)],
+  )
+  return wide
+
+
+def _new_unit(
+  model: Model, variables: Variables, inputs: PyTree, key: jax.Array
+) -> dict[str, Any]:
+  """Weights of one more output, by the paths of the leaves they belong to."""
+  outputs = jax.eval_shape(model.predict, variables, inputs)
+  num_classes = outputs.shape[-1]
+  last = trees.layers(model, variables, inputs)[-1]
+  flat = dict(jax.tree_util.tree_leaves_with_path(variables.params))
+  leaves = {
+    path: flat[path]
+    for path in last
+    if flat[path].ndim and flat[path].shape[-1] == num_classes
+  }
+  if not any(leaf.ndim > 1 for leaf in leaves.values()):
+    shapes = [flat[path].shape for path in last]
+    raise ValueError(
+      f"Expected a last layer with a kernel [..., {num_classes}], one column "
+      f"an output, got parameters of shapes {shapes}."
+    )
+
+  def column(path, leaf, leaf_key):
+    shape = (*leaf.shape[:-1], 1)
+    if leaf.ndim == 1:
+      return jnp.zeros(shape, leaf.dtype)
+    scale = jnp.sqrt(jnp.mean(jnp.square(leaf.astype(jnp.float32))))
+    return (scale * jax.random.normal(leaf_key, shape)).astype(leaf.dtype)
+
+  keys = jax.random.split(key, len(leaves))
+  return {
+    jax.tree_util.keystr(path): column(path, leaf, k)
+    for (path, leaf), k in zip(leaves.items(), keys)
+  }
+
+
+def _with_unit(params: PyTree, unit: dict[str, Any]) -> PyTree:
+  """The params with the unit in the place of the first output."""
+
+  def place(path, leaf):
+    new = unit.get(jax.tree_util.keystr(path))
+    return leaf if new is None else jnp.concatenate([new, leaf[..., 1:]], -1)
+
+  return jax.tree_util.tree_map_with_path(place, params)

@@ -1,0 +1,348 @@
+"""SalUn and sequential random labels, against the released code and limits."""
+
+import pathlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import problems
+import pytest
+
+from jaxunlearn.adapters.functions import from_functions
+from jaxunlearn.core.combinators import masked
+from jaxunlearn.core.phase import phase, supervised
+from jaxunlearn.core.types import Carry, Draw, Env, Variables
+from jaxunlearn.methods import salun as sal
+from jaxunlearn.methods.random_label import random_label
+
+DATA = pathlib.Path(__file__).parents[1] / "data"
+KEY = jax.random.key(0)
+NAMES = ("w1", "b1", "w2", "b2")
+ROUNDS = {"num_epochs": 2, "forget_steps": 2, "retain_steps": 3}
+# The same in the words of `random_label`.
+ALIKE = {"order": "sequential", "num_epochs": 2, "forget_steps": 2}
+ALIKE |= {"num_steps": 5, "redraw": "batch", "exclude_true": False}
+
+
+def setting(c=1):
+  model, data, variables = problems.trained()
+  return model, data, variables, data["label"] == c
+
+
+def salun(model, **options):
+  options = {"num_classes": 4, "batch_size": 8, **ROUNDS, **options}
+  return sal.salun(model, optimizer=sal.sgd(0.05), **options)
+
+
+def count(mask):
+  return int(sum(m.sum() for m in jax.tree.leaves(mask)))
+
+
+def torch_mlp():
+  def apply(p, x):
+    hidden = jax.nn.relu(x @ p["w1"].T + p["b1"][None])
+    return hidden @ p["w2"].T + p["b2"][None]
+
+  return from_functions(lambda key, x: None, apply)
+
+
+def test_the_largest_gradients_are_those_of_the_released_code():
+  file = np.load(DATA / "salun__mask_from_gradient.npz")
+  grads = [jnp.asarray(file[f"grad_{n}"]) for n in NAMES]
+  for ratio, kept in zip(file["ratios"], file["kept_counts"]):
+    found = sal.largest(grads, float(ratio))
+    assert count(found) == kept
+    for n, mask in zip(NAMES, found):
+      wanted = file[f"mask_{round(100 * ratio):03d}_{n}"]
+      np.testing.assert_array_equal(mask, wanted == 1)
+
+
+def test_ties_are_broken_by_place_and_the_count_is_exact():
+  file = np.load(DATA / "salun__mask_ties_counts.npz")
+  grads = [file[f"grad_{n}"] for n in NAMES]
+  flat = np.concatenate([np.abs(g).ravel() for g in grads])
+  for ratio, kept in zip(file["ratios"], file["kept_counts"]):
+    found = np.concatenate(
+      [np.ravel(m) for m in sal.largest(grads, float(ratio))]
+    )
+    assert found.sum() == kept
+    best = sorted(range(flat.size), key=lambda i: (-flat[i], i))[:kept]
+    assert set(np.flatnonzero(found)) == set(best)
+
+
+def test_the_mask_is_that_of_the_mean_forget_gradient():
+  file = np.load(DATA / "salun__mask_mlp_batches.npz")
+  params = {n: jnp.asarray(file[f"param_{n}"]) for n in NAMES}
+  # Rows to keep beside the forget set, which must not matter.
+  x = np.concatenate([file["x"], 5 * np.ones_like(file["x"][:4])])
+  label = np.concatenate([file["y"], [0, 1, 2, 3]])
+  data = {"x": jnp.asarray(x), "label": jnp.asarray(label)}
+  mask = jnp.arange(15) < 11
+  saliency = np.concatenate(
+    [file[f"saliency_paper_{n}"].ravel() for n in NAMES]
+  )
+  for chunk in (4, 64):
+    found = sal.saliency_mask(torch_mlp(), 0.5, chunk_size=chunk)(
+      Variables(params), data, mask, KEY
+    )
+    flat = np.concatenate([np.ravel(found[n]) for n in NAMES])
+    assert flat.sum() == saliency.size // 2
+    assert saliency[flat].min() >= saliency[~flat].max()
+
+
+def test_a_traced_share_marks_as_many_as_a_given_one():
+  model, data, variables, mask = setting()
+  run = lambda keep: sal.saliency_mask(model, keep)(variables, data, mask, KEY)
+  shares = jnp.array([0.0, 0.25, 0.5, 1.0])
+  many = jax.jit(jax.vmap(run))(shares)
+  for i, share in enumerate((0.0, 0.25, 0.5, 1.0)):
+    one = jax.tree.map(lambda leaf, i=i: leaf[i], many)
+    chex.assert_trees_all_equal(one, run(share))
+    assert count(one) == int(share * 92)  # 6 * 8 + 8 + 8 * 4 + 4 weights.
+
+
+def test_the_mask_ignores_the_scale_of_the_loss_and_the_order_of_rows():
+  model, data, variables, mask = setting()
+  wanted = sal.saliency_mask(model, 0.3)(variables, data, mask, KEY)
+  scaled = model._replace(loss=lambda o, rows: 8.0 * model.loss(o, rows))
+  found = sal.saliency_mask(scaled, 0.3)(variables, data, mask, KEY)
+  chex.assert_trees_all_equal(found, wanted)
+  order = np.random.default_rng(1).permutation(60)
+  mixed = jax.tree.map(lambda leaf: leaf[order], data)
+  found = sal.saliency_mask(model, 0.3, chunk_size=7)(
+    variables, mixed, mask[order], KEY
+  )
+  chex.assert_trees_all_equal(found, wanted)
+
+
+@pytest.mark.parametrize("with_mask", [True, False])
+def test_an_epoch_of_random_labels_is_that_of_the_released_code(with_mask):
+  file = np.load(DATA / "salun__random_label_epoch.npz")
+  params = {n: jnp.asarray(file[f"param_{n}"]) for n in NAMES}
+  weight_mask = {n: jnp.asarray(file[f"mask_{n}"] == 1) for n in NAMES}
+  masks = (weight_mask,) if with_mask else ()
+  optimizer = sal.sgd(
+    float(file["lr"]),
+    momentum=float(file["momentum"]),
+    weight_decay=float(file["weight_decay"]),
+  )
+  state, opt_state, size = params, None, int(file["batch_size"])
+  for x, y in (
+    (file["forget_x"], file["random_labels"]),
+    (file["retain_x"], file["retain_y"]),
+  ):
+    for start in range(0, len(x), size):
+      rows = {"x": x[start : start + size], "label": y[start : start + size]}
+      rows = jax.tree.map(jnp.asarray, rows)
+      # One step on exactly these rows, with the optimiser handed on.
+      fit = phase(
+        supervised(torch_mlp()),
+        optimizer,
+        1,
+        draw=Draw(retain=len(rows["x"])),
+        shared_state="optimizer",
+      )
+      if opt_state is None:
+        opt_state = optimizer.init(params)
+      whole = Variables(state)
+      carry = Carry(whole, whole, {"optimizer": opt_state})
+      nothing = jnp.zeros(len(rows["x"]), bool)
+      carry, _ = fit.run(carry, rows, nothing, KEY, Env(weight_masks=masks))
+      state, opt_state = carry.variables.params, carry.extra["optimizer"]
+  prefix = "masked" if with_mask else "unmasked"
+  for n in NAMES:
+    np.testing.assert_allclose(
+      state[n], file[f"{prefix}_param_{n}"], rtol=2e-5, atol=2e-6
+    )
+    if with_mask:
+      frozen = file[f"mask_{n}"] == 0
+      np.testing.assert_array_equal(state[n][frozen], params[n][frozen])
+
+
+@pytest.mark.parametrize("schedule", ["sequential", "mixed"])
+def test_keeping_all_weights_is_random_label_bit_for_bit(schedule):
+  model, data, variables, mask = setting()
+  alike = ALIKE
+  if schedule == "mixed":
+    alike = {"num_steps": 10, "redraw": "epoch", "exclude_true": False}
+  plain = random_label(
+    model, num_classes=4, batch_size=8, optimizer=sal.sgd(0.05), **alike
+  )
+  one = salun(model, keep=1.0, schedule=schedule)
+  found, _ = jax.jit(one)(variables, data, mask, KEY)
+  wanted, _ = jax.jit(plain)(variables, data, mask, KEY)
+  chex.assert_trees_all_equal(found, wanted)
+  assert one.num_steps == plain.num_steps == 10
+
+
+@pytest.mark.parametrize("schedule", ["sequential", "mixed"])
+def test_weights_outside_the_mask_keep_their_bits_and_others_move(schedule):
+  model, data, variables, mask = setting()
+  marked = sal.saliency_mask(model, 0.4)(variables, data, mask, KEY)
+  out, _ = salun(model, keep=0.4, schedule=schedule)(variables, data, mask, KEY)
+  for m, new, old in zip(
+    *map(jax.tree.leaves, (marked, out.params, variables.params))
+  ):
+    np.testing.assert_array_equal(new[~m], old[~m])
+    assert (new[m] != old[m]).all()
+  none, _ = salun(model, keep=0.0, schedule=schedule)(
+    variables, data, mask, KEY
+  )
+  chex.assert_trees_all_equal(none, variables)
+
+
+def recorded(method_of, data, variables, mask):
+  """The forget flags and labels that each step trains on, in order."""
+  seen = []
+  model = problems.mlp()
+
+  def loss(outputs, rows):
+    jax.debug.callback(
+      lambda x, label: seen.append((x, label)), rows["x"], rows["label"]
+    )
+    return jnp.zeros(len(rows["label"])) * outputs.sum()
+
+  method_of(model._replace(loss=loss))(variables, data, mask, KEY)
+  jax.effects_barrier()
+  forgotten = {float(x) for x in np.asarray(data["x"])[np.asarray(mask), 0]}
+  flags = [np.array([float(r) in forgotten for r in x[:, 0]]) for x, _ in seen]
+  return flags, [label for _, label in seen]
+
+
+def test_sequential_epochs_visit_forget_rows_first_with_labels_of_their_own():
+  _, data, variables, mask = setting()
+  plain = lambda redraw: (
+    lambda m: random_label(
+      m,
+      num_classes=4,
+      batch_size=15,
+      optimizer=optax.sgd(0.0),
+      order="sequential",
+      num_epochs=4,
+      forget_steps=1,
+      num_steps=3,
+      redraw=redraw,
+      exclude_true=False,
+    )
+  )
+  for redraw in ("once", "epoch", "batch"):
+    flags, labels = recorded(plain(redraw), data, variables, mask)
+    assert len(flags) == 12
+    for i, (flag, label) in enumerate(zip(flags, labels)):
+      assert flag.all() if i % 3 == 0 else not flag.any()
+      if i % 3:
+        assert (label != 1).all()  # True labels, none of the forgotten class.
+    drawn = [np.sort(labels[i]).tolist() for i in (0, 3, 6, 9)]
+    assert (len({tuple(d) for d in drawn}) == 1) == (redraw == "once")
+    assert 1 in np.concatenate(drawn)  # A fresh label may be the true one.
+
+
+def test_the_retain_weight_scales_the_retain_steps_alone():
+  model, data, variables, mask = setting()
+  for schedule in ("sequential", "mixed"):
+    # Without retain loss nothing depends on the retain rows' labels.
+    other = {**data, "label": jnp.where(mask, data["label"], 3)}
+    method = salun(model, keep=1.0, schedule=schedule, retain_weight=0.0)
+    one, _ = method(variables, data, mask, KEY)
+    two, _ = method(variables, other, mask, KEY)
+    chex.assert_trees_all_close(one, two, rtol=1e-6, atol=1e-7)
+    three, _ = salun(model, keep=1.0, schedule=schedule)(
+      variables, other, mask, KEY
+    )
+    gap = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), one, three)
+    assert max(jax.tree.leaves(gap)) > 1e-3
+
+
+def test_any_transform_can_wear_the_mask():
+  model, data, variables, mask = setting()
+  ascent = phase(
+    supervised(model),
+    optax.sgd(0.05),
+    3,
+    draw=Draw(forget=8),
+    forget_weight=-1.0,
+  )
+  worn = masked(ascent, sal.saliency_mask(model, 0.25), needs=Draw(forget=-1))
+  out, _ = jax.jit(worn)(variables, data, mask, KEY)
+  changed = jax.tree.map(lambda a, b: a != b, out.params, variables.params)
+  assert 0 < count(changed) <= 23
+
+
+def test_vmap_over_the_share_of_kept_weights_equals_a_loop():
+  model, data, variables, mask = setting()
+  run = lambda keep: salun(model, keep=keep)(variables, data, mask, KEY)[0]
+  many = jax.jit(jax.vmap(run))(jnp.array([0.25, 0.75]))
+  for i, keep in enumerate((0.25, 0.75)):
+    chex.assert_trees_all_close(
+      jax.tree.map(lambda leaf, i=i: leaf[i], many),
+      run(keep),
+      rtol=1e-4,
+      atol=1e-6,
+    )
+
+
+def test_the_soft_variant_thresholds_the_change_since_the_start():
+  rng = np.random.default_rng(0)
+  start = rng.normal(size=10)
+  grads = rng.normal(size=(4, 10))
+  soft = optax.chain(optax.sgd(0.1), sal.soft_threshold(0.6, 4))
+  params = jnp.asarray(start, jnp.float32)
+  state = soft.init(params)
+  value = start.copy()
+  for t in range(4):
+    updates, state = soft.update(
+      jnp.asarray(grads[t], jnp.float32), state, params
+    )
+    params = optax.apply_updates(params, updates)
+    value = value - 0.1 * grads[t]
+    change, k = value - start, int(0.6 * (1 - (t + 1) / 4) * 10)
+    tau = np.sort(np.abs(change))[k - 1] if k else 0.0
+    value = start + np.sign(change) * np.maximum(np.abs(change) - tau, 0)
+    np.testing.assert_allclose(params, value, rtol=1e-5, atol=1e-6)
+    still = np.isclose(params, start.astype(np.float32), rtol=1e-6).sum()
+    assert still >= k
+
+
+def test_the_soft_variant_without_ratio_is_the_optimiser_bitwise():
+  model, data, variables, mask = setting()
+  soft = optax.chain(sal.sgd(0.05), sal.soft_threshold(0.0, 10))
+  out = [
+    random_label(model, num_classes=4, batch_size=8, optimizer=o, **ALIKE)(
+      variables, data, mask, KEY
+    )[0]
+    for o in (soft, sal.sgd(0.05))
+  ]
+  chex.assert_trees_all_equal(*out)
+
+
+def test_bad_arguments_are_rejected():
+  model = problems.mlp()
+  steps = {"num_classes": 4, "batch_size": 8, "optimizer": optax.sgd(0.1)}
+  for make, match in (
+    (lambda: salun(model, schedule="both"), "schedule to be one of"),
+    (lambda: salun(model, keep=1.5), r"keep in \[0, 1\]"),
+    (lambda: salun(model, num_epochs=-1), "num_epochs >= 0"),
+    (lambda: salun(model, num_classes=1), "num_classes >= 2"),
+    (lambda: salun(model, retain_weight=-1.0), "retain_weight >= 0"),
+    (lambda: sal.saliency_mask(model, chunk_size=0), "chunk_size > 0"),
+    (lambda: sal.soft_threshold(2.0, 5), r"ratio in \[0, 1\]"),
+    (lambda: sal.soft_threshold(0.5, 0), "num_steps > 0"),
+    (
+      lambda: random_label(model, num_steps=3, order="both", **steps),
+      "order to be one of",
+    ),
+    (
+      lambda: random_label(model, num_steps=3, num_epochs=2, **steps),
+      "with order='sequential' only",
+    ),
+    (
+      lambda: random_label(
+        model, num_steps=3, order="sequential", forget_steps=4, **steps
+      ),
+      "forget_steps in 0 .. 3",
+    ),
+  ):
+    with pytest.raises(ValueError, match=match):
+      make()
