@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,13 @@ class Utility(NamedTuple):
       value, since the randomness of training is fixed when a utility is made
       (common random numbers: differences are those of the rows).
     num_rows: N.
-    empty_value: of the empty set, whatever `value` would say of it.
+    empty_value: of the empty set, whatever `value` would say of it (which may be
+      nan).
   """
 
   value: Callable[[jax.Array], jax.Array]
   num_rows: int
-  empty_value: float = 0.0
+  empty_value: float | jax.Array = 0.0
 
   def many(
     self,
@@ -53,13 +54,46 @@ class Utility(NamedTuple):
         f"Expected masks bool [M, {self.num_rows}], got {masks.dtype} "
         f"{masks.shape}."
       )
-    checks.positive(num_rows=self.num_rows)
+    return self.over(lambda mask: mask, masks, strategy=strategy, mesh=mesh)
 
-    def one(mask: jax.Array) -> jax.Array:
+  def over(
+    self,
+    make_mask: Callable[..., jax.Array],
+    *stacked: Any,
+    strategy: str | int = "vmap",
+    mesh: jax.sharding.Mesh | None = None,
+  ) -> jax.Array:
+    """The utilities of masks that are made where they are needed.
+
+    A stack of masks [M, N] never exists unless all are evaluated at once.
+
+    Args:
+      make_mask: of one slice of each argument; returns a mask bool [N].
+      *stacked: pytrees, leaves [M, ...].
+      strategy: see `many`.
+      mesh: see `many`; M need not be a multiple of its devices.
+
+    Returns:
+      float32 [M].
+
+    Raises:
+      ValueError: no rows; as `map_many`.
+    """
+    checks.positive(num_rows=self.num_rows)
+    many = checks.num_rows(stacked, name="stacked arguments")
+    if mesh is not None:
+      extra = -many % mesh.size
+      stacked = jax.tree.map(
+        lambda leaf: jnp.concatenate([leaf, jnp.repeat(leaf[:1], extra, 0)]),
+        stacked,
+      )
+
+    def one(*slices: Any) -> jax.Array:
+      mask = make_mask(*slices)
       value = jnp.asarray(self.value(mask), jnp.float32)
       return jnp.where(mask.any(), value, self.empty_value)
 
-    return map_many(one, masks, strategy=strategy, mesh=mesh)
+    return map_many(one, *stacked, strategy=strategy, mesh=mesh)[:many]
 
 
 class Valuation(NamedTuple):
@@ -79,3 +113,23 @@ class Valuation(NamedTuple):
   num_evaluations: jax.Array
   utility_full: jax.Array
   converged: jax.Array
+
+
+def require_finite(num_bad: jax.Array, num_evaluations: Any) -> None:
+  """Utilities that were asked are finite, where they can be looked at.
+
+  Under jit nothing is raised: a utility that is nan or infinite makes the values
+  of the rows that it has to do with nan or infinite.
+
+  Args:
+    num_bad: int [], how many are not.
+    num_evaluations: how many were asked.
+
+  Raises:
+    ValueError: (outside jit) some are nan or infinite.
+  """
+  if checks.is_concrete(num_bad) and int(num_bad):
+    raise ValueError(
+      f"Expected finite utilities, got {int(num_bad)} of "
+      f"{int(num_evaluations)} that are nan or infinite."
+    )

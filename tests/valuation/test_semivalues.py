@@ -1,0 +1,535 @@
+"""Semivalues of games whose values are known, and what every estimator keeps."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import betaln, gammaln
+
+from jaxunlearn.core.devices import make_mesh
+from jaxunlearn.valuation import banzhaf, exact, permutation, sizes
+from jaxunlearn.valuation.types import Utility
+
+AIRPORT = np.array([1.0, 2.0, 4.0, 7.0, 11.0])
+# Verified by enumeration; see also `airport_values`.
+AIRPORT_VALUES = {
+  "shapley": (0.2, 0.45, 1.116667, 2.616667, 6.616667),
+  "banzhaf": (0.0625, 0.1875, 0.6875, 2.1875, 6.1875),
+  "beta_4_1": (0.5, 1.071429, 2.404762, 4.804762, 8.804762),
+  "beta_16_1": (0.8, 1.642105, 3.419883, 6.243412, 10.243412),
+  "loo": (0.0, 0.0, 0.0, 0.0, 4.0),
+}
+SIZES = {
+  "shapley": sizes.shapley_sizes,
+  "banzhaf": sizes.banzhaf_sizes,
+  "beta_4_1": lambda n: sizes.beta_sizes(n, 4.0, 1.0),
+  "beta_16_1": lambda n: sizes.beta_sizes(n, 16.0, 1.0),
+  "loo": sizes.loo_sizes,
+}
+KEY = jax.random.key(0)
+
+
+def airport(costs=AIRPORT):
+  costs = jnp.asarray(costs, jnp.float32)
+  value = lambda mask: jnp.where(mask, costs, 0).max()
+  return Utility(value, len(costs))
+
+
+def additive(weights, offset=0.0):
+  w = jnp.asarray(weights, jnp.float32)
+  return Utility(lambda m: offset + jnp.where(m, w, 0).sum(), len(w), offset)
+
+
+def glove(left=2, right=3):
+  """A pair of gloves is worth 1; players hold one each."""
+  is_left = jnp.arange(left + right) < left
+  value = lambda m: jnp.minimum((m & is_left).sum(), (m & ~is_left).sum())
+  return Utility(value, left + right)
+
+
+def voting(weights=(4, 3, 2, 1, 0), quota=6):
+  """The last voter is a null player."""
+  w = jnp.asarray(weights)
+  value = lambda m: (jnp.where(m, w, 0).sum() >= quota).astype(jnp.float32)
+  return Utility(value, len(weights))
+
+
+def enumerated(utility, size_probabilities):
+  """A semivalue in float64, set by set."""
+  n = utility.num_rows
+  masks = list(itertools.product([False, True], repeat=n))
+  found = jax.jit(jax.vmap(utility.value))(jnp.array(masks))
+  worth = dict(zip(masks, np.asarray(found, np.float64)))
+  worth[(False,) * n] = float(utility.empty_value)
+  values = np.zeros(n)
+  for i, mask in itertools.product(range(n), masks):
+    if mask[i]:
+      continue
+    joined = (*mask[:i], True, *mask[i + 1 :])
+    size = sum(mask)
+    weight = size_probabilities[size] / math.comb(n - 1, size)
+    values[i] += weight * (worth[joined] - worth[mask])
+  return values
+
+
+GAMES = {
+  "airport": airport,
+  "glove": glove,
+  "voting": voting,
+  "additive": lambda: additive([0.5, -1.0, 2.0, 0.0, 3.0], offset=0.7),
+}
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_exact_values_of_the_airport_game_are_the_published_ones(kind):
+  found = exact.exact_semivalue(airport(), SIZES[kind](5))
+  np.testing.assert_allclose(found.values, AIRPORT_VALUES[kind], atol=1e-6)
+  assert int(found.num_evaluations) == 32
+  assert float(found.utility_full) == 11
+
+
+@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("kind", ["shapley", "banzhaf", "beta_4_1"])
+def test_exact_values_equal_enumeration(game, kind):
+  utility = GAMES[game]()
+  found = exact.exact_semivalue(utility, SIZES[kind](utility.num_rows))
+  expected = enumerated(utility, np.asarray(SIZES[kind](utility.num_rows)))
+  np.testing.assert_allclose(found.values, expected, atol=2e-6)
+  np.testing.assert_array_equal(found.standard_error, 0)
+
+
+def test_shapley_is_the_default_of_exact_values():
+  found = exact.exact_semivalue(airport())
+  np.testing.assert_allclose(found.values, AIRPORT_VALUES["shapley"], atol=1e-6)
+
+
+def test_leave_one_out_equals_its_formula_and_counts_n_plus_one():
+  found = jax.jit(lambda: exact.loo(airport()))()
+  np.testing.assert_allclose(found.values, AIRPORT_VALUES["loo"], atol=1e-6)
+  assert int(found.num_evaluations) == 6
+
+
+def test_leave_one_out_of_one_row_is_against_the_empty_set():
+  utility = Utility(lambda m: jnp.float32(5.0), 1, 2.0)
+  assert exact.loo(utility).values.tolist() == [3.0]
+
+
+def test_msr_on_all_masks_equals_banzhaf():
+  masks = jnp.array(list(itertools.product([False, True], repeat=5)))
+  values, _ = banzhaf.msr_values(masks, airport().many(masks))
+  np.testing.assert_allclose(values, AIRPORT_VALUES["banzhaf"], atol=1e-5)
+
+
+@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_shapley_converges_within_its_standard_errors(game, antithetic):
+  utility = GAMES[game]()
+  expected = exact.exact_semivalue(utility).values
+  run = jax.jit(
+    lambda key: permutation.shapley(
+      utility, key, num_permutations=2000, antithetic=antithetic
+    )
+  )
+  found = run(KEY)
+  error = np.abs(found.values - expected)
+  assert (error <= 5 * np.asarray(found.standard_error) + 1e-5).all()
+  # Marginals of a game of range r vary by at most r: the error has a bound.
+  spread = float(jnp.ptp(utility.many(jnp.eye(5, dtype=bool)))) + 12
+  assert (np.asarray(found.standard_error) <= spread / 2000**0.5).all()
+
+
+@pytest.mark.parametrize("kind", ["banzhaf", "beta_4_1", "beta_16_1"])
+def test_weighted_permutations_converge_to_other_semivalues(kind):
+  found = jax.jit(
+    lambda key: permutation.semivalue(
+      airport(), key, SIZES[kind](5), num_permutations=4000
+    )
+  )(KEY)
+  error = np.abs(np.asarray(found.values) - AIRPORT_VALUES[kind])
+  assert (error <= 5 * np.asarray(found.standard_error)).all()
+  assert np.asarray(found.standard_error).max() < 0.3
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.3])
+def test_msr_converges_to_weighted_banzhaf(rate):
+  expected = enumerated(glove(), np.asarray(sizes.banzhaf_sizes(5, rate)))
+  found = jax.jit(
+    lambda key: banzhaf.banzhaf_msr(glove(), key, num_samples=5000, rate=rate)
+  )(KEY)
+  error = np.abs(found.values - expected)
+  assert (error <= 5 * np.asarray(found.standard_error)).all()
+  assert np.asarray(found.standard_error).max() < 0.04
+
+
+def many_runs(estimate, repeats=200):
+  keys = jax.random.split(jax.random.key(3), repeats)
+  return jax.jit(jax.vmap(estimate))(keys)
+
+
+@pytest.mark.parametrize(
+  "estimate",
+  [
+    lambda key, m: permutation.shapley(
+      airport(), key, num_permutations=m, antithetic=False
+    ),
+    lambda key, m: permutation.shapley(airport(), key, num_permutations=m),
+    lambda key, m: banzhaf.banzhaf_msr(airport(), key, num_samples=m),
+  ],
+  ids=["shapley", "antithetic", "msr"],
+)
+def test_errors_shrink_as_one_over_the_root_and_are_as_stated(estimate):
+  few = many_runs(lambda key: estimate(key, 40))
+  many = many_runs(lambda key: estimate(key, 160))
+  real_few = np.asarray(few.values)[:, 4].std(ddof=1)
+  real_many = np.asarray(many.values)[:, 4].std(ddof=1)
+  # A deviation of 200 runs is known to 1 / sqrt(400) = 5 %; two of them, 7 %.
+  assert 2 * (1 - 5 * 0.07) < real_few / real_many < 2 * (1 + 5 * 0.07)
+  stated = np.sqrt((np.asarray(many.standard_error)[:, 4] ** 2).mean())
+  assert abs(stated / real_many - 1) < 5 * 0.05
+
+
+@pytest.mark.parametrize("kind", SIZES)
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_sampled_semivalues_of_an_additive_game_are_its_weights(
+  kind, antithetic
+):
+  weights = [0.5, -1.0, 2.0, 0.0, 3.0]
+  if kind in ("shapley", "banzhaf"):
+    found = exact.exact_semivalue(additive(weights, 0.7), SIZES[kind](5))
+    np.testing.assert_allclose(found.values, weights, atol=1e-5)
+  found = permutation.semivalue(
+    additive(weights, 0.7),
+    KEY,
+    SIZES["shapley"](5),
+    num_permutations=2,
+    antithetic=antithetic,
+  )
+  np.testing.assert_allclose(found.values, weights, atol=1e-5)
+
+
+def test_every_permutation_is_efficient():
+  for number in (1, 3, 50):
+    found = permutation.shapley(
+      airport(), KEY, num_permutations=number, antithetic=False
+    )
+    np.testing.assert_allclose(found.values.sum(), 11, rtol=1e-6)
+
+
+def test_null_players_get_nothing_and_equal_players_the_same():
+  found = permutation.shapley(voting(), KEY, num_permutations=200)
+  assert float(found.values[4]) == 0
+  equal = exact.exact_semivalue(glove())
+  np.testing.assert_allclose(equal.values[:2], equal.values[0], rtol=1e-6)
+  np.testing.assert_allclose(equal.values[2:], equal.values[2], rtol=1e-6)
+  msr = banzhaf.banzhaf_msr(glove(), KEY, num_samples=4000)
+  gap = abs(float(msr.values[0] - msr.values[1]))
+  assert gap <= 5 * math.hypot(*map(float, msr.standard_error[:2]))
+
+
+def test_beta_one_one_is_shapley_bit_for_bit_in_its_orders():
+  one = permutation.beta_shapley(
+    airport(), KEY, alpha=1.0, beta=1.0, num_permutations=30
+  )
+  other = permutation.shapley(airport(), KEY, num_permutations=30)
+  np.testing.assert_allclose(one.values, other.values, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 300, 3000])
+@pytest.mark.parametrize("a, b", [(1.0, 1.0), (4.0, 1.0), (16.0, 1.0), (1, 4)])
+def test_beta_sizes_equal_log_gammas_in_float64(n, a, b):
+  k = np.arange(n)
+  log_choose = gammaln(n) - gammaln(k + 1) - gammaln(n - k)
+  expected = np.exp(log_choose + betaln(k + b, n - 1 - k + a) - betaln(a, b))
+  found = sizes.beta_sizes(n, a, b)
+  np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-12)
+  np.testing.assert_allclose(found.sum(), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.1])
+def test_banzhaf_sizes_equal_the_binomial_distribution(rate):
+  for n in (1, 2, 6, 500):
+    k = np.arange(n)
+    log_choose = gammaln(n) - gammaln(k + 1) - gammaln(n - k)
+    expected = np.exp(
+      log_choose + k * np.log(rate) + (n - 1 - k) * np.log1p(-rate)
+    )
+    np.testing.assert_allclose(
+      sizes.banzhaf_sizes(n, rate), expected, rtol=1e-3, atol=1e-9
+    )
+
+
+def saturating(n=40):
+  """Worth 1 - 2^-|S|: after ten rows nothing is left to gain."""
+  return Utility(lambda m: 1 - 0.5 ** m.sum().astype(jnp.float32), n)
+
+
+def test_truncation_zero_is_no_truncation():
+  plain = permutation.shapley(airport(), KEY, num_permutations=20)
+  blocks = permutation.shapley(
+    airport(), KEY, num_permutations=20, truncation=0.0, block_size=2
+  )
+  np.testing.assert_allclose(plain.values, blocks.values, rtol=1e-6)
+  np.testing.assert_allclose(
+    plain.standard_error, blocks.standard_error, rtol=1e-5
+  )
+
+
+def test_truncation_saves_evaluations_and_loses_what_it_allows():
+  run = lambda **options: permutation.shapley(
+    saturating(), KEY, num_permutations=10, antithetic=False, **options
+  )
+  plain, short = run(), run(truncation=0.01, block_size=5)
+  # Sizes 6 to 10 are not all within 1 %: 1 - 2^-6 is not. 11 to 15 are.
+  assert int(plain.num_evaluations) == 400
+  assert int(short.num_evaluations) == 1 + 10 * 15
+  assert 0 <= float(plain.values.sum() - short.values.sum()) <= 0.01
+  np.testing.assert_allclose(short.utility_full, 1, rtol=1e-6)
+
+
+def test_truncated_orders_do_not_disturb_each_other():
+  options = {"num_permutations": 12, "truncation": 0.05, "block_size": 3}
+  apart = permutation.shapley(
+    airport(np.arange(1.0, 14.0)), KEY, permutations_at_once=2, **options
+  )
+  together = permutation.shapley(
+    airport(np.arange(1.0, 14.0)), KEY, permutations_at_once=12, **options
+  )
+  np.testing.assert_allclose(apart.values, together.values, rtol=1e-5)
+  assert int(apart.num_evaluations) < int(together.num_evaluations)
+
+
+def test_the_standard_error_rule_stops_early_and_says_so():
+  run = lambda limit: permutation.shapley(
+    airport(),
+    KEY,
+    num_permutations=4000,
+    stop=permutation.standard_error_below(limit),
+    check_every=50,
+    permutations_at_once=50,
+  )
+  found = run(0.3)
+  assert bool(found.converged)
+  assert float(found.standard_error.max()) < 0.3
+  assert int(found.num_evaluations) < 4000 * 5
+  assert int(found.num_evaluations) % (50 * 5) == 0
+  missed = run(1e-4)
+  assert not bool(missed.converged)
+  assert int(missed.num_evaluations) == 4000 * 5
+
+
+def test_the_relative_change_rule_needs_two_checks():
+  found = permutation.shapley(
+    additive([1.0, 2.0, 3.0]),
+    KEY,
+    num_permutations=400,
+    stop=permutation.relative_change_below(0.05),
+    check_every=100,
+    permutations_at_once=20,
+  )
+  assert bool(found.converged)
+  assert int(found.num_evaluations) == 200 * 3
+
+
+def test_a_check_is_made_only_when_due():
+  rule = lambda progress: progress.num_draws > 0
+  found = permutation.shapley(
+    airport(),
+    KEY,
+    num_permutations=100,
+    antithetic=False,
+    stop=rule,
+    check_every=30,
+    permutations_at_once=10,
+  )
+  assert int(found.num_evaluations) == 30 * 5
+
+
+def test_one_draw_has_no_standard_error():
+  found = permutation.shapley(
+    airport(), KEY, num_permutations=1, antithetic=False
+  )
+  assert np.isnan(found.standard_error).all()
+  pair = permutation.shapley(airport(), KEY, num_permutations=2)
+  assert np.isnan(pair.standard_error).all()
+  msr = banzhaf.banzhaf_msr(airport(), KEY, num_samples=1)
+  assert np.isnan(msr.standard_error).all()
+  assert np.isnan(msr.values).all()
+
+
+ESTIMATORS = {
+  "loo": lambda u, key, **o: exact.loo(u, **o),
+  "exact": lambda u, key, **o: exact.exact_semivalue(u, **o),
+  "shapley": lambda u, key, **o: permutation.shapley(
+    u, key, num_permutations=14, **o
+  ),
+  "truncated": lambda u, key, **o: permutation.shapley(
+    u, key, num_permutations=6, truncation=0.1, block_size=2, **o
+  ),
+  "msr": lambda u, key, **o: banzhaf.banzhaf_msr(u, key, num_samples=50, **o),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_chunks_maps_and_meshes_give_the_same_values(name):
+  estimate = ESTIMATORS[name]
+  plain = estimate(airport(), KEY)
+  mesh = make_mesh(models=8)
+  for options in (
+    {"strategy": "map"},
+    {"strategy": 3},
+    {"strategy": 2, "mesh": mesh},
+  ):
+    other = jax.jit(lambda k, o=options: estimate(airport(), k, **o))(KEY)
+    np.testing.assert_allclose(plain.values, other.values, rtol=1e-5)
+    np.testing.assert_allclose(
+      plain.standard_error, other.standard_error, rtol=1e-4, atol=1e-6
+    )
+    assert plain.num_evaluations == other.num_evaluations
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_same_key_same_bits_and_another_key_for_what_draws(name):
+  run = jax.jit(lambda key: ESTIMATORS[name](airport(), key).values)
+  assert run(KEY).tolist() == run(KEY).tolist()
+  differs = run(KEY).tolist() != run(jax.random.key(9)).tolist()
+  assert differs == (name not in ("loo", "exact"))
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_permuting_rows_of_an_exact_value_permutes_values(name):
+  if name not in ("loo", "exact"):
+    pytest.skip("other rows, other draws")
+  order = np.array([3, 0, 4, 2, 1])
+  plain = ESTIMATORS[name](airport(), KEY).values
+  moved = ESTIMATORS[name](airport(AIRPORT[order]), KEY).values
+  np.testing.assert_allclose(plain[order], moved, rtol=1e-5)
+
+
+def test_more_samples_begin_with_those_of_fewer():
+  masks = []
+  spy = Utility(lambda m: m.sum().astype(jnp.float32), 4)
+  for number in (3, 5):
+    draw = lambda i: jax.random.fold_in(KEY, i)
+    masks.append([draw(i) for i in range(number)])
+    found = banzhaf.banzhaf_msr(spy, KEY, num_samples=number)
+    assert found.values.shape == (4,)
+  few = permutation._ranks(KEY, jnp.arange(4), 6, True)
+  many = permutation._ranks(KEY, jnp.arange(10), 6, True)
+  np.testing.assert_array_equal(few, many[:4])
+  np.testing.assert_array_equal(few[0] + few[1], 5)
+  np.testing.assert_array_equal(np.sort(many, axis=1)[3], np.arange(6))
+
+
+def test_an_estimator_compiles_once_for_new_keys():
+  traces = []
+
+  def value(mask):
+    traces.append(1)
+    return mask.sum().astype(jnp.float32)
+
+  run = jax.jit(
+    lambda key: permutation.shapley(Utility(value, 6), key, num_permutations=8)
+  )
+  run(KEY)
+  before = len(traces)
+  run(jax.random.key(1))
+  assert len(traces) == before <= 3
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_nan_utility_is_an_error_outside_jit_and_nan_inside(name):
+  bad = Utility(lambda m: jnp.where(m.all(), jnp.nan, 1.0), 5)
+  with pytest.raises(ValueError, match="Expected finite utilities, got"):
+    ESTIMATORS[name](bad, jax.random.key(4))
+  found = jax.jit(lambda key: ESTIMATORS[name](bad, key))(jax.random.key(4))
+  assert np.isnan(found.values).any()
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_nan_on_the_empty_set_is_replaced_by_the_empty_value(name):
+  broken = Utility(lambda m: jnp.where(m.any(), 1.0, jnp.nan), 4, 1.0)
+  found = ESTIMATORS[name](broken, KEY)
+  np.testing.assert_allclose(found.values, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "call, message",
+  [
+    (
+      lambda: permutation.shapley(airport(), KEY, num_permutations=0),
+      "num_permutations > 0",
+    ),
+    (
+      lambda: permutation.shapley(airport(), KEY, num_permutations=3),
+      "num_permutations even",
+    ),
+    (
+      lambda: permutation.beta_shapley(
+        airport(), KEY, alpha=0.0, beta=1.0, num_permutations=2
+      ),
+      "alpha > 0",
+    ),
+    (
+      lambda: permutation.beta_shapley(
+        airport(), KEY, alpha=1.0, beta=-1.0, num_permutations=2
+      ),
+      "beta > 0",
+    ),
+    (
+      lambda: permutation.shapley(
+        airport(), KEY, num_permutations=2, truncation=-0.1
+      ),
+      "truncation >= 0",
+    ),
+    (
+      lambda: permutation.shapley(
+        airport(), KEY, num_permutations=2, block_size=0
+      ),
+      "block_size > 0",
+    ),
+    (
+      lambda: permutation.shapley(
+        airport(), KEY, num_permutations=2, permutations_at_once=0
+      ),
+      "permutations_at_once > 0",
+    ),
+    (
+      lambda: permutation.semivalue(
+        airport(), KEY, jnp.ones(4) / 4, num_permutations=2
+      ),
+      r"size_probabilities of shape \(5,\)",
+    ),
+    (
+      lambda: exact.exact_semivalue(airport(), jnp.ones(5)),
+      "size_probabilities >= 0 with sum 1",
+    ),
+    (lambda: exact.exact_semivalue(additive(np.ones(21))), "1 .. 20 rows"),
+    (lambda: exact.loo(additive([])), "num_rows > 0"),
+    (lambda: sizes.shapley_sizes(0), "num_rows > 0"),
+    (lambda: sizes.banzhaf_sizes(3, 1.0), r"rate strictly in \(0, 1\)"),
+    (
+      lambda: banzhaf.banzhaf_msr(airport(), KEY, num_samples=0),
+      "num_samples > 0",
+    ),
+    (
+      lambda: banzhaf.banzhaf_msr(airport(), KEY, num_samples=2, rate=0.0),
+      r"rate strictly in \(0, 1\)",
+    ),
+    (
+      lambda: banzhaf.msr_values(jnp.ones((2, 3)), jnp.ones(2)),
+      r"masks bool \[M, N\]",
+    ),
+    (
+      lambda: banzhaf.msr_values(jnp.ones((2, 3), bool), jnp.ones(3)),
+      "utilities",
+    ),
+    (lambda: permutation.standard_error_below(0.0), "limit > 0"),
+    (lambda: permutation.relative_change_below(-1.0), "limit > 0"),
+  ],
+)
+def test_bad_input_is_named(call, message):
+  with pytest.raises(ValueError, match=message):
+    call()
