@@ -17,7 +17,7 @@ from jaxunlearn.adapters import orbax
 from jaxunlearn.report.files import plain
 
 if TYPE_CHECKING:
-  from experiments.forget import Plan
+  from experiments.options import Plan
 
 DEFINITIONS = (
   *report.METRICS,

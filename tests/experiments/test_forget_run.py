@@ -11,7 +11,8 @@ import own_models
 import pytest
 from flax import nnx
 
-from experiments import forget
+from experiments import data, forget, models
+from experiments import methods as methods_table
 from jaxunlearn.adapters import orbax
 from jaxunlearn.adapters.flax import from_module
 
@@ -105,7 +106,7 @@ def test_the_retrained_model_has_not_seen_the_class(digits_run):
 
 def test_test_accuracy_is_that_of_its_two_parts(digits_run):
   _, results = digits_run
-  label = forget.data.digits().test["label"]
+  label = data.digits().test["label"]
   share = np.mean(label == 3)
   for row in results["rows"]:
     parts = share * row["forget_test_accuracy"]
@@ -162,9 +163,9 @@ def test_the_anamnesis_index_is_the_ratio_of_relearn_times(digits_run):
 
 def test_saved_params_give_the_accuracy_of_their_row(digits_run):
   out, results = digits_run
-  dataset = forget.data.digits()
-  model = forget.models.load("mlp", dataset, "smoke")
-  like = forget.models.abstract_variables(model, dataset)
+  dataset = data.digits()
+  model = models.load("mlp", dataset, "smoke")
+  like = models.abstract_variables(model, dataset)
   row = next(r for r in results["rows"] if r["method"] == "random_label")
   saved = orbax.load(out / "params" / "random_label", like)
   np.testing.assert_array_equal(saved.forget_mask, dataset.train["label"] == 3)
@@ -198,7 +199,7 @@ def test_each_class_has_the_rows_of_the_single_requests(digits_run, tmp_path):
 def test_every_method_runs_and_is_finite(tmp_path):
   results = run(tmp_path, "--seeds", "1")
   methods = {r["method"] for r in results["rows"]}
-  assert methods == {"original", "retrained", *forget.methods.METHODS} - {
+  assert methods == {"original", "retrained", *methods_table.METHODS} - {
     "retrain"
   }
   for row in results["rows"]:
@@ -219,7 +220,7 @@ def test_strategies_give_the_same_numbers(digits_run, tmp_path):
 def test_a_group_of_a_users_own_rows_can_be_forgotten(blobs, tmp_path):
   path = tmp_path / "own.npz"
   np.savez(path, **blobs)
-  dataset = forget.data.from_npz(str(path))
+  dataset = data.from_npz(str(path))
   results = run(
     tmp_path / "out",
     *("--data", f"npz:{path}", "--request", "group:country=fr"),
@@ -310,9 +311,9 @@ def test_a_users_nnx_model_and_checkpoint_are_unlearned(blobs, tmp_path):
 
 
 def test_all_methods_leave_out_the_ledger_of_a_given_checkpoint():
-  chosen = forget.methods.choose("all", has_ledger=False)
+  chosen = methods_table.choose("all", has_ledger=False)
   assert "amnesiac" not in chosen
-  assert "amnesiac" in forget.methods.choose("all", has_ledger=True)
+  assert "amnesiac" in methods_table.choose("all", has_ledger=True)
 
 
 def test_a_failure_leaves_the_folder_as_it_was(tmp_path, monkeypatch):

@@ -1,0 +1,231 @@
+"""Options that the experiments share, checked and turned into what they name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import tyro
+
+from experiments import data, methods, models, requests
+from jaxunlearn import Model, Variables
+
+
+def described(text: str, metavar: str | None = None):
+  """The help of a flag."""
+  return tyro.conf.arg(help=text, metavar=metavar)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What can be asked of an experiment; each adds to it or words it anew."""
+
+  data: Annotated[
+    str,
+    described(
+      "Rows to train and test on: digits (ships with scikit-learn), cifar10, "
+      "or npz:PATH, a file with x [N, ...] and integer classes y [N], and "
+      "perhaps x_test and y_test; any further array [N] is a column for group "
+      "requests."
+    ),
+  ] = "digits"
+
+  model: Annotated[
+    str,
+    described(
+      "Network: mlp, cnn, resnet, vit, or package.module:factory, a function "
+      "of yours that returns a Flax linen module or, given nnx.Rngs, an nnx "
+      "module."
+    ),
+  ] = "mlp"
+
+  checkpoint: Annotated[
+    str | None,
+    described(
+      "Orbax checkpoint with the trained values of your model; without it the "
+      "model is trained here first.",
+      "DIR",
+    ),
+  ] = None
+
+  request: Annotated[
+    str,
+    described(
+      "What to forget: class:3,5 (all rows of these classes), random:0.1 (a "
+      "tenth of the rows), index:FILE (a row number a line, or an .npy of "
+      "numbers or of bools), group:COLUMN=VALUE, or each-class (every class by "
+      "itself). Several with semicolons between, in quotes: "
+      "'class:0;class:1;random:0.1'; each is asked of the original model, unless "
+      "--sequence is given."
+    ),
+  ] = "class:3"
+
+  methods: Annotated[
+    str,
+    described("How to forget: all, or names as in unsir,bad_teacher,finetune."),
+  ] = "all"
+
+  seeds: Annotated[
+    int | None,
+    described(
+      "How often to repeat everything with other random numbers; the preset's "
+      "number by default.",
+      "INT",
+    ),
+  ] = None
+
+  preset: Annotated[
+    Literal["smoke", "quick", "paper"],
+    described(
+      "Size: smoke takes seconds and proves little, quick fits two CPU cores, "
+      "paper wants a GPU."
+    ),
+  ] = "quick"
+
+  data_dir: Annotated[
+    str | None,
+    described(
+      "Folder with cifar10_train.npz and cifar10_test.npz; the environment "
+      "variable JAXUNLEARN_DATA by default.",
+      "DIR",
+    ),
+  ] = None
+
+  out: Annotated[str, described("Folder for the results.", "DIR")] = (
+    "out/forget"
+  )
+
+  train_steps: Annotated[
+    int | None,
+    described(
+      "Steps of training and retraining; the preset's by default.", "INT"
+    ),
+  ] = None
+
+  learning_rate: Annotated[
+    float | None,
+    described(
+      "Adam's, for training and retraining; the preset's by default.", "FLOAT"
+    ),
+  ] = None
+
+  batch_size: Annotated[
+    int | None,
+    described(
+      "Rows a step, for training and for every method; the preset's by default.",
+      "INT",
+    ),
+  ] = None
+
+  strategy: Annotated[
+    str | None,
+    described(
+      "How requests and seeds share the device: vmap (all at once), map (one "
+      "after the other) or so many at a time; chosen by device by default.",
+      "vmap|map|INT",
+    ),
+  ] = None
+
+
+class Plan(NamedTuple):
+  """Options that were checked, and what they name."""
+
+  options: Options
+  dataset: data.Dataset
+  model: Model
+  variables: Variables | None
+  requests: requests.Requests
+  recipe: methods.Recipe
+  settings: dict[str, dict[str, Any]]
+  num_seeds: int
+  strategy: str | int
+
+  @property
+  def needs_ledger(self) -> bool:
+    """Whether a method needs what is kept while the original is trained."""
+    return any(methods.METHODS[name].needs_ledger for name in self.settings)
+
+
+def prepare(
+  options: Options,
+  seeds: Mapping[str, Mapping[str, int]],
+  *,
+  trains_original: bool = True,
+  sequence: bool = False,
+) -> Plan:
+  """Checks everything that can be checked before training.
+
+  Args:
+    options: of the experiment.
+    seeds: how many by preset, for "digits" and for any "other" data.
+    trains_original: whether the original model is trained here, so that what
+      some methods want kept meanwhile is to be had.
+    sequence: whether the requests are served one after the other.
+
+  Raises:
+    ValueError: one line that names the option, what was found and wanted.
+  """
+  _check_numbers(options)
+  chosen = methods.choose(options.methods, has_ledger=trains_original)
+  strategy = _strategy(options)
+  dataset = data.load(
+    options.data, preset=options.preset, data_dir=options.data_dir
+  )
+  asked = requests.parse(options.request, dataset, sequence=sequence)
+  model = models.load(options.model, dataset, options.preset)
+  variables = None
+  if options.checkpoint is not None:
+    if dataset.is_split_here:
+      raise ValueError(
+        "Expected x_test and y_test in the data of a model that was trained "
+        "elsewhere (--checkpoint), got neither: rows of x are no test of it."
+      )
+    variables = models.load_checkpoint(options.checkpoint, model, dataset)
+  kind = options.model
+  if kind not in methods.RECIPES:
+    kind = "mlp" if dataset.train["x"].ndim == 2 else "cnn"
+  recipe = methods.RECIPES[kind][options.preset]
+  given: dict[str, Any] = {
+    "num_steps": options.train_steps,
+    "learning_rate": options.learning_rate,
+    "batch_size": options.batch_size,
+  }
+  recipe = recipe._replace(**{k: v for k, v in given.items() if v is not None})
+  usual = seeds[options.preset]
+  return Plan(
+    options,
+    dataset,
+    model,
+    variables,
+    asked,
+    recipe,
+    {n: methods.settings_for(n, kind, options.preset) for n in chosen},
+    options.seeds or usual.get(options.data, usual["other"]),
+    strategy,
+  )
+
+
+def _check_numbers(options: Options) -> None:
+  for name in ("seeds", "train_steps", "batch_size", "learning_rate"):
+    value = getattr(options, name)
+    if value is not None and not 0 < value < float("inf"):
+      flag = name.replace("_", "-")
+      raise ValueError(f"Expected --{flag} > 0, got {value}.")
+
+
+def _strategy(options: Options) -> str | int:
+  """As `map_many` takes it."""
+  text = options.strategy
+  if text is None:
+    if jax.default_backend() == "cpu":
+      return "map"  # The cores are busy with one model.
+    return "vmap" if options.model == "mlp" else 4
+  if text in ("vmap", "map"):
+    return text
+  if text.isdecimal() and int(text) > 0:
+    return int(text)
+  raise ValueError(
+    f"Expected --strategy vmap, map or a positive integer, got {text!r}."
+  )
