@@ -17,7 +17,7 @@ import numpy as np
 import jaxunlearn as ju
 from experiments.methods import Recipe
 from jaxunlearn import metrics
-from jaxunlearn.attacks.relearn import Relearned, relearn, relearn_target
+from jaxunlearn.attacks.anamnesis import Relearned, relearn, relearn_target
 
 MARGIN = 0.05
 MAX_ROWS = 1000  # That accuracy is measured on, after every step.

@@ -20,7 +20,7 @@ from experiments import common, methods, relearning
 from experiments.data import Dataset
 from experiments.requests import Requests
 from jaxunlearn import metrics
-from jaxunlearn.attacks.relearn import Relearned, anamnesis_index
+from jaxunlearn.attacks.anamnesis import Relearned, anamnesis_index
 from jaxunlearn.core.phase import all_finite
 from jaxunlearn.core.training import init_variables
 

@@ -1,4 +1,183 @@
 """Attacks: they try to tell what a model was trained on, or to bring it back.
 
-A score is one number a row, pure and vmapped, and high speaks for membership.
+A score is one number a row, pure and vmapped, and high speaks for membership;
+curves and intervals of scores are shared by all attacks.
 """
+
+from jaxunlearn.attacks.anamnesis import AnamnesisIndex as AnamnesisIndex
+from jaxunlearn.attacks.anamnesis import Relearned as Relearned
+from jaxunlearn.attacks.anamnesis import anamnesis_index as anamnesis_index
+from jaxunlearn.attacks.anamnesis import random_subset as random_subset
+from jaxunlearn.attacks.anamnesis import relearn as relearn
+from jaxunlearn.attacks.anamnesis import relearn_area as relearn_area
+from jaxunlearn.attacks.anamnesis import relearn_target as relearn_target
+from jaxunlearn.attacks.anamnesis import relearning as relearning
+from jaxunlearn.attacks.anamnesis import steps_to_target as steps_to_target
+from jaxunlearn.attacks.challenge import ForgettingQuality as ForgettingQuality
+from jaxunlearn.attacks.challenge import QualityRuns as QualityRuns
+from jaxunlearn.attacks.challenge import challenge_score as challenge_score
+from jaxunlearn.attacks.challenge import (
+  forgetting_quality as forgetting_quality,
+)
+from jaxunlearn.attacks.challenge import (
+  forgetting_quality_runs as forgetting_quality_runs,
+)
+from jaxunlearn.attacks.classifiers import LogisticAttack as LogisticAttack
+from jaxunlearn.attacks.classifiers import SvcAttack as SvcAttack
+from jaxunlearn.attacks.classifiers import fit_logistic as fit_logistic
+from jaxunlearn.attacks.classifiers import (
+  logistic_accuracy as logistic_accuracy,
+)
+from jaxunlearn.attacks.classifiers import logistic_attack as logistic_attack
+from jaxunlearn.attacks.classifiers import svc_attack as svc_attack
+from jaxunlearn.attacks.intervals import Interval as Interval
+from jaxunlearn.attacks.intervals import TprInterval as TprInterval
+from jaxunlearn.attacks.intervals import bootstrap as bootstrap
+from jaxunlearn.attacks.intervals import (
+  certified_threshold as certified_threshold,
+)
+from jaxunlearn.attacks.intervals import clopper_pearson as clopper_pearson
+from jaxunlearn.attacks.intervals import tpr_interval as tpr_interval
+from jaxunlearn.attacks.knowledge_recovery import Recovered as Recovered
+from jaxunlearn.attacks.knowledge_recovery import recover as recover
+from jaxunlearn.attacks.knowledge_recovery import recovery as recovery
+from jaxunlearn.attacks.language import (
+  gradient_norm_score as gradient_norm_score,
+)
+from jaxunlearn.attacks.language import lowest_mean as lowest_mean
+from jaxunlearn.attacks.language import mean_log_prob as mean_log_prob
+from jaxunlearn.attacks.language import min_k as min_k
+from jaxunlearn.attacks.language import min_k_plus_plus as min_k_plus_plus
+from jaxunlearn.attacks.language import (
+  normalised_token_log_probs as normalised_token_log_probs,
+)
+from jaxunlearn.attacks.language import privleak as privleak
+from jaxunlearn.attacks.language import reference_score as reference_score
+from jaxunlearn.attacks.language import token_log_probs as token_log_probs
+from jaxunlearn.attacks.language import zlib_score as zlib_score
+from jaxunlearn.attacks.lira import global_threshold as global_threshold
+from jaxunlearn.attacks.lira import lira as lira_scores
+from jaxunlearn.attacks.lira import lira_leave_one_out as lira_leave_one_out
+from jaxunlearn.attacks.population import MembershipRatio as MembershipRatio
+from jaxunlearn.attacks.population import MembershipSignals as MembershipSignals
+from jaxunlearn.attacks.population import PopulationAttack as PopulationAttack
+from jaxunlearn.attacks.population import ThresholdAttack as ThresholdAttack
+from jaxunlearn.attacks.population import correctness as correctness
+from jaxunlearn.attacks.population import fit_thresholds as fit_thresholds
+from jaxunlearn.attacks.population import margin as margin
+from jaxunlearn.attacks.population import membership_ratio as membership_ratio
+from jaxunlearn.attacks.population import (
+  membership_signals as membership_signals,
+)
+from jaxunlearn.attacks.population import population_attack as population_attack
+from jaxunlearn.attacks.population import threshold_attack as threshold_attack
+from jaxunlearn.attacks.probe import Probe as Probe
+from jaxunlearn.attacks.probe import linear_probe as linear_probe
+from jaxunlearn.attacks.probe import probe_model as probe_model
+from jaxunlearn.attacks.quantization import bucket_survival as bucket_survival
+from jaxunlearn.attacks.quantization import nf4_table as nf4_table
+from jaxunlearn.attacks.quantization import quantize as quantize
+from jaxunlearn.attacks.quantization import quantize_nf4 as quantize_nf4
+from jaxunlearn.attacks.rmia import rmia as rmia_scores
+from jaxunlearn.attacks.rmia import rmia_leave_one_out as rmia_leave_one_out
+from jaxunlearn.attacks.rmia import tune_offline_a as tune_offline_a
+from jaxunlearn.attacks.roc import AttackSummary as AttackSummary
+from jaxunlearn.attacks.roc import Roc as Roc
+from jaxunlearn.attacks.roc import attack_summary as attack_summary
+from jaxunlearn.attacks.roc import auc as auc
+from jaxunlearn.attacks.roc import balanced_accuracy as balanced_accuracy
+from jaxunlearn.attacks.roc import check_groups as check_groups
+from jaxunlearn.attacks.roc import roc as roc_curve
+from jaxunlearn.attacks.roc import tpr_at_fpr as tpr_at_fpr
+from jaxunlearn.attacks.shadow import query_statistics as query_statistics
+from jaxunlearn.attacks.shadow import shadow_masks as shadow_masks
+from jaxunlearn.attacks.shadow import train_shadows as train_shadows
+from jaxunlearn.attacks.shadow import u_lira_masks as u_lira_masks
+from jaxunlearn.attacks.u_lira import ULiraReport as ULiraReport
+from jaxunlearn.attacks.u_lira import ULiraStatistics as ULiraStatistics
+from jaxunlearn.attacks.u_lira import u_lira as u_lira_scores
+from jaxunlearn.attacks.u_lira import u_lira_report as u_lira_report
+from jaxunlearn.attacks.u_lira import u_lira_shadows as u_lira_shadows
+
+__all__ = [
+  "AnamnesisIndex",
+  "AttackSummary",
+  "ForgettingQuality",
+  "Interval",
+  "LogisticAttack",
+  "MembershipRatio",
+  "MembershipSignals",
+  "PopulationAttack",
+  "Probe",
+  "QualityRuns",
+  "Recovered",
+  "Relearned",
+  "Roc",
+  "SvcAttack",
+  "ThresholdAttack",
+  "TprInterval",
+  "ULiraReport",
+  "ULiraStatistics",
+  "anamnesis_index",
+  "attack_summary",
+  "auc",
+  "balanced_accuracy",
+  "bootstrap",
+  "bucket_survival",
+  "certified_threshold",
+  "challenge_score",
+  "check_groups",
+  "clopper_pearson",
+  "correctness",
+  "fit_logistic",
+  "fit_thresholds",
+  "forgetting_quality",
+  "forgetting_quality_runs",
+  "global_threshold",
+  "gradient_norm_score",
+  "linear_probe",
+  "lira_leave_one_out",
+  "lira_scores",
+  "logistic_accuracy",
+  "logistic_attack",
+  "lowest_mean",
+  "margin",
+  "mean_log_prob",
+  "membership_ratio",
+  "membership_signals",
+  "min_k",
+  "min_k_plus_plus",
+  "nf4_table",
+  "normalised_token_log_probs",
+  "population_attack",
+  "privleak",
+  "probe_model",
+  "quantize",
+  "quantize_nf4",
+  "query_statistics",
+  "random_subset",
+  "recover",
+  "recovery",
+  "reference_score",
+  "relearn",
+  "relearn_area",
+  "relearn_target",
+  "relearning",
+  "rmia_leave_one_out",
+  "rmia_scores",
+  "roc_curve",
+  "shadow_masks",
+  "steps_to_target",
+  "svc_attack",
+  "threshold_attack",
+  "token_log_probs",
+  "tpr_at_fpr",
+  "tpr_interval",
+  "train_shadows",
+  "tune_offline_a",
+  "u_lira_masks",
+  "u_lira_report",
+  "u_lira_scores",
+  "u_lira_shadows",
+  "zlib_score",
+]

@@ -8,7 +8,7 @@ import pytest
 from problems import blobs, mlp
 
 from jaxunlearn import metrics
-from jaxunlearn.attacks import forgetting_quality as quality
+from jaxunlearn.attacks import challenge as quality
 from jaxunlearn.core.training import train
 
 RECIPE = {"optimizer": optax.adam(0.02), "num_steps": 12, "batch_size": 8}

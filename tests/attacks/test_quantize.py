@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxunlearn.attacks import quantize as q
+from jaxunlearn.attacks import quantization as q
 from jaxunlearn.core.types import Variables
 
 ROW = jnp.array([0.7, -0.35, 0.02, 0.1])

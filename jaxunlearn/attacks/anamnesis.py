@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxunlearn.attacks.recovery import Evaluate, scalar
+from jaxunlearn.attacks.knowledge_recovery import Evaluate, scalar
 from jaxunlearn.core import checks, sampling
 from jaxunlearn.core.phase import all_finite, phase, sample_key, supervised
 from jaxunlearn.core.types import (
