@@ -191,23 +191,21 @@ def test_errors_shrink_as_one_over_the_root_and_are_as_stated(estimate):
   assert abs(stated / real_many - 1) < 5 * 0.05
 
 
-@pytest.mark.parametrize("kind", SIZES)
-@pytest.mark.parametrize("antithetic", [False, True])
-def test_sampled_semivalues_of_an_additive_game_are_its_weights(
-  kind, antithetic
-):
+def test_every_estimator_finds_the_weights_of_an_additive_game():
   weights = [0.5, -1.0, 2.0, 0.0, 3.0]
-  if kind in ("shapley", "banzhaf"):
-    found = exact.exact_semivalue(additive(weights, 0.7), SIZES[kind](5))
+  game = additive(weights, 0.7)
+  for kind in SIZES:
+    found = exact.exact_semivalue(game, SIZES[kind](5))
     np.testing.assert_allclose(found.values, weights, atol=1e-5)
-  found = permutation.semivalue(
-    additive(weights, 0.7),
-    KEY,
-    SIZES["shapley"](5),
-    num_permutations=2,
-    antithetic=antithetic,
-  )
-  np.testing.assert_allclose(found.values, weights, atol=1e-5)
+  np.testing.assert_allclose(exact.loo(game).values, weights, atol=1e-5)
+  for antithetic in (False, True):
+    found = permutation.shapley(
+      game, KEY, num_permutations=2, antithetic=antithetic
+    )
+    np.testing.assert_allclose(found.values, weights, atol=1e-5)
+  msr = banzhaf.banzhaf_msr(game, KEY, num_samples=2000)
+  error = np.abs(np.asarray(msr.values) - weights)
+  assert (error <= 5 * np.asarray(msr.standard_error)).all()
 
 
 def test_every_permutation_is_efficient():
@@ -398,24 +396,15 @@ def test_same_key_same_bits_and_another_key_for_what_draws(name):
   assert differs == (name not in ("loo", "exact"))
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", ["loo", "exact"])
 def test_permuting_rows_of_an_exact_value_permutes_values(name):
-  if name not in ("loo", "exact"):
-    pytest.skip("other rows, other draws")
   order = np.array([3, 0, 4, 2, 1])
   plain = ESTIMATORS[name](airport(), KEY).values
   moved = ESTIMATORS[name](airport(AIRPORT[order]), KEY).values
   np.testing.assert_allclose(plain[order], moved, rtol=1e-5)
 
 
-def test_more_samples_begin_with_those_of_fewer():
-  masks = []
-  spy = Utility(lambda m: m.sum().astype(jnp.float32), 4)
-  for number in (3, 5):
-    draw = lambda i: jax.random.fold_in(KEY, i)
-    masks.append([draw(i) for i in range(number)])
-    found = banzhaf.banzhaf_msr(spy, KEY, num_samples=number)
-    assert found.values.shape == (4,)
+def test_more_permutations_begin_with_those_of_fewer():
   few = permutation._ranks(KEY, jnp.arange(4), 6, True)
   many = permutation._ranks(KEY, jnp.arange(10), 6, True)
   np.testing.assert_array_equal(few, many[:4])
