@@ -16,6 +16,9 @@ size and order are settings, and a fixed alpha has a meaning only with them.
 With "example" and q = |forget| / |all| no weight has importance_forget /
 importance_full > 1/q, so that alpha >= 1/q selects nothing: the published alpha
 of 10 is a no-op for one of ten equal classes. The default alpha adapts instead.
+Made for classes and other groups that lean on weights of their own: of rows
+scattered over all classes the importances are alike, and the edit damages what
+it should keep.
 Difference from the released code: the batches of the full set are those of the
 forget set and then those of the rest, where the released loader lets one batch
 straddle the two.
