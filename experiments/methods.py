@@ -1,8 +1,4 @@
-"""The methods under comparison and their settings, in tables to edit.
-
-A setting that ends in `steps` is shortened for the preset "smoke"; a rate is that
-of the optimiser that the method is built with below.
-"""
+"""The methods under comparison: how each is built from its settings."""
 
 from __future__ import annotations
 
@@ -13,23 +9,7 @@ from typing import Any, NamedTuple
 import optax
 
 import jaxunlearn as ju
-
-Settings = Mapping[str, Any]
-
-
-class Recipe(NamedTuple):
-  """How the original and the retrained model are trained: with Adam."""
-
-  num_steps: int
-  learning_rate: float
-  batch_size: int
-
-  def kwargs(self) -> dict[str, Any]:
-    return {
-      "optimizer": optax.adam(self.learning_rate),
-      "num_steps": self.num_steps,
-      "batch_size": self.batch_size,
-    }
+from experiments.settings import PAPER, RECIPES, SETTINGS, Recipe, Settings
 
 
 class Access(NamedTuple):
@@ -50,130 +30,6 @@ class Access(NamedTuple):
   max_classes: int
   held_out: Any = None
   ledger: Any = None
-
-
-# Training by model and preset. Own models take the row "mlp" if their inputs
-# are vectors, else the row "cnn".
-RECIPES: Mapping[str, Mapping[str, Recipe]] = {
-  "mlp": {
-    "smoke": Recipe(120, 2e-3, 64),
-    "quick": Recipe(600, 1e-3, 128),
-    "paper": Recipe(3000, 1e-3, 128),
-  },
-  "cnn": {
-    "smoke": Recipe(20, 2e-3, 32),
-    "quick": Recipe(300, 1.5e-3, 64),
-    "paper": Recipe(12000, 1e-3, 256),
-  },
-  "resnet": {
-    "smoke": Recipe(10, 2e-3, 32),
-    "quick": Recipe(150, 2e-3, 64),
-    "paper": Recipe(12000, 1e-3, 256),
-  },
-  "vit": {
-    "smoke": Recipe(20, 2e-3, 32),
-    "quick": Recipe(300, 1e-3, 64),
-    "paper": Recipe(20000, 5e-4, 256),
-  },
-}
-
-# Settings of the methods by model, for the recipe "quick" of that model. They
-# were chosen by hand on digits and on a part of CIFAR-10, by the same numbers
-# that the report shows for them; on other data they are a first guess.
-_MLP: Mapping[str, Settings] = {
-  "finetune": {"rate": 1e-3, "steps": 60},
-  "gradient_ascent": {"rate": 0.05, "steps": 10, "loss_ceiling": 3.0},
-  "neggrad_plus": {"rate": 0.05, "steps": 100, "retain_share": 0.98},
-  "random_label": {"rate": 1e-3, "steps": 60},
-  "amnesiac": {"rate": 1e-3, "repair_steps": 60},
-  "cf_k": {"rate": 1e-3, "steps": 100, "num_layers": 1},
-  "eu_k": {"rate": 1e-3, "steps": 300, "num_layers": 1},
-  "fisher_forgetting": {"noise_scale": 3e-6},
-  "scrub": {
-    "rate": 1e-3,
-    "num_epochs": 10,
-    "max_epochs": 3,
-    "max_steps": 5,
-    "min_steps": 10,
-  },
-  "unsir": {
-    "noise_batch": 128,
-    "noise_steps": 40,
-    "copies": 1.0,
-    "retain_per_class": None,
-    "impair_rate": 0.01,
-    "impair_steps": 10,
-    "repair_rate": 0.005,
-    "repair_steps": 80,
-  },
-  # Few steps, as in the paper's single epoch: with many the student takes over
-  # the untrained teacher's chance accuracy, one in ten.
-  "bad_teacher": {"rate": 3e-3, "steps": 10, "retain_fraction": 0.3},
-}
-_CNN: Mapping[str, Settings] = {
-  **_MLP,
-  "finetune": {"rate": 1.5e-3, "steps": 40},
-  "gradient_ascent": {"rate": 0.005, "steps": 8, "loss_ceiling": 3.0},
-  "neggrad_plus": {"rate": 0.01, "steps": 40, "retain_share": 0.95},
-  "random_label": {"rate": 1.5e-3, "steps": 40},
-  "amnesiac": {"rate": 1.5e-3, "repair_steps": 80},
-  "cf_k": {"rate": 1.5e-3, "steps": 40, "num_layers": 1},
-  "eu_k": {"rate": 1e-2, "steps": 100, "num_layers": 1},
-  "scrub": {
-    "rate": 1e-3,
-    "num_epochs": 5,
-    "max_epochs": 2,
-    "max_steps": 4,
-    "min_steps": 8,
-  },
-  "unsir": {
-    "noise_batch": 64,
-    "noise_steps": 30,
-    "copies": 1.0,
-    "retain_per_class": None,
-    "impair_rate": 0.005,
-    "impair_steps": 10,
-    "repair_rate": 0.0015,
-    "repair_steps": 40,
-  },
-  "bad_teacher": {"rate": 1.5e-3, "steps": 20, "retain_fraction": 0.3},
-}
-# For "paper" on image models, from the publications where they say: batches of
-# 256, so about 190 steps are an epoch of CIFAR-10.
-_PAPER: Mapping[str, Settings] = {
-  "finetune": {"rate": 1e-3, "steps": 950},
-  "gradient_ascent": {"rate": 0.005, "steps": 40, "loss_ceiling": 3.0},
-  "neggrad_plus": {"rate": 0.01, "steps": 950, "retain_share": 0.99},
-  "random_label": {"rate": 1e-4, "steps": 590},
-  "amnesiac": {"rate": 1e-3, "repair_steps": 190},
-  "cf_k": {"rate": 1e-3, "steps": 1900, "num_layers": 1},
-  "eu_k": {"rate": 1e-3, "steps": 6000, "num_layers": 1},
-  "fisher_forgetting": {"noise_scale": 1e-6},
-  "scrub": {
-    "rate": 5e-4,
-    "num_epochs": 10,
-    "max_epochs": 3,
-    "max_steps": 20,
-    "min_steps": 190,
-  },
-  "unsir": {
-    "noise_batch": 256,
-    "noise_steps": 40,
-    "copies": 20.0,
-    "retain_per_class": 1000,
-    "impair_rate": 0.02,
-    "impair_steps": 72,
-    "repair_rate": 0.01,
-    "repair_steps": 32,
-  },
-  "bad_teacher": {"rate": 1e-4, "steps": 60, "retain_fraction": 0.3},
-}
-SETTINGS: Mapping[str, Mapping[str, Settings]] = {
-  "mlp": _MLP,
-  "cnn": _CNN,
-  "resnet": _CNN,
-  "vit": _CNN,
-}
 
 
 class Method(NamedTuple):
@@ -209,6 +65,12 @@ def _finetune(a: Access, s: Settings) -> ju.Transform:
   return ju.finetune(a.model, **_fit(a, s))
 
 
+def _l1_sparse(a: Access, s: Settings) -> ju.Transform:
+  return ju.l1_sparse(
+    a.model, penalty=s["penalty"], plain_steps=s["plain_steps"], **_fit(a, s)
+  )
+
+
 def _gradient_ascent(a: Access, s: Settings) -> ju.Transform:
   fit = {**_fit(a, s), "optimizer": optax.sgd(s["rate"])}
   return ju.gradient_ascent(a.model, loss_ceiling=s["loss_ceiling"], **fit)
@@ -227,6 +89,37 @@ def _neggrad_plus(a: Access, s: Settings) -> ju.Transform:
 
 def _random_label(a: Access, s: Settings) -> ju.Transform:
   return ju.random_label(a.model, num_classes=a.num_classes, **_fit(a, s))
+
+
+def _salun(a: Access, s: Settings) -> ju.Transform:
+  return ju.salun(
+    a.model,
+    num_classes=a.num_classes,
+    num_epochs=s["num_epochs"],
+    forget_steps=s["forget_steps"],
+    retain_steps=s["retain_steps"],
+    batch_size=a.recipe.batch_size,
+    keep=s["keep"],
+    optimizer=optax.adam(s["rate"]),
+  )
+
+
+def _boundary_shrink(a: Access, s: Settings) -> ju.Transform:
+  fit = {**_fit(a, s), "optimizer": optax.sgd(s["rate"])}
+  return ju.boundary_shrink(a.model, radius=s["radius"], **fit)
+
+
+def _boundary_expand(a: Access, s: Settings) -> ju.Transform:
+  fit = {**_fit(a, s), "optimizer": optax.sgd(s["rate"])}
+  return ju.boundary_expand(a.model, **fit)
+
+
+def _influence_unlearning(a: Access, s: Settings) -> ju.Transform:
+  return ju.influence_unlearning(a.model, **s)
+
+
+def _ssd(a: Access, s: Settings) -> ju.Transform:
+  return ju.ssd(a.model, **s)
 
 
 def _amnesiac(a: Access, s: Settings) -> ju.Transform:
@@ -290,9 +183,17 @@ def _bad_teacher(a: Access, s: Settings) -> ju.Transform:
 
 METHODS: Mapping[str, Method] = {
   "finetune": Method(_finetune, "retain rows"),
+  "l1_sparse": Method(_l1_sparse, "retain rows"),
   "gradient_ascent": Method(_gradient_ascent, "forget rows"),
   "neggrad_plus": Method(_neggrad_plus, "forget and retain rows"),
   "random_label": Method(_random_label, "forget and retain rows"),
+  "salun": Method(_salun, "forget and retain rows"),
+  "boundary_shrink": Method(_boundary_shrink, "forget rows"),
+  "boundary_expand": Method(_boundary_expand, "forget rows"),
+  "influence_unlearning": Method(
+    _influence_unlearning, "forget and retain rows"
+  ),
+  "ssd": Method(_ssd, "forget and retain rows"),
   "amnesiac": Method(
     _amnesiac, "retain rows, updates kept while training", "", True
   ),
@@ -356,7 +257,7 @@ def settings_for(name: str, kind: str, preset: str) -> dict[str, Any]:
     preset: "smoke" shortens the steps of "quick" as much as its training;
       "paper" has settings of its own for image models.
   """
-  table = _PAPER if preset == "paper" and kind != "mlp" else SETTINGS[kind]
+  table = PAPER if preset == "paper" and kind != "mlp" else SETTINGS[kind]
   base = table.get(METHODS[name].settings or name, {})
   recipes = RECIPES[kind]
   scale = 1.0

@@ -8,6 +8,7 @@ Flax models come in through `jaxunlearn.adapters.flax`, checkpoints through
 `jaxunlearn.adapters.orbax`; both are imported by name.
 """
 
+from jaxunlearn import attacks as attacks
 from jaxunlearn import losses as losses
 from jaxunlearn import metrics as metrics
 from jaxunlearn.core import requests as requests
@@ -16,17 +17,24 @@ from jaxunlearn.core.combinators import edit as edit
 from jaxunlearn.core.combinators import masked as masked
 from jaxunlearn.core.combinators import provide as provide
 from jaxunlearn.core.combinators import repeat as repeat
+from jaxunlearn.core.devices import make_mesh as make_mesh
+from jaxunlearn.core.devices import rows_for_budget as rows_for_budget
 from jaxunlearn.core.drivers import predict as predict
 from jaxunlearn.core.drivers import unlearn as unlearn
+from jaxunlearn.core.drivers import unlearn_sequence as unlearn_sequence
 from jaxunlearn.core.host_batches import host_batch as host_batch
 from jaxunlearn.core.host_batches import host_batches as host_batches
+from jaxunlearn.core.per_example import map_rows as map_rows
+from jaxunlearn.core.per_example import sum_rows as sum_rows
 from jaxunlearn.core.phase import apply_rows as apply_rows
 from jaxunlearn.core.phase import phase as phase
 from jaxunlearn.core.phase import supervised as supervised
 from jaxunlearn.core.streaming import stream as stream
+from jaxunlearn.core.training import lanes_for_budget as lanes_for_budget
 from jaxunlearn.core.training import map_many as map_many
 from jaxunlearn.core.training import train as train
 from jaxunlearn.core.training import train_many as train_many
+from jaxunlearn.core.training import unlearn_many as unlearn_many
 from jaxunlearn.core.trees import last_layers as last_layers
 from jaxunlearn.core.types import ALL as ALL
 from jaxunlearn.core.types import Batch as Batch
@@ -41,14 +49,25 @@ from jaxunlearn.methods.amnesiac import train_logged as train_logged
 from jaxunlearn.methods.bad_teacher import bad_teacher as bad_teacher
 from jaxunlearn.methods.baselines import finetune as finetune
 from jaxunlearn.methods.baselines import gradient_ascent as gradient_ascent
+from jaxunlearn.methods.baselines import l1_sparse as l1_sparse
 from jaxunlearn.methods.baselines import neggrad_plus as neggrad_plus
 from jaxunlearn.methods.baselines import retrain as retrain
+from jaxunlearn.methods.boundary import boundary_expand as boundary_expand
+from jaxunlearn.methods.boundary import boundary_shrink as boundary_shrink
 from jaxunlearn.methods.fisher import fisher_forgetting as fisher_forgetting
+from jaxunlearn.methods.gated_transfer import gkt as gkt
+from jaxunlearn.methods.influence_unlearning import (
+  influence_unlearning as influence_unlearning,
+)
 from jaxunlearn.methods.last_layers import cf_k as cf_k
 from jaxunlearn.methods.last_layers import eu_k as eu_k
 from jaxunlearn.methods.random_label import random_label as random_label
+from jaxunlearn.methods.salun import saliency_mask as saliency_mask
+from jaxunlearn.methods.salun import salun as salun
 from jaxunlearn.methods.scrub import scrub as scrub
+from jaxunlearn.methods.ssd import ssd as ssd
 from jaxunlearn.methods.unsir import unsir as unsir
+from jaxunlearn.methods.zero_shot import zero_shot_noise as zero_shot_noise
 
 __version__ = "0.1.0"
 
@@ -63,19 +82,28 @@ __all__ = [
   "Variables",
   "amnesiac",
   "apply_rows",
+  "attacks",
   "bad_teacher",
+  "boundary_expand",
+  "boundary_shrink",
   "cf_k",
   "chain",
   "edit",
   "eu_k",
   "finetune",
   "fisher_forgetting",
+  "gkt",
   "gradient_ascent",
   "host_batch",
   "host_batches",
+  "influence_unlearning",
+  "l1_sparse",
+  "lanes_for_budget",
   "last_layers",
   "losses",
+  "make_mesh",
   "map_many",
+  "map_rows",
   "masked",
   "metrics",
   "neggrad_plus",
@@ -86,12 +114,20 @@ __all__ = [
   "repeat",
   "requests",
   "retrain",
+  "rows_for_budget",
+  "saliency_mask",
+  "salun",
   "scrub",
+  "ssd",
   "stream",
+  "sum_rows",
   "supervised",
   "train",
   "train_logged",
   "train_many",
   "unlearn",
+  "unlearn_many",
+  "unlearn_sequence",
   "unsir",
+  "zero_shot_noise",
 ]

@@ -17,6 +17,14 @@ KEY = jax.random.key(0)
 ADAM = optax.adam(0.01)
 STEPS = {"optimizer": ADAM, "num_steps": 5, "batch_size": 8}
 
+SALUN = {
+  "num_classes": 4,
+  "num_epochs": 2,
+  "forget_steps": 1,
+  "retain_steps": 2,
+  "batch_size": 8,
+  "optimizer": ADAM,
+}
 METHODS = {
   "retrain": lambda m: ju.retrain(m, **STEPS),
   "finetune": lambda m: ju.finetune(m, **STEPS),
@@ -31,6 +39,29 @@ METHODS = {
   "random_label": lambda m: ju.random_label(m, num_classes=4, **STEPS),
   "random_label_batch": lambda m: ju.random_label(
     m, num_classes=4, redraw="batch", exclude_true=False, **STEPS
+  ),
+  "random_label_sequential": lambda m: ju.random_label(
+    m,
+    num_classes=4,
+    order="sequential",
+    num_epochs=2,
+    forget_steps=2,
+    redraw="epoch",
+    **STEPS,
+  ),
+  "l1_sparse": lambda m: ju.l1_sparse(m, penalty=1e-3, plain_steps=1, **STEPS),
+  "salun": lambda m: ju.salun(m, **SALUN),
+  "salun_mixed": lambda m: ju.salun(m, schedule="mixed", **SALUN),
+  "ssd": lambda m: ju.ssd(m, alpha=1.0, batch_size=8),
+  "ssd_adaptive": lambda m: ju.ssd(
+    m, selection=10.0, estimator="example", batch_size=8
+  ),
+  "boundary_shrink": lambda m: ju.boundary_shrink(
+    m, radius=0.5, exclude_true=True, **STEPS
+  ),
+  "boundary_expand": lambda m: ju.boundary_expand(m, **STEPS),
+  "influence_unlearning": lambda m: ju.influence_unlearning(
+    m, damping=0.1, max_iterations=8, chunk_size=16
   ),
   "amnesiac": lambda m: ju.amnesiac(
     m, jax.tree.map(lambda p: 0.1 * p, problems.trained()[2].params), **STEPS
@@ -76,7 +107,17 @@ METHODS = {
   "bad_teacher": lambda m: ju.bad_teacher(m, num_steps=5, batch_size=16),
 }
 # What each reads of the forget set beside its labels: nothing.
-ZERO_GLANCE = ("retrain", "finetune", "cf_k", "eu_k", "unsir", "amnesiac")
+ZERO_GLANCE = (
+  "retrain",
+  "finetune",
+  "l1_sparse",
+  "cf_k",
+  "eu_k",
+  "unsir",
+  "amnesiac",
+)
+# One-shot edits without a draw: the key is not looked at.
+KEYLESS = ("ssd", "ssd_adaptive", "influence_unlearning")
 NO_RANDOMNESS_BUT_ROWS = tuple(
   name for name in METHODS if name != "fisher_forgetting"
 )
@@ -138,12 +179,15 @@ def test_the_model_moves_and_stays_finite(name):
 
 
 @EVERY
-def test_same_key_same_bits_other_key_other_result(name):
+def test_same_key_same_bits_and_another_key_matters_where_rows_are_drawn(name):
   method, variables, data, mask = setting(name)
   run = jax.jit(method)
   one, two = (run(variables, data, mask, KEY)[0] for _ in range(2))
   chex.assert_trees_all_equal(one, two)
   other, _ = run(variables, data, mask, jax.random.key(5))
+  if name in KEYLESS:
+    chex.assert_trees_all_equal(one, other)
+    return
   gap = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), one, other)
   assert max(jax.tree.leaves(gap)) > 1e-6
 
@@ -228,6 +272,8 @@ def test_needs_say_what_is_read():
   assert kinds["unsir"] == [False, True, False]
   assert kinds["scrub"] == [True, True, False]
   assert kinds["fisher_forgetting"] == [False, True, False]
+  assert kinds["boundary_shrink"] == [True, False, False]
+  assert kinds["ssd"] == [True, True, False]
 
 
 def test_the_public_names_are_sorted_and_exist():
@@ -246,7 +292,6 @@ def test_the_readme_lists_the_methods_that_there_are():
   listed = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
   listed -= {"rewind_data"}
   assert listed <= set(ju.__all__)
-  built = {
-    name.removesuffix("_rewind").removesuffix("_batch") for name in METHODS
-  }
+  variant = r"_(rewind|batch|sequential|mixed|adaptive)$"
+  built = {re.sub(variant, "", name) for name in METHODS}
   assert listed == built

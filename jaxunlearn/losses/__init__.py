@@ -4,11 +4,14 @@ Each takes a batch and returns [B], accumulates in at least float32 whatever the
 dtype of its inputs, and is safe under `jit`, `grad` and `vmap`.
 """
 
+from jaxunlearn.losses.attention import attention_difference, attention_map
 from jaxunlearn.losses.classification import cross_entropy
 from jaxunlearn.losses.distillation import kl_to_target, kl_to_teacher
 from jaxunlearn.losses.noise import error_maximising, error_minimising
 
 __all__ = [
+  "attention_difference",
+  "attention_map",
   "cross_entropy",
   "error_maximising",
   "error_minimising",

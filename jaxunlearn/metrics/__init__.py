@@ -14,6 +14,13 @@ from jaxunlearn.metrics.distance import (
   weight_distance,
 )
 from jaxunlearn.metrics.forgetting import zrf, zrf_over_teachers
+from jaxunlearn.metrics.influence import (
+  gauss_newton_vector_product,
+  hessian_vector_product,
+  influence_of_request,
+  influence_scores,
+  solve_curvature,
+)
 from jaxunlearn.metrics.membership import (
   confidence,
   entropy,
@@ -21,6 +28,12 @@ from jaxunlearn.metrics.membership import (
   modified_entropy,
   separation_auc,
   svc_membership,
+)
+from jaxunlearn.metrics.per_example import (
+  gradient_dots,
+  gradient_gram,
+  gradient_norms,
+  per_example_loss,
 )
 from jaxunlearn.metrics.utility import (
   accuracy,
@@ -36,13 +49,22 @@ __all__ = [
   "confidence",
   "confusion_matrix",
   "entropy",
+  "gauss_newton_vector_product",
+  "gradient_dots",
+  "gradient_gram",
+  "gradient_norms",
+  "hessian_vector_product",
+  "influence_of_request",
+  "influence_scores",
   "js_divergence",
   "kl_divergence",
   "logit_confidence",
   "mean_cross_entropy",
   "mean_js",
   "modified_entropy",
+  "per_example_loss",
   "separation_auc",
+  "solve_curvature",
   "svc_membership",
   "weight_distance",
   "zrf",

@@ -3,6 +3,8 @@
 from jaxunlearn.models.cnn import CNN as CNN
 from jaxunlearn.models.conv import Conv as Conv
 from jaxunlearn.models.conv import convolution as convolution
+from jaxunlearn.models.generator import ImageGenerator as ImageGenerator
+from jaxunlearn.models.generator import VectorGenerator as VectorGenerator
 from jaxunlearn.models.layers import max_pool as max_pool
 from jaxunlearn.models.mlp import MLP as MLP
 from jaxunlearn.models.resnet import BasicBlock as BasicBlock
@@ -18,7 +20,9 @@ __all__ = [
   "BasicBlock",
   "BottleneckBlock",
   "Conv",
+  "ImageGenerator",
   "ResNet",
+  "VectorGenerator",
   "ViT",
   "convolution",
   "max_pool",
