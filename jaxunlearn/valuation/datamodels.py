@@ -1,0 +1,335 @@
+"""Datamodels: linear models of what training on a subset gives.
+
+Class: an estimate by regression. Data access: outputs of models trained on
+random subsets, as any estimator here asks a utility for them. Cost: M trainings,
+whatever N and however many outputs T, and one regression.
+
+    f_t(S) ~ bias_t + sum over i in S of weights_it,
+
+f_t an output of the model trained on S: a utility, or a test row's margin. A
+row's weight is its value for that output. `linear_datamodelling_score` says on
+subsets that were held out how far such a model can be believed.
+
+Sources: Ilyas et al. (2022), arXiv:2202.00622; AME: Lin et al. (2022),
+arXiv:2206.10013. Differences: ridge regression beside their lasso; it is closed
+form and stays on the device. The score is that of the TRAK paper
+(arXiv:2303.14186).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxunlearn.core import checks
+from jaxunlearn.valuation.types import Utility, Valuation, require_finite
+
+RATES = (0.2, 0.4, 0.6, 0.8)
+
+
+class Datamodels(NamedTuple):
+  """Linear models of T outputs; without the axis T where one was asked for.
+
+  Attributes:
+    weights: float32 [N, T] or [N], of each row.
+    bias: float32 [T] or [], of the empty set.
+  """
+
+  weights: jax.Array
+  bias: jax.Array
+
+  def predict(self, masks: jax.Array) -> jax.Array:
+    """Outputs for masks bool [M, N]: [M, T] or [M]."""
+    outputs = _dot(masks.astype(jnp.float32), self.weights)
+    return outputs + jnp.broadcast_to(self.bias, outputs.shape)
+
+
+def subset_masks(
+  key: jax.Array,
+  *,
+  num_masks: int,
+  num_rows: int,
+  rate: float = 0.5,
+  fixed_size: bool = True,
+) -> jax.Array:
+  """Uniformly random subsets of one size, round(rate * N) rows.
+
+  Subsets of one size cannot tell what all rows have in common: a constant may
+  move from the weights to the bias, and the regressions here choose weights
+  around 0. Their order and predictions for that size are not affected.
+
+  Args:
+    key: PRNG key; the first of more masks are those of fewer.
+    num_masks: M; static.
+    num_rows: N; static.
+    rate: share of the rows, in [0, 1].
+    fixed_size: static; False takes each row with chance `rate` instead, so that
+      weights are worth what they say.
+
+  Returns:
+    bool [M, N].
+
+  Raises:
+    ValueError: counts that are not positive, a rate outside [0, 1].
+  """
+  checks.positive(num_masks=num_masks, num_rows=num_rows)
+  checks.fraction(rate=rate)
+  chosen = jnp.arange(num_rows) < jnp.round(rate * num_rows)
+
+  def draw(index: jax.Array) -> jax.Array:
+    own = jax.random.fold_in(key, index)
+    if fixed_size:
+      return jax.random.permutation(own, chosen)
+    return jax.random.bernoulli(own, rate, (num_rows,))
+
+  return jax.lax.map(draw, jnp.arange(num_masks, dtype=jnp.int32))
+
+
+def fit_ridge(
+  masks: jax.Array, outputs: jax.Array, *, l2: float | jax.Array = 1.0
+) -> Datamodels:
+  """Minimises sum over masks (f - bias - mask weights)^2 + l2 |weights|^2.
+
+  Solved in the smaller of the spaces of rows and of masks, so that no matrix is
+  larger than the masks themselves.
+
+  Args:
+    masks: bool [M, N], M >= 2.
+    outputs: float [M] or [M, T].
+    l2: > 0; scikit-learn's `Ridge(alpha)`, the bias is not penalised; may be
+      traced. Far below float32's rounding of M it gives nan.
+
+  Returns:
+    The models. A row that is in all masks or in none has weight 0.
+
+  Raises:
+    ValueError: shapes or dtypes that do not fit, l2 <= 0, or (outside jit)
+      outputs that are not finite.
+  """
+  checks.positive(l2=l2)
+  masks, outputs = _checked(masks, outputs)
+  x = masks.astype(jnp.float32)
+  y = outputs.reshape(len(outputs), -1)
+  x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
+  x, y = x - x_mean[None], y - y_mean[None]
+  m, n = x.shape
+  if n <= m:
+    gram = _dot(x.T, x) + l2 * jnp.eye(n)
+    weights = _solve(gram, _dot(x.T, y))
+  else:
+    weights = _dot(x.T, _solve(_dot(x, x.T) + l2 * jnp.eye(m), y))
+  return _shaped(weights, y_mean - _dot(x_mean, weights), outputs)
+
+
+def fit_lasso(
+  masks: jax.Array,
+  outputs: jax.Array,
+  *,
+  l1: float | None = None,
+  num_folds: int = 5,
+) -> Datamodels:
+  """Minimises mean over masks (f - bias - mask weights)^2 / 2 + l1 |weights|_1.
+
+  By scikit-learn, on the host, one output after the other; not under jit.
+
+  Args:
+    masks: bool [M, N], M >= 2.
+    outputs: float [M] or [M, T].
+    l1: > 0, `Lasso(alpha)`; None chooses it by cross-validation.
+    num_folds: of the cross-validation.
+
+  Returns:
+    The models.
+
+  Raises:
+    ValueError: shapes or dtypes that do not fit, l1 <= 0, fewer than 2 folds or
+      more than masks, outputs that are not finite.
+  """
+  masks, outputs = _checked(masks, outputs)
+  if l1 is not None:
+    checks.positive(l1=l1)
+  elif not 2 <= num_folds <= len(outputs):
+    raise ValueError(
+      f"Expected num_folds in 2 .. {len(outputs)}, the masks, got {num_folds}."
+    )
+  x = np.asarray(masks, np.float64)
+  y = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
+  # Folds of their own order, which has nothing to do with that of the masks.
+  found = [_lasso(x, column, l1, num_folds) for column in y.T]
+  weights = np.stack([w for w, _ in found], axis=1)
+  bias = np.array([b for _, b in found])
+  return _shaped(
+    jnp.asarray(weights, jnp.float32), jnp.asarray(bias, jnp.float32), outputs
+  )
+
+
+def linear_datamodelling_score(
+  models: Datamodels, masks: jax.Array, outputs: jax.Array
+) -> jax.Array:
+  """Spearman correlation of predicted and true outputs over held-out masks.
+
+  Args:
+    models: fitted to other masks.
+    masks: bool [M, N].
+    outputs: float [M] or [M, T], as the models have them.
+
+  Returns:
+    [] or [T], in [-1, 1], higher is better; nan where either side is constant.
+
+  Raises:
+    ValueError: shapes or dtypes that do not fit, or (outside jit) outputs that
+      are not finite.
+  """
+  masks, outputs = _checked(masks, outputs)
+  shape = (masks.shape[1], *outputs.shape[1:])
+  if models.weights.shape != shape:
+    raise ValueError(
+      f"Expected weights of shape {shape}, those of the masks and outputs, got "
+      f"{models.weights.shape}."
+    )
+  predicted = models.predict(masks).reshape(len(outputs), -1)
+  true = outputs.reshape(len(outputs), -1)
+  scores = jax.vmap(_spearman, in_axes=1)(predicted, true)
+  return scores.reshape(outputs.shape[1:])
+
+
+def ame(
+  utility: Utility,
+  key: jax.Array,
+  *,
+  num_samples: int,
+  rates: Sequence[float] = RATES,
+  l1: float | None = None,
+  strategy: str | int = "vmap",
+  mesh: jax.sharding.Mesh | None = None,
+) -> Valuation:
+  """Average marginal effects: what a row adds to sets of several sizes.
+
+  Each set takes every row with a chance that is drawn from `rates`. The
+  utilities are regressed by the lasso on x_i = 1 / p where row i is in the set
+  and -1 / (1 - p) where it is not; the slopes, times the features' variance,
+  estimate the mean over p of E[U with i] - E[U without i].
+
+  Args:
+    utility: of N rows.
+    key: PRNG key, of the sets.
+    num_samples: M sets; static, >= 2.
+    rates: chances, strictly in (0, 1), taken in turn.
+    l1: > 0, of the lasso; None chooses it by 5-fold cross-validation.
+    strategy: see `Utility.many`.
+    mesh: see `Utility.many`.
+
+  Returns:
+    The values; standard errors and `utility_full` are nan.
+
+  Raises:
+    ValueError: num_samples < 2 (< 5 with cross-validation), no rates or one
+      outside (0, 1), l1 <= 0, utilities that are not finite.
+  """
+  least = 5 if l1 is None else 2
+  if num_samples < least:
+    raise ValueError(f"Expected num_samples >= {least}, got {num_samples}.")
+  if not rates or not all(0 < rate < 1 for rate in rates):
+    raise ValueError(f"Expected rates strictly in (0, 1), got {rates}.")
+  if l1 is not None:
+    checks.positive(l1=l1)
+  n = utility.num_rows
+  chance = jnp.asarray(rates, jnp.float32)
+
+  def draw(index: jax.Array) -> jax.Array:
+    own = jax.random.fold_in(key, index)
+    return jax.random.bernoulli(own, chance[index % len(rates)], (n,))
+
+  index = jnp.arange(num_samples, dtype=jnp.int32)
+  utilities = utility.over(draw, index, strategy=strategy, mesh=mesh)
+  require_finite((~jnp.isfinite(utilities)).sum(), num_samples)
+  masks = np.asarray(jax.lax.map(draw, index))
+  p = np.asarray(rates, np.float64)[np.arange(num_samples) % len(rates)][
+    :, None
+  ]
+  variance = np.mean(1 / (p * (1 - p)))
+  x = np.where(masks, 1 / p, -1 / (1 - p)) / np.sqrt(variance)
+  slopes, _ = _lasso(x, np.asarray(utilities, np.float64), l1, 5)
+  nowhere = jnp.full(n, jnp.nan, jnp.float32)
+  return Valuation(
+    jnp.asarray(slopes * np.sqrt(variance), jnp.float32),
+    nowhere,
+    jnp.asarray(num_samples, jnp.int32),
+    jnp.full((), jnp.nan, jnp.float32),
+    jnp.array(True),
+  )
+
+
+def _lasso(
+  x: np.ndarray, y: np.ndarray, l1: float | None, num_folds: int
+) -> tuple[np.ndarray, float]:
+  from sklearn.linear_model import Lasso, LassoCV
+  from sklearn.model_selection import KFold
+
+  # Its stopping rule is relative to the outputs' variance; units drop out.
+  scale = y.std() or 1.0
+  if l1 is None:
+    # In an order of their own, as masks may be made in turns.
+    folds = KFold(num_folds, shuffle=True, random_state=0)
+    model = LassoCV(cv=folds, max_iter=20_000)
+  else:
+    model = Lasso(alpha=l1 / scale, max_iter=100_000, tol=1e-6)
+  model.fit(x, y / scale)
+  return model.coef_ * scale, float(model.intercept_) * scale
+
+
+def _checked(
+  masks: jax.Array, outputs: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  masks, outputs = jnp.asarray(masks), jnp.asarray(outputs)
+  if masks.dtype != jnp.bool_ or masks.ndim != 2 or masks.shape[0] < 2:
+    raise ValueError(
+      f"Expected masks bool [M, N] with M >= 2, got {masks.dtype} "
+      f"{masks.shape}."
+    )
+  if outputs.ndim not in (1, 2) or outputs.shape[0] != masks.shape[0]:
+    raise ValueError(
+      f"Expected outputs [{masks.shape[0]}] or [{masks.shape[0]}, T], one for "
+      f"each mask, got {outputs.shape}."
+    )
+  checks.finite(outputs, "outputs")
+  return masks, outputs.astype(jnp.float32)
+
+
+def _shaped(
+  weights: jax.Array, bias: jax.Array, outputs: jax.Array
+) -> Datamodels:
+  if outputs.ndim == 1:
+    return Datamodels(weights[:, 0], bias[0])
+  return Datamodels(weights, bias)
+
+
+def _spearman(a: jax.Array, b: jax.Array) -> jax.Array:
+  a, b = _ranks(a), _ranks(b)
+  a, b = a - a.mean(), b - b.mean()
+  size = jnp.sqrt((a**2).sum() * (b**2).sum())
+  return jnp.where(
+    size > 0, (a * b).sum() / jnp.where(size > 0, size, 1), jnp.nan
+  )
+
+
+def _ranks(x: jax.Array) -> jax.Array:
+  """Ranks from 0, ties sharing their mean."""
+  ordered = jnp.sort(x)
+  below = jnp.searchsorted(ordered, x, side="left")
+  above = jnp.searchsorted(ordered, x, side="right")
+  return (below + above - 1).astype(jnp.float32) / 2
+
+
+def _solve(matrix: jax.Array, right: jax.Array) -> jax.Array:
+  factor = jnp.linalg.cholesky(matrix)
+  return jax.scipy.linalg.cho_solve((factor, True), right)
+
+
+def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
+  # Accelerators would otherwise round the factors to bfloat16 or tf32.
+  return jnp.matmul(a, b, precision="highest")
