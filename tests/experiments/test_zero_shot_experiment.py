@@ -1,0 +1,92 @@
+"""The curve of zero-shot unlearning from end to end, on small data."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import zero_shot
+
+FAST = ["--preset", "smoke"]
+METHODS = ["original", "retrained", *zero_shot.VARIANTS, "zero_shot_noise"]
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+  out = tmp_path_factory.mktemp("zero_shot")
+  zero_shot.main([*FAST, "--request", "class:3", "--out", str(out)])
+  return out, json.loads((out / "results.json").read_text())
+
+
+def test_results_have_a_row_for_every_method_and_seed(digits_run):
+  _, results = digits_run
+  assert (results["experiment"], results["preset"]) == ("zero_shot", "smoke")
+  assert results["jax"] == jax.__version__
+  found = [(r["method"], r["request"], r["seed"]) for r in results["rows"]]
+  assert found == [(m, "class:3", seed) for m in METHODS for seed in (0, 1)]
+  for row in results["rows"]:
+    for name in ("forget", "retain"):
+      assert 0 <= row[f"{name}_accuracy"] <= 1
+      assert 0 <= row[f"{name}_test_accuracy"] <= 1
+    assert row["seconds_run"] > 0 and row["seconds_compile"] > 0
+
+
+def test_all_files_are_written(digits_run):
+  out, _ = digits_run
+  assert sorted(p.name for p in out.iterdir()) == [
+    "curves.json",
+    "plots",
+    "report.html",
+    "results.json",
+    "table.md",
+  ]
+  assert [p.name for p in (out / "plots").iterdir()] == ["curves.png"]
+  assert "gkt_attention" in (out / "report.html").read_text()
+
+
+def test_curves_end_where_the_rows_do_and_the_gate_is_off_when_off(digits_run):
+  out, results = digits_run
+  content = json.loads((out / "curves.json").read_text())
+  assert content["cycle"] == [2, 4, 6] and content["requests"] == ["class:3"]
+  for name, variant in zero_shot.VARIANTS.items():
+    curve = {k: np.asarray(v) for k, v in content["curves"][name].items()}
+    assert all(v.shape == (1, 2, 3) for v in curve.values())
+    assert ((curve["kept"] == 1).all()) == (variant.gate == 1)
+    rows = [r for r in results["rows"] if r["method"] == name]
+    for kind in ("forget_test_accuracy", "retain_test_accuracy"):
+      last = curve[kind][0, :, -1]
+      np.testing.assert_allclose(last, [r[kind] for r in rows], atol=1e-6)
+    highest = curve["forget_test_accuracy"].max(axis=-1)[0]
+    found = [r["forget_test_accuracy_highest"] for r in rows]
+    np.testing.assert_allclose(found, highest, atol=1e-6)
+
+
+def test_original_and_retrained_models_are_what_they_say(digits_run):
+  _, results = digits_run
+  rows = {r["method"]: r for r in results["rows"] if r["seed"] == 0}
+  assert rows["original"]["forget_test_accuracy"] > 0.8
+  assert rows["retrained"]["forget_test_accuracy"] == 0
+  assert rows["gkt"]["forget_test_accuracy"] <= 0.05
+  assert rows["zero_shot_noise"]["forget_test_accuracy"] <= 0.05
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    (["--request", "random:0.1"], "since these methods forget whole classes"),
+    (["--request", "class:12"], "Expected a class that has rows"),
+    (["--cycles", "0"], "--cycles > 0, got 0"),
+    (["--seeds", "-1"], "--seeds > 0, got -1"),
+    (["--data", "mnist"], "--data to be digits"),
+  ],
+)
+def test_bad_input_ends_in_one_line_before_any_work(
+  argv, message, capsys, tmp_path
+):
+  out = tmp_path / "out"
+  with pytest.raises(SystemExit) as stopped:
+    zero_shot.main([*FAST, *argv, "--out", str(out)])
+  assert stopped.value.code == 2 and not out.exists()
+  error = capsys.readouterr().err
+  assert message in error and error.count("\n") == 1
