@@ -146,10 +146,11 @@ def nearest_clusters(
 def interleaved(
   values: jax.Array, cluster_ids: jax.Array, *, num_clusters: int
 ) -> jax.Array:
-  """Ranks within the clusters: what to prune by, so that none goes as a whole.
+  """Ranks within groups: what to prune by, so that none goes as a whole.
 
   Cluster-wise values put whole clusters last; taking the lowest of these ranks
-  takes the same share of every cluster, its lowest values first.
+  takes the same share of every group, its lowest values first. Groups are best
+  classes: clusters of bad rows alone should go as a whole.
 
   Args:
     values: float [N]; nan counts as highest.
@@ -237,14 +238,29 @@ def _first_centroids(x, labels, key, num_classes, per_class):
 
 
 def _nearest(x, labels, centroids, per_class, chunk_size):
-  """Nearest centroid of a row's own class, and its squared distance."""
-  of_class = centroids.reshape(-1, per_class, x.shape[1])
+  """Nearest centroid of a row's own class, and its squared distance.
+
+  By one matrix product with the centroids of all classes: gathering those of a
+  row's class would cost more than the products that are not needed.
+  """
+  is_there = jnp.isfinite(centroids).all(axis=1)
+  # About their mean, so that large coordinates cost no digits.
+  offset = x.mean(axis=0)
+  centre = jnp.where(is_there[:, None], centroids - offset[None], 0)
+  lengths = (centre**2).sum(axis=1)
+  classes = jnp.arange(len(centroids), dtype=labels.dtype) // per_class
 
   def chunk(rows):
     points, label = rows
-    gap = points[:, None, :] - of_class[label]
-    distance = (gap**2).sum(axis=-1)
-    own = jnp.argmin(distance, axis=1).astype(jnp.int32)
-    return label * per_class + own, distance.min(axis=1)
+    points = points - offset[None]
+    dots = jnp.matmul(points, centre.T, precision="highest")
+    distance = (points**2).sum(axis=1)[:, None] - 2 * dots + lengths[None]
+    usable = is_there[None] & (classes[None] == label[:, None])
+    distance = jnp.where(usable, jnp.maximum(distance, 0), jnp.inf)
+    # Of a class without centroids the first cluster, which is empty.
+    best = jnp.argmin(distance, axis=1).astype(jnp.int32)
+    nearest = distance.min(axis=1)
+    own = jnp.where(jnp.isfinite(nearest), best, label * per_class)
+    return own, nearest
 
   return map_chunks(chunk, (x, labels), chunk_size=chunk_size)

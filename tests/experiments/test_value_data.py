@@ -1,0 +1,208 @@
+"""Values of rows from end to end, on small data."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+
+from experiments import data, value_data
+
+NAMES = ("ecoval_additive", "knn_shapley", "random")
+
+
+def run(out, *argv):
+  value_data.main(["--preset", "smoke", *argv, "--out", str(out)])
+  return json.loads((out / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def cancer_run(tmp_path_factory):
+  out = tmp_path_factory.mktemp("cancer")
+  options = ("--data", "breast-cancer", "--methods", ",".join(NAMES))
+  return out, run(out, *options)
+
+
+def test_every_method_and_seed_has_a_row_with_its_numbers(cancer_run):
+  _, results = cancer_run
+  assert results["experiment"] == "value_data"
+  found = {(r["method"], r["seed"]) for r in results["rows"]}
+  methods = ("original", "retrained", *NAMES)
+  assert found == {(m, s) for m in methods for s in range(2)}
+  for row in results["rows"]:
+    assert 0 <= row["test_accuracy"] <= 1
+    if row["method"] in NAMES:
+      for name in ("noise_f1", "noise_auc", "noise_precision"):
+        assert 0 <= row[name] <= 1
+      assert row["seconds_run"] > 0
+  clusters = results["config"]["clusters_per_class"] * 2
+  trained = {r["method"]: r.get("num_trainings") for r in results["rows"]}
+  # Three times all rows and without each cluster; the model with confidence.
+  assert trained["ecoval_additive"] == 3 * (clusters + 1) + 1
+  assert trained["knn_shapley"] == trained["random"] == 0
+
+
+def test_all_files_are_written_and_the_values_find_flips(cancer_run):
+  out, results = cancer_run
+  for name in ("table.md", "report.html", "plots/removal.png"):
+    assert (out / name).stat().st_size > 500
+  assert (out / "plots" / "examples.png").is_file()
+  with (out / "values.csv").open() as file:
+    rows = list(csv.DictReader(file))
+  size = results["config"]["size"]["rows"]
+  assert len({r["row"] for r in rows}) == len(rows) == size
+  values = [float(r["ecoval_additive"]) for r in rows]
+  assert values == sorted(values)
+  flips = [int(r["is_flipped"]) for r in rows]
+  assert sum(flips) == round(0.2 * size)
+  assert sum(flips[: size // 4]) > 2 * sum(flips[-size // 4 :])
+
+
+def test_the_same_seed_gives_the_same_numbers(cancer_run, tmp_path):
+  _, first = cancer_run
+  options = ("--data", "breast-cancer", "--methods", ",".join(NAMES))
+  second = run(tmp_path, *options, "--seeds", "1")
+  wanted = [r for r in first["rows"] if r["seed"] == 0]
+  for row, other in zip(wanted, second["rows"]):
+    for name, value in row.items():
+      if not name.startswith("seconds"):
+        assert other[name] == (
+          value
+          if isinstance(value, str) or value is None
+          else pytest.approx(value, abs=1e-6)
+        )
+
+
+@pytest.mark.slow
+def test_all_methods_run_on_digits(tmp_path):
+  results = run(tmp_path, "--seeds", "1")
+  rows = {r["method"]: r for r in results["rows"]}
+  assert set(rows) == {"original", "retrained", *value_data.METHODS}
+  for name in value_data.METHODS:
+    assert math.isfinite(rows[name]["noise_auc"])
+  assert rows["loo"]["num_trainings"] == 81
+
+
+def make_problem(noise=0.25, seed=3):
+  options = value_data.Options(noise=noise, preset="smoke")
+  plan = value_data.prepare(options)
+  return plan, value_data.make_problem(plan, seed)
+
+
+def test_flipped_rows_have_another_label_and_the_others_their_own():
+  plan, problem = make_problem()
+  true = plan.dataset.train["label"][np.asarray(problem.rows)]
+  given = np.asarray(problem.train["label"])
+  noisy = np.asarray(problem.noisy)
+  np.testing.assert_array_equal(given != true, noisy)
+  assert noisy.sum() == 20 and given.max() <= 9
+  # Nothing is both valued and validated on: rows of 64 numbers are distinct.
+  valued = {tuple(row) for row in np.asarray(problem.train["x"]).tolist()}
+  others = {tuple(row) for row in np.asarray(problem.validation["x"]).tolist()}
+  assert len(valued) == 80 and len(others) == 60
+  assert not valued & others
+  assert not np.array_equal(problem.rows, make_problem(seed=4)[1].rows)
+
+
+@pytest.mark.parametrize(
+  ("argv", "words"),
+  [
+    (["--noise", "0"], ["--noise", "(0, 1)", "got 0"]),
+    (["--noise", "1.5"], ["--noise", "got 1.5"]),
+    (["--noise", "nan"], ["--noise", "nan"]),
+    (["--noise", "0.001"], ["--noise", "80 rows", "flips none"]),
+    (["--seeds", "0"], ["--seeds", "> 0", "got 0"]),
+    (["--methods", "looo"], ["--methods", "tmc_shapley", "'looo'"]),
+    (["--methods", ","], ["--methods", "names", "','"]),
+    (["--data", "mnist"], ["--data", "breast-cancer", "'mnist'"]),
+    (
+      ["--data", "adult", "--data-dir", "/nowhere"],
+      ["--data-dir", "adult_train.csv", "/nowhere"],
+    ),
+  ],
+)
+def test_a_bad_option_ends_with_one_line(argv, words, tmp_path, capsys):
+  out = tmp_path / "out"
+  with pytest.raises(SystemExit) as stopped:
+    value_data.main(["--preset", "smoke", "--out", str(out), *argv])
+  assert stopped.value.code == 2
+  assert not out.exists()
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 1
+  for word in words:
+    assert word in lines[0]
+
+
+def test_data_with_too_few_rows_are_refused(tmp_path):
+  path = tmp_path / "few.npz"
+  x, y = np.random.default_rng(0).normal(size=(12, 2)), np.arange(12) % 2
+  np.savez(path, x=x, y=y, x_test=x, y_test=y)
+  options = value_data.Options(data=f"npz:{path}", preset="smoke")
+  plan = value_data.prepare(options)
+  assert (plan.setting.size.rows, plan.setting.size.validation) == (8, 4)
+  np.savez(path, x=x[:8], y=y[:8], x_test=x, y_test=y)
+  with pytest.raises(ValueError, match="at least 12 training rows"):
+    value_data.prepare(options)
+
+
+HEADER = (
+  "age,workclass,fnlwgt,education,education-num,marital-status,occupation,"
+  "relationship,race,sex,capital-gain,capital-loss,hours-per-week,"
+  "native-country,income"
+)
+
+
+def adult_file(folder, header=HEADER, age="3{i}"):
+  lines = [
+    f"{age.format(i=i)}, Private,7,HS,{9 + i % 3},Single,{'?' if i == 4 else 'Sales'}"
+    f",Own,White,{'Male' if i % 2 else 'Female'},{100 * i},0,40,US,"
+    f"{'>50K' if i % 3 == 0 else '<=50K'}"
+    for i in range(9)
+  ]
+  (folder / "adult_train.csv").write_text("\n".join([header, *lines]))
+
+
+def test_adult_is_standardised_numbers_and_words_as_zeros_and_ones(tmp_path):
+  adult_file(tmp_path)
+  dataset = data.adult(str(tmp_path))
+  x = dataset.train["x"]
+  assert len(x) + len(dataset.test["x"]) == 9
+  assert dataset.num_classes == 2
+  label = dataset.columns["income"] == ">50K"
+  np.testing.assert_array_equal(dataset.train["label"], label)
+  numbers, words = x[:, :5], x[:, 5:]
+  np.testing.assert_allclose(numbers.mean(axis=0), 0, atol=1e-6)
+  # Losses and hours are the same for all.
+  np.testing.assert_allclose(numbers.std(axis=0), [1, 1, 1, 0, 0], atol=1e-5)
+  gain = np.log1p(dataset.columns["capital-gain"].astype(float))
+  expected = (gain - gain.mean()) / gain.std()
+  np.testing.assert_allclose(numbers[:, 2], expected, atol=1e-5)
+  # Each of the seven columns of words has one 1 in every row.
+  assert set(np.unique(words)) == {0.0, 1.0}
+  np.testing.assert_array_equal(words.sum(axis=1), np.full(len(x), 7))
+  assert dataset.columns["workclass"][0] == "Private"
+  fewer = data.adult(str(tmp_path), (4, 2))
+  assert len(fewer.train["x"]) == 4 and len(fewer.test["x"]) == 2
+
+
+def test_an_unusable_adult_file_is_named(tmp_path):
+  adult_file(tmp_path, header=HEADER.replace("race", "rase"))
+  with pytest.raises(ValueError, match="the column 'race'"):
+    data.adult(str(tmp_path))
+  adult_file(tmp_path, age="old")
+  with pytest.raises(ValueError, match="Expected numbers in age"):
+    data.adult(str(tmp_path))
+  (tmp_path / "adult_train.csv").write_bytes(b"\xff\xfe\x00")
+  with pytest.raises(ValueError, match="to be CSV"):
+    data.adult(str(tmp_path))
+  with pytest.raises(ValueError, match="got neither"):
+    data.adult(None)
+
+
+def test_the_real_adult_has_both_classes_and_the_presets_rows(data_dir):
+  dataset = data.load("adult", preset="smoke", data_dir=str(data_dir))
+  assert len(dataset.train["x"]) == 400 and len(dataset.test["x"]) == 200
+  assert np.isfinite(dataset.train["x"]).all()
+  share = dataset.train["label"].mean()
+  assert 0.15 < share < 0.35  # 24 % of all.
