@@ -347,14 +347,14 @@ def _label(plan: Plan, outcome: Outcome, row: int) -> str:
 
 
 def _image_examples(plan: Plan, outcome: Outcome, ends) -> Figure:
-  figure = new_figure(0.95 * SHOWN, 3.2)
+  figure = new_figure(0.95 * SHOWN, 3.4)
   grid = figure.subplots(2, SHOWN, squeeze=False)
   noisy = np.asarray(outcome.problems[0].noisy)
   for line, (title, rows) in zip(grid, ends):
     for axes in line:
       axes.set_axis_off()
     line[0].text(
-      0, 1.45, clean(title), fontsize=10, transform=line[0].transAxes
+      0, 1.32, clean(title), fontsize=10, transform=line[0].transAxes
     )
     for axes, row in zip(line, rows):
       image = plan.dataset.train["x"][int(outcome.problems[0].rows[row])]
