@@ -36,7 +36,12 @@ from jaxunlearn.report.results import check_results as check_results
 from jaxunlearn.report.results import read_results as read_results
 from jaxunlearn.report.results import results_to_json as results_to_json
 from jaxunlearn.report.results import summarise as summarise
+from jaxunlearn.report.tables import Cell as Cell
 from jaxunlearn.report.tables import Comparison as Comparison
+from jaxunlearn.report.tables import Grid as Grid
 from jaxunlearn.report.tables import markdown_table as markdown_table
 from jaxunlearn.report.tables import rich_table as rich_table
+from jaxunlearn.report.verdict import Check as Check
+from jaxunlearn.report.verdict import Verdict as Verdict
+from jaxunlearn.report.verdict import judge as judge
 from jaxunlearn.report.write import write_report as write_report

@@ -59,6 +59,7 @@ def html_report(
   notes: Sequence[str] = (),
   comparisons: Sequence[Comparison] = (),
   more_findings: Sequence[str] = (),
+  verdicts: Sequence[str] = (),
   definitions: Sequence[Metric] = METRICS,
 ) -> Path:
   """Writes the report, atomically.
@@ -73,6 +74,7 @@ def html_report(
     notes: further remarks, one sentence or paragraph each.
     comparisons: further tables, after those of all numbers.
     more_findings: sentences after those of `findings`.
+    verdicts: sentences before them; see `judge`.
     definitions: how to show and explain each metric.
 
   Returns:
@@ -94,6 +96,7 @@ def html_report(
     notes=notes,
     comparisons=comparisons,
     more_findings=more_findings,
+    verdicts=verdicts,
     definitions=definitions,
   )
   return write_text(path, text)
@@ -108,15 +111,17 @@ def html_text(
   notes: Sequence[str] = (),
   comparisons: Sequence[Comparison] = (),
   more_findings: Sequence[str] = (),
+  verdicts: Sequence[str] = (),
   definitions: Sequence[Metric] = METRICS,
 ) -> str:
   """The report's text; like `html_report`, with figures as PNG bytes."""
   results = check_results(results)
   summary = summarise(results.rows)
   groups = split_columns(summary, definitions)
+  found = [*findings(summary, definitions), *more_findings]
   sections = [
     _header(results, title, lead),
-    _brief(results, summary, [*findings(summary, definitions), *more_findings]),
+    _brief(results, summary, verdicts, found),
     _tables(summary, groups, comparisons, definitions),
     _figures(images),
     _glossary(
@@ -158,7 +163,12 @@ def _header(results: Results, title: str, lead: str) -> str:
   )
 
 
-def _brief(results: Results, summary: Summary, found: Sequence[str]) -> str:
+def _brief(
+  results: Results,
+  summary: Summary,
+  verdicts: Sequence[str],
+  found: Sequence[str],
+) -> str:
   """What was asked, what was tried, what was found."""
   seeds = len({row["seed"] for row in results.rows})
   candidates = summary.candidates
@@ -173,11 +183,17 @@ def _brief(results: Results, summary: Summary, found: Sequence[str]) -> str:
     f"<div><dt>{escape(term)}</dt><dd>{escape(text)}</dd></div>\n"
     for term, text in facts
   )
-  items = "".join(f"<li>{escape(sentence)}</li>\n" for sentence in found)
+  lists = "".join(
+    f'<h3>{title}</h3>\n<ul class="findings">\n'
+    + "".join(f"<li>{escape(sentence)}</li>\n" for sentence in sentences)
+    + "</ul>\n"
+    for title, sentences in (("Verdicts", verdicts), ("Findings", found))
+    if sentences
+  )
   return (
     '<section id="brief">\n<h2>In brief</h2>\n'
     f'<dl class="facts">\n{terms}</dl>\n'
-    f'<h3>Findings</h3>\n<ul class="findings">\n{items}</ul>\n'
+    f"{lists}"
     '<p class="hint">The <em>retrained model</em> was trained by the same '
     "recipe without the rows to be forgotten. It is what unlearning tries to "
     "reach at a lower cost.</p>\n</section>\n"

@@ -92,7 +92,7 @@ _SENTENCES = {
 }
 
 
-def verdict(
+def judge(
   checks: Sequence[Check], *, control: Sequence[Check] | None = None
 ) -> Verdict:
   """Judges a model by its checks.

@@ -34,6 +34,7 @@ def write_report(
   notes: Sequence[str] = (),
   comparisons: Sequence[Comparison] = (),
   more_findings: Sequence[str] = (),
+  verdicts: Sequence[str] = (),
   definitions: Sequence[Metric] = METRICS,
 ) -> Path:
   """Writes results.json, table.md, plots/NAME.png and report.html.
@@ -51,6 +52,7 @@ def write_report(
     notes: further remarks for the report.
     comparisons: further tables, such as `salun_table`.
     more_findings: sentences after those of `findings`.
+    verdicts: sentences before them; see `judge`.
     definitions: how to show and explain each metric.
 
   Returns:
@@ -90,6 +92,7 @@ def write_report(
     notes=notes,
     comparisons=comparisons,
     more_findings=more_findings,
+    verdicts=verdicts,
     definitions=definitions,
   )
   return files.write_text(out / "report.html", text)

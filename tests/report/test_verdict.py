@@ -44,25 +44,25 @@ def test_a_side_that_is_no_fault_is_neither_found_nor_left_open():
   ],
 )
 def test_the_worst_finding_decides(checks, outcome):
-  assert v.verdict(checks).outcome == outcome
+  assert v.judge(checks).outcome == outcome
 
 
 def test_damage_is_named_beside_a_worse_finding():
-  found = v.verdict([check(0.1, 0.2), check(-0.2, -0.1, below=v.DAMAGE)])
+  found = v.judge([check(0.1, 0.2), check(-0.2, -0.1, below=v.DAMAGE)])
   assert "worse at what it should have kept" in found.sentence
   assert len(found.reasons) == 2
 
 
 def test_passing_tests_that_the_original_passes_is_said_to_prove_little():
   passed = [check(-0.01, 0.01)]
-  blind = v.verdict(passed, control=[check(-0.01, 0.02)])
-  seeing = v.verdict(passed, control=[check(0.1, 0.2)])
+  blind = v.judge(passed, control=[check(-0.01, 0.02)])
+  seeing = v.judge(passed, control=[check(0.1, 0.2)])
   assert "prove little" in blind.sentence
   assert "prove little" not in seeing.sentence
 
 
 def test_a_reason_gives_value_reference_interval_and_margin():
-  (reason,) = v.verdict([check(0.06, 0.1)]).reasons
+  (reason,) = v.judge([check(0.06, 0.1)]).reasons
   assert reason == (
     "A trace: accuracy: 0.5, retrained 0.4 (difference +0.06 to +0.1, margin "
     "0.05)."
@@ -71,6 +71,6 @@ def test_a_reason_gives_value_reference_interval_and_margin():
 
 def test_no_checks_and_no_margin_are_errors():
   with pytest.raises(ValueError, match="at least one check, got none"):
-    v.verdict([])
+    v.judge([])
   with pytest.raises(ValueError, match="margin > 0 for 'accuracy', got 0"):
-    v.verdict([check(0, 0, margin=0)])
+    v.judge([check(0, 0, margin=0)])

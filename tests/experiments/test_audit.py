@@ -1,0 +1,144 @@
+"""The audit as a whole: its files, its verdicts, its errors."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import audit, audit_output, audit_suite, common
+
+NAMES = ("original", "retrained", "gradient_ascent", "retrain")
+
+
+def run(folder, *flags):
+  audit.main(["--preset", "smoke", "--out", str(folder), *flags])
+  return json.loads((folder / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("audit")
+  return folder, run(folder, "--methods", "gradient_ascent,retrain")
+
+
+def test_the_audit_writes_its_files(results):
+  folder, found = results
+  assert {row["method"] for row in found["rows"]} == set(NAMES)
+  plots = {path.stem for path in (folder / "plots").iterdir()}
+  assert plots == {"roc_lira", "roc_u_lira", "scores", "relearning"}
+  html = (folder / "report.html").read_text()
+  assert "<h3>Verdicts</h3>" in html
+  assert "What the verdict does not prove" in html
+  assert "U-LiRA" in (folder / "table.md").read_text()
+
+
+def test_what_forgot_nothing_and_what_merely_scrambles_are_found_out(results):
+  verdicts = results[1]["config"]["verdicts"]
+  assert verdicts["original"]["outcome"] == "traces"
+  assert verdicts["gradient_ascent"]["outcome"] in ("traces", "telltale")
+  assert verdicts["retrain"]["outcome"] in ("passed", "unclear")
+  assert "retrained" not in verdicts
+
+
+def test_a_given_model_is_one_row_and_is_judged(results, tmp_path):
+  from jaxunlearn.adapters import orbax
+
+  plan = audit.prepare(audit.Options(preset="smoke", methods="retrain"))
+  this = audit.study.make(
+    plan.model,
+    plan.dataset,
+    plan.requests,
+    plan.recipe,
+    num_seeds=1,
+    strategy="map",
+  )
+  original = audit.study.train_original(this, with_ledger=False)
+  orbax.save(
+    tmp_path / "model",
+    jax.tree.map(lambda leaf: leaf[0], original.variables),
+  )
+  flags = ["--methods", "retrain", "--checkpoint", str(tmp_path / "model")]
+  found = run(tmp_path / "out", *flags)
+  given = [row for row in found["rows"] if row["method"] == "given"]
+  assert len(given) == 1
+  assert given[0]["forget_accuracy"] > 0.9
+  assert found["config"]["verdicts"]["given"]["outcome"] == "traces"
+  same = next(r for r in found["rows"] if r["method"] == "original")
+  assert given[0]["lira_auc"] == pytest.approx(same["lira_auc"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--shadows", "3"], "--shadows >= 4, got 3"),
+    (["--seeds", "1"], "--seeds >= 2"),
+    (["--request", "each-class"], "--request to be one request, got 10"),
+    (["--methods", "unsri"], "did you mean 'unsir'"),
+    (["--checkpoint", "/nowhere"], "--checkpoint"),
+  ],
+)
+def test_bad_input_is_one_line(flags, message, tmp_path, capsys):
+  with pytest.raises(SystemExit) as stop:
+    run(tmp_path / "out", *flags)
+  assert stop.value.code == 2
+  err = capsys.readouterr().err
+  assert message in err
+  assert err.count("\n") == 1
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_paired_interval_is_that_of_scipy():
+  import scipy.stats
+
+  rng = np.random.default_rng(0)
+  ours, theirs = rng.normal(size=(2, 9))
+  low, high = audit_output.difference_interval(ours, theirs)
+  wanted = scipy.stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+  np.testing.assert_allclose((low, high), (wanted.low, wanted.high))
+
+
+def test_one_model_is_held_against_the_spread_of_single_models():
+  theirs = np.array([1.0, 2.0, 3.0, 4.0])
+  ours = np.full(4, 2.5)
+  low, high = audit_output.difference_interval(ours, theirs, one_model=True)
+  half = 3.182446 * theirs.std(ddof=1) * math.sqrt(1 + 1 / 4)
+  np.testing.assert_allclose((low, high), (-half, half), rtol=1e-6)
+
+
+def test_an_interval_without_two_values_decides_nothing():
+  ours, theirs = np.array([1.0, np.nan]), np.array([0.5, 0.2])
+  low, high = audit_output.difference_interval(ours, theirs)
+  assert (low, high) == (-math.inf, math.inf)
+
+
+@pytest.mark.slow
+def test_lira_finds_members_of_an_overfitted_model_and_none_after_retraining():
+  """And neither is the model that forgets by scrambling taken for clean."""
+  common.use_compilation_cache()
+  options = audit.Options(
+    preset="quick",
+    request="random:0.1",
+    methods="gradient_ascent,retrain",
+    train_steps=1200,
+    learning_rate=3e-3,
+    seeds=16,
+  )
+  plan = audit.prepare(options)
+  with common.progress() as progress:
+    outcome = audit.run(plan, progress)
+  checks = audit_output.all_checks(outcome)
+  assert checks["original"]
+  auc = {
+    name: found.values["lira_auc"] for name, found in outcome.attacked.items()
+  }
+  assert auc["original"].mean() > 0.6
+  assert abs(auc["retrained"].mean() - 0.5) < 2.5 * auc["retrained"].std() / 4
+  judged = {
+    name: audit_output.report.judge(found, control=checks["original"])
+    for name, found in checks.items()
+  }
+  assert judged["original"].outcome == "traces"
+  assert judged["gradient_ascent"].outcome in ("traces", "telltale")
+  assert audit_suite.MIN_MODELS <= 16
