@@ -10,6 +10,7 @@ import optax
 
 import jaxunlearn as ju
 from experiments.settings import PAPER, RECIPES, SETTINGS, Recipe, Settings
+from jaxunlearn.models.generator import image_generator, vector_generator
 
 
 class Access(NamedTuple):
@@ -181,6 +182,37 @@ def _bad_teacher(a: Access, s: Settings) -> ju.Transform:
   )
 
 
+def _zero_shot_noise(a: Access, s: Settings) -> ju.Transform:
+  return ju.zero_shot_noise(
+    a.model,
+    num_classes=a.num_classes,
+    noise_steps=s["noise_steps"],
+    noise_batch=s["noise_batch"],
+    forget_penalty=s["forget_penalty"],
+    retain_penalty=s["retain_penalty"],
+    copies=s["copies"],
+    impair_optimizer=optax.adam(s["impair_rate"]),
+    impair_steps=s["impair_steps"],
+    repair_optimizer=optax.adam(s["repair_rate"]),
+    repair_steps=s["repair_steps"],
+    batch_size=a.recipe.batch_size,
+  )
+
+
+def _gkt(a: Access, s: Settings) -> ju.Transform:
+  make = {"vector": vector_generator, "image": image_generator}
+  return ju.gkt(
+    a.model,
+    num_classes=a.num_classes,
+    cycles=s["cycle_steps"],
+    batch_size=s["batch_size"],
+    z_dim=s["z_dim"],
+    gate=s["gate"],
+    generator=make[s["generator"]],
+    student_optimizer=optax.adam(s["rate"]),
+  )
+
+
 METHODS: Mapping[str, Method] = {
   "finetune": Method(_finetune, "retain rows"),
   "l1_sparse": Method(_l1_sparse, "retain rows"),
@@ -206,6 +238,10 @@ METHODS: Mapping[str, Method] = {
   ),
   "unsir": Method(_unsir, "retain rows"),
   "bad_teacher": Method(_bad_teacher, "forget and some retain rows"),
+  "zero_shot_noise": Method(
+    _zero_shot_noise, "no rows, only which classes to forget"
+  ),
+  "gkt": Method(_gkt, "no rows, only which classes to forget"),
   "retrain": Method(_retrain, "retain rows"),
 }
 # Retraining with another seed is a yardstick, to be had by name.

@@ -100,12 +100,39 @@ _MLP: Mapping[str, Settings] = {
     "repair_rate": 0.005,
     "repair_steps": 80,
   },
+  "zero_shot_noise": {
+    "noise_batch": 64,
+    "noise_steps": 60,
+    "forget_penalty": 0.05,
+    "retain_penalty": 0.03,
+    "copies": 3.0,
+    "impair_rate": 1e-3,
+    "impair_steps": 15,
+    "repair_rate": 4e-3,
+    "repair_steps": 40,
+  },
+  "gkt": {
+    "cycle_steps": 150,
+    "batch_size": 256,
+    "z_dim": 32,
+    "rate": 1e-3,
+    "gate": 0.01,
+    "generator": "vector",
+  },
   # Few steps, as in the paper's single epoch: with many the student takes over
   # the untrained teacher's chance accuracy, one in ten.
   "bad_teacher": {"rate": 3e-3, "steps": 10, "retain_fraction": 0.3},
 }
 _CNN: Mapping[str, Settings] = {
   **_MLP,
+  "gkt": {
+    "cycle_steps": 150,
+    "batch_size": 64,
+    "z_dim": 64,
+    "rate": 1e-3,
+    "gate": 0.01,
+    "generator": "image",
+  },
   "finetune": {"rate": 1.5e-3, "steps": 40},
   "l1_sparse": {
     "rate": 1.5e-3,
@@ -151,6 +178,25 @@ _CNN: Mapping[str, Settings] = {
 # For "paper" on image models, from the publications where they say: batches of
 # 256, so about 190 steps are an epoch of CIFAR-10.
 PAPER: Mapping[str, Settings] = {
+  "zero_shot_noise": {
+    "noise_batch": 256,
+    "noise_steps": 100,
+    "forget_penalty": 0.1,
+    "retain_penalty": 1e-3,
+    "copies": 3.0,
+    "impair_rate": 1e-3,
+    "impair_steps": 40,
+    "repair_rate": 4e-3,
+    "repair_steps": 100,
+  },
+  "gkt": {
+    "cycle_steps": 750,
+    "batch_size": 256,
+    "z_dim": 128,
+    "rate": 1e-3,
+    "gate": 0.01,
+    "generator": "image",
+  },
   "finetune": {"rate": 1e-3, "steps": 950},
   "l1_sparse": {
     "rate": 1e-3,

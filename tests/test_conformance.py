@@ -104,6 +104,24 @@ METHODS = {
     copies=3.0,
     retain_per_class=10,
   ),
+  "zero_shot_noise": lambda m: ju.zero_shot_noise(
+    m,
+    num_classes=4,
+    noise_steps=4,
+    noise_batch=8,
+    impair_steps=4,
+    repair_steps=3,
+    batch_size=16,
+  ),
+  "gkt": lambda m: ju.gkt(
+    m,
+    num_classes=4,
+    cycles=3,
+    student_steps=2,
+    batch_size=16,
+    z_dim=4,
+    gate=0.3,
+  ),
   "bad_teacher": lambda m: ju.bad_teacher(m, num_steps=5, batch_size=16),
 }
 # What each reads of the forget set beside its labels: nothing.
@@ -115,6 +133,8 @@ ZERO_GLANCE = (
   "eu_k",
   "unsir",
   "amnesiac",
+  "zero_shot_noise",
+  "gkt",
 )
 # One-shot edits without a draw: the key is not looked at.
 KEYLESS = ("ssd", "ssd_adaptive", "influence_unlearning")
@@ -273,6 +293,7 @@ def test_needs_say_what_is_read():
   assert kinds["scrub"] == [True, True, False]
   assert kinds["fisher_forgetting"] == [False, True, False]
   assert kinds["boundary_shrink"] == [True, False, False]
+  assert kinds["zero_shot_noise"] == kinds["gkt"] == [False, False, False]
   assert kinds["ssd"] == [True, True, False]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.benchmarks.peers_harness import Case, Peer, Scores
 from experiments.benchmarks.peers_tasks import Sizes
-from jaxunlearn.attacks.lira import lira
+from jaxunlearn.attacks.lira import lira_scores
 from jaxunlearn.attacks.shadow import shadow_masks
 
 
@@ -39,7 +39,7 @@ def scoring(sizes: Sizes) -> Iterator[Case]:
   yield Case(
     "lira",
     f"online LiRA, {num_rows:,} rows, {count} shadows, 2 queries",
-    lambda *arrays: lira(*arrays),
+    lambda *arrays: lira_scores(*arrays),
     lambda seed: tuple(jnp.asarray(a) for a in arrays),
     scores,
     (

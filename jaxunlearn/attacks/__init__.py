@@ -56,8 +56,8 @@ from jaxunlearn.attacks.language import reference_score as reference_score
 from jaxunlearn.attacks.language import token_log_probs as token_log_probs
 from jaxunlearn.attacks.language import zlib_score as zlib_score
 from jaxunlearn.attacks.lira import global_threshold as global_threshold
-from jaxunlearn.attacks.lira import lira as lira_scores
 from jaxunlearn.attacks.lira import lira_leave_one_out as lira_leave_one_out
+from jaxunlearn.attacks.lira import lira_scores as lira_scores
 from jaxunlearn.attacks.population import MembershipRatio as MembershipRatio
 from jaxunlearn.attacks.population import MembershipSignals as MembershipSignals
 from jaxunlearn.attacks.population import PopulationAttack as PopulationAttack
@@ -78,8 +78,8 @@ from jaxunlearn.attacks.quantization import bucket_survival as bucket_survival
 from jaxunlearn.attacks.quantization import nf4_table as nf4_table
 from jaxunlearn.attacks.quantization import quantize as quantize
 from jaxunlearn.attacks.quantization import quantize_nf4 as quantize_nf4
-from jaxunlearn.attacks.rmia import rmia as rmia_scores
 from jaxunlearn.attacks.rmia import rmia_leave_one_out as rmia_leave_one_out
+from jaxunlearn.attacks.rmia import rmia_scores as rmia_scores
 from jaxunlearn.attacks.rmia import tune_offline_a as tune_offline_a
 from jaxunlearn.attacks.roc import AttackSummary as AttackSummary
 from jaxunlearn.attacks.roc import Roc as Roc
@@ -95,8 +95,8 @@ from jaxunlearn.attacks.shadow import train_shadows as train_shadows
 from jaxunlearn.attacks.shadow import u_lira_masks as u_lira_masks
 from jaxunlearn.attacks.u_lira import ULiraReport as ULiraReport
 from jaxunlearn.attacks.u_lira import ULiraStatistics as ULiraStatistics
-from jaxunlearn.attacks.u_lira import u_lira as u_lira_scores
 from jaxunlearn.attacks.u_lira import u_lira_report as u_lira_report
+from jaxunlearn.attacks.u_lira import u_lira_scores as u_lira_scores
 from jaxunlearn.attacks.u_lira import u_lira_shadows as u_lira_shadows
 
 __all__ = [

@@ -30,7 +30,7 @@ from jaxunlearn.core import checks
 MODES = ("online", "offline")
 
 
-def lira(
+def lira_scores(
   target_statistics: jax.Array,
   shadow_statistics: jax.Array,
   shadow_masks: jax.Array,
@@ -111,25 +111,25 @@ def lira_leave_one_out(
 ) -> jax.Array:
   """Every shadow model in turn as the target of all others.
 
-  Equal to `lira` with the shadow's own row taken out, at the cost of one fit:
+  Equal to `lira_scores` with the shadow's own row taken out, at the cost of one fit:
   a median or a variance without one number follows from a few order statistics
   and sums.
 
   Args:
     statistics: float [S, N, A].
     masks: bool [S, N].
-    mode: as of `lira`, as are the rest.
-    variance: see `lira`.
-    center: see `lira`.
-    two_sided: see `lira`.
-    floor: see `lira`.
-    chunk_size: see `lira`.
+    mode: as of `lira_scores`, as are the rest.
+    variance: see `lira_scores`.
+    center: see `lira_scores`.
+    two_sided: see `lira_scores`.
+    floor: see `lira_scores`.
+    chunk_size: see `lira_scores`.
 
   Returns:
     [S, N]: row s holds the scores under target s, whose members are `masks[s]`.
 
   Raises:
-    ValueError: as `lira`; a row needs one model more on either side.
+    ValueError: as `lira_scores`; a row needs one model more on either side.
   """
   statistics = _normals.floats(statistics, "statistics", ndim=3)
   masks = _normals.mask_of(masks, statistics, "masks")

@@ -31,7 +31,7 @@ MODES = ("online", "offline")
 REFERENCES = ("all", "largest")
 
 
-def rmia(
+def rmia_scores(
   target_signals: jax.Array,
   target_population: jax.Array,
   shadow_signals: jax.Array,
@@ -123,11 +123,11 @@ def rmia_leave_one_out(
     signals: float [S, N, A], >= 0.
     masks: bool [S, N].
     population: float [S, Z, A].
-    mode: as of `rmia`, as are the rest.
-    gamma: see `rmia`.
-    offline_a: see `rmia`.
-    strict: see `rmia`.
-    population_references: see `rmia`.
+    mode: as of `rmia_scores`, as are the rest.
+    gamma: see `rmia_scores`.
+    offline_a: see `rmia_scores`.
+    strict: see `rmia_scores`.
+    population_references: see `rmia_scores`.
     strategy: see `core.training.map_many`. A target reads all signals, so that
       one after the other is as fast on a CPU.
 
@@ -135,7 +135,7 @@ def rmia_leave_one_out(
     [S, N]: row s holds the scores under model s, whose members are `masks[s]`.
 
   Raises:
-    ValueError: as `rmia`; a row needs one model more on either side.
+    ValueError: as `rmia_scores`; a row needs one model more on either side.
   """
   signals, masks, population = _shadows(signals, masks, population)
   _check_options(mode, gamma, offline_a, population_references)
@@ -177,23 +177,23 @@ def tune_offline_a(
       that is none of the references.
     target_mask: bool [N], its members.
     target_population: float [Z, A].
-    shadow_signals: see `rmia`.
-    shadow_masks: see `rmia`.
-    shadow_population: see `rmia`.
+    shadow_signals: see `rmia_scores`.
+    shadow_masks: see `rmia_scores`.
+    shadow_population: see `rmia_scores`.
     candidates: float [K]; 0, 0.1, ..., 1 by default.
-    **options: gamma, strict and population_references of `rmia`.
+    **options: gamma, strict and population_references of `rmia_scores`.
 
   Returns:
     float [], the first candidate of the largest AUC.
 
   Raises:
-    ValueError: as `rmia`.
+    ValueError: as `rmia_scores`.
   """
   if candidates is None:
     candidates = jnp.arange(11) / 10
 
   def auc(a: jax.Array) -> jax.Array:
-    scores = rmia(
+    scores = rmia_scores(
       target_signals,
       target_population,
       shadow_signals,

@@ -98,7 +98,7 @@ class ULiraReport(NamedTuple):
   unlearned_vs_retrained: Game | None
 
 
-def u_lira(
+def u_lira_scores(
   target_statistics: jax.Array,
   unlearned_statistics: jax.Array,
   unlearned_masks: jax.Array,

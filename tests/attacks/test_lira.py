@@ -12,8 +12,8 @@ from scipy import stats
 from jaxunlearn import metrics
 from jaxunlearn.attacks.lira import (
   global_threshold,
-  lira,
   lira_leave_one_out,
+  lira_scores,
 )
 
 FILE = pathlib.Path(__file__).parent.parent / "data" / "membership__lira.npz"
@@ -61,15 +61,17 @@ def assert_close(found, wanted, tolerance=1e-5):
 @pytest.mark.parametrize("chunk_size", [None, 7])
 def test_scores_equal_published_code(golden, variance, center, chunk_size):
   options = {"variance": variance, "center": center, "chunk_size": chunk_size}
-  found = run(lira, *problem(golden), **options)
+  found = run(lira_scores, *problem(golden), **options)
   # In the code a small number means member.
   assert_close(-found, golden[f"lira_both_{variance}_{center}"])
-  found = run(lira, *problem(golden), mode="offline", two_sided=True, **options)
+  found = run(
+    lira_scores, *problem(golden), mode="offline", two_sided=True, **options
+  )
   assert_close(-found, golden[f"lira_out_{variance}_{center}"])
 
 
 def test_the_first_publication_agrees_where_it_follows_the_paper(golden):
-  found = lira(*problem(golden))
+  found = lira_scores(*problem(golden))
   assert_close(-found, golden["original_online_per_example"])
   members = golden["target_membership"] == 1
   auc = metrics.separation_auc(found, found, members, ~members)
@@ -85,14 +87,14 @@ def test_the_first_publication_agrees_where_it_follows_the_paper(golden):
 def test_scores_equal_the_papers_formula(golden, variance, name):
   target, shadow, masks = problem(golden)
   options = {"variance": variance, "center": "mean"}
-  found = run(lira, target, shadow, masks, **options) * target.shape[1]
+  found = run(lira_scores, target, shadow, masks, **options) * target.shape[1]
   assert_close(found, golden[f"paper_online_log_ratio_{name}"])
   wanted = golden[f"paper_offline_cdf_{name}"]
   if variance == "per_example":  # The pooled spread is that of all queries.
     for query in range(2):
       only = slice(query, query + 1)
       z = run(
-        lira,
+        lira_scores,
         target[:, only],
         shadow[..., only],
         masks,
@@ -100,7 +102,7 @@ def test_scores_equal_the_papers_formula(golden, variance, name):
         **options,
       )
       assert_close(stats.norm.cdf(z), wanted[:, query])
-  z = run(lira, target, shadow, masks, mode="offline", **options)
+  z = run(lira_scores, target, shadow, masks, mode="offline", **options)
   assert_close(z, stats.norm.ppf(wanted).mean(axis=1), 1e-4)
 
 
@@ -121,7 +123,9 @@ def test_medians_are_exact_with_ties_negative_zeros_and_odd_counts(models):
   statistics = np.round(statistics * 2) / 2  # Many equal numbers, some -0.
   statistics[:2] += np.float32([[[0.25]], [[1e-3]]])
   target = statistics[0] + 1
-  found = run(lira, target, statistics, masks, mode="offline", floor=1e-3)
+  found = run(
+    lira_scores, target, statistics, masks, mode="offline", floor=1e-3
+  )
   wanted = numpy_offline(target, statistics, masks)
   np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
@@ -133,7 +137,7 @@ def test_numbers_of_any_size_are_ordered():
     masks = np.ones((7, 3), bool)
     masks[:count] = False
     z = run(
-      lira,
+      lira_scores,
       np.full((3, 1), np.median(values[:count]), np.float32),
       statistics,
       masks,
@@ -144,7 +148,7 @@ def test_numbers_of_any_size_are_ordered():
 
 
 def one_by_one(statistics, masks, **options):
-  score = jax.jit(functools.partial(lira, **options))
+  score = jax.jit(functools.partial(lira_scores, **options))
   return np.stack(
     [
       score(
@@ -176,17 +180,20 @@ def test_leave_one_out_with_ties_is_lira_without_that_model():
 def test_jit_and_vmap_equal_the_plain_call():
   statistics, masks = draws()
   target = np.float32(np.random.default_rng(4).normal(size=(3, 12, 2)))
-  wanted = lira(target, statistics, masks)
+  wanted = lira_scores(target, statistics, masks)
   assert wanted.shape == (3, 12)
-  assert_close(jax.jit(lira)(target, statistics, masks), wanted)
+  assert_close(jax.jit(lira_scores)(target, statistics, masks), wanted)
   assert_close(
-    jax.vmap(lambda t: lira(t, statistics, masks, chunk_size=4))(target), wanted
+    jax.vmap(lambda t: lira_scores(t, statistics, masks, chunk_size=4))(target),
+    wanted,
   )
-  assert_close(jnp.stack([lira(t, statistics, masks) for t in target]), wanted)
+  assert_close(
+    jnp.stack([lira_scores(t, statistics, masks) for t in target]), wanted
+  )
   both = np.stack([statistics, statistics + 1]), np.stack([masks, ~masks])
-  found = jax.vmap(lambda x, m: lira(target[0], x, m))(*both)
-  assert_close(found[1], lira(target[0], both[0][1], both[1][1]))
-  halves = lira(target, jnp.bfloat16(statistics), masks)
+  found = jax.vmap(lambda x, m: lira_scores(target[0], x, m))(*both)
+  assert_close(found[1], lira_scores(target[0], both[0][1], both[1][1]))
+  halves = lira_scores(target, jnp.bfloat16(statistics), masks)
   assert halves.dtype == jnp.float32
 
 
@@ -196,9 +203,9 @@ def test_with_equal_spreads_the_ranking_is_that_of_the_statistic():
   shadow = np.concatenate([noise + 3, noise - 1]) * np.ones((20, 50, 1))
   masks = np.repeat(np.arange(20) < 10, 50).reshape(20, 50)
   target = rng.normal(size=(50, 1)) * 3
-  scores = np.asarray(run(lira, target, shadow, masks))
+  scores = np.asarray(run(lira_scores, target, shadow, masks))
   assert (np.argsort(scores) == np.argsort(target[:, 0])).all()
-  swapped = np.asarray(run(lira, target, shadow, ~masks))
+  swapped = np.asarray(run(lira_scores, target, shadow, ~masks))
   assert_close(swapped, -scores)
 
 
@@ -206,8 +213,10 @@ def test_two_sided_scores_suspect_low_statistics_too():
   shadow = np.random.default_rng(0).normal(size=(40, 3, 1))
   masks = np.zeros((40, 3), bool)
   target = np.array([[-9.0], [0.0], [9.0]])
-  one_sided = run(lira, target, shadow, masks, mode="offline")
-  two_sided = run(lira, target, shadow, masks, mode="offline", two_sided=True)
+  one_sided = run(lira_scores, target, shadow, masks, mode="offline")
+  two_sided = run(
+    lira_scores, target, shadow, masks, mode="offline", two_sided=True
+  )
   assert one_sided[0] < one_sided[1] < one_sided[2]
   assert two_sided[0] > two_sided[1] < two_sided[2]
 
@@ -216,26 +225,26 @@ def test_rows_with_too_few_models_are_nan_under_jit_and_refused_outside():
   statistics, masks = draws(6, 4, 1)
   masks[:, 1], masks[:, 2] = True, np.arange(6) < 1
   target = statistics[0]
-  found = np.asarray(jax.jit(lira)(target, statistics, masks))
+  found = np.asarray(jax.jit(lira_scores)(target, statistics, masks))
   assert list(np.isnan(found)) == [False, True, True, False]
-  fixed = jax.jit(lambda *a: lira(*a, variance="fixed"))
+  fixed = jax.jit(lambda *a: lira_scores(*a, variance="fixed"))
   found = np.asarray(fixed(target, statistics, masks))
   assert list(np.isnan(found)) == [False, True, False, False]
   with pytest.raises(ValueError, match=r"at least 2 IN models .* 1 for row 2"):
-    lira(target, statistics, masks)
+    lira_scores(target, statistics, masks)
   with pytest.raises(ValueError, match=r"at least 1 OUT models .* 0 for row 1"):
-    lira(target, statistics, masks, variance="fixed")
+    lira_scores(target, statistics, masks, variance="fixed")
   with pytest.raises(ValueError, match=r"at least 2 OUT models .* 0 for row 1"):
-    lira(target, statistics, masks, mode="offline")
+    lira_scores(target, statistics, masks, mode="offline")
   with pytest.raises(ValueError, match="at least 2 IN models"):
     lira_leave_one_out(statistics, masks, variance="fixed")
   with pytest.raises(ValueError, match="at least 1 IN models"):
-    lira(target, statistics[:1], ~masks[:1] & False, variance="fixed")
+    lira_scores(target, statistics[:1], ~masks[:1] & False, variance="fixed")
 
 
 def test_equal_statistics_meet_the_floor_and_stay_finite():
   statistics, masks = np.zeros((6, 4, 1)), draws(6, 4, 1)[1]
-  assert (lira(statistics[0], statistics, masks) == 0).all()
+  assert (lira_scores(statistics[0], statistics, masks) == 0).all()
 
 
 def test_bad_input_is_refused():
@@ -259,7 +268,7 @@ def test_bad_input_is_refused():
     ((target, statistics, masks), {"two_sided": True}, "mode='offline' with"),
   ):
     with pytest.raises(ValueError, match=message):
-      lira(*arguments, **options)
+      lira_scores(*arguments, **options)
   for arguments, options, message in (
     ((statistics[0], masks), {}, "statistics \\[S, N, A\\]"),
     ((statistics, masks[:, :2]), {}, "masks bool"),

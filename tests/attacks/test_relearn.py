@@ -10,8 +10,8 @@ import problems
 import pytest
 
 from jaxunlearn import metrics
-from jaxunlearn.attacks import knowledge_recovery as rec
 from jaxunlearn.attacks import anamnesis as rel
+from jaxunlearn.attacks import knowledge_recovery as rec
 from jaxunlearn.core import sampling
 from jaxunlearn.core.phase import sample_key
 from jaxunlearn.core.training import map_many, train

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxunlearn.attacks import rmia as attack
-from jaxunlearn.attacks.rmia import rmia, rmia_leave_one_out
+from jaxunlearn.attacks.rmia import rmia_leave_one_out, rmia_scores
 
 FILE = pathlib.Path(__file__).parent.parent / "data" / "membership__rmia.npz"
 RELEASED = {"strict": True, "population_references": "largest"}
@@ -35,7 +35,7 @@ def run(fn, *arguments, **options):
 def attacked(golden, target, references, **options):
   signals, masks, population = arrays(golden)
   return run(
-    rmia,
+    rmia_scores,
     signals[target],
     population[target],
     signals[references],
@@ -105,7 +105,7 @@ def draws(models=6, rows=9, others=7, queries=2, seed=0):
 
 def test_scores_equal_a_double_loop_over_rows_and_population():
   signals, masks, population = draws()
-  found = rmia(
+  found = rmia_scores(
     signals[0], population[0], signals[1:], masks[1:], population[1:], gamma=1.3
   )
   wanted = np.zeros(9)
@@ -128,7 +128,7 @@ def test_leave_one_out_is_rmia_without_that_model(mode, references):
   signals, masks, population = draws()
   options = {"mode": mode, "population_references": references}
   found = run(rmia_leave_one_out, signals, masks, population, **options)
-  score = jax.jit(functools.partial(rmia, **options))
+  score = jax.jit(functools.partial(rmia_scores, **options))
   for s in range(6):
     rest = np.arange(6) != s
     wanted = score(
@@ -146,38 +146,38 @@ def test_targets_that_equal_the_references_have_ratio_one_everywhere():
   signals, masks = np.repeat(row, 4, axis=0), np.arange(4)[:, None] < 2
   masks = np.repeat(masks, 5, axis=1)
   arguments = signals[0], signals[0], signals, masks, signals
-  assert (rmia(*arguments) == 1).all()
-  assert (rmia(*arguments, gamma=1.001) == 0).all()
-  assert (rmia(*arguments, strict=True) == 0).all()
+  assert (rmia_scores(*arguments) == 1).all()
+  assert (rmia_scores(*arguments, gamma=1.001) == 0).all()
+  assert (rmia_scores(*arguments, strict=True) == 0).all()
 
 
 def test_an_offline_constant_of_one_reads_out_models_only():
   signals, masks, population = draws()
   options = {"mode": "offline", "offline_a": 1.0}
   rest = signals[1:], masks[1:], population[1:]
-  wanted = rmia(signals[0], population[0], *rest, **options)
+  wanted = rmia_scores(signals[0], population[0], *rest, **options)
   changed = np.where(masks[..., None], 0.5, signals)
-  found = rmia(
+  found = rmia_scores(
     signals[0], population[0], changed[1:], masks[1:], population[1:], **options
   )
   assert (found == wanted).all()
-  online = rmia(signals[0], population[0], changed[1:], *rest[1:])
-  assert (online != rmia(signals[0], population[0], *rest)).any()
+  online = rmia_scores(signals[0], population[0], changed[1:], *rest[1:])
+  assert (online != rmia_scores(signals[0], population[0], *rest)).any()
 
 
 def test_several_targets_and_traced_constants_equal_single_calls():
   signals, masks, population = draws(8)
   rest = signals[2:], masks[2:], population[2:]
-  found = rmia(signals[:2], population[:2], *rest)
+  found = rmia_scores(signals[:2], population[:2], *rest)
   assert found.shape == (2, 9)
   for t in range(2):
     np.testing.assert_array_equal(
-      found[t], rmia(signals[t], population[t], *rest)
+      found[t], rmia_scores(signals[t], population[t], *rest)
     )
   gammas = jnp.array([0.5, 1.0, 2.0])
-  sweep = jax.vmap(lambda g: rmia(signals[0], population[0], *rest, gamma=g))(
-    gammas
-  )
+  sweep = jax.vmap(
+    lambda g: rmia_scores(signals[0], population[0], *rest, gamma=g)
+  )(gammas)
   np.testing.assert_array_equal(sweep[1], found[0])
   assert (sweep[0] >= sweep[1]).all() and (sweep[1] >= sweep[2]).all()
 
@@ -185,7 +185,7 @@ def test_several_targets_and_traced_constants_equal_single_calls():
 def test_signals_of_zero_stay_finite():
   signals, masks, population = draws()
   signals[:, 0], population[:, 0] = 0, 0
-  found = rmia(
+  found = rmia_scores(
     signals[0], population[0], signals[1:], masks[1:], population[1:]
   )
   assert np.isfinite(np.asarray(found)).all()
@@ -211,15 +211,15 @@ def test_rows_without_out_models_are_nan_under_jit_and_refused_outside():
   signals, masks, population = draws(4)
   masks[:, 1] = True
   arguments = signals[0], population[0], signals, masks, population
-  found = np.asarray(jax.jit(rmia)(*arguments))
+  found = np.asarray(jax.jit(rmia_scores)(*arguments))
   assert list(np.isnan(found)) == [False, True] + [False] * 7
   with pytest.raises(ValueError, match=r"at least 1 OUT models .* row 1"):
-    rmia(*arguments)
+    rmia_scores(*arguments)
   with pytest.raises(ValueError, match="at least 2 OUT models"):
     rmia_leave_one_out(signals, masks, population)
   masks[:, 1] = False
   with pytest.raises(ValueError, match=r"at least 1 IN models .* row 1"):
-    rmia(*arguments)
+    rmia_scores(*arguments)
   with pytest.raises(ValueError, match="at least 2 IN models"):
     rmia_leave_one_out(signals, masks, population)
 
@@ -241,7 +241,7 @@ def test_bad_input_is_refused():
     (4, population[:, :0], "Z > 0"),
   ):
     with pytest.raises(ValueError, match=message):
-      rmia(*[value if i == place else x for i, x in enumerate(good)])
+      rmia_scores(*[value if i == place else x for i, x in enumerate(good)])
   for options, message in (
     ({"mode": "both"}, "mode to be one of"),
     ({"gamma": 0.0}, "gamma > 0"),
@@ -249,4 +249,4 @@ def test_bad_input_is_refused():
     ({"population_references": "few"}, "population_references to be one of"),
   ):
     with pytest.raises(ValueError, match=message):
-      rmia(*good, **options)
+      rmia_scores(*good, **options)

@@ -54,7 +54,7 @@ def shadows(count=6, retrained=True, unlearn=identity):
 def test_the_score_is_the_ratio_of_two_normal_densities():
   x, members, forget = draws(12)
   target = np.float32(np.random.default_rng(1).normal(size=(2, 8, 1)))
-  found = u_lira.u_lira(target, x, forget, x, ~members)
+  found = u_lira.u_lira_scores(target, x, forget, x, ~members)
   assert found.shape == (2, 8)
   wanted = np.zeros((2, 8))
   for row in range(8):
@@ -67,11 +67,13 @@ def test_the_score_is_the_ratio_of_two_normal_densities():
     ]
     wanted[:, row] = density[0] / (density[0] + density[1])
   np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=1e-6)
-  log_ratio = u_lira.u_lira(target, x, forget, x, ~members, log_ratio=True)
+  log_ratio = u_lira.u_lira_scores(
+    target, x, forget, x, ~members, log_ratio=True
+  )
   np.testing.assert_allclose(
     log_ratio, np.log(wanted / (1 - wanted)), rtol=2e-3, atol=1e-4
   )
-  score = jax.jit(lambda t: u_lira.u_lira(t, x, forget, x, ~members))
+  score = jax.jit(lambda t: u_lira.u_lira_scores(t, x, forget, x, ~members))
   np.testing.assert_allclose(score(target[0]), found[0], atol=1e-6)
 
 
@@ -80,9 +82,9 @@ def test_far_statistics_saturate_the_score_but_not_its_logarithm():
   x = x + 100 * forget[..., None]
   ends = np.zeros((2, 8, 1), np.float32) + np.float32([0, 100])[:, None, None]
   arguments = ends, x, forget, x, ~members
-  q = np.asarray(u_lira.u_lira(*arguments, variance="fixed"))
+  q = np.asarray(u_lira.u_lira_scores(*arguments, variance="fixed"))
   assert (q[0] == 0).all() and (q[1] == 1).all()
-  log = u_lira.u_lira(*arguments, variance="fixed", log_ratio=True)
+  log = u_lira.u_lira_scores(*arguments, variance="fixed", log_ratio=True)
   assert np.isfinite(np.asarray(log)).all()
 
 
@@ -262,7 +264,7 @@ def test_bad_input_is_refused():
     ((x[0], x, forget, x, ~members), {"center": "no"}, "center to be one of"),
   ):
     with pytest.raises(ValueError, match=message):
-      u_lira.u_lira(*arguments, **options)
+      u_lira.u_lira_scores(*arguments, **options)
 
   def run(m, f):
     u_lira.u_lira_shadows(MODEL, DATA, m, f, keys(3), identity, **RECIPE)

@@ -14,7 +14,7 @@ from experiments.benchmarks import (
   peers_training,
 )
 from jaxunlearn import losses
-from jaxunlearn.attacks.lira import lira
+from jaxunlearn.attacks.lira import lira_scores
 from jaxunlearn.core import sampling
 from jaxunlearn.core.phase import sample_key
 from jaxunlearn.core.training import init_variables
@@ -86,7 +86,7 @@ def test_lira_by_row_all_at_once_and_in_the_library_are_the_same():
   at_once = peers_scoring.lira_in_numpy(target, statistics, masks)
   np.testing.assert_allclose(by_row, at_once, rtol=1e-12)
   single = (jnp.float32(target), jnp.float32(statistics), jnp.asarray(masks))
-  np.testing.assert_allclose(lira(*single), by_row, rtol=2e-4, atol=2e-4)
+  np.testing.assert_allclose(lira_scores(*single), by_row, rtol=2e-4, atol=2e-4)
 
 
 def test_the_librarys_shadow_models_learn_their_task():
