@@ -6,8 +6,9 @@ does compilation eat, and what does the library cost beside bare JAX?
 
     python -m experiments.benchmarks.peers [--only PART ...] [--out DIR]
 
-Parts: shadows, lira, methods, gradients (these need PyTorch: `pip install
-'jaxunlearn[experiments,benchmarks]'`) and overhead. About ten minutes on two idle cores.
+Parts: shadows, lira, methods, gradients and overhead; all but the last need
+PyTorch, `pip install 'jaxunlearn[experiments,benchmarks]'`. About ten minutes on
+two idle cores; on busy ones PyTorch with two threads may stall: `--threads 1`.
 
 Sides take turns, another seed each round; a figure is the median over rounds
 with the least and the greatest. "Cold" counts tracing and compiling, which is
@@ -68,7 +69,7 @@ class Options:
   ] = get_args(Part)
   repeats: Annotated[
     int | None,
-    tyro.conf.arg(help="Rounds of each case; 5, or 1 of smoke."),
+    tyro.conf.arg(help="Rounds of each case; 3, or 1 of smoke."),
   ] = None
   threads: Annotated[
     tuple[int, ...], tyro.conf.arg(help="Threads PyTorch may use.")
@@ -81,7 +82,7 @@ class Options:
   def rounds(self) -> int:
     if self.repeats is not None:
       return self.repeats
-    return 1 if self.preset == "smoke" else 5
+    return 1 if self.preset == "smoke" else 3
 
 
 def check(options: Options) -> None:
@@ -154,8 +155,8 @@ def no_compilation_cache() -> Iterator[None]:
     jax.config.update(name, before)
 
 
-def run(options: Options) -> list[dict[str, Any]]:
-  """Times all parts asked for; a row for each case and peer."""
+def run(options: Options, console: Console) -> list[dict[str, Any]]:
+  """Times all parts asked for, showing each case; a row for each peer."""
   sizes = (
     peers_tasks.SMOKE if options.preset == "smoke" else peers_tasks.Sizes()
   )
@@ -166,12 +167,17 @@ def run(options: Options) -> list[dict[str, Any]]:
     for part in dict.fromkeys(options.only):
       if part == "overhead":
         tick("the library's own overhead")
-        rows += overhead(options)
+        found = overhead(options)
+        show(found, console)
+        rows += found
         continue
       for case in MAKERS[part](sizes):
-        rows += peers_harness.measure(
+        found = peers_harness.measure(
           case, options.rounds, options.threads, tick
         )
+        show(found, console)
+        rows += found
+  console.print(LEGEND)
   return rows
 
 
@@ -246,7 +252,6 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
     for row in group:
       table.add_row(*cells(row))
     console.print(table)
-  console.print(LEGEND)
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -272,7 +277,7 @@ def main(options: Options) -> list[dict[str, Any]]:
       else common.staged_output(options.out)
     )
     with staged as out:
-      rows = run(options)
+      rows = run(options, Console())
       if out is not None:
         result = {
           "benchmark": "peers",
@@ -284,7 +289,6 @@ def main(options: Options) -> list[dict[str, Any]]:
         }
         write_json(out / "results.json", result)
         write_text(out / "table.md", markdown(rows))
-  show(rows, Console())
   if not all(row["agrees"] for row in rows):
     raise SystemExit(1)
   return rows

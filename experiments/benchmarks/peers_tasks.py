@@ -54,7 +54,7 @@ class Sizes(NamedTuple):
   mlp_batch: int = 128
   cnn_channels: tuple[int, ...] = (16, 32)
   cnn_hidden: int = 64
-  cnn_steps: int = 300
+  cnn_steps: int = 500
   cnn_batch: int = 64
   scored: int = 20_000
   method_share: float = 1.0
