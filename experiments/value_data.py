@@ -44,8 +44,8 @@ from jaxunlearn.core.types import Model
 from jaxunlearn.valuation.banzhaf import banzhaf_msr
 from jaxunlearn.valuation.closed_form import logistic_utility
 from jaxunlearn.valuation.clusters import cluster_rows, interleaved
-from jaxunlearn.valuation.data_oob import data_oob, trained_scores
-from jaxunlearn.valuation.ecoval import ecoval
+from jaxunlearn.valuation.out_of_bag import data_oob, trained_scores
+from jaxunlearn.valuation.ecoval import ecoval_values
 from jaxunlearn.valuation.exact import loo
 from jaxunlearn.valuation.knn import knn_shapley
 from jaxunlearn.valuation.permutation import beta_shapley, shapley
@@ -321,7 +321,7 @@ def _ecoval(rule: str, *, by_class: bool = False) -> Method:
         num_iterations=10,
         num_restarts=1,
       )
-      found = ecoval(
+      found = ecoval_values(
         score,
         groups.ids,
         quality,

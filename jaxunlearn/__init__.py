@@ -11,6 +11,7 @@ Flax models come in through `jaxunlearn.adapters.flax`, checkpoints through
 from jaxunlearn import attacks as attacks
 from jaxunlearn import losses as losses
 from jaxunlearn import metrics as metrics
+from jaxunlearn import valuation as valuation
 from jaxunlearn.core import requests as requests
 from jaxunlearn.core.combinators import chain as chain
 from jaxunlearn.core.combinators import edit as edit
@@ -129,5 +130,6 @@ __all__ = [
   "unlearn_many",
   "unlearn_sequence",
   "unsir",
+  "valuation",
   "zero_shot_noise",
 ]

@@ -140,7 +140,11 @@ def class_wise_shapley(
     error = jnp.sqrt(squares / (num_permutations - 1) / num_permutations)
   if rescale:
     total = jnp.zeros(c).at[labels].add(values)
-    scale = jnp.where(total != 0, full / jnp.where(total != 0, total, 1), 1)
+    # A sum that is but the rounding of its terms is 0, not something to divide
+    # by.
+    size = jnp.zeros(c).at[labels].add(jnp.abs(values))
+    is_sum = jnp.abs(total) > 1e-5 * size
+    scale = jnp.where(is_sum, full / jnp.where(is_sum, total, 1), 1)
     values, error = values * scale[labels], error * jnp.abs(scale[labels])
   return Valuation(
     values, error, jnp.asarray(count, jnp.int32), full.sum(), jnp.array(True)

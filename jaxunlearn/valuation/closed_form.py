@@ -30,8 +30,7 @@ from jaxunlearn.valuation.utility import (
   validation_labels,
 )
 
-# Largest table of products of features, in floats (16 MiB).
-_TABLE_ENTRIES = 2**22
+_TABLE_ENTRIES = 2**22  # Of products of features, in floats (16 MiB).
 _STEP_SIZES = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.0)
 
 
@@ -164,23 +163,66 @@ def logistic_utility(
     weights are those of the minimum to about float32's precision.
 
   Raises:
-    ValueError: as `ridge_utility`; C < 2, counts < 1.
+    ValueError: as `ridge_utility` and `logistic_fit`.
   """
   checks.one_of(("log_likelihood", "accuracy"), score=score)
-  checks.positive(num_steps=num_steps, num_cg_steps=num_cg_steps)
+  problem = _problem(data, validation, num_classes, l2, score, empty_value)
+  fit = logistic_fit(
+    problem.x,
+    problem.label,
+    num_classes=num_classes,
+    l2=l2,
+    num_steps=num_steps,
+    num_cg_steps=num_cg_steps,
+    is_damped=is_damped,
+  )
+  return problem.utility(
+    lambda mask: problem.score(fit(mask)(problem.validation_x))
+  )
+
+
+def logistic_fit(
+  x: jax.Array,
+  label: jax.Array,
+  *,
+  num_classes: int,
+  l2: float | jax.Array = 1.0,
+  num_steps: int = 8,
+  num_cg_steps: int = 16,
+  is_damped: bool = True,
+) -> Callable[[jax.Array], Callable[[jax.Array], jax.Array]]:
+  """The model of `logistic_utility`, for weighted rows.
+
+  Args:
+    x: float [N, ...].
+    label: int [N], in 0 .. C - 1.
+    num_classes: see `logistic_utility`, also for those that follow.
+    l2: > 0.
+    num_steps: >= 1.
+    num_cg_steps: >= 1.
+    is_damped: or not.
+
+  Returns:
+    `weights [N] -> (x [M, ...] -> logits [M, C])`; weights are a mask, or numbers
+    >= 0, such as how often a row was drawn.
+
+  Raises:
+    ValueError: C < 2, counts < 1, l2 <= 0, labels out of range.
+  """
+  checks.positive(num_steps=num_steps, num_cg_steps=num_cg_steps, l2=l2)
   if num_classes < 2:
     raise ValueError(f"Expected num_classes >= 2, got {num_classes}.")
-  problem = _problem(data, validation, num_classes, l2, score, empty_value)
-  x, xv = _with_constant(problem.x), _with_constant(problem.validation_x)
+  checks.labels(label, num_classes, "label")
+  x, label = _with_constant(_flat(x)), jnp.asarray(label)
   l2 = jnp.asarray(l2, jnp.float32)
   is_binary = num_classes == 2
   make_step = _binary if is_binary else _multinomial
-  newton = make_step(x, problem.label, num_classes, l2, num_cg_steps)
+  newton = make_step(x, label, num_classes, l2, num_cg_steps)
   losses = _binary_losses if is_binary else _multinomial_losses
   shape = (x.shape[1],) if is_binary else (x.shape[1], num_classes)
 
-  def value(mask: jax.Array) -> jax.Array:
-    m = mask.astype(jnp.float32)
+  def fit(row_weights: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    m = row_weights.astype(jnp.float32)
     direction = newton(m)
 
     def step(weights: jax.Array, _: None) -> tuple[jax.Array, None]:
@@ -191,8 +233,8 @@ def logistic_utility(
       moved = _dot(x, change)
 
       def loss(size: jax.Array) -> jax.Array:
-        fit = m @ losses(outputs + size * moved, problem.label)
-        return fit + l2 / 2 * ((weights + size * change) ** 2).sum()
+        penalty = l2 / 2 * ((weights + size * change) ** 2).sum()
+        return m @ losses(outputs + size * moved, label) + penalty
 
       sizes = jnp.asarray(_STEP_SIZES, jnp.float32)
       found = jax.vmap(loss)(sizes)
@@ -201,12 +243,16 @@ def logistic_utility(
       return weights + sizes[jnp.argmax(works)] * change, None
 
     weights, _ = jax.lax.scan(step, jnp.zeros(shape), None, length=num_steps)
-    outputs = _dot(xv, weights)
-    if is_binary:
-      outputs = jnp.stack([jnp.zeros_like(outputs), outputs], axis=-1)
-    return problem.score(outputs)
 
-  return problem.utility(value)
+    def logits(x: jax.Array) -> jax.Array:
+      outputs = _dot(_with_constant(_flat(x)), weights)
+      if is_binary:
+        outputs = jnp.stack([jnp.zeros_like(outputs), outputs], axis=-1)
+      return outputs
+
+    return logits
+
+  return fit
 
 
 class _Problem(NamedTuple):

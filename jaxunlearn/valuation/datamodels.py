@@ -37,10 +37,13 @@ class Datamodels(NamedTuple):
   Attributes:
     weights: float32 [N, T] or [N], of each row.
     bias: float32 [T] or [], of the empty set.
+    standard_error: float32 [N, T] or [N], of the weights, as a regression states
+      it; what a penalty takes off them is not in it. nan from the lasso.
   """
 
   weights: jax.Array
   bias: jax.Array
+  standard_error: jax.Array
 
   def predict(self, masks: jax.Array) -> jax.Array:
     """Outputs for masks bool [M, N]: [M, T] or [M]."""
@@ -104,7 +107,9 @@ def fit_ridge(
       traced. Far below float32's rounding of M it gives nan.
 
   Returns:
-    The models. A row that is in all masks or in none has weight 0.
+    The models. A row that is in all masks or in none has weight 0. Standard
+    errors are those of the noise that the residuals show, nan where these have
+    less than one degree of freedom.
 
   Raises:
     ValueError: shapes or dtypes that do not fit, l2 <= 0, or (outside jit)
@@ -117,12 +122,21 @@ def fit_ridge(
   x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
   x, y = x - x_mean[None], y - y_mean[None]
   m, n = x.shape
+  # weights = solution y, whichever of the two matrices is the smaller.
   if n <= m:
-    gram = _dot(x.T, x) + l2 * jnp.eye(n)
-    weights = _solve(gram, _dot(x.T, y))
+    inverse = _solve(_dot(x.T, x) + l2 * jnp.eye(n), jnp.eye(n))
+    solution = _dot(inverse, x.T)
+    used = n - l2 * jnp.trace(inverse)
   else:
-    weights = _dot(x.T, _solve(_dot(x, x.T) + l2 * jnp.eye(m), y))
-  return _shaped(weights, y_mean - _dot(x_mean, weights), outputs)
+    inverse = _solve(_dot(x, x.T) + l2 * jnp.eye(m), jnp.eye(m))
+    solution = _dot(x.T, inverse)
+    used = m - l2 * jnp.trace(inverse)
+  weights = _dot(solution, y)
+  freedom = m - 1 - used
+  residual = ((y - _dot(x, weights)) ** 2).sum(axis=0)
+  noise = residual / jnp.where(freedom >= 1, freedom, jnp.nan)
+  error = jnp.sqrt((solution**2).sum(axis=1)[:, None] * noise[None, :])
+  return _shaped(weights, y_mean - _dot(x_mean, weights), error, outputs)
 
 
 def fit_lasso(
@@ -163,7 +177,10 @@ def fit_lasso(
   weights = np.stack([w for w, _ in found], axis=1)
   bias = np.array([b for _, b in found])
   return _shaped(
-    jnp.asarray(weights, jnp.float32), jnp.asarray(bias, jnp.float32), outputs
+    jnp.asarray(weights, jnp.float32),
+    jnp.asarray(bias, jnp.float32),
+    jnp.full(weights.shape, jnp.nan, jnp.float32),
+    outputs,
   )
 
 
@@ -212,7 +229,8 @@ def ame(
   Each set takes every row with a chance that is drawn from `rates`. The
   utilities are regressed by the lasso on x_i = 1 / p where row i is in the set
   and -1 / (1 - p) where it is not; the slopes, times the features' variance,
-  estimate the mean over p of E[U with i] - E[U without i].
+  estimate the mean over p of E[U with i] - E[U without i]. The regression is
+  scikit-learn's, on the host; not under jit.
 
   Args:
     utility: of N rows.
@@ -224,7 +242,10 @@ def ame(
     mesh: see `Utility.many`.
 
   Returns:
-    The values; standard errors and `utility_full` are nan.
+    The values; `utility_full` is nan. Standard errors are those of a regression
+    without penalty, whose noise the residuals show, row by row (they differ
+    between rates); what the lasso takes off the values is not in them. nan where
+    as many slopes as sets are not 0.
 
   Raises:
     ValueError: num_samples < 2 (< 5 with cross-validation), no rates or one
@@ -246,18 +267,30 @@ def ame(
 
   index = jnp.arange(num_samples, dtype=jnp.int32)
   utilities = utility.over(draw, index, strategy=strategy, mesh=mesh)
+  if not checks.is_concrete(utilities):
+    raise ValueError(
+      "Expected ame outside of jit, got a traced utility or key."
+    )
   require_finite((~jnp.isfinite(utilities)).sum(), num_samples)
-  masks = np.asarray(jax.lax.map(draw, index))
+  masks = np.asarray(jax.vmap(draw)(index))
   p = np.asarray(rates, np.float64)[np.arange(num_samples) % len(rates)][
     :, None
   ]
   variance = np.mean(1 / (p * (1 - p)))
   x = np.where(masks, 1 / p, -1 / (1 - p)) / np.sqrt(variance)
-  slopes, _ = _lasso(x, np.asarray(utilities, np.float64), l1, 5)
-  nowhere = jnp.full(n, jnp.nan, jnp.float32)
+  y = np.asarray(utilities, np.float64)
+  slopes, offset = _lasso(x, y, l1, 5)
+  # The features are independent and of variance 1, so that their matrix need
+  # not be inverted.
+  residual = y - offset - x @ slopes
+  spread = ((x - x.mean(axis=0)) ** 2 * residual[:, None] ** 2).sum(axis=0)
+  freedom = num_samples - 1 - np.count_nonzero(slopes)
+  error = np.full(n, np.nan)
+  if freedom > 0:
+    error = np.sqrt(spread / (num_samples * freedom))
   return Valuation(
     jnp.asarray(slopes * np.sqrt(variance), jnp.float32),
-    nowhere,
+    jnp.asarray(error * np.sqrt(variance), jnp.float32),
     jnp.asarray(num_samples, jnp.int32),
     jnp.full((), jnp.nan, jnp.float32),
     jnp.array(True),
@@ -301,11 +334,11 @@ def _checked(
 
 
 def _shaped(
-  weights: jax.Array, bias: jax.Array, outputs: jax.Array
+  weights: jax.Array, bias: jax.Array, error: jax.Array, outputs: jax.Array
 ) -> Datamodels:
   if outputs.ndim == 1:
-    return Datamodels(weights[:, 0], bias[0])
-  return Datamodels(weights, bias)
+    return Datamodels(weights[:, 0], bias[0], error[:, 0])
+  return Datamodels(weights, bias, error)
 
 
 def _spearman(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -65,6 +65,8 @@ class EcoVal(NamedTuple):
     cluster_sizes: int32 [K], rows.
     cluster_quality: float32 [K], what "share" divides by (of inverted qualities
       where they were).
+    is_uniform: bool [K], clusters whose qualities are all 0 (or empty ones): the
+      quality of every row counts as 1.
     price_moments: float32 [2], mean and standard deviation over rows of
       V_c / |C_c|.
     quality_moments: float32 [2], those of the quality.
@@ -77,6 +79,7 @@ class EcoVal(NamedTuple):
   elasticities: jax.Array
   cluster_sizes: jax.Array
   cluster_quality: jax.Array
+  is_uniform: jax.Array
   price_moments: jax.Array
   quality_moments: jax.Array
   utility_full: jax.Array
@@ -93,7 +96,7 @@ class EcoVal(NamedTuple):
     )
 
 
-def ecoval(
+def ecoval_values(
   utility: Utility,
   cluster_ids: jax.Array,
   quality: jax.Array | None = None,
@@ -112,7 +115,7 @@ def ecoval(
   """Values of rows from those of their clusters.
 
       groups = cluster_rows(x, label, key, num_classes=10)
-      found = ecoval(
+      found = ecoval_values(
         utility, groups.ids, confidence(logits, label),
         num_clusters=groups.num_clusters)
 
@@ -126,13 +129,14 @@ def ecoval(
     rule: "share" or "additive"; static.
     quality_weight: w of "additive"; may be traced.
     invert_negative: static; in a cluster with V_c < 0 the worst row, not the
-      best, bears most of the loss: 1 / q takes the place of q. For "share".
+      best, bears most of the loss: 1 / q takes the place of q. For "share" only.
     cluster_value: "leave_out" or "elasticity"; static.
     removed_share: rho, of the rows of a cluster that "elasticity" removes, at
       random, in (0, 1); at least one row, and not all of two or more. May be
       traced.
     constant_returns: static; scales the elasticities to add up to 1, and so the
-      values to U(D).
+      values to U(D). Needs a utility of all rows > 0 and elasticities whose sum
+      is.
     key: PRNG key of the removed rows; only "elasticity" needs it.
     strategy: see `Utility.many`.
     mesh: see `Utility.many`.
@@ -142,11 +146,13 @@ def ecoval(
 
   Raises:
     ValueError: no rows, K < 1 or K > N, ids that are out of range, a quality
-      that is negative or not finite, an unknown rule or cluster value, a share
-      outside (0, 1), "elasticity" without a key or, outside jit, with a
-      utility of all rows <= 0, or (outside jit) utilities that are not finite.
+      that is negative or not finite, an unknown rule or cluster value,
+      invert_negative with "additive", a share outside (0, 1), "elasticity"
+      without a key; and outside jit: "elasticity" or constant returns with a
+      utility of all rows <= 0, constant returns of elasticities with a sum <= 0,
+      utilities that are not finite.
   """
-  checks.one_of(RULES, rule=rule)
+  _check_rule(rule, invert_negative)
   checks.one_of(CLUSTER_VALUES, cluster_value=cluster_value)
   n, k = utility.num_rows, num_clusters
   checks.positive(num_rows=n, num_clusters=k)
@@ -166,26 +172,32 @@ def ecoval(
   )
   require_finite((~jnp.isfinite(utilities)).sum(), k + 1)
   full, without = utilities[k], utilities[:k]
+  if cluster_value == "elasticity" or constant_returns:
+    _require_positive("a utility of all rows > 0, such as an accuracy", full)
   if cluster_value == "elasticity":
-    shares = _shares_left(ids, q, removed, k)
+    whole, counted, _ = _effective(q, ids, sizes)
+    left = jnp.zeros(k).at[ids].add(jnp.where(removed, 0, counted))
+    shares = jnp.where(sizes > 0, left / jnp.maximum(whole, _TINY), 1)
     gamma = _elasticities(full, without, shares)
   else:
     gamma = (full - without) / jnp.where(full > 0, full, jnp.nan)
   if constant_returns:
     total = gamma.sum()
-    gamma = gamma / jnp.where(total != 0, total, jnp.nan)
+    _require_positive("elasticities with a sum > 0", total)
+    gamma = gamma / jnp.where(total > 0, total, jnp.nan)
   value = full - without
   if cluster_value == "elasticity" or constant_returns:
     value = gamma * full
   price = value / jnp.maximum(sizes, 1)
   own = _inverted(q, value[ids] < 0) if invert_negative else q
-  effective, own = _effective(own, ids, sizes)
+  effective, own, is_uniform = _effective(own, ids, sizes)
   found = EcoVal(
     values=jnp.zeros(n),
     cluster_values=value,
     elasticities=gamma,
     cluster_sizes=sizes,
     cluster_quality=effective,
+    is_uniform=is_uniform,
     price_moments=jnp.stack([price[ids].mean(), price[ids].std()]),
     quality_moments=jnp.stack([q.mean(), q.std()]),
     utility_full=full,
@@ -221,18 +233,18 @@ def ecoval_of_points(
     labels: int [M].
     quality: float [M], >= 0, of the kind that the data's was; None is 1.
     num_classes: C; static.
-    rule: see `ecoval`.
-    quality_weight: see `ecoval`.
-    invert_negative: see `ecoval`; as it was there.
+    rule: see `ecoval_values`.
+    quality_weight: see `ecoval_values`.
+    invert_negative: see `ecoval_values`; as it was there.
 
   Returns:
     float32 [M]. Points that are the data's own rows get the values that they
     have there, as far as they are nearest to the cluster that they were in.
 
   Raises:
-    ValueError: as `ecoval` and `nearest_clusters`; another number of clusters.
+    ValueError: as `ecoval_values` and `nearest_clusters`; another number of clusters.
   """
-  checks.one_of(RULES, rule=rule)
+  _check_rule(rule, invert_negative)
   k = clusters.num_clusters
   if found.cluster_values.shape != (k,):
     raise ValueError(
@@ -245,7 +257,7 @@ def ecoval_of_points(
     return _additive(found, ids, q, quality_weight)
   if invert_negative:
     q = _inverted(q, found.cluster_values[ids] < 0)
-  return _share(found, ids, q)
+  return _share(found, ids, jnp.where(found.is_uniform[ids], 1, q))
 
 
 def _share(found: EcoVal, ids: jax.Array, q: jax.Array) -> jax.Array:
@@ -272,14 +284,30 @@ def _additive(
 
 def _effective(
   q: jax.Array, ids: jax.Array, sizes: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Sums of quality [K], and the qualities that add up to them.
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Sums of quality [K], the qualities behind them, and a flag [K].
 
-  A cluster whose qualities are all 0 has 1 for each of its rows instead.
+  A cluster whose qualities are all 0, flagged, has 1 for each row instead.
   """
   sums = jnp.zeros(sizes.shape).at[ids].add(q)
   none = sums <= _TINY
-  return jnp.where(none, sizes, sums), jnp.where(none[ids], 1, q)
+  return jnp.where(none, sizes, sums), jnp.where(none[ids], 1, q), none
+
+
+def _check_rule(rule: str, invert_negative: bool) -> None:
+  checks.one_of(RULES, rule=rule)
+  if invert_negative and rule != "share":
+    raise ValueError(
+      f"Expected invert_negative with rule='share' only, got rule={rule!r}."
+    )
+
+
+def _require_positive(what: str, value: jax.Array) -> None:
+  if checks.is_concrete(value) and not float(value) > 0:
+    raise ValueError(
+      f"Expected {what}, for elasticities or constant returns, got "
+      f"{float(value):g}."
+    )
 
 
 def _inverted(q: jax.Array, where: jax.Array) -> jax.Array:
@@ -295,7 +323,7 @@ def _removed_part(
   """A random part of every cluster, bool [N]."""
   if key is None:
     raise ValueError("Expected a key for cluster_value='elasticity', got None.")
-  if checks.is_concrete(share) and not 0 < share < 1:
+  if checks.is_concrete(share) and not 0 < float(share) < 1:
     raise ValueError(f"Expected removed_share in (0, 1), got {share}.")
   order = jax.random.permutation(key, jnp.arange(ids.shape[0], dtype=jnp.int32))
   place = places(order, ids, sizes.shape[0])
@@ -304,25 +332,10 @@ def _removed_part(
   return place < count[ids]
 
 
-def _shares_left(
-  ids: jax.Array, q: jax.Array, removed: jax.Array, num_clusters: int
-) -> jax.Array:
-  """Of every cluster's quality what is left, [K]; 1 where there is none."""
-  zeros = jnp.zeros(num_clusters)
-  whole = zeros.at[ids].add(q)
-  left = zeros.at[ids].add(jnp.where(removed, 0, q))
-  return jnp.where(whole > _TINY, left / jnp.maximum(whole, _TINY), 1)
-
-
 def _elasticities(
   full: jax.Array, without: jax.Array, left: jax.Array
 ) -> jax.Array:
   """gamma_c = (ln U(D) - ln U(D without R_c)) / -ln(share of e_c left)."""
-  if checks.is_concrete(full) and not float(full) > 0:
-    raise ValueError(
-      "Expected a utility of all rows > 0 for cluster_value='elasticity', such "
-      f"as an accuracy, got {float(full)}."
-    )
   log = lambda u: jnp.log(jnp.maximum(u, _LEAST_UTILITY))
   drop = -log(left)
   gamma = (log(full) - log(without)) / jnp.where(drop > 0, drop, 1)

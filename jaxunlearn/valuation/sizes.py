@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxunlearn.core import checks
 
@@ -94,7 +95,7 @@ def inner_rate(rate: float | jax.Array) -> None:
   Raises:
     ValueError: it is not strictly between 0 and 1.
   """
-  if checks.is_concrete(rate) and not 0 < rate < 1:
+  if checks.is_concrete(rate) and not 0 < float(rate) < 1:
     raise ValueError(f"Expected rate strictly in (0, 1), got rate={rate}.")
 
 
@@ -104,19 +105,19 @@ def size_probabilities_of(values: jax.Array, num_rows: int) -> jax.Array:
   Raises:
     ValueError: another shape, or (concrete values) no probabilities.
   """
-  values = jnp.asarray(values, jnp.float32)
+  given, values = values, jnp.asarray(values, jnp.float32)
   if values.shape != (num_rows,):
     raise ValueError(
       f"Expected size_probabilities of shape ({num_rows},), one for each size "
       f"0 .. {num_rows - 1} of a set of the other rows, got {values.shape}."
     )
-  if checks.is_concrete(values) and not (
-    values.min() >= 0 and abs(values.sum() - 1) < 1e-3
-  ):
-    raise ValueError(
-      "Expected size_probabilities >= 0 with sum 1, got minimum "
-      f"{float(values.min())} and sum {float(values.sum())}."
-    )
+  if checks.is_concrete(given):
+    p = np.asarray(given, np.float64)  # Also under jit, if it closes over them.
+    if not (p.min() >= 0 and abs(p.sum() - 1) < 1e-3):
+      raise ValueError(
+        "Expected size_probabilities >= 0 with sum 1, got minimum "
+        f"{p.min():g} and sum {p.sum():g}."
+      )
   return values
 
 

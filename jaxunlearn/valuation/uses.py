@@ -1,7 +1,13 @@
 """What values are for: requests, noisy labels, and curves that judge them.
 
 `lowest` makes a request of the least valuable rows, for any method of this
-library. A removal curve retrains without the most (or least) valuable rows and
+library:
+
+    harmful = lowest(found.values, fraction=0.1)
+    unlearned, _ = unlearn(variables, data, harmful, key)
+
+`highest` picks the most valuable ones: to look at, or, among points that one
+might buy, by `ecoval_of_points`. A removal curve retrains without the most (or least) valuable rows and
 shows whether the values mean anything.
 
 Sources: removal and addition curves, Ghorbani and Zou (2019), arXiv:1904.02868;
@@ -15,6 +21,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.metrics.membership import separation_auc
@@ -57,9 +64,37 @@ def lowest(
     raise ValueError(
       f"Expected count or fraction, got count={count}, fraction={fraction}."
     )
-  elif checks.is_concrete(count) and not 0 <= count <= n:
+  elif not jnp.issubdtype(jnp.result_type(count), jnp.integer):
+    raise ValueError(f"Expected count to be an integer, got count={count}.")
+  elif checks.is_concrete(count) and not 0 <= int(count) <= n:
     raise ValueError(f"Expected count in 0 .. {n}, got count={count}.")
   return (_rank(values) < count) & ~jnp.isnan(values)
+
+
+def highest(
+  values: jax.Array,
+  *,
+  count: int | jax.Array | None = None,
+  fraction: float | jax.Array | None = None,
+) -> jax.Array:
+  """The most valuable rows: what to keep, to label or to buy.
+
+  Args:
+    values: float [N]; rows of unknown value (nan) are never selected.
+    count: see `lowest`.
+    fraction: see `lowest`.
+
+  Returns:
+    bool [N]; of equal values the first rows.
+
+  Raises:
+    ValueError: see `lowest`.
+
+  Example:
+    >>> highest(jnp.array([0.3, -1.0, 0.1, 0.2]), count=2).tolist()
+    [True, False, False, True]
+  """
+  return lowest(-_values_of(values), count=count, fraction=fraction)
 
 
 def flagged(
@@ -286,14 +321,13 @@ def _ordered(utility, values, fractions, order):
     raise ValueError(
       f"Expected values of shape ({utility.num_rows},), got {values.shape}."
     )
-  fractions = jnp.asarray(fractions, jnp.float32)
+  given, fractions = fractions, jnp.asarray(fractions, jnp.float32)
   if fractions.ndim != 1:
     raise ValueError(f"Expected fractions [F], got shape {fractions.shape}.")
-  if (
-    checks.is_concrete(fractions)
-    and not ((fractions >= 0) & (fractions <= 1)).all()
-  ):
-    raise ValueError(f"Expected fractions in [0, 1], got {fractions}.")
+  if checks.is_concrete(given):
+    f = np.asarray(given)  # Also under jit, if it closes over them.
+    if not ((f >= 0) & (f <= 1)).all():
+      raise ValueError(f"Expected fractions in [0, 1], got {f.tolist()}.")
   rank = _rank(-values if order == "high" else values)
   return rank, _counts(fractions, values.shape[0])
 

@@ -109,6 +109,23 @@ def test_a_class_whose_values_add_up_to_zero_is_left_alone():
   np.testing.assert_array_equal(found.values, np.zeros(5))
 
 
+def test_a_sum_that_is_but_rounding_is_zero_too():
+  def scores(mask):
+    # Rows 0 and 2 undo what row 4 did, up to the last digit.
+    m = mask.astype(jnp.float32)
+    return jnp.array([0.1 * m[0] + 0.3 * m[2] - (0.4 + 2e-7) * m[4] + 0.4, 0.0])
+
+  found = class_wise_shapley(
+    scores,
+    LABEL,
+    jax.random.key(0),
+    num_classes=2,
+    num_permutations=2,
+    empty_scores=jnp.array([0.4, 0.0]),
+  )
+  np.testing.assert_allclose(found.values, [0.1, 0, 0.3, 0, -0.4], atol=1e-5)
+
+
 def test_one_permutation_has_no_standard_error():
   found = class_wise_shapley(
     additive, LABEL, jax.random.key(1), num_classes=2, num_permutations=1

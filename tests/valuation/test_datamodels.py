@@ -44,9 +44,26 @@ def test_ridge_equals_scikit_learn_in_either_space(shape, l2):
   )
 
 
+@pytest.mark.parametrize("shape", [(40, 6), (12, 30)])
+def test_ridge_states_the_errors_of_a_linear_estimator(shape):
+  masks, outputs = problem(*shape)
+  found = jax.jit(fit_ridge)(masks, outputs, l2=5.0)
+  x = masks - masks.mean(axis=0)
+  y = outputs.astype(np.float64) - outputs.mean(axis=0)
+  solve = np.linalg.inv(x.T @ x + 5 * np.eye(shape[1])) @ x.T
+  freedom = shape[0] - 1 - np.trace(x @ solve)
+  noise = ((y - x @ solve @ y) ** 2).sum(axis=0) / freedom
+  expected = np.sqrt(np.diag(solve @ solve.T)[:, None] * noise)
+  np.testing.assert_allclose(found.standard_error, expected, rtol=2e-3)
+  assert fit_ridge(masks, outputs[:, 0]).standard_error.shape == (shape[1],)
+  exact = fit_ridge(masks[:5], outputs[:5], l2=1e-3)
+  assert np.isnan(exact.standard_error).all()
+
+
 def test_lasso_equals_scikit_learn():
   masks, outputs = problem(60, 8)
   found = fit_lasso(masks, outputs, l1=0.1)
+  assert np.isnan(found.standard_error).all()
   for t in range(3):
     model = Lasso(alpha=0.1, tol=1e-9).fit(masks.astype(float), outputs[:, t])
     np.testing.assert_allclose(found.weights[:, t], model.coef_, atol=1e-4)
@@ -125,7 +142,9 @@ def test_ame_of_an_additive_game_is_what_the_rows_are_worth():
     found = ame(game, jax.random.key(key), num_samples=2000, l1=1e-4)
     values.append(found.values)
     assert int(found.num_evaluations) == 2000
-    assert np.isnan(found.standard_error).all()
+    error = np.asarray(found.standard_error)
+    assert (np.abs(found.values - WORTH) <= 5 * error).all()
+    assert (error < 0.4).all()
   # The utility varies by the rates as well: sd of a value about 0.15.
   np.testing.assert_allclose(np.mean(values, axis=0), WORTH, atol=0.45)
   assert stats.spearmanr(np.mean(values, axis=0), WORTH).statistic > 0.85
@@ -150,6 +169,25 @@ def test_ame_equals_its_regression_written_out():
   )
 
 
+def test_errors_of_ame_are_as_stated_and_shrink_as_one_over_the_root():
+  game = Utility(lambda mask: 1.0 + mask @ jnp.asarray(WORTH), 5)
+
+  def runs(num_samples):
+    found = [
+      ame(game, jax.random.key(i), num_samples=num_samples, l1=1e-4)
+      for i in range(60)
+    ]
+    values = np.array([f.values for f in found])
+    stated = np.mean([np.asarray(f.standard_error) ** 2 for f in found])
+    # Over 60 runs of five rows: known to 1 / sqrt(2 * 59 * 5) = 4 %.
+    return np.sqrt(values.var(axis=0, ddof=1).mean()), np.sqrt(stated)
+
+  few, _ = runs(100)
+  many, stated = runs(400)
+  assert 2 * (1 - 5 * 0.06) < few / many < 2 * (1 + 5 * 0.06)
+  assert abs(stated / many - 1) < 5 * 0.045
+
+
 MASKS = np.arange(12).reshape(4, 3) % 2 == 0
 
 
@@ -165,7 +203,7 @@ MASKS = np.arange(12).reshape(4, 3) % 2 == 0
     (lambda: fit_lasso(MASKS, np.ones(4)), "num_folds in 2 .. 4"),
     (
       lambda: linear_datamodelling_score(
-        Datamodels(jnp.ones(2), jnp.ones(())), MASKS, np.ones(4)
+        Datamodels(jnp.ones(2), jnp.ones(()), jnp.ones(2)), MASKS, np.ones(4)
       ),
       r"weights of shape \(3,\)",
     ),

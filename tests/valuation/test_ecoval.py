@@ -13,7 +13,7 @@ from jaxunlearn.valuation.clusters import (
   interleaved,
   nearest_clusters,
 )
-from jaxunlearn.valuation.ecoval import ecoval, ecoval_of_points
+from jaxunlearn.valuation.ecoval import ecoval_of_points, ecoval_values
 from jaxunlearn.valuation.exact import loo
 from jaxunlearn.valuation.quality import confidence, curated, typicality
 from jaxunlearn.valuation.types import Utility
@@ -64,7 +64,7 @@ def counted(utility):
 @pytest.mark.parametrize("clusters", [IDS, np.zeros(N, int), np.arange(N)])
 def test_an_additive_game_gives_back_what_the_rows_are_worth(clusters):
   k = clusters.max() + 1
-  found = ecoval(additive(empty=1.5), clusters, WORTH, num_clusters=k)
+  found = ecoval_values(additive(empty=1.5), clusters, WORTH, num_clusters=k)
   sums = np.bincount(clusters, WORTH)
   np.testing.assert_allclose(found.cluster_values, sums, atol=1e-5)
   np.testing.assert_allclose(found.values, WORTH, atol=1e-5)
@@ -73,12 +73,12 @@ def test_an_additive_game_gives_back_what_the_rows_are_worth(clusters):
 
 def test_single_rows_as_clusters_are_leave_one_out():
   game = crooked()
-  found = ecoval(game, np.arange(N), QUALITY, num_clusters=N)
+  found = ecoval_values(game, np.arange(N), QUALITY, num_clusters=N)
   np.testing.assert_allclose(found.values, loo(game).values, atol=1e-6)
 
 
 def test_one_cluster_shares_the_whole_by_quality():
-  found = ecoval(crooked(), np.zeros(N, int), QUALITY, num_clusters=1)
+  found = ecoval_values(crooked(), np.zeros(N, int), QUALITY, num_clusters=1)
   whole = float(found.utility_full) - 3.0
   np.testing.assert_allclose(
     found.values, whole * QUALITY / QUALITY.sum(), rtol=1e-5
@@ -88,7 +88,9 @@ def test_one_cluster_shares_the_whole_by_quality():
 @pytest.mark.parametrize("invert", [False, True])
 def test_shares_add_up_to_the_value_of_the_cluster_also_below_zero(invert):
   game = additive(np.where(IDS == 1, -WORTH, WORTH))
-  found = ecoval(game, IDS, QUALITY, num_clusters=K, invert_negative=invert)
+  found = ecoval_values(
+    game, IDS, QUALITY, num_clusters=K, invert_negative=invert
+  )
   assert float(found.cluster_values[1]) < 0
   np.testing.assert_allclose(
     np.bincount(IDS, found.values), found.cluster_values, atol=1e-5
@@ -101,7 +103,7 @@ def test_shares_add_up_to_the_value_of_the_cluster_also_below_zero(invert):
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
 def test_elasticities_of_cobb_douglas_data_are_recovered(share):
-  found = ecoval(
+  found = ecoval_values(
     cobb_douglas(QUALITY),
     IDS,
     QUALITY,
@@ -117,7 +119,7 @@ def test_elasticities_of_cobb_douglas_data_are_recovered(share):
 def test_constant_returns_scale_the_values_to_the_whole():
   game = Utility(lambda m: (m.sum() / N) ** 2.0, N)
   for how in ("leave_out", "elasticity"):
-    found = ecoval(
+    found = ecoval_values(
       game,
       IDS,
       num_clusters=K,
@@ -131,7 +133,7 @@ def test_constant_returns_scale_the_values_to_the_whole():
 
 def test_a_fraction_of_every_cluster_is_what_elasticity_removes():
   game, calls = counted(cobb_douglas(QUALITY))
-  found = ecoval(
+  found = ecoval_values(
     game,
     IDS,
     num_clusters=K,
@@ -147,21 +149,21 @@ def test_a_fraction_of_every_cluster_is_what_elasticity_removes():
 @pytest.mark.parametrize("ids", [IDS, np.zeros(N, int)])
 def test_a_utility_is_asked_once_a_cluster_and_once_for_all(ids):
   game, calls = counted(additive())
-  found = ecoval(game, ids, num_clusters=K, strategy="map")
+  found = ecoval_values(game, ids, num_clusters=K, strategy="map")
   jax.block_until_ready(found)
   assert len(calls) == K + 1 == int(found.num_evaluations)
   assert sorted(int(m.sum()) for m in calls)[-1] == N
 
 
 def test_an_empty_cluster_is_worth_nothing():
-  found = ecoval(crooked(), IDS, num_clusters=5)
+  found = ecoval_values(crooked(), IDS, num_clusters=5)
   np.testing.assert_array_equal(found.cluster_values[3:], np.zeros(2))
   assert np.isfinite(found.values).all()
 
 
 def test_additive_values_are_sums_of_standard_scores():
   game, w = crooked(), 0.7
-  found = ecoval(
+  found = ecoval_values(
     game,
     IDS,
     QUALITY,
@@ -173,7 +175,7 @@ def test_additive_values_are_sums_of_standard_scores():
   z = lambda x: (x - x.mean()) / x.std()
   expected = z(price[IDS]) + w * z(QUALITY.astype(np.float64))
   np.testing.assert_allclose(found.values, expected, atol=2e-5)
-  same = ecoval(game, IDS, num_clusters=K, rule="additive").values
+  same = ecoval_values(game, IDS, num_clusters=K, rule="additive").values
   np.testing.assert_allclose(same, z(price[IDS]), atol=2e-5)
 
 
@@ -184,7 +186,9 @@ def test_permuted_rows_have_permuted_values_and_names_do_not_matter():
   permuted = Utility(lambda m: game.value(m[back]), N, 3.0)
   renamed = np.array([2, 0, 1])[IDS]
   for rule in ("share", "additive"):
-    call = lambda u, ids, q: ecoval(u, ids, q, num_clusters=K, rule=rule).values
+    call = lambda u, ids, q: (
+      ecoval_values(u, ids, q, num_clusters=K, rule=rule).values
+    )
     values = call(game, IDS, QUALITY)
     np.testing.assert_allclose(
       call(permuted, IDS[order], QUALITY[order]), values[order], atol=1e-5
@@ -196,7 +200,7 @@ def test_duplicates_in_a_cluster_have_equal_values():
   worth, quality = WORTH.copy(), QUALITY.copy()
   worth[3], quality[3] = worth[0], quality[0]
   for rule in ("share", "additive"):
-    values = ecoval(
+    values = ecoval_values(
       additive(worth), IDS, quality, num_clusters=K, rule=rule
     ).values
     assert values[0] == values[3]
@@ -204,9 +208,36 @@ def test_duplicates_in_a_cluster_have_equal_values():
 
 def test_qualities_of_zero_share_equally():
   quality = np.where(IDS == 2, 0, QUALITY)
-  found = ecoval(additive(), IDS, quality, num_clusters=K)
+  found = ecoval_values(additive(), IDS, quality, num_clusters=K)
   own = np.asarray(found.values)[IDS == 2]
   np.testing.assert_allclose(own, WORTH[IDS == 2].mean(), rtol=1e-5)
+  assert found.is_uniform.tolist() == [False, False, True]
+
+
+def test_qualities_of_zero_count_as_one_outside_of_the_data_too():
+  x, label = jnp.asarray(IDS)[:, None] * 10.0, jnp.zeros(N, jnp.int32)
+  groups = cluster_rows(
+    x, label, jax.random.key(0), num_classes=1, clusters_per_class=K
+  )
+  quality = np.where(IDS == 2, 0, QUALITY)
+  found = ecoval_values(additive(), groups.ids, quality, num_clusters=K)
+  again = ecoval_of_points(found, groups, x, label, quality, num_classes=1)
+  np.testing.assert_allclose(again, found.values, rtol=1e-6)
+  assert (np.asarray(again)[IDS == 2] > 0).all()
+
+
+def test_elasticity_of_a_cluster_without_quality_goes_by_its_rows():
+  quality = np.where(IDS == 2, 0, QUALITY)
+  even = np.where(IDS == 2, 1, QUALITY)
+  found = ecoval_values(
+    cobb_douglas(even),
+    IDS,
+    quality,
+    num_clusters=K,
+    cluster_value="elasticity",
+    key=jax.random.key(1),
+  )
+  np.testing.assert_allclose(found.elasticities, GAMMA, atol=1e-5)
 
 
 def test_jit_vmap_chunks_and_a_mesh_equal_the_plain_call():
@@ -215,7 +246,7 @@ def test_jit_vmap_chunks_and_a_mesh_equal_the_plain_call():
 
   def values(ids, quality):
     traces.append(1)
-    return ecoval(game, ids, quality, num_clusters=K).values
+    return ecoval_values(game, ids, quality, num_clusters=K).values
 
   both = jnp.stack([jnp.asarray(IDS), (jnp.asarray(IDS) + jnp.arange(N)) % K])
   q = jnp.asarray(QUALITY)
@@ -228,9 +259,9 @@ def test_jit_vmap_chunks_and_a_mesh_equal_the_plain_call():
   mapped = jax.vmap(values, in_axes=(0, None))(both, q)
   np.testing.assert_allclose(mapped, plain, atol=1e-6)
   for how in ({"strategy": 2}, {"mesh": make_mesh(models=8)}):
-    found = ecoval(game, IDS, q, num_clusters=K, **how)
+    found = ecoval_values(game, IDS, q, num_clusters=K, **how)
     np.testing.assert_allclose(found.values, plain[0], atol=1e-6)
-  rest = ecoval(game, IDS, q, num_clusters=K).as_valuation()
+  rest = ecoval_values(game, IDS, q, num_clusters=K).as_valuation()
   np.testing.assert_array_equal(rest.values, plain[0])
   assert np.isnan(rest.standard_error).all()
 
@@ -273,7 +304,7 @@ def test_a_class_with_few_rows_or_none_leaves_clusters_empty():
   )
   sizes = np.bincount(found.ids, minlength=9)
   assert sizes[:3].sum() == 8 and sizes[3:6].sum() == 1 and sizes[6:].sum() == 0
-  values = ecoval(
+  values = ecoval_values(
     Utility(lambda m: m.sum() * 1.0, 9), found.ids, num_clusters=9
   ).values
   np.testing.assert_allclose(values, np.ones(9), atol=1e-6)
@@ -287,7 +318,9 @@ def test_one_class_only_is_clustered_and_valued():
   groups = cluster_rows(
     x, label, jax.random.key(0), num_classes=1, clusters_per_class=2
   )
-  found = ecoval(additive(WORTH[:8]), groups.ids, WORTH[:8], num_clusters=2)
+  found = ecoval_values(
+    additive(WORTH[:8]), groups.ids, WORTH[:8], num_clusters=2
+  )
   np.testing.assert_allclose(found.values, WORTH[:8], atol=1e-5)
 
 
@@ -383,8 +416,9 @@ def test_curated_rows_are_a_few_of_each_cluster():
 # Points outside of the data.
 
 
-@pytest.mark.parametrize("rule", ["share", "additive"])
-@pytest.mark.parametrize("invert", [False, True])
+@pytest.mark.parametrize(
+  ("rule", "invert"), [("share", False), ("share", True), ("additive", False)]
+)
 def test_the_datas_own_rows_as_new_points_have_their_values(rule, invert):
   data = blobs(24)
   groups = cluster_rows(
@@ -399,7 +433,7 @@ def test_the_datas_own_rows_as_new_points_have_their_values(rule, invert):
     data["x"], data["label"]
   )
   how = {"rule": rule, "invert_negative": invert}
-  found = ecoval(
+  found = ecoval_values(
     game, groups.ids, quality, num_clusters=groups.num_clusters, **how
   )
   again = ecoval_of_points(
@@ -450,12 +484,30 @@ def test_the_datas_own_rows_as_new_points_have_their_values(rule, invert):
       "utility of all rows > 0",
     ),
     ({"utility": Utility(lambda m: m.sum() / 0.0, N)}, "finite utilities"),
+    (
+      {"rule": "additive", "invert_negative": True},
+      "invert_negative with rule='share' only, got rule='additive'",
+    ),
+    (
+      {
+        "utility": Utility(lambda m: m.sum() - N - 1.0, N),
+        "constant_returns": True,
+      },
+      "utility of all rows > 0, such as an accuracy",
+    ),
+    (
+      {
+        "utility": Utility(lambda m: 20.0 - m.sum(), N),
+        "constant_returns": True,
+      },
+      "elasticities with a sum > 0",
+    ),
   ],
 )
 def test_bad_input_is_named(change, match):
   given = {"utility": additive(), "cluster_ids": IDS, "num_clusters": K}
   with pytest.raises(ValueError, match=match):
-    ecoval(**{**given, **change})
+    ecoval_values(**{**given, **change})
 
 
 @pytest.mark.parametrize(
@@ -484,7 +536,7 @@ def test_bad_points_and_qualities_are_named():
   data = blobs(8)
   x, label, key = data["x"], data["label"], jax.random.key(0)
   groups = cluster_rows(x, label, key, num_classes=4, clusters_per_class=1)
-  found = ecoval(additive(WORTH[:8]), groups.ids, num_clusters=4)
+  found = ecoval_values(additive(WORTH[:8]), groups.ids, num_clusters=4)
   new = lambda found, x, classes: ecoval_of_points(
     found, groups, x, label, num_classes=classes
   )
@@ -492,7 +544,7 @@ def test_bad_points_and_qualities_are_named():
     new(found, x[:, :5], 4)
   with pytest.raises(ValueError, match="divides the 4 clusters"):
     new(found, x, 5)
-  other = ecoval(additive(WORTH[:8]), groups.ids, num_clusters=6)
+  other = ecoval_values(additive(WORTH[:8]), groups.ids, num_clusters=6)
   with pytest.raises(ValueError, match="values of 4 clusters"):
     new(other, x, 4)
   with pytest.raises(ValueError, match="rule to be one of"):

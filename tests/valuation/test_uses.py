@@ -3,9 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from problems import trained
 from sklearn.metrics import f1_score, roc_auc_score
 
+import jaxunlearn as ju
 from jaxunlearn.valuation import uses
 from jaxunlearn.valuation.types import Utility
 
@@ -38,6 +41,50 @@ def test_counts_and_fractions_may_be_traced():
   )
   one, other = run(2, 0.5)
   assert int(one.sum()) == 2 and int(other.sum()) == 3
+
+
+def test_the_highest_rows_are_the_other_end():
+  found = uses.highest(VALUES, count=3)
+  assert np.flatnonzero(found).tolist() == [0, 3, 4]
+  assert np.flatnonzero(uses.highest(VALUES, count=1)).tolist() == [0]
+  everything = uses.highest(VALUES, fraction=1.0)
+  assert np.flatnonzero(~everything).tolist() == [2]
+
+
+@pytest.mark.parametrize("pick", [uses.lowest, uses.highest])
+def test_numbers_that_a_jitted_function_closes_over_are_checked_there(pick):
+  two, seven = jnp.int32(2), jnp.int32(7)
+  assert int(jax.jit(lambda: pick(VALUES, count=two))().sum()) == 2
+  with pytest.raises(ValueError, match=r"count in 0 .. 6, got count=7"):
+    jax.jit(lambda: pick(VALUES, count=seven))()
+
+
+def test_the_lowest_values_are_a_request_that_a_method_takes_as_it_is():
+  model, data, variables = trained()
+  unlearn = ju.finetune(
+    model, optimizer=optax.sgd(0.1), num_steps=5, batch_size=8
+  )
+  key = jax.random.key(2)
+  features = data["x"], data["label"]
+  traces = []
+
+  def forget_least_valuable(variables, fraction):
+    traces.append(1)
+    found = ju.valuation.knn_shapley(*features, *features, num_neighbours=3)
+    request = ju.valuation.lowest(found.values, fraction=fraction)
+    return unlearn(variables, data, request, key)[0], request
+
+  run = jax.jit(forget_least_valuable)
+  for fraction, count in ((0.1, 6), (0.25, 15)):
+    unlearned, request = run(variables, fraction)
+    assert int(request.sum()) == count
+    expected, _ = unlearn(variables, data, jnp.asarray(request), key)
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+      unlearned.params,
+      expected.params,
+    )
+  assert len(traces) == 1
 
 
 def best_split(values):
@@ -130,6 +177,16 @@ def test_curves_take_rows_in_the_order_of_their_values(curve, order, expected):
   assert chunked.tolist() == expected
 
 
+@pytest.mark.parametrize("curve", [uses.removal_curve, uses.addition_curve])
+def test_fractions_that_a_jitted_function_closes_over_are_checked_there(curve):
+  run = lambda f: jax.jit(lambda: curve(additive(), VALUE_ORDER, f))()
+  plain = curve(additive(), VALUE_ORDER, FRACTIONS)
+  for fractions in (FRACTIONS, np.asarray(FRACTIONS), FRACTIONS.tolist()):
+    np.testing.assert_array_equal(run(fractions), plain)
+  with pytest.raises(ValueError, match=r"fractions in \[0, 1\], got \[1.5\]"):
+    run(jnp.array([1.5]))
+
+
 @pytest.mark.parametrize("order", ["high", "low"])
 def test_rows_of_unknown_value_come_last_in_a_curve(order):
   values = jnp.array([jnp.nan, 0.2, 0.4, 0.8])
@@ -168,6 +225,8 @@ def test_weighted_accuracy_drop_equals_its_double_sum():
     (lambda: uses.lowest(VALUES), "count or fraction"),
     (lambda: uses.lowest(VALUES, count=1, fraction=0.1), "count or fraction"),
     (lambda: uses.lowest(VALUES, count=7), r"count in 0 .. 6, got count=7"),
+    (lambda: uses.lowest(VALUES, count=0.2), "count to be an integer, got"),
+    (lambda: uses.highest(VALUES), "count or fraction"),
     (lambda: uses.lowest(VALUES, fraction=1.2), r"fraction in \[0, 1\]"),
     (lambda: uses.lowest(VALUES[None], count=1), r"values \[N\]"),
     (lambda: uses.flagged(VALUES, fraction=-1), r"fraction in \[0, 1\]"),

@@ -26,6 +26,7 @@ from jaxunlearn.core import checks
 from jaxunlearn.core.per_example import map_chunks
 from jaxunlearn.core.training import map_many, train
 from jaxunlearn.core.types import Model, PyTree
+from jaxunlearn.valuation.closed_form import logistic_fit
 from jaxunlearn.valuation.types import Valuation, require_finite
 
 ScoreRows = Callable[[jax.Array, jax.Array], jax.Array]
@@ -46,7 +47,7 @@ def data_oob(
   Args:
     score_rows: `(counts int32 [N], key) -> float [N]`, pure: trains a model on
       each row as often as the counts say, and scores its prediction of every
-      row; `trained_scores` makes one.
+      row; `trained_scores` makes one, `logistic_scores` a much faster one.
     num_rows: N.
     key: PRNG key; of the samples, and one of its own for every model. The first
       of more models are those of fewer.
@@ -149,6 +150,37 @@ def trained_scores(
     return map_chunks(predict, data, chunk_size=chunk_size)
 
   return score_rows
+
+
+def logistic_scores(
+  data: PyTree,
+  *,
+  num_classes: int,
+  score: Callable[[jax.Array, PyTree], jax.Array] | None = None,
+  **options: Any,
+) -> ScoreRows:
+  """Scores of logistic regression by Newton's method, for `data_oob`.
+
+  Counts are weights of the rows in its sum of losses, which is the bootstrap
+  exactly.
+
+  Args:
+    data: {"x": [N, ...], "label": int [N]}.
+    num_classes: C >= 2; static.
+    score: see `trained_scores`; outputs are logits [N, C].
+    **options: the other keyword arguments of `closed_form.logistic_fit`.
+
+  Returns:
+    `(counts, key) -> scores`; the key is not used.
+
+  Raises:
+    ValueError: as `logistic_fit`.
+  """
+  score = is_correct if score is None else score
+  fit = logistic_fit(
+    data["x"], data["label"], num_classes=num_classes, **options
+  )
+  return lambda counts, key: score(fit(counts)(data["x"]), data)
 
 
 def is_correct(outputs: jax.Array, rows: PyTree) -> jax.Array:

@@ -6,10 +6,16 @@ import numpy as np
 import optax
 import pytest
 from problems import RECIPE, blobs, mlp
+from sklearn.linear_model import LogisticRegression
 
 from jaxunlearn.core.devices import make_mesh
 from jaxunlearn.core.training import train
-from jaxunlearn.valuation.data_oob import data_oob, is_correct, trained_scores
+from jaxunlearn.valuation.out_of_bag import (
+  data_oob,
+  is_correct,
+  logistic_scores,
+  trained_scores,
+)
 
 N = 7
 
@@ -123,6 +129,31 @@ def test_a_flipped_label_is_the_least_valuable_row():
   values = np.asarray(found.values)
   assert ((values >= 0) & (values <= 1)).all()
   assert set(np.argsort(values)[:2]) == {5, 14}
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_logistic_scores_are_scikit_learns_of_the_copied_rows(num_classes):
+  data = blobs(24)
+  label = np.asarray(data["label"]) % num_classes
+  counts = np.bincount(
+    np.random.default_rng(1).integers(0, 24, 24), minlength=24
+  )
+  log_p = lambda logits, rows: jnp.take_along_axis(
+    jax.nn.log_softmax(logits), rows["label"][:, None], axis=1
+  )[:, 0]
+  rows = {"x": data["x"] / 3, "label": jnp.asarray(label)}
+  scores = logistic_scores(rows, num_classes=num_classes, l2=0.5, score=log_p)
+  found = jax.jit(scores)(jnp.asarray(counts), jax.random.key(0))
+  x = np.asarray(rows["x"], np.float64)
+  x = np.concatenate([x, np.ones((24, 1))], axis=1)
+  copies = np.repeat(np.arange(24), counts)
+  model = LogisticRegression(
+    C=2.0, fit_intercept=False, tol=1e-10, max_iter=10_000
+  ).fit(x[copies], label[copies])
+  expected = model.predict_log_proba(x)[np.arange(24), label]
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+  with pytest.raises(ValueError, match="num_classes >= 2, got 1"):
+    logistic_scores(rows, num_classes=1)
 
 
 def test_a_score_of_ones_own_replaces_correctness():
