@@ -11,6 +11,8 @@ from scipy.special import betaln, gammaln
 
 from jaxunlearn.core.devices import make_mesh
 from jaxunlearn.valuation import banzhaf, exact, permutation, sizes
+from jaxunlearn.valuation.class_wise import class_wise_shapley
+from jaxunlearn.valuation.datamodels import RATES, ame, fit_ridge
 from jaxunlearn.valuation.types import Utility
 
 AIRPORT = np.array([1.0, 2.0, 4.0, 7.0, 11.0])
@@ -75,6 +77,7 @@ def enumerated(utility, size_probabilities):
   return values
 
 
+ALL_SETS = np.array(list(itertools.product([False, True], repeat=5)))
 GAMES = {
   "airport": airport,
   "glove": glove,
@@ -123,45 +126,133 @@ def test_msr_on_all_masks_equals_banzhaf():
   np.testing.assert_allclose(values, AIRPORT_VALUES["banzhaf"], atol=1e-5)
 
 
-@pytest.mark.parametrize("game", GAMES)
 @pytest.mark.parametrize("antithetic", [False, True])
-def test_shapley_converges_within_its_standard_errors(game, antithetic):
-  utility = GAMES[game]()
-  expected = exact.exact_semivalue(utility).values
+def test_shapley_converges_within_its_standard_errors(antithetic):
+  games = {key: make() for key, make in GAMES.items()}
   run = jax.jit(
-    lambda key: permutation.shapley(
-      utility, key, num_permutations=2000, antithetic=antithetic
-    )
+    lambda key: {
+      name: permutation.shapley(
+        utility, key, num_permutations=2000, antithetic=antithetic
+      )
+      for name, utility in games.items()
+    }
   )
-  found = run(KEY)
-  error = np.abs(found.values - expected)
-  assert (error <= 5 * np.asarray(found.standard_error) + 1e-5).all()
-  # Marginals of a game of range r vary by at most r: the error has a bound.
-  spread = float(jnp.ptp(utility.many(jnp.eye(5, dtype=bool)))) + 12
-  assert (np.asarray(found.standard_error) <= spread / 2000**0.5).all()
+  for name, found in run(KEY).items():
+    expected = enumerated(games[name], np.full(5, 1 / 5))
+    error = np.abs(found.values - expected)
+    assert (error <= 5 * np.asarray(found.standard_error) + 1e-5).all(), name
+    # Marginals of a game of range r have a deviation of at most r (a pair's mean
+    # too, of half as many draws).
+    spread = float(np.ptp(np.asarray(games[name].many(ALL_SETS))))
+    assert (np.asarray(found.standard_error) <= spread / 1000**0.5).all(), name
 
 
-@pytest.mark.parametrize("kind", ["banzhaf", "beta_4_1", "beta_16_1"])
-def test_weighted_permutations_converge_to_other_semivalues(kind):
-  found = jax.jit(
-    lambda key: permutation.semivalue(
-      airport(), key, SIZES[kind](5), num_permutations=4000
-    )
-  )(KEY)
-  error = np.abs(np.asarray(found.values) - AIRPORT_VALUES[kind])
-  assert (error <= 5 * np.asarray(found.standard_error)).all()
-  assert np.asarray(found.standard_error).max() < 0.3
+def one_class(utility, key, num_permutations):
+  """CS-Shapley of one class is Shapley: exp(0) weighs nothing."""
+  return class_wise_shapley(
+    lambda mask: utility.value(mask)[None],
+    jnp.zeros(utility.num_rows, jnp.int32),
+    key,
+    num_classes=1,
+    num_permutations=num_permutations,
+    empty_scores=jnp.full(1, utility.empty_value),
+    rescale=False,
+  )
 
 
-@pytest.mark.parametrize("rate", [0.5, 0.3])
-def test_msr_converges_to_weighted_banzhaf(rate):
-  expected = enumerated(glove(), np.asarray(sizes.banzhaf_sizes(5, rate)))
-  found = jax.jit(
-    lambda key: banzhaf.banzhaf_msr(glove(), key, num_samples=5000, rate=rate)
-  )(KEY)
-  error = np.abs(found.values - expected)
-  assert (error <= 5 * np.asarray(found.standard_error)).all()
-  assert np.asarray(found.standard_error).max() < 0.04
+def regression(utility, key, num_masks):
+  masks = jax.random.bernoulli(key, 0.5, (num_masks, utility.num_rows))
+  found = fit_ridge(masks, utility.many(masks), l2=1e-3)
+  return found.weights, found.standard_error
+
+
+def pair(found):
+  return found.values, found.standard_error
+
+
+# What each estimates of a game of five, and how, with a size M.
+SAMPLED = {
+  "beta_4_1": (
+    lambda n: sizes.beta_sizes(n, 4.0, 1.0),
+    lambda u, key, m: pair(
+      permutation.beta_shapley(u, key, alpha=4.0, beta=1.0, num_permutations=m)
+    ),
+  ),
+  "beta_16_1": (
+    lambda n: sizes.beta_sizes(n, 16.0, 1.0),
+    lambda u, key, m: pair(
+      permutation.beta_shapley(u, key, alpha=16.0, beta=1.0, num_permutations=m)
+    ),
+  ),
+  "banzhaf_by_permutations": (
+    sizes.banzhaf_sizes,
+    lambda u, key, m: pair(
+      permutation.semivalue(u, key, sizes.banzhaf_sizes(5), num_permutations=m)
+    ),
+  ),
+  "truncated": (
+    sizes.shapley_sizes,
+    lambda u, key, m: pair(
+      permutation.shapley(
+        u,
+        key,
+        num_permutations=m,
+        truncation=1e-6,
+        block_size=2,
+        permutations_at_once=m,
+      )
+    ),
+  ),
+  "msr": (
+    sizes.banzhaf_sizes,
+    lambda u, key, m: pair(banzhaf.banzhaf_msr(u, key, num_samples=m)),
+  ),
+  "msr_0.3": (
+    lambda n: sizes.banzhaf_sizes(n, 0.3),
+    lambda u, key, m: pair(
+      banzhaf.banzhaf_msr(u, key, num_samples=m, rate=0.3)
+    ),
+  ),
+  "class_wise": (
+    sizes.shapley_sizes,
+    lambda u, key, m: pair(one_class(u, key, m)),
+  ),
+  "datamodels": (sizes.banzhaf_sizes, regression),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_every_sampler_converges_on_every_game(name):
+  size_probabilities, estimate = SAMPLED[name]
+  # The games one after the other, in one program.
+  games = {key: make() for key, make in GAMES.items()}
+  run = jax.jit(
+    lambda key: {g: estimate(u, key, 3000) for g, u in games.items()}
+  )
+  for game, (values, error) in run(KEY).items():
+    expected = enumerated(games[game], np.asarray(size_probabilities(5)))
+    spread = float(np.ptp(np.asarray(games[game].many(ALL_SETS))))
+    # A sampled marginal is at most N times the range of the utility.
+    assert (np.asarray(error) <= 5 * spread / 3000**0.5).all(), game
+    gap = np.abs(np.asarray(values) - expected)
+    assert (gap <= 5 * np.asarray(error) + 2e-3 * spread).all(), game
+    if game == "voting":
+      assert gap[4] <= 5 * error[4] + 1e-6  # The null player.
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_average_marginal_effects_converge_on_every_game(game):
+  utility = GAMES[game]()
+  found = ame(utility, KEY, num_samples=4000, l1=1e-4)
+  expected = np.mean(
+    [enumerated(utility, np.asarray(sizes.banzhaf_sizes(5, p))) for p in RATES],
+    axis=0,
+  )
+  spread = float(np.ptp(np.asarray(utility.many(ALL_SETS))))
+  error = np.asarray(found.standard_error)
+  assert (error <= 5 * spread / 4000**0.5).all()
+  gap = np.abs(np.asarray(found.values) - expected)
+  assert (gap <= 5 * error + 2e-3 * spread).all()
 
 
 def many_runs(estimate, repeats=200):
@@ -169,25 +260,28 @@ def many_runs(estimate, repeats=200):
   return jax.jit(jax.vmap(estimate))(keys)
 
 
-@pytest.mark.parametrize(
-  "estimate",
-  [
-    lambda key, m: permutation.shapley(
-      airport(), key, num_permutations=m, antithetic=False
-    ),
-    lambda key, m: permutation.shapley(airport(), key, num_permutations=m),
-    lambda key, m: banzhaf.banzhaf_msr(airport(), key, num_samples=m),
-  ],
-  ids=["shapley", "antithetic", "msr"],
-)
-def test_errors_shrink_as_one_over_the_root_and_are_as_stated(estimate):
-  few = many_runs(lambda key: estimate(key, 40))
-  many = many_runs(lambda key: estimate(key, 160))
-  real_few = np.asarray(few.values)[:, 4].std(ddof=1)
-  real_many = np.asarray(many.values)[:, 4].std(ddof=1)
+RATED = {
+  "shapley": lambda u, key, m: pair(
+    permutation.shapley(u, key, num_permutations=m, antithetic=False)
+  ),
+  "antithetic": lambda u, key, m: pair(
+    permutation.shapley(u, key, num_permutations=m)
+  ),
+  **{name: SAMPLED[name][1] for name in ("beta_4_1", "msr", "class_wise")},
+  "datamodels": SAMPLED["datamodels"][1],
+}
+
+
+@pytest.mark.parametrize("name", RATED)
+def test_errors_shrink_as_one_over_the_root_and_are_as_stated(name):
+  estimate = RATED[name]
+  few, _ = many_runs(lambda key: estimate(airport(), key, 60))
+  many, error = many_runs(lambda key: estimate(airport(), key, 240))
+  real_few = np.asarray(few)[:, 4].std(ddof=1)
+  real_many = np.asarray(many)[:, 4].std(ddof=1)
   # A deviation of 200 runs is known to 1 / sqrt(400) = 5 %; two of them, 7 %.
   assert 2 * (1 - 5 * 0.07) < real_few / real_many < 2 * (1 + 5 * 0.07)
-  stated = np.sqrt((np.asarray(many.standard_error)[:, 4] ** 2).mean())
+  stated = np.sqrt((np.asarray(error)[:, 4] ** 2).mean())
   assert abs(stated / real_many - 1) < 5 * 0.05
 
 
@@ -343,6 +437,19 @@ def test_a_check_is_made_only_when_due():
     permutations_at_once=10,
   )
   assert int(found.num_evaluations) == 30 * 5
+
+
+def test_numbers_that_a_jitted_function_closes_over_are_checked_there():
+  even, rate = sizes.shapley_sizes(5), jnp.float32(0.3)
+  found = jax.jit(lambda: exact.exact_semivalue(airport(), even))()
+  np.testing.assert_allclose(found.values, AIRPORT_VALUES["shapley"], atol=1e-6)
+  inside = jax.jit(lambda: sizes.banzhaf_sizes(5, rate))()
+  np.testing.assert_allclose(inside, sizes.banzhaf_sizes(5, 0.3), rtol=1e-6)
+  ones, one = jnp.ones(5), jnp.float32(1.0)
+  with pytest.raises(ValueError, match="sum 1, got minimum 1 and sum 5"):
+    jax.jit(lambda: exact.exact_semivalue(airport(), ones))()
+  with pytest.raises(ValueError, match="rate strictly in"):
+    jax.jit(lambda: sizes.banzhaf_sizes(5, one))()
 
 
 def test_one_draw_has_no_standard_error():
