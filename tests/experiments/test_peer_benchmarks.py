@@ -292,4 +292,4 @@ def test_the_whole_command_runs_at_its_smallest(torch_side, tmp_path):
   rows = peers.main(peers.Options("smoke", threads=(1,), out=str(out)))
   assert {row["part"] for row in rows} == set(peers.get_args(peers.Part))
   assert all(row["agrees"] for row in rows)
-  assert (out / "table.md").read_text().count("\n| ") == len(rows) + 1
+  assert (out / "table.md").read_text().count("\n| ") == len(rows) + 2
