@@ -25,10 +25,10 @@ class Options:
   data: Annotated[
     str,
     described(
-      "Rows to train and test on: digits (ships with scikit-learn), cifar10, "
-      "or npz:PATH, a file with x [N, ...] and integer classes y [N], and "
-      "perhaps x_test and y_test; any further array [N] is a column for group "
-      "requests."
+      "Rows to train and test on: digits and breast-cancer (ship with "
+      "scikit-learn), cifar10, adult, or npz:PATH, a file with x [N, ...] and "
+      "integer classes y [N], and perhaps x_test and y_test; any further array "
+      "[N] is a column for group requests."
     ),
   ] = "digits"
 

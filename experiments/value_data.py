@@ -44,10 +44,10 @@ from jaxunlearn.core.types import Model
 from jaxunlearn.valuation.banzhaf import banzhaf_msr
 from jaxunlearn.valuation.closed_form import logistic_utility
 from jaxunlearn.valuation.clusters import cluster_rows, interleaved
-from jaxunlearn.valuation.out_of_bag import data_oob, trained_scores
 from jaxunlearn.valuation.ecoval import ecoval_values
 from jaxunlearn.valuation.exact import loo
 from jaxunlearn.valuation.knn import knn_shapley
+from jaxunlearn.valuation.out_of_bag import data_oob, trained_scores
 from jaxunlearn.valuation.permutation import beta_shapley, shapley
 from jaxunlearn.valuation.quality import confidence
 from jaxunlearn.valuation.types import Utility

@@ -35,7 +35,17 @@ def _metric(name, label, explanation, unit, decimals, direction, **more):
 
 
 DEFINITIONS = (
-  *report.METRICS,
+  *(m for m in report.METRICS if m.name != "retrained_gap"),
+  _metric(
+    "retrained_gap",
+    "Gap to retrained",
+    "Difference of the test accuracy to that of the model trained without the "
+    "flipped rows.",
+    "points",
+    1,
+    report.LOWER,
+    headline=True,
+  ),
   _metric(
     "noise_f1",
     "F1, flipped labels",

@@ -1,7 +1,8 @@
 """Values of rows: one program, a NumPy loop, and pyDVL, on the same utility.
 
-Question: how much faster are leave-one-out, permutation Shapley and Banzhaf
-values than with a tight loop over NumPy fits, and than with pyDVL?
+Question: how much faster are leave-one-out, permutation Shapley, Banzhaf,
+Data-OOB and KNN-Shapley values than with a tight loop over NumPy fits, and than
+with pyDVL?
 
     OMP_NUM_THREADS=1 python -m experiments.benchmarks.valuation \
       --pydvl-python /path/to/venv/bin/python
@@ -10,11 +11,14 @@ All sides train the same model (logistic regression of breast-cancer, eight
 Newton steps from zero, l2 = 1; float32 here, float64 in NumPy) and score it by
 its log-likelihood on 200 validation rows. That is checked first, on 200 random
 masks. The numbers of evaluations are the same; pyDVL draws its own sets, so its
-sampled values agree within standard errors, leave-one-out exactly.
+sampled values agree within standard errors, leave-one-out and KNN-Shapley
+exactly. (KNN-Shapley and Data-OOB judge by matches and correct rows, as ever.)
 
 Columns: seconds of the fits alone, in a bare loop over the NumPy model; of
 pyDVL, by number of processes; of this library, compiling and running. The bare
 loop separates what the batched model gains from what pyDVL's bookkeeping costs.
+KNN-Shapley has no fits: its loop is vectorised NumPy. Data-OOB's bags are fitted
+by a loop under pyDVL, too, and count as its time; it has no processes of its own.
 Best of `repeats`; pyDVL once. XLA takes all cores whatever OMP_NUM_THREADS says.
 
 pyDVL lives in an environment of its own (`python -m venv V; V/bin/pip install
@@ -43,10 +47,19 @@ from rich.table import Table
 from experiments import common
 from experiments.benchmarks import valuation_pydvl
 from jaxunlearn.report import write_json
-from jaxunlearn.valuation import banzhaf, closed_form, exact, permutation
+from jaxunlearn.valuation import (
+  banzhaf,
+  closed_form,
+  exact,
+  knn,
+  out_of_bag,
+  permutation,
+)
 from jaxunlearn.valuation.types import Utility, Valuation
 
 VALIDATION_ROWS = 200
+
+Problem = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +70,7 @@ class Options:
     tuple[int, ...], tyro.conf.arg(help="Training rows, 10 to 369; several.")
   ] = (200,)
   samples: Annotated[int, tyro.conf.arg(help="Sets for Banzhaf.")] = 1000
+  bags: Annotated[int, tyro.conf.arg(help="Models of Data-OOB.")] = 200
   permutations: Annotated[int, tyro.conf.arg(help="Even.")] = 20
   repeats: Annotated[
     int, tyro.conf.arg(help="Timed runs; the best counts.")
@@ -72,10 +86,15 @@ class Options:
 
 
 class Case(NamedTuple):
-  """A method: ours, and masks as many as it evaluates for the bare loop."""
+  """A method.
 
-  estimate: Callable[[Utility, jax.Array], Valuation]
-  masks: np.ndarray
+  Attributes:
+    estimate: ours, of the problem and a key.
+    loop: the same work in NumPy: the values where they are exact, and seconds.
+  """
+
+  estimate: Callable[[Problem, jax.Array], Valuation]
+  loop: Callable[[dict[str, np.ndarray]], tuple[np.ndarray | None, float]]
 
 
 def load(num_rows: int, seed: int) -> dict[str, np.ndarray]:
@@ -102,44 +121,79 @@ def load(num_rows: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def make_cases(num_rows: int, options: Options) -> dict[str, Case]:
-  """The methods by name; KNN-Shapley and Data-OOB belong here too."""
+  """The methods by name."""
   rng = np.random.default_rng(options.seed)
   orders = np.stack(
     [rng.permutation(num_rows) for _ in range(options.permutations)]
   )
   joined = orders[:, None, :] <= np.arange(num_rows)[None, :, None]
-  one_out = ~np.eye(num_rows, dtype=bool)
-  full = np.ones((1, num_rows), bool)
+  sets = rng.random((options.samples, num_rows)) < 0.5
+
+  def one_out(problem):
+    masks = ~np.eye(num_rows + 1, num_rows, dtype=bool)
+    utilities, seconds = valuation_pydvl.bare_loop(problem, masks)
+    return utilities[-1] - utilities[:-1], seconds
+
+  def over(masks):
+    return lambda problem: (None, valuation_pydvl.bare_loop(problem, masks)[1])
+
   return {
-    "loo": Case(
-      lambda utility, key: exact.loo(utility), np.concatenate([one_out, full])
-    ),
+    "loo": Case(lambda p, key: exact.loo(make_utility(p)), one_out),
     "shapley": Case(
-      lambda utility, key: permutation.shapley(
-        utility,
+      lambda p, key: permutation.shapley(
+        make_utility(p),
         key,
         num_permutations=options.permutations,
         antithetic=False,
       ),
-      joined.reshape(-1, num_rows),
+      over(joined.reshape(-1, num_rows)),
     ),
     "banzhaf": Case(
-      lambda utility, key: banzhaf.banzhaf_msr(
-        utility, key, num_samples=options.samples
+      lambda p, key: banzhaf.banzhaf_msr(
+        make_utility(p), key, num_samples=options.samples
       ),
-      rng.random((options.samples, num_rows)) < 0.5,
+      over(sets),
+    ),
+    "data_oob": Case(
+      lambda p, key: out_of_bag.data_oob(
+        out_of_bag.logistic_scores(
+          {"x": p["x"], "label": p["y"]}, num_classes=2, **LEARNER
+        ),
+        num_rows,
+        key,
+        num_models=options.bags,
+      ),
+      lambda problem: (
+        None,
+        valuation_pydvl.bagging_loop(problem, options.bags, options.seed)[1],
+      ),
+    ),
+    "knn_shapley": Case(
+      lambda p, key: knn.knn_shapley(
+        p["x"],
+        p["y"],
+        p["validation_x"],
+        p["validation_y"],
+        num_neighbours=valuation_pydvl.NUM_NEIGHBOURS,
+      ),
+      valuation_pydvl.knn_loop,
     ),
   }
 
 
-def make_utility(problem: dict[str, jax.Array]) -> Utility:
+LEARNER: dict[str, Any] = {
+  "l2": valuation_pydvl.L2,
+  "num_steps": valuation_pydvl.NUM_STEPS,
+  "is_damped": False,
+}
+
+
+def make_utility(problem: Problem) -> Utility:
   return closed_form.logistic_utility(
     {"x": problem["x"], "label": problem["y"]},
     {"x": problem["validation_x"], "label": problem["validation_y"]},
     num_classes=2,
-    l2=valuation_pydvl.L2,
-    num_steps=valuation_pydvl.NUM_STEPS,
-    is_damped=False,
+    **LEARNER,
   )
 
 
@@ -178,6 +232,7 @@ def run_pydvl(
       given,
       num_permutations=options.permutations,
       num_samples=options.samples,
+      num_bags=options.bags,
       jobs=np.array(options.jobs),
       seed=options.seed,
       **problem,  # type: ignore[arg-type]
@@ -210,16 +265,15 @@ def measure(num_rows: int, options: Options) -> list[dict[str, Any]]:
   peer = run_pydvl(theirs, options)
   rows = []
   for name, case in make_cases(num_rows, options).items():
-    run = lambda p, key, estimate=case.estimate: estimate(make_utility(p), key)
     key = jax.random.key(options.seed)
-    value, compile_seconds, run_seconds = common.timed(run, ours, key)
-    compiled = jax.jit(run).lower(ours, key).compile()
+    value, compile_seconds, run_seconds = common.timed(case.estimate, ours, key)
+    compiled = jax.jit(case.estimate).lower(ours, key).compile()
     loop_seconds = []
     for _ in range(options.repeats):
       began = time.perf_counter()
       jax.block_until_ready(compiled(ours, key))
       run_seconds = min(run_seconds, time.perf_counter() - began)
-      utilities, seconds = valuation_pydvl.bare_loop(theirs, case.masks)
+      expected, seconds = case.loop(theirs)
       loop_seconds.append(seconds)
     row = {
       "rows": num_rows,
@@ -231,8 +285,7 @@ def measure(num_rows: int, options: Options) -> list[dict[str, Any]]:
       "seconds_run": run_seconds,
       "loop_over_run": min(loop_seconds) / run_seconds,
     }
-    if name == "loo":
-      expected = utilities[-1] - utilities[:-1]
+    if expected is not None:
       row["gap_to_loop"] = float(np.abs(value.values - expected).max())
     rows.append(row | compared(value, [r for r in peer if r["method"] == name]))
   return rows
@@ -244,7 +297,7 @@ def compared(value: Valuation, peer: list[dict[str, Any]]) -> dict[str, Any]:
   ours, error = np.asarray(value.values), np.asarray(value.standard_error)
   for found in peer:
     row[f"seconds_pydvl_{found['jobs']}"] = found["seconds"]
-    if found["fits"] is None:
+    if found["values"] is None:
       continue
     row["fits_pydvl"] = found["fits"]
     theirs = np.asarray(found["values"])
@@ -279,17 +332,17 @@ def main(options: Options) -> list[dict[str, Any]]:
     *(f"pyDVL x{j}/run" for j in jobs),
   )
   for row in rows:
-    peer = [row[f"seconds_pydvl_{j}"] for j in jobs]
+    peer = [row.get(f"seconds_pydvl_{j}") for j in jobs]
     table.add_row(
       str(row["rows"]),
       row["method"],
       str(row["evaluations"]),
       f"{row['seconds_loop']:.3f}",
-      *(f"{seconds:.2f}" for seconds in peer),
+      *("–" if s is None else f"{s:.2f}" for s in peer),
       f"{row['seconds_compile']:.2f}",
       f"{row['seconds_run']:.4f}",
       f"{row['loop_over_run']:.1f}",
-      *(f"{seconds / row['seconds_run']:.0f}" for seconds in peer),
+      *("–" if s is None else f"{s / row['seconds_run']:.0f}" for s in peer),
     )
   Console(width=110).print(table)
   if options.out is not None:

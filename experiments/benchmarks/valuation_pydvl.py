@@ -20,6 +20,7 @@ import numpy as np
 
 NUM_STEPS = 8
 L2 = 1.0
+NUM_NEIGHBOURS = 5
 
 
 class NewtonRegression:
@@ -77,35 +78,103 @@ def bare_loop(
   return utilities, time.perf_counter() - began
 
 
+class Bagging:
+  """Models of bootstrap samples, under the names of scikit-learn's bagging."""
+
+  def __init__(self, num_bags: int, seed: int) -> None:
+    self.num_bags, self.seed = num_bags, seed
+
+  def fit(self, x: np.ndarray, y: np.ndarray) -> Bagging:
+    rng = np.random.default_rng(self.seed)
+    self.estimators_samples_ = rng.integers(0, len(y), (self.num_bags, len(y)))
+    self.estimators_ = [
+      NewtonRegression().fit(x[rows], y[rows])
+      for rows in self.estimators_samples_
+    ]
+    return self
+
+
+def bagging_loop(
+  problem: dict[str, np.ndarray], num_bags: int, seed: int
+) -> tuple[np.ndarray, float]:
+  """Out-of-bag accuracy of every row (nan without), and seconds."""
+  x, y = problem["x"], problem["y"]
+  began = time.perf_counter()
+  bags = Bagging(num_bags, seed).fit(x, y)
+  count, right = np.zeros((2, len(y)))
+  for model, rows in zip(bags.estimators_, bags.estimators_samples_):
+    is_out = np.ones(len(y), bool)
+    is_out[rows] = False
+    count += is_out
+    right += is_out & (model.predict(x) == y)
+  values = np.where(count > 0, right / np.maximum(count, 1), np.nan)
+  return values, time.perf_counter() - began
+
+
+def knn_loop(problem: dict[str, np.ndarray]) -> tuple[np.ndarray, float]:
+  """KNN-Shapley of all validation rows at once, and seconds."""
+  x, y = problem["x"], problem["y"]
+  xv, yv = problem["validation_x"], problem["validation_y"]
+  n = len(y)
+  began = time.perf_counter()
+  distance = (xv**2).sum(1)[:, None] - 2 * xv @ x.T + (x**2).sum(1)[None, :]
+  order = np.argsort(distance, axis=1, kind="stable")
+  match = (y[order] == yv[:, None]).astype(float)
+  place = np.arange(1, n + 1)
+  share = np.minimum(NUM_NEIGHBOURS, place) / (NUM_NEIGHBOURS * place)
+  steps = share * (match - np.pad(match[:, 1:], ((0, 0), (0, 1))))
+  sums = np.cumsum(steps[:, ::-1], axis=1)[:, ::-1]
+  values = np.zeros_like(sums)
+  np.put_along_axis(values, order, sums, axis=1)
+  return values.mean(0), time.perf_counter() - began
+
+
 def methods(
   problem: dict[str, np.ndarray],
-) -> dict[str, Callable[[Any, int], Any]]:
-  """By name, `(utility, seed) -> valuation` of pyDVL."""
+) -> dict[str, Callable[[Any, Any, int], Any]]:
+  """By name, `(utility, validation rows, seed) -> valuation` of pyDVL."""
   from pydvl import valuation as dvl
+  from sklearn.base import BaseEstimator
+  from sklearn.neighbors import KNeighborsClassifier
+
+  class Bags(Bagging, BaseEstimator):  # What pyDVL asks whether it is fitted.
+    pass
 
   permutations = int(problem["num_permutations"])
   samples = int(problem["num_samples"])
 
+  def data_oob(utility, test, seed):
+    # pyDVL wants the bags fitted; they are part of the work.
+    bags = Bags(int(problem["num_bags"]), seed)
+    bags.fit(problem["x"], problem["y"])
+    return dvl.DataOOBValuation(
+      bags, score=lambda y_true, y_pred: (y_true == y_pred).astype(float)
+    )
+
   return {
-    "loo": lambda utility, seed: dvl.LOOValuation(utility),
-    "shapley": lambda utility, seed: dvl.ShapleyValuation(
+    "loo": lambda utility, test, seed: dvl.LOOValuation(utility),
+    "shapley": lambda utility, test, seed: dvl.ShapleyValuation(
       utility,
       dvl.PermutationSampler(seed=seed),
       is_done=dvl.MaxUpdates(permutations),
     ),
     # Stopping by samples counts those that were only handed to a process. Half
     # of them hold a row, so a balanced row has its half after all of them.
-    "banzhaf": lambda utility, seed: dvl.BanzhafValuation(
+    "banzhaf": lambda utility, test, seed: dvl.BanzhafValuation(
       utility,
       dvl.MSRSampler(batch_size=1, seed=seed),
       is_done=dvl.MaxUpdates(samples // 2),
+    ),
+    "data_oob": data_oob,
+    "knn_shapley": lambda utility, test, seed: dvl.KNNShapleyValuation(
+      KNeighborsClassifier(n_neighbors=NUM_NEIGHBOURS), test, progress=False
     ),
   }
 
 
 def run(problem: dict[str, np.ndarray]) -> list[dict[str, Any]]:
   """A row for each method and number of processes."""
-  from joblib import parallel_config
+  from joblib import Parallel, delayed, parallel_config
   from pydvl import valuation as dvl
 
   n = len(problem["y"])
@@ -122,6 +191,8 @@ def run(problem: dict[str, np.ndarray]) -> list[dict[str, Any]]:
   rows = []
   for name, make in methods(problem).items():
     for jobs in problem["jobs"].tolist():
+      if name == "data_oob" and jobs > 1:
+        continue  # It is one loop, whatever the number of processes.
       utility = dvl.ModelUtility(
         NewtonRegression(),
         dvl.SupervisedScorer(
@@ -130,9 +201,10 @@ def run(problem: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         catch_errors=False,
       )
       NewtonRegression.fits = 0
-      valuation = make(utility, int(problem["seed"]))
       with parallel_config(n_jobs=jobs):
+        Parallel()(delayed(abs)(job) for job in range(jobs))  # Starts them.
         began = time.perf_counter()
+        valuation = make(utility, test, int(problem["seed"]))
         valuation.fit(train)
         seconds = time.perf_counter() - began
       rows.append(
@@ -142,7 +214,7 @@ def run(problem: dict[str, np.ndarray]) -> list[dict[str, Any]]:
           "seconds": seconds,
           # Other processes keep their counts to themselves.
           "fits": NewtonRegression.fits if jobs == 1 else None,
-          "values": valuation.result.values.tolist(),
+          "values": valuation.result.values.tolist() if jobs == 1 else None,
         }
       )
   return rows

@@ -1,5 +1,6 @@
 """The valuation benchmark compares like with like, and runs."""
 
+import dataclasses
 import json
 import sys
 
@@ -12,7 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from experiments.benchmarks import valuation, valuation_pydvl
 from jaxunlearn.valuation.types import Valuation
 
-SMALL = valuation.Options(rows=(20,), samples=40, permutations=2, repeats=1)
+SMALL = valuation.Options(
+  rows=(20,), samples=40, permutations=2, bags=9, repeats=1
+)
 
 
 def test_the_numpy_model_is_scikit_learns_and_counts_its_fits():
@@ -41,16 +44,45 @@ def test_a_row_of_each_method_with_equal_counts(tmp_path):
   out = tmp_path / "figures.json"
   rows = valuation.main(
     valuation.Options(
-      rows=(20,), samples=40, permutations=2, repeats=1, out=str(out)
+      rows=(20,), samples=40, permutations=2, bags=9, repeats=1, out=str(out)
     )
   )
   found = {row["method"]: row for row in rows}
   counts = {name: row["evaluations"] for name, row in found.items()}
-  assert counts == {"loo": 21, "shapley": 40, "banzhaf": 40}
+  assert counts == {
+    "loo": 21,
+    "shapley": 40,
+    "banzhaf": 40,
+    "data_oob": 9,
+    "knn_shapley": 0,
+  }
   assert found["loo"]["gap_to_loop"] < 1e-5
-  cases = valuation.make_cases(20, SMALL)
-  assert {name: len(case.masks) for name, case in cases.items()} == counts
-  assert len(json.loads(out.read_text())["rows"]) == 3
+  assert found["knn_shapley"]["gap_to_loop"] < 1e-5
+  assert len(json.loads(out.read_text())["rows"]) == 5
+  # The loop fits as many models.
+  problem = valuation.load(20, 0)
+  for name, case in valuation.make_cases(20, SMALL).items():
+    before = valuation_pydvl.NewtonRegression.fits
+    case.loop(problem)
+    fits = valuation_pydvl.NewtonRegression.fits - before
+    # No model is fitted to the empty set, which Banzhaf may draw.
+    assert fits == counts[name], name
+
+
+def test_the_loop_of_out_of_bag_rows_agrees_within_standard_errors():
+  problem = valuation.load(40, 1)
+  ours = {
+    name: jnp.asarray(leaf, jnp.int32 if name.endswith("y") else jnp.float32)
+    for name, leaf in problem.items()
+  }
+  options = dataclasses.replace(SMALL, bags=300)
+  case = valuation.make_cases(40, options)["data_oob"]
+  found = jax.jit(case.estimate)(ours, jax.random.key(0))
+  constant = np.concatenate([problem["x"], np.ones((40, 1))], axis=1)
+  expected, _ = valuation_pydvl.bagging_loop({**problem, "x": constant}, 300, 0)
+  # About 110 models leave a row out; a share of them is known to 1 / sqrt(440).
+  np.testing.assert_allclose(found.values, expected, atol=5 * 2**0.5 / 440**0.5)
+  assert np.corrcoef(found.values, expected)[0, 1] > 0.9
 
 
 def test_another_model_on_one_side_is_refused():
@@ -71,7 +103,7 @@ def test_agreement_is_measured_in_standard_errors():
   value = Valuation(ours, error, 0, 0.0, jax.numpy.array(True))
   peer = [
     {"jobs": 1, "seconds": 2.0, "fits": 7, "values": theirs.tolist()},
-    {"jobs": 2, "seconds": 1.0, "fits": None, "values": [0.0]},
+    {"jobs": 2, "seconds": 1.0, "fits": None, "values": None},
   ]
   row = valuation.compared(value, peer)
   # A mean of 4,000 squares is known to 1 / sqrt(8000) of its root.

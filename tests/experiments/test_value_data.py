@@ -84,6 +84,43 @@ def test_all_methods_run_on_digits(tmp_path):
   assert rows["loo"]["num_trainings"] == 81
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["digits", "adult"])
+def test_ecoval_finds_flips_as_well_as_shapley_for_a_tenth_of_the_work(
+  source, tmp_path, request
+):
+  folder = ()
+  if source == "adult":
+    folder = ("--data-dir", str(request.getfixturevalue("data_dir")))
+  names = ("ecoval_additive", "tmc_shapley", "random")
+  value_data.main(
+    [
+      *("--preset", "quick", "--data", source, *folder),
+      *("--methods", ",".join(names), "--out", str(tmp_path)),
+    ]
+  )
+  rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+  mean = lambda method, name: np.mean(
+    [row[name] for row in rows if row["method"] == method]
+  )
+  ecoval, shapley, chance = names
+  assert mean(ecoval, "noise_f1") >= mean(shapley, "noise_f1")
+  assert mean(ecoval, "noise_f1") > mean(chance, "noise_f1") + 0.3
+  # Models, of equal cost in both; seconds are the experiment's to report.
+  assert mean(ecoval, "num_trainings") <= mean(shapley, "num_trainings") / 10
+  for method in (ecoval, shapley):
+    high, low = (
+      mean(method, f"{end}_removal_accuracy")
+      - mean(chance, f"{end}_removal_accuracy")
+      for end in ("high", "low")
+    )
+    assert high < -0.03 and low > 0.01
+    alone = mean(method, "low_addition_accuracy")
+    assert alone < mean(chance, "low_addition_accuracy") - 0.2
+  original = mean("original", "test_accuracy")
+  assert mean(ecoval, "test_accuracy") > original + 0.01
+
+
 def make_problem(noise=0.25, seed=3):
   options = value_data.Options(noise=noise, preset="smoke")
   plan = value_data.prepare(options)
