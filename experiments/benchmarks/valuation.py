@@ -19,7 +19,7 @@ pyDVL, by number of processes; of this library, compiling and running. The bare
 loop separates what the batched model gains from what pyDVL's bookkeeping costs.
 KNN-Shapley has no fits: its loop is vectorised NumPy. Data-OOB's bags are fitted
 by a loop under pyDVL, too, and count as its time; it has no processes of its own.
-Best of `repeats`; pyDVL once. XLA takes all cores whatever OMP_NUM_THREADS says.
+Best of `repeats`; pyDVL once, what its processes import included. XLA takes all cores whatever OMP_NUM_THREADS says.
 
 pyDVL lives in an environment of its own (`python -m venv V; V/bin/pip install
 pydvl`), since its NumPy is another; without `--pydvl-python` it is left out.
