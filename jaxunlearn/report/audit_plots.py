@@ -34,8 +34,13 @@ if TYPE_CHECKING:
 LOWEST_RATE = 1e-3
 GROUPS = ("forget", "retain", "unseen")
 GROUP_COLOURS = {"forget": ORANGE, "retain": BLUE, "unseen": GREEN}
-DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (1.5, 1.5)))
-MARKERS = ("o", "s", "^")
+DASHES: tuple[Any, ...] = (
+  "-",
+  (0, (6, 2)),
+  (0, (1.5, 1.5)),
+  (0, (7, 2, 1.5, 2)),
+)
+MARKERS = ("o", "s", "^", "D")
 MAX_POINTS_MARKED = 20
 _GRID_POINTS = 200
 
@@ -257,7 +262,7 @@ def curve_panels(
 def line_styles(
   names: Any, *, markers: bool = True
 ) -> dict[str, dict[str, Any]]:
-  """How each of several lines is drawn; none like another up to 18.
+  """How each of several lines is drawn; none like another up to 24.
 
   Args:
     names: in order; "original" and "retrained" have styles of their own.

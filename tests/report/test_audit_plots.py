@@ -135,7 +135,7 @@ def test_curves_draw_the_mean_over_the_seeds_that_have_a_value():
 
 
 def test_a_method_has_one_style_in_all_panels():
-  names = ["retrained", *(f"method {i}" for i in range(18))]
+  names = ["retrained", *(f"method {i}" for i in range(24))]
   first = {name: np.arange(4.0) for name in names}
   second = {name: np.arange(4.0) for name in reversed(names[1:])}
   figure = report.curve_panels(range(4), {"one": first, "two": second})
@@ -150,8 +150,9 @@ def test_a_method_has_one_style_in_all_panels():
       }
     )
   assert styles[0] == styles[1]
-  marked = audit_plots.line_styles(names)
-  assert len({str(sorted(style.items())) for style in marked.values()}) == 19
+  for markers in (True, False):
+    looks = audit_plots.line_styles(names, markers=markers).values()
+    assert len({str(sorted(style.items())) for style in looks}) == 25
   legend = figure.legends[0].get_window_extent()
   for axes in figure.axes:
     assert not legend.overlaps(axes.xaxis.label.get_window_extent())
