@@ -243,12 +243,12 @@ def adaptive_alpha(
     selection: s >= 0; 1 as published. May be traced.
 
   Returns:
-    float32 []; inf, which selects nothing, where no ratio is finite.
+    float32 []; inf, which selects nothing, where s = 0 or no ratio is finite.
 
   Source: arXiv:2402.10098. The formula was read in the authors' code (that of
   arXiv:2406.09173, where ASSD is a baseline), not in the paper. That code
-  interpolates between two neighbouring ratios; the lower one, taken here,
-  selects the same weights.
+  interpolates between two neighbouring ratios; the middle between them, taken
+  here, selects the same weights.
   """
 
   def ordered_bits(forget, full):
@@ -271,8 +271,13 @@ def adaptive_alpha(
     return jnp.where((bits >= higher).sum() >= wanted, higher, low)
 
   low = jax.lax.fori_loop(0, 31, set_bit, jnp.zeros((), jnp.int32))
-  alpha = jax.lax.bitcast_convert_type(low, jnp.float32)
-  return jnp.where(count > 0, alpha, jnp.inf)
+  # Half way to the next ratio above: were it a ratio itself, rounding would
+  # select that weight in one program and not in another.
+  higher = jnp.where(bits > low, bits, jnp.int32(0x7F800000)).min()
+  reached, next_up = jax.lax.bitcast_convert_type(
+    jnp.stack([low, higher]), jnp.float32
+  )
+  return jnp.where(count > 0, reached + 0.5 * (next_up - reached), jnp.inf)
 
 
 def _is_selected(forget, full, alpha):

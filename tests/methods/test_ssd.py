@@ -289,6 +289,9 @@ def test_the_adaptive_threshold_selects_what_the_percentile_does():
     edge = np.nanpercentile(ratio.astype(np.float64), percentile)
     alpha = ssd.adaptive_alpha(f, d, q, selection=s)
     np.testing.assert_array_equal(ratio > float(alpha), ratio > edge)
+    # No ratio is the threshold itself, where rounding would decide.
+    assert np.nanmin(np.abs(ratio / float(alpha) - 1)) > 1e-5
+  assert ssd.adaptive_alpha(f, d, 0.1, selection=0.0) == np.inf
   nothing = jax.tree.map(np.zeros_like, f)
   assert ssd.adaptive_alpha(nothing, nothing, 0.1) == np.inf
 
