@@ -55,7 +55,7 @@ def boundary_shrink(
     train_mode: dropout active and BatchNorm's statistics moving.
 
   Raises:
-    ValueError: radius < 0.
+    ValueError: radius < 0; when called, inputs that are no floats.
   """
   checks.non_negative(radius=radius)
   plain = supervised(model, train=train_mode)
@@ -64,6 +64,11 @@ def boundary_shrink(
     def total(x):
       return model.loss(model.predict(original, x), {**rows, "x": x}).sum()
 
+    if not jnp.issubdtype(rows["x"].dtype, jnp.floating):
+      raise ValueError(
+        "Expected data['x'] of a float dtype, since inputs are moved, got "
+        f"{rows['x'].dtype}."
+      )
     x = rows["x"] + radius * jnp.sign(jax.grad(total)(rows["x"]))
     x = x.astype(rows["x"].dtype)
     if input_range is not None:

@@ -192,6 +192,13 @@ def test_a_radius_below_zero_is_rejected():
     boundary_shrink(problems.mlp(), radius=-0.1, **WIDE)
 
 
+def test_inputs_that_cannot_be_moved_are_rejected():
+  model, data, variables, mask = setting()
+  whole = {**data, "x": data["x"].astype(jnp.int32)}
+  with pytest.raises(ValueError, match="float dtype, since inputs are moved"):
+    boundary_shrink(model, **WIDE)(variables, whole, mask, KEY)
+
+
 def test_l1_sparse_without_penalty_is_fine_tuning():
   model, data, variables, mask = setting()
   steps = {"optimizer": SGD, "num_steps": 4, "batch_size": 8}
