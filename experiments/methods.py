@@ -41,12 +41,15 @@ class Method(NamedTuple):
     data: what it must have access to, in words.
     settings: whose settings it takes, if not those of its own name.
     needs_ledger: whether the training must have kept something for it.
+    zero_shot: whether it sees no row at all, only which classes a request has;
+      one that has all of them leaves it nothing.
   """
 
   make: Callable[[Access, Settings], ju.Transform]
   data: str
   settings: str = ""
   needs_ledger: bool = False
+  zero_shot: bool = False
 
 
 def _fit(access: Access, settings: Settings, steps: str = "steps"):
@@ -239,32 +242,40 @@ METHODS: Mapping[str, Method] = {
   "unsir": Method(_unsir, "retain rows"),
   "bad_teacher": Method(_bad_teacher, "forget and some retain rows"),
   "zero_shot_noise": Method(
-    _zero_shot_noise, "no rows, only which classes to forget"
+    _zero_shot_noise, "no rows, only which classes to forget", zero_shot=True
   ),
-  "gkt": Method(_gkt, "no rows, only which classes to forget"),
+  "gkt": Method(_gkt, "no rows, only which classes to forget", zero_shot=True),
   "retrain": Method(_retrain, "retain rows"),
 }
 # Retraining with another seed is a yardstick, to be had by name.
 _NOT_IN_ALL = ("retrain",)
 
 
-def choose(text: str, *, has_ledger: bool) -> tuple[str, ...]:
+def choose(
+  text: str, *, has_ledger: bool, leaves_classes: bool = True
+) -> tuple[str, ...]:
   """The methods that a flag's text names.
 
   Args:
     text: "all", or names with commas between.
     has_ledger: whether the original model is trained here, with the ledger
       that amnesiac unlearning needs; "all" leaves it out otherwise.
+    leaves_classes: whether every request leaves some class alone, without
+      which zero-shot methods have nothing to keep; "all" leaves them out
+      otherwise.
 
   Raises:
     ValueError: an unknown name, with the nearest one; none at all; amnesiac
-      unlearning of a model that was trained elsewhere.
+      unlearning of a model that was trained elsewhere; a zero-shot method for
+      a request of every class.
   """
   if text == "all":
     return tuple(
       name
       for name, method in METHODS.items()
-      if name not in _NOT_IN_ALL and (has_ledger or not method.needs_ledger)
+      if name not in _NOT_IN_ALL
+      and (has_ledger or not method.needs_ledger)
+      and (leaves_classes or not method.zero_shot)
     )
   names = tuple(dict.fromkeys(n.strip() for n in text.split(",") if n.strip()))
   if not names:
@@ -280,6 +291,11 @@ def choose(text: str, *, has_ledger: bool) -> tuple[str, ...]:
       raise ValueError(
         f"Expected --methods without {name} beside --checkpoint, since it "
         f"needs updates kept while training, got {name!r}."
+      )
+    if METHODS[name].zero_shot and not leaves_classes:
+      raise ValueError(
+        f"Expected --methods without {name} for a request with rows of every "
+        f"class, since it forgets whole classes, got {name!r}."
       )
   return names
 

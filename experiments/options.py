@@ -168,12 +168,18 @@ def prepare(
     ValueError: one line that names the option, what was found and wanted.
   """
   _check_numbers(options)
-  chosen = methods.choose(options.methods, has_ledger=trains_original)
+  # First without the data, which may be large.
+  methods.choose(options.methods, has_ledger=trains_original)
   strategy = _strategy(options)
   dataset = data.load(
     options.data, preset=options.preset, data_dir=options.data_dir
   )
   asked = requests.parse(options.request, dataset, sequence=sequence)
+  chosen = methods.choose(
+    options.methods,
+    has_ledger=trains_original,
+    leaves_classes=asked.num_touched < dataset.num_classes,
+  )
   model = models.load(options.model, dataset, options.preset)
   variables = None
   if options.checkpoint is not None:

@@ -318,6 +318,17 @@ def _notes(plan: Plan) -> list[str]:
       "UNSIR forgets whole classes: a request for a part of a class impairs "
       "the class, and its other rows help to repair it."
     )
+  zero_shot = [n for n, m in methods.METHODS.items() if m.zero_shot]
+  if plan.requests.num_touched == plan.dataset.num_classes:
+    notes.append(
+      f"{' and '.join(zero_shot)} forget whole classes and are left out, since a "
+      "request has rows of every class."
+    )
+  elif None in plan.requests.classes and set(zero_shot) & set(plan.settings):
+    notes.append(
+      f"{' and '.join(zero_shot)} forget whole classes: a request for a part of "
+      "a class is to them one for the class."
+    )
   if plan.variables is not None:
     notes.append(
       "The original model was trained elsewhere, so it has no time, and the "
@@ -331,7 +342,8 @@ def _notes(plan: Plan) -> list[str]:
       "from the model that it made itself, and rows forgotten earlier are out of "
       "its reach. So that shapes stay as they are, copies of the rows that are "
       "left, spread evenly, stand in their places. Numbers on forgotten rows are "
-      "those of all requests so far, and so is the retrained model."
+      "those of all requests so far, and so is the retrained model. Methods "
+      "that see no rows are told of the classes of all requests so far."
     )
   if len(plan.requests.names) > 1:
     which = "last" if plan.requests.is_sequence else "first"

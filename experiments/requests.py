@@ -33,6 +33,7 @@ class Requests(NamedTuple):
     classes: of each row of `masks` the classes that it covers entirely, if it
       is a union of whole classes; else None.
     max_classes: the most classes of which any request itself has a row.
+    num_touched: the most classes of which any row of `masks` has one.
     is_sequence: whether they are served one after the other.
   """
 
@@ -41,6 +42,7 @@ class Requests(NamedTuple):
   added: np.ndarray
   classes: tuple[tuple[int, ...] | None, ...]
   max_classes: int
+  num_touched: int
   is_sequence: bool
 
 
@@ -78,6 +80,7 @@ def parse(text: str, dataset: Dataset, *, sequence: bool = False) -> Requests:
     added,
     tuple(_whole_classes(label, mask) for mask in masks),
     max(len(np.unique(label[mask])) for mask in added),
+    max(len(np.unique(label[mask])) for mask in masks),
     sequence,
   )
 

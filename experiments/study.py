@@ -266,8 +266,9 @@ def make_audit(study: Study, original: Trained, retrained: Trained):
       del found["newest_forget_accuracy"]  # It is the forget accuracy.
     entropies, confidences = jax.tree.map(np.asarray, signals)
     found["membership_share"] = _membership(study, *entropies)
-    # The share called non-members, by another feature.
-    found["mia_efficacy"] = 1 - _membership(study, *confidences)
+    # The share called non-members, by another feature and, where whole classes
+    # are forgotten, against unseen rows of the others, as in SalUn's code.
+    found["mia_efficacy"] = 1 - _membership(study, *confidences, kept_only=True)
     return Audit(
       found, np.asarray(confusion), jax.tree.map(np.asarray, relearned)
     )
@@ -368,21 +369,28 @@ def _audit_program(access, strategy, data, lanes, comparison, variables):
   return ju.map_many(one, *lanes, references, variables, strategy=strategy)
 
 
-def _membership(study: Study, signal, test_signal) -> np.ndarray:
+def _membership(
+  study: Study, signal, test_signal, *, kept_only: bool = False
+) -> np.ndarray:
   """The attack's share for each lane, by a signal of training and test rows.
 
   Args:
     signal: float [L, N].
     test_signal: float [L, N_test].
+    kept_only: whether test rows of forgotten classes are left out.
 
   Returns:
     [L], nan for a model that diverged.
   """
-  masks = np.asarray(study.masks)[np.asarray(study.lane_request)]
+  requests = np.asarray(study.lane_request)
+  masks = np.asarray(study.masks)[requests]
+  gone = np.asarray(study.test_masks[0])[requests]
   seeds = np.asarray(study.lane_seed).tolist()
   shares = np.full(study.num_lanes, np.nan)
   for lane, (forget, seed) in enumerate(zip(masks, seeds)):
     rows, test_rows = signal[lane], test_signal[lane]
+    if kept_only:
+      test_rows = test_rows[~gone[lane]]
     if np.isfinite(rows).all() and np.isfinite(test_rows).all():
       shares[lane] = metrics.svc_membership(
         rows[~forget], test_rows, rows[forget], max_rows=SVC_ROWS, seed=seed

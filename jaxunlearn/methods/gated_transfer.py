@@ -148,6 +148,7 @@ def gkt(
     A `Transform` with info "cycles": "generate" and "learn", a `PhaseInfo` each
     with losses [cycles, steps]; "kept" [cycles], the share of inputs that passed
     the gate; "curve", what `evaluate` found, leaves [cycles // evaluate_every].
+    A request for part of a class is one for the class.
     Under jit, where requests cannot be looked at, one of no class is plain
     data-free distillation; one of every class leaves the student as it started.
 

@@ -79,7 +79,9 @@ def zero_shot_noise(
 
   Returns:
     A `Transform` with infos "learn_noise" (loss summed over classes), "impair"
-    and "repair". A request for part of a class is one for the class. Under jit,
+    and "repair". A request for part of a class is one for the class. Classes
+    that an earlier request took must be in the next one too: no row tells that
+    they are gone, and the noise of a class to keep brings it back. Under jit,
     where requests cannot be looked at, one of no class impairs on the noise of
     all, and one of every class leaves nothing to repair.
 

@@ -71,6 +71,10 @@ def refuse(tmp_path, capsys, monkeypatch):
     (["--methods", "unsirr"], ["--methods", "'unsirr'", "'unsir'?"]),
     (["--methods", "finetune,badteacher"], ["--methods", "'bad_teacher'?"]),
     (["--methods", ","], ["--methods", "','"]),
+    (
+      ["--methods", "ssd,gkt", "--request", "random:0.1"],
+      ["--methods without gkt", "rows of every class"],
+    ),
     (["--data", "mnist"], ["--data", "digits", "'mnist'"]),
     (["--data", "npz:/nowhere.npz"], ["/nowhere.npz", "no such file"]),
     (

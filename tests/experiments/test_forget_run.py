@@ -11,10 +11,11 @@ import own_models
 import pytest
 from flax import nnx
 
-from experiments import data, forget, models
+from experiments import data, forget, models, output
 from experiments import methods as methods_table
 from jaxunlearn.adapters import orbax
 from jaxunlearn.adapters.flax import from_module
+from jaxunlearn.metrics import membership
 
 FAST = ["--preset", "smoke", "--train-steps", "60"]
 SHARED = (
@@ -141,8 +142,41 @@ def test_salun_measures_are_those_of_its_paper(digits_run):
   assert all(r["mia_efficacy"] == 1 for r in unseen)
   table = (out / "table.md").read_text().partition("## SalUn")[2]
   names = [line.split()[1] for line in table.splitlines() if line[:2] == "| "]
-  assert names[2:5] == ["retrained", "original", "random_label"]
+  gaps = {
+    method: np.mean(
+      [r["salun_gap"] for r in results["rows"] if r["method"] == method]
+    )
+    for method in ("finetune", "random_label")
+  }
+  ranked = sorted(gaps, key=lambda method: gaps[method])
+  assert names[2:6] == ["retrained", "original", *ranked]
   assert "100.0 ± 0.0 (0.0)" in table
+
+
+def test_the_attack_of_salun_sees_no_test_row_of_a_forgotten_class(digits_run):
+  out, results = digits_run
+  dataset = data.digits()
+  model = models.load("mlp", dataset, "smoke")
+  like = models.abstract_variables(model, dataset)
+  forget_rows = dataset.train["label"] == 3
+  kept = dataset.test["label"] != 3
+
+  def confidences(variables, rows):
+    z = np.asarray(model.predict(variables, rows["x"]), np.float64)
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    return (p / p.sum(axis=1, keepdims=True))[range(len(z)), rows["label"]]
+
+  for name in ("original", "finetune", "random_label"):
+    found = next(r for r in results["rows"] if r["method"] == name)
+    variables = orbax.load(out / "params" / name, like).variables
+    train = confidences(variables, dataset.train)
+    share = membership.svc_membership(
+      train[~forget_rows],
+      confidences(variables, dataset.test)[kept],
+      train[forget_rows],
+      max_rows=500,
+    )
+    assert found["mia_efficacy"] == pytest.approx(1 - share, abs=0.02), name
 
 
 def test_the_anamnesis_index_is_the_ratio_of_relearn_times(digits_run):
@@ -314,6 +348,28 @@ def test_all_methods_leave_out_the_ledger_of_a_given_checkpoint():
   chosen = methods_table.choose("all", has_ledger=False)
   assert "amnesiac" not in chosen
   assert "amnesiac" in methods_table.choose("all", has_ledger=True)
+
+
+def test_zero_shot_methods_are_left_out_where_every_class_is_touched():
+  asked = forget.Options(request="class:1;random:0.1", preset="smoke")
+  plan = forget.prepare(asked)
+  zero_shot = {n for n, m in methods_table.METHODS.items() if m.zero_shot}
+  assert zero_shot == {"zero_shot_noise", "gkt"}
+  assert not zero_shot & set(plan.settings) and "unsir" in plan.settings
+  assert any("gkt forget whole" in note for note in output._notes(plan))
+  whole = forget.prepare(forget.Options(request="class:1", preset="smoke"))
+  assert zero_shot <= set(whole.settings)
+  assert not any("gkt forget whole" in note for note in output._notes(whole))
+
+
+def test_a_request_for_part_of_a_class_says_what_zero_shot_methods_make_of_it(
+  tmp_path,
+):
+  rows = tmp_path / "rows.npy"
+  np.save(rows, np.flatnonzero(data.digits().train["label"] == 3)[:9])
+  asked = forget.Options(request=f"index:{rows}", methods="gkt", preset="smoke")
+  notes = output._notes(forget.prepare(asked))
+  assert any("is to them one for the class" in note for note in notes)
 
 
 def test_a_failure_leaves_the_folder_as_it_was(tmp_path, monkeypatch):

@@ -9,7 +9,18 @@ import pytest
 from problems import RECIPE, blobs, trained
 
 import jaxunlearn as ju
-from experiments import data, forget, methods, relearning, requests
+from experiments import (
+  data,
+  forget,
+  methods,
+  models,
+  relearning,
+  requests,
+  sequence,
+  study,
+)
+from jaxunlearn.core.classes import requested_classes
+from jaxunlearn.core.combinators import edit
 
 METHODS = "finetune,amnesiac"
 
@@ -110,6 +121,36 @@ def test_several_requests_out_of_sequence_are_each_as_alone(tmp_path):
     {k: v for k, v in theirs.items() if k[0] != "amnesiac"},
   )
   assert "newest_forget_accuracy" not in both["rows"][0]
+
+
+def test_a_method_without_rows_is_told_of_all_classes_so_far(monkeypatch):
+  dataset = data.digits()
+  asked = requests.parse("class:3;class:5;class:8", dataset, sequence=True)
+  model = models.load("mlp", dataset, "smoke")
+  this = study.make(
+    model,
+    dataset,
+    asked,
+    methods.RECIPES["mlp"]["smoke"],
+    num_seeds=2,
+    strategy="map",
+  )
+
+  def count(access, settings):
+    def add(variables, data, forget_mask, key):
+      many = requested_classes(data["label"], forget_mask, 10).sum()
+      return jax.tree.map(lambda leaf: leaf + many, variables)
+
+    return edit(add)
+
+  original = study.given_original(this, ju.Variables({"w": jnp.zeros(2)}))
+  for zero_shot, wanted in ((True, [1, 3, 6]), (False, [1, 2, 3])):
+    method = methods.Method(count, "", zero_shot=zero_shot)
+    monkeypatch.setitem(methods.METHODS, "count", method)
+    made = sequence.unlearn(this, "count", {}, original)
+    # Lanes request by request, two seeds each; each goes on from the last.
+    found = np.asarray(made.variables.params["w"])[:, 0]
+    assert found.tolist() == np.repeat(wanted, 2).tolist()
 
 
 def test_each_class_in_sequence_leaves_the_last_one():
