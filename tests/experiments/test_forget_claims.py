@@ -1,11 +1,15 @@
 """What the project claims of its methods, on real data and five seeds."""
 
 import json
+import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import forget
+import jaxunlearn as ju
+from experiments import data, forget, methods, models
 from experiments.benchmarks import phase, requests
 
 
@@ -47,6 +51,83 @@ def test_one_class_of_digits_is_forgotten_and_the_rest_kept(tmp_path):
     assert left.max() <= most_left and lost.max() <= most_lost, method
   gap = {m: column(m, "retrained_gap").mean() for m in ("original", "unsir")}
   assert gap["unsir"] < gap["original"] / 5
+
+
+@pytest.mark.slow
+def test_every_class_of_digits_is_forgotten_without_data_or_steps(tmp_path):
+  out = tmp_path / "out"
+  forget.main(
+    [
+      "--request=each-class",
+      "--methods=zero_shot_noise,gkt,ssd",
+      "--seeds=5",
+      f"--out={out}",
+    ]
+  )
+  column = rows_of(out)
+  for rows in ("", "_test"):
+    before = column("original", f"retain{rows}_accuracy").mean(axis=1)
+    known = column("original", f"forget{rows}_accuracy").mean(axis=1)
+    assert known.min() > 0.9
+    for method, most_left, most_lost in [
+      ("zero_shot_noise", 0.05, 0.1),
+      ("gkt", 0.05, 0.1),
+      ("ssd", 0.1 * known, 0.03),
+    ]:
+      left = column(method, f"forget{rows}_accuracy").mean(axis=1)
+      lost = before - column(method, f"retain{rows}_accuracy").mean(axis=1)
+      assert left.shape == (10,), method
+      assert (left <= most_left).all() and (lost <= most_lost).all(), method
+  for method in ("zero_shot_noise", "gkt", "ssd"):
+    # The index and whether the target was reached, of every run.
+    assert np.isin(column(method, "relearn_reached"), (0, 1)).all()
+    index = column(method, "anamnesis_index").astype(float)
+    defined = column("retrained", "relearn_reached") == 1
+    np.testing.assert_array_equal(np.isfinite(index), defined)
+
+
+@pytest.mark.slow
+def test_dampening_takes_no_step_and_a_twentieth_of_the_time_of_retraining():
+  dataset = data.digits()
+  model = models.load("mlp", dataset, "quick")
+  access = methods.Access(model, methods.RECIPES["mlp"]["quick"], 10, 1)
+  rows = {k: jnp.asarray(v) for k, v in dataset.train.items()}
+  mask, key = rows["label"] == 3, jax.random.key(0)
+  everything = jnp.ones(mask.shape, bool)
+  recipe = access.recipe.kwargs()
+  train = jax.jit(lambda key: ju.train(model, rows, everything, key, **recipe))
+  original, _ = train(key)
+
+  def fastest(name):
+    settings = methods.settings_for(name, "mlp", "quick")
+    transform = methods.METHODS[name].make(access, settings)
+    times = []
+    for _ in range(6):  # The first one compiles.
+      start = time.perf_counter()
+      jax.block_until_ready(transform.compiled(original, rows, mask, key))
+      times.append(time.perf_counter() - start)
+    return transform.num_steps, min(times)
+
+  (steps, ours), (_, retraining) = fastest("ssd"), fastest("retrain")
+  assert steps == 0 and retraining >= 20 * ours
+
+
+@pytest.mark.slow
+def test_on_a_random_tenth_salun_is_as_near_to_retraining_as_any(tmp_path):
+  out = tmp_path / "out"
+  forget.main(["--request=random:0.1", "--seeds=10", f"--out={out}"])
+  column = rows_of(out)
+  names = json.loads((out / "results.json").read_text())["config"]
+  gaps = {
+    name: column(name, "salun_gap")[0] for name in names["method_settings"]
+  }
+  assert len(gaps) >= 18
+  # Each seed's method is compared with the best one's on the same seed.
+  best = min(gaps, key=lambda name: gaps[name].mean())
+  behind = gaps["salun"] - gaps[best]
+  spread = 2 * behind.std(ddof=1) / np.sqrt(len(behind))
+  assert behind.mean() <= max(spread, 0)
+  assert gaps["salun"].mean() < column("original", "salun_gap").mean() / 2
 
 
 @pytest.mark.slow
