@@ -43,6 +43,7 @@ def bootstrap(
   other_mask: jax.Array | None = None,
   *,
   statistic: Callable[..., Any] = roc.attack_summary,
+  resample_rows: bool = False,
   num_samples: int = 1000,
   level: Any = 0.95,
   batch_size: int = 50,
@@ -52,7 +53,10 @@ def bootstrap(
   Scores [N] and [M]: rows are resampled within each group. Scores [T, N] and
   [T, M] of T target models: whole models are resampled and their rows pooled,
   since the scores of one model depend on each other; the number of clusters is
-  T, and a small T makes a coarse interval.
+  T, and a small T makes a coarse interval. It speaks of other models and these
+  very rows, whose luck all models share. With `resample_rows` the rows of each
+  group are drawn as well, the same ones for all models: it then speaks of other
+  rows of the kind too, and is wider.
 
   Args:
     key: PRNG key; the same key, the same bits.
@@ -63,6 +67,9 @@ def bootstrap(
     other_mask: bool, of the shape of `other_scores`.
     statistic: `(member_scores [N'], other_scores [M'], member_weights,
       other_weights) -> pytree`; weights are float32 counts.
+    resample_rows: static; for [T, N] and [T, M], of which column j is the same
+      row in all models. Of a column that is masked in a model that model's entry
+      does not count.
     num_samples: static; replicates.
     level: float in (0, 1); may be traced.
     batch_size: static; replicates at a time. Memory holds about
@@ -104,6 +111,10 @@ def bootstrap(
   )
   orders = [jnp.argsort(weight == 0, stable=True) for weight in weights]
 
+  def counts(draw_key, count):
+    drawn = jax.random.randint(draw_key, (count,), 0, count)
+    return jnp.zeros(count).at[drawn].add(1)
+
   def resampled(row_key, weight, order):
     drawn = jax.random.randint(
       row_key, weight.shape, 0, weight.sum().astype(int)
@@ -116,13 +127,14 @@ def bootstrap(
 
   def replicate(sample_key):
     if clustered:
-      count = shapes[0][0]
-      drawn = jax.random.randint(sample_key, (count,), 0, count)
-      times = jnp.zeros(count).at[drawn].add(1)
-      drawn_weights = [
-        (times[:, None] * mask).reshape(-1).astype(jnp.float32)
-        for mask in masks
-      ]
+      model_key, *row_keys = jax.random.split(sample_key, 3)
+      times = counts(model_key if resample_rows else sample_key, shapes[0][0])
+      drawn_weights = []
+      for mask, row_key in zip(masks, row_keys):
+        weight = times[:, None] * mask
+        if resample_rows:
+          weight *= counts(row_key, mask.shape[1])[None]
+        drawn_weights.append(weight.reshape(-1).astype(jnp.float32))
     else:
       keys = jax.random.split(sample_key)
       drawn_weights = [

@@ -316,6 +316,25 @@ def test_bootstrap_by_model_resamples_models_and_not_their_rows():
   assert sizes.high[1] == 0
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_rows_are_resampled_beside_models_where_asked(both):
+  """Of scores model + row the mean has a variance of either or of both."""
+  rng = np.random.default_rng(0)
+  models, rows = rng.normal(size=12), rng.normal(size=40)
+  scores = models[:, None] + rows[None]
+  interval = intervals.bootstrap(
+    jax.random.key(0),
+    scores,
+    np.zeros((12, 3)),
+    statistic=lambda m, o, w, _: (w * m).sum() / w.sum(),
+    resample_rows=both,
+    num_samples=4000,
+  )
+  variance = models.var() / 12 + both * rows.var() / 40
+  width = float(interval.high - interval.low)
+  assert width == pytest.approx(2 * 1.96 * variance**0.5, rel=0.08)
+
+
 def test_bad_arguments_of_the_bootstrap_are_named():
   ones, key = np.ones(3), jax.random.key(0)
   with pytest.raises(ValueError, match="T >= 2"):
