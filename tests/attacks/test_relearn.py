@@ -463,6 +463,13 @@ def test_bad_arguments_end_in_one_line(call, match):
     call()
 
 
+def test_a_target_that_is_nan_is_one_target_and_reached_by_nobody():
+  diverged = relearned(1, reached=False, target=np.nan)
+  index = rel.anamnesis_index(diverged, diverged)
+  assert np.isnan(index.value)
+  assert not index.is_defined
+
+
 def test_recover_tells_a_transform_from_a_family_of_them(case):
   model, data, forget, variables, evaluate = case
   attack = rel.relearning(model, num_steps=1, batch_size=2)
