@@ -129,6 +129,11 @@ def judge(
   else:
     outcome = "passed"
   sentence = _SENTENCES[outcome]
+  if outcome in ("telltale", "damaged") and any(
+    check.outcome == UNDECIDED and TRACE in (check.above, check.below)
+    for check in checks
+  ):
+    sentence += " Some of the tests for traces were too weak to exclude one."
   if outcome != "damaged" and DAMAGE in findings:
     sentence += " It is also worse at what it should have kept."
   blind = control is not None and TRACE not in {c.finding for c in control}

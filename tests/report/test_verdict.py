@@ -53,6 +53,15 @@ def test_damage_is_named_beside_a_worse_finding():
   assert len(found.reasons) == 2
 
 
+def test_what_could_not_be_excluded_is_said_beside_a_lesser_finding():
+  damaged = check(-0.2, -0.1, above=v.NOTHING, below=v.DAMAGE)
+  weak = v.judge([damaged, check(-0.1, 0.1)])
+  strong = v.judge([damaged, check(-0.01, 0.01)])
+  assert weak.outcome == strong.outcome == "damaged"
+  assert "too weak to exclude one" in weak.sentence
+  assert "too weak" not in strong.sentence
+
+
 def test_passing_tests_that_the_original_passes_is_said_to_prove_little():
   passed = [check(-0.01, 0.01)]
   blind = v.judge(passed, control=[check(-0.01, 0.02)])
