@@ -120,7 +120,12 @@ def prepare(asked: Options) -> options.Plan:
 
 
 def run(plan: options.Plan, progress: Progress) -> audit_output.Outcome:
-  """Trains, unlearns and attacks; writes nothing."""
+  """Trains, unlearns and attacks; writes nothing.
+
+  Raises:
+    ValueError: fewer than two originals or retrained models did not diverge,
+      so that there is nothing to compare with.
+  """
   asked = cast(Options, plan.options)
   task = progress.add_task("starting", total=5 + len(plan.settings))
 
@@ -140,6 +145,8 @@ def run(plan: options.Plan, progress: Progress) -> audit_output.Outcome:
   progress.advance(task)
   begin("retraining without the forgotten rows")
   trained = {"original": original, "retrained": study.train_retrained(this)}
+  for name, made in trained.items():
+    audit_suite.check_trained(name, made.variables, plan.recipe.learning_rate)
   progress.advance(task)
   if plan.variables is not None:
     trained["given"] = study.given_original(this, plan.variables)
@@ -182,7 +189,10 @@ def main(argv: Sequence[str] | None = None) -> None:
       plan = prepare(asked)
       folder = stack.enter_context(common.staged_output(asked.out))
     with common.progress() as progress:
-      outcome = run(plan, progress)
+      try:
+        outcome = run(plan, progress)
+      except audit_suite.DivergedError as error:
+        common.fail(error)
       task = progress.add_task("writing the report", total=None)
       shown = audit_output.write(folder, plan, outcome)
       progress.remove_task(task)

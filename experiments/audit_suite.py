@@ -8,6 +8,7 @@ retrained without the request.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ import jaxunlearn as ju
 from experiments import study
 from jaxunlearn import attacks, metrics
 from jaxunlearn.core import checks
+from jaxunlearn.core.phase import all_finite
 
 QUANTIZED_BITS = 4
 MIN_SHADOWS = 4
@@ -27,7 +29,7 @@ MIN_MODELS = 4  # Of a method, for U-LiRA: two to fit, two to attack.
 PER_EXAMPLE_FROM = 16  # Models on each side that a variance a row wants.
 _PROBE_SIZE = 1024  # A layer of more numbers is not probed.
 # Seed 0's key is folded with these; `study` and `relearning` take 0 to 4.
-_SHADOWS, _BOOTSTRAP = 5, 6
+_SHADOWS = 5
 
 
 class Setup(NamedTuple):
@@ -76,18 +78,44 @@ class Told(NamedTuple):
   """How well a method's models are told from retrained ones, by U-LiRA.
 
   Attributes:
-    member_scores: float [L, F], of unlearned models.
+    member_scores: float [L, F], of unlearned models; nan for a seed of which
+      either model diverged.
     other_scores: float [L, F], of retrained models.
-    auc: `attacks.Interval`.
+    auc: float [L], how well the two models of a seed are told apart, by its
+      forgotten rows; nan for a seed that was left out.
     forgetting_quality: the 2023 challenge's F.
     epsilon: its median over the rows.
   """
 
   member_scores: np.ndarray
   other_scores: np.ndarray
-  auc: Any
+  auc: np.ndarray
   forgetting_quality: float
   epsilon: float
+
+
+class DivergedError(ValueError):
+  """The models that others are held against are no models."""
+
+
+def check_trained(name: str, variables: Any, learning_rate: float) -> None:
+  """Two models at least must be finite: what all others are held against.
+
+  Args:
+    name: of the models.
+    variables: leaves [L, ...].
+    learning_rate: to name in the error.
+
+  Raises:
+    DivergedError: there are fewer.
+  """
+  finite = np.asarray(jax.vmap(all_finite)(variables))
+  if finite.sum() < 2:
+    raise DivergedError(
+      f"Expected two {name} models at least that did not diverge, got "
+      f"{int(finite.sum())} of {len(finite)} with learning rate "
+      f"{learning_rate:g}; a lower --learning-rate may help."
+    )
 
 
 def prepare(this: study.Study, num_shadows: int) -> Setup:
@@ -161,18 +189,35 @@ def tell_apart(
   its seed share their start and never stand on both sides.
 
   Returns:
-    None where there are fewer than `MIN_MODELS` models.
+    None where there are fewer than `MIN_MODELS` seeds whose models are both
+    finite.
   """
-  count = len(unlearned.statistics)
+  rows = np.flatnonzero(np.asarray(setup.forget))
+  every = np.stack(
+    [unlearned.statistics[:, rows], retrained.statistics[:, rows]]
+  )
+  usable = np.flatnonzero(np.isfinite(every).all(axis=(0, 2)))
+  count = len(usable)
   if count < MIN_MODELS:
     return None
-  rows = np.flatnonzero(np.asarray(setup.forget))
-  both = jnp.asarray(
-    np.stack([unlearned.statistics[:, rows], retrained.statistics[:, rows]]),
-    jnp.float32,
-  )[..., None]
+  both = jnp.asarray(every[:, usable], jnp.float32)[..., None]
   variance = "per_example" if count // 2 >= PER_EXAMPLE_FROM else "fixed"
-  scores = np.zeros((2, count, len(rows)))
+  scores, auc, quality, epsilon = _two_fold(both, variance)
+  found, area = np.full(every.shape, np.nan), np.full(every.shape[1], np.nan)
+  found[:, usable], area[usable] = scores, np.asarray(auc)
+  return Told(
+    found[0],
+    found[1],
+    area,
+    float(quality),
+    float(epsilon),
+  )
+
+
+@functools.partial(jax.jit, static_argnames="variance")
+def _two_fold(both, variance):
+  """`tell_apart` of statistics [2, L, F, 1]; compiled once for all methods."""
+  scores = jnp.zeros(both.shape[:-1])
   for fold in range(2):
     tried, fitted = both[:, fold::2], both[:, 1 - fold :: 2]
     references = fitted.reshape(-1, *fitted.shape[2:])
@@ -183,18 +228,10 @@ def tell_apart(
       jnp.broadcast_to(is_unlearned[:, None], references.shape[:2]),
       variance=variance,
     )
-    scores[:, fold::2] = np.asarray(found).reshape(2, -1, len(rows))
-  interval = attacks.bootstrap(
-    _key(_BOOTSTRAP), *jnp.asarray(scores, jnp.float32), statistic=attacks.auc
-  )
-  quality = attacks.forgetting_quality(both[0, ..., 0], both[1, ..., 0])
-  return Told(
-    scores[0],
-    scores[1],
-    jax.tree.map(float, interval),
-    float(quality.score),
-    float(jnp.median(quality.epsilon)),
-  )
+    scores = scores.at[:, fold::2].set(found.reshape(tried.shape[:-1]))
+  auc = jax.vmap(attacks.auc)(*scores)
+  quality = attacks.forgetting_quality(*both[..., 0])
+  return scores, auc, quality.score, jnp.median(quality.epsilon)
 
 
 def _attack_one(setup, shadows, shadow_masks, pool, forget, unseen):
