@@ -141,7 +141,21 @@ KEYLESS = ("ssd", "ssd_adaptive", "influence_unlearning")
 NO_RANDOMNESS_BUT_ROWS = tuple(
   name for name in METHODS if name != "fisher_forgetting"
 )
-EVERY = pytest.mark.parametrize("name", METHODS)
+# Rows of METHODS that differ from another one in an option.
+VARIANTS = (
+  "random_label_batch",
+  "random_label_sequential",
+  "salun_mixed",
+  "ssd_adaptive",
+  "scrub_rewind",
+)
+EVERY = pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[pytest.mark.slow] if name in VARIANTS else [])
+    for name in METHODS
+  ],
+)
 
 
 def at(tree, i):
@@ -268,6 +282,7 @@ def test_a_weight_outside_a_mask_keeps_its_bits(name):
   assert change.max() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NO_RANDOMNESS_BUT_ROWS)
 def test_eight_devices_equal_one(name):
   method, variables, data, mask = setting(name)
