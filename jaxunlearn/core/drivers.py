@@ -71,7 +71,8 @@ def unlearn_sequence(
 
   What request k leaves is the original model of request k + 1. Rows that an
   earlier request forgot are out of every method's reach from then on: they are
-  in the arrays no more, see `stand_ins`.
+  in the arrays no more, see `stand_ins`. Put it under `jax.jit`, with the masks
+  as an argument, to serve another sequence of as many requests by one program.
 
   Args:
     method: a `Transform`, or any `(variables, data, forget_mask, key, *extra) ->
@@ -87,7 +88,7 @@ def unlearn_sequence(
     The variables after each request and the infos, leaves [R, ...].
 
   Raises:
-    ValueError: masks that are not bool [R, N].
+    ValueError: masks that are not bool [R, N]; not one key a request.
   """
   forget_masks = jnp.asarray(forget_masks)
   if forget_masks.ndim != 2:
@@ -96,6 +97,11 @@ def unlearn_sequence(
     )
   checks.hard_request(forget_masks, "forget_masks")
   checks.request(data, forget_masks[0], "a row of forget_masks")
+  if jnp.shape(keys)[:1] != forget_masks.shape[:1]:
+    raise ValueError(
+      f"Expected keys of shape ({len(forget_masks)},), one a request, got "
+      f"{jnp.shape(keys)}."
+    )
   data = jax.tree.map(jnp.asarray, data)
 
   def serve(state, inputs):

@@ -181,3 +181,11 @@ def test_masks_that_are_no_stack_of_requests_are_rejected(masks, message):
   method = lambda v, data, mask, key: (v, None)
   with pytest.raises(ValueError, match=message):
     unlearn_sequence(method, variables, data, masks, KEYS[:2])
+
+
+@pytest.mark.parametrize("keys", [KEYS[0], KEYS[:1]])
+def test_there_must_be_a_key_for_every_request(keys):
+  _, data, variables = trained()
+  method = lambda v, data, mask, key: (v, None)
+  with pytest.raises(ValueError, match=r"keys of shape \(2,\), one a request"):
+    unlearn_sequence(method, variables, data, each(data)[:2], keys)
