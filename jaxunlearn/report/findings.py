@@ -276,7 +276,9 @@ def _cost(summary: Summary, definitions: Sequence[Metric]) -> list[str]:
     for m in (best, RETRAINED)
   )
   ratio = times[RETRAINED] / times[best]
-  if ratio >= 1:
+  if 0.95 < ratio < 1.05:
+    end = f"about as long as retraining ({theirs})"
+  elif ratio > 1:
     speed = f"{ratio:.0f} times" if ratio >= 9.95 else f"{ratio:.1f} times"
     end = f"{speed} faster than retraining ({theirs})"
   else:

@@ -89,6 +89,10 @@ def test_a_method_slower_than_retraining_is_not_called_faster():
     {**BASE, "slow": {"retrained_gap": 0.1, "seconds_run": 3.0}}
   )
   assert any("longer than retraining" in t for t in report.findings(summary))
+  for seconds in (0.97, 1.03):
+    even = {"retrained_gap": 0.1, "seconds_run": seconds}
+    found = report.findings(make_summary({**BASE, "even": even}))
+    assert any("about as long as retraining" in text for text in found)
 
 
 def test_runs_without_a_finite_number_are_named():
