@@ -75,8 +75,8 @@ def salun_table(
     "UA: unlearning accuracy, 100 minus the accuracy on the forgotten rows; RA: "
     "accuracy on the retained ones; TA: test accuracy, of the kept classes where "
     "whole classes were forgotten; MIA: share of the forgotten rows that the "
-    "attack takes for rows never trained on; RTE: run time of the unlearning. In "
-    "brackets the distance of the mean to the retrained model's. The average gap "
+    "attack takes for rows never trained on, of which it knows those that TA "
+    "counts; RTE: run time of the unlearning. In brackets the distance of the mean to the retrained model's. The average gap "
     "is that of single runs, each compared with the retrained model of its own "
     "request and seed, so it is no less than the mean of the four brackets. "
     "Mean ± standard deviation over seeds; sorted by the average gap.",
