@@ -111,8 +111,8 @@ def recover(
     all are, or if there is nothing to recover.
 
   Raises:
-    ValueError: rates that are no vector, an attack of the wrong kind, a metric
-      that is no scalar; as the attack itself raises.
+    ValueError: min_gap < 0, rates that are no vector, an attack of the wrong
+      kind, a metric that is no scalar; as the attack itself raises.
   """
   if isinstance(attack, Transform) == (rates is not None):
     wanted = "a Transform without" if rates is None else "rate -> Transform for"
@@ -132,7 +132,8 @@ def recover(
       raise ValueError(f"Expected rates [R], R >= 1, got shape {rates.shape}.")
     make: Any = attack
     after = map_many(lambda r: attacked(make(r)), rates, strategy=strategy)
-  shares = recovery(*jnp.broadcast_arrays(before, after, original))
+  both = jnp.broadcast_arrays(before, after, original)
+  shares = recovery(*both, min_gap=min_gap)
   shares = jnp.atleast_1d(shares)
   best = jnp.argmax(jnp.where(jnp.isnan(shares), -jnp.inf, shares))
   return Recovered(shares[best], best.astype(jnp.int32), before, after)

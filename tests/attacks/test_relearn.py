@@ -470,6 +470,26 @@ def test_a_target_that_is_nan_is_one_target_and_reached_by_nobody():
   assert not index.is_defined
 
 
+def test_recover_has_nothing_to_recover_within_the_smallest_gap(case):
+  model, data, forget, variables, evaluate = case
+  attack = rel.relearning(model, num_steps=2, batch_size=2)
+  before = float(evaluate(variables))
+  run = lambda gap: (
+    rec.recover(
+      attack,
+      evaluate,
+      variables,
+      data,
+      forget,
+      KEY,
+      original=before + 0.1,
+      min_gap=gap,
+    ).recovery
+  )
+  assert np.isfinite(run(0.05))
+  assert np.isnan(run(0.2))
+
+
 def test_recover_tells_a_transform_from_a_family_of_them(case):
   model, data, forget, variables, evaluate = case
   attack = rel.relearning(model, num_steps=1, batch_size=2)
