@@ -90,8 +90,8 @@ def roc(
 
   Raises:
     ValueError: shapes or dtypes do not match; where values can be looked at, a
-      group is empty, a counted score is nan, or a weight is negative;
-      kind="hull" under jit.
+      group is empty, a counted score is nan, a weight is negative, or, with one
+      array for both scores, a row counts on both sides; kind="hull" under jit.
   """
   checks.one_of(("step", "hull"), kind=kind)
   counts = _curve(member_scores, other_scores, member_mask, other_mask)
@@ -237,6 +237,10 @@ def check_groups(members: Any, others: Any) -> None:
 
 def groups_of(member_scores, other_scores, member_mask, other_mask):
   """Both groups in at least float32, with float32 weights; see `roc`."""
+  if member_scores is other_scores and not (
+    member_mask is None or other_mask is None
+  ):
+    _check_disjoint(member_mask, other_mask)
   scores, weights = [], []
   for name, values, mask in (
     ("member", member_scores, member_mask),
@@ -258,6 +262,19 @@ def groups_of(member_scores, other_scores, member_mask, other_mask):
     scores.append(values)
     weights.append(mask.astype(jnp.float32))
   return *scores, *weights
+
+
+def _check_disjoint(member_mask, other_mask):
+  """Of one array of scores no row is on both sides."""
+  if not (checks.is_concrete(member_mask) and checks.is_concrete(other_mask)):
+    return
+  if np.shape(member_mask) == np.shape(other_mask):
+    both = (np.asarray(member_mask) > 0) & (np.asarray(other_mask) > 0)
+    if both.any():
+      raise ValueError(
+        "Expected no row to be in both member_mask and other_mask, got "
+        f"{int(both.sum())}."
+      )
 
 
 def _look(name, scores, mask):

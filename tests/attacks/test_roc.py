@@ -209,6 +209,14 @@ def test_bad_arguments_of_the_curve_are_named():
     roc.tpr_at_fpr(ones, ones, fpr=1.5)
 
 
+def test_masks_that_overlap_over_one_array_of_scores_are_refused():
+  scores = jnp.arange(4.0)
+  members = jnp.array([True, True, False, False])
+  assert float(roc.auc(scores, scores, members, ~members)) == 0
+  with pytest.raises(ValueError, match=r"both member_mask and .* got 1"):
+    roc.auc(scores, scores, members, jnp.array([False, True, True, False]))
+
+
 def test_rows_on_both_sides_are_refused():
   roc.check_groups([1, 2], [3])
   roc.check_groups(np.array([True, False]), np.array([False, True]))
