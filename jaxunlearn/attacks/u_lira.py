@@ -123,19 +123,19 @@ def u_lira_scores(
     unlearned_masks: bool [S, N], True = that shadow forgot the row.
     out_statistics: float [S', N, A], of shadows or retrained models.
     out_masks: bool [S', N], True = that model never saw the row.
-    variance: static; see `lira.lira`.
-    center: static; see `lira.lira`.
+    variance: static; see `lira.lira_scores`.
+    center: static; see `lira.lira_scores`.
     floor: smallest spread. May be traced.
     log_ratio: static; True returns log N(unlearned) - log N(out) instead, which
       ranks alike but does not saturate: use it for curves.
-    chunk_size: see `lira.lira`.
+    chunk_size: see `lira.lira_scores`.
 
   Returns:
     [N] or [T, N], in [0, 1] unless `log_ratio`; nan in rows with too few models
     under jit.
 
   Raises:
-    ValueError: as `lira.lira`.
+    ValueError: as `lira.lira_scores`.
   """
   target = _normals.floats(target_statistics, "target_statistics")
   _normals.check_options(variance, center, floor)
@@ -303,10 +303,10 @@ def u_lira_report(
 
   Args:
     statistics: see `u_lira_shadows`.
-    variance: static; see `lira.lira`; "fixed" with few shadows.
-    center: static; see `lira.lira`.
+    variance: static; see `lira.lira_scores`; "fixed" with few shadows.
+    center: static; see `lira.lira_scores`.
     floor: smallest spread. May be traced.
-    chunk_size: see `lira.lira`.
+    chunk_size: see `lira.lira_scores`.
 
   Returns:
     The games. Where the forget rows of one shadow are rows drawn one by one, so

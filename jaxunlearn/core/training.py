@@ -63,6 +63,7 @@ def train(
   """
   checks.positive(batch_size=batch_size)
   checks.request(data, weights, name="weights")
+  weights = jnp.asarray(weights)
   init_key, fit_key = jax.random.split(key)
   variables = init_variables(model, data, init_key)
   fit = fitting(

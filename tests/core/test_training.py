@@ -101,6 +101,15 @@ def test_weights_that_do_not_fit_are_rejected():
     train(model, data, jnp.ones(60, jnp.int32), KEY, **problems.RECIPE)
 
 
+def test_a_mask_may_be_a_list():
+  model, data = problems.mlp(), problems.blobs()
+  recipe = {**problems.RECIPE, "num_steps": 2}
+  mask = [row % 2 == 0 for row in range(60)]
+  given, _ = train(model, data, mask, KEY, **recipe)
+  wanted, _ = train(model, data, jnp.array(mask), KEY, **recipe)
+  chex.assert_trees_all_equal(given, wanted)
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 60, 64])
 def test_predictions_in_chunks_equal_one_pass(batch_size):
   model, data, variables = problems.trained()
