@@ -19,14 +19,12 @@ attacks a model of your own beside models that are trained and retrained here.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Annotated, cast
 
 import jax
 import tyro
-from rich.console import Console
 from rich.progress import Progress
 
 from experiments import (
@@ -183,22 +181,15 @@ def run(plan: options.Plan, progress: Progress) -> audit_output.Outcome:
 def main(argv: Sequence[str] | None = None) -> None:
   """The program; bad input ends it with one line and exit status 2."""
   asked = tyro.cli(Options, prog="python -m experiments.audit", args=argv)
-  common.use_compilation_cache()
-  with contextlib.ExitStack() as stack:
-    with common.failing_on_bad_input():
-      plan = prepare(asked)
-      folder = stack.enter_context(common.staged_output(asked.out))
-    with common.progress() as progress:
-      try:
-        outcome = run(plan, progress)
-      except audit_suite.DivergedError as error:
-        common.fail(error)
-      task = progress.add_task("writing the report", total=None)
-      shown = audit_output.write(folder, plan, outcome)
-      progress.remove_task(task)
-  console = Console()
-  console = console if console.is_terminal else Console(width=120)
-  audit_output.show(console, shown, asked.out)
+
+  def attack(plan, progress):
+    try:
+      return run(plan, progress)
+    except audit_suite.DivergedError as error:
+      common.fail(error)
+
+  _, shown = common.run_program(asked, prepare, attack, audit_output.write)
+  audit_output.show(common.wide_console(), shown, asked.out)
 
 
 if __name__ == "__main__":

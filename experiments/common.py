@@ -96,6 +96,45 @@ def progress() -> Progress:
   )
 
 
+def wide_console() -> Console:
+  """A console for tables; files and pipes have no width, tables want some."""
+  console = Console()
+  return console if console.is_terminal else Console(width=120)
+
+
+def run_program(
+  asked: Any,
+  prepare: Callable[[Any], Any],
+  run: Callable[[Any, Progress], Any],
+  write: Callable[[Path, Any, Any], Any],
+) -> tuple[Any, Any]:
+  """What every experiment's program does between its flags and its last words.
+
+  Bad input ends it with one line and exit status 2 before anything is trained;
+  the output folder changes only when all has gone well.
+
+  Args:
+    asked: the options; has `out`, the folder.
+    prepare: `asked -> plan`; its ValueErrors are the caller's mistakes.
+    run: `(plan, progress) -> outcome`.
+    write: `(folder, plan, outcome) -> what is to be shown`.
+
+  Returns:
+    The plan, and what `write` returned.
+  """
+  use_compilation_cache()
+  with contextlib.ExitStack() as stack:
+    with failing_on_bad_input():
+      plan = prepare(asked)
+      folder = stack.enter_context(staged_output(asked.out))
+    with progress() as bar:
+      outcome = run(plan, bar)
+      task = bar.add_task("writing the report", total=None)
+      shown = write(folder, plan, outcome)
+      bar.remove_task(task)
+  return plan, shown
+
+
 def environment() -> dict[str, str]:
   """Versions and machine, for the results."""
   packages = ("jaxunlearn", "jax", "jaxlib", "flax", "optax", "numpy")

@@ -17,14 +17,12 @@ what it made of the model before, and shows how it drifts from retraining.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Annotated
 
 import jax
 import tyro
-from rich.console import Console
 from rich.progress import Progress
 
 from experiments import common, options, output, sequence, study
@@ -114,20 +112,8 @@ def run(plan: options.Plan, progress: Progress) -> output.Outcome:
 def main(argv: Sequence[str] | None = None) -> None:
   """The program; bad input ends it with one line and exit status 2."""
   asked = tyro.cli(Options, prog="python -m experiments.forget", args=argv)
-  common.use_compilation_cache()
-  with contextlib.ExitStack() as stack:
-    with common.failing_on_bad_input():
-      plan = prepare(asked)
-      folder = stack.enter_context(common.staged_output(asked.out))
-    with common.progress() as progress:
-      outcome = run(plan, progress)
-      task = progress.add_task("writing the report", total=None)
-      summary = output.write(folder, plan, outcome)
-      progress.remove_task(task)
-  # Files and pipes have no width; the table wants some.
-  console = Console()
-  console = console if console.is_terminal else Console(width=120)
-  output.show(console, plan, summary)
+  plan, summary = common.run_program(asked, prepare, run, output.write)
+  output.show(common.wide_console(), plan, summary)
 
 
 if __name__ == "__main__":

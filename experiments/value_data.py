@@ -21,7 +21,6 @@ does so on rows of a table (UCI Adult).
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import time
@@ -33,7 +32,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from rich.console import Console
 from rich.progress import Progress
 
 from experiments import common, data
@@ -525,22 +523,9 @@ def run(plan: Plan, progress: Progress) -> Outcome:
 
 def main(argv: Sequence[str] | None = None) -> None:
   """The program; bad input ends it with one line and exit status 2."""
-  options = tyro.cli(
-    Options, prog="python -m experiments.value_data", args=argv
-  )
-  common.use_compilation_cache()
-  with contextlib.ExitStack() as stack:
-    with common.failing_on_bad_input():
-      plan = prepare(options)
-      folder = stack.enter_context(common.staged_output(options.out))
-    with common.progress() as progress:
-      outcome = run(plan, progress)
-      task = progress.add_task("writing the report", total=None)
-      summary = output.write(folder, plan, outcome)
-      progress.remove_task(task)
-  console = Console()
-  console = console if console.is_terminal else Console(width=120)
-  output.show(console, plan, summary)
+  asked = tyro.cli(Options, prog="python -m experiments.value_data", args=argv)
+  plan, summary = common.run_program(asked, prepare, run, output.write)
+  output.show(common.wide_console(), plan, summary)
 
 
 if __name__ == "__main__":

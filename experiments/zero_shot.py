@@ -18,7 +18,6 @@ of the gate; without the gate it is there from the start.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +27,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.progress import Progress
 
 import jaxunlearn as ju
@@ -307,19 +305,11 @@ def write(folder: Path, plan: Plan, outcome: Outcome) -> report.Summary:
 
 def main(argv: Sequence[str] | None = None) -> None:
   """The program; bad input ends it with one line and exit status 2."""
-  options = tyro.cli(Options, prog="python -m experiments.zero_shot", args=argv)
-  common.use_compilation_cache()
-  with contextlib.ExitStack() as stack:
-    with common.failing_on_bad_input():
-      plan = prepare(options)
-      folder = stack.enter_context(common.staged_output(options.out))
-    with common.progress() as progress:
-      outcome = run(plan, progress)
-      summary = write(folder, plan, outcome)
-  console = Console()
-  console = console if console.is_terminal else Console(width=120)
+  asked = tyro.cli(Options, prog="python -m experiments.zero_shot", args=argv)
+  _, summary = common.run_program(asked, prepare, run, write)
+  console = common.wide_console()
   console.print(report.rich_table(summary, definitions=DEFINITIONS))
-  console.print(f"Report: {Path(options.out) / 'report.html'}", soft_wrap=True)
+  console.print(f"Report: {Path(asked.out) / 'report.html'}", soft_wrap=True)
 
 
 def _transfer(plan: Plan, original: study.Trained) -> common.Timed:
