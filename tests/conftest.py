@@ -18,6 +18,19 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(autouse=True)
+def room_for_programs():
+  """Frees compiled programs before the process has as many maps as it may.
+
+  XLA maps memory for every program, Linux allows a process 65,530 maps, and a
+  compilation beyond that ends in a segmentation fault.
+  """
+  yield
+  maps = pathlib.Path("/proc/self/maps")
+  if maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def data_dir():
   """The folder of real data, where there is one."""
