@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -37,8 +38,16 @@ def train_shadows(given: Task) -> Callable[..., Variables]:
   """`(rows, masks, keys) -> variables` of all models, in one program."""
 
   def train(rows, masks, keys):
+    # The largest number of devices that divides the models.
+    devices = jax.devices()[: math.gcd(len(masks), jax.device_count())]
     trained, _ = ju.train_many(
-      given.model, rows, masks, keys, strategy=STRATEGY, **given.recipe()
+      given.model,
+      rows,
+      masks,
+      keys,
+      strategy=STRATEGY,
+      mesh=ju.make_mesh(devices, models=-1) if len(devices) > 1 else None,
+      **given.recipe(),
     )
     return trained
 
