@@ -1,0 +1,162 @@
+"""Requests of a recommender, as masks over the training interactions.
+
+Each returns bool [N], True = forget, for `data = {"x": int [N, 2]}` of (user,
+item). Ids may be traced and padded by -1, so that requests can be mapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxunlearn.core import checks
+from jaxunlearn.core import requests as rows
+from jaxunlearn.core.types import PyTree
+from jaxunlearn.recsys.types import pairs_of
+
+Ids = Sequence[int] | jax.Array
+
+
+def users(data: PyTree, ids: Ids) -> jax.Array:
+  """All interactions of some users (an account is closed).
+
+  Args:
+    data: {"x": int [N, 2]}.
+    ids: int [K]; -1 is padding.
+
+  Raises:
+    ValueError: (concrete values) ids that are no integers, none but padding, or
+      one without interactions.
+  """
+  return _matching(pairs_of(data)[:, 0], ids, "user")
+
+
+def items(data: PyTree, ids: Ids) -> jax.Array:
+  """All interactions with some items (an item is withdrawn).
+
+  Args:
+    data: {"x": int [N, 2]}.
+    ids: int [K]; -1 is padding.
+
+  Raises:
+    ValueError: as `users`.
+  """
+  return _matching(pairs_of(data)[:, 1], ids, "item")
+
+
+def interactions(
+  key: jax.Array, data: PyTree, fraction: float | jax.Array
+) -> jax.Array:
+  """A random fraction of the single interactions.
+
+  Args:
+    key: PRNG key.
+    data: {"x": int [N, 2]}.
+    fraction: in (0, 1); `round(fraction * N)` are chosen; may be traced.
+
+  Raises:
+    ValueError: a fraction outside [0, 1], or one that selects none or all.
+  """
+  mask = rows.random_fraction(key, pairs_of(data).shape[0], fraction)
+  checks.request_values(mask)
+  return mask
+
+
+def item_groups(
+  data: PyTree, groups: Sequence[Any] | np.ndarray, values: Any
+) -> jax.Array:
+  """All interactions with the items of a source: a licence, a modality, a genre.
+
+  Args:
+    data: {"x": int [N, 2]}.
+    groups: [I], the group of each item, numbers or strings; on the host.
+    values: the group or groups to forget.
+
+  Raises:
+    ValueError: no group for some item, a group that no item has, or one without
+      interactions.
+  """
+  chosen = rows.groups(groups, values)
+  mask = _of_items(data, chosen)
+  checks.request_values(mask)
+  return mask
+
+
+def changed_preference(
+  data: PyTree, ids: Ids, disliked_items: jax.Array
+) -> jax.Array:
+  """Interactions of some users with items that they no longer like.
+
+  Args:
+    data: {"x": int [N, 2]}.
+    ids: int [K], the users; -1 is padding.
+    disliked_items: bool [I], such as a column of genres.
+
+  Raises:
+    ValueError: as `users`; disliked_items that is no bool [I]; no interaction
+      of these users with these items.
+  """
+  mask = users(data, ids) & _of_items(data, disliked_items)
+  checks.request_values(mask)
+  return mask
+
+
+def lowered_ratings(
+  data: PyTree, new_rating: jax.Array, threshold: float
+) -> jax.Array:
+  """Interactions whose new rating no longer counts as positive.
+
+  Args:
+    data: {"x": int [N, 2]}.
+    new_rating: float [N]; nan keeps the interaction.
+    threshold: ratings below it are forgotten.
+
+  Raises:
+    ValueError: ratings of another length; none or all of them below.
+  """
+  new_rating = jnp.asarray(new_rating)
+  n = pairs_of(data).shape[0]
+  if new_rating.shape != (n,):
+    raise ValueError(
+      f"Expected new_rating of shape ({n},), got {new_rating.shape}."
+    )
+  mask = new_rating < threshold
+  checks.request_values(mask)
+  return mask
+
+
+def _of_items(data: PyTree, chosen: jax.Array) -> jax.Array:
+  item = pairs_of(data)[:, 1]
+  chosen = jnp.asarray(chosen)
+  if chosen.ndim != 1 or chosen.dtype != jnp.bool_:
+    raise ValueError(
+      f"Expected items as bool [num_items], got {chosen.dtype} of shape "
+      f"{chosen.shape}."
+    )
+  if checks.is_concrete(item):
+    checks.labels(item, chosen.shape[0], "item ids")
+  return chosen[item]
+
+
+def _matching(column: jax.Array, ids: Ids, kind: str) -> jax.Array:
+  wanted = jnp.atleast_1d(jnp.asarray(ids))
+  if not jnp.issubdtype(wanted.dtype, jnp.integer):
+    raise ValueError(f"Expected {kind} ids as integers, got {wanted.dtype}.")
+  if checks.is_concrete(wanted) and checks.is_concrete(column):
+    asked = np.asarray(wanted)
+    if not (asked >= 0).any():
+      raise ValueError(f"Expected at least one {kind} id, got none.")
+    missing = np.setdiff1d(asked[asked != -1], np.asarray(column))
+    if missing.size:
+      raise ValueError(
+        f"Expected a {kind} that has interactions, got id {missing[0]}."
+      )
+  # Sorted search, so that memory is [N + K] whatever the request. Padding is
+  # -1 and no id is.
+  known = jnp.sort(wanted)
+  place = jnp.searchsorted(known, column)
+  return known[jnp.minimum(place, known.size - 1)] == column

@@ -1,0 +1,116 @@
+"""What a recommender is here: pure functions, and the data they see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxunlearn.core import checks
+from jaxunlearn.core.types import PyTree, Variables
+
+
+class Embeddings(NamedTuple):
+  """A recommender's final embeddings; a score is an inner product.
+
+  Attributes:
+    users: float [U, D].
+    items: float [I, D].
+    views: () or ((users_a, users_b), (items_a, items_b)), two views of users
+      and of items, [U, D] and [I, D], that a contrastive term draws together.
+  """
+
+  users: jax.Array
+  items: jax.Array
+  views: tuple[Any, ...] = ()
+
+
+class Recommender(NamedTuple):
+  """A recommender as pure functions; the factories of `models` make one.
+
+  Attributes:
+    num_users: U, static.
+    num_items: I, static.
+    init: `key -> Variables`.
+    graph: `(data, forget_mask) -> pytree`, the interaction graph that the
+      retained rows span.
+    embed: `(variables, graph) -> Embeddings`.
+    penalty: coefficient >= 0 of half the squared norms of a training triple's
+      final embeddings.
+    contrast_weight: coefficient >= 0 of the contrastive loss of the views.
+  """
+
+  num_users: int
+  num_items: int
+  init: Callable[[jax.Array], Variables]
+  graph: Callable[[PyTree, jax.Array], PyTree]
+  embed: Callable[[Variables, PyTree], Embeddings]
+  penalty: float | jax.Array = 1e-4
+  contrast_weight: float | jax.Array = 0.0
+
+  def embed_under(
+    self, variables: Variables, data: PyTree, forget_mask: jax.Array
+  ) -> Embeddings:
+    """Embeddings on the graph of the retained rows: how a model is served.
+
+    Args:
+      variables: `Variables` or a bare params pytree.
+      data: {"x": int [N, 2]}, the training interactions.
+      forget_mask: bool [N]; all False is the graph of the original model.
+    """
+    check_data(data, forget_mask, self.num_users, self.num_items)
+    if not isinstance(variables, Variables):
+      variables = Variables(variables)
+    return self.embed(variables, self.graph(data, forget_mask))
+
+
+def check_data(
+  data: PyTree, forget_mask: Any, num_users: int, num_items: int
+) -> None:
+  """Raises a ValueError for interactions or a request that cannot be served.
+
+  An empty request passes: methods then go on training. Values are looked at
+  where they are concrete only.
+  """
+  pairs = pairs_of(data)
+  checks.request({"x": pairs}, forget_mask)
+  check_pairs(pairs, num_users, num_items)
+  if not checks.is_concrete(forget_mask):
+    return
+  mask = np.asarray(forget_mask).astype(np.float32)
+  if not ((mask >= 0) & (mask <= 1)).all():  # Also catches nan.
+    raise ValueError("Expected forget_mask weights in [0, 1], got others.")
+  if mask.size and mask.min() >= 1:
+    raise ValueError(
+      "Expected forget_mask to leave interactions to retain, got a request "
+      f"that covers all {mask.size}."
+    )
+
+
+def pairs_of(data: PyTree) -> jax.Array:
+  """The interactions data["x"], int [N, 2] of (user, item).
+
+  Raises:
+    ValueError: there are none, their shape or dtype is another.
+  """
+  if not isinstance(data, dict) or "x" not in data:
+    raise ValueError('Expected data {"x": int [N, 2]}, got no "x".')
+  pairs = data["x"]
+  if pairs.ndim != 2 or pairs.shape[1] != 2:
+    raise ValueError(f'Expected data["x"] [N, 2], got shape {pairs.shape}.')
+  if not np.issubdtype(pairs.dtype, np.integer):
+    raise ValueError(f'Expected data["x"] of integers, got {pairs.dtype}.')
+  if pairs.shape[0] == 0:
+    raise ValueError('Expected data["x"] to hold interactions, got none.')
+  return pairs
+
+
+def check_pairs(pairs: Any, num_users: int, num_items: int) -> None:
+  """Ids in range, where they can be looked at."""
+  if not checks.is_concrete(pairs):
+    return
+  pairs = np.asarray(pairs)
+  checks.labels(pairs[:, 0], num_users, "user ids")
+  checks.labels(pairs[:, 1], num_items, "item ids")
