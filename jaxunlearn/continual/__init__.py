@@ -1,0 +1,45 @@
+"""Continual learning and unlearning: a stream of events, run by one program.
+
+stream = task_stream(task, [learn(0), learn(1), forget(0), learn(2)])
+learner = clu(model, optimizer=optax.sgd(0.05), num_steps=150,
+              batch_size=32, buffer_size=200)
+state = learner.init(model.init(key, x[:1]), data, key)
+state, infos, logits = jax.jit(
+  lambda s, st, k: run_stream(
+    learner, s, data, st, k, record=lambda s: learner.predict(s, test_x)
+  )
+)(state, stream, key)
+"""
+
+from jaxunlearn.continual import metrics as metrics
+from jaxunlearn.continual.baselines import derpp as derpp
+from jaxunlearn.continual.baselines import ewc as ewc
+from jaxunlearn.continual.baselines import (
+  experience_replay as experience_replay,
+)
+from jaxunlearn.continual.baselines import lwf as lwf
+from jaxunlearn.continual.baselines import naive as naive
+from jaxunlearn.continual.baselines import retraining as retraining
+from jaxunlearn.continual.buffer import Buffer as Buffer
+from jaxunlearn.continual.buffer import draw as draw
+from jaxunlearn.continual.buffer import empty_buffer as empty_buffer
+from jaxunlearn.continual.buffer import offer as offer
+from jaxunlearn.continual.buffer import purge as purge
+from jaxunlearn.continual.clu import CLUMemory as CLUMemory
+from jaxunlearn.continual.clu import Embedding as Embedding
+from jaxunlearn.continual.clu import clu as clu
+from jaxunlearn.continual.replay import ReplayState as ReplayState
+from jaxunlearn.continual.replay import Rule as Rule
+from jaxunlearn.continual.replay import replay_learner as replay_learner
+from jaxunlearn.continual.stream import Event as Event
+from jaxunlearn.continual.stream import forget as forget
+from jaxunlearn.continual.stream import learn as learn
+from jaxunlearn.continual.stream import learned_after as learned_after
+from jaxunlearn.continual.stream import mask_stream as mask_stream
+from jaxunlearn.continual.stream import run_stream as run_stream
+from jaxunlearn.continual.stream import state_bytes as state_bytes
+from jaxunlearn.continual.stream import task_stream as task_stream
+from jaxunlearn.continual.types import EventInfo as EventInfo
+from jaxunlearn.continual.types import Learner as Learner
+from jaxunlearn.continual.types import Ledger as Ledger
+from jaxunlearn.continual.types import Stream as Stream

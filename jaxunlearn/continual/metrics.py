@@ -1,0 +1,279 @@
+"""Metrics of a stream: from accuracies after every event, [T, K] for K tasks.
+
+All take `status` [T, K] from `task_status`, which says after every event which
+tasks should be known, which forgotten, and which have not come yet. What should
+be known is judged by how much of it is; what should be forgotten has the
+retrained model for its measure (`retraining`), not 0.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxunlearn import losses
+from jaxunlearn.continual.stream import learned_after
+from jaxunlearn.continual.types import Stream
+from jaxunlearn.core import checks
+
+UNSEEN, RETAINED, FORGOTTEN = 0, 1, 2
+
+
+def task_accuracy(
+  logits: jax.Array,
+  labels: jax.Array,
+  task: jax.Array,
+  num_tasks: int,
+  *,
+  class_masks: jax.Array | None = None,
+) -> jax.Array:
+  """Accuracy on the rows of each task.
+
+  Better: on retained tasks higher; on forgotten ones as the retrained model's.
+
+  Args:
+    logits: float [..., N, C]; leading axes for events.
+    labels: int [N].
+    task: int [N], in 0 .. num_tasks - 1.
+    num_tasks: static, K.
+    class_masks: None for the class-incremental mode, all classes compete; bool
+      [K, C] for the task-incremental mode, only the task's own classes do.
+
+  Returns:
+    float32 [..., K], in [0, 1]; nan for a task without rows and where a row has
+    a nan logit.
+
+  Raises:
+    ValueError: shapes do not match, labels or tasks out of range.
+  """
+  logits, labels, task = map(jnp.asarray, (logits, labels, task))
+  _check_rows(logits, task, num_tasks)
+  if labels.shape != task.shape:
+    raise ValueError(
+      f"Expected labels of shape {task.shape}, got {labels.shape}."
+    )
+  checks.labels(labels, logits.shape[-1], "labels")
+  is_nan = jnp.isnan(logits).any(axis=-1)
+  if class_masks is not None:
+    class_masks = jnp.asarray(class_masks)
+    if class_masks.shape != (num_tasks, logits.shape[-1]):
+      raise ValueError(
+        f"Expected class_masks {(num_tasks, logits.shape[-1])}, got "
+        f"{class_masks.shape}."
+      )
+    own = jnp.broadcast_to(class_masks[task], logits.shape)
+    logits = jnp.where(own, logits, -jnp.inf)
+  is_right = logits.argmax(axis=-1) == jnp.broadcast_to(labels, is_nan.shape)
+  values = jnp.where(is_nan, jnp.nan, is_right.astype(jnp.float32))
+  return _task_mean(values, task, num_tasks)
+
+
+def task_status(stream: Stream, num_tasks: int) -> jax.Array:
+  """What should be known of each task after every event.
+
+  Args:
+    stream: T events; its tasks are in 0 .. K - 1.
+    num_tasks: static, K.
+
+  Returns:
+    int32 [T, K]: 0 (`UNSEEN`), no row learned so far; 1 (`RETAINED`), a row is
+    learned and not forgotten, so a task of which a part is forgotten is
+    retained; 2 (`FORGOTTEN`), all rows learned are forgotten.
+
+  Raises:
+    ValueError: tasks out of range.
+  """
+  checks.positive(num_tasks=num_tasks)
+  checks.labels(stream.task, num_tasks, "stream.task")
+  present = learned_after(stream)
+  ever = jax.lax.cummax(present.astype(jnp.int32), axis=0)
+  count = lambda rows: jax.vmap(
+    lambda r: jax.ops.segment_max(
+      r.astype(jnp.int32), stream.task, num_segments=num_tasks
+    )
+  )(rows)
+  now, before = count(present) > 0, count(ever) > 0
+  return jnp.where(now, RETAINED, jnp.where(before, FORGOTTEN, UNSEEN)).astype(
+    jnp.int32
+  )
+
+
+def retained_accuracy(accuracy: jax.Array, status: jax.Array) -> jax.Array:
+  """Mean accuracy over the tasks to be known, after every event.
+
+  Better: higher. In expectation of the retrained model: its test accuracy.
+
+  Returns:
+    [T], in [0, 1]; nan where no task is retained.
+
+  Raises:
+    ValueError: accuracy and status are not of one shape [T, K].
+  """
+  _check(accuracy, status)
+  return _mean(accuracy, status == RETAINED)
+
+
+def forgotten_accuracy(accuracy: jax.Array, status: jax.Array) -> jax.Array:
+  """Mean accuracy over the forgotten tasks, after every event.
+
+  Better: as the retrained model's, which in the class-incremental mode is 0 for
+  whole tasks.
+
+  Returns:
+    [T], in [0, 1]; nan where no task is forgotten.
+
+  Raises:
+    ValueError: accuracy and status are not of one shape [T, K].
+  """
+  _check(accuracy, status)
+  return _mean(accuracy, status == FORGOTTEN)
+
+
+def catastrophic_forgetting(
+  accuracy: jax.Array, status: jax.Array
+) -> jax.Array:
+  """How much was lost of what should be known, after every event.
+
+  Mean over retained tasks of the best accuracy after an earlier event since the
+  task was (last) learned, less the accuracy now (Chaudhry et al. 2018,
+  arXiv:1801.10112).
+
+  Better: lower; below 0, later events helped. In expectation of the retrained
+  model: about 0.
+
+  Returns:
+    [T], in [-1, 1]; nan where no retained task was retained before.
+
+  Raises:
+    ValueError: accuracy and status are not of one shape [T, K].
+  """
+  best, _, is_old = _history(accuracy, status)
+  return _mean(best - accuracy, is_old)
+
+
+def backward_transfer(accuracy: jax.Array, status: jax.Array) -> jax.Array:
+  """What later events did to what should be known, after every event.
+
+  Mean over retained tasks of the accuracy now, less that after the event that
+  (last) made the task known (Lopez-Paz and Ranzato 2017, arXiv:1706.08840).
+
+  Better: higher. In expectation of the retrained model: about 0.
+
+  Returns:
+    [T], in [-1, 1]; nan where no retained task was retained before.
+
+  Raises:
+    ValueError: accuracy and status are not of one shape [T, K].
+  """
+  _, first, is_old = _history(accuracy, status)
+  return _mean(accuracy - first, is_old)
+
+
+def retrained_gap(
+  accuracy: jax.Array, retrained_accuracy: jax.Array
+) -> jax.Array:
+  """|accuracy - retrained accuracy| of every task after every event.
+
+  Better: lower; in expectation that of two retrained models of other seeds.
+
+  Returns:
+    [T, K], in [0, 1]; nan where either is.
+
+  Raises:
+    ValueError: shapes differ.
+  """
+  accuracy, other = jnp.asarray(accuracy), jnp.asarray(retrained_accuracy)
+  _same(accuracy, other, "retrained_accuracy", "accuracy")
+  return jnp.abs(accuracy - other)
+
+
+def retrained_divergence(
+  logits: jax.Array,
+  retrained_logits: jax.Array,
+  task: jax.Array,
+  num_tasks: int,
+) -> jax.Array:
+  """Jensen-Shannon divergence to the retrained model's predictions, by task.
+
+  Better: lower; in expectation that of two retrained models of other seeds.
+
+  Args:
+    logits: float [..., N, C]; leading axes for events.
+    retrained_logits: of the same shape.
+    task: int [N], in 0 .. num_tasks - 1.
+    num_tasks: static, K.
+
+  Returns:
+    [..., K], nats, in [0, ln 2]; nan for a task without rows.
+
+  Raises:
+    ValueError: shapes do not match, tasks out of range.
+  """
+  logits, other = jnp.asarray(logits), jnp.asarray(retrained_logits)
+  task = jnp.asarray(task)
+  _same(logits, other, "retrained_logits", "logits")
+  _check_rows(logits, task, num_tasks)
+  wide = jnp.promote_types(jnp.float32, logits.dtype)
+  p, q = (jax.nn.log_softmax(v.astype(wide)) for v in (logits, other))
+  middle = jnp.logaddexp(p, q) - jnp.log(jnp.asarray(2, wide))
+  js = (losses.kl_to_teacher(middle, p) + losses.kl_to_teacher(middle, q)) / 2
+  return _task_mean(jnp.clip(js, 0, jnp.log(2.0)), task, num_tasks)
+
+
+def _task_mean(values: jax.Array, task: jax.Array, num_tasks: int) -> jax.Array:
+  """Means of values [..., N] over the rows of each task, [..., K]."""
+  mine = task[None, :] == jnp.arange(num_tasks)[:, None]
+  flat = values.reshape(-1, 1, values.shape[-1])
+  mean = _mean(flat, jnp.broadcast_to(mine[None], (flat.shape[0], *mine.shape)))
+  return mean.reshape(*values.shape[:-1], num_tasks)
+
+
+def _mean(values: jax.Array, mask: jax.Array) -> jax.Array:
+  """Mean over the last axis where the mask is set; nan where nowhere."""
+  count = mask.sum(axis=-1)
+  total = jnp.where(mask, values, 0).sum(axis=-1)
+  return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)
+
+
+def _history(accuracy, status):
+  """Best and first accuracy of the present spell, and whether it had a past."""
+  accuracy, status = jnp.asarray(accuracy), jnp.asarray(status)
+  _check(accuracy, status)
+
+  def step(carry, event):
+    best, first, was_kept = carry
+    now, kept = event
+    out = (best, first, was_kept & kept)
+    best = jnp.where(was_kept, jnp.maximum(best, now), now)
+    first = jnp.where(was_kept, first, now)
+    return (best, first, kept), out
+
+  zero = jnp.zeros_like(accuracy[0])
+  carry = (zero, zero, jnp.zeros(zero.shape, bool))
+  return jax.lax.scan(step, carry, (accuracy, status == RETAINED))[1]
+
+
+def _check(accuracy: jax.Array, status: jax.Array) -> None:
+  if jnp.ndim(accuracy) != 2:
+    raise ValueError(
+      f"Expected accuracy [T, K], got shape {jnp.shape(accuracy)}."
+    )
+  _same(accuracy, status, "status", "accuracy")
+
+
+def _same(a: jax.Array, b: jax.Array, name: str, like: str) -> None:
+  if jnp.shape(a) != jnp.shape(b):
+    raise ValueError(
+      f"Expected {name} of the shape of {like} {jnp.shape(a)}, got "
+      f"{jnp.shape(b)}."
+    )
+
+
+def _check_rows(logits: jax.Array, task: jax.Array, num_tasks: int) -> None:
+  checks.positive(num_tasks=num_tasks)
+  if logits.ndim < 2 or task.shape != logits.shape[-2:-1]:
+    raise ValueError(
+      "Expected logits [..., N, C] and task [N], got shapes "
+      f"{logits.shape} and {task.shape}."
+    )
+  checks.labels(task, num_tasks, "task")
