@@ -1,0 +1,377 @@
+"""Analytic continual unlearning: a linear head that forgets in closed form.
+
+Source: Tang et al. 2025, "ACU: Analytic Continual Unlearning", arXiv:2505.12239;
+learning as in analytic continual learning (ACIL and its family).
+Class: exact. On frozen features z(x) the head is the ridge regression
+
+    argmin_W |Y - Z W|^2 + l2 |W|^2 = (Z'Z + l2 I)^-1 Z'Y
+
+of what has been learned and not forgotten, whatever came in which order. That is
+no statement about the features: forgotten rows must not have trained them.
+Data access: a request brings the rows to forget (or, by class, nothing); no
+other row is kept. The sums Z'Z and Z'Y are kept, which give away the rows if
+these are few: no stored examples is not differential privacy.
+Cost a request of k rows: O(k D^2), six times for the exact form, and O(D^3) when
+a head is asked for.
+
+Three forms of one method (`form`):
+
+- "exact" (default): Z'Z and Z'Y as integers on a fixed grid, `acu_sums`. State
+  and head after any stream equal, bit for bit, those of learning the remaining
+  rows alone, in any order, in float32 too, whatever l2.
+- "statistics": Z'Z and Z'Y as floats. Rounding stays behind, about
+  eps |Z'Z| / l2 of the head: in float32 below 1e-4 for l2 above some 1e-2 of the
+  mean diagonal of Z'Z, and never when all is forgotten and l2 small.
+- "recursive": (Z'Z + l2 I)^-1 and W, updated by Woodbury's identity as the
+  paper does. The most sensitive to rounding: for float64.
+
+Differences from the paper: solves instead of explicit inverses; rows may have
+weights; the first two forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxunlearn.continual import acu_sums
+from jaxunlearn.core import checks
+from jaxunlearn.core.per_example import sum_chunks
+from jaxunlearn.core.sampling import blank_rows
+
+FORMS = ("exact", "statistics", "recursive")
+_BLOCK = 256  # Rows of a Woodbury update: [k, k] is factorised.
+_PRESENT = 1e-3  # A class of less weight than this has been forgotten.
+
+
+class AcuState(NamedTuple):
+  """What has been learned, as sums over rows.
+
+  Attributes:
+    gram: Z'Z [D, D]; an `ExactSum`, or floats.
+    moment: Z'Y [D, C]; the same.
+    count: weight of the rows with a target that is not 0, [1, C]; the same.
+    num_clipped: int32 [], rows learned of which a number lies outside of the
+      scale, so that it was cut ("exact" only).
+  """
+
+  gram: Any
+  moment: Any
+  count: Any
+  num_clipped: jax.Array
+
+
+class AcuRecursiveState(NamedTuple):
+  """The recursive form: no sums, but what is solved for.
+
+  Attributes:
+    inverse: (Z'Z + l2 I)^-1, [D, D].
+    kernel: the head [D, C].
+    count: as `AcuState`, floats [1, C].
+  """
+
+  inverse: jax.Array
+  kernel: jax.Array
+  count: jax.Array
+
+
+class AcuHead(NamedTuple):
+  """A linear classifier.
+
+  Attributes:
+    kernel: [D, C].
+    class_active: bool [C], whether the class has rows. The scores of a
+      forgotten class are 0, which may still be the largest.
+  """
+
+  kernel: jax.Array
+  class_active: jax.Array
+
+
+class Acu(NamedTuple):
+  """The learner as pure functions, made by `acu`.
+
+  Attributes:
+    init: `() -> state`, nothing learned.
+    learn: `(state, features [k, D], targets [k, C], weights=None) -> state`.
+      Weights are bool or float [k] in [0, 1]; rows of weight 0 are not read.
+    forget: the same arguments; takes rows out that are in. Of rows that are not
+      in, it makes nonsense: keep a mask, as `acu_stream` does.
+    solve: `state -> AcuHead`, in the dtype of the state. nan where the matrix is
+      not positive definite in it, which raises a ValueError outside jit.
+    inverse: `state -> (Z'Z + l2 I)^-1` [D, D], for leverages.
+  """
+
+  init: Callable[[], Any]
+  learn: Callable[..., Any]
+  forget: Callable[..., Any]
+  solve: Callable[[Any], AcuHead]
+  inverse: Callable[[Any], jax.Array]
+
+
+def acu(
+  num_features: int,
+  num_classes: int,
+  *,
+  l2: float | jax.Array = 0.1,
+  scale: float | jax.Array = 1.0,
+  target_scale: float | jax.Array = 1.0,
+  form: str = "exact",
+  dtype: Any = jnp.float32,
+) -> Acu:
+  """Ridge regression on frozen features that learns and forgets exactly.
+
+  Args:
+    num_features: D; static.
+    num_classes: C, those to come included; static. Any real targets will do.
+    l2: > 0; may be traced. Only "recursive" needs it before `solve`.
+    scale: > 0, features lie in [-scale, scale]; a power of two costs no bits.
+      May be traced. Choose it without looking at rows that may have to be
+      forgotten. "exact" only: float32 features are put on a grid of step
+      scale / 2^23, and at least 131,072 rows at the end of the scale fit a sum.
+    target_scale: > 0, the same of targets.
+    form: "exact", "statistics" or "recursive"; see the module.
+    dtype: of the state and the head; float64 needs JAX's x64 mode.
+
+  Returns:
+    An `Acu`. Forgetting all rows of weight 0 changes nothing, bit for bit
+    ("exact" and "statistics"); forgetting all that was learned gives zeros
+    (exactly so in "exact").
+
+  Raises:
+    ValueError: a count or l2 or a scale <= 0, an unknown form, a dtype that is
+      no float; on a call outside jit: features or targets of another shape, nan
+      in a row of positive weight, features outside of the scale, weights outside
+      [0, 1], a matrix that is not positive definite.
+
+  Example:
+    >>> learner = acu(2, 2, l2=1.0)
+    >>> z, y = jnp.eye(2), jnp.eye(2)
+    >>> state = learner.learn(learner.init(), z, y)
+    >>> state = learner.forget(state, z[:1], y[:1])
+    >>> learner.solve(state).kernel.tolist()
+    [[0.0, 0.0], [0.0, 0.5]]
+  """
+  checks.positive(
+    num_features=num_features,
+    num_classes=num_classes,
+    l2=l2,
+    scale=scale,
+    target_scale=target_scale,
+  )
+  checks.one_of(FORMS, form=form)
+  dtype = jax.dtypes.canonicalize_dtype(dtype)
+  if dtype not in (jnp.float32, jnp.float64):
+    raise ValueError(f"Expected dtype float32 or float64, got {dtype}.")
+  scales = (scale, target_scale) if form == "exact" else (None, None)
+
+  def rows_of(features: Any, targets: Any, weights: Any) -> tuple[Any, ...]:
+    """Rows and roots of weights, those of weight 0 blank; checked."""
+    z, y = jnp.asarray(features), jnp.asarray(targets)
+    for name, found, width in (
+      ("features", z, num_features),
+      ("targets", y, num_classes),
+    ):
+      if found.ndim != 2 or found.shape[1] != width:
+        raise ValueError(
+          f"Expected {name} of shape [k, {width}], got {found.shape}."
+        )
+    n = checks.num_rows((z, y), name="features and targets")
+    if weights is None:
+      weights = jnp.ones(n, bool)
+    checks.request({"x": z}, weights, name="weights")
+    weights = jnp.asarray(weights)
+    z, y = blank_rows((z.astype(dtype), y.astype(dtype)), weights)
+    weight = weights.astype(dtype)
+    _check_rows(z, y, weight, scales)
+    return z, y, weight
+
+  def sums(features: Any, targets: Any, weights: Any) -> AcuState:
+    z, y, weight = rows_of(features, targets, weights)
+    if form == "statistics":
+      gram, moment, count = sum_chunks(
+        lambda r, w: _float_sums(r[0], r[1], w), (z, y), weight, chunk_size=1024
+      )
+      return AcuState(gram, moment, count, jnp.zeros((), jnp.int32))
+    outside = (jnp.abs(z) > scale).any(1) | (jnp.abs(y) > target_scale).any(1)
+    root = jnp.sqrt(weight)[:, None]
+    z = (z / jnp.asarray(scale, dtype)) * root
+    has_class = jnp.where(y != 0, root, 0)
+    y = (y / jnp.asarray(target_scale, dtype)) * root
+    return AcuState(
+      acu_sums.products(z),
+      acu_sums.products(z, y),
+      acu_sums.products(root, has_class),
+      (outside & (weight > 0)).sum(dtype=jnp.int32),
+    )
+
+  def init() -> Any:
+    d, c = num_features, num_classes
+    shapes = ((d, d), (d, c), (1, c))
+    if form == "recursive":
+      inverse = jnp.eye(d, dtype=dtype) / jnp.asarray(l2, dtype)
+      kernel, count = (jnp.zeros(shape, dtype) for shape in shapes[1:])
+      return AcuRecursiveState(inverse, kernel, count)
+    make: Callable[..., Any] = jnp.zeros
+    if form == "exact":
+      make = acu_sums.zeros
+    gram, moment, count = (make(shape, dtype) for shape in shapes)
+    return AcuState(gram, moment, count, jnp.zeros((), jnp.int32))
+
+  def change(sign: int) -> Callable[..., Any]:
+    def run(state, features, targets, weights=None):
+      if form == "recursive":
+        rows = rows_of(features, targets, weights)
+        return _woodbury(state, rows, sign)
+      new = sums(features, targets, weights)
+      return _added(state, new if sign > 0 else _negated(new))
+
+    return run
+
+  def factor_of(state: AcuState) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Z'Z + l2 I by Cholesky, Z'Y and the counts, as floats."""
+    gram, moment, count = state[:3]
+    if form == "exact":
+      gram, moment, count = (acu_sums.value(s, dtype) for s in state[:3])
+      own, other = (jnp.asarray(s, dtype) for s in scales)
+      gram, moment = gram * own**2, moment * (own * other)
+    ridge = jnp.asarray(l2, dtype) * jnp.eye(num_features, dtype=dtype)
+    return jnp.linalg.cholesky(gram + ridge), moment, count
+
+  def solve(state: Any) -> AcuHead:
+    if form == "recursive":
+      return _checked(AcuHead(state.kernel, state.count[0] > _PRESENT))
+    factor, moment, count = factor_of(state)
+    kernel = jax.scipy.linalg.cho_solve((factor, True), moment)
+    return _checked(AcuHead(kernel, count[0] > _PRESENT))
+
+  def inverse(state: Any) -> jax.Array:
+    if form == "recursive":
+      return state.inverse
+    identity = jnp.eye(num_features, dtype=dtype)
+    factor = factor_of(state)[0]
+    return _checked(jax.scipy.linalg.cho_solve((factor, True), identity))
+
+  return Acu(init, change(1), change(-1), solve, inverse)
+
+
+def acu_logits(head: AcuHead, features: jax.Array) -> jax.Array:
+  """Scores [B, C] of features [B, D]; -inf for classes that have no rows."""
+  scores = jnp.matmul(
+    features.astype(head.kernel.dtype),
+    head.kernel,
+    precision=jax.lax.Precision.HIGHEST,
+  )
+  return jnp.where(head.class_active[None, :], scores, -jnp.inf)
+
+
+def acu_ridge(
+  learner: Acu, features: jax.Array, targets: jax.Array, weights: jax.Array
+) -> AcuHead:
+  """The retrained head: ridge regression on the rows that a mask selects.
+
+  Args:
+    learner: see `acu`.
+    features: [N, D].
+    targets: [N, C].
+    weights: bool or float [N]; may be mapped over, one head a mask.
+  """
+  state = learner.learn(learner.init(), features, targets, weights)
+  return learner.solve(state)
+
+
+def _float_sums(
+  z: jax.Array, y: jax.Array, weight: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  highest = jax.lax.Precision.HIGHEST
+  weighted = z * weight[:, None].astype(z.dtype)
+  gram = jnp.matmul(weighted.T, z, precision=highest)
+  moment = jnp.matmul(weighted.T, y, precision=highest)
+  count = jnp.where(y != 0, weight[:, None].astype(z.dtype), 0).sum(0)
+  return gram, moment, count[None, :]
+
+
+def _is_exact(leaf: Any) -> bool:
+  return isinstance(leaf, acu_sums.ExactSum)
+
+
+def _added(a: AcuState, b: AcuState) -> AcuState:
+  plus = lambda x, y: acu_sums.add(x, y) if _is_exact(x) else x + y
+  return jax.tree.map(plus, a, b, is_leaf=_is_exact)
+
+
+def _negated(a: AcuState) -> AcuState:
+  minus = lambda x: acu_sums.negative(x) if _is_exact(x) else -x
+  return jax.tree.map(minus, a, is_leaf=_is_exact)
+
+
+def _woodbury(
+  state: AcuRecursiveState, rows: tuple[jax.Array, ...], sign: int
+) -> AcuRecursiveState:
+  """Adds (sign 1) or removes (-1) rows, a block of them at a time."""
+  highest = jax.lax.Precision.HIGHEST
+  times = lambda a, b: jnp.matmul(a, b, precision=highest)
+  n = rows[2].shape[0]
+  size = min(_BLOCK, max(n, 1))
+  blocks = -(-n // size)
+
+  def cut(x: jax.Array) -> jax.Array:
+    x = jnp.pad(x, [(0, blocks * size - n)] + [(0, 0)] * (x.ndim - 1))
+    return x.reshape(blocks, size, *x.shape[1:])
+
+  def body(carry: AcuRecursiveState, block: tuple[jax.Array, ...]) -> Any:
+    z, y, weight = block
+    root = jnp.sqrt(weight)[:, None]
+    count = jnp.where(y != 0, weight[:, None], 0).sum(0)[None, :]
+    z, y = z * root, y * root
+    inverse, kernel = carry.inverse, carry.kernel
+    across = times(inverse, z.T)  # [D, k]
+    inner = jnp.eye(size, dtype=z.dtype) + sign * times(z, across)
+    factor = jnp.linalg.cholesky(inner)
+    half = jax.scipy.linalg.solve_triangular(factor, across.T, lower=True)
+    inverse = inverse - sign * times(half.T, half)
+    inverse = (inverse + inverse.T) / 2
+    residual = y - times(z, kernel)
+    kernel = kernel + sign * times(times(inverse, z.T), residual)
+    count = carry.count + sign * count
+    return AcuRecursiveState(inverse, kernel, count), None
+
+  state, _ = jax.lax.scan(body, state, tuple(map(cut, rows)))
+  return _checked(state)
+
+
+def _checked(result: Any) -> Any:
+  """Outside jit, numbers that are not finite raise."""
+  for leaf in jax.tree.leaves(result):
+    is_known = checks.is_concrete(leaf)
+    is_float = jnp.issubdtype(leaf.dtype, jnp.inexact)
+    if is_known and is_float and not bool(jnp.isfinite(leaf).all()):
+      raise ValueError(
+        "Expected a positive definite matrix, got one that is not in "
+        f"{leaf.dtype}; raise l2, use float64, or form='exact'."
+      )
+  return result
+
+
+def _check_rows(
+  z: jax.Array, y: jax.Array, weight: jax.Array, scales: tuple[Any, Any]
+) -> None:
+  if checks.is_concrete(weight) and weight.size:
+    w = np.asarray(weight)
+    if not (np.isfinite(w).all() and w.min() >= 0 and w.max() <= 1):
+      raise ValueError("Expected weights in [0, 1], got values outside.")
+  for name, x, scale in zip(("features", "targets"), (z, y), scales):
+    checks.finite(x, name)
+    known = checks.is_concrete(x) and checks.is_concrete(scale)
+    if scale is not None and known and x.size:
+      largest = float(jnp.abs(x).max())
+      if largest > scale:
+        kind = "scale" if name == "features" else "target_scale"
+        raise ValueError(
+          f"Expected {name} in [-{kind}, {kind}], {kind}={float(scale)}, got "
+          f"one of size {largest}."
+        )
