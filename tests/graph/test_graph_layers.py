@@ -1,0 +1,224 @@
+"""GCN, GAT and GIN against published numbers, dense algebra and rebuilt graphs."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxunlearn import graph
+from jaxunlearn.core.types import Variables
+from jaxunlearn.graph.layers import GAT, GCN, GIN, Encoder
+
+DATA = pathlib.Path(__file__).parents[1] / "data"
+LAYERS = {"gcn": GCN, "gat": GAT, "gin": GIN}
+
+
+def golden(name):
+  """A published case as a task, its variables and the file."""
+  file = np.load(DATA / f"gnndelete__layers_{name}.npz")
+  index = file["edge_index"].T
+  edges = index[index[:, 0] < index[:, 1]]
+  g = graph.from_edges(file["x"], edges)
+  task = graph.link_prediction(Encoder(LAYERS[name], (8, 5)), g)
+  part = {"gcn": "lin", "gat": "lin", "gin": "nn"}[name]
+  params = {}
+  for layer in (0, 1):
+    read = lambda what: jnp.asarray(file[f"param_conv{layer + 1}_{what}"])
+    params[f"layers_{layer}"] = {
+      "Dense_0": {"kernel": read(f"{part}_weight").T},
+      "bias": read("nn_bias" if name == "gin" else "bias"),
+    }
+    if name == "gat":
+      params[f"layers_{layer}"]["attend_source"] = read("att_src")[0, 0]
+      params[f"layers_{layer}"]["attend_target"] = read("att_dst")[0, 0]
+  return task, Variables(params, {}), file, edges
+
+
+def weight_of_mask(file, edges, name):
+  """A mask over directed edges, as weights of rows."""
+  kept = {tuple(e) for e in file["edge_index"].T[file[name] > 0].tolist()}
+  return jnp.asarray([float(tuple(e) in kept) for e in edges.tolist()])
+
+
+def close(got, wanted, tolerance=1e-5):
+  wanted = np.asarray(wanted)
+  assert (
+    np.abs(np.asarray(got) - wanted).max() <= tolerance * np.abs(wanted).max()
+  )
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("which", ["all", "retained", "sdf"])
+def test_layers_have_the_published_outputs(name, which):
+  task, variables, file, edges = golden(name)
+  weight = jnp.ones(len(edges))
+  if which != "all":
+    weight = weight_of_mask(file, edges, f"{which}_edge_mask")
+    assert 0 < weight.sum() < len(edges)
+  z1, z2 = task.embed(graph.with_weight(variables, weight))
+  close(z1, file[f"z1_{which}"])
+  close(z2, file[f"z2_{which}"])
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_link_logits_are_the_published_inner_products(name):
+  task, variables, file, edges = golden(name)
+  variables = graph.with_weight(variables, jnp.ones(len(edges)))
+  pairs = np.concatenate([file["edge_index"].T, file["negative_edges"].T])
+  close(
+    task.model.predict(variables, jnp.asarray(pairs)), file["edge_logits_all"]
+  )
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_deletion_operators_give_the_published_outputs_and_gradients(name):
+  task, variables, file, edges = golden(name)
+  weight = weight_of_mask(file, edges, "sdf_edge_mask")
+  base = graph.with_weight(variables, weight)
+  zones = tuple(jnp.asarray(file[f"node_{i}hop_mask"] > 0) for i in (1, 2))
+  operators = tuple(
+    jnp.asarray(file[f"param_deletion{i}_deletion_weight"]) for i in (1, 2)
+  )
+
+  def embed(operators):
+    deletion = {"operators": operators, "zones": zones}
+    state = {**base.model_state, "deletions": (deletion,)}
+    return task.embed(base._replace(model_state=state))
+
+  z1, z2 = embed(operators)
+  close(z1, file["delete_z1_sdf"])
+  close(z2, file["delete_z2_sdf"])
+  grads = jax.grad(lambda w: (embed(w)[1] ** 2).sum())(operators)
+  close(grads[0], file["grad_deletion1_of_sumsq"])
+  close(grads[1], file["grad_deletion2_of_sumsq"])
+
+
+N, D = 12, 5
+RNG = np.random.default_rng(3)
+X = RNG.normal(size=(N, D)).astype(np.float32)
+PAIRS = np.argwhere(np.triu(np.ones((N, N)), 1))
+EDGES = PAIRS[RNG.permutation(len(PAIRS))[:22]]
+
+
+def task_of(layer, edges=EDGES, x=X, **kwargs):
+  g = graph.from_edges(x, edges, **kwargs)
+  return graph.link_prediction(Encoder(layer, (6, 4)), g)
+
+
+@pytest.mark.parametrize("layer", [GCN, GAT, GIN])
+def test_a_masked_graph_equals_the_rebuilt_one(layer):
+  keep = RNG.random(len(EDGES)) < 0.6
+  keep[(EDGES == 3).any(axis=1)] = False  # Isolates a node.
+  task = task_of(layer, pad_nodes_to=16, pad_edges_to=30)
+  variables = task.model.init(jax.random.key(0), None)
+  weight = jnp.asarray(np.append(keep, np.zeros(8)), jnp.float32)
+  rebuilt = task_of(layer, EDGES[keep])
+  own = graph.with_weight(variables, jnp.ones(int(keep.sum())))
+  for z, wanted in zip(
+    task.embed(graph.with_weight(variables, weight)), rebuilt.embed(own)
+  ):
+    np.testing.assert_allclose(z[:N], wanted, atol=1e-5)
+    whole = task.embed(variables)
+    assert (
+      np.abs(
+        np.asarray(
+          whole[-1][:N]
+          - task.embed(own._replace(model_state={"edge_weight": weight}))[-1][
+            :N
+          ]
+        )
+      ).max()
+      > 1e-3
+    )
+
+
+@pytest.mark.parametrize("layer", [GCN, GAT, GIN])
+def test_a_soft_weight_lies_between_and_has_the_gradient_of_a_difference(layer):
+  task = task_of(layer)
+  variables = task.model.init(jax.random.key(1), None)
+
+  def out(w):
+    weight = jnp.ones(len(EDGES)).at[4].set(w)
+    return (task.embed(graph.with_weight(variables, weight))[1] ** 2).sum()
+
+  slope = jax.grad(out)(0.5)
+  step = 1e-2
+  between = (out(0.5 + step) - out(0.5 - step)) / (2 * step)
+  np.testing.assert_allclose(slope, between, rtol=2e-2, atol=1e-3)
+  assert abs(out(0.0) - out(1e-4)) < 1e-2 and abs(out(0.0) - out(1.0)) > 1e-3
+
+
+@pytest.mark.parametrize("layer", [GCN, GAT, GIN])
+def test_renaming_the_nodes_permutes_the_outputs(layer):
+  order = RNG.permutation(N)
+  place = np.argsort(order)
+  task, renamed = task_of(layer), task_of(layer, place[EDGES], X[order])
+  variables = task.model.init(jax.random.key(2), None)
+  for z, other in zip(task.embed(variables), renamed.embed(variables)):
+    np.testing.assert_allclose(z[order], other, atol=1e-5)
+
+
+def test_gcn_is_the_dense_formula():
+  task = task_of(GCN)
+  variables = task.model.init(jax.random.key(3), None)
+  a = np.eye(N)
+  a[EDGES[:, 0], EDGES[:, 1]] = a[EDGES[:, 1], EDGES[:, 0]] = 1
+  scale = np.diag(a.sum(axis=1) ** -0.5)
+  x = X.astype(np.float64)
+  for layer, z in zip(("layers_0", "layers_1"), task.embed(variables)):
+    kernel = np.asarray(
+      variables.params[layer]["Dense_0"]["kernel"], np.float64
+    )
+    x = scale @ a @ scale @ x @ kernel
+    np.testing.assert_allclose(z, x, atol=1e-5)
+    x = np.maximum(x, 0)
+
+
+@pytest.mark.parametrize("layer", [GCN, GAT, GIN])
+def test_bfloat16_params_give_bfloat16_embeddings_and_float32_logits(layer):
+  task = task_of(layer, x=jnp.asarray(X, jnp.bfloat16))
+  variables = task.model.init(jax.random.key(3), None)
+  params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), variables.params)
+  low = variables._replace(params=params)
+  assert task.embed(low)[0].dtype == jnp.bfloat16
+  assert task.model.predict(low, jnp.asarray(EDGES)).dtype == jnp.float32
+
+
+def test_a_node_classifier_without_a_head_is_refused():
+  g = graph.from_edges(X, EDGES)
+  with pytest.raises(ValueError, match="num_classes > 0"):
+    graph.node_classification(Encoder(GCN, (6, 4)), g)
+
+
+@pytest.mark.parametrize(
+  ("rows", "message"),
+  [
+    (jnp.zeros((3,), jnp.int32), r"pairs \[B, 2\]"),
+    (jnp.zeros((3, 3), jnp.int32), r"pairs \[B, 2\]"),
+    (jnp.array([[0, 12]]), "node numbers in 0 .. 11"),
+    (jnp.ones((3, 2)), "integer"),
+  ],
+)
+def test_rows_that_are_no_pairs_of_nodes_are_refused(rows, message):
+  task = task_of(GCN)
+  variables = task.model.init(jax.random.key(0), None)
+  with pytest.raises(ValueError, match=message):
+    task.model.predict(variables, rows)
+
+
+def test_bare_params_are_refused():
+  task = task_of(GCN)
+  params = task.model.init(jax.random.key(0), None).params
+  with pytest.raises(ValueError, match="got bare params"):
+    task.model.predict(Variables(params), jnp.asarray(EDGES))
+
+
+def test_features_are_the_ends_of_a_pair_side_by_side():
+  task = task_of(GCN)
+  variables = task.model.init(jax.random.key(0), None)
+  found = task.model.features(variables, jnp.asarray(EDGES[:3]))
+  z = task.embed(variables)[1]
+  wanted = jnp.concatenate([z[EDGES[:3, 0]], z[EDGES[:3, 1]]], axis=1)
+  np.testing.assert_array_equal(found["layer1"], wanted)
