@@ -94,6 +94,61 @@ def predicate(data: Any, condition: Callable[[Any], jax.Array]) -> jax.Array:
   return mask
 
 
+def value_range(
+  values: jax.Array,
+  low: float | jax.Array | None = None,
+  high: float | jax.Array | None = None,
+) -> jax.Array:
+  """Requests the rows whose value lies in a range, its ends included.
+
+  Of the target, a time or any other number: the request of regression.
+
+  Args:
+    values: numbers [N]; nan is in no range.
+    low: the lower end, or None for no end; may be traced.
+    high: the upper end, likewise.
+
+  Returns:
+    bool [N].
+
+  Raises:
+    ValueError: values that are no vector of numbers; no end at all; (concrete
+      values) low > high, or a range without a row.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> value_range(jnp.array([0.5, 2.0, 3.0]), high=2.0).tolist()
+    [True, True, False]
+  """
+  values = jnp.asarray(values)
+  is_number = jnp.issubdtype(values.dtype, jnp.number)
+  if values.ndim != 1 or not is_number:
+    raise ValueError(
+      f"Expected values [N] that are numbers, got shape {values.shape} of "
+      f"{values.dtype}."
+    )
+  if low is None and high is None:
+    raise ValueError("Expected low or high or both, got neither.")
+  mask = ~jnp.isnan(values)
+  if low is not None:
+    mask &= values >= low
+  if high is not None:
+    mask &= values <= high
+  ends = [end for end in (low, high) if end is not None]
+  if all(map(checks.is_concrete, [values, *ends])):
+    if len(ends) == 2 and not np.asarray(low) <= np.asarray(high):
+      raise ValueError(f"Expected low <= high, got low={low}, high={high}.")
+    if not bool(mask.any()):
+      found = "none"
+      if values.size:
+        found = f"{np.nanmin(values):g} .. {np.nanmax(values):g}"
+      raise ValueError(
+        f"Expected a range that has rows (values {found}), got "
+        f"low={low}, high={high}."
+      )
+  return mask
+
+
 def random_fraction(
   key: jax.Array, num_rows: int, fraction: float | jax.Array
 ) -> jax.Array:

@@ -97,3 +97,50 @@ def test_groups_selects_by_name():
   assert requests.groups(np.array([1, 2, 1]), 2).tolist() == [0, 1, 0]
   with pytest.raises(ValueError, match="'ann', 'bob', 'eve', got 'zoe'"):
     requests.groups(column, "zoe")
+
+
+def test_a_range_has_its_ends_and_not_nan():
+  values = jnp.array([0.0, 1.0, 2.0, 3.0, jnp.nan])
+  found = requests.value_range(values, 1.0, 2.0)
+  assert found.dtype == bool
+  assert found.tolist() == [False, True, True, False, False]
+  assert requests.value_range(values, low=2.0).tolist() == [
+    *(False, False, True, True, False)
+  ]
+  assert requests.value_range(jnp.arange(4), high=0).tolist() == [
+    *(True, False, False, False)
+  ]
+
+
+def test_ranges_may_be_traced_without_recompiling():
+  values, traces = jnp.arange(6.0), []
+
+  @jax.jit
+  def f(low, high):
+    traces.append(1)
+    return requests.value_range(values, low, high)
+
+  assert f(1.0, 2.0).sum() == 2
+  # Nothing can be looked at: an empty range is an empty request.
+  assert f(3.0, 1.0).sum() == 0
+  assert len(traces) == 1
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({}, "low or high or both, got neither"),
+    ({"low": 3.0, "high": 1.0}, "low <= high, got low=3.0, high=1.0"),
+    ({"low": 9.0}, r"range that has rows \(values 0 .. 5\), got low=9.0"),
+  ],
+)
+def test_a_bad_range_is_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    requests.value_range(jnp.arange(6.0), **options)
+
+
+def test_a_range_of_something_else_is_refused():
+  with pytest.raises(ValueError, match=r"values \[N\] that are numbers"):
+    requests.value_range(jnp.ones((2, 2)), low=0.0)
+  with pytest.raises(ValueError, match="of bool"):
+    requests.value_range(jnp.ones(2, bool), low=0.0)

@@ -1,0 +1,276 @@
+"""Blindspot: imitate, on the forget set, a model that has never seen it.
+
+Source: Tarun, Chundawat, Mandal and Kankanhalli (2023), "Deep Regression
+Unlearning", arXiv:2210.08196. Its other method is `gaussian_amnesiac`.
+Class: heuristic. Data access: forget rows without their targets; retain rows.
+Model state: `train_mode` moves it, from all drawn rows as published; the
+blindspot model's own moves in its training, from retain rows, and is then
+frozen.
+Cost: blind_steps + num_steps gradients of a batch, and in the second part one
+forward of the blindspot model and (with attention) one more of both for their
+activations. More blind steps bring the blindspot model nearer to retraining,
+which they are when there are as many as retraining has.
+Differences from the released code: activations are the student's in evaluation
+mode, without dropout; the energy of a map is averaged over the last axis, here
+the channels (that code averages a recurrent layer over TIME; transpose in
+`Model.features` for that); vectors keep a position for each unit (there they
+average to the number 1 and count for nothing). Its batch fraction, which weighs
+the two kinds of rows, is exactly the mean over rows that is taken here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxunlearn import losses
+from jaxunlearn.core import checks, sampling
+from jaxunlearn.core.combinators import chain, provide
+from jaxunlearn.core.phase import apply_rows, phase
+from jaxunlearn.core.training import fitting, init_variables
+from jaxunlearn.core.types import Draw, Model, Transform, Variables
+from jaxunlearn.losses import regression
+
+_BLIND = "blindspot"
+
+
+def blindspot(
+  model: Model,
+  *,
+  output_loss: str = "l1",
+  attention: float | jax.Array = 50.0,
+  attention_features: Sequence[str] | None = None,
+  blind_optimizer: optax.GradientTransformation | None = None,
+  blind_steps: int = 200,
+  blind: Variables | None = None,
+  optimizer: optax.GradientTransformation | None = None,
+  num_steps: int = 100,
+  batch_size: int = 256,
+  train_mode: bool = True,
+) -> Transform:
+  """Trains a fresh model briefly on retain rows and imitates it on the others.
+
+  The blindspot model knows the task and has never seen the forget set. With u
+  the request, y the target, o and b the outputs of student and blindspot model,
+  the student, which starts at the original model, then minimises the mean over
+  rows of both kinds, in their natural proportion, of
+
+      u (loss(o, b) + attention * sum_l mean_p (a_l - a'_l)^2) + (1 - u) task(o, y)
+
+  where a_l, a'_l are the attention maps of layer l (`losses.attention_map`) and
+  `task` is the model's own loss.
+
+  Args:
+    model: a regression model; its rows have float targets under "label". With
+      features, unless attention is a plain 0.
+    output_loss: "l1" or "l2", between outputs on forget rows; take the model's.
+    attention: beta >= 0. May be traced; a plain 0 reads no features. 50 belongs
+      to targets of the order of 10 to 100 and `output_loss` "l1": divide it by
+      as much as the targets are smaller.
+    attention_features: the layers by name; all in `Model.features` by default.
+    blind_optimizer: of the blindspot model; Adam of 0.01 by default.
+    blind_steps: steps of its training, on retain rows; > 0.
+    blind: a blindspot model that was trained before, in its place. It must never
+      have seen the rows of THIS request.
+    optimizer: of the student; Adam of 1e-3 by default.
+    num_steps: of the student.
+    batch_size: rows a step, of both parts.
+    train_mode: static; in both parts, dropout active and BatchNorm's statistics
+      moving, as released. The blindspot model teaches in evaluation mode.
+
+  Returns:
+    A `Transform` with infos "blind" (not with a given one) and "unlearn". Under
+    jit, where requests cannot be looked at, an empty one is plain fine-tuning on
+    all rows, a full one imitates an untrained network.
+
+  Raises:
+    ValueError: an option outside its range; attention without features, or with
+      names that they lack; targets that are no floats, such as classes;
+      (concrete values) targets of retain rows that are not finite; a soft
+      request; a given blindspot model of another structure.
+  """
+  # Looks whether the loss is known.
+  regression.error_of(output_loss)
+  checks.positive(batch_size=batch_size)
+  checks.non_negative(attention=attention)
+  if blind is None:
+    checks.positive(blind_steps=blind_steps)
+  with_maps = not (isinstance(attention, int | float) and attention == 0)
+  if with_maps and model.features is None:
+    raise ValueError(
+      "Expected a model with features for attention > 0, got "
+      "model.features=None; pass attention=0 to match outputs only."
+    )
+
+  def given(carry, data, forget_mask, key):
+    checks.same_structure(blind, carry.variables, "blind")
+    return blind
+
+  def fresh(carry, data, forget_mask, key):
+    _check_targets(data, forget_mask)
+    return init_variables(model, data, key, like=carry.variables)
+
+  def objective(variables, batch, key):
+    _check_dtype(batch.rows["label"])
+    teacher, x = batch.context.extra[_BLIND], batch.rows["x"]
+    outputs, state = apply_rows(model, variables, batch, key, train=train_mode)
+    # What is to be forgotten has no target here, not even a bad one.
+    label = sampling.blank_rows(
+      batch.rows["label"], (~batch.forget).astype(jnp.float32)
+    )
+    task = model.loss(outputs, {**batch.rows, "label": label})
+    maps = [
+      _maps(model, v, x, attention_features) if with_maps else {}
+      for v in (variables, teacher)
+    ]
+    lost = blindspot_loss(
+      outputs,
+      model.predict(teacher, x),
+      task,
+      batch.forget,
+      *maps,
+      attention=attention,
+      output_loss=output_loss,
+    )
+    return lost, state
+
+  links = [provide(_BLIND, given, reads="nothing")]
+  if blind is None:
+    links = [
+      provide(_BLIND, fresh, reads="shapes"),
+      _swap(),
+      _without_weight_masks(
+        fitting(
+          model,
+          optimizer=blind_optimizer or optax.adam(0.01),
+          num_steps=blind_steps,
+          batch_size=batch_size,
+          train_mode=train_mode,
+          name="blind",
+        )
+      ),
+      _swap(),
+    ]
+  return chain(
+    *links,
+    phase(
+      objective,
+      optimizer or optax.adam(1e-3),
+      num_steps,
+      draw=Draw(mixed=batch_size),
+      name="unlearn",
+    ),
+    name="blindspot",
+  )
+
+
+def blindspot_loss(
+  outputs: jax.Array,
+  blind_outputs: jax.Array,
+  task_losses: jax.Array,
+  forget: jax.Array,
+  maps: Mapping[str, jax.Array],
+  blind_maps: Mapping[str, jax.Array],
+  *,
+  attention: float | jax.Array,
+  output_loss: str = "l1",
+) -> jax.Array:
+  """The loss of each row; its mean is the released code's weighted sum.
+
+  Args:
+    outputs: float [B, ...], the student's.
+    blind_outputs: the same of the blindspot model; constant.
+    task_losses: [B], the model's own loss against the targets.
+    forget: bool [B].
+    maps: by layer, the student's attention maps [B, P].
+    blind_maps: the same of the blindspot model; constant.
+    attention: beta.
+    output_loss: "l1" or "l2".
+
+  Returns:
+    [B], in at least float32. Forget rows do not read `task_losses`, others
+    nothing of the blindspot model.
+
+  Raises:
+    ValueError: shapes differ, layers differ, unknown loss.
+  """
+  if maps.keys() != blind_maps.keys():
+    raise ValueError(
+      f"Expected blind_maps of the layers {sorted(maps)}, got "
+      f"{sorted(blind_maps)}."
+    )
+  blind_outputs, blind_maps = jax.lax.stop_gradient((blind_outputs, blind_maps))
+  imitation = regression.error_of(output_loss)(outputs, blind_outputs)
+  for name in maps:
+    gap = losses.attention_difference(maps[name], blind_maps[name])
+    imitation = imitation + attention * gap
+  return jnp.where(forget, imitation, task_losses)
+
+
+def _maps(
+  model: Model,
+  variables: Variables,
+  x: Any,
+  names: Sequence[str] | None,
+) -> dict[str, jax.Array]:
+  if model.features is None:
+    return {}
+  found = model.features(variables, x)
+  chosen = tuple(found) if names is None else tuple(names)
+  for name in chosen:
+    if name not in found:
+      raise ValueError(
+        f"Expected attention_features among {sorted(found)}, got {name!r}."
+      )
+  return {name: losses.attention_map(found[name]) for name in chosen}
+
+
+def _swap() -> Transform:
+  """Exchanges the model with the blindspot model, so that a phase trains it."""
+
+  def run(carry, data, forget_mask, key, env):
+    extra = {**carry.extra, _BLIND: carry.variables}
+    return carry._replace(variables=carry.extra[_BLIND], extra=extra), None
+
+  this = Transform("swap", run, 0, Draw(), lambda key: [(this, key)])
+  return this
+
+
+def _without_weight_masks(link: Transform) -> Transform:
+  """A phase that trains all weights, whichever the student may change."""
+
+  def run(carry, data, forget_mask, key, env):
+    return link.run(
+      carry, data, forget_mask, key, env._replace(weight_masks=())
+    )
+
+  def step(state, batch, key, env):
+    return link.step(state, batch, key, env._replace(weight_masks=()))
+
+  this = dataclasses.replace(
+    link, run=run, step=step, expand=lambda key: [(this, key)]
+  )
+  return this
+
+
+def _check_dtype(label: Any) -> None:
+  dtype = jnp.asarray(label).dtype
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise ValueError(
+      f"Expected data['label'] of a floating dtype, real targets, got {dtype}."
+    )
+
+
+def _check_targets(data: Any, forget_mask: Any) -> None:
+  """Retain rows have real, finite targets; those of forget rows are not read."""
+  label = data["label"]
+  _check_dtype(label)
+  concrete = checks.is_concrete(label) and checks.is_concrete(forget_mask)
+  if concrete and not isinstance(label, jax.ShapeDtypeStruct):
+    kept = 1.0 - jnp.asarray(forget_mask).astype(jnp.float32)
+    checks.finite({"label": sampling.blank_rows(label, kept)}, "data")

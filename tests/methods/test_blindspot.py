@@ -1,0 +1,430 @@
+import pathlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import problems
+import pytest
+
+import jaxunlearn as ju
+from jaxunlearn.adapters.flax import from_linen
+from jaxunlearn.core.training import train
+from jaxunlearn.losses.attention import attention_map
+from jaxunlearn.losses.regression import on_targets
+from jaxunlearn.methods import gaussian_amnesiac as amnesiac_module
+from jaxunlearn.methods.blindspot import blindspot, blindspot_loss
+from jaxunlearn.methods.gaussian_amnesiac import gaussian_amnesiac
+from jaxunlearn.models.mlp import MLP
+
+DATA = pathlib.Path(__file__).resolve().parent.parent / "data"
+KEY = jax.random.key(0)
+N = 48
+STEPS = {"num_steps": 5, "batch_size": 16}
+BLIND = {"blind_steps": 4, "attention": 5.0, **STEPS}
+BLIND["attention_features"] = ("hidden0", "hidden1")
+
+
+def regression_data(seed=0):
+  rng = np.random.default_rng(seed)
+  x = rng.normal(size=(N, 4)).astype(np.float32)
+  label = 10 * x[:, 0] + 3 * x[:, 1] ** 2
+  return {"x": jnp.asarray(x), "label": jnp.asarray(label)}
+
+
+def network(**options):
+  module = MLP(num_classes=1, hidden=(8, 8), **options)
+  return from_linen(module, loss=on_targets("l1"))
+
+
+MODEL, ROWS = network(), regression_data()
+MASK = ju.requests.value_range(ROWS["label"], high=0.0)
+ORIGINAL, _ = jax.jit(
+  lambda k: train(
+    MODEL,
+    ROWS,
+    jnp.ones(N, bool),
+    k,
+    optimizer=optax.adam(0.01),
+    num_steps=40,
+    batch_size=16,
+  )
+)(KEY)
+METHODS = {
+  "blindspot": lambda model: blindspot(model, **BLIND),
+  "gaussian_amnesiac": lambda model: gaussian_amnesiac(model, **STEPS),
+}
+
+
+def run(method, mask=MASK, data=ROWS, variables=ORIGINAL, key=KEY):
+  return jax.jit(method)(variables, data, mask, key)
+
+
+def golden(name):
+  return dict(np.load(DATA / f"deep_regression__blindspot_step_{name}.npz"))
+
+
+def of_layers(stored, prefix, transpose):
+  """Activations with the axis last over which the released code averages."""
+  found = {}
+  for i in range(4):
+    if f"{prefix}_act{i}" not in stored:
+      continue
+    act = jnp.asarray(stored[f"{prefix}_act{i}"])
+    # Of a vector it averages all units: one position, many "channels".
+    found[f"act{i}"] = act[:, None] if act.ndim == 2 else transpose(act)
+  return found
+
+
+@pytest.mark.parametrize(
+  ("name", "kind"),
+  [
+    ("conv_l1_mixed", "l1"),
+    ("conv_l1_all_forget", "l1"),
+    ("conv_l1_all_retain", "l1"),
+    ("lstm_mse_mixed", "l2"),
+  ],
+)
+def test_the_mean_over_rows_is_the_released_step_and_so_are_its_slopes(
+  name, kind
+):
+  stored = golden(name)
+  last = lambda act: jnp.moveaxis(act, 1, -1)
+  layers = of_layers(stored, "model", last)
+  teacher = of_layers(stored, "proxy", last)
+  labels, forget = stored["labels"], stored["unlearn_flags"] == 1
+  proxy = stored["proxy_out"].reshape(labels.shape)
+
+  def total(outputs, layers):
+    return blindspot_loss(
+      outputs,
+      proxy,
+      on_targets(kind)(outputs, {"label": labels}),
+      forget,
+      {n: attention_map(a) for n, a in layers.items()},
+      {n: attention_map(a) for n, a in teacher.items()},
+      attention=float(stored["at_beta"]),
+      output_loss=kind,
+    ).mean()
+
+  outputs = jnp.asarray(stored["model_out"])
+  value, (slope, act_slopes) = jax.value_and_grad(total, (0, 1))(
+    outputs, layers
+  )
+  np.testing.assert_allclose(value, stored["out_code"], rtol=1e-5)
+  np.testing.assert_allclose(
+    slope, stored["grad_model_out_code"], rtol=1e-5, atol=1e-7
+  )
+  for layer, found in act_slopes.items():
+    want = jnp.asarray(stored[f"grad_{layer}_code"])
+    want = want[:, None] if want.ndim == 2 else last(want)
+    scale = max(float(jnp.abs(want).max()), 1e-7)
+    np.testing.assert_allclose(found / scale, want / scale, atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_the_mean_over_rows_is_the_three_weighted_terms(share):
+  rng = np.random.default_rng(3)
+  forget = rng.random(20) < share
+  o, b, y = rng.normal(size=(3, 20))
+  maps, other = rng.random((2, 20, 6))
+  c = forget.mean()
+  mean = lambda v, rows: v[rows].mean() if rows.any() else 0.0
+  distance = ((maps - other) ** 2).mean(axis=1)
+  want = c * (mean(np.abs(o - b), forget) + 50 * mean(distance, forget)) + (
+    1 - c
+  ) * mean(np.abs(o - y), ~forget)
+  found = blindspot_loss(
+    jnp.asarray(o, jnp.float32),
+    jnp.asarray(b, jnp.float32),
+    jnp.asarray(np.abs(o - y), jnp.float32),
+    jnp.asarray(forget),
+    {"layer": jnp.asarray(maps, jnp.float32)},
+    {"layer": jnp.asarray(other, jnp.float32)},
+    attention=50.0,
+  ).mean()
+  np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
+def test_a_vector_averaged_over_its_units_would_count_for_nothing():
+  act = jnp.asarray(golden("lstm_mse_mixed")["model_act2"])
+  np.testing.assert_allclose(attention_map(act[:, None]), 1.0, rtol=1e-6)
+  # The rule for vectors, a position a unit, tells examples apart.
+  assert attention_map(act).std(axis=0).max() > 0.05
+
+
+def test_an_empty_request_is_fine_tuning_on_all_rows():
+  out, info = run(blindspot(MODEL, **BLIND), jnp.zeros(N, bool))
+  plain = ju.phase(
+    ju.supervised(MODEL, train=True),
+    optax.adam(1e-3),
+    5,
+    draw=ju.Draw(mixed=16),
+  )
+  # The key of the fifth of five links.
+  key = jax.random.split(KEY, 5)[4]
+  want, plain_info = run(plain, jnp.zeros(N, bool), key=key)
+  chex.assert_trees_all_close(out, want, atol=1e-6)
+  chex.assert_trees_all_close(info["unlearn"].loss, plain_info.loss, rtol=1e-6)
+
+
+def test_a_student_that_is_its_own_blindspot_model_stays():
+  # Squared errors: the slope of absolute ones is 1 for any rounding.
+  method = blindspot(
+    MODEL,
+    blind=ORIGINAL,
+    output_loss="l2",
+    optimizer=optax.sgd(1e-3),
+    **STEPS,
+  )
+  out, info = run(method, jnp.ones(N, bool))
+  chex.assert_trees_all_close(out, ORIGINAL, atol=1e-6)
+  np.testing.assert_allclose(info["unlearn"].loss, 0, atol=1e-8)
+
+
+def test_targets_of_forget_rows_are_not_read():
+  spoilt = {**ROWS, "label": jnp.where(MASK, jnp.nan, ROWS["label"])}
+  for mask, data in ((MASK, spoilt), (jnp.ones(N, bool), None)):
+    data = {**ROWS, "label": ROWS["label"] * jnp.nan} if data is None else data
+    out, info = run(blindspot(MODEL, **BLIND), mask, data)
+    want, _ = run(blindspot(MODEL, **BLIND), mask)
+    assert info["unlearn"].is_finite
+    chex.assert_trees_all_equal(out, want)
+
+
+def test_the_blindspot_model_has_never_seen_the_forget_set():
+  """The student at rate 1 of one full-batch step shows what it imitates."""
+  blind_key = jax.random.split(KEY, 5)
+  far = {**ROWS, "x": jnp.where(MASK[:, None], 50.0, ROWS["x"])}
+  method = blindspot(MODEL, **BLIND)
+  _, info = run(method)
+  _, other = run(method, data=far)
+  # Other forget rows, the same training of the blindspot model.
+  chex.assert_trees_all_equal(info["blind"].loss, other["blind"].loss)
+  fresh = MODEL.init(blind_key[0], ROWS["x"][:1])
+  fit = ju.phase(
+    ju.supervised(MODEL, train=True),
+    optax.adam(0.01),
+    4,
+    draw=ju.Draw(retain=16),
+  )
+  _, want = run(fit, variables=fresh, key=blind_key[2])
+  chex.assert_trees_all_close(info["blind"].loss, want.loss, rtol=1e-6)
+
+
+def test_the_student_comes_to_say_what_the_blindspot_model_says():
+  blind = MODEL.init(jax.random.key(5), ROWS["x"][:1])
+  method = blindspot(
+    MODEL,
+    blind=blind,
+    attention=0.0,
+    optimizer=optax.adam(0.01),
+    num_steps=400,
+    batch_size=N,
+  )
+  out, _ = run(method)
+  predict = lambda v: MODEL.predict(v, ROWS["x"])[:, 0]
+  gap = lambda v: jnp.abs(predict(v) - predict(blind))[MASK].mean()
+  error = lambda v: jnp.abs(predict(v) - ROWS["label"])[~MASK].mean()
+  assert gap(out) < 0.4 * gap(ORIGINAL)
+  assert error(out) < 1.2 * error(ORIGINAL)
+
+
+def test_attention_moves_the_student_and_zero_reads_no_features():
+  bare = MODEL._replace(features=None)
+  options = {"blind_steps": 4, **STEPS}
+  out, _ = run(blindspot(bare, attention=0.0, **options))
+  same, _ = run(blindspot(MODEL, attention=0.0, **options))
+  more, _ = run(blindspot(MODEL, attention=500.0, **options))
+  chex.assert_trees_all_equal(out, same)
+  gaps = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), out, more)
+  assert max(jax.tree.leaves(gaps)) > 1e-4
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_vmap_over_requests_equals_the_loop(name):
+  method = METHODS[name](MODEL)
+  masks = jnp.stack([MASK, ROWS["x"][:, 2] > 0.5])
+  keys = jax.random.split(KEY, 2)
+  many, info = jax.jit(jax.vmap(method, in_axes=(None, None, 0, 0)))(
+    ORIGINAL, ROWS, masks, keys
+  )
+  for i in range(2):
+    alone, own = run(method, masks[i], key=keys[i])
+    chex.assert_trees_all_close(
+      jax.tree.map(lambda v, i=i: v[i], many), alone, atol=2e-5
+    )
+    last = list(own)[-1]
+    chex.assert_trees_all_close(info[last].loss[i], own[last].loss, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_without_jit_it_is_the_same_and_a_new_request_compiles_nothing(name):
+  model, traces = problems.counting(MODEL)
+  method = METHODS[name](model)
+  out, _ = method.compiled(ORIGINAL, ROWS, MASK, KEY)
+  count = len(traces)
+  other, _ = method.compiled(ORIGINAL, ROWS, ~MASK, jax.random.key(1))
+  assert len(traces) == count > 0
+  gaps = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), out, other)
+  assert max(jax.tree.leaves(gaps)) > 0
+  # Compiled loops, called without `jit` around them.
+  eager, _ = method(ORIGINAL, ROWS, MASK, KEY)
+  chex.assert_trees_all_close(eager, out, atol=1e-5)
+  again, _ = method.compiled(ORIGINAL, ROWS, MASK, KEY)
+  chex.assert_trees_all_equal(again, out)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_half_precision_comes_back_as_half_precision(name):
+  low = jax.tree.map(lambda p: p.astype(jnp.bfloat16), ORIGINAL)
+  out, _ = run(METHODS[name](MODEL), variables=low)
+  chex.assert_trees_all_equal_shapes_and_dtypes(out, low)
+
+
+def test_a_stream_is_the_call():
+  method = blindspot(MODEL, **BLIND)
+  want, _ = run(method)
+  out, _ = ju.stream(
+    method,
+    ORIGINAL,
+    ju.host_batches(ROWS, MASK),
+    KEY,
+    data=ROWS,
+    forget_mask=MASK,
+    progress=False,
+  )
+  chex.assert_trees_all_close(out, want, atol=1e-5)
+
+
+def test_a_weight_mask_holds_the_student_and_not_the_blindspot_model():
+  mask = jax.tree.map(lambda p: jnp.zeros((), bool), ORIGINAL.params)
+  mask["Dense_2"] = jax.tree.map(lambda p: True, ORIGINAL.params["Dense_2"])
+  method = blindspot(MODEL, **BLIND)
+  out, info = run(ju.masked(method, mask))
+  _, free = run(method)
+  chex.assert_trees_all_equal(out.params["Dense_0"], ORIGINAL.params["Dense_0"])
+  assert (
+    jnp.abs(
+      out.params["Dense_2"]["kernel"] - ORIGINAL.params["Dense_2"]["kernel"]
+    ).max()
+    > 1e-5
+  )
+  chex.assert_trees_all_equal(info["blind"].loss, free["blind"].loss)
+
+
+def test_moments_and_new_targets_are_the_published_ones():
+  stored = np.load(DATA / "deep_regression__gaussian_amnesiac.npz")
+  labels = stored["labels"].astype(np.float32)
+  forget = stored["forget_mask"] == 1
+  mean, std = amnesiac_module.target_moments(labels)
+  np.testing.assert_allclose(mean, stored["mean"], rtol=1e-6)
+  np.testing.assert_allclose(std, stored["std_ddof1"], rtol=1e-6)
+  normal = np.zeros(len(labels), np.float32)
+  normal[forget] = stored["standard_normal_draws"]
+  found = amnesiac_module.replace_targets(
+    jnp.asarray(labels), jnp.asarray(forget), jnp.asarray(normal), mean, std
+  )
+  np.testing.assert_allclose(found, stored["out_code"], rtol=1e-5)
+  np.testing.assert_array_equal(found[~forget], labels[~forget])
+
+
+def test_without_spread_forget_rows_are_regressed_to_the_mean():
+  """One full-batch step of plain descent on targets that are known."""
+  mean = 7.0
+  options = {"optimizer": optax.sgd(0.01), "num_steps": 3, "batch_size": N}
+  out, _ = run(gaussian_amnesiac(MODEL, mean=mean, std=0.0, **options))
+  known = {**ROWS, "label": jnp.where(MASK, mean, ROWS["label"])}
+  # The same rows in another order, all of them at every step.
+  want, _ = run(
+    ju.phase(
+      ju.supervised(MODEL, train=True),
+      optax.sgd(0.01),
+      3,
+      draw=ju.Draw(mixed=N),
+    ),
+    data=known,
+  )
+  chex.assert_trees_all_close(out, want, atol=1e-5)
+  # With both moments given, not even these targets are read.
+  spoilt = {**ROWS, "label": jnp.where(MASK, jnp.nan, ROWS["label"])}
+  same, _ = run(
+    gaussian_amnesiac(MODEL, mean=mean, std=0.0, **options), data=spoilt
+  )
+  chex.assert_trees_all_equal(out, same)
+
+
+def test_targets_are_drawn_once_and_have_the_moments():
+  seen = []
+
+  def spy(outputs, rows):
+    jax.debug.callback(
+      lambda x, y: seen.append((np.asarray(x), np.asarray(y))),
+      rows["x"][:, 0],
+      rows["label"],
+    )
+    return on_targets("l1")(outputs, rows)
+
+  method = gaussian_amnesiac(
+    MODEL._replace(loss=spy), num_steps=2, batch_size=N
+  )
+  run(method, jnp.ones(N, bool))
+  jax.effects_barrier()
+  # Two epochs of all rows, in other orders: each row has one target.
+  tables = [dict(zip(x.tolist(), y.tolist())) for x, y in seen[:2]]
+  assert len(tables[0]) == N and tables[0] == tables[1]
+  drawn = np.array(list(tables[0].values()))
+  label = np.asarray(ROWS["label"], np.float64)
+  error = label.std(ddof=1) / np.sqrt(N)
+  assert abs(drawn.mean() - label.mean()) < 5 * error
+  assert abs(drawn.std() - label.std()) < 5 * error
+  assert not np.isin(drawn, label.astype(np.float32)).any()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_classes_and_soft_requests_are_refused(name):
+  method = METHODS[name](MODEL)
+  classes = {**ROWS, "label": ROWS["label"].astype(jnp.int32)}
+  with pytest.raises(ValueError, match="floating dtype, real targets, got int"):
+    run(method, data=classes)
+  with pytest.raises(ValueError, match="dtype bool for this method"):
+    run(method, MASK.astype(jnp.float32))
+  with pytest.raises(ValueError, match=r"forget_mask of shape \(48,\)"):
+    run(method, MASK[:-1])
+  with pytest.raises(ValueError, match="to be finite, got 1"):
+    label = ROWS["label"].at[jnp.argmin(MASK)].set(jnp.inf)
+    method(ORIGINAL, {**ROWS, "label": label}, MASK, KEY)
+  for mask, text in ((~MASK & MASK, "empty request"), (MASK | ~MASK, "covers")):
+    with pytest.raises(ValueError, match=text):
+      ju.unlearn(method, ORIGINAL, ROWS, mask, KEY)
+
+
+def test_bad_options_are_refused():
+  bare = MODEL._replace(features=None)
+  with pytest.raises(ValueError, match="model with features for attention"):
+    blindspot(bare)
+  with pytest.raises(ValueError, match="attention_features among"):
+    run(blindspot(MODEL, attention_features=("nowhere",), num_steps=1))
+  with pytest.raises(ValueError, match="kind to be one of 'l1', 'l2'"):
+    blindspot(MODEL, output_loss="huber")
+  with pytest.raises(ValueError, match="attention >= 0"):
+    blindspot(MODEL, attention=-1.0)
+  with pytest.raises(ValueError, match="blind_steps > 0"):
+    blindspot(MODEL, blind_steps=0)
+  with pytest.raises(ValueError, match="batch_size > 0"):
+    blindspot(MODEL, batch_size=0)
+  with pytest.raises(ValueError, match=r"Expected blind\.params"):
+    wrong = ju.Variables({"Dense_0": ORIGINAL.params["Dense_0"]})
+    run(blindspot(MODEL, blind=wrong, num_steps=1))
+  with pytest.raises(ValueError, match=r"blind_maps of the layers \['a'\]"):
+    one = jnp.ones(2)
+    blindspot_loss(one, one, one, one > 0, {"a": one}, {}, attention=1.0)
+  with pytest.raises(ValueError, match="both mean and std or neither"):
+    gaussian_amnesiac(MODEL, mean=0.0)
+  with pytest.raises(ValueError, match="std >= 0"):
+    gaussian_amnesiac(MODEL, mean=0.0, std=-1.0)
+  with pytest.raises(ValueError, match="batch_size > 0"):
+    gaussian_amnesiac(MODEL, batch_size=0)
+  with pytest.raises(ValueError, match="targets of some rows, got 0"):
+    amnesiac_module.target_moments(jnp.zeros(0))

@@ -1,0 +1,126 @@
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxunlearn.metrics import regression
+
+DATA = pathlib.Path(__file__).resolve().parent.parent / "data"
+GOLDEN = np.load(DATA / "deep_regression__metrics.npz")
+W1 = jax.jit(regression.wasserstein1)
+
+
+def sample(seed, *shape):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def test_errors_are_means_over_examples_not_over_batches():
+  golden = np.load(DATA / "deep_regression__evaluate_mae.npz")
+  outputs, labels = golden["outputs"], golden["labels"]
+  found = regression.mean_absolute_error(outputs, labels[:, 0])
+  np.testing.assert_allclose(found, golden["out_paper"], rtol=1e-6)
+  # The published number differs, and by more than rounding.
+  assert abs(found - golden["out_code"]) > 0.1
+  wide = (outputs.astype(np.float64) - labels) ** 2
+  found = regression.mean_squared_error(outputs, labels)
+  np.testing.assert_allclose(found, wide.mean(), rtol=1e-6)
+
+
+def test_errors_do_not_read_rows_of_weight_zero():
+  outputs, targets = sample(0, 6), sample(1, 6)
+  weights = np.array([1, 0, 0.5, 0, 2, 1], np.float32)
+  for fn, power in (
+    (regression.mean_absolute_error, 1),
+    (regression.mean_squared_error, 2),
+  ):
+    want = np.average(np.abs(outputs - targets) ** power, weights=weights)
+    spoilt = np.where(weights > 0, outputs, np.nan)
+    np.testing.assert_allclose(fn(spoilt, targets, weights), want, rtol=1e-5)
+    assert np.isnan(fn(outputs, targets, np.zeros(6, bool)))
+
+
+def test_published_distances_are_met():
+  a, b = GOLDEN["unlearned_outputs"], GOLDEN["retrained_outputs"]
+  np.testing.assert_allclose(W1(a, b), GOLDEN["wasserstein"], rtol=1e-5)
+  np.testing.assert_allclose(
+    W1(GOLDEN["other_outputs_unequal_size"], b),
+    GOLDEN["wasserstein_unequal_size"],
+    rtol=1e-5,
+  )
+  labels = GOLDEN["labels"].astype(np.float32)
+  np.testing.assert_allclose(
+    regression.relative_difference(a, b, labels),
+    GOLDEN["relative_difference"],
+    rtol=1e-4,
+    atol=1e-6,
+  )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_distance_is_scipys_under_random_weights_and_ties(seed):
+  rng = np.random.default_rng(seed)
+  a, b = np.round(rng.normal(size=30), 1), np.round(rng.normal(size=17), 1)
+  u, v = rng.random(30), rng.random(17)
+  u[:4] = v[:2] = 0
+  want = stats.wasserstein_distance(a[4:], b[2:], u[4:], v[2:])
+  a[:4] = b[:2] = np.nan  # Where the weight is zero.
+  found = W1(*(x.astype(np.float32) for x in (a, b, u, v)))
+  np.testing.assert_allclose(found, want, rtol=2e-5)
+
+
+def test_the_distance_is_a_distance():
+  a, b, c = sample(0, 50), 3 * sample(1, 50), sample(2, 50) + 1
+  assert W1(a, a[::-1].copy()) == 0
+  np.testing.assert_allclose(W1(a, a - 2.5), 2.5, rtol=1e-6)
+  np.testing.assert_allclose(W1(a, b), W1(b, a), rtol=1e-6)
+  assert W1(a, b) <= W1(a, c) + W1(c, b) + 1e-6
+  want = np.abs(np.sort(a) - np.sort(b)).mean()
+  np.testing.assert_allclose(W1(a, b), want, rtol=1e-5)
+
+
+def test_a_mask_is_a_subset_and_vmap_a_loop():
+  a, b = sample(0, 40), sample(1, 40)
+  masks = np.random.default_rng(2).random((3, 40)) < 0.4
+  many = jax.jit(jax.vmap(lambda m: regression.wasserstein1(a, b, m, m)))(masks)
+  for i, mask in enumerate(masks):
+    want = stats.wasserstein_distance(a[mask], b[mask])
+    np.testing.assert_allclose(many[i], want, rtol=1e-5)
+
+
+def test_the_distance_has_the_slope_of_its_definition():
+  a, b = jnp.array([0.0, 5.0]), jnp.array([1.0, 3.0])
+  slope = jax.grad(regression.wasserstein1)(a, b)
+  # mean(|0 - 1|, |5 - 3|).
+  np.testing.assert_allclose(slope, [-0.5, 0.5], atol=1e-6)
+
+
+def test_the_distance_of_nothing_or_of_nan_is_nan():
+  a, no = jnp.ones(3), jnp.zeros(3, bool)
+  assert jnp.isnan(W1(a, a, no, None)) and jnp.isnan(W1(a, a, None, no))
+  assert jnp.isnan(W1(a.at[0].set(jnp.nan), a))
+  assert jnp.isnan(W1(a, a.at[0].set(jnp.inf)))
+  assert jnp.isnan(W1(jnp.zeros(0), jnp.zeros(0)))
+
+
+def test_the_relative_difference_at_a_target_of_zero():
+  found = regression.relative_difference(
+    jnp.array([1.0, 2.0, 3.0]), jnp.array([2.0, 2.0, 1.0]), jnp.zeros(3)
+  )
+  assert found.tolist() == [np.inf, 0.0, np.inf]
+
+
+def test_bad_arguments_are_refused():
+  x = jnp.ones(3)
+  with pytest.raises(ValueError, match="floating dtype, got int32"):
+    regression.mean_absolute_error(x, jnp.arange(3))
+  with pytest.raises(ValueError, match="outputs of the shape of targets"):
+    regression.mean_squared_error(jnp.ones(4), x)
+  with pytest.raises(ValueError, match="got a scalar"):
+    regression.mean_squared_error(jnp.ones(()), jnp.ones(()))
+  with pytest.raises(ValueError, match=r"Expected b \[N\]"):
+    regression.wasserstein1(x, jnp.ones((3, 1)))
+  with pytest.raises(ValueError, match="weights of shape"):
+    regression.wasserstein1(x, x, jnp.ones(2))
