@@ -91,6 +91,7 @@ def ranking(
   top = int(min(cuts.max(), num_items))
   discount = 1 / np.log2(np.arange(cuts.max()) + 2.0)
   ideal = jnp.asarray(np.append(0, np.cumsum(discount)), jnp.float32)
+  gains = jnp.asarray(discount[None, :top], jnp.float32)
   places = np.minimum(cuts, top) - 1
   rows = jnp.asarray(order, jnp.int32)
   user_of = jnp.asarray(sorted_user, jnp.int32)
@@ -119,8 +120,8 @@ def ranking(
     hit = jnp.take_along_axis(wanted, found, axis=1) & (value > -jnp.inf)
     hit = hit.astype(jnp.float32)
     hits = jnp.cumsum(hit, axis=1)
-    rank = jnp.arange(1, top + 1, dtype=jnp.float32)
-    gain = jnp.cumsum(hit * jnp.asarray(discount[:top], jnp.float32), axis=1)
+    rank = jnp.arange(1, top + 1, dtype=jnp.float32)[None]
+    gain = jnp.cumsum(hit * gains, axis=1)
     at_hits = jnp.cumsum(hit * hits / rank, axis=1)
     size_of_truth = wanted.sum(axis=1)
     truth_size = jnp.maximum(size_of_truth, 1)[:, None]
@@ -129,7 +130,7 @@ def ranking(
       [
         hits[:, places] / truth_size,
         gain[:, places] / ideal[possible],
-        hits[:, places] / jnp.asarray(cuts, jnp.float32),
+        hits[:, places] / jnp.asarray(cuts, jnp.float32)[None],
         at_hits[:, places] / possible,
       ],
       axis=1,

@@ -31,7 +31,7 @@ def mmrecun(
   model: Recommender,
   *,
   optimizer: optax.GradientTransformation | None = None,
-  num_steps: int = 200,
+  num_steps: int = 100,
   batch_size: int = 2048,
   retain_weight: float | jax.Array = 0.9,
   schedule: str = "joint",

@@ -83,15 +83,21 @@ def draw_unseen(
   draw = lambda key, n: jax.random.randint(key, (), 0, n, jnp.int32)
   number = jax.vmap(draw)(keys, jnp.maximum(free, 1))
   low, end = history.start[user], history.start[user + 1]
-  high = end
   last = history.rank.shape[0] - 1
+
   # The first row with more than `number` unseen items below it.
-  for _ in range(history.rank.shape[0].bit_length()):
+  def halve(_, bounds):
+    low, high = bounds
     middle = (low + high) // 2
     found = history.unseen_below[jnp.minimum(middle, last)] > number
     is_open = low < high
-    high = jnp.where(is_open & found, middle, high)
-    low = jnp.where(is_open & ~found, middle + 1, low)
+    return (
+      jnp.where(is_open & ~found, middle + 1, low),
+      jnp.where(is_open & found, middle, high),
+    )
+
+  rounds = history.rank.shape[0].bit_length()
+  low, _ = jax.lax.fori_loop(0, rounds, halve, (low, end))
   inside = history.rank[jnp.minimum(low, last)]
   below = jnp.where(low < end, inside, history.num_seen[user])
   return jnp.minimum(number + below, history.num_items - 1), free > 0
