@@ -1,0 +1,108 @@
+"""The text-to-image model of the quick experiments, and what judges it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import diffusion_data as prompted
+from jaxunlearn import diffusion
+from jaxunlearn.adapters.flax import from_linen
+from jaxunlearn.core.training import train as train_model
+from jaxunlearn.core.types import Model, Variables
+from jaxunlearn.losses.classification import cross_entropy
+from jaxunlearn.models.mlp import MLP
+
+NUM_OBJECTS, NUM_STYLES = len(prompted.OBJECTS), len(prompted.STYLES)
+# Of the images that the classifier sees beside clean ones: generated images are
+# never quite clean.
+_SPREAD = 0.15
+
+
+class Recipe(NamedTuple):
+  """How a model is trained; the same for the original and the retrained one."""
+
+  num_steps: int = 6000
+  batch_size: int = 128
+  learning_rate: float = 1.5e-3
+  warmup: int = 100
+  final_rate: float = 1e-5
+
+  def options(self) -> dict[str, Any]:
+    """The keyword arguments of `diffusion.train`."""
+    schedule = optax.warmup_cosine_decay_schedule(
+      0.0, self.learning_rate, self.warmup, self.num_steps, self.final_rate
+    )
+    return {
+      "optimizer": optax.adam(schedule),
+      "num_steps": self.num_steps,
+      "batch_size": self.batch_size,
+      "augment": diffusion.drop_words(jnp.asarray(prompted.drop_rates())),
+    }
+
+
+def model(width: int = 256, num_blocks: int = 3) -> diffusion.Diffusion:
+  """The model: 8x8x3 images, 64 words, 100 times."""
+  return diffusion.text_to_image(
+    image_shape=prompted.SHAPE,
+    vocab_size=len(prompted.VOCABULARY),
+    null_tokens=prompted.NULL_TOKENS,
+    alphas_bar=diffusion.schedules.linear(100, 1e-3, 0.12),
+    clip=1.5,
+    width=width,
+    num_blocks=num_blocks,
+  )
+
+
+def classifier() -> Model:
+  """A network with two heads: logits [B, 16], ten of objects, six of styles."""
+
+  def loss(outputs, rows):
+    objects, styles = heads(outputs)
+    return cross_entropy(objects, rows["object"]) + cross_entropy(
+      styles, rows["style"]
+    )
+
+  return from_linen(MLP(NUM_OBJECTS + NUM_STYLES, hidden=(256, 128)), loss=loss)
+
+
+def heads(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Logits of objects [..., 10] and of styles [..., 6]."""
+  return outputs[..., :NUM_OBJECTS], outputs[..., NUM_OBJECTS:]
+
+
+def train_classifier(
+  labelled: dict[str, np.ndarray], key: jax.Array, num_steps: int = 1500
+) -> Variables:
+  """Trains the classifier on clean images and on slightly noisy ones."""
+  noise_key, fit_key = jax.random.split(key)
+  x = jnp.asarray(labelled["x"])
+  noisy = x + _SPREAD * jax.random.normal(noise_key, x.shape)
+  data = {
+    "x": jnp.concatenate([x, noisy]),
+    **{k: jnp.tile(labelled[k], 2) for k in ("object", "style")},
+  }
+  fit = jax.jit(
+    lambda data, key: train_model(
+      classifier(),
+      data,
+      jnp.ones(data["x"].shape[0], bool),
+      key,
+      optimizer=optax.adam(optax.cosine_decay_schedule(2e-3, num_steps)),
+      num_steps=num_steps,
+      batch_size=128,
+    )
+  )
+  return fit(data, fit_key)[0]
+
+
+def recognised(
+  judge: Variables, images: jax.Array, objects: jax.Array, styles: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Which images [B, ...] show their object, and their style; bool [B] each."""
+  by_object, by_style = heads(classifier().predict(judge, images))
+  return by_object.argmax(-1) == objects, by_style.argmax(-1) == styles

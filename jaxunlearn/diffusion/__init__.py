@@ -1,0 +1,50 @@
+"""Prompt-conditioned diffusion models: sampling, training and unlearning them.
+
+A model is a `Diffusion`, a few pure functions and a noise schedule; data is
+{"x": images [N, H, W, C], "tokens": int [N, L]}, a request a bool mask over its
+rows, and a method an ordinary `Transform`.
+"""
+
+from jaxunlearn.diffusion import schedules as schedules
+from jaxunlearn.diffusion.guidance import both_eps as both_eps
+from jaxunlearn.diffusion.guidance import classifier_free as classifier_free
+from jaxunlearn.diffusion.guidance import guided_eps as guided_eps
+from jaxunlearn.diffusion.models import from_linen as from_linen
+from jaxunlearn.diffusion.models import text_to_image as text_to_image
+from jaxunlearn.diffusion.samplers import image_keys as image_keys
+from jaxunlearn.diffusion.samplers import sample as sample
+from jaxunlearn.diffusion.samplers import start_noise as start_noise
+from jaxunlearn.diffusion.samplers import trajectory as trajectory
+from jaxunlearn.diffusion.samplers import walk as walk
+from jaxunlearn.diffusion.training import denoising as denoising
+from jaxunlearn.diffusion.training import drop_words as drop_words
+from jaxunlearn.diffusion.training import fitting as fitting
+from jaxunlearn.diffusion.training import train as train
+from jaxunlearn.diffusion.training import train_many as train_many
+from jaxunlearn.diffusion.types import Diffusion as Diffusion
+from jaxunlearn.diffusion.types import Predictor as Predictor
+from jaxunlearn.diffusion.types import parameter_group as parameter_group
+from jaxunlearn.diffusion.types import parameter_groups as parameter_groups
+
+__all__ = [
+  "Diffusion",
+  "Predictor",
+  "both_eps",
+  "classifier_free",
+  "denoising",
+  "drop_words",
+  "fitting",
+  "from_linen",
+  "guided_eps",
+  "image_keys",
+  "parameter_group",
+  "parameter_groups",
+  "sample",
+  "schedules",
+  "start_noise",
+  "text_to_image",
+  "train",
+  "train_many",
+  "trajectory",
+  "walk",
+]

@@ -1,0 +1,153 @@
+"""Diffusion models to start from: a small one, and any pair of Flax modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxunlearn.core import checks
+from jaxunlearn.diffusion.types import TEXT, Diffusion
+
+DENOISER = "denoiser"
+
+
+def text_to_image(
+  *,
+  image_shape: tuple[int, int, int],
+  vocab_size: int,
+  null_tokens: Sequence[int],
+  alphas_bar: jax.Array,
+  clip: float | None = 1.5,
+  width: int = 256,
+  num_blocks: int = 3,
+  num_heads: int = 8,
+  text_width: int = 32,
+  text_layers: int = 1,
+  dtype: Any = None,
+) -> Diffusion:
+  """A small text-to-image model: `models.text_to_image` as a `Diffusion`.
+
+  Args:
+    image_shape: (H, W, C); its product is the width of the first layer.
+    vocab_size: V, tokens are 0 .. V - 1.
+    null_tokens: the empty prompt, L integers.
+    alphas_bar: float32 [T], from `schedules`.
+    clip: see `Diffusion`.
+    width: of the denoiser's hidden vector.
+    num_blocks: of the denoiser.
+    num_heads: of its cross-attention, a divisor of `width`.
+    text_width: D, of the context.
+    text_layers: of the text encoder.
+    dtype: of the computation; None infers it.
+
+  Raises:
+    ValueError: a size that is not positive, null tokens out of range.
+  """
+  from jaxunlearn.models import text_to_image as modules
+
+  checks.positive(
+    width=width,
+    num_blocks=num_blocks,
+    num_heads=num_heads,
+    text_width=text_width,
+  )
+  encoder = modules.TextEncoder(
+    vocab_size, len(null_tokens), text_width, text_layers, dtype
+  )
+  denoiser = modules.PromptDenoiser(width, num_blocks, num_heads, dtype=dtype)
+  return from_linen(
+    encoder,
+    denoiser,
+    image_shape=image_shape,
+    vocab_size=vocab_size,
+    null_tokens=null_tokens,
+    alphas_bar=alphas_bar,
+    clip=clip,
+  )
+
+
+def from_linen(
+  encoder: Any,
+  denoiser: Any,
+  *,
+  image_shape: tuple[int, int, int],
+  vocab_size: int,
+  null_tokens: Sequence[int],
+  alphas_bar: jax.Array,
+  clip: float | None = None,
+) -> Diffusion:
+  """A `Diffusion` of two linen modules.
+
+  Args:
+    encoder: called on tokens [B, L], returns a context [B, L, D]; methods
+      `embed` and `encode_embeddings` are used if it has them.
+    denoiser: called on images [B, H, W, C], times [B] and a context, returns the
+      predicted noise. What it sows as `attention` are the attention maps.
+    image_shape: (H, W, C).
+    vocab_size: V.
+    null_tokens: the empty prompt, L integers.
+    alphas_bar: float32 [T].
+    clip: see `Diffusion`.
+
+  Raises:
+    ValueError: null tokens out of range, an image shape of other than 3 sizes.
+  """
+  found = np.asarray(null_tokens)
+  if found.ndim != 1 or found.size == 0:
+    raise ValueError(f"Expected null_tokens of shape [L], got {found.shape}.")
+  checks.labels(found, vocab_size, "null_tokens")
+  if len(image_shape) != 3:
+    raise ValueError(f"Expected image_shape (H, W, C), got {image_shape}.")
+  null = jnp.asarray(found, jnp.int32)
+
+  def init(key: jax.Array) -> Any:
+    text_key, image_key = jax.random.split(key)
+    text = encoder.init(text_key, null[None])
+    context = encoder.apply(text, null[None])
+    image = jnp.zeros((1, *image_shape))
+    made = denoiser.init(image_key, image, jnp.zeros(1, jnp.int32), context)
+    return {TEXT: text["params"], DENOISER: made["params"]}
+
+  def eps(params, x, t, context):
+    return denoiser.apply({"params": params[DENOISER]}, x, t, context)
+
+  def eps_with_attention(params, x, t, context):
+    out, sown = denoiser.apply(
+      {"params": params[DENOISER]}, x, t, context, mutable=["intermediates"]
+    )
+    flat = jax.tree_util.tree_leaves_with_path(sown.get("intermediates", {}))
+    maps = [leaf for path, leaf in flat if "attention" in _names(path)]
+    return out, tuple(maps)
+
+  def encode(params, tokens):
+    return encoder.apply({"params": params[TEXT]}, tokens)
+
+  def embed(params, tokens):
+    return encoder.apply({"params": params[TEXT]}, tokens, method="embed")
+
+  def encode_embeddings(params, embeddings):
+    return encoder.apply(
+      {"params": params[TEXT]}, embeddings, method="encode_embeddings"
+    )
+
+  takes_embeddings = hasattr(encoder, "encode_embeddings")
+  return Diffusion(
+    init=init,
+    eps=eps,
+    encode=encode,
+    null_tokens=null,
+    alphas_bar=jnp.asarray(alphas_bar, jnp.float32),
+    image_shape=image_shape,
+    clip=clip,
+    eps_with_attention=eps_with_attention,
+    embed=embed if takes_embeddings else None,
+    encode_embeddings=encode_embeddings if takes_embeddings else None,
+  )
+
+
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+  return tuple(str(getattr(p, "key", p)) for p in path)
