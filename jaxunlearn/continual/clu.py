@@ -72,7 +72,7 @@ def clu(
   *,
   forget_weight: float | jax.Array = 1.0,
   replay_weight: float | jax.Array = 1.0,
-  distil_weight: float | jax.Array = 0.1,
+  distil_weight: float | jax.Array = 2.0,
   teacher_rate: float | jax.Array = 0.7,
   teacher_decay: float | jax.Array | None = None,
   temperature: float | jax.Array = 1.0,
@@ -107,9 +107,12 @@ def clu(
     model: a classifier; the first variables are both student and teacher.
     forget_weight: >= 0; 1 in the released code.
     replay_weight: >= 0; 0.5 for buffers of 200 and 500, 1 for larger.
-    distil_weight: >= 0, of online distillation.
+    distil_weight: >= 0, of online distillation; 0.1 in the released code. With
+      2 the student keeps as much of split digits as experience replay does, or
+      more; with 0.1 only the teacher.
     teacher_rate: in [0, 1]; 0.2 for small buffers, 0.7 or 0.8 for larger.
-    teacher_decay: in [0, 1]; None: min(0.999, 1 - 10 / num_steps), at least 0.
+    teacher_decay: in [0, 1]; None: min(0.999, 1 - 3 / num_steps), at least 0.
+      Nearer 1 it keeps more, and forgets a request later than the student.
     temperature: T > 0 of the forget term.
     confidence_temperature: T > 0 of the teacher's confidence in the label.
     gamma: None, or in [0, 1]: gamma times all other terms + (1 - gamma) times
@@ -215,7 +218,7 @@ def clu(
 
   def _embedded(variables, step, memory, inputs, kept, key):
     """The terms of the projector and of the rotation head."""
-    features: Any = model.features
+    features = model.features
     name, rotation = embedding
     weight = step.replay.weight
     label = step.replay.rows["label"]
@@ -249,11 +252,11 @@ def clu(
 
 
 def default_decay(num_steps: int) -> float:
-  """The teacher's decay for events of `num_steps`: its memory is a tenth of one.
+  """The teacher's decay for events of `num_steps`: its memory is a third of one.
 
   The published 0.999 needs thousands of steps to leave the initial weights.
   """
-  return min(0.999, max(0.0, 1 - 10 / max(num_steps, 1)))
+  return min(0.999, max(0.0, 1 - 3 / max(num_steps, 1)))
 
 
 def _split(

@@ -243,7 +243,8 @@ def replay_learner(
       lambda s: (s, jnp.zeros((), jnp.float32)),
       state,
     )
-    held = jnp.zeros(1, bool) if buffer is None else state.buffer.valid
+    kept = state.buffer
+    held = jnp.zeros(1, bool) if kept is None else kept.valid
     return state, event_info(loss, learn, forget, held, state.variables)
 
   def _work(state, data, drawn, learn, forget, key):
