@@ -54,14 +54,14 @@ class AcuState(NamedTuple):
   Attributes:
     gram: Z'Z [D, D]; an `ExactSum`, or floats.
     moment: Z'Y [D, C]; the same.
-    count: weight of the rows with a target that is not 0, [1, C]; the same.
+    class_weight: weight of the rows with a target that is not 0, [1, C]; the same.
     num_clipped: int32 [], rows learned of which a number lies outside of the
       scale, so that it was cut ("exact" only).
   """
 
   gram: Any
   moment: Any
-  count: Any
+  class_weight: Any
   num_clipped: jax.Array
 
 
@@ -71,12 +71,12 @@ class AcuRecursiveState(NamedTuple):
   Attributes:
     inverse: (Z'Z + l2 I)^-1, [D, D].
     kernel: the head [D, C].
-    count: as `AcuState`, floats [1, C].
+    class_weight: as `AcuState`, floats [1, C].
   """
 
   inverse: jax.Array
   kernel: jax.Array
-  count: jax.Array
+  class_weight: jax.Array
 
 
 class AcuHead(NamedTuple):
@@ -244,7 +244,7 @@ def acu(
 
   def solve(state: Any) -> AcuHead:
     if form == "recursive":
-      return _checked(AcuHead(state.kernel, state.count[0] > _PRESENT))
+      return _checked(AcuHead(state.kernel, state.class_weight[0] > _PRESENT))
     factor, moment, count = factor_of(state)
     kernel = jax.scipy.linalg.cho_solve((factor, True), moment)
     return _checked(AcuHead(kernel, count[0] > _PRESENT))
@@ -337,7 +337,7 @@ def _woodbury(
     inverse = (inverse + inverse.T) / 2
     residual = y - times(z, kernel)
     kernel = kernel + sign * times(times(inverse, z.T), residual)
-    count = carry.count + sign * count
+    count = carry.class_weight + sign * count
     return AcuRecursiveState(inverse, kernel, count), None
 
   state, _ = jax.lax.scan(body, state, tuple(map(cut, rows)))
