@@ -1,0 +1,120 @@
+"""How far chance moves the scores of a synthetic table: the bootstrap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxunlearn.core.training import map_many
+from jaxunlearn.metrics._table_columns import layout_of, table_of
+from jaxunlearn.metrics.tabsyndex import TabSynDex, tabsyndex
+
+# Standard deviations on either side of the mean that hold 90 % of a normal law.
+_REACH = 1.6449
+
+
+class Bands(NamedTuple):
+  """Scores and how far chance moves them; each a `TabSynDex`.
+
+  Attributes:
+    score: of the tables as they are.
+    std: standard deviation over resamples.
+    low: score - 1.645 std, at least 0.
+    high: score + 1.645 std; together about 90 %.
+  """
+
+  score: TabSynDex
+  std: TabSynDex
+  low: TabSynDex
+  high: TabSynDex
+
+
+def tabsyndex_bands(
+  real: jax.Array,
+  fake: jax.Array,
+  key: jax.Array,
+  *,
+  categories: Sequence[int],
+  num_resamples: int = 50,
+  strategy: str | int = "vmap",
+  efficacy: str | None = "jax",
+  real_weights: jax.Array | None = None,
+  fake_weights: jax.Array | None = None,
+  **options: Any,
+) -> Bands:
+  """Scores a synthetic table, with bands by the bootstrap.
+
+  Every resample multiplies the weights of both tables' rows by Poisson counts
+  of mean 1. Repeated rows make a resample noisier than a table, so that its
+  scores lie lower: only their spread is used, not where they lie.
+
+  Args:
+    real: float [N, D]; no frame, see `encode_frames`.
+    fake: float [M, D].
+    key: PRNG key.
+    categories: see `tabsyndex`.
+    num_resamples: static, > 1.
+    strategy: static; see `core.training.map_many`. An int k takes k resamples
+      at a time.
+    efficacy: "jax", or None. With "sklearn" models are fitted once: the spread
+      is that of the other four and of their part of the total.
+    real_weights: see `tabsyndex`.
+    fake_weights: see `tabsyndex`.
+    **options: further ones of `tabsyndex`.
+
+  Returns:
+    See `Bands`; of `correlation_is_nan` the share of resamples stands in std.
+
+  Raises:
+    ValueError: as `tabsyndex`; num_resamples < 2.
+  """
+  if num_resamples < 2:
+    raise ValueError(f"Expected num_resamples > 1, got {num_resamples}.")
+  score_key, draw_key = jax.random.split(key)
+  options = {"categories": tuple(categories), **options}
+  score = tabsyndex(
+    real,
+    fake,
+    score_key,
+    efficacy=efficacy,
+    real_weights=real_weights,
+    fake_weights=fake_weights,
+    **options,
+  )
+  layout = layout_of(categories)
+  tables = (
+    table_of(real, real_weights, layout, "real"),
+    table_of(fake, fake_weights, layout, "fake"),
+  )
+
+  def resampled(key: jax.Array) -> TabSynDex:
+    keys = jax.random.split(key)
+    weights = [
+      t.weights * jax.random.poisson(k, 1.0, t.weights.shape).astype(float)
+      for t, k in zip(tables, keys)
+    ]
+    found = tabsyndex(
+      tables[0].values,
+      tables[1].values,
+      score_key,
+      efficacy="jax" if efficacy == "jax" else None,
+      real_weights=weights[0],
+      fake_weights=weights[1],
+      **options,
+    )
+    if efficacy != "sklearn":
+      return found
+    others = found._replace(efficacy=score.efficacy)
+    return others._replace(total=jnp.stack(others[1:6]).mean())
+
+  keys = jax.random.split(draw_key, num_resamples)
+  many = map_many(resampled, keys, strategy=strategy)
+  std = jax.tree.map(lambda x: x.astype(float).std(axis=0, ddof=1), many)
+  std = std._replace(correlation_is_nan=many.correlation_is_nan.mean())
+  low = jax.tree.map(lambda s, d: jnp.maximum(s - _REACH * d, 0), score, std)
+  high = jax.tree.map(lambda s, d: s + _REACH * d, score, std)
+  capped = [jnp.minimum(x, 1) for x in high[:6]]
+  return Bands(score, std, low, TabSynDex(*capped, *high[6:]))

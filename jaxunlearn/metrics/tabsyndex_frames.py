@@ -1,0 +1,130 @@
+"""Data frames as arrays of numbers and codes, without any one frame library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+MISSING = "missing"
+
+
+class EncodedFrames(NamedTuple):
+  """Two frames as arrays.
+
+  Attributes:
+    real: float64 [N, D].
+    fake: float64 [M, D], columns in the order of the real frame.
+    categories: D numbers, 0 for a column of numbers, else its levels.
+    names: D names.
+  """
+
+  real: np.ndarray
+  fake: np.ndarray
+  categories: tuple[int, ...]
+  names: tuple[str, ...]
+
+
+def is_frame(table: Any) -> bool:
+  """Whether a table names its columns."""
+  return hasattr(table, "columns") and hasattr(table, "to_numpy")
+
+
+def encode_frames(
+  real: Any, fake: Any, categorical: Sequence[Any]
+) -> EncodedFrames:
+  """Turns two data frames into arrays with the same codes.
+
+  A column of categories that holds whole numbers from 0 on keeps them as codes.
+  The values of any other are sorted and numbered, those of both frames
+  together; what is missing there (None, nan) is a category like others, and the
+  last. Values that only the fake frame has get codes too: no real row has them.
+
+  Args:
+    real: a frame: `columns`, `frame[name]` and its `to_numpy()`.
+    fake: a frame of the same columns in any order.
+    categorical: names of the columns that hold categories.
+
+  Returns:
+    See `EncodedFrames`.
+
+  Raises:
+    ValueError: one is no frame, a column is missing or there twice, a name in
+      `categorical` is none of a column, a column of numbers holds others or
+      misses some.
+  """
+  if not (is_frame(real) and is_frame(fake)):
+    raise ValueError(
+      "Expected two data frames, got one beside another kind of table."
+    )
+  names = [str(name) for name in real.columns]
+  others = [str(name) for name in fake.columns]
+  for label, found in (("real", names), ("fake", others)):
+    if len(set(found)) < len(found):
+      raise ValueError(f"Expected {label} with columns of different names.")
+  if set(names) != set(others):
+    off = sorted(set(names) ^ set(others))
+    raise ValueError(
+      f"Expected real and fake with the same columns, got {', '.join(off)} in "
+      "one only."
+    )
+  wanted = {str(name) for name in categorical}
+  for name in sorted(wanted - set(names)):
+    raise ValueError(
+      f"Expected categories to name columns, got {name!r}, which is none."
+    )
+  columns, categories = [], []
+  for original, name in zip(real.columns, names):
+    place = list(fake.columns)[others.index(name)]
+    pair = [
+      np.asarray(f[c].to_numpy()) for f, c in ((real, original), (fake, place))
+    ]
+    if name in wanted:
+      pair, size = _codes(pair)
+    else:
+      pair, size = [_numbers(values, name) for values in pair], 0
+    columns.append(pair)
+    categories.append(size)
+  tables = [np.column_stack(part) for part in zip(*columns)]
+  return EncodedFrames(tables[0], tables[1], tuple(categories), tuple(names))
+
+
+def _numbers(values: np.ndarray, name: str) -> np.ndarray:
+  try:
+    numbers = values.astype(np.float64)
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+      f"Expected numbers in column {name!r}, got others; name it among the "
+      "categories if it holds such."
+    ) from error
+  if not np.isfinite(numbers).all():
+    raise ValueError(
+      f"Expected column {name!r} without missing or infinite values, got some; "
+      "drop or fill these rows first."
+    )
+  return numbers
+
+
+def _codes(pair: list[np.ndarray]) -> tuple[list[np.ndarray], int]:
+  both = np.concatenate([values.astype(object) for values in pair])
+  is_missing = np.array([v is None or v != v for v in both], bool)
+  kept = both[~is_missing]
+  whole = [
+    isinstance(v, int | np.integer | float | np.floating | np.bool_)
+    and float(v) == int(v) >= 0
+    for v in kept
+  ]
+  if all(whole):
+    codes = np.zeros(len(both))
+    codes[~is_missing] = kept.astype(np.float64)
+    size = int(codes.max(initial=0)) + 1
+  else:
+    words = np.array([str(v) for v in kept])
+    levels, found = np.unique(words, return_inverse=True)
+    codes = np.zeros(len(both))
+    codes[~is_missing] = found
+    size = len(levels)
+  codes[is_missing] = size
+  size += int(is_missing.any())
+  return [codes[: len(pair[0])], codes[len(pair[0]) :]], size

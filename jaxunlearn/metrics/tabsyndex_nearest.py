@@ -1,0 +1,68 @@
+"""How near synthetic rows come to given ones: does a generator repeat a row?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxunlearn.core.per_example import map_chunks
+from jaxunlearn.metrics._table_columns import (
+  layout_of,
+  limits,
+  safe,
+  table_of,
+)
+
+
+def nearest_record_distance(
+  rows: jax.Array,
+  records: jax.Array,
+  *,
+  categories: Sequence[int],
+  row_weights: jax.Array | None = None,
+  record_weights: jax.Array | None = None,
+  chunk_size: int = 64,
+) -> jax.Array:
+  """Gower's distance of each row to the nearest of some records.
+
+  The mean over columns of |difference| / range for numbers, the range being
+  that of the rows, and of 0 or 1 for categories. Given the rows of a request and
+  the draws of a generator, it is larger where the generator does not repeat
+  them; in expectation that of a generator that was trained without them, as
+  large as for other rows of the same law.
+
+  Args:
+    rows: float [N, D], such as the rows to be forgotten.
+    records: float [M, D], such as synthetic rows.
+    categories: static; see `tabsyndex`.
+    row_weights: None, bool or float [N]; rows of weight 0 give nan.
+    record_weights: None, bool or float [M]; records of weight 0 do not exist.
+    chunk_size: static; rows at a time: memory holds chunk_size M D numbers.
+
+  Returns:
+    [N], >= 0; nan where nothing counts.
+
+  Raises:
+    ValueError: as `tabsyndex`; chunk_size < 1.
+  """
+  layout = layout_of(categories)
+  table = table_of(rows, row_weights, layout, "rows")
+  others = table_of(records, record_weights, layout, "records")
+  low, high = limits(table)
+  is_number = jnp.asarray([k == 0 for k in layout.categories])
+  spread = safe(high - low)
+  exists = others.weights > 0
+
+  def of(chunk: jax.Array) -> jax.Array:
+    gap = jnp.abs(chunk[:, None] - others.values[None])
+    apart = jnp.where(
+      is_number[None, None], gap / spread[None, None], jnp.sign(gap)
+    )
+    mean = apart.mean(axis=2)
+    return jnp.where(exists[None], mean, jnp.inf).min(axis=1)
+
+  found = map_chunks(of, table.values, chunk_size=chunk_size)
+  usable = table.is_usable & others.is_usable
+  return jnp.where(usable & (table.weights > 0), found, jnp.nan)
