@@ -73,9 +73,9 @@ class Teachers(NamedTuple):
 def d2dgn(
   task: GraphModel,
   *,
-  num_steps: int = 30,
-  learning_rate: float | jax.Array = 5e-3,
-  retain_weight: float | jax.Array = 0.95,
+  num_steps: int = 40,
+  learning_rate: float | jax.Array = 1e-2,
+  retain_weight: float | jax.Array = 0.97,
   knowledge: str = "response",
   feature_loss: str = "mse",
   destroyer: str = "random",

@@ -186,13 +186,15 @@ def pair_features(
 ) -> jax.Array:
   """What the attack sees of a pair, for shadow and target alike: float [B, 2].
 
-  The logit and the cosine of the last layer's embeddings: independent of the
-  embeddings' basis, which differs between two trainings.
+  The link probability, and the cosine of the last layer's embeddings. Neither
+  depends on the embeddings' basis, which differs between two trainings; and both
+  are bounded, without which one sure pair decides a mean of ratios.
   """
   z = task.embed(variables)[-1].astype(jnp.float32)
   logit = task.logits(variables, (z,), pairs)
   length = jnp.sqrt((z**2).sum(axis=1) + 1e-12)[pairs]
-  return jnp.stack([logit, logit / (length[:, 0] * length[:, 1])], axis=1)
+  cosine = logit / (length[:, 0] * length[:, 1])
+  return jnp.stack([jax.nn.sigmoid(logit), cosine], axis=1)
 
 
 def fit_presence(

@@ -1,0 +1,570 @@
+"""Methods on a small graph of two communities, and their limits."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxunlearn as ju
+from jaxunlearn import graph
+from jaxunlearn.core.recording import record
+from jaxunlearn.graph import objectives
+from jaxunlearn.graph.layers import GCN, Encoder
+from jaxunlearn.losses import kl_to_teacher
+
+DATA = pathlib.Path(__file__).parents[1] / "data"
+KEY = jax.random.key(5)
+N = 20
+ADAM = optax.adam(0.02)
+
+
+@functools.cache
+def problem(on_edges=True):
+  """A task, its data, and a model trained on all of it."""
+  rng = np.random.default_rng(1)
+  side = np.arange(N) % 2
+  pairs = np.argwhere(np.triu(np.ones((N, N)), 1))
+  same = side[pairs[:, 0]] == side[pairs[:, 1]]
+  edges = pairs[rng.random(len(pairs)) < np.where(same, 0.35, 0.03)]
+  x = rng.normal(size=(N, 5)) + side[:, None]
+  g = graph.from_edges(x.astype(np.float32), edges, pad_edges_to=48)
+  if on_edges:
+    task = graph.link_prediction(Encoder(GCN, (6, 4)), g)
+    data = graph.link_data(g)
+  else:
+    task = graph.node_classification(Encoder(GCN, (6, 4), 2), g)
+    data = graph.node_data(side, np.arange(16))
+  rows = len(data["label"])
+  fit = functools.partial(graph.train, task, optimizer=ADAM, num_steps=40)
+  original, _ = jax.jit(fit)(data, jnp.ones(rows, bool), KEY)
+  return task, data, original
+
+
+def request(which, on_edges=True):
+  rows = len(problem(on_edges)[1]["label"])
+  return jnp.zeros(rows, bool).at[jnp.asarray(which)].set(True)
+
+
+METHODS = {
+  "unlink": graph.unlink,
+  "retrain": lambda t: graph.retrain(t, optimizer=ADAM, num_steps=4),
+  "gradient_ascent": lambda t: graph.gradient_ascent(t, num_steps=3),
+  "descent_to_delete": lambda t: graph.descent_to_delete(
+    t, num_steps=3, noise_scale=0.01
+  ),
+  "d2dgn": lambda t: graph.d2dgn(t, num_steps=4),
+  "d2dgn_feature": lambda t: graph.d2dgn(
+    t, num_steps=4, knowledge="feature", student_init="random"
+  ),
+  "gnndelete": lambda t: graph.gnndelete(t, num_steps=4),
+}
+NOISE = {
+  "d2dgn_non_edges": lambda t: graph.d2dgn(
+    t,
+    num_steps=4,
+    knowledge="feature",
+    feature_loss="kl",
+    destroyer="non_edges",
+    destroyer_steps=3,
+  )
+}
+CASES = [(n, True, m) for n, m in (METHODS | NOISE).items()] + [
+  (n, False, METHODS[n]) for n in ("retrain", "d2dgn", "gnndelete")
+]
+
+
+def close(a, b, **tolerance):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+def same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def move(a, b):
+  """The largest change of a parameter."""
+  deltas = jax.tree.map(lambda x, y: jnp.abs(x - y).max(), a.params, b.params)
+  return max(jax.tree.leaves(deltas))
+
+
+@pytest.mark.parametrize(
+  ("name", "on_edges", "make"), CASES, ids=[f"{c[0]}-{c[1]}" for c in CASES]
+)
+def test_vmap_equals_the_loop_and_a_new_request_does_not_recompile(
+  name, on_edges, make
+):
+  task, data, original = problem(on_edges)
+  traces = []
+
+  def convolve(*args, **kwargs):
+    traces.append(1)
+    return task.convolve(*args, **kwargs)
+
+  method = make(task._replace(convolve=convolve))
+  masks = jnp.stack([request(w, on_edges) for w in ([0, 5], [3], [1, 2, 9])])
+  keys = jax.random.split(KEY, 3)
+  single = jax.jit(lambda m, k: method(original, data, m, k)[0])
+  loop = [single(m, k) for m, k in zip(masks, keys)]
+  before = len(traces)
+  single(request([4, 7], on_edges), KEY)
+  assert len(traces) == before  # Nothing was traced anew.
+  many, _ = jax.jit(lambda m, k: ju.unlearn_many(method, original, data, m, k))(
+    masks, keys
+  )
+  for i, one in enumerate(loop):
+    close(jax.tree.map(lambda leaf: leaf[i], many), one, rtol=2e-4, atol=2e-5)
+  # The graph that is left comes along.
+  gone = task.removed(data, masks[0])
+  kept = graph.edge_weight(task.graph)
+  np.testing.assert_array_equal(graph.weight_of(loop[0]), kept * (1 - gone))
+  assert gone.sum() > 0
+
+
+def test_jit_equals_no_jit_and_the_same_key_gives_the_same_bits():
+  task, data, original = problem()
+  method, mask = graph.d2dgn(task, num_steps=3), request([0, 5])
+  plain, _ = method(original, data, mask, KEY)
+  again, _ = method(original, data, mask, KEY)
+  jitted, _ = method.compiled(original, data, mask, KEY)
+  same(plain, again)
+  close(plain, jitted, rtol=1e-4, atol=1e-5)
+
+
+def test_eight_devices_serve_eight_requests_as_one_does():
+  task, data, original = problem()
+  masks = jnp.stack([request([i, i + 9]) for i in range(8)])
+  keys = jax.random.split(KEY, 8)
+  method = graph.d2dgn(task, num_steps=3)
+  serve = lambda mesh: jax.jit(
+    lambda m, k: ju.unlearn_many(method, original, data, m, k, mesh=mesh)[0]
+  )(masks, keys)
+  close(serve(ju.make_mesh(models=8)), serve(None), rtol=1e-4, atol=1e-5)
+
+
+def test_padding_is_never_trained_on():
+  task, data, original = problem()
+  real = graph.edge_weight(task.graph) > 0
+  assert 0 < real.sum() < real.size
+  other = {**data, "x": jnp.where(real[:, None], data["x"], 7)}
+  for make in (METHODS["retrain"], METHODS["d2dgn"]):
+    runs = [
+      make(task)(original, d, request([0, 5]), KEY)[0] for d in (data, other)
+    ]
+    same(*runs)
+
+
+def test_an_empty_request_leaves_the_model():
+  task, data, original = problem()
+  nothing = request([]).astype(bool)
+  same(graph.unlink(task)(original, data, nothing, KEY)[0], original)
+  climbed, _ = graph.gradient_ascent(task, num_steps=2)(
+    original, data, nothing, KEY
+  )
+  same(climbed, original)
+  kept, info = graph.d2dgn(task, num_steps=10)(original, data, nothing, KEY)
+  assert np.isfinite(info["distil"].loss).all()
+  assert move(kept, original) < 1e-4
+  deleted, _ = graph.gnndelete(task, num_steps=5)(original, data, nothing, KEY)
+  same(deleted.params, original.params)
+  pairs = graph.edge_rows(task.graph)
+  np.testing.assert_array_equal(
+    task.model.predict(deleted, pairs), task.model.predict(original, pairs)
+  )
+
+
+def test_the_original_and_a_retrained_model_of_an_empty_request_are_one():
+  task, data, original = problem()
+  method = graph.retrain(task, optimizer=ADAM, num_steps=40)
+  again, _ = method.compiled(original, data, request([]).astype(bool), KEY)
+  close(again, original, atol=1e-6)
+
+
+@pytest.mark.parametrize("on_edges", [True, False])
+def test_retraining_does_not_read_what_is_forgotten(on_edges):
+  task, data, original = problem(on_edges)
+  which = [2, 6]
+  fake = {"x": data["x"].at[jnp.asarray(which)].set(0), "label": data["label"]}
+  if not on_edges:
+    fake = {**data, "label": data["label"].at[jnp.asarray(which)].set(99)}
+  mask = request(which, on_edges)
+  method = METHODS["retrain"](task)
+  runs = [jax.jit(method)(original, d, mask, KEY)[0] for d in (data, fake)]
+  same(*runs)
+  # And it is not the original's graph.
+  assert graph.weight_of(runs[0]).sum() < graph.weight_of(original).sum()
+
+
+def test_requests_add_up():
+  task, data, original = problem()
+  first, second = request([0, 5]), request([3])
+  for make in (graph.unlink, METHODS["gnndelete"]):
+    once, _ = make(task)(original, data, first, KEY)
+    twice, _ = make(task)(once, data, second, KEY)
+    left = graph.edge_weight(task.graph) * (1 - (first | second))
+    np.testing.assert_array_equal(graph.weight_of(twice), left)
+  assert len(twice.model_state["deletions"]) == 2
+  assert np.isfinite(task.model.predict(twice, data["x"])).all()
+
+
+def test_gradient_ascent_lowers_the_forgotten_edges_and_zero_steps_unlink():
+  task, data, original = problem()
+  mask = request([0, 5, 8])
+  unlinked, _ = graph.unlink(task)(original, data, mask, KEY)
+  none, _ = graph.gradient_ascent(task, num_steps=0)(original, data, mask, KEY)
+  same(none, unlinked)
+  some, _ = graph.gradient_ascent(task, num_steps=5, learning_rate=0.01)(
+    original, data, mask, KEY
+  )
+  before, after = (
+    task.model.predict(v, data["x"])[mask] for v in (unlinked, some)
+  )
+  assert after.mean() < before.mean()
+
+
+def test_the_noise_of_descent_to_delete_has_its_scale():
+  task, data, original = problem()
+  runs = [
+    graph.descent_to_delete(task, num_steps=2, noise_scale=s)(
+      original, data, request([1]), KEY
+    )[0]
+    for s in (0.0, 0.1)
+  ]
+  noise = [
+    np.ravel(b - a) for a, b in zip(*(jax.tree.leaves(r.params) for r in runs))
+  ]
+  assert abs(np.concatenate(noise).std() - 0.1) < 0.02
+
+
+# D2DGN.
+
+
+@pytest.mark.parametrize("knowledge", ["response", "feature"])
+@pytest.mark.parametrize("on_edges", [True, False])
+def test_a_weight_of_one_on_the_full_graph_changes_nothing(knowledge, on_edges):
+  task, data, original = problem(on_edges)
+  method = graph.d2dgn(
+    task,
+    num_steps=5,
+    retain_weight=1.0,
+    knowledge=knowledge,
+    student_graph="full",
+  )
+  out, info = method(original, data, request([0, 5], on_edges), KEY)
+  assert np.abs(info["distil"].loss).max() < 1e-6
+  assert move(out, original) < 1e-4
+  same(out.model_state, original.model_state)
+
+
+def teachers_of(task, data, original, mask, **options):
+  method = ju.chain(
+    graph.d2dgn(task, **options), record("seen", lambda c: c.extra["teachers"])
+  )
+  out, info = method.compiled(original, data, mask, KEY)
+  return out, info["seen"]
+
+
+def test_a_weight_of_zero_reaches_the_destroyer_on_the_forget_set():
+  task, data, original = problem()
+  mask = request([0, 5])
+  out, seen = teachers_of(
+    task, data, original, mask, num_steps=300, retain_weight=0.0,
+    learning_rate=0.01,
+  )  # fmt: skip
+  p = jax.nn.sigmoid(task.model.predict(out, data["x"]))[mask]
+  wanted = jax.nn.sigmoid(seen.gone)[mask]
+  before = jax.nn.sigmoid(task.model.predict(original, data["x"]))[mask]
+  assert np.abs(p - wanted).max() < 1e-2 < np.abs(before - wanted).max()
+
+
+def test_the_teachers_are_frozen_and_differ():
+  task, data, original = problem()
+  mask = request([0, 5])
+  _, seen = teachers_of(task, data, original, mask, num_steps=2)
+  # The original on the whole graph, whatever the student's graph is.
+  close(seen.preserver, task.embed(original), atol=1e-6)
+  close(seen.kept, task.model.predict(original, data["x"]), atol=1e-5)
+  assert np.abs(seen.kept - seen.gone).max() > 0.1
+  real = graph.edge_weight(task.graph) > 0
+  np.testing.assert_array_equal(seen.retain, real & ~mask)
+  ends = np.zeros(N + 1, bool)
+  ends[np.asarray(data["x"])[np.asarray(mask)]] = True
+  np.testing.assert_array_equal(seen.forget_nodes, ends)
+  np.testing.assert_array_equal(
+    seen.retain_nodes, ~ends & (np.arange(N + 1) < N)
+  )
+  slope = jax.grad(lambda t: graph.bernoulli_kl(jnp.ones(3), t).sum())(
+    jnp.zeros(3)
+  )
+  assert (slope == 0).all()
+
+
+def test_more_weight_on_the_retain_set_forgets_less():
+  task, data, original = problem()
+  mask = request([0, 5, 8])
+  score = []
+  for weight in (0.2, 0.99):
+    method = graph.d2dgn(
+      task, num_steps=60, learning_rate=0.01, retain_weight=weight
+    )
+    out, _ = method.compiled(original, data, mask, KEY)
+    logits = task.model.predict(out, data["x"])
+    score.append(np.abs(logits[mask]).mean())
+  assert score[0] < score[1]
+
+
+def test_the_bernoulli_divergence_is_that_of_two_classes():
+  rng = np.random.default_rng(0)
+  s, t = rng.normal(size=(2, 50)).astype(np.float32) * 4
+  two = lambda x: jnp.stack([jnp.asarray(x), jnp.zeros(50)], axis=1)
+  np.testing.assert_allclose(
+    graph.bernoulli_kl(jnp.asarray(s), jnp.asarray(t)),
+    kl_to_teacher(two(s), two(t)),
+    atol=2e-6,
+  )
+  far = jnp.array([80.0, -80.0, 80.0])
+  near = jnp.array([-80.0, 80.0, 80.0])
+  value, slope = jax.value_and_grad(
+    lambda x: graph.bernoulli_kl(x, near).sum()
+  )(far)
+  assert abs(value - 160) < 1e-3
+  np.testing.assert_allclose(slope, [1, -1, 0], atol=1e-6)
+  at_teacher = jax.grad(lambda x: graph.bernoulli_kl(x, jnp.asarray(t)).sum())
+  assert (at_teacher(jnp.asarray(t)) == 0).all()
+
+
+def test_means_do_not_change_when_rows_come_twice_and_skip_weight_zero():
+  values = jnp.array([1.0, 4.0, jnp.nan])
+  weight = jnp.array([1.0, 0.5, 0.0])
+  assert objectives.weighted_mean(values, weight) == 2.0
+  assert (
+    objectives.weighted_mean(jnp.tile(values, 2), jnp.tile(weight, 2)) == 2.0
+  )
+  assert objectives.weighted_mean(values, jnp.zeros(3)) == 0.0
+
+
+@pytest.mark.parametrize(
+  "distance", [graph.embedding_mse, graph.embedding_kl, graph.embedding_cosine]
+)
+def test_distances_do_not_read_rows_of_weight_zero(distance):
+  z = jax.random.normal(KEY, (4, 3))
+  weight = jnp.array([1.0, 1.0, 0.0, 1.0])
+  bad = z.at[2].set(jnp.nan)
+  target = jnp.roll(z, 1, axis=1)
+  value, slope = jax.value_and_grad(distance)(bad, target, weight)
+  keep = jnp.array([0, 1, 3])
+  wanted, wanted_slope = jax.value_and_grad(distance)(
+    z[keep], target[keep], jnp.ones(3)
+  )
+  np.testing.assert_allclose(value, wanted, rtol=1e-6)
+  np.testing.assert_allclose(slope[keep], wanted_slope, rtol=1e-5, atol=1e-7)
+  assert (slope[2] == 0).all() and value > 0
+  value, slope = jax.value_and_grad(distance)(bad, bad, jnp.zeros(4))
+  assert value == 0 and (slope == 0).all()
+
+
+# GNNDelete.
+
+
+@pytest.mark.parametrize("kind", ["mse_mean", "kld_mean", "cosine_mean"])
+def test_both_losses_are_the_published_ones(kind):
+  file = np.load(DATA / "gnndelete__losses.npz")
+  distance = {
+    "mse_mean": graph.embedding_mse,
+    "kld_mean": graph.embedding_kl,
+    "cosine_mean": graph.embedding_cosine,
+  }[kind]
+  edges = jnp.asarray(file["edge_index"].T[file["deleted_edge_mask"] > 0])
+  others = jnp.asarray(file["negative_edges"].T)
+  alpha = float(file["alpha"])
+
+  def losses(z1, z2):
+    parts = []
+    for i, z in ((1, z1), (2, z2)):
+      old = jnp.asarray(file[f"z{i}_original"])
+      near = (file[f"node_{i}hop_mask"] > 0) & ~(file["endpoint_mask"] > 0)
+      dec = graph.deleted_edge_consistency(
+        z, old, edges, others, jnp.ones(len(edges)), distance
+      )
+      parts.append((dec, distance(z, old, jnp.asarray(near, jnp.float32))))
+    return parts
+
+  def both(z1, z2):
+    return sum(alpha * dec + (1 - alpha) * ni for dec, ni in losses(z1, z2))
+
+  z = jnp.asarray(file["z1"]), jnp.asarray(file["z2"])
+  for i, (dec, ni) in enumerate(losses(*z), 1):
+    np.testing.assert_allclose(
+      dec, file[f"nodeemb_{kind}_loss_r{i}"], rtol=1e-5
+    )
+    np.testing.assert_allclose(ni, file[f"nodeemb_{kind}_loss_l{i}"], rtol=1e-5)
+  np.testing.assert_allclose(
+    both(*z), file[f"nodeemb_{kind}_both_all"], rtol=1e-5
+  )
+  for slope, i in zip(jax.grad(both, (0, 1))(*z), (1, 2)):
+    wanted = file[f"nodeemb_{kind}_grad_z{i}"]
+    assert np.abs(slope - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def test_the_papers_losses_count_the_ends_as_neighbours():
+  file = np.load(DATA / "gnndelete__losses.npz")
+  for i in (1, 2):
+    zone = jnp.asarray(file[f"node_{i}hop_mask"], jnp.float32)
+    z, old = jnp.asarray(file[f"z{i}"]), jnp.asarray(file[f"z{i}_original"])
+    np.testing.assert_allclose(
+      graph.embedding_mse(z, old, zone), file[f"ni_layer{i}_paper"], rtol=1e-5
+    )
+
+
+def test_zones_are_the_published_hops_in_both_directions():
+  file = np.load(DATA / "gnndelete__losses.npz")
+  index = file["edge_index"].T
+  rows = index[:, 0] < index[:, 1]
+  g = graph.from_edges(file["x"], index[rows])
+  gone = jnp.asarray(file["deleted_edge_mask"][rows] > 0)
+  ends = graph.endpoints(g, gone)
+  np.testing.assert_array_equal(ends, file["endpoint_mask"] > 0)
+  for hops in (1, 2):
+    wanted = file[f"node_{hops}hop_mask_undirected"] > 0
+    np.testing.assert_array_equal(graph.hops(g, ends, hops), wanted)
+
+
+def operators(out):
+  return out.model_state["deletions"][-1]["operators"]
+
+
+def test_neighbourhood_alone_keeps_identity_operators_bit_for_bit():
+  task, data, original = problem()
+  method = graph.gnndelete(
+    task,
+    num_steps=3,
+    dec_weight=0.0,
+    operator_init="identity",
+    reference_graph="retain",
+  )
+  out, info = method(original, data, request([0, 5]), KEY)
+  assert info["operators"].loss[0] == 0
+  same(operators(out), (jnp.eye(6), jnp.eye(4)))
+
+
+def test_gnndelete_leaves_params_and_far_nodes_alone():
+  # A path of twelve nodes: an edge at its end reaches three nodes in two hops.
+  edges = np.stack([np.arange(11), np.arange(1, 12)], axis=1)
+  x = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
+  g = graph.from_edges(x, edges)
+  task, data = (
+    graph.link_prediction(Encoder(GCN, (6, 4)), g),
+    graph.link_data(g),
+  )
+  original = task.model.init(KEY, None)
+  mask = jnp.arange(11) == 0
+  out, _ = graph.gnndelete(task, num_steps=10, learning_rate=0.01)(
+    original, data, mask, KEY
+  )
+  same(out.params, original.params)
+  unlinked, _ = graph.unlink(task)(original, data, mask, KEY)
+  for z, wanted, near in zip(task.embed(out), task.embed(unlinked), (3, 4)):
+    # Zones of 3 and 4 nodes; the second layer sees a hop beyond the first zone.
+    far = 4
+    np.testing.assert_allclose(z[far:], wanted[far:], atol=1e-6)
+    assert (jnp.abs(z - wanted).max(axis=1)[:near] > 1e-4).all()
+
+
+def test_a_layers_loss_trains_that_layers_operator_alone():
+  task, data, original = problem()
+  twisted = original._replace(
+    params={
+      **original.params,
+      "layers_1": jax.tree.map(lambda p: -2 * p, original.params["layers_1"]),
+    }
+  )
+
+  def first(layerwise, variables):
+    method = graph.gnndelete(
+      task, num_steps=4, layerwise=layerwise, learning_rate=0.01
+    )
+    out, _ = method.compiled(variables, data, request([0, 5]), KEY)
+    return operators(out)[0]
+
+  same(first(True, original), first(True, twisted))
+  assert np.abs(first(False, original) - first(False, twisted)).max() > 1e-4
+
+
+def test_gnndelete_moves_forgotten_edges_towards_unjoined_pairs():
+  task, data, original = problem()
+  mask = request([0, 5, 8])
+  out, info = graph.gnndelete(task, num_steps=80, learning_rate=0.01).compiled(
+    original, data, mask, KEY
+  )
+  loss = info["operators"].loss
+  assert loss[-10:].mean() < loss[:10].mean()
+  unlinked, _ = graph.unlink(task)(original, data, mask, KEY)
+  logits = [
+    task.model.predict(v, data["x"])[mask].mean() for v in (out, unlinked)
+  ]
+  assert logits[0] < logits[1]
+
+
+# What is refused.
+
+TASK = lambda on_edges=True: problem(on_edges)[0]
+
+
+@pytest.mark.parametrize(
+  ("make", "message"),
+  [
+    (lambda: graph.d2dgn(TASK(), retain_weight=1.2), "retain_weight"),
+    (lambda: graph.d2dgn(TASK(), learning_rate=0.0), "learning_rate > 0"),
+    (lambda: graph.d2dgn(TASK(), destroyer_steps=-1), "destroyer_steps"),
+    (lambda: graph.d2dgn(TASK(), knowledge="all"), "knowledge"),
+    (lambda: graph.d2dgn(TASK(), feature_loss="l1"), "feature_loss"),
+    (lambda: graph.d2dgn(TASK(), destroyer="none"), "destroyer"),
+    (lambda: graph.d2dgn(TASK(), student_init="ones"), "student_init"),
+    (lambda: graph.d2dgn(TASK(), student_graph="half"), "student_graph"),
+    (lambda: graph.d2dgn(TASK(False), destroyer="non_edges"), "for nodes"),
+    (lambda: graph.gnndelete(TASK(), dec_weight=-0.1), "dec_weight"),
+    (lambda: graph.gnndelete(TASK(), learning_rate=0.0), "learning_rate > 0"),
+    (lambda: graph.gnndelete(TASK(), reference_graph="no"), "reference_graph"),
+    (lambda: graph.gnndelete(TASK(), operator_init="no"), "operator_init"),
+    (lambda: graph.gradient_ascent(TASK(), learning_rate=-1), "learning_rate"),
+    (lambda: graph.descent_to_delete(TASK(), max_norm=0.0), "max_norm > 0"),
+    (lambda: graph.descent_to_delete(TASK(), noise_scale=-1), "noise_scale"),
+    (lambda: graph.node_data(np.ones(3)), r"labels int \[n\]"),
+    (lambda: graph.node_data(np.ones(3, int), [7]), "nodes in 0 .. 2"),
+  ],
+)
+def test_a_bad_option_is_refused(make, message):
+  with pytest.raises(ValueError, match=message):
+    make()
+
+
+@pytest.mark.parametrize("make", [METHODS["d2dgn"], METHODS["gnndelete"]])
+def test_a_bad_request_is_refused(make):
+  task, data, original = problem()
+  method = make(task)
+  with pytest.raises(ValueError, match="forget_mask of shape"):
+    method(original, data, jnp.ones(3, bool), KEY)
+  with pytest.raises(ValueError, match="dtype bool"):
+    method(original, data, jnp.ones(len(data["x"]), jnp.int32), KEY)
+  short = jax.tree.map(lambda leaf: leaf[:10], data)
+  with pytest.raises(ValueError, match="the graph's edges"):
+    method(original, short, jnp.ones(10, bool), KEY)
+  with pytest.raises(ValueError, match="got bare params"):
+    method(original.params, data, request([0]), KEY)
+
+
+def test_gnndelete_takes_hard_requests_only():
+  task, data, original = problem()
+  with pytest.raises(ValueError, match="dtype bool"):
+    graph.gnndelete(task)(original, data, request([0]) * 0.5, KEY)
+
+
+def test_training_weights_of_another_length_are_refused():
+  task, data, _ = problem()
+  with pytest.raises(ValueError, match="weights of shape"):
+    graph.train(task, data, jnp.ones(3), KEY, optimizer=ADAM, num_steps=2)
+  with pytest.raises(ValueError, match="num_steps > 0"):
+    graph.train(task, data, request([]), KEY, optimizer=ADAM, num_steps=0)
