@@ -13,7 +13,6 @@ import numpy as np
 from rich.console import Console
 
 from experiments import common
-from experiments.regression_study import ERRORS
 from jaxunlearn import report
 from jaxunlearn.report.canvas import (
   BLUE,
@@ -24,6 +23,7 @@ from jaxunlearn.report.canvas import (
   style_axes,
 )
 from jaxunlearn.report.files import plain
+from jaxunlearn.report.tables import make_grid
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -31,6 +31,29 @@ if TYPE_CHECKING:
   from experiments.forget_regression import Outcome, Plan
 
 BARS = ("forget_test_mae", "retain_test_mae", "wasserstein", "membership_share")
+# Label, explanation and direction of what is measured against other models.
+_AGAINST = {
+  "forget_test_change": (
+    "Error, forgotten kind",
+    "Error on test rows of the forgotten kind against the retrained model's.",
+    report.NEAREST,
+  ),
+  "retain_test_change": (
+    "Error, kept kind",
+    "Error on test rows of the kept kind against the retrained model's.",
+    report.NEAREST,
+  ),
+  "wasserstein_share": (
+    "W1 of the original's",
+    "Distance W1 to the retrained model over that of the original model.",
+    report.LOWER,
+  ),
+  "membership_change": (
+    "Called members, difference",
+    "Share called members minus the retrained model's.",
+    report.NEAREST,
+  ),
+}
 _SHORT = {
   "forget_test_mae": "Test error, forgotten",
   "retain_test_mae": "Test error, kept",
@@ -102,6 +125,10 @@ def definitions(unit: str) -> tuple[report.Metric, ...]:
       "kept) of how far they are from the retrained model's, in shares of those.",
       unit="%",
     ),
+    *(
+      report.Metric(name, label, text, "%", 1, direction, is_shared=False)
+      for name, (label, text, direction) in _AGAINST.items()
+    ),
     steps._replace(
       explanation="Training steps on all rows until the loss on held-out rows of "
       "the forgotten kind is within 5 % of the original model's, at least 1. The "
@@ -149,6 +176,7 @@ def write(folder: Path, plan: Plan, outcome: Outcome) -> report.Summary:
     _rows(plan, outcome),
   )
   known = definitions(study.table.symbol)
+  summary = report.summarise(results.rows)
   report.write_report(
     folder,
     results,
@@ -161,10 +189,11 @@ def write(folder: Path, plan: Plan, outcome: Outcome) -> report.Summary:
       "before but not as badly as possible, and the other rows as well as ever."
     ),
     notes=_NOTES,
+    comparisons=_comparisons(summary, known),
     more_findings=_findings(plan, outcome, results.rows),
     definitions=known,
   )
-  return report.summarise(results.rows)
+  return summary
 
 
 def show(console: Console, plan: Plan, summary: report.Summary) -> None:
@@ -185,8 +214,21 @@ def show(console: Console, plan: Plan, summary: report.Summary) -> None:
 
 
 def _rows(plan: Plan, outcome: Outcome) -> list[dict[str, Any]]:
-  study = plan.study
+  study, measured = plan.study, outcome.measured
   of_request, of_seed = study.lanes
+  theirs = measured["retrained"].metrics
+  before = measured["original"].metrics["wasserstein"]
+  against = {
+    method: {
+      "forget_test_change": own["forget_test_mae"] / theirs["forget_test_mae"]
+      - 1,
+      "retain_test_change": own["retain_test_mae"] / theirs["retain_test_mae"]
+      - 1,
+      "wasserstein_share": own["wasserstein"] / before,
+      "membership_change": own["membership_share"] - theirs["membership_share"],
+    }
+    for method, (own, _) in measured.items()
+  }
   return [
     {
       "method": method,
@@ -194,47 +236,47 @@ def _rows(plan: Plan, outcome: Outcome) -> list[dict[str, Any]]:
       "seed": int(study.seeds[seed]),
       "seconds_compile": outcome.seconds[method][0],
       "seconds_run": outcome.seconds[method][1],
-      **{name: float(v[lane]) for name, v in found.metrics.items()},
+      **{
+        name: float(v[lane])
+        for name, v in {**found.metrics, **against[method]}.items()
+      },
     }
-    for method, found in outcome.measured.items()
+    for method, found in measured.items()
     for lane, (request, seed) in enumerate(zip(of_request, of_seed))
   ]
 
 
 def _findings(plan: Plan, outcome: Outcome, rows) -> list[str]:
-  """How near each method comes, request by request."""
-  study, sentences = plan.study, []
-  for i, request in enumerate(study.requests.names):
-    mean = lambda method, name, request=request: float(
-      np.mean(
-        [
-          row[name]
-          for row in rows
-          if row["method"] == method and row["request"] == request
-        ]
-      )
+  """What of a distance is chance, request by request."""
+  sentences = []
+  for request, noise in zip(plan.study.requests.names, outcome.noise):
+    before = np.mean(
+      [
+        row["wasserstein"]
+        for row in rows
+        if row["method"] == "original" and row["request"] == request
+      ]
     )
-    base = mean("original", "wasserstein")
-    retrained = {name: mean("retrained", name) for name in ERRORS}
-    noise = outcome.noise[i]
     if math.isfinite(noise):
       sentences.append(
         f"{request}: the distance W1 between retrained models of two seeds is "
-        f"{noise:.3g} {study.table.unit}, from the original to the retrained "
-        f"model {base:.3g}."
-      )
-    for method in plan.methods:
-      off = [
-        100 * (mean(method, name) / retrained[name] - 1)
-        for name in ("forget_test_mae", "retain_test_mae")
-      ]
-      sentences.append(
-        f"{request}: {method} has {off[0]:+.1f} % error on test rows of the "
-        f"forgotten kind and {off[1]:+.1f} % on the others, against the "
-        "retrained model, and "
-        f"{mean(method, 'wasserstein') / base:.2f} times the original's W1."
+        f"{noise:.3g} {plan.study.table.symbol}, from the original to the "
+        f"retrained model {before:.3g}."
       )
   return sentences
+
+
+def _comparisons(summary: report.Summary, known) -> list[report.Comparison]:
+  """How far from the retrained model, a table a request."""
+  return [
+    report.Comparison(
+      f"Against the retrained model: {request}",
+      "Of each seed against its own retrained model, then mean and standard "
+      "deviation. A method should have 0, 0, and a W1 of less than one original's.",
+      make_grid(summary, tuple(_AGAINST), request=request, definitions=known),
+    )
+    for request in summary.requests
+  ]
 
 
 def _figures(
@@ -278,13 +320,16 @@ def _densities(plan: Plan, outcome: Outcome, request: int) -> Figure:
   grid = np.linspace(low - margin, high + margin, _GRID)
   lines = {name: _density(values, grid) for name, values in spread.items()}
   true = _density(targets, grid)
-  columns = min(len(plan.methods), 2)
+  columns = min(len(plan.methods), 3)
   lines_of_panels = -(-len(plan.methods) // columns)
-  figure = new_figure(5.2 * columns, 0.6 + 2.5 * lines_of_panels)
+  figure = new_figure(3.7 * columns, 0.6 + 2.4 * lines_of_panels)
   panels = figure.subplots(
     lines_of_panels, columns, sharex=True, sharey=True, squeeze=False
   )
-  top = 1.15 * max(lines["original"].max(), lines["retrained"].max())
+  fixed = max(lines["original"].max(), lines["retrained"].max(), true.max())
+  # A method that says the same of every row has a peak beyond all others.
+  top = min(max(line.max() for line in lines.values()), 1.6 * fixed)
+  top = 1.06 * max(top, fixed)
   for axes in panels.ravel()[len(plan.methods) :]:
     axes.set_axis_off()
   for axes, method in zip(panels.ravel(), plan.methods):
@@ -300,8 +345,9 @@ def _densities(plan: Plan, outcome: Outcome, request: int) -> Figure:
     axes.set_ylim(0, top)
     axes.set_yticks([])
     style_axes(axes, grid="x")
-  for axes in panels[-1]:
-    axes.set_xlabel(clean(f"prediction ({table.unit})", 60), fontsize=9)
+  for axes in panels.ravel()[: len(plan.methods)][-columns:]:
+    axes.tick_params(labelbottom=True)
+    axes.set_xlabel(clean(f"prediction ({table.symbol})", 60), fontsize=9)
   handles, labels = panels[0, 0].get_legend_handles_labels()
   figure.legend(
     handles,

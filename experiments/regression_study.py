@@ -51,7 +51,7 @@ class Recipe(NamedTuple):
     blind_steps: of the blindspot model, trained like the original one. As many
       and `tune_steps` more are what `finetune_long` has, at `rate` too.
     attention: beta, for targets in standard deviations.
-    relearn_steps: limit of the relearning attack, at `tune_rate`.
+    relearn_steps: limit of the relearning attack, at `rate` as in the source.
     relearn_rows: held-out forget rows that it is watched on, at most.
   """
 
@@ -347,7 +347,7 @@ def _measure_lanes(
         evaluate(start), MARGIN, direction="lower"
       ),
       num_steps=recipe.relearn_steps,
-      optimizer=optax.adam(recipe.tune_rate),
+      optimizer=optax.adam(recipe.rate),
       batch_size=recipe.batch_size,
       direction="lower",
       count_from_zero=False,
