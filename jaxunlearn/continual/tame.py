@@ -54,6 +54,7 @@ from jaxunlearn.core.types import (
   Model,
   PhaseState,
   PyTree,
+  Transform,
   Variables,
 )
 
@@ -113,15 +114,20 @@ def tame(
   if window < 2:
     raise ValueError(f"Expected window >= 2, got {window}.")
   model = squashed(model) if squash else model
-  # One step of the library's own training on the rows given.
-  fit_one = fitting(model, optimizer=optimizer, num_steps=1, batch_size=1)
+
+  def training(batch_size: int) -> Transform:
+    """The library's own training, of which a step takes the rows given."""
+    return fitting(
+      model, optimizer=optimizer, num_steps=1, batch_size=batch_size
+    )
+
   guess = float(np.log(num_classes))
 
   def fresh(key: jax.Array, data: PyTree) -> tuple[Any, ...]:
     # The key is used as `train` uses it, so that retraining starts alike.
     variables = init_variables(model, data, jax.random.split(key)[0])
     carry = Carry(variables, variables, {})
-    return fit_one.init(carry, key, Env()).moving()
+    return training(1).init(carry, key, Env()).moving()
 
   def limits(losses: jax.Array, count: jax.Array) -> jax.Array:
     is_in = jnp.arange(window) < count
@@ -220,7 +226,7 @@ def tame(
     carry = Carry(variables, variables, {})
     phase = PhaseState(own[0], own[1], own[2], own[3], carry)
     step_key = jax.random.fold_in(state.init_keys[expert], 2)
-    moved, _ = fit_one.step(phase, batch, step_key, Env())
+    moved, _ = training(row_id.shape[0]).step(phase, batch, step_key, Env())
     experts = jax.tree.map(
       lambda leaf, new: leaf.at[expert].set(new), state.experts, moved.moving()
     )
