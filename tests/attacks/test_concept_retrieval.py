@@ -1,0 +1,318 @@
+"""Scores of concealment against published code and float64 NumPy."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from problems import counting
+
+from jaxunlearn.adapters.functions import from_functions
+from jaxunlearn.attacks import concept_probe, concept_retrieval
+
+DATA = pathlib.Path(__file__).resolve().parent.parent / "data"
+D = 5
+
+
+def golden(case):
+  with np.load(DATA / f"concealment__{case}.npz") as stored:
+    return {k: stored[k] for k in stored.files}
+
+
+def test_scores_equal_the_published_code():
+  g = golden("crs_ccs")
+  partial, original, unlearned = (
+    g[f"{name}_features"] for name in ("denoised", "original", "unlearned")
+  )
+  for name, references in (("original", original), ("unlearned", unlearned)):
+    found = concept_retrieval.reference_similarity(partial, references)
+    np.testing.assert_allclose(found, g[f"similarity_{name}"], atol=1e-6)
+  score = functools.partial(
+    concept_retrieval.concept_retrieval_score, partial, original, unlearned
+  )
+  np.testing.assert_allclose(score(), g["crs_forget_code"], atol=1e-6)
+  kept = score(retain=True)
+  np.testing.assert_allclose(kept, g["crs_retain_code"], atol=1e-6)
+  confidence = concept_retrieval.concept_confidence_score(
+    g["classifier_logits"]
+  )
+  np.testing.assert_allclose(100 * confidence, g["ccs_code_percent"], rtol=1e-5)
+
+
+def test_the_triplet_loss_and_its_gradient_equal_the_published_code():
+  g = golden("hard_triplet_loss")
+  names = ("anchor", "positive", "negatives")
+  loss = lambda *args: concept_probe.hard_triplet_loss(
+    *args, float(g["margin"])
+  ).mean()
+  args = [jnp.asarray(g[name]) for name in names]
+  value, grads = jax.value_and_grad(loss, argnums=(0, 1, 2))(*args)
+  np.testing.assert_allclose(value, g["out_code"], rtol=1e-6)
+  for name, grad in zip(names, grads):
+    np.testing.assert_allclose(grad, g[f"grad_{name}_code"], atol=1e-6)
+
+
+def test_the_triplet_loss_has_a_gradient_where_vectors_are_equal():
+  same = jnp.ones((2, D))
+  loss = lambda a: concept_probe.hard_triplet_loss(a, same, same[:, None]).sum()
+  value, grad = jax.value_and_grad(loss)(same)
+  assert float(value) == 2.0  # 0 - 0 + margin for each of two.
+  np.testing.assert_array_equal(grad, np.zeros((2, D)))
+
+
+@pytest.mark.parametrize(
+  "bracket, wanted",
+  [
+    # (1 - arctan(c)) / (pi / 2) and 1 - arctan(c) / (pi / 2) at c = 1, 0, -1;
+    # arctan(1) is pi / 4.
+    ("code", [2 / np.pi - 0.5, 2 / np.pi, 2 / np.pi + 0.5]),
+    ("quotient", [0.5, 1.0, 1.5]),
+  ],
+)
+def test_the_similarity_falls_with_the_cosine(bracket, wanted):
+  features = jnp.array([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]])
+  found = concept_retrieval.reference_similarity(
+    features, jnp.array([[5.0, 0.0]]), bracket=bracket
+  )
+  np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def features(seed, *shape):
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(rng.normal(size=(*shape, D)), jnp.float32)
+
+
+def test_several_images_are_averaged_before_the_absolute_value():
+  partial, o, u = features(0, 3, 4), features(1, 6), features(2, 7)
+
+  def s(a, b):
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    cosine = a @ b.T / np.linalg.norm(a, axis=-1)[:, None]
+    cosine = cosine / np.linalg.norm(b, axis=-1)
+    return np.mean((1 - np.arctan(cosine)) / (np.pi / 2))
+
+  gaps = [s(p, o) - s(p, u) for p in partial]
+  score = functools.partial(
+    concept_retrieval.concept_retrieval_score, partial, o, u
+  )
+  np.testing.assert_allclose(score(), np.mean(np.abs(gaps)), atol=1e-6)
+  np.testing.assert_allclose(score(reduce="signed"), np.mean(gaps), atol=1e-6)
+
+
+def test_swapping_the_references_keeps_the_score_and_turns_its_sign():
+  partial, o, u = features(0, 3, 4), features(1, 6), features(2, 7)
+  score = concept_retrieval.concept_retrieval_score
+  forget, kept = score(partial, o, u), score(partial, o, u, retain=True)
+  np.testing.assert_allclose(forget, score(partial, u, o), rtol=1e-6)
+  np.testing.assert_allclose(forget + kept, 1, rtol=1e-6)
+  signed = score(partial, o, u, reduce="signed")
+  swapped = score(partial, u, o, reduce="signed")
+  np.testing.assert_allclose(signed, -swapped, rtol=1e-6)
+  assert abs(float(signed)) > 0.01
+
+
+def test_the_same_references_give_zero_and_one():
+  partial, o = features(0, 3, 4), features(1, 6)
+  score = concept_retrieval.concept_retrieval_score
+  assert float(score(partial, o, o)) == 0
+  assert float(score(partial, o, o, retain=True)) == 1
+
+
+def test_scores_of_many_models_equal_a_loop():
+  partial, o, u = features(0, 2, 3, 4), features(1, 6), features(2, 2, 7)
+  score = jax.jit(concept_retrieval.concept_retrieval_score)
+  many = jax.vmap(score, (0, None, 0))(partial, o, u)
+  for i in range(2):
+    np.testing.assert_allclose(many[i], score(partial[i], o, u[i]), rtol=1e-6)
+
+
+def test_a_head_of_zeros_has_confidence_one_half():
+  confidence = concept_retrieval.concept_confidence_score
+  assert float(confidence(jnp.zeros((3, 4, 2)))) == 0.5
+  np.testing.assert_allclose(
+    confidence(jnp.array([[0.0, np.log(3.0)], [0.0, 0.0]])), (0.75 + 0.5) / 2
+  )
+
+
+def test_the_excess_counts_only_small_psi():
+  psi = jnp.array([0.0, 0.3, 0.55, 0.9])
+  curve = jnp.array([[0.1, 0.4, 0.9, jnp.nan], [0.0, 0.0, 0.2, 1.0]])
+  retrained = jnp.array([0.1, 0.1, 0.3, 1.0])
+  found = concept_retrieval.excess_retrieval(curve, retrained, psi)
+  np.testing.assert_allclose(found, [0.3, -0.1], atol=1e-6)
+  none = concept_retrieval.excess_retrieval(curve, retrained, psi, psi_max=-0.0)
+  np.testing.assert_allclose(none, [0.0, -0.1], atol=1e-6)
+  nobody = concept_retrieval.excess_retrieval(
+    curve[0], retrained, psi + 0.6, psi_max=0.5
+  )
+  assert np.isnan(nobody)
+
+
+def probe_model():
+  def init(key, x):
+    first, second = jax.random.split(key)
+    return {
+      "in": jax.random.normal(first, (x[0].size, 8)) / x[0].size ** 0.5,
+      "out": jax.random.normal(second, (8, 2)) / 8**0.5,
+    }
+
+  hidden = lambda p, x: jax.nn.relu(x.reshape(x.shape[0], -1) @ p["in"])
+  return from_functions(
+    init,
+    lambda p, x: hidden(p, x) @ p["out"],
+    features=lambda v, x: {"features": hidden(v.params, x)},
+  )
+
+
+def images(seed, mean, n=40):
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(rng.normal(mean, 1, (n, 2, 3)), jnp.float32)
+
+
+RECIPE = {"num_steps": 60, "batch_size": 16, "optimizer": optax.adam(0.02)}
+KEY = jax.random.key(0)
+
+
+def fit(original, unlearned, key=KEY, model=None, **kwargs):
+  return concept_probe.fit_concept_probe(
+    model or probe_model(), original, unlearned, key, **RECIPE | kwargs
+  )
+
+
+def test_the_probe_separates_what_differs_and_not_what_does_not():
+  apart = fit(images(0, 1.5), images(1, -1.5))
+  assert float(apart.accuracy) == 1
+  logits = probe_model().predict(apart.variables, images(2, 1.5))
+  assert float(concept_retrieval.concept_confidence_score(logits)) > 0.8
+  same = fit(images(0, 0, 400), images(1, 0, 400))
+  # 160 held out: four standard errors about one half.
+  assert abs(float(same.accuracy) - 0.5) < 4 * (0.25 / 160) ** 0.5
+  assert apart.loss.shape == (60,)
+
+
+def test_probes_of_many_pairs_equal_a_loop_and_compile_once():
+  model, traces = counting(probe_model())
+  stack = jnp.stack([images(0, 1), images(3, 0.2)])
+  other = jnp.stack([images(1, -1), images(4, 0)])
+  keys = jax.random.split(KEY, 2)
+  run = jax.jit(lambda o, u, k: fit(o, u, k, model))
+  many = jax.vmap(lambda o, u, k: fit(o, u, k))(stack, other, keys)
+  for i in range(2):
+    one = run(stack[i], other[i], keys[i])
+    np.testing.assert_allclose(many.accuracy[i], one.accuracy)
+    np.testing.assert_allclose(many.loss[i], one.loss, rtol=1e-3, atol=1e-4)
+    if i == 0:
+      size = len(traces)
+  assert size and len(traces) == size
+
+
+def test_a_positive_is_another_image_of_the_same_label():
+  """With two images a label the positive is known."""
+  anchor, positive, negatives, labels = concept_probe._triplets(
+    KEY, [2, 3], 400, 3
+  )
+  sides = (np.asarray([anchor, positive]) >= 2).astype(int)
+  np.testing.assert_array_equal(sides[0], labels)
+  np.testing.assert_array_equal(sides[1], labels)
+  assert (np.asarray(anchor) != np.asarray(positive)).all()
+  side = (np.asarray(negatives) >= 2).astype(int)
+  np.testing.assert_array_equal(
+    side, 1 - np.asarray(labels)[:, None] + 0 * side
+  )
+  # Every image of the two sides takes part.
+  assert set(np.asarray(anchor).tolist()) == set(range(5))
+  assert set(np.asarray(negatives).ravel().tolist()) == set(range(5))
+
+
+def test_nothing_held_out_means_no_accuracy():
+  assert np.isnan(fit(images(0, 1), images(1, 0), held_out=0.0).accuracy)
+
+
+def test_a_probe_can_start_from_given_values():
+  start = probe_model().init(jax.random.key(9), images(0, 0)[:1])
+  kept = fit(images(0, 1), images(1, 0), variables=start, num_steps=0)
+  np.testing.assert_array_equal(kept.variables.params["in"], start.params["in"])
+
+
+def test_outputs_keep_leading_axes_and_do_not_depend_on_chunks():
+  model = probe_model()
+  fitted = fit(images(0, 1), images(1, 0)).variables
+  x = images(5, 0, 6).reshape(2, 3, 2, 3)
+  outputs = lambda size: concept_probe.probe_outputs(
+    model, fitted, x, num_batch_axes=2, chunk_size=size
+  )
+  found, logits = outputs(4)
+  assert found.shape == (2, 3, 8) and logits.shape == (2, 3, 2)
+  np.testing.assert_allclose(
+    logits.reshape(6, 2), model.predict(fitted, x.reshape(6, 2, 3)), atol=1e-5
+  )
+  np.testing.assert_allclose(found, outputs(1)[0], atol=1e-6)
+
+
+def two_outputs_missing():
+  return from_functions(
+    lambda key, x: jnp.zeros(()),
+    lambda p, x: jnp.zeros((x.shape[0], 3)),
+    features=lambda v, x: {"features": x.reshape(x.shape[0], -1)},
+  )
+
+
+SCORE = concept_retrieval.concept_retrieval_score
+SIMILAR = concept_retrieval.reference_similarity
+EXCESS = concept_retrieval.excess_retrieval
+CONFIDENCE = concept_retrieval.concept_confidence_score
+ONES = jnp.ones((2, D))
+A, B = images(0, 1), images(1, 0)
+
+
+@pytest.mark.parametrize(
+  "call, message",
+  [
+    (lambda: SIMILAR(ONES, ONES[:, :2]), r"features \[..., 2\]"),
+    (lambda: SIMILAR(ONES, ONES[:0]), "N > 0"),
+    (lambda: SIMILAR(ONES, ONES, bracket="paper"), "bracket"),
+    (lambda: SCORE(ONES[:0], ONES, ONES), "P, n > 0"),
+    (lambda: SCORE(ONES, ONES, ONES, reduce="sum"), "reduce"),
+    (
+      lambda: SCORE(ONES, ONES, ONES, retain=True, reduce="signed"),
+      "reduce='abs'",
+    ),
+    (lambda: CONFIDENCE(ONES), r"logits \[..., 2\]"),
+    (lambda: CONFIDENCE(jnp.zeros((0, 2))), r"logits \[..., 2\]"),
+    (lambda: EXCESS(ONES[0], ONES[0], jnp.ones(2)), "curve"),
+    (lambda: EXCESS(ONES[0], ONES, jnp.ones(D)), "curve_retrained"),
+    (lambda: EXCESS(ONES, ONES, jnp.ones(D), psi_max=2.0), "psi_max"),
+    (
+      lambda: concept_probe.hard_triplet_loss(ONES, ONES, ONES),
+      r"negatives \[B, K, D\]",
+    ),
+    (
+      lambda: concept_probe.hard_triplet_loss(ONES, ONES[:1], ONES[:, None]),
+      "positive of the shape",
+    ),
+    (lambda: fit(A, B[:1]), "at least 2 images"),
+    (lambda: fit(A, B[:, :1]), "rows of one shape"),
+    (lambda: fit(A.at[0].set(jnp.nan), B), "original_images to be finite"),
+    (lambda: fit(A, B.at[0].set(jnp.inf)), "unlearned_images to be finite"),
+    (lambda: fit(A, B, held_out=1.0), "held_out"),
+    (lambda: fit(A, B, margin=-1.0), "margin >= 0"),
+    (lambda: fit(A, B, batch_size=0), "batch_size > 0"),
+    (lambda: fit(A, B, num_negatives=0), "num_negatives > 0"),
+    (lambda: fit(A, B, layer="other"), "layer among"),
+    (
+      lambda: fit(A, B, model=probe_model()._replace(features=None)),
+      "with features",
+    ),
+    (lambda: fit(A, B, model=two_outputs_missing()), r"logits \[B, 2\]"),
+    (
+      lambda: concept_probe.probe_outputs(probe_model(), None, A, chunk_size=0),
+      "chunk_size > 0",
+    ),
+  ],
+)
+def test_mistakes_are_named(call, message):
+  with pytest.raises(ValueError, match=message):
+    call()
