@@ -31,6 +31,10 @@ from jaxunlearn.recsys.models import vbpr as vbpr
 from jaxunlearn.recsys.objectives import fitting as fitting
 from jaxunlearn.recsys.objectives import retrain as retrain
 from jaxunlearn.recsys.objectives import train as train
+from jaxunlearn.recsys.receraser import balanced_shards as balanced_shards
+from jaxunlearn.recsys.receraser import receraser as receraser
+from jaxunlearn.recsys.receraser import sharded as sharded
+from jaxunlearn.recsys.receraser import train_shards as train_shards
 from jaxunlearn.recsys.types import Embeddings as Embeddings
 from jaxunlearn.recsys.types import Recommender as Recommender
 
@@ -41,6 +45,7 @@ __all__ = [
   "Ranking",
   "Recommender",
   "amnesiac",
+  "balanced_shards",
   "bpr_mf",
   "evaluator",
   "finetune",
@@ -56,12 +61,15 @@ __all__ = [
   "popularity",
   "propagate",
   "ranking",
+  "receraser",
   "requests",
   "retrain",
   "reverse_only",
+  "sharded",
   "split_by_user",
   "synthetic",
   "train",
+  "train_shards",
   "unlink",
   "vbpr",
 ]
