@@ -184,7 +184,7 @@ def retrain(
 
   Exact: nothing of a forgotten row is read, neither as an edge nor as an item
   that is no negative. With an empty request and the key of `train` it gives
-  back the original's bits.
+  the original back, up to rounding.
 
   Args:
     model: the model.
