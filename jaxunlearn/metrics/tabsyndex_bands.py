@@ -75,46 +75,60 @@ def tabsyndex_bands(
     raise ValueError(f"Expected num_resamples > 1, got {num_resamples}.")
   score_key, draw_key = jax.random.split(key)
   options = {"categories": tuple(categories), **options}
-  score = tabsyndex(
-    real,
-    fake,
-    score_key,
-    efficacy=efficacy,
-    real_weights=real_weights,
-    fake_weights=fake_weights,
-    **options,
-  )
   layout = layout_of(categories)
   tables = (
     table_of(real, real_weights, layout, "real"),
     table_of(fake, fake_weights, layout, "fake"),
   )
+  learnt = None
+  if efficacy == "sklearn":
+    learnt = tabsyndex(
+      real,
+      fake,
+      score_key,
+      efficacy=efficacy,
+      real_weights=real_weights,
+      fake_weights=fake_weights,
+      **options,
+    ).efficacy
 
-  def resampled(key: jax.Array) -> TabSynDex:
-    keys = jax.random.split(key)
+  def scored(key: jax.Array, is_resampled: jax.Array) -> TabSynDex:
     weights = [
-      t.weights * jax.random.poisson(k, 1.0, t.weights.shape).astype(float)
-      for t, k in zip(tables, keys)
+      jnp.where(is_resampled, _resampled(t.weights, k), t.weights)
+      for t, k in zip(tables, jax.random.split(key))
     ]
     found = tabsyndex(
       tables[0].values,
       tables[1].values,
       score_key,
-      efficacy="jax" if efficacy == "jax" else None,
+      efficacy=None if efficacy == "sklearn" else efficacy,
       real_weights=weights[0],
       fake_weights=weights[1],
       **options,
     )
-    if efficacy != "sklearn":
+    if learnt is None:
       return found
-    others = found._replace(efficacy=score.efficacy)
-    return others._replace(total=jnp.stack(others[1:6]).mean())
+    found = found._replace(efficacy=learnt)
+    return found._replace(total=jnp.stack(found[1:6]).mean())
 
-  keys = jax.random.split(draw_key, num_resamples)
-  many = map_many(resampled, keys, strategy=strategy)
+  # The first lane is the tables as they are: one program for all.
+  keys = jax.random.split(draw_key, num_resamples + 1)
+  lanes = jnp.arange(num_resamples + 1) > 0
+  every = map_many(scored, keys, lanes, strategy=strategy)
+  usable = tables[0].is_usable & tables[1].is_usable
+  score = jax.tree.map(lambda x: x[0], every)
+  # Rows that are not finite were blanked before the lanes could see them.
+  seen = lambda x: jnp.where(usable, x, jnp.nan) if x.dtype != bool else x
+  score = jax.tree.map(seen, score)
+  many = jax.tree.map(lambda x: x[1:], every)
   std = jax.tree.map(lambda x: x.astype(float).std(axis=0, ddof=1), many)
   std = std._replace(correlation_is_nan=many.correlation_is_nan.mean())
   low = jax.tree.map(lambda s, d: jnp.maximum(s - _REACH * d, 0), score, std)
   high = jax.tree.map(lambda s, d: s + _REACH * d, score, std)
   capped = [jnp.minimum(x, 1) for x in high[:6]]
   return Bands(score, std, low, TabSynDex(*capped, *high[6:]))
+
+
+def _resampled(weights: jax.Array, key: jax.Array) -> jax.Array:
+  counts = jax.random.poisson(key, 1.0, weights.shape)
+  return weights * counts.astype(weights.dtype)

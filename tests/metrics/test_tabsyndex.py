@@ -284,10 +284,22 @@ def test_scores_fall_with_growing_noise():
       levels[start:], [float(getattr(f, name)) for f in found[start:]]
     ).statistic
   )
-  for name in ("basic", "correlation", "distinguishability"):
+  for name in ("basic", "correlation"):
     assert fall(name, 0) <= -0.9, name
   # A little noise fills sparse bins in the tails, which counts as coverage.
   assert fall("support", 2) <= -0.9
+
+
+def test_distinguishability_falls_with_a_shift_and_does_not_see_noise():
+  """Logistic regression on the columns as they are compares means only."""
+  real, fake = (rows[:, :2] for rows in (mixed(300), mixed(300, 1)))
+  shifts = np.linspace(0.3, 3, 10)
+  shifted = [score(real, fake + s, (0, 0)).distinguishability for s in shifts]
+  assert stats.spearmanr(shifts, shifted).statistic <= -0.9
+  noise = np.random.default_rng(2).normal(size=fake.shape)
+  noise -= noise.mean(axis=0)
+  noisy = score(real, fake + 6 * noise.astype(np.float32), (0, 0))
+  assert noisy.distinguishability > 0.7 > 2 * shifted[-1]
 
 
 def test_noise_makes_the_table_less_useful_to_learn_from():
