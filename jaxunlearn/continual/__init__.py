@@ -12,6 +12,20 @@ state, infos, logits = jax.jit(
 """
 
 from jaxunlearn.continual import metrics as metrics
+from jaxunlearn.continual.acu import Acu as Acu
+from jaxunlearn.continual.acu import AcuHead as AcuHead
+from jaxunlearn.continual.acu import acu as acu
+from jaxunlearn.continual.acu import acu_logits as acu_logits
+from jaxunlearn.continual.acu import acu_ridge as acu_ridge
+from jaxunlearn.continual.acu_features import random_relu as random_relu
+from jaxunlearn.continual.acu_stream import AcuByClass as AcuByClass
+from jaxunlearn.continual.acu_stream import AcuStream as AcuStream
+from jaxunlearn.continual.acu_stream import AcuStreamInfo as AcuStreamInfo
+from jaxunlearn.continual.acu_stream import acu_by_class as acu_by_class
+from jaxunlearn.continual.acu_stream import (
+  acu_leave_one_out as acu_leave_one_out,
+)
+from jaxunlearn.continual.acu_stream import acu_stream as acu_stream
 from jaxunlearn.continual.baselines import derpp as derpp
 from jaxunlearn.continual.baselines import ewc as ewc
 from jaxunlearn.continual.baselines import (
@@ -39,6 +53,23 @@ from jaxunlearn.continual.stream import mask_stream as mask_stream
 from jaxunlearn.continual.stream import run_stream as run_stream
 from jaxunlearn.continual.stream import state_bytes as state_bytes
 from jaxunlearn.continual.stream import task_stream as task_stream
+from jaxunlearn.continual.tame import tame as tame
+from jaxunlearn.continual.tame_forget import TameForgetInfo as TameForgetInfo
+from jaxunlearn.continual.tame_forget import (
+  tame_forget_examples as tame_forget_examples,
+)
+from jaxunlearn.continual.tame_forget import (
+  tame_forget_task as tame_forget_task,
+)
+from jaxunlearn.continual.tame_selector import TamePrediction as TamePrediction
+from jaxunlearn.continual.tame_selector import tame_predict as tame_predict
+from jaxunlearn.continual.tame_selector import (
+  tame_prune_experts as tame_prune_experts,
+)
+from jaxunlearn.continual.tame_selector import tame_selector as tame_selector
+from jaxunlearn.continual.tame_types import Tame as Tame
+from jaxunlearn.continual.tame_types import TameInfo as TameInfo
+from jaxunlearn.continual.tame_types import TameState as TameState
 from jaxunlearn.continual.types import EventInfo as EventInfo
 from jaxunlearn.continual.types import Learner as Learner
 from jaxunlearn.continual.types import Ledger as Ledger

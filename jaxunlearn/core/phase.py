@@ -259,7 +259,13 @@ def _reduce(
     )
   # A device holds its share of each mini-batch, and every row of an `ALL`.
   shares = [0 if size == ALL else size // devices for size in draw.sizes]
-  every = (weight.size - sum(shares)) // max(draw.sizes.count(ALL), 1)
+  rest = weight.size - sum(shares)
+  if rest and ALL not in draw.sizes:
+    raise ValueError(
+      f"Expected a batch of the {sum(shares)} rows that a step draws, got "
+      f"{weight.size}."
+    )
+  every = rest // max(draw.sizes.count(ALL), 1)
   total, offset = jnp.zeros((), losses.dtype), 0
   for size, share, coefficient in zip(draw.sizes, shares, coefficients):
     if size == 0:

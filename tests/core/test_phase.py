@@ -7,7 +7,15 @@ import problems
 import pytest
 
 from jaxunlearn.core.phase import phase, supervised
-from jaxunlearn.core.types import ALL, Draw, Model, Variables
+from jaxunlearn.core.types import (
+  ALL,
+  Batch,
+  Carry,
+  Draw,
+  Env,
+  Model,
+  Variables,
+)
 
 DATA = {"x": jnp.array([1.0, 2.0, 3.0])}
 MASK = jnp.array([True, False, False])
@@ -208,6 +216,20 @@ def test_an_objective_of_wrong_length_is_rejected():
     ValueError, match=r"each of the 2 drawn rows, got shape .5,"
   ):
     bad(jnp.float32(0), DATA, MASK, KEY)
+
+
+def test_a_host_batch_of_another_size_is_rejected():
+  fit = phase(problems.quadratic(), optax.sgd(0.1), 1, draw=Draw(retain=2))
+  carry = Carry(Variables(jnp.float32(0)), Variables(jnp.float32(0)), {})
+  batch = Batch(
+    DATA,
+    jnp.ones(3),
+    MASK,
+    *(jnp.arange(3, dtype=jnp.int32),) * 2,
+    jnp.zeros(3, jnp.int32),
+  )
+  with pytest.raises(ValueError, match="the 2 rows that a step draws, got 3"):
+    fit.step(fit.init(carry, KEY, Env()), batch, KEY, Env())
 
 
 def test_bad_sizes_are_rejected():
