@@ -82,6 +82,7 @@ def d2dgn(
   destroyer_steps: int = 100,
   student_init: str = "original",
   student_graph: str = "retain",
+  optimizer: optax.GradientTransformation | None = None,
 ) -> Transform:
   """Distils from the original on the retain set, from ignorance on the forget set.
 
@@ -104,10 +105,12 @@ def d2dgn(
     student_init: "original" or "random"; the latter is slow to be any good.
     student_graph: "retain", deleted edges carry no messages; "full", they do, and
       stay in the variables' graph.
+    optimizer: None is Adam of `learning_rate`, which is not read otherwise.
 
   Returns:
     A `Transform` with info "distil". An empty request distils the model from
-    itself.
+    itself: its gradient is 0 up to rounding, which Adam still turns into small
+    steps.
 
   Raises:
     ValueError: an option outside its range; "non_edges" for nodes.
@@ -210,7 +213,8 @@ def d2dgn(
   if student_graph == "retain":
     links.append(unlink(task))
   objective = by_response if knowledge == "response" else by_feature
-  fit = phase(objective, optax.adam(learning_rate), num_steps, name="distil")
+  optimizer = optimizer or optax.adam(learning_rate)
+  fit = phase(objective, optimizer, num_steps, name="distil")
   return chain(*links, fit, name="d2dgn")
 
 

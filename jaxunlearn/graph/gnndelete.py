@@ -99,7 +99,7 @@ def gnndelete(
     distance: `(z, target, weight) -> []`, see `objectives`.
 
   Returns:
-    A `Transform` with info "operators". An empty request gives a model of equal
+    A `Transform` with info "delete". An empty request gives a model of equal
     outputs: its zones hold no node.
 
   Raises:
@@ -166,7 +166,7 @@ def gnndelete(
       optax.adam(learning_rate),
       num_steps,
       target="operators",
-      name="operators",
+      name="delete",
     ),
     _attach(),
     name="gnndelete",

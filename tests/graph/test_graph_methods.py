@@ -46,7 +46,7 @@ def problem(on_edges=True):
 
 def request(which, on_edges=True):
   rows = len(problem(on_edges)[1]["label"])
-  return jnp.zeros(rows, bool).at[jnp.asarray(which)].set(True)
+  return jnp.zeros(rows, bool).at[jnp.asarray(which, int)].set(True)
 
 
 METHODS = {
@@ -159,13 +159,14 @@ def test_padding_is_never_trained_on():
 
 def test_an_empty_request_leaves_the_model():
   task, data, original = problem()
-  nothing = request([]).astype(bool)
+  nothing = request([])
   same(graph.unlink(task)(original, data, nothing, KEY)[0], original)
   climbed, _ = graph.gradient_ascent(task, num_steps=2)(
     original, data, nothing, KEY
   )
   same(climbed, original)
-  kept, info = graph.d2dgn(task, num_steps=10)(original, data, nothing, KEY)
+  method = graph.d2dgn(task, num_steps=10, optimizer=optax.sgd(1.0))
+  kept, info = method(original, data, nothing, KEY)
   assert np.isfinite(info["distil"].loss).all()
   assert move(kept, original) < 1e-4
   deleted, _ = graph.gnndelete(task, num_steps=5)(original, data, nothing, KEY)
@@ -179,7 +180,7 @@ def test_an_empty_request_leaves_the_model():
 def test_the_original_and_a_retrained_model_of_an_empty_request_are_one():
   task, data, original = problem()
   method = graph.retrain(task, optimizer=ADAM, num_steps=40)
-  again, _ = method.compiled(original, data, request([]).astype(bool), KEY)
+  again, _ = method.compiled(original, data, request([]), KEY)
   close(again, original, atol=1e-6)
 
 
@@ -252,10 +253,11 @@ def test_a_weight_of_one_on_the_full_graph_changes_nothing(knowledge, on_edges):
     retain_weight=1.0,
     knowledge=knowledge,
     student_graph="full",
+    optimizer=optax.sgd(1.0),
   )
   out, info = method(original, data, request([0, 5], on_edges), KEY)
   assert np.abs(info["distil"].loss).max() < 1e-6
-  assert move(out, original) < 1e-4
+  assert move(out, original) < 1e-5
   same(out.model_state, original.model_state)
 
 
@@ -446,7 +448,7 @@ def test_neighbourhood_alone_keeps_identity_operators_bit_for_bit():
     reference_graph="retain",
   )
   out, info = method(original, data, request([0, 5]), KEY)
-  assert info["operators"].loss[0] == 0
+  assert info["delete"].loss[0] == 0
   same(operators(out), (jnp.eye(6), jnp.eye(4)))
 
 
@@ -499,7 +501,7 @@ def test_gnndelete_moves_forgotten_edges_towards_unjoined_pairs():
   out, info = graph.gnndelete(task, num_steps=80, learning_rate=0.01).compiled(
     original, data, mask, KEY
   )
-  loss = info["operators"].loss
+  loss = info["delete"].loss
   assert loss[-10:].mean() < loss[:10].mean()
   unlinked, _ = graph.unlink(task)(original, data, mask, KEY)
   logits = [
