@@ -9,8 +9,13 @@ Flax models come in through `jaxunlearn.adapters.flax`, checkpoints through
 """
 
 from jaxunlearn import attacks as attacks
+from jaxunlearn import continual as continual
+from jaxunlearn import diffusion as diffusion
+from jaxunlearn import graph as graph
 from jaxunlearn import losses as losses
 from jaxunlearn import metrics as metrics
+from jaxunlearn import recsys as recsys
+from jaxunlearn import tables as tables
 from jaxunlearn import valuation as valuation
 from jaxunlearn.core import requests as requests
 from jaxunlearn.core.combinators import chain as chain
@@ -89,12 +94,15 @@ __all__ = [
   "boundary_shrink",
   "cf_k",
   "chain",
+  "continual",
+  "diffusion",
   "edit",
   "eu_k",
   "finetune",
   "fisher_forgetting",
   "gkt",
   "gradient_ascent",
+  "graph",
   "host_batch",
   "host_batches",
   "influence_unlearning",
@@ -112,6 +120,7 @@ __all__ = [
   "predict",
   "provide",
   "random_label",
+  "recsys",
   "repeat",
   "requests",
   "retrain",
@@ -123,6 +132,7 @@ __all__ = [
   "stream",
   "sum_rows",
   "supervised",
+  "tables",
   "train",
   "train_logged",
   "train_many",

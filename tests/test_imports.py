@@ -22,6 +22,11 @@ ALLOWED = {
   "valuation": {"core", "losses", "metrics"},
   "attacks": {"core", "losses", "metrics"},
   "report": set(),
+  "continual": {"core", "losses", "models"},
+  "diffusion": {"core", "losses", "models"},
+  "graph": {"core", "losses", "models"},
+  "recsys": {"core", "losses", "models"},
+  "tables": {"core", "losses", "models"},
 }
 
 

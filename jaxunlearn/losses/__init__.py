@@ -6,15 +6,26 @@ dtype of its inputs, and is safe under `jit`, `grad` and `vmap`.
 
 from jaxunlearn.losses.attention import attention_difference, attention_map
 from jaxunlearn.losses.classification import cross_entropy
+from jaxunlearn.losses.contrastive import (
+  confidence_weighted_mse,
+  supervised_contrastive,
+  teacher_contrastive,
+)
 from jaxunlearn.losses.distillation import kl_to_target, kl_to_teacher
 from jaxunlearn.losses.noise import error_maximising, error_minimising
+from jaxunlearn.losses.ranking import bpr, reverse_bpr
 
 __all__ = [
   "attention_difference",
   "attention_map",
+  "bpr",
+  "confidence_weighted_mse",
   "cross_entropy",
   "error_maximising",
   "error_minimising",
   "kl_to_target",
   "kl_to_teacher",
+  "reverse_bpr",
+  "supervised_contrastive",
+  "teacher_contrastive",
 ]
