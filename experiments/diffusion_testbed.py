@@ -18,6 +18,7 @@ from jaxunlearn.losses.classification import cross_entropy
 from jaxunlearn.models.mlp import MLP
 
 NUM_OBJECTS, NUM_STYLES = len(prompted.OBJECTS), len(prompted.STYLES)
+LEVELS = diffusion.schedules.linear(100, 1e-3, 0.12)
 # Of the images that the classifier sees beside clean ones: generated images are
 # never quite clean.
 _SPREAD = 0.15
@@ -26,7 +27,7 @@ _SPREAD = 0.15
 class Recipe(NamedTuple):
   """How a model is trained; the same for the original and the retrained one."""
 
-  num_steps: int = 6000
+  num_steps: int = 3000
   batch_size: int = 128
   learning_rate: float = 1.5e-3
   warmup: int = 100
@@ -42,6 +43,7 @@ class Recipe(NamedTuple):
       "num_steps": self.num_steps,
       "batch_size": self.batch_size,
       "augment": diffusion.drop_words(jnp.asarray(prompted.drop_rates())),
+      "time_weights": 1 / LEVELS,
     }
 
 
@@ -51,7 +53,7 @@ def model(width: int = 256, num_blocks: int = 3) -> diffusion.Diffusion:
     image_shape=prompted.SHAPE,
     vocab_size=len(prompted.VOCABULARY),
     null_tokens=prompted.NULL_TOKENS,
-    alphas_bar=diffusion.schedules.linear(100, 1e-3, 0.12),
+    alphas_bar=LEVELS,
     clip=1.5,
     width=width,
     num_blocks=num_blocks,
@@ -100,9 +102,17 @@ def train_classifier(
   return fit(data, fit_key)[0]
 
 
+def judged(judge: Variables, images: jax.Array) -> jax.Array:
+  """The classifier's logits [B, 16] of images [B, 8, 8, 3].
+
+  Values are clipped to those that an image can have: guidance overshoots.
+  """
+  return classifier().predict(judge, jnp.clip(images, -1, 1))
+
+
 def recognised(
   judge: Variables, images: jax.Array, objects: jax.Array, styles: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """Which images [B, ...] show their object, and their style; bool [B] each."""
-  by_object, by_style = heads(classifier().predict(judge, images))
+  by_object, by_style = heads(judged(judge, images))
   return by_object.argmax(-1) == objects, by_style.argmax(-1) == styles

@@ -11,6 +11,13 @@ from jaxunlearn.diffusion.guidance import classifier_free as classifier_free
 from jaxunlearn.diffusion.guidance import guided_eps as guided_eps
 from jaxunlearn.diffusion.models import from_linen as from_linen
 from jaxunlearn.diffusion.models import text_to_image as text_to_image
+from jaxunlearn.diffusion.partial_diffusion import (
+  concept_curve as concept_curve,
+)
+from jaxunlearn.diffusion.partial_diffusion import hand_over as hand_over
+from jaxunlearn.diffusion.partial_diffusion import (
+  partial_diffusion as partial_diffusion,
+)
 from jaxunlearn.diffusion.samplers import image_keys as image_keys
 from jaxunlearn.diffusion.samplers import sample as sample
 from jaxunlearn.diffusion.samplers import start_noise as start_noise
@@ -31,14 +38,17 @@ __all__ = [
   "Predictor",
   "both_eps",
   "classifier_free",
+  "concept_curve",
   "denoising",
   "drop_words",
   "fitting",
   "from_linen",
   "guided_eps",
+  "hand_over",
   "image_keys",
   "parameter_group",
   "parameter_groups",
+  "partial_diffusion",
   "sample",
   "schedules",
   "start_noise",

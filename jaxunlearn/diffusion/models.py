@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.diffusion.schedules import eps_from_v
 from jaxunlearn.diffusion.types import TEXT, Diffusion
 
 DENOISER = "denoiser"
@@ -22,6 +23,7 @@ def text_to_image(
   null_tokens: Sequence[int],
   alphas_bar: jax.Array,
   clip: float | None = 1.5,
+  prediction: str = "v",
   width: int = 256,
   num_blocks: int = 3,
   num_heads: int = 8,
@@ -37,6 +39,8 @@ def text_to_image(
     null_tokens: the empty prompt, L integers.
     alphas_bar: float32 [T], from `schedules`.
     clip: see `Diffusion`.
+    prediction: see `from_linen`. With "v" the noise need not pass through the
+      network, which then learns sooner what prompts say.
     width: of the denoiser's hidden vector.
     num_blocks: of the denoiser.
     num_heads: of its cross-attention, a divisor of `width`.
@@ -67,6 +71,7 @@ def text_to_image(
     null_tokens=null_tokens,
     alphas_bar=alphas_bar,
     clip=clip,
+    prediction=prediction,
   )
 
 
@@ -79,23 +84,28 @@ def from_linen(
   null_tokens: Sequence[int],
   alphas_bar: jax.Array,
   clip: float | None = None,
+  prediction: str = "eps",
 ) -> Diffusion:
   """A `Diffusion` of two linen modules.
 
   Args:
     encoder: called on tokens [B, L], returns a context [B, L, D]; methods
       `embed` and `encode_embeddings` are used if it has them.
-    denoiser: called on images [B, H, W, C], times [B] and a context, returns the
-      predicted noise. What it sows as `attention` are the attention maps.
+    denoiser: called on images [B, H, W, C], times [B] and a context. What it sows as `attention` are the attention maps.
     image_shape: (H, W, C).
     vocab_size: V.
     null_tokens: the empty prompt, L integers.
     alphas_bar: float32 [T].
     clip: see `Diffusion`.
+    prediction: what the denoiser returns, "eps" or "v"; `eps` of the result is
+      the noise in either case.
 
   Raises:
-    ValueError: null tokens out of range, an image shape of other than 3 sizes.
+    ValueError: null tokens out of range, an image shape of other than 3 sizes,
+      an unknown prediction.
   """
+  checks.one_of(("eps", "v"), prediction=prediction)
+  levels = jnp.asarray(alphas_bar, jnp.float32)
   found = np.asarray(null_tokens)
   if found.ndim != 1 or found.size == 0:
     raise ValueError(f"Expected null_tokens of shape [L], got {found.shape}.")
@@ -112,8 +122,12 @@ def from_linen(
     made = denoiser.init(image_key, image, jnp.zeros(1, jnp.int32), context)
     return {TEXT: text["params"], DENOISER: made["params"]}
 
+  def noise_of(out, x, t):
+    return out if prediction == "eps" else eps_from_v(levels, x, out, t)
+
   def eps(params, x, t, context):
-    return denoiser.apply({"params": params[DENOISER]}, x, t, context)
+    out = denoiser.apply({"params": params[DENOISER]}, x, t, context)
+    return noise_of(out, x, t)
 
   def eps_with_attention(params, x, t, context):
     out, sown = denoiser.apply(
@@ -121,7 +135,7 @@ def from_linen(
     )
     flat = jax.tree_util.tree_leaves_with_path(sown.get("intermediates", {}))
     maps = [leaf for path, leaf in flat if "attention" in _names(path)]
-    return out, tuple(maps)
+    return noise_of(out, x, t), tuple(maps)
 
   def encode(params, tokens):
     return encoder.apply({"params": params[TEXT]}, tokens)
@@ -140,7 +154,7 @@ def from_linen(
     eps=eps,
     encode=encode,
     null_tokens=null,
-    alphas_bar=jnp.asarray(alphas_bar, jnp.float32),
+    alphas_bar=levels,
     image_shape=image_shape,
     clip=clip,
     eps_with_attention=eps_with_attention,

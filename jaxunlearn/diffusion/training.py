@@ -67,6 +67,7 @@ def denoising(
   *,
   null_rate: float | jax.Array = 0.1,
   augment: Augment | None = None,
+  time_weights: jax.Array | None = None,
 ) -> Objective:
   """The training loss ||eps(x_t, t, prompt) - noise||^2 of rows, an objective.
 
@@ -78,15 +79,25 @@ def denoising(
     null_rate: share of rows that get the empty prompt instead, in [0, 1]; may
       be traced.
     augment: static; None, or what is done to each prompt before: `drop_words`.
+    time_weights: None, or float [T] >= 0 that multiply the loss at each time:
+      `1 / alphas_bar` makes it the loss of the v-prediction, in which the noisy
+      times, where the prompt decides, weigh more.
 
   Returns:
     `(variables, batch, key) -> losses [B]`, means over pixels.
 
   Raises:
-    ValueError: null_rate outside [0, 1]; from the objective, rows that do not
-      fit the model.
+    ValueError: null_rate outside [0, 1], weights of another shape; from the
+      objective, rows that do not fit the model.
   """
   checks.fraction(null_rate=null_rate)
+  if time_weights is not None:
+    wanted = (diffusion.num_train_steps,)
+    if jnp.shape(time_weights) != wanted:
+      raise ValueError(
+        f"Expected time_weights of shape {wanted}, got "
+        f"{jnp.shape(time_weights)}."
+      )
 
   def objective(variables, batch, key):
     x, tokens = batch.rows["x"], batch.rows["tokens"]
@@ -105,7 +116,8 @@ def denoising(
     tokens = jax.vmap(prompt)(tokens, keys[:, 1])
     params = variables.params
     context = diffusion.encode(params, tokens)
-    return squared_error(diffusion.eps(params, x_t, t, context), noise)
+    losses = squared_error(diffusion.eps(params, x_t, t, context), noise)
+    return losses if time_weights is None else losses * time_weights[t]
 
   return objective
 
@@ -149,6 +161,7 @@ def fitting(
   batch_size: int,
   null_rate: float | jax.Array = 0.1,
   augment: Augment | None = None,
+  time_weights: jax.Array | None = None,
   name: str = "fit",
 ) -> Transform:
   """The phase that fits the denoising loss on the retain rows.
@@ -157,7 +170,12 @@ def fitting(
   are those of `train`.
   """
   return phase(
-    denoising(diffusion, null_rate=null_rate, augment=augment),
+    denoising(
+      diffusion,
+      null_rate=null_rate,
+      augment=augment,
+      time_weights=time_weights,
+    ),
     optimizer,
     num_steps,
     draw=Draw(retain=batch_size),
@@ -176,6 +194,7 @@ def train(
   batch_size: int,
   null_rate: float | jax.Array = 0.1,
   augment: Augment | None = None,
+  time_weights: jax.Array | None = None,
 ) -> tuple[Variables, PhaseInfo]:
   """Trains a fresh model on the rows that a mask selects.
 
@@ -190,6 +209,7 @@ def train(
     batch_size: static; rows a step, drawn without replacement within an epoch.
     null_rate: see `denoising`.
     augment: see `denoising`.
+    time_weights: see `denoising`.
 
   Returns:
     The trained variables and the `PhaseInfo` of the run.
@@ -212,6 +232,7 @@ def train(
     batch_size=batch_size,
     null_rate=null_rate,
     augment=augment,
+    time_weights=time_weights,
   )
   left_out = ~weights if weights.dtype == jnp.bool_ else 1 - weights
   return fit(Variables(diffusion.init(init_key)), data, left_out, fit_key)

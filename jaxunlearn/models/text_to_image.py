@@ -34,7 +34,7 @@ class TextEncoder(nn.Module):
   dtype: Any = None
 
   def setup(self) -> None:
-    init = nn.initializers.normal(1.0)
+    init = nn.initializers.normal(0.1)
     self.token_embedding = nn.Embed(
       self.vocab_size, self.width, embedding_init=init, dtype=self.dtype
     )
@@ -88,8 +88,8 @@ class PromptDenoiser(nn.Module):
   """Predicts the noise in small images, with the prompt in cross-attention.
 
   The image is one hidden vector; in each block its scale and shift come from the
-  time, `num_heads` slots of it ask the prompt's tokens, and a dense block of
-  twice the width follows.
+  time, `num_heads` slots of it ask the prompt's tokens, and a gated dense block
+  follows.
 
   Sows `intermediates`: `attention` of each cross-attention layer, [B, heads, 1,
   L].
@@ -153,9 +153,10 @@ class _Block(nn.Module):
       self.width, self.num_heads, self.dtype, name="attn2"
     )(x, context)
     x = norm("norm2")(h) * (1 + scale2) + shift2
-    return h + dense("ff_out", self.width)(
-      nn.silu(dense("ff_in", 2 * self.width)(x))
-    )
+    # A gate can turn what one word says by what another does: a digit's shape
+    # changes its sign with the style "negative".
+    value, gate = jnp.split(dense("ff_in", 3 * self.width)(x), 2, axis=-1)
+    return h + dense("ff_out", self.width)(value * nn.gelu(gate))
 
 
 class CrossAttention(nn.Module):

@@ -1,0 +1,160 @@
+"""The partial-diffusion attack on models whose answer is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxunlearn import diffusion
+from jaxunlearn.diffusion import samplers, schedules
+from jaxunlearn.diffusion.partial_diffusion import handed_over_at
+from jaxunlearn.diffusion.types import Diffusion, Predictor
+
+SHAPE = (2, 1, 1)
+LEVELS = schedules.linear(100, 1e-3, 0.12)
+TOKENS = jnp.array([[1, 0], [2, 0], [3, 1]])
+KEY = jax.random.key(2)
+
+
+def linear_model():
+  """eps = params x + prompt / 10."""
+  return Diffusion(
+    init=lambda key: jnp.float32(0),
+    eps=lambda p, x, t, c: p * x + c[:, 0, :1, None, None] / 10,
+    encode=lambda p, tokens: tokens[..., None].astype(jnp.float32),
+    null_tokens=jnp.zeros(2, jnp.int32),
+    alphas_bar=LEVELS,
+    image_shape=SHAPE,
+    clip=2.0,
+  )
+
+
+MODEL = linear_model()
+ORIGINAL, UNLEARNED = jnp.float32(0.9), jnp.float32(0.3)
+
+
+def attacked(psi, unlearned=UNLEARNED, key=KEY, **kwargs):
+  return diffusion.partial_diffusion(
+    MODEL, ORIGINAL, unlearned, TOKENS, psi, key, **kwargs
+  )
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_the_ends_are_the_two_models_alone(eta):
+  for psi, params in ((0.0, UNLEARNED), (1.0, ORIGINAL)):
+    alone = diffusion.sample(MODEL, params, TOKENS, KEY, eta=eta)
+    np.testing.assert_allclose(attacked(psi, eta=eta), alone, atol=1e-5)
+  half = attacked(0.5, eta=eta)
+  assert float(abs(half - attacked(0.0, eta=eta)).max()) > 1e-3
+  assert float(abs(half - attacked(1.0, eta=eta)).max()) > 1e-3
+
+
+def test_a_model_that_did_not_change_gives_the_same_for_every_psi():
+  psis = jnp.linspace(0, 1, 6)
+  images = jax.vmap(lambda p: attacked(p, ORIGINAL))(psis)
+  np.testing.assert_allclose(
+    images, jnp.broadcast_to(images[:1], images.shape), atol=1e-5
+  )
+
+
+@pytest.mark.parametrize(
+  "psi, num_steps, wanted",
+  [
+    (0.25, 20, 5),
+    (0.55, 20, 11),
+    (0.35, 20, 7),
+    (0.15, 100, 15),
+    (0.001, 100, 0),
+    (0.29, 100, 29),
+    (1.0, 7, 7),
+    (0.0, 7, 0),
+  ],
+)
+def test_the_first_model_takes_the_wanted_number_of_steps(
+  psi, num_steps, wanted
+):
+  """The noise predicted is one constant before, another one after."""
+  stop = handed_over_at(psi, num_steps)
+  assert int(stop) == wanted
+  grid = np.append(np.asarray(schedules.sampling_times(100, num_steps)), -1)
+  levels = np.append(np.cumprod(1 - np.linspace(1e-3, 0.12, 100)), 1.0)
+  first, second = 0.02, -0.01
+  constant = lambda value: Predictor(
+    lambda x: (), lambda s, x, t, i: (jnp.full_like(x, value), s)
+  )
+  model = MODEL._replace(clip=None)
+  keys = samplers.image_keys(KEY, 3)
+  x = samplers.start_noise(model, keys)
+  found = diffusion.hand_over(
+    model,
+    constant(first),
+    constant(second),
+    x,
+    keys,
+    stop,
+    num_steps=num_steps,
+  )
+  # DDIM with a constant eps, in float64; one marker's step more or less shows.
+  y = np.asarray(x, np.float64)
+  for i in range(num_steps):
+    a, b = levels[grid[i]], levels[grid[i + 1]]
+    eps = first if i < wanted else second
+    clean = (y - np.sqrt(1 - a) * eps) / np.sqrt(a)
+    y = np.sqrt(b) * clean + np.sqrt(1 - b) * eps
+  np.testing.assert_allclose(found, y, rtol=1e-4, atol=1e-4)
+
+
+def test_many_psi_equal_a_loop_and_compile_once():
+  psis = jnp.array([0.0, 0.1, 0.35, 0.5, 0.55, 0.7, 0.9, 1.0])
+  run = jax.jit(lambda psi, unlearned, key: attacked(psi, unlearned, key))
+  many = jax.vmap(run, (0, None, None))(psis, UNLEARNED, KEY)
+  for i, psi in enumerate(psis):
+    np.testing.assert_allclose(many[i], run(psi, UNLEARNED, KEY), atol=1e-5)
+  size = run._cache_size()
+  run(jnp.float32(0.2), jnp.float32(0.7), jax.random.key(8))
+  assert run._cache_size() == size
+  np.testing.assert_allclose(many[2], attacked(0.35), atol=1e-5)  # Not jitted.
+
+
+def test_many_models_equal_a_loop():
+  params = jnp.array([0.1, 0.5, 0.9])
+  many = jax.vmap(lambda p: attacked(0.4, p))(params)
+  for i in range(3):
+    np.testing.assert_allclose(many[i], attacked(0.4, params[i]), atol=1e-5)
+
+
+def test_the_curve_is_the_share_of_recognised_images():
+  recognise = lambda x: x.mean(axis=(1, 2, 3)) > 0
+  psis = jnp.array([0.0, 0.4, 1.0])
+  curve = diffusion.concept_curve(
+    MODEL, ORIGINAL, UNLEARNED, TOKENS, psis, KEY, recognise, num_steps=10
+  )
+  wanted = [
+    np.mean(np.asarray(recognise(attacked(p, num_steps=10)))) for p in psis
+  ]
+  np.testing.assert_allclose(curve, wanted)
+  assert curve.dtype == jnp.float32
+
+
+def curve(psis):
+  return diffusion.concept_curve(
+    MODEL, ORIGINAL, UNLEARNED, TOKENS, psis, KEY, lambda x: x[:, 0, 0, 0] > 0
+  )
+
+
+@pytest.mark.parametrize(
+  "call, message",
+  [
+    (lambda: attacked(-0.1), r"psi in \[0, 1\]"),
+    (lambda: attacked(1.1), r"psi in \[0, 1\]"),
+    (lambda: attacked(float("nan")), r"psi in \[0, 1\]"),
+    (lambda: attacked(jnp.array([0.1])), "scalar"),
+    (lambda: attacked(0.5, noise=jnp.zeros((3, 1, 1, 1))), "noise of shape"),
+    (lambda: curve(jnp.zeros(0)), "psis of shape"),
+    (lambda: curve(jnp.float32(0.5)), "psis of shape"),
+    (lambda: curve(jnp.array([0.1, 1.2])), "highest_psi"),
+  ],
+)
+def test_mistakes_are_named(call, message):
+  with pytest.raises(ValueError, match=message):
+    call()
