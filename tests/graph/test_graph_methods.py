@@ -253,7 +253,7 @@ def test_a_weight_of_one_on_the_full_graph_changes_nothing(knowledge, on_edges):
     retain_weight=1.0,
     knowledge=knowledge,
     student_graph="full",
-    optimizer=optax.sgd(1.0),
+    optimizer=optax.sgd(0.1),
   )
   out, info = method(original, data, request([0, 5], on_edges), KEY)
   assert np.abs(info["distil"].loss).max() < 1e-6
@@ -438,18 +438,19 @@ def operators(out):
   return out.model_state["deletions"][-1]["operators"]
 
 
-def test_neighbourhood_alone_keeps_identity_operators_bit_for_bit():
+def test_identity_operators_are_the_best_for_the_neighbourhood_alone():
   task, data, original = problem()
-  method = graph.gnndelete(
-    task,
-    num_steps=3,
-    dec_weight=0.0,
-    operator_init="identity",
-    reference_graph="retain",
-  )
-  out, info = method(original, data, request([0, 5]), KEY)
-  assert info["delete"].loss[0] == 0
-  same(operators(out), (jnp.eye(6), jnp.eye(4)))
+
+  def first_loss(**options):
+    method = graph.gnndelete(
+      task, num_steps=1, operator_init="identity", **options
+    )
+    return method(original, data, request([0, 5]), KEY)[1]["delete"].loss[0]
+
+  assert first_loss(dec_weight=0.0, reference_graph="retain") < 1e-10
+  # Not so against the graph with the forgotten edges, or with the other loss.
+  assert first_loss(dec_weight=0.0) > 1e-5
+  assert first_loss(dec_weight=0.5, reference_graph="retain") > 1e-3
 
 
 def test_gnndelete_leaves_params_and_far_nodes_alone():
