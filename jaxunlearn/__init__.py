@@ -58,10 +58,14 @@ from jaxunlearn.methods.baselines import gradient_ascent as gradient_ascent
 from jaxunlearn.methods.baselines import l1_sparse as l1_sparse
 from jaxunlearn.methods.baselines import neggrad_plus as neggrad_plus
 from jaxunlearn.methods.baselines import retrain as retrain
+from jaxunlearn.methods.blindspot import blindspot as blindspot
 from jaxunlearn.methods.boundary import boundary_expand as boundary_expand
 from jaxunlearn.methods.boundary import boundary_shrink as boundary_shrink
 from jaxunlearn.methods.fisher import fisher_forgetting as fisher_forgetting
 from jaxunlearn.methods.gated_transfer import gkt as gkt
+from jaxunlearn.methods.gaussian_amnesiac import (
+  gaussian_amnesiac as gaussian_amnesiac,
+)
 from jaxunlearn.methods.influence_unlearning import (
   influence_unlearning as influence_unlearning,
 )
@@ -90,6 +94,7 @@ __all__ = [
   "apply_rows",
   "attacks",
   "bad_teacher",
+  "blindspot",
   "boundary_expand",
   "boundary_shrink",
   "cf_k",
@@ -100,6 +105,7 @@ __all__ = [
   "eu_k",
   "finetune",
   "fisher_forgetting",
+  "gaussian_amnesiac",
   "gkt",
   "gradient_ascent",
   "graph",

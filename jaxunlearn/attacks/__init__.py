@@ -78,6 +78,10 @@ from jaxunlearn.attacks.quantization import bucket_survival as bucket_survival
 from jaxunlearn.attacks.quantization import nf4_table as nf4_table
 from jaxunlearn.attacks.quantization import quantize as quantize
 from jaxunlearn.attacks.quantization import quantize_nf4 as quantize_nf4
+from jaxunlearn.attacks.regression import RegressionAttack as RegressionAttack
+from jaxunlearn.attacks.regression import (
+  regression_attack as regression_attack,
+)
 from jaxunlearn.attacks.rmia import rmia_leave_one_out as rmia_leave_one_out
 from jaxunlearn.attacks.rmia import rmia_scores as rmia_scores
 from jaxunlearn.attacks.rmia import tune_offline_a as tune_offline_a
@@ -111,6 +115,7 @@ __all__ = [
   "Probe",
   "QualityRuns",
   "Recovered",
+  "RegressionAttack",
   "Relearned",
   "Roc",
   "SvcAttack",
@@ -159,6 +164,7 @@ __all__ = [
   "recover",
   "recovery",
   "reference_score",
+  "regression_attack",
   "relearn",
   "relearn_area",
   "relearn_target",

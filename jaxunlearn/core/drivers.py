@@ -156,7 +156,10 @@ def _check_model(model: Model, variables: Variables, data: PyTree) -> None:
     variables if isinstance(variables, Variables) else Variables(variables)
   )
   checks.same_structure(lifted, wanted, "variables")
-  if "label" in data:
+  # Other labels are targets of a regression.
+  if "label" in data and jnp.issubdtype(
+    jnp.asarray(data["label"]).dtype, jnp.integer
+  ):
     outputs = jax.eval_shape(model.predict, lifted, row)
     checks.labels(data["label"], outputs.shape[-1], "data['label']")
 

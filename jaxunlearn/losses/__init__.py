@@ -14,8 +14,15 @@ from jaxunlearn.losses.contrastive import (
 from jaxunlearn.losses.distillation import kl_to_target, kl_to_teacher
 from jaxunlearn.losses.noise import error_maximising, error_minimising
 from jaxunlearn.losses.ranking import bpr, reverse_bpr
+from jaxunlearn.losses.regression import (
+  absolute_error,
+  on_targets,
+  quantile_loss,
+  squared_error,
+)
 
 __all__ = [
+  "absolute_error",
   "attention_difference",
   "attention_map",
   "bpr",
@@ -25,7 +32,10 @@ __all__ = [
   "error_minimising",
   "kl_to_target",
   "kl_to_teacher",
+  "on_targets",
+  "quantile_loss",
   "reverse_bpr",
+  "squared_error",
   "supervised_contrastive",
   "teacher_contrastive",
 ]

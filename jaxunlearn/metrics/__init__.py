@@ -35,6 +35,12 @@ from jaxunlearn.metrics.per_example import (
   gradient_norms,
   per_example_loss,
 )
+from jaxunlearn.metrics.regression import (
+  mean_absolute_error,
+  mean_squared_error,
+  relative_difference,
+  wasserstein1,
+)
 from jaxunlearn.metrics.utility import (
   accuracy,
   confusion_matrix,
@@ -59,13 +65,17 @@ __all__ = [
   "js_divergence",
   "kl_divergence",
   "logit_confidence",
+  "mean_absolute_error",
   "mean_cross_entropy",
   "mean_js",
+  "mean_squared_error",
   "modified_entropy",
   "per_example_loss",
+  "relative_difference",
   "separation_auc",
   "solve_curvature",
   "svc_membership",
+  "wasserstein1",
   "weight_distance",
   "zrf",
   "zrf_over_teachers",
