@@ -37,7 +37,7 @@ def model(**options):
 @functools.cache
 def params():
   """Away from the start, where the network's last layer is zero."""
-  made = model().init(jax.random.key(0))
+  made = jax.jit(model().init)(jax.random.key(0))
   leaves, tree = jax.tree.flatten(made)
   keys = jax.random.split(jax.random.key(1), len(leaves))
   return jax.tree.unflatten(
@@ -200,7 +200,7 @@ def test_the_loss_is_the_squared_error_of_the_noise():
 
 def test_what_a_row_draws_depends_on_its_slot_only():
   m, data, key = model(), rows(6), jax.random.key(3)
-  objective = diffusion.denoising(m)
+  objective = jax.jit(diffusion.denoising(m))
   whole = objective(Variables(params()), batch_of(data), key)
   part = jax.tree.map(lambda leaf: leaf[2:5], batch_of(data))
   found = objective(Variables(params()), part, key)
@@ -276,6 +276,7 @@ def test_many_masks_equal_a_loop():
     )
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_learns_the_prompt():
   data = rows(96)
   recipe = {"optimizer": optax.adam(3e-3), "num_steps": 400, "batch_size": 32}
