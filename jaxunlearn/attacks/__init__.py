@@ -30,6 +30,26 @@ from jaxunlearn.attacks.classifiers import (
 )
 from jaxunlearn.attacks.classifiers import logistic_attack as logistic_attack
 from jaxunlearn.attacks.classifiers import svc_attack as svc_attack
+from jaxunlearn.attacks.concept_probe import ConceptProbe as ConceptProbe
+from jaxunlearn.attacks.concept_probe import (
+  fit_concept_probe as fit_concept_probe,
+)
+from jaxunlearn.attacks.concept_probe import (
+  hard_triplet_loss as hard_triplet_loss,
+)
+from jaxunlearn.attacks.concept_probe import probe_outputs as probe_outputs
+from jaxunlearn.attacks.concept_retrieval import (
+  concept_confidence_score as concept_confidence_score,
+)
+from jaxunlearn.attacks.concept_retrieval import (
+  concept_retrieval_score as concept_retrieval_score,
+)
+from jaxunlearn.attacks.concept_retrieval import (
+  excess_retrieval as excess_retrieval,
+)
+from jaxunlearn.attacks.concept_retrieval import (
+  reference_similarity as reference_similarity,
+)
 from jaxunlearn.attacks.intervals import Interval as Interval
 from jaxunlearn.attacks.intervals import TprInterval as TprInterval
 from jaxunlearn.attacks.intervals import bootstrap as bootstrap
@@ -106,6 +126,7 @@ from jaxunlearn.attacks.u_lira import u_lira_shadows as u_lira_shadows
 __all__ = [
   "AnamnesisIndex",
   "AttackSummary",
+  "ConceptProbe",
   "ForgettingQuality",
   "Interval",
   "LogisticAttack",
@@ -133,13 +154,18 @@ __all__ = [
   "challenge_score",
   "check_groups",
   "clopper_pearson",
+  "concept_confidence_score",
+  "concept_retrieval_score",
   "correctness",
+  "excess_retrieval",
+  "fit_concept_probe",
   "fit_logistic",
   "fit_thresholds",
   "forgetting_quality",
   "forgetting_quality_runs",
   "global_threshold",
   "gradient_norm_score",
+  "hard_triplet_loss",
   "linear_probe",
   "lira_leave_one_out",
   "lira_scores",
@@ -157,6 +183,7 @@ __all__ = [
   "population_attack",
   "privleak",
   "probe_model",
+  "probe_outputs",
   "quantize",
   "quantize_nf4",
   "query_statistics",
@@ -164,6 +191,7 @@ __all__ = [
   "recover",
   "recovery",
   "reference_score",
+  "reference_similarity",
   "regression_attack",
   "relearn",
   "relearn_area",

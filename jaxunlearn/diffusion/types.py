@@ -24,7 +24,7 @@ class Diffusion(NamedTuple):
 
   `params` is one pytree, {"text_encoder": ..., "denoiser": ...}, for any
   epsilon-prediction network: `text_to_image` makes a small one,
-  `from_stable_diffusion` takes a pretrained U-Net.
+  `from_linen` takes two networks of yours.
 
   Attributes:
     init: `key -> params`.
