@@ -72,7 +72,7 @@ class Size(NamedTuple):
 
 SIZES: Mapping[str, Size] = {
   "smoke": Size(80, 3, 8, 8, 2, 16, 8),
-  "quick": Size(800, 12, 1200, 1800, 6, 100, 96),
+  "quick": Size(800, 12, 1200, 1800, 12, 100, 96),
   "paper": Size(10_000, 100, 12_000, 30_000, 20, 500, 256),
 }
 

@@ -155,7 +155,7 @@ def tabular_gan(
   *,
   num_steps: int,
   batch_size: int = 128,
-  learning_rate: float | jax.Array = 1e-3,
+  learning_rate: float | jax.Array = 2e-4,
   latent_size: int = 32,
   width: int = 128,
   num_checkpoints: int = 1,

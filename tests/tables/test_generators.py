@@ -120,7 +120,14 @@ def test_the_copula_keeps_margins_and_correlations():
 @pytest.mark.parametrize("make", [tabular_vae, tabular_gan])
 def test_training_learns_what_goes_together(make):
   x = table()
-  generator = make(KINDS, num_steps=600, batch_size=64, width=32, latent_size=8)
+  generator = make(
+    KINDS,
+    learning_rate=1e-3,
+    num_steps=600,
+    batch_size=64,
+    width=32,
+    latent_size=8,
+  )
 
   @jax.jit
   def run(key):
