@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +132,7 @@ def write(folder: Path, plan: Plan, outcome: Outcome) -> report.Summary:
   summary = report.summarise(results.rows)
   notes = [table.note for table in plan.tables if table.note]
   found = _findings(plan, outcome)
-  path = report.write_report(
+  report.write_report(
     folder,
     results,
     figures=all_figures(plan, outcome),
@@ -146,19 +145,11 @@ def write(folder: Path, plan: Plan, outcome: Outcome) -> report.Summary:
       "their mean; then each generator learnt without a tenth of the rows."
     ),
     notes=(*notes, *_NOTES),
+    general_findings=False,
     more_findings=found,
     definitions=DEFINITIONS,
   )
-  _without_general_findings(path, summary)
   return summary
-
-
-def _without_general_findings(path: Path, summary: report.Summary) -> None:
-  """Leaves out what the report says of unlearning methods: there are none."""
-  text = Path(path).read_text(encoding="utf-8")
-  for sentence in report.findings(summary, DEFINITIONS):
-    text = text.replace(f"<li>{escape(sentence)}</li>", "", 1)
-  report.write_text(path, text)
 
 
 def show(console: Console, plan: Plan, summary: report.Summary) -> None:

@@ -41,6 +41,15 @@ from jaxunlearn.metrics.regression import (
   relative_difference,
   wasserstein1,
 )
+from jaxunlearn.metrics.tabsyndex import (
+  TabSynDex,
+  association_matrix,
+  support_coverage,
+  tabsyndex,
+)
+from jaxunlearn.metrics.tabsyndex_bands import Bands, tabsyndex_bands
+from jaxunlearn.metrics.tabsyndex_frames import encode_frames
+from jaxunlearn.metrics.tabsyndex_nearest import nearest_record_distance
 from jaxunlearn.metrics.utility import (
   accuracy,
   confusion_matrix,
@@ -48,12 +57,16 @@ from jaxunlearn.metrics.utility import (
 )
 
 __all__ = [
+  "Bands",
   "LayerDistance",
+  "TabSynDex",
   "WeightDistance",
   "accuracy",
   "activation_distance",
+  "association_matrix",
   "confidence",
   "confusion_matrix",
+  "encode_frames",
   "entropy",
   "gauss_newton_vector_product",
   "gradient_dots",
@@ -70,11 +83,15 @@ __all__ = [
   "mean_js",
   "mean_squared_error",
   "modified_entropy",
+  "nearest_record_distance",
   "per_example_loss",
   "relative_difference",
   "separation_auc",
   "solve_curvature",
+  "support_coverage",
   "svc_membership",
+  "tabsyndex",
+  "tabsyndex_bands",
   "wasserstein1",
   "weight_distance",
   "zrf",

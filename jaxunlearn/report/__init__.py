@@ -24,7 +24,6 @@ from jaxunlearn.report.files import write_text as write_text
 from jaxunlearn.report.findings import drift_findings as drift_findings
 from jaxunlearn.report.findings import findings as findings
 from jaxunlearn.report.findings import retrained_gaps as retrained_gaps
-from jaxunlearn.report.html import html_report as html_report
 from jaxunlearn.report.plots import accuracy_bars as accuracy_bars
 from jaxunlearn.report.plots import confusion_pair as confusion_pair
 from jaxunlearn.report.plots import distance_plot as distance_plot

@@ -11,20 +11,16 @@ import base64
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jaxunlearn.report.canvas import figure_png
 from jaxunlearn.report.definitions import (
   DIRECTIONS,
   METRICS,
   SYMBOLS,
   Metric,
 )
-from jaxunlearn.report.files import write_text
 from jaxunlearn.report.findings import findings
 from jaxunlearn.report.limits import LIMITS
 from jaxunlearn.report.results import (
@@ -45,62 +41,6 @@ from jaxunlearn.report.tables import (
   split_columns,
 )
 
-if TYPE_CHECKING:
-  from matplotlib.figure import Figure
-
-
-def html_report(
-  results: Results,
-  figures: Mapping[str, tuple[Figure, str]],
-  path: str | os.PathLike[str],
-  *,
-  title: str,
-  lead: str,
-  notes: Sequence[str] = (),
-  comparisons: Sequence[Comparison] = (),
-  more_findings: Sequence[str] = (),
-  verdicts: Sequence[str] = (),
-  definitions: Sequence[Metric] = METRICS,
-) -> Path:
-  """Writes the report, atomically.
-
-  Args:
-    results: see `Results`.
-    figures: name -> (figure, caption), in order.
-    path: the file.
-    title: the heading.
-    lead: what was done and why, in plain words; a blank line starts a new
-      paragraph.
-    notes: further remarks, one sentence or paragraph each.
-    comparisons: further tables, after those of all numbers.
-    more_findings: sentences after those of `findings`.
-    verdicts: sentences before them; see `judge`.
-    definitions: how to show and explain each metric.
-
-  Returns:
-    The path.
-
-  Raises:
-    ValueError: the results are not as they should be.
-    OSError: the file cannot be written.
-  """
-  images = {
-    name: (figure_png(figure), caption)
-    for name, (figure, caption) in figures.items()
-  }
-  text = html_text(
-    results,
-    images,
-    title=title,
-    lead=lead,
-    notes=notes,
-    comparisons=comparisons,
-    more_findings=more_findings,
-    verdicts=verdicts,
-    definitions=definitions,
-  )
-  return write_text(path, text)
-
 
 def html_text(
   results: Results,
@@ -110,15 +50,17 @@ def html_text(
   lead: str,
   notes: Sequence[str] = (),
   comparisons: Sequence[Comparison] = (),
+  general_findings: bool = True,
   more_findings: Sequence[str] = (),
   verdicts: Sequence[str] = (),
   definitions: Sequence[Metric] = METRICS,
 ) -> str:
-  """The report's text; like `html_report`, with figures as PNG bytes."""
+  """The report's text; the arguments of `write_report`, figures as PNG bytes."""
   results = check_results(results)
   summary = summarise(results.rows)
   groups = split_columns(summary, definitions)
-  found = [*findings(summary, definitions), *more_findings]
+  general = findings(summary, definitions) if general_findings else ()
+  found = [*general, *more_findings]
   sections = [
     _header(results, title, lead),
     _brief(results, summary, verdicts, found),

@@ -33,6 +33,7 @@ def write_report(
   lead: str,
   notes: Sequence[str] = (),
   comparisons: Sequence[Comparison] = (),
+  general_findings: bool = True,
   more_findings: Sequence[str] = (),
   verdicts: Sequence[str] = (),
   definitions: Sequence[Metric] = METRICS,
@@ -51,6 +52,8 @@ def write_report(
     lead: what was done and why, in plain words.
     notes: further remarks for the report.
     comparisons: further tables, such as `salun_table`.
+    general_findings: whether the sentences of `findings` are there, which hold
+      unlearning methods against the retrained model.
     more_findings: sentences after those of `findings`.
     verdicts: sentences before them; see `judge`.
     definitions: how to show and explain each metric.
@@ -91,6 +94,7 @@ def write_report(
     lead=lead,
     notes=notes,
     comparisons=comparisons,
+    general_findings=general_findings,
     more_findings=more_findings,
     verdicts=verdicts,
     definitions=definitions,

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import json
 import math
 import os
@@ -175,16 +176,21 @@ def test_write_report_writes_every_file(tmp_path):
   assert "https://" not in path.read_text()
 
 
-def test_html_report_writes_the_same_file_as_the_one_call(tmp_path):
+def test_the_general_findings_can_be_left_out(tmp_path):
   results = make_results()
-  figure = report.accuracy_bars(report.summarise(results.rows))
-  options = {"title": "Title", "lead": "Lead.", "notes": []}
-  figures = {"accuracy": (figure, "Caption.")}
-  whole = report.write_report(
-    tmp_path / "a", results, figures=figures, **options
-  )
-  single = report.html_report(results, figures, tmp_path / "b.html", **options)
-  assert single.read_bytes() == whole.read_bytes()
+  sentence = report.findings(report.summarise(results.rows))[0]
+  for wanted in (True, False):
+    path = report.write_report(
+      tmp_path,
+      results,
+      title="T",
+      lead="L",
+      general_findings=wanted,
+      more_findings=["Mine."],
+    )
+    text = path.read_text()
+    assert (html.escape(sentence) in text) == wanted
+    assert "<li>Mine.</li>" in text
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "", ".hidden", "a\n"])
