@@ -24,7 +24,7 @@ ALLOWED = {
   "report": set(),
   "continual": {"core", "losses", "models"},
   "diffusion": {"core", "losses", "models"},
-  "graph": {"core", "losses", "models"},
+  "graph": {"core", "losses", "metrics", "models"},
   "recsys": {"core", "losses", "models"},
   "tables": {"core", "losses", "models"},
 }

@@ -86,11 +86,11 @@ def d2dgn(
 ) -> Transform:
   """Distils from the original on the retain set, from ignorance on the forget set.
 
-  Minimises a mean over retained rows plus 1 - a times that over forget rows, a =
-  `retain_weight`, with Adam. Response knowledge: KL(teacher || student) of the
-  rows' predictions. Feature knowledge: the distance of embeddings, summed over
-  layers, on the rows of nodes; for edges those are the ends of forget edges, and
-  the other nodes.
+  Minimises a times a mean over retained rows plus 1 - a times one over forget
+  rows, a = `retain_weight`, with Adam. Response knowledge: KL(teacher ||
+  student) of the rows' predictions. Feature knowledge: the distance of
+  embeddings, summed over layers, on the rows of nodes; for edges those are the
+  ends of forget edges, and the other nodes.
 
   Args:
     task: see `link_prediction`, `node_classification`.
@@ -141,7 +141,8 @@ def d2dgn(
     forget = jnp.asarray(forget_mask).astype(jnp.float32)
     real = before > 0 if task.on_edges else jnp.ones(forget.shape, bool)
     if task.on_edges:
-      nodes = structure.endpoints(task.graph, removed > 0)
+      # Padding, and what went before, is not forgotten now.
+      nodes = structure.endpoints(task.graph, real & (removed > 0))
     else:
       nodes = jnp.zeros(task.graph.nodes.shape[0], bool)
       nodes = nodes.at[data["x"]].max(forget > 0)

@@ -22,7 +22,8 @@ from jaxunlearn.core import checks
 from jaxunlearn.core.types import Variables
 from jaxunlearn.graph import structure
 from jaxunlearn.graph.objectives import weighted_mean
-from jaxunlearn.graph.tasks import GraphModel, bernoulli_kl
+from jaxunlearn.graph.tasks import GraphModel
+from jaxunlearn.metrics import js_divergence, separation_auc
 
 
 def ranking_auc(
@@ -33,7 +34,7 @@ def ranking_auc(
 ) -> jax.Array:
   """The chance that a score of `high` exceeds one of `low`, ties half.
 
-  Exact, by one sort.
+  `metrics.separation_auc` under the names of a ranking.
 
   Args:
     high: float [N].
@@ -47,32 +48,7 @@ def ranking_auc(
   Raises:
     ValueError: shapes do not match.
   """
-  sides = []
-  for name, score, weight in (
-    ("high", high, high_weight),
-    ("low", low, low_weight),
-  ):
-    score = jnp.asarray(score)
-    score = score.astype(jnp.promote_types(jnp.float32, score.dtype))
-    weight = jnp.ones(score.shape) if weight is None else jnp.asarray(weight)
-    if score.ndim != 1 or weight.shape != score.shape:
-      raise ValueError(
-        f"Expected {name} and {name}_weight [N], got {score.shape} and "
-        f"{weight.shape}."
-      )
-    sides.append((score, weight.astype(jnp.float32)))
-  (high, over), (low, under) = sides
-  order = jnp.argsort(low)
-  below = jnp.concatenate([jnp.zeros(1), jnp.cumsum(under[order])])
-  first = jnp.searchsorted(low[order], high, side="left")
-  last = jnp.searchsorted(low[order], high, side="right")
-  won = (below[first] + below[last]) / 2
-  total = over.sum() * under.sum()
-  summed = jnp.where(over > 0, over * won, 0).sum()
-  unknown = (jnp.isnan(high) & (over > 0)).any()
-  unknown |= (jnp.isnan(low) & (under > 0)).any()
-  area = summed / jnp.where(total > 0, total, 1)
-  return jnp.where(unknown | (total <= 0), jnp.nan, area)
+  return separation_auc(high, low, high_weight, low_weight)
 
 
 def dt_auc(
@@ -154,15 +130,18 @@ def edge_distance(
       "Expected logits, retrained_logits and weight of one shape [E], got "
       f"{sorted(shapes)}."
     )
+  widened = lambda x: jnp.asarray(x).astype(
+    jnp.promote_types(jnp.float32, jnp.asarray(x).dtype)
+  )
+  logits, retrained_logits = widened(logits), widened(retrained_logits)
   weight = jnp.asarray(weight).astype(jnp.float32)
   p, q = jax.nn.sigmoid(logits), jax.nn.sigmoid(retrained_logits)
-  # The logit of the mean probability; from both tails, to keep the digits.
-  minus = jax.nn.sigmoid(-logits) + jax.nn.sigmoid(-retrained_logits)
-  middle = jnp.log(p + q) - jnp.log(minus)
-  js = bernoulli_kl(middle, logits) + bernoulli_kl(middle, retrained_logits)
+  # Both outcomes from their own tail: 1 - p would lose the digits of a sure p.
+  both = lambda x: jax.nn.sigmoid(jnp.stack([x, -x], axis=-1))
+  js = js_divergence(both(logits), both(retrained_logits))
   found = weight.sum() > 0
   mean = lambda x: jnp.where(found, weighted_mean(x, weight), jnp.nan)
-  return EdgeDistance(mean(js / 2), mean(p - q), mean(p))
+  return EdgeDistance(mean(js), mean(p - q), mean(p))
 
 
 class PresenceAttack(NamedTuple):

@@ -83,8 +83,10 @@ def gnndelete(
   The operators W_l [d_l, d_l] of layer l multiply the rows within l hops of an
   end of a forgotten edge. Minimises w DEC_l + (1 - w) NI_l, w = `dec_weight`,
   with Adam. Operators and zones become part of the model state, "deletions", a
-  tuple with an entry a request served; so the state grows, and a compiled
-  sequence of requests has to be a Python loop.
+  tuple with an entry a request served. So the state grows: later requests are
+  calls of their own, `unlearn_sequence` refuses to scan over them. (Slots set
+  aside beforehand would be of fixed shape, but one request too many would
+  silently undo the first.)
 
   Args:
     task: see `link_prediction`, `node_classification`; of nodes to forget, all
@@ -95,7 +97,9 @@ def gnndelete(
     layerwise: a layer's loss trains its own operator alone, else all before it.
     reference_graph: "full", NI's reference is the original model on the graph
       with the forgotten edges (the paper); "retain", without (the code).
-    operator_init: "constant", every entry 1/1000 (the code); "identity".
+    operator_init: "constant", every entry 1/1000 (the code); "identity", where
+      NI alone against "retain" has a gradient of 0 up to rounding, which Adam
+      still turns into small steps.
     distance: `(z, target, weight) -> []`, see `objectives`.
 
   Returns:

@@ -1,9 +1,10 @@
 """Graph convolutions under edge weights: GCN, GAT, GIN, and an encoder of them.
 
 Every layer takes features [n, d], both directions of the edges, and a weight in
-[0, 1] a directed edge. Weight 0 is no edge: degrees, normalisation and attention
-are those of the graph rebuilt without it. The weights may be soft, and outputs
-are differentiable in them.
+[0, 1] a directed edge. Weight 0 is no edge: degrees, normalisation and
+attention are those of the graph rebuilt without it. The weights may be soft,
+and outputs are differentiable in them where they are positive: an edge of
+weight 0 is not read, so that there the gradient lacks its message.
 
 Sources: GCN, Kipf and Welling (2016), arXiv:1609.02907; GAT, Velickovic et al.
 (2017), arXiv:1710.10903, one head; GIN, Xu et al. (2018), arXiv:1810.00826, one

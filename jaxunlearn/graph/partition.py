@@ -3,8 +3,9 @@
 Source: after GraphEraser, Chen et al. (2021), arXiv:2103.14991: balanced
 partition of the nodes by label propagation, one model a shard, aggregation.
 Class: exact, in that the models of the touched shards are retrained; a model
-never sees edges between shards, which costs accuracy, all the more with many
-shards.
+never sees edges between rows of two shards, which costs accuracy, all the more
+with many shards. Nodes that are no rows (without a training label) are part of
+every shard's graph.
 Differences from the source: aggregation is the plain mean of probabilities (its
 learned one is not here); the partition is of all nodes and is not redone when
 edges go.
@@ -28,16 +29,19 @@ from jaxunlearn.graph.training import train
 def balanced_shards(
   key: jax.Array, graph: Any, num_shards: int, *, num_rounds: int = 20
 ) -> jax.Array:
-  """Nodes to shards of equal size, neighbours together: int32 [n].
+  """Nodes to shards of equal size (give or take one), neighbours together.
 
   In each round a node asks for the shard of most of its neighbours; a shard
-  takes the most eager up to its capacity, and the others fill free places.
+  takes the most eager up to its size, and the others fill free places.
 
   Args:
     key: PRNG key.
     graph: the graph; padding nodes are dealt out too.
     num_shards: static, > 0.
     num_rounds: static, >= 0; 0 is a random partition.
+
+  Returns:
+    int32 [n], the shard of each node.
 
   Raises:
     ValueError: more shards than nodes.
@@ -48,7 +52,7 @@ def balanced_shards(
   if num_shards > n:
     raise ValueError(f"Expected num_shards <= {n}, got {num_shards}.")
   first_key, *keys = jax.random.split(key, num_rounds + 1)
-  capacity = (n + num_shards - 1) // num_shards
+  size = n // num_shards + (jnp.arange(num_shards) < n % num_shards)
   place = jax.random.permutation(first_key, n)
   shard = (place % num_shards).astype(jnp.int32)
   ids = jnp.arange(n, dtype=jnp.int32)
@@ -66,9 +70,9 @@ def balanced_shards(
     asked = jnp.zeros(num_shards, jnp.int32).at[wish].add(1)
     start = jnp.cumsum(asked) - asked
     rank = jnp.zeros(n, jnp.int32).at[order].set(ids - start[wish[order]])
-    taken = rank < capacity
+    taken = rank < size[wish]
     # The rejected fill what is free, in the order of shards.
-    free = jnp.cumsum(capacity - jnp.minimum(asked, capacity))
+    free = jnp.cumsum(size - jnp.minimum(asked, size))
     turn = jnp.cumsum(~taken) - 1
     spare = jnp.searchsorted(free, turn, side="right").astype(jnp.int32)
     return jnp.where(taken, wish, spare).astype(jnp.int32), None
@@ -81,11 +85,14 @@ def balanced_shards(
 def shard_rows(
   task: GraphModel, data: PyTree, shard: jax.Array, num_shards: int
 ) -> jax.Array:
-  """The rows of each shard: bool [num_shards, N]; an edge across is in none."""
-  own = shard[data["x"]]
-  one = (
-    own if own.ndim == 1 else jnp.where(own[:, 0] == own[:, 1], own[:, 0], -1)
-  )
+  """The rows of each shard: bool [num_shards, N].
+
+  An edge across is in none, and neither is padding.
+  """
+  one = shard[data["x"]]
+  if task.on_edges:
+    inner = (one[:, 0] == one[:, 1]) & (structure.edge_weight(task.graph) > 0)
+    one = jnp.where(inner, one[:, 0], -1)
   return jnp.arange(num_shards)[:, None] == one[None, :]
 
 
@@ -117,7 +124,12 @@ def train_shards(
 
 
 def touched(rows: jax.Array, forget_mask: jax.Array) -> jax.Array:
-  """Which shards a request makes train anew: bool [S]."""
+  """Which shards a request makes train anew: bool [S].
+
+  Raises:
+    ValueError: a request that is not bool.
+  """
+  checks.hard_request(forget_mask)
   return (rows & jnp.asarray(forget_mask)[None]).any(axis=1)
 
 

@@ -2,7 +2,9 @@
 
 Single edges or nodes: `core.requests.indices`. A class of nodes:
 `core.requests.classes` on the labels. Nodes out of a link predictor:
-`structure.incident_edges`. A stack of sampled requests is one `jax.vmap` over
+`structure.incident_edges`; as in GNNDelete, that takes their edges, while the
+nodes stay in the graph and their features still serve as ends of sampled
+non-edges, in retraining too. A stack of sampled requests is one `jax.vmap` over
 keys.
 """
 
@@ -27,7 +29,8 @@ def edges_within(graph: Any, node_mask: jax.Array) -> jax.Array:
   Raises:
     ValueError: a mask of another length, or that is not bool.
   """
-  outside = structure.incident_edges(graph, ~jnp.asarray(node_mask))
+  inside = structure.checked_node_mask(graph, node_mask)
+  outside = structure.incident_edges(graph, ~inside)
   return ~outside & (structure.edge_weight(graph) > 0)
 
 

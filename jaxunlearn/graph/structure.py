@@ -124,7 +124,7 @@ def incident_edges(graph: Any, node_mask: jax.Array) -> jax.Array:
   Raises:
     ValueError: a mask of another length, or that is not bool.
   """
-  node_mask = _node_mask(graph, node_mask)
+  node_mask = checked_node_mask(graph, node_mask)
   return node_mask[edge_rows(graph)].any(axis=1) & (edge_weight(graph) > 0)
 
 
@@ -144,7 +144,7 @@ def hops(
     ValueError: num_hops < 0; a mask of another length, or that is not bool.
   """
   checks.non_negative(num_hops=num_hops)
-  reached = _node_mask(graph, node_mask)
+  reached = checked_node_mask(graph, node_mask)
   weight = edge_weight(graph) if weight is None else weight
   open_edge = jnp.repeat(weight > 0, 2)
 
@@ -161,7 +161,12 @@ def endpoints(graph: Any, edge_mask: jax.Array) -> jax.Array:
   return ends.at[edge_rows(graph)].max(edge_mask[:, None])
 
 
-def _node_mask(graph: Any, node_mask: jax.Array) -> jax.Array:
+def checked_node_mask(graph: Any, node_mask: jax.Array) -> jax.Array:
+  """The mask as an array.
+
+  Raises:
+    ValueError: it is not bool [n].
+  """
   node_mask = jnp.asarray(node_mask)
   n = graph.nodes.shape[0]
   if node_mask.shape != (n,) or node_mask.dtype != jnp.bool_:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.types import Model, PyTree, Variables
@@ -75,11 +76,13 @@ class GraphModel(NamedTuple):
     Of nodes, every incident edge goes.
 
     Raises:
-      ValueError: rows that are not the graph's edges, one each.
+      ValueError: not as many rows as the graph has edges, or (concrete) rows to
+        retain that are others, as after a shuffle; a node out of range.
     """
     share = jnp.asarray(forget_mask).astype(jnp.float32)
     pairs = structure.edge_rows(self.graph)
     if not self.on_edges:
+      checks.labels(data["x"], self.graph.nodes.shape[0], "data['x']")
       nodes = jnp.zeros(self.graph.nodes.shape[0]).at[data["x"]].max(share)
       return nodes[pairs].max(axis=1)
     if jnp.shape(data["x"]) != pairs.shape:
@@ -87,6 +90,8 @@ class GraphModel(NamedTuple):
         f"Expected data['x'] of shape {pairs.shape}, the graph's edges, got "
         f"{jnp.shape(data['x'])}."
       )
+    if checks.is_concrete(share) and checks.is_concrete(data["x"]):
+      _check_order(self.graph, np.asarray(data["x"]), np.asarray(share))
     return share
 
 
@@ -264,6 +269,24 @@ def _task(encoder, graph, decode, loss, divergence, *, on_edges) -> GraphModel:
     divergence,
   )
   return task
+
+
+def _check_order(graph: Any, rows: np.ndarray, share: np.ndarray) -> None:
+  """A mask over rows is one over edges: row e has to be edge e.
+
+  What is forgotten is not looked at.
+
+  Raises:
+    ValueError: a row to retain is not its edge.
+  """
+  edges = np.asarray(graph.senders).reshape(-1, 2)
+  kept = (np.asarray(graph.edges)[::2] > 0) & (share < 1)
+  wrong = int(((rows != edges).any(axis=1) & kept).sum())
+  if wrong:
+    raise ValueError(
+      f"Expected data['x'] to be the graph's edges in their order, got {wrong} "
+      "rows that are others."
+    )
 
 
 def checks_rows(graph: Any, inputs: Any, on_edges: bool) -> None:

@@ -62,7 +62,7 @@ def fitting(
 
   Link prediction: mean over rows of BCE(edge) + BCE(a fresh non-edge). Node
   classification: cross entropy. Messages run over the edges that the variables
-  carry; put `unlink` before it.
+  carry; put `unlink` before it. An edge that these no longer hold is not fitted.
 
   Args:
     task: what to fit.
@@ -95,7 +95,12 @@ def fitting(
     layers = task.embed(variables)
     found = task.logits(variables, layers, pairs)
     wrong = task.logits(variables, layers, others)
-    return jax.nn.softplus(-found) + jax.nn.softplus(wrong)
+    losses = jax.nn.softplus(-found) + jax.nn.softplus(wrong)
+    # Rows whose edges went with an earlier request are in the data still.
+    there = weight_of(variables)[batch.row_id] > 0
+    count = jnp.where(there, batch.weight, 0).sum()
+    scale = batch.weight.sum() / jnp.where(count > 0, count, 1)
+    return jnp.where(there, scale * losses, 0)
 
   return chain(
     provide(free_name, free, reads="nothing"),

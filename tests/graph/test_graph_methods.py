@@ -211,6 +211,36 @@ def test_requests_add_up():
   assert np.isfinite(task.model.predict(twice, data["x"])).all()
 
 
+def test_retraining_does_not_read_the_features_of_forgotten_nodes():
+  task, data, original = problem(on_edges=False)
+  mask = request([2, 6], on_edges=False)
+  # Other numbers in the first two columns of these two nodes.
+  changed = task.graph.nodes.at[jnp.array([2, 6]), :2].add(3.0)
+  graphs = (task.graph, task.graph._replace(nodes=changed))
+  tasks = [
+    graph.node_classification(Encoder(GCN, (6, 4), 2), g) for g in graphs
+  ]
+  runs = [
+    jax.jit(METHODS["retrain"](t))(original, data, mask, KEY)[0] for t in tasks
+  ]
+  close(*runs, atol=1e-6)
+  everything = [t.model.predict(original, data["x"]) for t in tasks]
+  assert np.abs(everything[0] - everything[1]).max() > 1e-3
+
+
+def test_retraining_after_another_request_is_retraining_on_both():
+  task, data, original = problem()
+  method = METHODS["retrain"](task)
+  first, second = request([0, 5]), request([3])
+  both, _ = method.compiled(original, data, first | second, KEY)
+  once, _ = graph.unlink(task)(original, data, first, KEY)
+  twice, _ = method.compiled(once, data, second, KEY)
+  close(twice, both, atol=1e-5)
+  masks, keys = jnp.stack([first, second]), jnp.stack([KEY, KEY])
+  served, _ = ju.unlearn_sequence(method, original, data, masks, keys)
+  close(jax.tree.map(lambda leaf: leaf[1], served), both, atol=1e-5)
+
+
 def test_gradient_ascent_lowers_the_forgotten_edges_and_zero_steps_unlink():
   task, data, original = problem()
   mask = request([0, 5, 8])
@@ -302,6 +332,15 @@ def test_the_teachers_are_frozen_and_differ():
     jnp.zeros(3)
   )
   assert (slope == 0).all()
+
+
+def test_only_nodes_whose_edges_go_now_are_forgotten():
+  task, data, original = problem()
+  method = graph.d2dgn(task, num_steps=1, knowledge="feature")
+  once, _ = graph.unlink(task)(original, data, request([0, 5]), KEY)
+  padding = np.flatnonzero(np.asarray(graph.edge_weight(task.graph)) == 0)
+  run = lambda which: method.compiled(once, data, request(which), KEY)[0]
+  same(run([7]), run([7, 0, 5, *padding]))
 
 
 def test_more_weight_on_the_retain_set_forgets_less():
@@ -557,6 +596,20 @@ def test_a_bad_request_is_refused(make):
     method(original, short, jnp.ones(10, bool), KEY)
   with pytest.raises(ValueError, match="got bare params"):
     method(original.params, data, request([0]), KEY)
+
+
+def test_rows_in_another_order_are_refused():
+  task, data, original = problem()
+  turned = {**data, "x": jnp.roll(data["x"], 1, axis=0)}
+  with pytest.raises(ValueError, match="the graph's edges in their order"):
+    graph.unlink(task)(original, turned, request([0]), KEY)
+  # What is forgotten need not be there any more.
+  without = {**data, "x": data["x"].at[0].set(-1)}
+  graph.unlink(task)(original, without, request([0]), KEY)
+  task, data, original = problem(on_edges=False)
+  far = {**data, "x": data["x"].at[0].set(N + 1)}
+  with pytest.raises(ValueError, match=r"data\['x'\] in 0 .. 20"):
+    graph.unlink(task)(original, far, request([1], False), KEY)
 
 
 def test_gnndelete_takes_hard_requests_only():

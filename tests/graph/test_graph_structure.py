@@ -129,6 +129,7 @@ def test_a_sampled_request_has_its_size_and_keeps_to_the_eligible():
   [
     (lambda: graph.hops(GRAPH, jnp.ones(3, bool), 1), r"node_mask bool \[14\]"),
     (lambda: graph.hops(GRAPH, jnp.ones(N), 1), r"node_mask bool \[14\]"),
+    (lambda: graph.edges_within(GRAPH, jnp.ones(N)), r"node_mask bool \[14\]"),
     (lambda: graph.hops(GRAPH, jnp.ones(N, bool), -1), "num_hops >= 0"),
     (lambda: graph.sample_edges(jax.random.key(0), GRAPH, 1.5), "fraction"),
     (
@@ -212,3 +213,12 @@ def test_shards_are_balanced_and_keep_communities_together():
     np.asarray(random)[edges[:, 0]] != np.asarray(random)[edges[:, 1]]
   ).sum()
   assert min(cut) == 3 and np.mean(cut) < shuffled / 2
+
+
+@pytest.mark.parametrize("num_shards", [1, 4, 9, 14])
+def test_sizes_of_shards_differ_by_one_at_most(num_shards):
+  shard = graph.balanced_shards(
+    jax.random.key(1), GRAPH, num_shards, num_rounds=3
+  )
+  sizes = np.bincount(shard, minlength=num_shards)
+  assert sizes.sum() == N and sizes.max() - sizes.min() <= 1
