@@ -1,0 +1,377 @@
+"""Graphs to forget edges and nodes of, and requests over them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data import _read_npz
+from jaxunlearn import graph
+from jaxunlearn.core import checks
+
+SOURCES = "karate, digits, cora or npz:PATH"
+FORMS = "edges:SHARE, in:SHARE, out:SHARE, nodes:SHARE or class:C"
+SEPARATOR = ";"  # Between several requests.
+_NEIGHBOURS = 4  # Of a digit.
+_HOPS = 2
+# Wayne Zachary (1977), "An information flow model for conflict and fission in
+# small groups": who met whom outside the club, by the lower of two numbers (from
+# 0), and who stayed with the instructor when the club broke in two.
+_KARATE: Mapping[int, tuple[int, ...]] = {
+  0: (1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 17, 19, 21, 31),
+  1: (2, 3, 7, 13, 17, 19, 21, 30),
+  2: (3, 7, 8, 9, 13, 27, 28, 32),
+  3: (7, 12, 13),
+  4: (6, 10),
+  5: (6, 10, 16),
+  6: (16,),
+  8: (30, 32, 33),
+  9: (33,),
+  13: (33,),
+  14: (32, 33),
+  15: (32, 33),
+  18: (32, 33),
+  19: (33,),
+  20: (32, 33),
+  22: (32, 33),
+  23: (25, 27, 29, 32, 33),
+  24: (25, 27, 31),
+  25: (31,),
+  26: (29, 33),
+  27: (33,),
+  28: (31, 33),
+  29: (32, 33),
+  30: (32, 33),
+  31: (32, 33),
+  32: (33,),
+}
+_INSTRUCTORS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 16, 17, 19, 21)
+
+
+class GraphData(NamedTuple):
+  """An undirected graph with features, and perhaps classes, of its nodes.
+
+  Attributes:
+    features: float32 [n, d].
+    edges: int32 [E, 2], each once.
+    label: int32 [n], or None.
+    class_names: one a class.
+  """
+
+  features: np.ndarray
+  edges: np.ndarray
+  label: np.ndarray | None
+  class_names: tuple[str, ...]
+
+
+class Ask(NamedTuple):
+  """One request as it was written.
+
+  Attributes:
+    text: such as "in:0.05".
+    kind: "edges", "in", "out", "nodes" or "class".
+    value: a share in (0, 1), or the number of a class.
+  """
+
+  text: str
+  kind: str
+  value: float
+
+  @property
+  def is_of_nodes(self) -> bool:
+    return self.kind in ("nodes", "class")
+
+
+def load(
+  source: str, *, data_dir: str | None = None, max_nodes: int | None = None
+) -> GraphData:
+  """Loads a graph.
+
+  Args:
+    source: one of `SOURCES`.
+    data_dir: the folder with cora.npz; the environment variable
+      JAXUNLEARN_DATA by default.
+    max_nodes: of digits, at most so many, for a quick look.
+
+  Raises:
+    ValueError: an unknown source, no folder, or a file that is missing or of
+      another form, in one line.
+  """
+  if source == "karate":
+    return _karate()
+  if source == "digits":
+    return _digits(max_nodes)
+  if source == "cora":
+    folder = data_dir or os.environ.get("JAXUNLEARN_DATA")
+    if folder is None:
+      raise ValueError(
+        "Expected --data-dir (or JAXUNLEARN_DATA) with the file cora.npz, got "
+        "neither."
+      )
+    return _cora(Path(folder) / "cora.npz")
+  if source.startswith("npz:"):
+    return _from_npz(Path(source.removeprefix("npz:")))
+  raise ValueError(f"Expected --data {SOURCES}, got {source!r}.")
+
+
+def parse(text: str, data: GraphData, task: str) -> tuple[Ask, ...]:
+  """Reads the requests of a flag.
+
+  Args:
+    text: one of `FORMS`, or several with semicolons between.
+    data: what they are about.
+    task: "links" or "nodes"; of edges a classifier of nodes is not asked.
+
+  Raises:
+    ValueError: in one line, another form, a share outside (0, 1), a class that
+      does not exist, a request of edges of a classifier, one that comes twice.
+  """
+  names = [part.strip() for part in text.split(SEPARATOR) if part.strip()]
+  if not names:
+    raise ValueError(f"Expected --request {FORMS}, got {text!r}.")
+  if len(set(names)) < len(names):
+    raise ValueError(f"Expected --request to differ, got {text!r}.")
+  return tuple(_ask(name, data, task) for name in names)
+
+
+def _ask(text: str, data: GraphData, task: str) -> Ask:
+  kind, _, value = text.partition(":")
+  if kind not in ("edges", "in", "out", "nodes", "class"):
+    raise ValueError(f"Expected --request {FORMS}, got {text!r}.")
+  if kind == "class":
+    if data.label is None:
+      raise ValueError(f"Expected data with classes for {text}, got none.")
+    if not value.isdecimal() or int(value) >= len(data.class_names):
+      raise ValueError(
+        f"Expected --request {text} to name a class of 0 .. "
+        f"{len(data.class_names) - 1}, got {value!r}."
+      )
+    return Ask(text, kind, int(value))
+  try:
+    share = float(value)
+  except ValueError:
+    share = float("nan")
+  if not 0 < share < 1:
+    raise ValueError(
+      f"Expected --request {text} with a share in (0, 1), got {value!r}."
+    )
+  ask = Ask(text, kind, share)
+  if task == "nodes" and not ask.is_of_nodes:
+    raise ValueError(
+      f"Expected nodes:SHARE or class:C with --task nodes, got {text!r}."
+    )
+  return ask
+
+
+class Split(NamedTuple):
+  """One seed's part of the graph to train on, and what is tested on.
+
+  Attributes:
+    edges: int32 [E, 2], that carry messages and, of links, are trained on.
+    test: int32 [K, 2] edges, or [K] nodes, never trained on.
+    absent: int32 [A, 2], half of them edges, that an attacker's model of the test
+      edges was not trained on; of nodes None.
+    others: int32 [M, 2], pairs that no edge joins; of nodes None.
+    rows: int32 [N], the training nodes; of links None.
+  """
+
+  edges: np.ndarray
+  test: np.ndarray
+  absent: np.ndarray | None = None
+  others: np.ndarray | None = None
+  rows: np.ndarray | None = None
+
+
+def split_links(data: GraphData, seed: int) -> Split:
+  """90 % of the edges to train on, 5 % each to test and to attack with."""
+  rng = np.random.default_rng((seed, 1))
+  count = max(2, round(0.05 * len(data.edges)))
+  order = rng.permutation(len(data.edges))
+  test, unseen, train = np.split(data.edges[order], [count, 2 * count])
+  g = graph.from_edges(data.features[:, :1], data.edges)
+  pairs = np.asarray(
+    graph.draw_non_edges(
+      graph.non_edges(g), jax.random.key(seed), len(train) + count
+    )
+  )
+  absent = np.concatenate([unseen, pairs[len(train) :]])
+  return Split(train, test, absent, pairs[: len(train)])
+
+
+def split_nodes(data: GraphData, seed: int) -> Split:
+  """60 % of the nodes to train on, the others to test on; all edges stay."""
+  rng = np.random.default_rng((seed, 2))
+  order = rng.permutation(len(data.features)).astype(np.int32)
+  rows, test = np.split(order, [round(0.6 * len(order))])
+  return Split(data.edges, np.sort(test), rows=np.sort(rows))
+
+
+def around(edges: np.ndarray, some: Any, count: int) -> np.ndarray:
+  """The nodes within two hops of some nodes, these included: bool [count].
+
+  `graph.hops` on the host, where compiling would cost more than walking.
+  """
+  reached = np.zeros(count, bool)
+  reached[some] = True
+  for _ in range(_HOPS):
+    reached[edges[reached[edges].any(axis=1)]] = True
+  return reached
+
+
+def mask_links(
+  ask: Ask, data: GraphData, split: Split, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """A request of a link predictor.
+
+  Returns:
+    The edges to forget, bool [E], and the nodes to forget, bool [n].
+
+  Raises:
+    ValueError: too few edges of that kind; none, or all.
+  """
+  rng = np.random.default_rng((seed, 3))
+  nodes = np.zeros(len(data.features), bool)
+  g = graph.from_edges(data.features[:, :1], split.edges)
+  if ask.is_of_nodes:
+    nodes = _nodes(ask, data, np.arange(len(nodes)), rng)
+    mask = graph.incident_edges(g, jnp.asarray(nodes))
+  else:
+    inside = around(split.edges, split.test, len(nodes))[split.edges].all(
+      axis=1
+    )
+    eligible = {"edges": None, "in": inside, "out": ~inside}[ask.kind]
+    key = jax.random.key(seed)
+    try:
+      mask = graph.sample_edges(key, g, ask.value, eligible)
+    except ValueError as error:
+      raise ValueError(f"--request {ask.text}: {error}") from error
+  return _checked(ask, np.asarray(mask)), nodes
+
+
+def mask_nodes(
+  ask: Ask, data: GraphData, split: Split, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """A request of a classifier: training nodes bool [N], and bool [n]."""
+  assert split.rows is not None
+  rng = np.random.default_rng((seed, 3))
+  mask = _checked(ask, _nodes(ask, data, split.rows, rng))
+  nodes = np.zeros(len(data.features), bool)
+  nodes[split.rows[mask]] = True
+  return mask, nodes
+
+
+def _nodes(ask, data, among, rng) -> np.ndarray:
+  """Which of some nodes are asked for: bool like them."""
+  if ask.kind == "class":
+    return data.label[among] == ask.value
+  chosen = rng.permutation(len(among))[: round(ask.value * len(among))]
+  return np.isin(np.arange(len(among)), chosen)
+
+
+def _checked(ask: Ask, mask: np.ndarray) -> np.ndarray:
+  try:
+    checks.request_values(mask, "--request")
+  except ValueError as error:
+    raise ValueError(f"--request {ask.text}: {error}") from error
+  return mask
+
+
+def _karate() -> GraphData:
+  """34 members of a club; a member's features say who it is."""
+  edges = [(a, b) for a, others in _KARATE.items() for b in others]
+  label = np.ones(34, np.int32)
+  label[list(_INSTRUCTORS)] = 0
+  return GraphData(
+    np.eye(34, dtype=np.float32),
+    np.array(edges, np.int32),
+    label,
+    ("instructor", "officers"),
+  )
+
+
+def _digits(max_nodes: int | None) -> GraphData:
+  """scikit-learn's digits, each joined to the nearest others by their pixels."""
+  from sklearn.datasets import load_digits
+  from sklearn.neighbors import kneighbors_graph
+
+  loaded: Any = load_digits()
+  x = (loaded.data[:max_nodes] / 16).astype(np.float32)
+  near = kneighbors_graph(x, _NEIGHBOURS).tocoo()
+  pairs = np.sort(np.stack([near.row, near.col], axis=1), axis=1)
+  return GraphData(
+    x,
+    np.unique(pairs, axis=0).astype(np.int32),
+    loaded.target[:max_nodes].astype(np.int32),
+    tuple(map(str, range(10))),
+  )
+
+
+def _cora(path: Path) -> GraphData:
+  """2,708 papers and who cites whom; words of a paper have a sum of 1."""
+  names = ("feat_indptr", "feat_indices", "feat_data", "feat_shape")
+  arrays = _arrays(path, (*names, "label", "edges"))
+  indptr, indices, values, shape = (arrays[name] for name in names)
+  x = np.zeros(tuple(shape), np.float32)
+  x[np.repeat(np.arange(len(x)), np.diff(indptr)), indices] = values
+  x /= np.maximum(x.sum(axis=1, keepdims=True), 1e-9)
+  return _checked_graph(
+    GraphData(
+      x, arrays["edges"], arrays["label"].astype(np.int32), tuple("0123456")
+    ),
+    path,
+  )
+
+
+def _from_npz(path: Path) -> GraphData:
+  """Of one's own: features [n, d], edges [E, 2] and perhaps label [n]."""
+  arrays = _arrays(path, ("features", "edges"))
+  label = arrays.get("label")
+  names: tuple[str, ...] = ()
+  if label is not None:
+    if (
+      label.ndim != 1
+      or label.dtype.kind not in "iu"
+      or len(label) == 0
+      or label.min() < 0
+    ):
+      raise ValueError(
+        f"Expected label of {path} to be classes from 0 on, one a node, got "
+        f"{label.dtype} {label.shape}."
+      )
+    label = label.astype(np.int32)
+    names = tuple(str(i) for i in range(int(label.max()) + 1))
+  features = arrays["features"]
+  if features.dtype.kind not in "fiub":
+    raise ValueError(
+      f"Expected features of {path} to be numbers, got {features.dtype}."
+    )
+  return _checked_graph(
+    GraphData(features.astype(np.float32), arrays["edges"], label, names), path
+  )
+
+
+def _checked_graph(data: GraphData, path: Path) -> GraphData:
+  try:
+    graph.from_edges(data.features, data.edges)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
+  n = len(data.features)
+  if data.label is not None and len(data.label) != n:
+    raise ValueError(
+      f"Expected label of {path} for each of {n} nodes, got {len(data.label)}."
+    )
+  return data._replace(edges=data.edges.astype(np.int32))
+
+
+def _arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+  arrays = _read_npz(str(path))
+  missing = [name for name in names if name not in arrays]
+  if missing:
+    raise ValueError(f"Expected {path} to have {missing[0]}, got none.")
+  return arrays
