@@ -139,6 +139,7 @@ def amnesiac(
   checks.positive(batch_size=batch_size)
 
   def draw(carry, data, forget_mask, key):
+    checks.hard_request(forget_mask)
     keys = jax.random.split(key, forget_mask.shape[0])
     user, item = data["x"][:, 0], data["x"][:, 1]
     other, has_one = draw_unseen(carry.extra["history"], user, keys)

@@ -80,9 +80,9 @@ def split_by_user(
 ) -> Dataset:
   """Holds out a share of each user's interactions, twice.
 
-  Of a user with n interactions `round(held_out * n)`, at least one, are for
-  validation and as many for the test; a user with fewer than 3 keeps them all
-  for training.
+  Of a user with n interactions `round(held_out * n)`, at least one and at most
+  (n - 1) / 2, are for validation and as many for the test, so that one is left
+  for training; a user with fewer than 3 keeps them all for it.
 
   Args:
     data: {"x": int [N, 2]}, concrete.
@@ -105,7 +105,7 @@ def split_by_user(
   count = np.bincount(user, minlength=num_users)
   place = np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)
   share = np.maximum(np.floor(held_out * count + 0.5).astype(int), 1)
-  share = np.where(count < 3, 0, share)[user]
+  share = np.where(count < 3, 0, np.minimum(share, (count - 1) // 2))[user]
   part = np.where(place < share, 2, np.where(place < 2 * share, 1, 0))
   # In the order of the rows that came in.
   parts = np.empty(len(user), int)

@@ -21,7 +21,12 @@ from jaxunlearn.core.types import (
 )
 from jaxunlearn.losses.ranking import bpr, reverse_bpr
 from jaxunlearn.recsys.negatives import draw_unseen, make_history
-from jaxunlearn.recsys.types import Embeddings, Recommender, check_data
+from jaxunlearn.recsys.types import (
+  Embeddings,
+  Recommender,
+  check_data,
+  check_weights,
+)
 
 _TEMPERATURE = 0.2
 SETS = ("retain", "full")
@@ -236,7 +241,7 @@ def train(
     ValueError: ids out of range, weights of a wrong shape or dtype, or that
       select nothing.
   """
-  checks.request(data, weights, name="weights")
+  check_weights(data, weights)
   weights = jnp.asarray(weights)
   left_out = ~weights if weights.dtype == jnp.bool_ else 1 - weights
   init_key, fit_key = jax.random.split(key)

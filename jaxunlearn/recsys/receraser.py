@@ -3,7 +3,8 @@
 Source: Chen, Sun, Zhang and Ding (2022), "Recommendation Unlearning",
 arXiv:2201.06820.
 Class: exact with respect to its own training, given the partition; the partition
-itself may rest on embeddings that saw every interaction.
+itself may rest on embeddings that saw every interaction. With one key it gives
+what training without the request would have given.
 Data access: all interactions of the touched shards, then all retained ones.
 Cost: training of the touched shards, and of the aggregation.
 
@@ -27,6 +28,7 @@ from jaxunlearn.recsys.types import (
   Embeddings,
   Recommender,
   check_data,
+  check_weights,
   pairs_of,
 )
 
@@ -152,7 +154,7 @@ def sharded(
     return jax.vmap(own)(jnp.arange(num_shards))
 
   def init(key):
-    shard_key, user_key, item_key = jax.random.split(key, 3)
+    shard_key, fresh_key = jax.random.split(key)
     shards = jax.vmap(model.init)(jax.random.split(shard_key, num_shards))
     lone = {"x": jnp.zeros((1, 2), jnp.int32)}
     made = jax.eval_shape(
@@ -161,11 +163,7 @@ def sharded(
       ),
       key,
     )
-    width = made.users.shape[1]
-    aggregator = {
-      "users": _aggregator(user_key, num_shards, width),
-      "items": _aggregator(item_key, num_shards, width),
-    }
+    aggregator = _aggregators(fresh_key, num_shards, made.users.shape[1])
     return Variables({"shards": shards.params, "aggregator": aggregator})
 
   def embed(variables, graphs):
@@ -189,8 +187,9 @@ def receraser(
   aggregator_steps: int = 100,
   strategy: str | int = "map",
 ) -> Transform:
-  """Retrains the shards that a request touches, then the aggregation.
+  """Retrains the shards that a request touches, and the aggregation.
 
+  The aggregation starts afresh: the old one was fitted to what is forgotten.
   The variables are those of `sharded(model, shard, num_shards)`. The first
   training is `train_shards`.
 
@@ -254,7 +253,7 @@ def train_shards(
     aggregator_steps: of the aggregation.
     strategy: see `map_many`.
   """
-  checks.request(data, weights, name="weights")
+  check_weights(data, weights)
   checks.hard_request(weights, "weights")
   init_key, fit_key = jax.random.split(key)
   fit = _receraser(
@@ -305,7 +304,8 @@ def _receraser(
 
       return jax.lax.cond(is_touched, retrained, lambda: params)
 
-    keys = jax.random.split(key, num_shards)
+    shard_key, fresh_key = jax.random.split(key)
+    keys = jax.random.split(shard_key, num_shards)
     shards = map_many(
       one,
       variables.params["shards"],
@@ -314,7 +314,12 @@ def _receraser(
       keys,
       strategy=strategy,
     )
-    params = {**variables.params, "shards": shards}
+    old = variables.params["aggregator"]
+    fresh = _aggregators(fresh_key, num_shards, old["users"]["bias"].shape[1])
+    params = {
+      "shards": shards,
+      "aggregator": jax.tree.map(lambda n, o: n.astype(o.dtype), fresh, old),
+    }
     return variables._replace(params=params), touched
 
   def frozen(carry, data, forget_mask, key):
@@ -347,8 +352,16 @@ def _each(
   return jax.lax.stop_gradient(Embeddings(made.users, made.items))
 
 
+def _aggregators(key: jax.Array, num_shards: int, width: int) -> PyTree:
+  """Start as the plain mean of the shards, up to the attention's noise."""
+  user_key, item_key = jax.random.split(key)
+  return {
+    "users": _aggregator(user_key, num_shards, width),
+    "items": _aggregator(item_key, num_shards, width),
+  }
+
+
 def _aggregator(key: jax.Array, num_shards: int, width: int) -> PyTree:
-  """Starts as the plain mean of the shards, up to the attention's noise."""
   first, second = jax.random.split(key)
   hidden = max(width // 2, 1)
   eye = jnp.broadcast_to(jnp.eye(width), (num_shards, width, width))

@@ -89,6 +89,13 @@ def check_data(
     )
 
 
+def check_weights(data: PyTree, weights: Any) -> None:
+  """Raises a ValueError for training weights of another form or of nothing."""
+  checks.request({"x": pairs_of(data)}, weights, name="weights")
+  if checks.is_concrete(weights) and not np.asarray(weights).any():
+    raise ValueError("Expected weights to select interactions, got none.")
+
+
 def pairs_of(data: PyTree) -> jax.Array:
   """The interactions data["x"], int [N, 2] of (user, item).
 

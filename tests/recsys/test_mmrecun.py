@@ -339,8 +339,11 @@ def test_bad_input_is_refused():
     recsys.train(model, far, ~mask, KEY, **RECIPE)
   with pytest.raises(ValueError, match="weights of shape"):
     recsys.train(model, data, mask[1:], KEY, **RECIPE)
-  with pytest.raises(ValueError, match="covers all"):
+  with pytest.raises(ValueError, match="weights to select interactions"):
     recsys.train(model, data, nothing(), KEY, **RECIPE)
+  with pytest.raises(ValueError, match="dtype bool for this method"):
+    amnesiac = recsys.amnesiac(model, optimizer=ADAM, **FEW)
+    amnesiac(variables, data, mask.astype(jnp.float32), KEY)
   with pytest.raises(ValueError, match="history to be one of"):
     recsys.fitting(model, **RECIPE, history="none")
   for method in (recsys.amnesiac, recsys.reverse_only, recsys.finetune):

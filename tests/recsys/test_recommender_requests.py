@@ -127,6 +127,10 @@ def test_a_split_parts_each_users_rows():
     np.testing.assert_array_equal(
       np.bincount(np.asarray(held["x"][:, 0]), minlength=30), wanted
     )
+  # A large share leaves every user something to train on.
+  large = recsys.split_by_user(data, 30, 40, seed=0, held_out=0.49)
+  left = np.bincount(np.asarray(large.train["x"][:, 0]), minlength=30)
+  np.testing.assert_array_equal(left > 0, count > 0)
   other = recsys.split_by_user(data, 30, 40, seed=1)
   assert not np.array_equal(parts.test["x"], other.test["x"])
   with pytest.raises(ValueError, match=r"held_out in \(0, 0.5\)"):
