@@ -104,7 +104,8 @@ def value_range(
   Of the target, a time or any other number: the request of regression.
 
   Args:
-    values: numbers [N]; nan is in no range.
+    values: numbers [N]; nan is in no range. As a NumPy array they keep all
+      their digits, as a time has, unless something is traced.
     low: the lower end, or None for no end; may be traced.
     high: the upper end, likewise.
 
@@ -120,33 +121,38 @@ def value_range(
     >>> value_range(jnp.array([0.5, 2.0, 3.0]), high=2.0).tolist()
     [True, True, False]
   """
-  values = jnp.asarray(values)
-  is_number = jnp.issubdtype(values.dtype, jnp.number)
-  if values.ndim != 1 or not is_number:
+  ends = [end for end in (low, high) if end is not None]
+  is_concrete = all(map(checks.is_concrete, [values, *ends]))
+  # On the host, where 64 bits stay 64 bits.
+  xp: Any = np if is_concrete else jnp
+  values = xp.asarray(values)
+  if values.ndim != 1 or not jnp.issubdtype(values.dtype, jnp.number):
     raise ValueError(
       f"Expected values [N] that are numbers, got shape {values.shape} of "
       f"{values.dtype}."
     )
-  if low is None and high is None:
+  if not ends:
     raise ValueError("Expected low or high or both, got neither.")
-  mask = ~jnp.isnan(values)
+  # An end that is a value stays one when it is rounded as the values are.
+  is_float = jnp.issubdtype(values.dtype, jnp.floating)
+  rounded = lambda end: xp.asarray(end, values.dtype) if is_float else end
+  known = ~xp.isnan(values)
+  mask = known
   if low is not None:
-    mask &= values >= low
+    mask = mask & (values >= rounded(low))
   if high is not None:
-    mask &= values <= high
-  ends = [end for end in (low, high) if end is not None]
-  if all(map(checks.is_concrete, [values, *ends])):
+    mask = mask & (values <= rounded(high))
+  if is_concrete:
     if len(ends) == 2 and not np.asarray(low) <= np.asarray(high):
       raise ValueError(f"Expected low <= high, got low={low}, high={high}.")
-    if not bool(mask.any()):
-      found = "none"
-      if values.size:
-        found = f"{np.nanmin(values):g} .. {np.nanmax(values):g}"
+    if not mask.any():
+      some = values[known]
+      found = f"{some.min():g} .. {some.max():g}" if some.size else "none"
       raise ValueError(
         f"Expected a range that has rows (values {found}), got "
         f"low={low}, high={high}."
       )
-  return mask
+  return jnp.asarray(mask)
 
 
 def random_fraction(

@@ -144,3 +144,20 @@ def test_a_range_of_something_else_is_refused():
     requests.value_range(jnp.ones((2, 2)), low=0.0)
   with pytest.raises(ValueError, match="of bool"):
     requests.value_range(jnp.ones(2, bool), low=0.0)
+  with pytest.raises(ValueError, match=r"values none\)"):
+    requests.value_range(jnp.full(2, jnp.nan), low=0.0)
+
+
+def test_times_keep_their_digits_and_constants_may_be_asked_under_jit():
+  # In float32 both are 1.7e9; in milliseconds they exceed 32 bits.
+  seconds = np.array([1_700_000_000, 1_700_000_050])
+  for times in (seconds, seconds * 1000, seconds.astype(float)):
+    found = requests.value_range(times, high=times[0])
+    assert found.tolist() == [True, False]
+  # An end in double precision is still the value that it was made of.
+  tenth = np.float64(0.1)
+  found = requests.value_range(jnp.array([tenth, 0.2]), high=tenth)
+  assert found.tolist() == [True, False]
+  values = jnp.arange(3.0)
+  late = jax.jit(lambda x: requests.value_range(values, low=1.0) & (x > 0))
+  assert late(1.0).tolist() == [False, True, True]
