@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxunlearn.core import checks
+from jaxunlearn.core import checks, sampling
 
 KINDS = ("l1", "l2")
 
@@ -131,6 +131,28 @@ def error_of(kind: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
   return absolute_error if kind == "l1" else squared_error
 
 
+def check_targets(rows: Any, forget_mask: Any = None) -> None:
+  """Raises a ValueError unless rows["label"] holds real targets.
+
+  Args:
+    rows: data or a batch.
+    forget_mask: None looks at the dtype only. Bool or float [N]: the targets of
+      retain rows also have to be finite, where their values are concrete; those
+      of forget rows are not read.
+  """
+  label = rows["label"]
+  dtype = getattr(label, "dtype", None) or jnp.asarray(label).dtype
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise ValueError(
+      f"Expected data['label'] of a floating dtype, real targets, got {dtype}."
+    )
+  if forget_mask is None or isinstance(label, jax.ShapeDtypeStruct):
+    return
+  if checks.is_concrete(label) and checks.is_concrete(forget_mask):
+    kept = 1.0 - jnp.asarray(forget_mask).astype(jnp.float32)
+    checks.finite({"label": sampling.blank_rows(label, kept)}, "data")
+
+
 def _floats(outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
   """Both in at least float32."""
   outputs, targets = jnp.asarray(outputs), jnp.asarray(targets)
@@ -160,4 +182,4 @@ def _difference(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def _per_example(losses: jax.Array) -> jax.Array:
-  return losses.reshape(losses.shape[0], -1).mean(axis=1)
+  return losses.mean(axis=tuple(range(1, losses.ndim)))

@@ -108,15 +108,17 @@ def blindspot(
     )
 
   def given(carry, data, forget_mask, key):
+    if data is not None:  # A stream may do without.
+      regression.check_targets(data, forget_mask)
     checks.same_structure(blind, carry.variables, "blind")
     return blind
 
   def fresh(carry, data, forget_mask, key):
-    _check_targets(data, forget_mask)
+    regression.check_targets(data, forget_mask)
     return init_variables(model, data, key, like=carry.variables)
 
   def objective(variables, batch, key):
-    _check_dtype(batch.rows["label"])
+    regression.check_targets(batch.rows)
     teacher, x = batch.context.extra[_BLIND], batch.rows["x"]
     outputs, state = apply_rows(model, variables, batch, key, train=train_mode)
     # What is to be forgotten has no target here, not even a bad one.
@@ -204,7 +206,11 @@ def blindspot_loss(
       f"Expected blind_maps of the layers {sorted(maps)}, got "
       f"{sorted(blind_maps)}."
     )
-  blind_outputs, blind_maps = jax.lax.stop_gradient((blind_outputs, blind_maps))
+  # Blank where it is not read: a nan there would reach the gradient.
+  blind_outputs, blind_maps = sampling.blank_rows(
+    jax.lax.stop_gradient((blind_outputs, dict(blind_maps))),
+    forget.astype(jnp.float32),
+  )
   imitation = regression.error_of(output_loss)(outputs, blind_outputs)
   for name in maps:
     gap = losses.attention_difference(maps[name], blind_maps[name])
@@ -256,21 +262,3 @@ def _without_weight_masks(link: Transform) -> Transform:
     link, run=run, step=step, expand=lambda key: [(this, key)]
   )
   return this
-
-
-def _check_dtype(label: Any) -> None:
-  dtype = jnp.asarray(label).dtype
-  if not jnp.issubdtype(dtype, jnp.floating):
-    raise ValueError(
-      f"Expected data['label'] of a floating dtype, real targets, got {dtype}."
-    )
-
-
-def _check_targets(data: Any, forget_mask: Any) -> None:
-  """Retain rows have real, finite targets; those of forget rows are not read."""
-  label = data["label"]
-  _check_dtype(label)
-  concrete = checks.is_concrete(label) and checks.is_concrete(forget_mask)
-  if concrete and not isinstance(label, jax.ShapeDtypeStruct):
-    kept = 1.0 - jnp.asarray(forget_mask).astype(jnp.float32)
-    checks.finite({"label": sampling.blank_rows(label, kept)}, "data")

@@ -11,8 +11,6 @@ Differences from the released code: none but the random numbers.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -21,6 +19,7 @@ from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain, provide
 from jaxunlearn.core.phase import phase, supervised
 from jaxunlearn.core.types import Draw, Model, Transform
+from jaxunlearn.losses.regression import check_targets
 
 
 def gaussian_amnesiac(
@@ -69,11 +68,14 @@ def gaussian_amnesiac(
 
   def moments(carry, data, forget_mask, key):
     if mean is not None:
+      if data is not None:  # A stream may do without.
+        check_targets(data, forget_mask)
       return jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
     return target_moments(data["label"])
 
   def objective(variables, batch, key):
-    label = _floating(batch.rows["label"])
+    check_targets(batch.rows)
+    label = batch.rows["label"]
     extra = batch.context.extra
     drawing = jax.random.wrap_key_data(
       extra["target_key"], impl=jax.random.key_impl(key)
@@ -121,7 +123,8 @@ def target_moments(targets: jax.Array) -> tuple[jax.Array, jax.Array]:
   Raises:
     ValueError: no rows, no floats, or (concrete values) some are not finite.
   """
-  targets = _floating(targets)
+  targets = jnp.asarray(targets)
+  check_targets({"label": targets})
   if targets.shape[0] == 0:
     raise ValueError("Expected targets of some rows, got 0.")
   checks.finite({"label": targets}, "data")
@@ -155,13 +158,3 @@ def replace_targets(
   drawn = (mean + std * normal).astype(targets.dtype)
   where = forget.reshape(forget.shape + (1,) * len(entry))
   return jnp.where(where, drawn, targets)
-
-
-def _floating(targets: Any) -> jax.Array:
-  targets = jnp.asarray(targets)
-  if not jnp.issubdtype(targets.dtype, jnp.floating):
-    raise ValueError(
-      "Expected data['label'] of a floating dtype, real targets, got "
-      f"{targets.dtype}."
-    )
-  return targets

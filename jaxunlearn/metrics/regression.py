@@ -92,7 +92,7 @@ def relative_difference(
     ValueError: shapes or dtypes do not match.
   """
   difference = jnp.abs(
-    _errors(outputs, targets) - _errors(other_outputs, targets)
+    _like_targets(outputs, targets) - _like_targets(other_outputs, targets)
   )
   size = jnp.abs(_rows.widened(targets))
   ratio = difference / jnp.where(size > 0, size, 1)
@@ -123,8 +123,9 @@ def wasserstein1(
     b_weights: likewise [M].
 
   Returns:
-    [], >= 0, in the unit of the numbers; exactly 0 for the same sample; nan if a
-    side is empty or a counted number is not finite.
+    [], >= 0, in the unit of the numbers; 0 for the same sample, exactly so under
+    masks and up to rounding under float weights; nan if a side is empty or a
+    counted number is not finite.
 
   Raises:
     ValueError: shapes or dtypes do not match.
@@ -165,6 +166,12 @@ def wasserstein1(
 
 
 def _errors(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+  outputs = _like_targets(outputs, targets)
+  return outputs - jnp.asarray(targets).astype(outputs.dtype)
+
+
+def _like_targets(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+  """Outputs in the shape of the targets, in at least float32."""
   outputs, targets = _rows.widened(outputs), jnp.asarray(targets)
   if not jnp.issubdtype(targets.dtype, jnp.floating):
     raise ValueError(
@@ -175,8 +182,8 @@ def _errors(outputs: jax.Array, targets: jax.Array) -> jax.Array:
   _rows.same_shape(targets, outputs, "targets", "outputs")
   if targets.ndim == 0:
     raise ValueError("Expected targets [N, ...], got a scalar.")
-  return outputs - targets.astype(outputs.dtype)
+  return outputs
 
 
 def _per_example(values: jax.Array) -> jax.Array:
-  return values.reshape(values.shape[0], -1).mean(axis=1)
+  return values.mean(axis=tuple(range(1, values.ndim)))

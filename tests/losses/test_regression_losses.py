@@ -37,6 +37,11 @@ def test_the_quantile_loss_and_its_gradient_are_the_published_ones():
   np.testing.assert_allclose(slope, golden["grad_code"], atol=1e-6)
 
 
+def test_no_rows_have_no_losses():
+  for fn in (regression.absolute_error, regression.squared_error):
+    assert fn(jnp.zeros((0, 1)), jnp.zeros(0)).shape == (0,)
+
+
 def test_half_precision_is_widened_before_it_is_squared():
   big = jnp.full((2,), 1e3, jnp.float16)
   assert regression.squared_error(big, -big).tolist() == [4e6, 4e6]

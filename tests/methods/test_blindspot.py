@@ -147,6 +147,25 @@ def test_the_mean_over_rows_is_the_three_weighted_terms(share):
   np.testing.assert_allclose(found, want, rtol=1e-5)
 
 
+def test_retain_rows_read_nothing_of_the_blindspot_model():
+  forget, task = jnp.array([True, False]), jnp.array([jnp.nan, 7.0])
+  maps = jnp.ones((2, 3))
+
+  def total(outputs, maps):
+    bad = jnp.where(forget, 1.0, jnp.nan)
+    losses = blindspot_loss(
+      *(outputs, bad, task, forget),
+      *({"a": maps}, {"a": jnp.stack([bad] * 3, axis=1)}),
+      attention=2.0,
+    )
+    return losses.sum()
+
+  value, slopes = jax.value_and_grad(total, (0, 1))(jnp.array([3.0, 5.0]), maps)
+  assert value == 2 + 7
+  np.testing.assert_array_equal(slopes[0], [1, 0])
+  np.testing.assert_array_equal(slopes[1], np.zeros((2, 3)))
+
+
 def test_a_vector_averaged_over_its_units_would_count_for_nothing():
   act = jnp.asarray(golden("lstm_mse_mixed")["model_act2"])
   np.testing.assert_allclose(attention_map(act[:, None]), 1.0, rtol=1e-6)
@@ -194,7 +213,6 @@ def test_targets_of_forget_rows_are_not_read():
 
 
 def test_the_blindspot_model_has_never_seen_the_forget_set():
-  """The student at rate 1 of one full-batch step shows what it imitates."""
   blind_key = jax.random.split(KEY, 5)
   far = {**ROWS, "x": jnp.where(MASK[:, None], 50.0, ROWS["x"])}
   method = blindspot(MODEL, **BLIND)
@@ -394,7 +412,17 @@ def test_classes_and_soft_requests_are_refused(name):
     run(method, MASK[:-1])
   with pytest.raises(ValueError, match="to be finite, got 1"):
     label = ROWS["label"].at[jnp.argmin(MASK)].set(jnp.inf)
-    method(ORIGINAL, {**ROWS, "label": label}, MASK, KEY)
+    bad = {**ROWS, "label": label}
+    method(ORIGINAL, bad, MASK, KEY)
+  # Nor are they without a blindspot model to train or moments to take.
+  given = {
+    "blindspot": lambda: blindspot(MODEL, blind=ORIGINAL, **STEPS),
+    "gaussian_amnesiac": lambda: gaussian_amnesiac(
+      MODEL, mean=0.0, std=1.0, **STEPS
+    ),
+  }[name]()
+  with pytest.raises(ValueError, match="to be finite, got 1"):
+    given(ORIGINAL, bad, MASK, KEY)
   for mask, text in ((~MASK & MASK, "empty request"), (MASK | ~MASK, "covers")):
     with pytest.raises(ValueError, match=text):
       ju.unlearn(method, ORIGINAL, ROWS, mask, KEY)

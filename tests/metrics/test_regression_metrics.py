@@ -40,6 +40,7 @@ def test_errors_do_not_read_rows_of_weight_zero():
     spoilt = np.where(weights > 0, outputs, np.nan)
     np.testing.assert_allclose(fn(spoilt, targets, weights), want, rtol=1e-5)
     assert np.isnan(fn(outputs, targets, np.zeros(6, bool)))
+    assert np.isnan(fn(np.zeros((0, 1)), np.zeros(0)))
 
 
 def test_published_distances_are_met():
@@ -110,6 +111,21 @@ def test_the_relative_difference_at_a_target_of_zero():
     jnp.array([1.0, 2.0, 3.0]), jnp.array([2.0, 2.0, 1.0]), jnp.zeros(3)
   )
   assert found.tolist() == [np.inf, 0.0, np.inf]
+
+
+def test_the_relative_difference_does_not_pass_through_the_errors():
+  # In float32 the errors of both, near a million, are the same number.
+  found = regression.relative_difference(
+    jnp.array([1.0]), jnp.array([1.5]), jnp.array([1e6])
+  )
+  np.testing.assert_allclose(found, [5e-7], rtol=1e-6)
+
+
+def test_a_sample_is_at_no_distance_from_itself():
+  a, weights = sample(3, 200), np.abs(sample(4, 200))
+  assert W1(a, a, weights > 0.5, weights > 0.5) == 0
+  # Sums of rounded weights, in another order for each side.
+  assert W1(a, a, weights, weights) < 1e-6
 
 
 def test_bad_arguments_are_refused():
