@@ -100,11 +100,12 @@ class Acu(NamedTuple):
     init: `() -> state`, nothing learned.
     learn: `(state, features [k, D], targets [k, C], weights=None) -> state`.
       Weights are bool or float [k] in [0, 1]; rows of weight 0 are not read.
-    forget: the same arguments; takes rows out that are in. Of rows that are not
-      in, it makes nonsense: keep a mask, as `acu_stream` does.
+    forget: the same arguments, bit for bit; takes rows out that are in. Of rows
+      that are not in, it makes nonsense: keep a mask, as `acu_stream` does.
     solve: `state -> AcuHead`, in the dtype of the state. nan where the matrix is
       not positive definite in it, which raises a ValueError outside jit.
     inverse: `state -> (Z'Z + l2 I)^-1` [D, D], for leverages.
+    check: the arguments of `learn`; raises what that would raise, learns nothing.
   """
 
   init: Callable[[], Any]
@@ -112,6 +113,7 @@ class Acu(NamedTuple):
   forget: Callable[..., Any]
   solve: Callable[[Any], AcuHead]
   inverse: Callable[[Any], jax.Array]
+  check: Callable[..., None]
 
 
 def acu(
@@ -133,10 +135,10 @@ def acu(
     scale: > 0, features lie in [-scale, scale]; a power of two costs no bits.
       May be traced. Choose it without looking at rows that may have to be
       forgotten. "exact" only: float32 features are put on a grid of step
-      scale / 2^23, and at least 131,072 rows at the end of the scale fit a sum.
+      scale / 2^23, and at least 131,071 rows at the end of the scale fit a sum.
     target_scale: > 0, the same of targets.
     form: "exact", "statistics" or "recursive"; see the module.
-    dtype: of the state and the head; float64 needs JAX's x64 mode.
+    dtype: float32 or, in JAX's x64 mode, float64; of the state and the head.
 
   Returns:
     An `Acu`. Forgetting rows of weight 0 changes nothing, bit for bit
@@ -144,8 +146,8 @@ def acu(
     (exactly so in "exact").
 
   Raises:
-    ValueError: a count or l2 or a scale <= 0, an unknown form, a dtype that is
-      no float; on a call outside jit: features or targets of another shape, nan
+    ValueError: a count or l2 or a scale <= 0, an unknown form, another
+      dtype, float64 outside x64 mode; on a call outside jit: features or targets of another shape, nan
       in a row of positive weight, features outside of the scale, weights outside
       [0, 1], a matrix that is not positive definite.
 
@@ -165,9 +167,11 @@ def acu(
     target_scale=target_scale,
   )
   checks.one_of(FORMS, form=form)
-  dtype = jax.dtypes.canonicalize_dtype(dtype)
+  dtype = jnp.dtype(dtype)
   if dtype not in (jnp.float32, jnp.float64):
     raise ValueError(f"Expected dtype float32 or float64, got {dtype}.")
+  if dtype != jax.dtypes.canonicalize_dtype(dtype):
+    raise ValueError(f"Expected JAX's x64 mode for dtype={dtype}, got it off.")
   scales = (scale, target_scale) if form == "exact" else (None, None)
 
   def rows_of(features: Any, targets: Any, weights: Any) -> tuple[Any, ...]:
@@ -200,9 +204,11 @@ def acu(
       return AcuState(gram, moment, count, jnp.zeros((), jnp.int32))
     outside = (jnp.abs(z) > scale).any(1) | (jnp.abs(y) > target_scale).any(1)
     root = jnp.sqrt(weight)[:, None]
-    z = (z / jnp.asarray(scale, dtype)) * root
     has_class = jnp.where(y != 0, root, 0)
-    y = (y / jnp.asarray(target_scale, dtype)) * root
+    # Cut before the weight; it also keeps compilers from reordering the product,
+    # which would move the last bit, so that rows would leave a trace.
+    unit = lambda x, s: jnp.clip(x / jnp.asarray(s, dtype), -1, 1) * root
+    z, y = unit(z, scale), unit(y, target_scale)
     return AcuState(
       acu_sums.products(z),
       acu_sums.products(z, y),
@@ -257,11 +263,23 @@ def acu(
     factor = factor_of(state)[0]
     return _checked(jax.scipy.linalg.cho_solve((factor, True), identity))
 
-  return Acu(init, change(1), change(-1), solve, inverse)
+  def check(features: Any, targets: Any, weights: Any = None) -> None:
+    rows_of(features, targets, weights)
+
+  return Acu(init, change(1), change(-1), solve, inverse, check)
 
 
 def acu_logits(head: AcuHead, features: jax.Array) -> jax.Array:
-  """Scores [B, C] of features [B, D]; -inf for classes that have no rows."""
+  """Scores [B, C] of features [B, D]; -inf for classes that have no rows.
+
+  Raises:
+    ValueError: features of another shape.
+  """
+  width = head.kernel.shape[0]
+  if features.ndim != 2 or features.shape[1] != width:
+    raise ValueError(
+      f"Expected features of shape [B, {width}], got {features.shape}."
+    )
   scores = jnp.matmul(
     features.astype(head.kernel.dtype),
     head.kernel,

@@ -85,14 +85,16 @@ def acu_stream(
       forgets: they are gathered, so that an event costs that many rows instead
       of N.
     evaluate: None, or `(head, included [N]) -> pytree`, after every event.
-    start: where an earlier stream ended; nothing learned by default.
+    start: where an earlier stream over these rows ended; nothing learned by
+      default.
 
   Returns:
     The end of the stream, and what each event did.
 
   Raises:
-    ValueError: masks that are not bool [T, N], max_rows < 1; outside jit, an
-      event of more rows than max_rows, nan in a row that is learned.
+    ValueError: masks that are not bool [T, N], a start of other rows,
+      max_rows < 1; outside jit, an event of more rows than max_rows, nan in a
+      row that is learned.
   """
   features, targets = jnp.asarray(features), jnp.asarray(targets)
   learn_masks, forget_masks = (
@@ -112,12 +114,16 @@ def acu_stream(
   checks.num_rows((learn_masks, forget_masks), name="learn and forget masks")
   used = learn_masks.any(axis=0)
   if start is not None:
+    if start.included.shape != (n,):
+      raise ValueError(
+        f"Expected a start of {n} rows, got one of {start.included.shape[0]}."
+      )
     used = used | start.included
   if max_rows is not None:
     checks.positive(max_rows=max_rows)
   if checks.is_concrete(used) and checks.is_concrete(features):
-    # The learner's own checks, once, before the loop hides the numbers.
-    learner.learn(learner.init(), features, targets, used)
+    # Once, before the loop hides the numbers.
+    learner.check(features, targets, used)
   if start is None:
     start = AcuStream(learner.init(), jnp.zeros(n, bool))
   size = n if max_rows is None else min(max_rows, n)
@@ -224,10 +230,9 @@ def acu_by_class(learner: Acu, num_classes: int) -> AcuByClass:
       n = checks.num_rows((features, label), name="features and label")
       weights = jnp.ones(n, bool) if weights is None else jnp.asarray(weights)
       checks.request({"x": features}, weights, name="weights")
-      checks.labels(label, num_classes)
+      checks.labels(jnp.where(weights > 0, label, 0), num_classes)
       targets = jax.nn.one_hot(label, num_classes)
-      if checks.is_concrete(label) and checks.is_concrete(weights):
-        apply(learner.init(), features, targets, weights)
+      learner.check(features, targets, weights)
 
       def one(lane: tuple[AcuState, jax.Array]) -> AcuState:
         own, number = lane
@@ -284,8 +289,9 @@ def acu_leave_one_out(
     Residuals [k, C], and h [k], in [0, 1).
 
   Raises:
-    ValueError: as `learner.solve`.
+    ValueError: as `learner.learn` and `learner.solve`.
   """
+  learner.check(features, targets)
   head = learner.solve(state)
   z = jnp.asarray(features).astype(head.kernel.dtype)
   y = jnp.asarray(targets).astype(head.kernel.dtype)

@@ -50,7 +50,7 @@ def _words(dtype: Any) -> tuple[Any, Any, int]:
 
 def capacity(dtype: Any) -> int:
   """How many rows at the end of the scale a sum can hold, at least."""
-  return 2 ** (2 * _words(dtype)[2] - 1 - (6 * _limb_bits(dtype) - 2))
+  return 2 ** (2 * _words(dtype)[2] - 1 - (6 * _limb_bits(dtype) - 2)) - 1
 
 
 def zeros(shape: tuple[int, ...], dtype: Any) -> ExactSum:
@@ -88,7 +88,7 @@ def products(left: jax.Array, right: jax.Array | None = None) -> ExactSum:
 
   def cut(x: jax.Array) -> jax.Array:
     x = jnp.pad(x, ((0, chunks * size - n), (0, 0)))
-    return x.reshape(chunks, size, -1)
+    return x.reshape(chunks, size, x.shape[1])
 
   def body(total: ExactSum, rows: tuple[jax.Array, ...]) -> tuple[Any, None]:
     limbs = [_split(x) for x in rows]

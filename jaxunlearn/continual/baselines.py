@@ -8,8 +8,9 @@ on what should remain after every event.
 
 A forget event: those with a buffer erase the rows from it and go on replaying
 what it keeps, for as many steps as any event; those without one change nothing.
-None of them reads the forget rows, and none promises to forget. What LwF and
-EWC keep (a copy of the model, a Fisher diagonal) goes on remembering them.
+None of them reads the forget rows, and none promises to forget. What LwF, EWC
+and DER++ keep (a copy of the model, a Fisher diagonal, logits of other rows)
+goes on remembering them.
 
 Differences from the papers: DER++ stores logits when a row enters the buffer,
 at the end of its event, not along the way, and uses one draw for both of its
@@ -107,10 +108,17 @@ def derpp(
       no leaf "logits".
 
   Raises:
-    ValueError: a negative weight, no buffer; see `replay_learner`.
+    ValueError: a negative weight, no buffer; see `replay_learner`; `init`: data
+      with a leaf "logits".
   """
   checks.non_negative(logit_weight=logit_weight, label_weight=label_weight)
   needs_buffer(recipe)
+
+  def init(variables, data, key):
+    del variables, key
+    if "logits" in data:
+      raise ValueError('Expected data without "logits", got such a leaf.')
+    return ()
 
   def remember(variables, rows):
     return {"logits": model.predict(variables, rows["x"])}
@@ -127,7 +135,9 @@ def derpp(
       + label_weight * mean_over(model.loss(outputs, rows), weight)
     )
 
-  return replay_learner(model, Rule(loss, remember=remember), **recipe)
+  return replay_learner(
+    model, Rule(loss, init=init, remember=remember), **recipe
+  )
 
 
 class LwFMemory(NamedTuple):

@@ -1,12 +1,14 @@
 """A replay buffer of fixed size as a pure pytree.
 
-Every row that is ever offered draws a random priority, once; the buffer keeps
-those of the highest priority. That is reservoir sampling (Vitter 1985) in the
-form of Efraimidis and Spirakis (2006): after any number of offers each row of
-the stream is in the buffer with the same probability, and a whole event's rows
+Every row that is offered draws a random priority; the buffer keeps those of the
+highest priority. That is reservoir sampling (Vitter 1985) in the form of
+Efraimidis and Spirakis (2006): after any number of offers each row of the
+stream is in the buffer with the same probability, and a whole event's rows
 enter in one sort instead of one after the other. The class-balanced rule ranks
 by the place within the class first. Purging a row erases it, number, priority
-and contents; the rows that stay are still a uniform sample of what remains.
+and contents; the rows that stay are still a uniform sample of what remains. A
+row turned away is gone: what comes after a purge fills the freed slots and may
+be kept more often than what came before it, as may a row offered again.
 
 Difference from the released code of arXiv:2408.11374: that offers a row once an
 epoch, so that it may be held several times; it moves the rest together after a
@@ -21,6 +23,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.sampling import blank_rows
@@ -86,10 +89,10 @@ def offer(
       are not offered are not read.
     mask: bool [N], the rows offered.
     key: draws the priorities.
-    rule: static. "reservoir", each row ever offered is as likely to be held as
-      any other; "balanced", as many rows of each class as there are and fit,
-      which row of a class at random. Of more classes than slots, K random
-      classes keep a row.
+    rule: static. "reservoir", each row ever offered (once, and none purged) is
+      as likely to be held as any other; "balanced", as many rows of each class
+      as there are and fit, which row of a class at random. Of more classes than
+      slots, K random classes keep a row.
 
   Returns:
     The buffer; of an empty mask the same rows, perhaps in other slots.
@@ -145,9 +148,19 @@ def purge(buffer: Buffer, forget_mask: jax.Array) -> Buffer:
     bits for a request of which it holds nothing.
 
   Raises:
-    ValueError: forget_mask is not bool.
+    ValueError: forget_mask is not bool [N], or outside jit too short for a row
+      that is held.
   """
   checks.hard_request(forget_mask)
+  shape = jnp.shape(forget_mask)
+  if len(shape) != 1:
+    raise ValueError(f"Expected forget_mask of shape [N], got {shape}.")
+  if checks.is_concrete(buffer.row_id):
+    needed = int(np.asarray(buffer.row_id).max()) + 1
+    if shape[0] < needed:
+      raise ValueError(
+        f"Expected forget_mask of at least {needed} rows, got {shape[0]}."
+      )
   hit = jnp.asarray(forget_mask)[jnp.maximum(buffer.row_id, 0)]
   return _erase(buffer, hit & buffer.valid)
 

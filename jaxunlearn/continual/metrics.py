@@ -41,7 +41,7 @@ def task_accuracy(
 
   Returns:
     float32 [..., K], in [0, 1]; nan for a task without rows and where a row has
-    a nan logit.
+    a nan logit. A row whose competing logits are all -inf is not right.
 
   Raises:
     ValueError: shapes do not match, labels or tasks out of range.
@@ -64,6 +64,7 @@ def task_accuracy(
     own = jnp.broadcast_to(class_masks[task], logits.shape)
     logits = jnp.where(own, logits, -jnp.inf)
   is_right = logits.argmax(axis=-1) == jnp.broadcast_to(labels, is_nan.shape)
+  is_right = is_right & (logits.max(axis=-1) > -jnp.inf)
   values = jnp.where(is_nan, jnp.nan, is_right.astype(jnp.float32))
   return _task_mean(values, task, num_tasks)
 
@@ -222,10 +223,10 @@ def retrained_divergence(
 
 def _task_mean(values: jax.Array, task: jax.Array, num_tasks: int) -> jax.Array:
   """Means of values [..., N] over the rows of each task, [..., K]."""
-  mine = task[None, :] == jnp.arange(num_tasks)[:, None]
-  flat = values.reshape(-1, 1, values.shape[-1])
-  mean = _mean(flat, jnp.broadcast_to(mine[None], (flat.shape[0], *mine.shape)))
-  return mean.reshape(*values.shape[:-1], num_tasks)
+  add = lambda rows: jax.ops.segment_sum(rows, task, num_segments=num_tasks)
+  total = jnp.moveaxis(add(jnp.moveaxis(values, -1, 0)), 0, -1)
+  count = jnp.broadcast_to(add(jnp.ones(task.shape, jnp.int32)), total.shape)
+  return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)
 
 
 def _mean(values: jax.Array, mask: jax.Array) -> jax.Array:

@@ -90,9 +90,10 @@ def mask_stream(
   learn_masks = jnp.asarray(learn_masks)
   forget_masks = jnp.asarray(forget_masks)
   rows = learn_masks.shape[-1:]
-  if task is None:
-    task = jnp.zeros(rows, jnp.int32)
-  stream = Stream(learn_masks, forget_masks, jnp.asarray(task, jnp.int32))
+  task = jnp.zeros(rows, jnp.int32) if task is None else jnp.asarray(task)
+  if not jnp.issubdtype(task.dtype, jnp.integer):
+    raise ValueError(f"Expected task int [N], got {task.dtype}.")
+  stream = Stream(learn_masks, forget_masks, task.astype(jnp.int32))
   _check_masks(stream)
   return stream
 

@@ -6,7 +6,8 @@ Class: the learner is a heuristic. Forgetting is exact for the experts'
 parameters, see `tame_forget`: an expert that never saw a row cannot remember it.
 Data access: a batch at a time; a uniform buffer of rows for the selector, and
 for each expert which rows trained it.
-Cost a batch: a forward pass of every expert and one training step of one.
+Cost a batch: a forward pass of every expert, one training step of one, and a sort
+of N + buffer_size numbers for the buffer.
 
 A batch is judged before it is learned. Of expert e with loss l_e on it,
 
@@ -142,6 +143,7 @@ def tame(
 
   def init(data: PyTree, key: jax.Array) -> TameState:
     n = checked_data(data, num_classes)
+    data = jax.tree.map(jnp.asarray, data)
     expert_key, buffer_key = jax.random.split(key)
     init_keys = jax.random.split(expert_key, num_experts)
     experts = jax.vmap(lambda k: fresh(k, data))(init_keys)
@@ -299,6 +301,7 @@ def tame(
     return jax.lax.scan(lambda s, ids: step(s, data, ids), state, row_ids)
 
   def losses(state: TameState, data: PyTree, row_id: jax.Array) -> jax.Array:
+    data = jax.tree.map(jnp.asarray, data)
     row_id = checked_rows(data, row_id, num_classes, 1)
     return losses_of(state, *batch_of(data, row_id))
 

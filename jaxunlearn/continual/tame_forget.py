@@ -108,10 +108,11 @@ def tame_forget_examples(
     The state, and what was done; `also_learned` is False everywhere.
 
   Raises:
-    ValueError: a mask that is not bool [N], a count that is not positive.
+    ValueError: a mask that is not bool [N], data of other rows than the state's,
+      a count that is not positive.
   """
   checks.positive(num_steps=num_steps, batch_size=batch_size)
-  checks.request(data, forget_mask)
+  checks.request({"data": data, "state": state.owner}, forget_mask)
   checks.hard_request(forget_mask)
   data = jax.tree.map(jnp.asarray, data)
   mask = jnp.asarray(forget_mask)

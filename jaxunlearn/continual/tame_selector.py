@@ -69,7 +69,8 @@ def tame_selector(
     it is as it was initialised, up to weight decay.
 
   Raises:
-    ValueError: a count that is not positive, a fraction outside [0, 1].
+    ValueError: a count that is not positive, a fraction outside [0, 1], a
+      selector without one output for each slot.
   """
   checks.non_negative(prune_steps=prune_steps)
   checks.fraction(prune_fraction=prune_fraction)
@@ -79,6 +80,14 @@ def tame_selector(
   weights = buffer.valid & (owner >= 0)
   data = {"x": buffer.rows["x"], "label": jnp.maximum(owner, 0)}
   fit_key, prune_key = jax.random.split(key)
+  outputs = jax.eval_shape(
+    lambda k, x: selector.predict(selector.init(k, x), x), key, data["x"]
+  )
+  wanted = (weights.shape[0], state.used.shape[0])
+  if outputs.shape != wanted:
+    raise ValueError(
+      f"Expected selector outputs of shape {wanted}, got {outputs.shape}."
+    )
   variables, info = train(
     model,
     data,

@@ -135,7 +135,8 @@ def checked_rows(
         f"Expected row numbers in -1 .. {n - 1}, got {numbers.min()} .. "
         f"{numbers.max()}."
       )
-    x = data["x"]
-    if checks.is_concrete(x):
-      checks.finite(x[numbers[numbers >= 0]], "data['x']")
+    if all(map(checks.is_concrete, jax.tree.leaves(data["x"]))):
+      read = numbers[numbers >= 0]
+      rows = jax.tree.map(lambda leaf: leaf[read], data["x"])
+      checks.finite(rows, "data['x']")
   return row_id.astype(jnp.int32)

@@ -84,7 +84,16 @@ class Ledger(NamedTuple):
 
     Returns:
       The new ledger, the rows to learn and the rows to forget, bool [N].
+
+    Raises:
+      ValueError: masks of another length.
     """
+    n = self.learned.shape[0]
+    if learn_mask.shape != (n,) or forget_mask.shape != (n,):
+      raise ValueError(
+        f"Expected data of the {n} rows that `init` was given, got masks of "
+        f"shapes {learn_mask.shape} and {forget_mask.shape}."
+      )
     forget = forget_mask & self.learned
     learn = learn_mask & ~forget_mask
     return Ledger((self.learned | learn) & ~forget), learn, forget

@@ -18,6 +18,7 @@ from jaxunlearn.continual.acu import (
 )
 from jaxunlearn.continual.acu_features import random_relu
 from jaxunlearn.continual.acu_stream import (
+  AcuStream,
   acu_by_class,
   acu_leave_one_out,
   acu_stream,
@@ -155,13 +156,19 @@ def test_exact_sums_are_the_integers_that_python_finds(dtype):
     assert not np.any(back.high) and not np.any(back.low)
 
 
-def test_the_capacity_holds_that_many_rows_at_the_end_of_the_scale():
-  assert acu_sums.capacity(jnp.float32) == 2**17
-  one = jnp.ones((1024, 1))
-  total = acu_sums.products(one)
-  for _ in range(6):  # 65,536 rows; 2^17 is the first that does not fit.
-    total = acu_sums.add(total, total)
-  assert float(acu_sums.value(total, jnp.float32)[0, 0]) == 2.0**16
+def test_the_capacity_is_the_most_rows_at_the_end_of_the_scale_that_fit():
+  capacity = acu_sums.capacity(jnp.float32)
+  assert capacity == 2**17 - 1
+  size = 1024
+  block, rest = (
+    acu_sums.products(jnp.ones((n, 1))) for n in (size, capacity % size)
+  )
+  total, _ = jax.lax.scan(
+    lambda t, _: (acu_sums.add(t, block), None), rest, length=capacity // size
+  )
+  assert float(acu_sums.value(total, jnp.float32)[0, 0]) == capacity
+  over = acu_sums.add(total, acu_sums.products(jnp.ones((1, 1))))
+  assert float(acu_sums.value(over, jnp.float32)[0, 0]) < 0
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -188,6 +195,38 @@ def test_forgetting_all_gives_a_zero_head_and_the_empty_inverse(form):
     np.testing.assert_allclose(
       learner.inverse(state), np.eye(D) / 0.1, atol=1e-9
     )
+
+
+def test_weighted_rows_leave_no_trace_whether_compiled_or_not():
+  # Neither the scale nor the weights are powers of two: every product rounds.
+  learner = acu(D, C, scale=3.0)
+  z, y = arrays()
+  weight = jnp.asarray(np.random.default_rng(4).random(N), jnp.float32)
+  state = learner.learn(learner.init(), 3 * z, y, weight)
+  state = jax.jit(learner.forget)(state, 3 * z, y, weight)
+  for leaf in jax.tree.leaves(state):
+    np.testing.assert_array_equal(leaf, 0)
+
+
+def test_rows_outside_of_the_scale_are_cut_before_they_are_weighted():
+  learner = acu(1, 1, scale=1.0)
+  learn = jax.jit(learner.learn)
+  quarter = jnp.full(1, 0.25)
+  cut = learn(learner.init(), jnp.full((1, 1), 1.5), jnp.ones((1, 1)), quarter)
+  one = learn(learner.init(), jnp.ones((1, 1)), jnp.ones((1, 1)), quarter)
+  assert int(cut.num_clipped) == 1
+  np.testing.assert_array_equal(cut.gram, one.gram)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_block_of_no_rows_changes_nothing(form):
+  learner = acu(D, C, form=form)
+  z, y = arrays()
+  state = learner.learn(learner.init(), z[:0], y[:0])
+  for ours, theirs in zip(
+    jax.tree.leaves(state), jax.tree.leaves(learner.init())
+  ):
+    np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("form", ["exact", "statistics"])
@@ -280,10 +319,14 @@ def test_classes_are_forgotten_without_their_rows():
   z, y = arrays()
   by_class = acu_by_class(learner, C)
   keep = jnp.arange(N) < 25
+  # Rows of weight 0 are not read, nor are their labels.
+  bad = jnp.where(keep, LABEL, -1), keep
+  padded = by_class.learn(by_class.init(), z.at[25:].set(jnp.nan), *bad)
   state = by_class.learn(by_class.init(), z, LABEL)
   state = by_class.forget(state, z, LABEL, ~keep)
   plain = acu_ridge(learner, z, y, keep)
   np.testing.assert_array_equal(by_class.solve(state).kernel, plain.kernel)
+  np.testing.assert_array_equal(by_class.solve(padded).kernel, plain.kernel)
   gone = by_class.forget_classes(state, jnp.array([False, True, False]))
   wanted = acu_ridge(learner, z, y, keep & (LABEL != 1))
   np.testing.assert_array_equal(by_class.solve(gone).kernel, wanted.kernel)
@@ -426,6 +469,7 @@ def test_random_relu_is_fixed_by_its_key_and_ends_with_one():
     ({"num_classes": 0}, "num_classes > 0"),
     ({"form": "magic"}, "form to be one of"),
     ({"dtype": jnp.float16}, "dtype float32 or float64"),
+    ({"dtype": jnp.float64}, "x64 mode for dtype=float64"),
   ],
 )
 def test_a_learner_that_cannot_be_is_rejected(change, match):
@@ -454,6 +498,20 @@ def test_rows_that_cannot_be_learned_are_rejected(change, match):
   for step in (learner.learn, learner.forget):
     with pytest.raises(ValueError, match=match):
       step(learner.init(), **rows)
+  with pytest.raises(ValueError, match=match):
+    learner.check(**rows)
+
+
+def test_heads_reject_features_of_another_width():
+  learner = acu(D, C)
+  state = learner.init()
+  for bad in (Z[:, 1:], Z[0]):
+    with pytest.raises(ValueError, match=rf"features of shape \[B, {D}\]"):
+      acu_logits(learner.solve(state), bad)
+  with pytest.raises(ValueError, match=rf"features of shape \[k, {D}\]"):
+    acu_leave_one_out(state, learner, Z[:, 1:], Y)
+  with pytest.raises(ValueError, match="of one length"):
+    acu_leave_one_out(state, learner, Z, Y[1:])
 
 
 @pytest.mark.parametrize("form", ["statistics", "recursive"])
@@ -480,6 +538,9 @@ def test_requests_of_another_form_are_rejected():
     acu_stream(learner, z, y, good, good[:1])
   with pytest.raises(ValueError, match="max_rows > 0"):
     acu_stream(learner, z, y, good, good, max_rows=0)
+  other = AcuStream(learner.init(), jnp.zeros(N - 1, bool))
+  with pytest.raises(ValueError, match=f"a start of {N} rows, got one of"):
+    acu_stream(learner, z, y, good, good, start=other)
   with pytest.raises(ValueError, match="features to be finite"):
     acu_stream(learner, z.at[0].set(jnp.nan), y, good, good)
 

@@ -201,5 +201,10 @@ def test_bad_arguments_are_refused():
     co.offer(buffer, {**data, "x": data["x"][:, :1]}, mask, key)
   with pytest.raises(ValueError, match="forget_mask of dtype bool"):
     co.purge(buffer, mask * 1.0)
+  with pytest.raises(ValueError, match=r"forget_mask of shape \[N\], got"):
+    co.purge(buffer, jnp.ones((N, 2), bool))
+  full = co.offer(co.empty_buffer(N, data), data, mask, key)
+  with pytest.raises(ValueError, match=f"at least {N} rows, got {N - 1}"):
+    co.purge(full, mask[1:])
   with pytest.raises(ValueError, match="Expected size > 0"):
     co.draw(buffer, 0, key)

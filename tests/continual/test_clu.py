@@ -206,6 +206,14 @@ def test_padding_rows_change_nothing():
   assert bool(info.is_finite)
 
 
+def test_the_labels_of_forget_rows_are_not_read():
+  learner = co.clu(problems.mlp(), **{**KEPT, "num_steps": 4})
+  state, _ = event(learner, start(learner), DATA, ~NONE, NONE, KEY)
+  other = {**DATA, "label": jnp.where(TASK == 0, 3, DATA["label"])}
+  ends = [event(learner, state, d, NONE, TASK == 0, KEY) for d in (DATA, other)]
+  chex.assert_trees_all_equal(*ends)
+
+
 def test_vmap_over_a_coefficient_equals_the_loop():
   def last(weight):
     learner = co.clu(problems.mlp(), forget_weight=weight, **KEPT)

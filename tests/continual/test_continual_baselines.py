@@ -114,6 +114,14 @@ def test_derpp_replays_the_logits_of_when_a_row_came_in():
   np.testing.assert_allclose(second_loss(learner, moved), wanted, rtol=1e-5)
 
 
+def test_derpp_refuses_data_whose_logits_it_would_overwrite():
+  learner = co.derpp(problems.mlp(), **KEPT)
+  variables = problems.mlp().init(KEY, DATA["x"][:1])
+  data = {**DATA, "logits": jnp.zeros((24, 4))}
+  with pytest.raises(ValueError, match='Expected data without "logits"'):
+    learner.init(variables, data, KEY)
+
+
 def test_lwf_distils_the_classes_known_before_from_the_model_before():
   learner = co.lwf(problems.mlp(), distil_weight=0.5, temperature=2.0, **RECIPE)
   state = after_first_task(learner)

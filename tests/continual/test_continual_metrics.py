@@ -82,6 +82,18 @@ def test_accuracy_by_task_in_both_modes():
   np.testing.assert_allclose(both, [[0.5, 0.5, 0], [0.5, 0.5, nan]])
 
 
+@pytest.mark.parametrize("class_masks", [None, jnp.eye(3, 4) > 0])
+def test_a_row_without_any_score_is_not_right(class_masks):
+  # argmax of all -inf is 0, which is the first row's label.
+  labels = jnp.array([0, 0, 1, 1, 2, 2])
+  logits = jnp.zeros((6, 4)).at[0].set(-jnp.inf)
+  found = metrics.task_accuracy(
+    logits, labels, TASK, 3, class_masks=class_masks
+  )
+  rest = [0, 0] if class_masks is None else [1, 1]
+  np.testing.assert_allclose(found, [0.5, *rest])
+
+
 def test_distances_to_the_retrained_model():
   rng = np.random.default_rng(0)
   a, b = rng.normal(size=(2, 3, 6, 4)) * 3

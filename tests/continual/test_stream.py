@@ -242,6 +242,8 @@ def test_masks_must_fit():
     co.mask_stream(mask, mask[:1])
   with pytest.raises(ValueError, match="Expected forget_masks of dtype bool"):
     co.mask_stream(mask, mask * 1.0)
+  with pytest.raises(ValueError, match=r"Expected task int \[N\], got float"):
+    co.mask_stream(mask, mask, TASK * 0.6)
   with pytest.raises(ValueError, match=r"Expected task of shape \(32,\)"):
     co.mask_stream(mask, mask, TASK[:3])
 
@@ -264,6 +266,9 @@ def test_bad_rows_are_refused_before_any_work(name):
     go({"x": x})
   with pytest.raises(ValueError, match="a row of data each"):
     go(jax.tree.map(lambda v: v[:5], DATA))
+  short = co.task_stream(TASK[:5] * 0, [co.learn(0)])
+  with pytest.raises(ValueError, match="of the 32 rows that `init` was given"):
+    go(jax.tree.map(lambda v: v[:5], DATA), short)
   with pytest.raises(ValueError, match="Expected first_event >= 0"):
     go(DATA, first_event=-1)
   for mask in (TASK, TASK * 1.0, TASK[:4] == 0):

@@ -542,6 +542,21 @@ def test_a_learner_that_cannot_be_is_rejected(change, match):
     learner_of(**change)
 
 
+def test_inputs_may_be_a_pytree_and_data_of_numpy():
+  model = from_functions(
+    lambda key, x: {"w": jnp.ones((5, 2))},
+    lambda params, x: x["a"] @ params["w"],
+  )
+  learner = learner_of(model=model, num_experts=2, buffer_size=4)
+  x = np.ones((6, 5), np.float32)
+  data = {"x": {"a": x}, "label": np.arange(6) % 2}
+  state = learner.init(data, KEY)
+  found = learner.losses(state, data, np.arange(4))
+  np.testing.assert_allclose(found, np.log(2), rtol=1e-6)
+  with pytest.raises(ValueError, match=r"data\['x'\]\['a'\] to be finite"):
+    learner.losses(state, {**data, "x": {"a": x * np.nan}}, np.arange(4))
+
+
 def test_streams_that_cannot_be_are_rejected():
   learner, start, rows, _, _ = fitted()
   two = {"x": DATA["x"], "label": DATA["label"] + 1}
@@ -577,6 +592,11 @@ def test_requests_that_cannot_be_are_rejected():
     forget(jnp.zeros(7, bool), **FORGET)
   with pytest.raises(ValueError, match="dtype bool"):
     forget(jnp.zeros(120), **FORGET)
+  short = jax.tree.map(lambda leaf: leaf[:7], DATA)
+  with pytest.raises(ValueError, match="of one length"):
+    tame_forget_examples(learner, state, short, jnp.zeros(7, bool), **FORGET)
+  with pytest.raises(ValueError, match=r"outputs of shape \(40, 4\), got"):
+    tame_selector(state, two_class_mlp(), KEY, **RECIPE)
   with pytest.raises(ValueError, match="num_steps > 0"):
     forget(jnp.zeros(120, bool), **(FORGET | {"num_steps": 0}))
   with pytest.raises(ValueError, match="prune_fraction in"):
