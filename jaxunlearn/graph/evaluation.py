@@ -78,7 +78,7 @@ def df_auc(
   Args:
     task: of `link_prediction`.
     variables: the model, with the graph that it answers on.
-    forget_mask: bool [E].
+    forget_mask: bool [E], all edges that went so far; the rest is the retain set.
 
   Raises:
     ValueError: a mask of another length or dtype.

@@ -90,7 +90,7 @@ def gnndelete(
 
   Args:
     task: see `link_prediction`, `node_classification`; of nodes to forget, all
-      incident edges are.
+      incident edges are (so that of an isolated node nothing is).
     num_steps: full-batch steps; static.
     learning_rate: of Adam; may be traced.
     dec_weight: w in [0, 1]; may be traced.

@@ -26,7 +26,8 @@ def problem():
   x = np.random.default_rng(3).normal(size=(N, 5)).astype(np.float32)
   g = graph.from_edges(x, edges, pad_edges_to=34)
   task = graph.link_prediction(Encoder(GCN, (6, 4)), g)
-  return task, graph.link_data(g), task.model.init(KEY, None)
+  variables = jax.jit(lambda key: task.model.init(key, None))(KEY)
+  return task, graph.link_data(g), variables
 
 
 def test_the_auc_is_exact_with_ties_and_reads_no_row_of_weight_zero():
@@ -197,17 +198,17 @@ def test_a_request_changes_the_models_of_its_shards_only():
 def test_shards_of_nodes_answer_with_the_mean_probability():
   task, _, _ = problem()
   nodes = graph.node_classification(Encoder(GCN, (6, 4), 3), task.graph)
-  stacked = jax.vmap(lambda k: nodes.model.init(k, None))(
+  stacked = jax.jit(jax.vmap(lambda k: nodes.model.init(k, None)))(
     jax.random.split(KEY, 3)
   )
   x = jnp.arange(5)
+  predict = jax.jit(nodes.model.predict)
   each = [
-    jax.nn.softmax(
-      nodes.model.predict(jax.tree.map(lambda v: v[i], stacked), x)
-    )
+    jax.nn.softmax(predict(jax.tree.map(lambda v: v[i], stacked), x))
     for i in range(3)
   ]
-  got = jnp.exp(graph.predict_shards(nodes, stacked, x))
+  mean = jax.jit(lambda v: graph.predict_shards(nodes, v, x))
+  got = jnp.exp(mean(stacked))
   np.testing.assert_allclose(got, sum(each) / 3, atol=1e-6)
   rows = graph.shard_rows(
     nodes, graph.node_data(jnp.zeros(N, int)), jnp.arange(N + 1) % 2, 2

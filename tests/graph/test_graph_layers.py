@@ -1,5 +1,6 @@
 """GCN, GAT and GIN against published numbers, dense algebra and rebuilt graphs."""
 
+import functools
 import pathlib
 
 import jax
@@ -15,6 +16,7 @@ DATA = pathlib.Path(__file__).parents[1] / "data"
 LAYERS = {"gcn": GCN, "gat": GAT, "gin": GIN}
 
 
+@functools.cache
 def golden(name):
   """A published case as a task, its variables and the file."""
   file = np.load(DATA / f"gnndelete__layers_{name}.npz")
@@ -36,6 +38,15 @@ def golden(name):
   return task, Variables(params, {}), file, edges
 
 
+@functools.cache
+def embedding(name):
+  return jax.jit(golden(name)[0].embed)
+
+
+def init(task, seed):
+  return jax.jit(lambda key: task.model.init(key, None))(jax.random.key(seed))
+
+
 def weight_of_mask(file, edges, name):
   """A mask over directed edges, as weights of rows."""
   kept = {tuple(e) for e in file["edge_index"].T[file[name] > 0].tolist()}
@@ -52,12 +63,12 @@ def close(got, wanted, tolerance=1e-5):
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("which", ["all", "retained", "sdf"])
 def test_layers_have_the_published_outputs(name, which):
-  task, variables, file, edges = golden(name)
+  _, variables, file, edges = golden(name)
   weight = jnp.ones(len(edges))
   if which != "all":
     weight = weight_of_mask(file, edges, f"{which}_edge_mask")
     assert 0 < weight.sum() < len(edges)
-  z1, z2 = task.embed(graph.with_weight(variables, weight))
+  z1, z2 = embedding(name)(graph.with_weight(variables, weight))
   close(z1, file[f"z1_{which}"])
   close(z2, file[f"z2_{which}"])
 
@@ -67,9 +78,8 @@ def test_link_logits_are_the_published_inner_products(name):
   task, variables, file, edges = golden(name)
   variables = graph.with_weight(variables, jnp.ones(len(edges)))
   pairs = np.concatenate([file["edge_index"].T, file["negative_edges"].T])
-  close(
-    task.model.predict(variables, jnp.asarray(pairs)), file["edge_logits_all"]
-  )
+  logits = jax.jit(task.model.predict)(variables, jnp.asarray(pairs))
+  close(logits, file["edge_logits_all"])
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -87,10 +97,13 @@ def test_deletion_operators_give_the_published_outputs_and_gradients(name):
     state = {**base.model_state, "deletions": (deletion,)}
     return task.embed(base._replace(model_state=state))
 
-  z1, z2 = embed(operators)
+  def squares(operators):
+    z1, z2 = embed(operators)
+    return (z2**2).sum(), (z1, z2)
+
+  grads, (z1, z2) = jax.jit(jax.grad(squares, has_aux=True))(operators)
   close(z1, file["delete_z1_sdf"])
   close(z2, file["delete_z2_sdf"])
-  grads = jax.grad(lambda w: (embed(w)[1] ** 2).sum())(operators)
   close(grads[0], file["grad_deletion1_of_sumsq"])
   close(grads[1], file["grad_deletion2_of_sumsq"])
 
@@ -112,38 +125,30 @@ def test_a_masked_graph_equals_the_rebuilt_one(layer):
   keep = RNG.random(len(EDGES)) < 0.6
   keep[(EDGES == 3).any(axis=1)] = False  # Isolates a node.
   task = task_of(layer, pad_nodes_to=16, pad_edges_to=30)
-  variables = task.model.init(jax.random.key(0), None)
+  variables = init(task, 0)
   weight = jnp.asarray(np.append(keep, np.zeros(8)), jnp.float32)
   rebuilt = task_of(layer, EDGES[keep])
   own = graph.with_weight(variables, jnp.ones(int(keep.sum())))
-  for z, wanted in zip(
-    task.embed(graph.with_weight(variables, weight)), rebuilt.embed(own)
-  ):
+  embed = jax.jit(task.embed)
+  masked = embed(graph.with_weight(variables, weight))
+  for z, wanted in zip(masked, jax.jit(rebuilt.embed)(own)):
     np.testing.assert_allclose(z[:N], wanted, atol=1e-5)
-    whole = task.embed(variables)
-    assert (
-      np.abs(
-        np.asarray(
-          whole[-1][:N]
-          - task.embed(own._replace(model_state={"edge_weight": weight}))[-1][
-            :N
-          ]
-        )
-      ).max()
-      > 1e-3
-    )
+  # And the mask matters.
+  assert np.abs(embed(variables)[-1][:N] - masked[-1][:N]).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [GCN, GAT, GIN])
 def test_a_soft_weight_lies_between_and_has_the_gradient_of_a_difference(layer):
   task = task_of(layer)
-  variables = task.model.init(jax.random.key(1), None)
+  variables = init(task, 1)
 
+  @jax.jit
   def out(w):
     weight = jnp.ones(len(EDGES)).at[4].set(w)
     return (task.embed(graph.with_weight(variables, weight))[1] ** 2).sum()
 
-  slope = jax.grad(out)(0.5)
+  slope = jax.jit(jax.grad(out))(0.5)
   step = 1e-2
   between = (out(0.5 + step) - out(0.5 - step)) / (2 * step)
   np.testing.assert_allclose(slope, between, rtol=2e-2, atol=1e-3)
@@ -155,19 +160,21 @@ def test_renaming_the_nodes_permutes_the_outputs(layer):
   order = RNG.permutation(N)
   place = np.argsort(order)
   task, renamed = task_of(layer), task_of(layer, place[EDGES], X[order])
-  variables = task.model.init(jax.random.key(2), None)
-  for z, other in zip(task.embed(variables), renamed.embed(variables)):
+  variables = init(task, 2)
+  both = (jax.jit(t.embed)(variables) for t in (task, renamed))
+  for z, other in zip(*both):
     np.testing.assert_allclose(z[order], other, atol=1e-5)
 
 
 def test_gcn_is_the_dense_formula():
   task = task_of(GCN)
-  variables = task.model.init(jax.random.key(3), None)
+  variables = init(task, 3)
   a = np.eye(N)
   a[EDGES[:, 0], EDGES[:, 1]] = a[EDGES[:, 1], EDGES[:, 0]] = 1
   scale = np.diag(a.sum(axis=1) ** -0.5)
   x = X.astype(np.float64)
-  for layer, z in zip(("layers_0", "layers_1"), task.embed(variables)):
+  found = jax.jit(task.embed)(variables)
+  for layer, z in zip(("layers_0", "layers_1"), found):
     kernel = np.asarray(
       variables.params[layer]["Dense_0"]["kernel"], np.float64
     )
@@ -179,11 +186,13 @@ def test_gcn_is_the_dense_formula():
 @pytest.mark.parametrize("layer", [GCN, GAT, GIN])
 def test_bfloat16_params_give_bfloat16_embeddings_and_float32_logits(layer):
   task = task_of(layer, x=jnp.asarray(X, jnp.bfloat16))
-  variables = task.model.init(jax.random.key(3), None)
+  variables = init(task, 3)
   params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), variables.params)
   low = variables._replace(params=params)
-  assert task.embed(low)[0].dtype == jnp.bfloat16
-  assert task.model.predict(low, jnp.asarray(EDGES)).dtype == jnp.float32
+  z = jax.eval_shape(task.embed, low)
+  assert z[0].dtype == z[1].dtype == jnp.bfloat16
+  logits = jax.eval_shape(task.model.predict, low, jnp.asarray(EDGES))
+  assert logits.dtype == jnp.float32
 
 
 def test_a_node_classifier_without_a_head_is_refused():
@@ -203,21 +212,21 @@ def test_a_node_classifier_without_a_head_is_refused():
 )
 def test_rows_that_are_no_pairs_of_nodes_are_refused(rows, message):
   task = task_of(GCN)
-  variables = task.model.init(jax.random.key(0), None)
+  variables = init(task, 0)
   with pytest.raises(ValueError, match=message):
     task.model.predict(variables, rows)
 
 
 def test_bare_params_are_refused():
   task = task_of(GCN)
-  params = task.model.init(jax.random.key(0), None).params
+  params = init(task, 0).params
   with pytest.raises(ValueError, match="got bare params"):
     task.model.predict(Variables(params), jnp.asarray(EDGES))
 
 
 def test_features_are_the_ends_of_a_pair_side_by_side():
   task = task_of(GCN)
-  variables = task.model.init(jax.random.key(0), None)
+  variables = init(task, 0)
   found = task.model.features(variables, jnp.asarray(EDGES[:3]))
   z = task.embed(variables)[1]
   wanted = jnp.concatenate([z[EDGES[:3, 0]], z[EDGES[:3, 1]]], axis=1)
