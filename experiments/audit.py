@@ -34,7 +34,7 @@ from experiments import (
   options,
   study,
 )
-from experiments.options import described
+from experiments.flags import described
 
 DEFAULT_SEEDS = {
   "smoke": {"digits": 4, "other": 4},

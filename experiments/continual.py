@@ -26,17 +26,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import tyro
 from rich.progress import Progress
 
-from experiments import common, continual_data, continual_learners
+from experiments import common, continual_data, continual_learners, flags
 from experiments import continual_checks as checks
 from experiments import continual_output as output
 from experiments import continual_study as study
-from experiments.options import described
+from experiments.flags import described
 
 DEFAULT_SEEDS = {"smoke": 2, "quick": 5, "paper": 10}
 DEFAULT_STREAMS = {
@@ -94,22 +94,9 @@ class Options:
     described("Learners: all, or names as in clu,acu,experience_replay."),
   ] = "all"
 
-  seeds: Annotated[
-    int | None,
-    described(
-      "How often to repeat everything with other initial weights, batches and "
-      "buffers; the preset's number by default.",
-      "INT",
-    ),
-  ] = None
+  seeds: flags.Seeds = None
 
-  first_seed: Annotated[
-    int,
-    described(
-      "The first of these seeds. The settings were chosen on seeds below 100.",
-      "INT",
-    ),
-  ] = 100
+  first_seed: flags.FirstSeed = 100
 
   many_requests: Annotated[
     int | None,
@@ -120,26 +107,11 @@ class Options:
     ),
   ] = None
 
-  preset: Annotated[
-    Literal["smoke", "quick", "paper"],
-    described(
-      "Size: smoke takes seconds and proves little, quick fits two CPU cores, "
-      "paper wants a GPU."
-    ),
-  ] = "quick"
+  preset: flags.Preset = "quick"
 
-  data_dir: Annotated[
-    str | None,
-    described(
-      "Folder with cifar10_train.npz and cifar10_test.npz; the environment "
-      "variable JAXUNLEARN_DATA by default.",
-      "DIR",
-    ),
-  ] = None
+  data_dir: flags.DataDir = None
 
-  out: Annotated[str, described("Folder for the results.", "DIR")] = (
-    "out/continual"
-  )
+  out: flags.Out = "out/continual"
 
 
 class Plan(NamedTuple):
@@ -172,13 +144,11 @@ def prepare(options: Options) -> Plan:
   Raises:
     ValueError: one line that names the option, what was found and wanted.
   """
-  if options.seeds is not None and options.seeds < 1:
-    raise ValueError(f"Expected --seeds > 0, got {options.seeds}.")
-  for name in ("first_seed", "many_requests"):
-    value = getattr(options, name)
-    if value is not None and value < 0:
-      flag = name.replace("_", "-")
-      raise ValueError(f"Expected --{flag} >= 0, got {value}.")
+  flags.check_seeds(options.seeds, options.first_seed)
+  if (options.many_requests or 0) < 0:
+    raise ValueError(
+      f"Expected --many-requests >= 0, got {options.many_requests}."
+    )
   asked = options.streams or DEFAULT_STREAMS[options.preset]
   names = continual_data.parse_streams(asked)
   tasks = continual_data.load(
@@ -205,30 +175,19 @@ def prepare(options: Options) -> Plan:
   size = continual_learners.SIZES[options.preset]
   lanes = study.make_lanes(tasks, padded, seeds)
   made = continual_learners.make(tasks, size, lanes.max_rows)
+  optional = [name for name in made if name not in ALWAYS]
+  wanted = (*ALWAYS, *flags.chosen(options.methods, optional))
   many = options.many_requests
   return Plan(
     options,
     tasks,
     size,
-    _chosen(options.methods, made),
+    {name: method for name, method in made.items() if name in wanted},
     names,
     lanes,
     num_seeds,
     MANY_REQUESTS[options.preset] if many is None else many,
   )
-
-
-def _chosen(text: str, made: dict[str, Any]) -> dict[str, Any]:
-  if text == "all":
-    return made
-  optional = [name for name in made if name not in ALWAYS]
-  asked = [name.strip() for name in text.split(",") if name.strip()]
-  for name in asked or (text,):
-    if name not in optional:
-      raise ValueError(
-        f"Expected --methods all or of {', '.join(optional)}, got {name!r}."
-      )
-  return {name: made[name] for name in made if name in (*ALWAYS, *asked)}
 
 
 class Outcome(NamedTuple):

@@ -26,7 +26,7 @@ import tyro
 from rich.progress import Progress
 
 from experiments import common, options, output, sequence, study
-from experiments.options import described
+from experiments.flags import described
 
 DEFAULT_SEEDS = {
   "smoke": {"digits": 2, "other": 2},

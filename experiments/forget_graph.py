@@ -34,8 +34,9 @@ import numpy as np
 import tyro
 from rich.progress import Progress
 
-from experiments import common, forget_graph_study, graph_data
+from experiments import common, flags, forget_graph_study, graph_data
 from experiments import forget_graph_output as output
+from experiments.flags import described
 from experiments.forget_graph_measure import (
   Measured,
   fit_attack,
@@ -43,7 +44,6 @@ from experiments.forget_graph_measure import (
 )
 from experiments.forget_graph_methods import METHODS, serve, time_alone, train
 from experiments.forget_graph_study import Recipe, Study
-from experiments.options import described
 
 USUAL = METHODS[:-1]
 DEFAULT_SEEDS = {"smoke": 2, "quick": 3, "paper": 5}
@@ -111,27 +111,11 @@ class Options:
     ),
   ] = "usual"
 
-  seeds: Annotated[
-    int | None,
-    described(
-      "How often to repeat everything with other splits, requests and random "
-      "numbers; the preset's number by default.",
-      "INT",
-    ),
-  ] = None
+  seeds: flags.Seeds = None
 
-  first_seed: Annotated[
-    int,
-    described("The first seed; the defaults were chosen on others.", "INT"),
-  ] = 0
+  first_seed: flags.FirstSeed = 0
 
-  preset: Annotated[
-    Literal["smoke", "quick", "paper"],
-    described(
-      "Size: smoke takes seconds and proves little, quick fits two CPU cores, "
-      "paper wants a GPU."
-    ),
-  ] = "quick"
+  preset: flags.Preset = "quick"
 
   strategy: Annotated[
     Literal["vmap", "map"] | None,
@@ -141,16 +125,9 @@ class Options:
     ),
   ] = None
 
-  data_dir: Annotated[
-    str | None,
-    described(
-      "Folder with cora.npz; the environment variable JAXUNLEARN_DATA by "
-      "default.",
-      "DIR",
-    ),
-  ] = None
+  data_dir: flags.DataDir = None
 
-  out: Annotated[str, described("Folder for the results.", "DIR")] = "out/graph"
+  out: flags.Out = "out/graph"
 
 
 class Plan(NamedTuple):
@@ -183,19 +160,8 @@ def prepare(options: Options) -> Plan:
   Raises:
     ValueError: one line that names the option, what was found and wanted.
   """
-  if options.seeds is not None and options.seeds < 1:
-    raise ValueError(f"Expected --seeds > 0, got {options.seeds}.")
-  if options.first_seed < 0:
-    raise ValueError(f"Expected --first-seed >= 0, got {options.first_seed}.")
-  names = {"usual": USUAL, "all": METHODS}.get(options.methods)
-  if names is None:
-    asked = [name.strip() for name in options.methods.split(",")]
-    names = tuple(dict.fromkeys(name for name in asked if name))
-    if not names or any(name not in METHODS for name in names):
-      raise ValueError(
-        f"Expected --methods usual, all or of {', '.join(METHODS)}, got "
-        f"{options.methods!r}."
-      )
+  flags.check_seeds(options.seeds, options.first_seed)
+  names = flags.chosen(options.methods, METHODS, groups={"usual": USUAL})
   data = graph_data.load(
     options.data,
     data_dir=options.data_dir,

@@ -42,8 +42,9 @@ import numpy as np
 import tyro
 from rich.progress import Progress
 
-from experiments import common, regression_data, regression_study
+from experiments import common, flags, regression_data, regression_study
 from experiments import regression_output as output
+from experiments.flags import described
 from experiments.regression_study import METHODS, Measured, Recipe, Study
 
 DEFAULT_SEEDS = {"smoke": 2, "quick": 5, "paper": 5}
@@ -96,17 +97,13 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 
-def _help(text: str, metavar: str | None = None):
-  return tyro.conf.arg(help=text, metavar=metavar)
-
-
 @dataclasses.dataclass(frozen=True)
 class Options:
   """Forget a range of the target, a group or a time in regression."""
 
   data: Annotated[
     Literal["diabetes", "california", "etth1"],
-    _help(
+    described(
       "Table: diabetes (ships with scikit-learn), california (houses, by "
       "district) or etth1 (oil temperature, a day ahead)."
     ),
@@ -114,7 +111,7 @@ class Options:
 
   request: Annotated[
     str | None,
-    _help(
+    described(
       "What to forget: lowest:SHARE or highest:SHARE of the targets, "
       "range:LOW..HIGH of them (an end may be missing), group:COLUMN=VALUE, "
       "time:FROM..TO as shares of the record (etth1); several with semicolons "
@@ -124,48 +121,23 @@ class Options:
   ] = None
 
   methods: Annotated[
-    str, _help("Methods: all, or names as in finetune,blindspot.")
+    str, described("Methods: all, or names as in finetune,blindspot.")
   ] = "all"
 
   loss: Annotated[
     Literal["l1", "l2"],
-    _help("What all models minimise: absolute or squared error."),
+    described("What all models minimise: absolute or squared error."),
   ] = "l1"
 
-  seeds: Annotated[
-    int | None,
-    _help(
-      "How often to repeat everything with other random numbers; the preset's "
-      "number by default.",
-      "INT",
-    ),
-  ] = None
+  seeds: flags.Seeds = None
 
-  first_seed: Annotated[
-    int,
-    _help("The first seed; the defaults were chosen on 100 and on.", "INT"),
-  ] = 0
+  first_seed: flags.FirstSeed = 0
 
-  preset: Annotated[
-    Literal["smoke", "quick", "paper"],
-    _help(
-      "Size: smoke takes seconds and proves little, quick fits two CPU cores, "
-      "paper wants a GPU."
-    ),
-  ] = "quick"
+  preset: flags.Preset = "quick"
 
-  data_dir: Annotated[
-    str | None,
-    _help(
-      "Folder with california_housing.csv and etth1.csv; the environment "
-      "variable JAXUNLEARN_DATA by default.",
-      "DIR",
-    ),
-  ] = None
+  data_dir: flags.DataDir = None
 
-  out: Annotated[str, _help("Folder for the results.", "DIR")] = (
-    "out/regression"
-  )
+  out: flags.Out = "out/regression"
 
 
 class Plan(NamedTuple):
@@ -217,20 +189,8 @@ def prepare(options: Options) -> Plan:
   Raises:
     ValueError: one line that names the option, what was found and wanted.
   """
-  if options.seeds is not None and options.seeds < 1:
-    raise ValueError(f"Expected --seeds > 0, got {options.seeds}.")
-  if options.first_seed < 0:
-    raise ValueError(f"Expected --first-seed >= 0, got {options.first_seed}.")
-  names = METHODS
-  if options.methods != "all":
-    asked = [name.strip() for name in options.methods.split(",")]
-    names = tuple(dict.fromkeys(name for name in asked if name))
-    unknown = [name for name in names if name not in METHODS]
-    if unknown or not names:
-      raise ValueError(
-        f"Expected --methods all or of {', '.join(METHODS)}, got "
-        f"{options.methods!r}."
-      )
+  flags.check_seeds(options.seeds, options.first_seed)
+  names = flags.chosen(options.methods, METHODS)
   table = regression_data.load(
     options.data,
     data_dir=options.data_dir,

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
-import tyro
 
-from experiments import data, methods, models, requests
+from experiments import data, flags, methods, models, requests
+from experiments.flags import described
 from jaxunlearn import Model, Variables
-
-
-def described(text: str, metavar: str | None = None):
-  """The help of a flag."""
-  return tyro.conf.arg(help=text, metavar=metavar)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,35 +62,13 @@ class Options:
     described("How to forget: all, or names as in unsir,bad_teacher,finetune."),
   ] = "all"
 
-  seeds: Annotated[
-    int | None,
-    described(
-      "How often to repeat everything with other random numbers; the preset's "
-      "number by default.",
-      "INT",
-    ),
-  ] = None
+  seeds: flags.Seeds = None
 
-  preset: Annotated[
-    Literal["smoke", "quick", "paper"],
-    described(
-      "Size: smoke takes seconds and proves little, quick fits two CPU cores, "
-      "paper wants a GPU."
-    ),
-  ] = "quick"
+  preset: flags.Preset = "quick"
 
-  data_dir: Annotated[
-    str | None,
-    described(
-      "Folder with cifar10_train.npz and cifar10_test.npz; the environment "
-      "variable JAXUNLEARN_DATA by default.",
-      "DIR",
-    ),
-  ] = None
+  data_dir: flags.DataDir = None
 
-  out: Annotated[str, described("Folder for the results.", "DIR")] = (
-    "out/forget"
-  )
+  out: flags.Out = "out/forget"
 
   train_steps: Annotated[
     int | None,

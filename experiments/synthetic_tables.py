@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ import numpy as np
 import tyro
 from rich.progress import Progress
 
-from experiments import common
+from experiments import common, flags
 from experiments import synthetic_tables_data as tables
 from experiments import synthetic_tables_output as output
 from jaxunlearn.core.training import map_many
@@ -93,35 +93,13 @@ class Options:
     tyro.conf.arg(help="Generators: all, or names as in copula,vae."),
   ] = "all"
 
-  seeds: Annotated[
-    int | None,
-    tyro.conf.arg(
-      help="How often to repeat everything with other rows; the preset's number "
-      "by default.",
-      metavar="INT",
-    ),
-  ] = None
+  seeds: flags.Seeds = None
 
-  preset: Annotated[
-    Literal["smoke", "quick", "paper"],
-    tyro.conf.arg(
-      help="Size: smoke takes seconds and proves little, quick fits two CPU "
-      "cores, paper wants a GPU."
-    ),
-  ] = "quick"
+  preset: flags.Preset = "quick"
 
-  data_dir: Annotated[
-    str | None,
-    tyro.conf.arg(
-      help="Folder with adult_train.csv and california_housing.csv; the "
-      "environment variable JAXUNLEARN_DATA by default.",
-      metavar="DIR",
-    ),
-  ] = None
+  data_dir: flags.DataDir = None
 
-  out: Annotated[
-    str, tyro.conf.arg(help="Folder for the results.", metavar="DIR")
-  ] = "out/synthetic_tables"
+  out: flags.Out = "out/synthetic_tables"
 
 
 class Plan(NamedTuple):
@@ -191,33 +169,15 @@ def prepare(options: Options) -> Plan:
   Raises:
     ValueError: one line that names the option, what was found and wanted.
   """
-  if options.seeds is not None and options.seeds < 1:
-    raise ValueError(f"Expected --seeds > 0, got {options.seeds}.")
-  asked = tuple(tables.FILES) if options.data == "all" else _names(options.data)
-  if not asked:
-    raise ValueError(f"Expected --data all or names, got {options.data!r}.")
+  flags.check_seeds(options.seeds)
+  asked = flags.chosen(
+    options.data, tables.NAMES, "--data", groups={"all": tables.FILES}
+  )
   found = tuple(tables.load(name, options.data_dir) for name in asked)
-  names = tuple(GENERATORS)
-  if options.generators != "all":
-    names = _names(options.generators)
-    for name in names:
-      if name not in GENERATORS:
-        raise ValueError(
-          f"Expected --generators all or of {', '.join(GENERATORS)}, got "
-          f"{name!r}."
-        )
-    if not names:
-      raise ValueError(
-        f"Expected --generators all or names, got {options.generators!r}."
-      )
+  names = flags.chosen(options.generators, GENERATORS, "--generators")
   seeds = options.seeds or DEFAULT_SEEDS[options.preset]
   unique = tuple({table.name: table for table in found}.values())
   return Plan(options, SIZES[options.preset], unique, names, seeds)
-
-
-def _names(text: str) -> tuple[str, ...]:
-  named = (name.strip() for name in text.split(","))
-  return tuple(dict.fromkeys(name for name in named if name))
 
 
 class Problem(NamedTuple):

@@ -25,7 +25,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ import optax
 import tyro
 from rich.progress import Progress
 
-from experiments import common, data
+from experiments import common, data, flags
 from experiments import value_data_output as output
 from jaxunlearn.adapters.functions import from_functions
 from jaxunlearn.core.training import train
@@ -150,35 +150,13 @@ class Options:
     str, tyro.conf.arg(help="Estimators: all, or names as in loo,knn_shapley.")
   ] = "all"
 
-  seeds: Annotated[
-    int | None,
-    tyro.conf.arg(
-      help="How often to repeat everything with other rows and flips; the "
-      "preset's number by default.",
-      metavar="INT",
-    ),
-  ] = None
+  seeds: flags.Seeds = None
 
-  preset: Annotated[
-    Literal["smoke", "quick", "paper"],
-    tyro.conf.arg(
-      help="Size: smoke takes seconds and proves little, quick fits two CPU "
-      "cores, paper wants a GPU."
-    ),
-  ] = "quick"
+  preset: flags.Preset = "quick"
 
-  data_dir: Annotated[
-    str | None,
-    tyro.conf.arg(
-      help="Folder with adult_train.csv; the environment variable "
-      "JAXUNLEARN_DATA by default.",
-      metavar="DIR",
-    ),
-  ] = None
+  data_dir: flags.DataDir = None
 
-  out: Annotated[
-    str, tyro.conf.arg(help="Folder for the results.", metavar="DIR")
-  ] = "out/value_data"
+  out: flags.Out = "out/value_data"
 
 
 class Plan(NamedTuple):
@@ -199,21 +177,8 @@ def prepare(options: Options) -> Plan:
   """
   if not 0 < options.noise < 1:
     raise ValueError(f"Expected --noise in (0, 1), got {options.noise}.")
-  if options.seeds is not None and options.seeds < 1:
-    raise ValueError(f"Expected --seeds > 0, got {options.seeds}.")
-  names = tuple(METHODS)
-  if options.methods != "all":
-    asked = [name.strip() for name in options.methods.split(",")]
-    names = tuple(dict.fromkeys(name for name in asked if name))
-    for name in names:
-      if name not in METHODS:
-        raise ValueError(
-          f"Expected --methods all or of {', '.join(METHODS)}, got {name!r}."
-        )
-    if not names:
-      raise ValueError(
-        f"Expected --methods all or names, got {options.methods!r}."
-      )
+  flags.check_seeds(options.seeds)
+  names = flags.chosen(options.methods, METHODS)
   dataset = data.load(
     options.data, preset=options.preset, data_dir=options.data_dir
   )

@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,16 @@ import tyro
 from rich.progress import Progress
 
 import jaxunlearn as ju
-from experiments import common, data, methods, models, requests, study
+from experiments import (
+  common,
+  data,
+  flags,
+  methods,
+  models,
+  requests,
+  study,
+)
+from experiments.flags import described
 from jaxunlearn import metrics, report
 from jaxunlearn.methods.gated_transfer import gkt
 from jaxunlearn.methods.zero_shot import zero_shot_noise
@@ -109,17 +118,13 @@ _NOTES = (
 )
 
 
-def _help(text: str, metavar: str | None = None):
-  return tyro.conf.arg(help=text, metavar=metavar)
-
-
 @dataclasses.dataclass(frozen=True)
 class Options:
   """Follow zero-shot unlearning of classes from cycle to cycle."""
 
   data: Annotated[
     str,
-    _help(
+    described(
       "Rows to train and test on: digits (ships with scikit-learn), cifar10, or "
       "npz:PATH. Unlearning sees none of them."
     ),
@@ -127,12 +132,12 @@ class Options:
 
   model: Annotated[
     str,
-    _help("Network: mlp, cnn, resnet, vit, or package.module:factory."),
+    described("Network: mlp, cnn, resnet, vit, or package.module:factory."),
   ] = "mlp"
 
   request: Annotated[
     str,
-    _help(
+    described(
       "What to forget: class:0,8 (both at once), or each-class (every class by "
       "itself)."
     ),
@@ -140,36 +145,18 @@ class Options:
 
   cycles: Annotated[
     int | None,
-    _help("Rounds of generator and student; the preset's by default.", "INT"),
-  ] = None
-
-  seeds: Annotated[
-    int | None,
-    _help(
-      "How often to repeat everything with other random numbers; the preset's "
-      "number by default.",
-      "INT",
+    described(
+      "Rounds of generator and student; the preset's by default.", "INT"
     ),
   ] = None
 
-  preset: Annotated[
-    Literal["smoke", "quick", "paper"],
-    _help(
-      "Size: smoke takes seconds and proves little, quick fits two CPU cores, "
-      "paper wants a GPU."
-    ),
-  ] = "quick"
+  seeds: flags.Seeds = None
 
-  data_dir: Annotated[
-    str | None,
-    _help(
-      "Folder with cifar10_train.npz and cifar10_test.npz; the environment "
-      "variable JAXUNLEARN_DATA by default.",
-      "DIR",
-    ),
-  ] = None
+  preset: flags.Preset = "quick"
 
-  out: Annotated[str, _help("Folder for the results.", "DIR")] = "out/zero_shot"
+  data_dir: flags.DataDir = None
+
+  out: flags.Out = "out/zero_shot"
 
 
 class Plan(NamedTuple):

@@ -111,9 +111,9 @@ def test_the_claim_of_the_curve_is_judged_by_its_numbers(curve, words):
   ("argv", "message"),
   [
     (["--data", "iris"], "--data all or of adult"),
-    (["--data", ","], "--data all or names"),
+    (["--data", ","], "--data all or of adult"),
     (["--generators", "tvae"], "--generators all or of copy"),
-    (["--generators", ","], "--generators all or names"),
+    (["--generators", ","], "--generators all or of copy"),
     (["--seeds", "0"], "--seeds > 0, got 0"),
     (["--data-dir", "/no/such/folder"], "--data-dir to be a folder"),
   ],

@@ -151,7 +151,7 @@ def test_flipped_rows_have_another_label_and_the_others_their_own():
     (["--noise", "0.001"], ["--noise", "80 rows", "flips none"]),
     (["--seeds", "0"], ["--seeds", "> 0", "got 0"]),
     (["--methods", "looo"], ["--methods", "tmc_shapley", "'looo'"]),
-    (["--methods", ","], ["--methods", "names", "','"]),
+    (["--methods", ","], ["--methods", "ecoval_additive", "','"]),
     (["--data", "mnist"], ["--data", "breast-cancer", "'mnist'"]),
     (
       ["--data", "adult", "--data-dir", "/nowhere"],
