@@ -1,12 +1,20 @@
-"""MovieLens-100k as implicit feedback, with genres and titles as modalities."""
+"""Interactions to recommend from: MovieLens-100k, generated, or the user's own.
+
+MovieLens-100k is read as implicit feedback, with genres and titles as modalities.
+"""
 
 from __future__ import annotations
 
 import csv
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
+from experiments.data import _read_npz
 from jaxunlearn import recsys
 
 GENRES = (
@@ -33,6 +41,153 @@ GENRES = (
 _FOLDER = "ml-100k"
 _RATING_FIELDS = 4
 _ITEM_FIELDS = 5 + len(GENRES)
+# Users, items and interactions a user of the generated data.
+GENERATED: Mapping[str, tuple[int, int, int]] = {
+  "smoke": (60, 100, 20),
+  "quick": (300, 200, 30),
+  "paper": (2000, 1000, 50),
+}
+_NUM_SOURCES = 4
+
+
+class Source(NamedTuple):
+  """Data, and what a study has to know of them.
+
+  Attributes:
+    data: the splits.
+    groups: by name bool [I], the items of a genre, a licence or another source.
+    words: what the data are, for people.
+  """
+
+  data: recsys.Dataset
+  groups: Mapping[str, np.ndarray]
+  words: str
+
+
+def load(
+  source: str | None, *, preset: str, data_dir: str | None, seed: int
+) -> Source:
+  """Loads interactions and splits them by user.
+
+  Args:
+    source: "movielens", "generated", "npz:PATH" (see `from_npz`), or None:
+      MovieLens where there is a folder with it, else generated data; with the
+      preset smoke it takes a folder that is named by `data_dir`.
+    preset: "smoke", "quick" or "paper", the size of generated data.
+    data_dir: the folder that holds ml-100k; the environment variable
+      JAXUNLEARN_DATA by default.
+    seed: of the split, and of generated data.
+
+  Raises:
+    ValueError: an unknown source, or data that cannot be used, in one line.
+  """
+  folder = data_dir or os.environ.get("JAXUNLEARN_DATA")
+  kind, _, path = (source or "").partition(":")
+  if kind == "npz" and path:
+    return from_npz(path, seed=seed)
+  if source == "generated":
+    return generated(preset, seed)
+  if source not in (None, "movielens"):
+    raise ValueError(
+      f"Expected --data movielens, generated or npz:PATH, got {source!r}."
+    )
+  if source is None and not (data_dir or (folder and preset != "smoke")):
+    made = generated(preset, seed)
+    hint = "--data-dir with MovieLens-100k gives real ones"
+    return made._replace(words=f"{made.words}; {hint}")
+  if not folder:
+    raise ValueError(
+      "Expected --data-dir (or JAXUNLEARN_DATA) with the folder ml-100k, got "
+      "neither."
+    )
+  data = movielens(folder, seed=seed)
+  flags = np.asarray(data.features["genres"]) > 0
+  groups = {name: flags[:, i] for i, name in enumerate(GENRES)}
+  return Source(data, groups, "MovieLens-100k, ratings of 4 and 5")
+
+
+def generated(preset: str, seed: int) -> Source:
+  """Interactions from known factors; items come from four sources of taste.
+
+  Args:
+    preset: decides the size, see `GENERATED`.
+    seed: of everything.
+  """
+  num_users, num_items, per_user = GENERATED[preset]
+  data, _, of_items = recsys.synthetic(
+    jax.random.key(seed),
+    num_users=num_users,
+    num_items=num_items,
+    dim=8,
+    per_user=per_user,
+  )
+  rank = np.argsort(np.argsort(np.asarray(of_items)[:, 0]))
+  number = rank * _NUM_SOURCES // num_items
+  groups = {f"source-{i + 1}": number == i for i in range(_NUM_SOURCES)}
+  return Source(data, groups, "generated data with known factors")
+
+
+def from_npz(path: str, *, seed: int) -> Source:
+  """The user's own interactions.
+
+  Args:
+    path: an .npz with the arrays
+
+      - users, items: int [N], numbers from 0 on; each pair once;
+      - group (optional): [I], the genre, licence or source of each item,
+        numbers or strings;
+      - features_NAME (optional, any number): float [I, F], a modality.
+    seed: of the split.
+
+  Raises:
+    ValueError: arrays that are missing or do not fit, in one line.
+  """
+  arrays = _read_npz(path)
+  for name in ("users", "items"):
+    found = arrays.get(name)
+    if found is None or found.ndim != 1 or found.dtype.kind not in "iu":
+      got = "none" if found is None else f"{found.dtype} {list(found.shape)}"
+      raise ValueError(
+        f"Expected {path} to have {name}, integers of shape [N], got {got}."
+      )
+  users, items = arrays["users"], arrays["items"]
+  if not len(users) or not len(items):
+    raise ValueError(f"Expected interactions in {path}, got none.")
+  features = {
+    name.removeprefix("features_"): array
+    for name, array in arrays.items()
+    if name.startswith("features_")
+  }
+  group = arrays.get("group")
+  described: dict[str, Any] = {f"features_{k}": v for k, v in features.items()}
+  if group is not None:
+    described["group"] = group
+  num_users, num_items = int(users.max()) + 1, int(items.max()) + 1
+  num_items = max([num_items, *(len(v) for v in described.values() if v.ndim)])
+  for name, array in described.items():
+    dims = 1 if name == "group" else 2
+    kinds = "iuSUb" if name == "group" else "fiub"
+    is_numeric = array.dtype.kind in kinds
+    if array.ndim != dims or len(array) != num_items or not is_numeric:
+      shape = f"[{num_items}]" if dims == 1 else f"[{num_items}, F]"
+      raise ValueError(
+        f"Expected {name} in {path} of shape {shape}, got {array.dtype} "
+        f"{list(array.shape)}."
+      )
+    if name != "group" and not np.isfinite(array).all():
+      raise ValueError(f"Expected finite numbers in {name} of {path}.")
+  data = recsys.interactions(users, items, num_users, num_items)
+  split = recsys.split_by_user(
+    data, num_users, num_items, seed=seed, features=features
+  )
+  if not len(split.test["x"]):
+    raise ValueError(
+      f"Expected a user with at least 3 interactions in {path}, got none."
+    )
+  groups = {}
+  if group is not None:
+    groups = {str(value): group == value for value in np.unique(group)}
+  return Source(split, groups, f"the interactions of {path}")
 
 
 def movielens(
