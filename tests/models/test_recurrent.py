@@ -34,7 +34,7 @@ def test_states_are_those_of_the_equations():
 
 def test_features_are_the_states_and_the_last_layer():
   model = make(width=4, num_outputs=2)
-  variables = model.init(jax.random.key(0), X)
+  variables = jax.jit(model.init)(jax.random.key(0), X)
   found = model.features(variables, X)
   assert found["hidden"].shape == (5, 6, 4)
   assert found["features"].shape == (5, 4)
@@ -48,14 +48,15 @@ def test_features_are_the_states_and_the_last_layer():
 
 def test_the_last_step_and_the_first_both_reach_the_output():
   model = make(width=8)
-  variables = model.init(jax.random.key(1), X)
-  slope = jax.grad(lambda x: model.predict(variables, x).sum())(jnp.asarray(X))
+  variables = jax.jit(model.init)(jax.random.key(1), X)
+  total = lambda x: model.predict(variables, x).sum()
+  slope = jax.jit(jax.grad(total))(jnp.asarray(X))
   assert (jnp.abs(slope).max(axis=(0, 2)) > 1e-6).all()
 
 
 def test_dropout_is_active_in_training_mode_only():
   model = make(width=8, dropout_rate=0.5)
-  variables = model.init(jax.random.key(0), X)
+  variables = jax.jit(model.init)(jax.random.key(0), X)
   plain = model.predict(variables, X)
   one, _ = model.apply(variables, X, train=True, key=jax.random.key(1))
   two, _ = model.apply(variables, X, train=True, key=jax.random.key(2))
@@ -87,7 +88,7 @@ def test_vmap_over_masks_equals_the_loop_and_learns():
 
 def test_half_precision_stays_half_precision():
   model = make(width=4, dtype=jnp.bfloat16)
-  variables = model.init(jax.random.key(0), X)
+  variables = jax.jit(model.init)(jax.random.key(0), X)
   assert model.predict(variables, X).dtype == jnp.bfloat16
   assert variables.params["lstm"]["recurrent"].dtype == jnp.float32
 

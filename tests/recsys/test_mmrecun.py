@@ -19,7 +19,7 @@ from recsys.small_recsys import (
 
 from jaxunlearn import recsys
 from jaxunlearn.core.training import unlearn_many
-from jaxunlearn.core.types import Variables
+from jaxunlearn.core.types import Carry, Env, Variables
 
 FEW = {"num_steps": 4, "batch_size": 64}
 ADAM = optax.adam(0.01)
@@ -113,7 +113,10 @@ def test_an_empty_request_is_finetuning(schedule):
     close(params, call(tuned, nothing()), atol=1e-4)
 
 
-SLOW = ("alternate", "ascent", "full graph", "retrain", "reverse")
+SLOW = (
+  *("alternate", "amnesiac", "ascent", "finetune", "full graph"),
+  *("retrain", "reverse", "sequential"),
+)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +171,13 @@ def test_one_small_reverse_step_lowers_the_forgotten_margin():
   )
 
 
-@pytest.mark.parametrize("schedule", ["joint", "alternate", "sequential"])
+@pytest.mark.parametrize(
+  "schedule",
+  [
+    "sequential",
+    *(pytest.param(s, marks=pytest.mark.slow) for s in ("alternate", "joint")),
+  ],
+)
 def test_every_schedule_forgets_users_and_keeps_the_rest(schedule):
   model, variables = trained()
   steps = {"optimizer": optax.adam(0.02), "num_steps": 60, "batch_size": 128}
@@ -244,24 +253,19 @@ def test_the_same_key_gives_the_same_bits_and_low_precision_stays():
 
 
 def test_amnesiac_relabels_only_forgotten_rows_with_unseen_items():
-  model, _ = trained()
-  seen = []
-
-  def spy(labels, mask):
-    seen.append((np.asarray(labels), np.asarray(mask)))
-
+  model, variables = trained()
   method = recsys.amnesiac(model, optimizer=ADAM, **FEW)
-  link = next(x for x, _ in method.expand(KEY) if x.name == "labels")
-  chain_before = [x for x, _ in method.expand(KEY)][:2]
-  from jaxunlearn.core.types import Carry, Env
+  links = [link for link, _ in method.expand(KEY)][:-1]  # All but the fit.
 
-  data, mask = dataset().train, request()
-  carry = Carry(trained()[1], trained()[1], {})
-  for before in chain_before:
-    carry, _ = before.run(carry, data, mask, KEY, Env())
-  carry, _ = link.run(carry, data, mask, KEY, Env())
-  spy(carry.extra["labels"], mask)
-  labels, mask = seen[0]
+  @jax.jit
+  def relabel(data, mask):
+    carry = Carry(variables, variables, {})
+    for link in links:
+      carry, _ = link.run(carry, data, mask, KEY, Env())
+    return carry.extra["labels"]
+
+  data, mask = dataset().train, np.asarray(request())
+  labels = np.asarray(relabel(data, mask))
   pairs = np.asarray(data["x"])
   np.testing.assert_array_equal(labels[~mask], pairs[~mask, 1])
   known = {tuple(p) for p in pairs.tolist()}
@@ -269,6 +273,7 @@ def test_amnesiac_relabels_only_forgotten_rows_with_unseen_items():
   assert not known & set(drawn)
 
 
+@pytest.mark.slow
 def test_mgcn_unlearns_with_its_contrastive_term():
   data = dataset()
   model = recsys.mgcn(24, 20, data.features, dim=4, contrast_weight=0.1)
@@ -290,7 +295,8 @@ def test_users_who_have_seen_everything_do_no_harm():
   variables = jax.jit(model.init)(jax.random.key(0))
   step = {"optimizer": optax.sgd(0.1), "num_steps": 1, "batch_size": 4}
   mask = jnp.asarray(pairs[:, 0] == 0)
-  params, info = recsys.reverse_only(model, **step)(variables, data, mask, KEY)
+  method = jax.jit(recsys.reverse_only(model, **step))
+  params, info = method(variables, data, mask, KEY)
   jax.tree.map(np.testing.assert_array_equal, params, variables)
   assert float(info["reverse"].loss[0]) == 0
 
