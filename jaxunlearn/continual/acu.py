@@ -146,10 +146,10 @@ def acu(
     (exactly so in "exact").
 
   Raises:
-    ValueError: a count or l2 or a scale <= 0, an unknown form, another
-      dtype, float64 outside x64 mode; on a call outside jit: features or targets of another shape, nan
-      in a row of positive weight, features outside of the scale, weights outside
-      [0, 1], a matrix that is not positive definite.
+    ValueError: a count or l2 or a scale <= 0, an unknown form, another dtype,
+      float64 outside x64 mode; on a call outside jit: features or targets of
+      another shape, nan in a row of positive weight, features outside of the
+      scale, weights outside [0, 1], a matrix that is not positive definite.
 
   Example:
     >>> learner = acu(2, 2, l2=1.0)

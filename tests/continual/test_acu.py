@@ -65,6 +65,22 @@ def program(form, dtype, l2):
   return run, head, jax.jit(lambda mask: acu_ridge(learner, z, y, mask))
 
 
+@functools.cache
+def compiled(form="exact", dtype="float32", l2=0.1):
+  """A learner whose functions are compiled once for all tests."""
+  learner = acu(D, C, l2=l2, form=form, dtype=jnp.dtype(dtype))
+  names = ("learn", "forget", "solve", "inverse")
+  return learner._replace(**{n: jax.jit(getattr(learner, n)) for n in names})
+
+
+@functools.partial(jax.jit, static_argnames="max_rows")
+def serve(learn, forget, start=None, max_rows=None):
+  """A stream over all rows with the learner of `compiled()`."""
+  return acu_stream(
+    compiled(), *arrays(), learn, forget, start=start, max_rows=max_rows
+  )
+
+
 masks = st.lists(
   st.lists(st.booleans(), min_size=N, max_size=N),
   min_size=EVENTS,
@@ -111,11 +127,13 @@ def test_the_exact_form_is_the_retrained_head_bit_for_bit_at_any_ridge():
   learner = acu(D + 2, C, l2=1e-5)
   rng = np.random.default_rng(1)
   learn, forget = rng.random((2, 20, N)) < 0.3
-  stream, _ = acu_stream(learner, z, y, learn, forget)
-  once = learner.learn(learner.init(), z, y, stream.included)
+  run = jax.jit(functools.partial(acu_stream, learner, z, y))
+  stream, _ = run(learn, forget)
+  learn_rows, forget_rows = jax.jit(learner.learn), jax.jit(learner.forget)
+  once = learn_rows(learner.init(), z, y, stream.included)
   for ours, theirs in zip(jax.tree.leaves(stream.state), jax.tree.leaves(once)):
     np.testing.assert_array_equal(ours, theirs)
-  gone = learner.forget(stream.state, z, y, stream.included)
+  gone = forget_rows(stream.state, z, y, stream.included)
   np.testing.assert_array_equal(learner.solve(gone).kernel, 0)
   assert not learner.solve(gone).class_active.any()
 
@@ -174,11 +192,12 @@ def test_the_capacity_is_the_most_rows_at_the_end_of_the_scale_that_fit():
 @pytest.mark.parametrize("form", FORMS)
 def test_learning_and_forgetting_a_block_is_the_identity(form):
   with jax.enable_x64(True):
-    learner = acu(D, C, l2=0.1, form=form, dtype=jnp.float64)
+    learner = compiled(form, "float64")
     z, y = arrays(jnp.float64)
-    first = learner.learn(learner.init(), z[:20], y[:20])
-    both = learner.learn(first, z[20:], y[20:])
-    back = learner.forget(both, z[20:], y[20:])
+    block = jnp.arange(N) >= 20
+    first = learner.learn(learner.init(), z, y, ~block)
+    both = learner.learn(first, z, y, block)
+    back = learner.forget(both, z, y, block)
     np.testing.assert_allclose(
       learner.solve(back).kernel, ridge(Z[:20], Y[:20], 0.1), atol=1e-11
     )
@@ -188,9 +207,11 @@ def test_learning_and_forgetting_a_block_is_the_identity(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_forgetting_all_gives_a_zero_head_and_the_empty_inverse(form):
   with jax.enable_x64(True):
-    learner = acu(D, C, l2=0.1, form=form, dtype=jnp.float64)
+    learner = compiled(form, "float64")
     z, y = arrays(jnp.float64)
-    state = learner.forget(learner.learn(learner.init(), z, y), z, y)
+    every = jnp.ones(N, bool)
+    state = learner.learn(learner.init(), z, y, every)
+    state = learner.forget(state, z, y, every)
     np.testing.assert_allclose(learner.solve(state).kernel, 0, atol=1e-11)
     np.testing.assert_allclose(
       learner.inverse(state), np.eye(D) / 0.1, atol=1e-9
@@ -231,9 +252,9 @@ def test_a_block_of_no_rows_changes_nothing(form):
 
 @pytest.mark.parametrize("form", ["exact", "statistics"])
 def test_an_empty_request_keeps_every_bit_and_reads_no_row(form):
-  learner = acu(D, C, form=form)
+  learner = compiled(form)
   z, y = arrays()
-  state = learner.learn(learner.init(), z, y)
+  state = learner.learn(learner.init(), z, y, jnp.ones(N, bool))
   nothing = jnp.zeros(N, bool)
   after = learner.forget(state, z * jnp.nan, y * jnp.nan, nothing)
   for ours, theirs in zip(jax.tree.leaves(after), jax.tree.leaves(state)):
@@ -242,12 +263,12 @@ def test_an_empty_request_keeps_every_bit_and_reads_no_row(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_rows_of_weight_zero_may_be_nan(form):
-  learner = acu(D, C, l2=1.0, form=form)
+  learner = compiled(form)
   z, y = arrays()
   keep = jnp.arange(N) % 3 != 1
   bad = z.at[1::3].set(jnp.nan)
   head = acu_ridge(learner, bad, y.at[1::3].set(jnp.nan), keep)
-  wanted = ridge(Z[np.asarray(keep)], Y[np.asarray(keep)], 1.0)
+  wanted = ridge(Z[np.asarray(keep)], Y[np.asarray(keep)], 0.1)
   assert error(head.kernel, wanted) < 1e-4
   np.testing.assert_array_equal(head.class_active, [True, False, True])
 
@@ -255,7 +276,7 @@ def test_rows_of_weight_zero_may_be_nan(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_weights_are_those_of_weighted_ridge_and_halves_add_up(form):
   with jax.enable_x64(True):
-    learner = acu(D, C, l2=0.1, form=form, dtype=jnp.float64)
+    learner = compiled(form, "float64")
     z, y = arrays(jnp.float64)
     weight = np.linspace(0, 1, N)
     head = acu_ridge(learner, z, y, jnp.asarray(weight))
@@ -272,9 +293,9 @@ def test_weights_are_those_of_weighted_ridge_and_halves_add_up(form):
 
 
 def test_the_order_of_requests_changes_no_bit():
-  learner = acu(D, C)
+  learner = compiled()
   z, y = arrays()
-  full = learner.learn(learner.init(), z, y)
+  full = learner.learn(learner.init(), z, y, jnp.ones(N, bool))
   blocks = [jnp.arange(N) % 5 == i for i in range(3)]
   ends = []
   for order in ((0, 1, 2), (2, 0, 1)):
@@ -288,9 +309,9 @@ def test_the_order_of_requests_changes_no_bit():
 @pytest.mark.parametrize("form", FORMS)
 def test_leave_one_out_is_what_forgetting_each_row_gives(form):
   with jax.enable_x64(True):
-    learner = acu(D, C, l2=0.1, form=form, dtype=jnp.float64)
+    learner = compiled(form, "float64")
     z, y = arrays(jnp.float64)
-    state = learner.learn(learner.init(), z, y)
+    state = learner.learn(learner.init(), z, y, jnp.ones(N, bool))
     residual, leverage = acu_leave_one_out(state, learner, z[:20], y[:20])
     assert (leverage >= 0).all() and (leverage < 1).all()
     for i in range(20):
@@ -300,9 +321,9 @@ def test_leave_one_out_is_what_forgetting_each_row_gives(form):
 
 
 def test_a_forgotten_class_has_a_zero_column_and_never_wins():
-  learner = acu(D, C)
+  learner = compiled()
   z, y = arrays()
-  state = learner.learn(learner.init(), z, y)
+  state = learner.learn(learner.init(), z, y, jnp.ones(N, bool))
   state = learner.forget(state, z, y, jnp.asarray(LABEL == 1))
   head = learner.solve(state)
   np.testing.assert_array_equal(head.kernel[:, 1], 0)
@@ -315,14 +336,18 @@ def test_a_forgotten_class_has_a_zero_column_and_never_wins():
 
 
 def test_classes_are_forgotten_without_their_rows():
-  learner = acu(D, C)
+  learner = compiled()
   z, y = arrays()
   by_class = acu_by_class(learner, C)
+  names = ("learn", "forget", "solve")
+  by_class = by_class._replace(
+    **{name: jax.jit(getattr(by_class, name)) for name in names}
+  )
   keep = jnp.arange(N) < 25
   # Rows of weight 0 are not read, nor are their labels.
   bad = jnp.where(keep, LABEL, -1), keep
   padded = by_class.learn(by_class.init(), z.at[25:].set(jnp.nan), *bad)
-  state = by_class.learn(by_class.init(), z, LABEL)
+  state = by_class.learn(by_class.init(), z, LABEL, jnp.ones(N, bool))
   state = by_class.forget(state, z, LABEL, ~keep)
   plain = acu_ridge(learner, z, y, keep)
   np.testing.assert_array_equal(by_class.solve(state).kernel, plain.kernel)
@@ -336,22 +361,24 @@ def test_classes_are_forgotten_without_their_rows():
 
 
 def test_a_stream_ignores_what_is_not_there_and_counts_it():
-  learner = acu(D, C)
+  learner = compiled()
   z, y = arrays()
   first, second = jnp.arange(N) < 10, jnp.arange(N) < 20
   none = jnp.zeros(N, bool)
   learn = jnp.stack([first, second, none, none])
   forget = jnp.stack([none, none, first, first])
   seen = lambda head, included: included.sum()
-  stream, info = acu_stream(learner, z, y, learn, forget, evaluate=seen)
+  run = functools.partial(acu_stream, learner, z, y, evaluate=seen)
+  stream, info = jax.jit(run)(learn, forget)
   assert info.num_learned.tolist() == [10, 10, 0, 0]
   assert info.num_forgotten.tolist() == [0, 0, 10, 0]
   assert info.num_ignored.tolist() == [0, 10, 0, 10]
   assert info.evaluation.tolist() == [10, 20, 10, 10]
-  never = acu_stream(learner, z, y, learn[:1], ~learn[:1])[0]
+  empty = AcuStream(learner.init(), none)
+  never = serve(learn[jnp.array([0, 2])], ~learn[:2], empty)[0]
   np.testing.assert_array_equal(never.included, first)
-  half, _ = acu_stream(learner, z, y, learn[:2], forget[:2])
-  rest, _ = acu_stream(learner, z, y, learn[2:], forget[2:], start=half)
+  half, _ = serve(learn[:2], forget[:2], empty)
+  rest, _ = serve(learn[2:], forget[2:], half)
   np.testing.assert_array_equal(rest.included, stream.included)
   for ours, theirs in zip(
     jax.tree.leaves(rest.state), jax.tree.leaves(stream.state)
@@ -360,26 +387,26 @@ def test_a_stream_ignores_what_is_not_there_and_counts_it():
 
 
 def test_gathered_blocks_equal_masks_and_leave_over_what_does_not_fit():
-  learner = acu(D, C)
+  learner = compiled()
   z, y = arrays()
   learn = jnp.arange(N)[None, :] // 5 == jnp.arange(6)[:, None]
   forget = jnp.roll(learn, 1, axis=0) & (jnp.arange(N) % 2 == 0)[None, :]
-  dense, _ = acu_stream(learner, z, y, learn, forget)
+  dense, _ = serve(learn, forget)
   # A row that no event learns is not read.
-  block, _ = acu_stream(learner, z, y, learn, forget, max_rows=5)
+  block, _ = serve(learn, forget, max_rows=5)
   for ours, theirs in zip(jax.tree.leaves(block), jax.tree.leaves(dense)):
     np.testing.assert_array_equal(ours, theirs)
-  run = jax.jit(lambda a: acu_stream(learner, z, y, a, a & False, max_rows=4))
-  short, info = run(learn)
+  short, info = serve(learn, learn & False, max_rows=4)
   assert info.num_left_over.tolist() == [1] * 6
   wanted = acu_ridge(learner, z, y, short.included).kernel
   np.testing.assert_array_equal(learner.solve(short.state).kernel, wanted)
   with pytest.raises(ValueError, match="at most max_rows=4"):
-    acu_stream(learner, z, y, learn, forget, max_rows=4)
+    acu_stream(acu(D, C, form="statistics"), z, y, learn, forget, max_rows=4)
 
 
+@pytest.mark.slow
 def test_a_thousand_requests_are_one_program_of_flat_memory():
-  learner = acu(D, C)
+  learner = compiled()
   z, y = arrays()
   traces = []
 
@@ -387,11 +414,11 @@ def test_a_thousand_requests_are_one_program_of_flat_memory():
     traces.append(1)
     return acu_stream(learner, z, y, learn, forget, max_rows=4)
 
-  compiled = jax.jit(run)
+  program = jax.jit(run)
   sizes = []
   for count in (10, 1000):
     shape = jax.ShapeDtypeStruct((count, N), bool)
-    made = compiled.lower(shape, shape).compile()
+    made = program.lower(shape, shape).compile()
     sizes.append(made.memory_analysis().temp_size_in_bytes)
   # Beside the masks, [1000, N] of one byte, nothing grows.
   assert sizes[1] - sizes[0] <= 8 * 1000 * N
@@ -400,7 +427,7 @@ def test_a_thousand_requests_are_one_program_of_flat_memory():
     rng = np.random.default_rng(seed)
     row = rng.integers(0, N, (2, 1000))
     learn, forget = (jnp.asarray(np.eye(N, dtype=bool)[r]) for r in row)
-    stream, _ = compiled(learn, forget)
+    stream, _ = program(learn, forget)
     left = included_after(np.asarray(learn), np.asarray(forget))
     np.testing.assert_array_equal(stream.included, left)
     wanted = acu_ridge(learner, z, y, stream.included).kernel
@@ -412,20 +439,21 @@ def test_vmap_over_requests_and_ridges_equals_the_loop():
   z, y = arrays()
   requests = jnp.asarray(np.random.default_rng(3).random((64, N)) < 0.5)
   one = lambda mask: acu_ridge(acu(D, C, l2=1.0), z, y, mask).kernel
-  many = jax.jit(jax.vmap(one))(requests)
+  alone, many = jax.jit(one), jax.jit(jax.vmap(one))(requests)
   for mask, kernel in zip(requests[:16], many):
-    np.testing.assert_allclose(kernel, one(mask), atol=1e-6)
+    np.testing.assert_allclose(kernel, alone(mask), atol=1e-6)
   truth = [ridge(Z[m], Y[m], 1.0) for m in np.asarray(requests)]
   np.testing.assert_allclose(many, truth, atol=1e-5)
   l2s = jnp.array([0.5, 1.0, 10.0])
   at = lambda l2: acu_ridge(acu(D, C, l2=l2), z, y, requests[0]).kernel
-  for l2, kernel in zip(l2s, jax.vmap(at)(l2s)):
+  for l2, kernel in zip(l2s, jax.jit(jax.vmap(at))(l2s)):
     mask = np.asarray(requests[0])
     np.testing.assert_allclose(
       kernel, ridge(Z[mask], Y[mask], float(l2)), atol=1e-5
     )
 
 
+@pytest.mark.slow
 def test_scales_put_large_features_and_targets_on_the_grid():
   z, y = 100 * jnp.asarray(Z, jnp.float32), 5 * jnp.asarray(Y, jnp.float32)
   learner = acu(D, C, l2=10.0, scale=128.0, target_scale=8.0)

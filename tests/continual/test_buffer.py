@@ -15,6 +15,10 @@ import jaxunlearn.continual as co
 N = 24
 
 
+offer = functools.partial(jax.jit, static_argnames="rule")(co.offer)
+purge = jax.jit(co.purge)
+
+
 def rows(n=N, classes=4):
   number = jnp.arange(n)
   return {
@@ -43,11 +47,12 @@ def test_a_buffer_as_large_as_the_stream_keeps_all_of_it(rule):
   data, buffer = rows(), co.empty_buffer(N, rows())
   for part in range(3):
     mask = jnp.arange(N) // 8 == part
-    buffer = co.offer(buffer, data, mask, jax.random.key(part), rule=rule)
+    buffer = offer(buffer, data, mask, jax.random.key(part), rule=rule)
     check(buffer, data)
   assert sorted(held(buffer)) == list(range(N))
 
 
+@pytest.mark.slow
 def test_every_row_of_the_stream_is_kept_equally_often():
   data, runs, capacity = rows(), 4000, 6
 
@@ -57,7 +62,7 @@ def test_every_row_of_the_stream_is_kept_equally_often():
     # Events of different sizes must not matter.
     for lo, hi in ((0, 4), (4, 14), (14, N)):
       mask = (jnp.arange(N) >= lo) & (jnp.arange(N) < hi)
-      buffer = co.offer(buffer, data, mask, jax.random.fold_in(key, lo))
+      buffer = offer(buffer, data, mask, jax.random.fold_in(key, lo))
     return jnp.zeros(N).at[buffer.row_id].add(1.0)
 
   share = np.asarray(one(jax.random.split(jax.random.key(0), runs)).mean(0))
@@ -72,15 +77,16 @@ def test_a_balanced_buffer_holds_as_many_rows_of_each_class_as_there_are():
   buffer = co.empty_buffer(12, data)
   for part in (label == 1, label == 2, label == 0):
     key = jax.random.key(int(part.sum()))
-    buffer = co.offer(buffer, data, part, key, rule="balanced")
+    buffer = offer(buffer, data, part, key, rule="balanced")
   check(buffer, data)
   counts = np.bincount(np.asarray(label)[held(buffer)], minlength=3)
   assert counts.tolist() == [2, 5, 5]
 
 
+@pytest.mark.slow
 def test_of_more_classes_than_slots_a_balanced_buffer_keeps_a_row_each():
   data, everything = rows(classes=12), jnp.ones(N, bool)
-  buffer = co.offer(
+  buffer = offer(
     co.empty_buffer(5, data),
     data,
     everything,
@@ -95,7 +101,7 @@ def test_of_more_classes_than_slots_a_balanced_buffer_keeps_a_row_each():
 def purged_draws(capacity, forget, key):
   """A full buffer after a purge, and 500 draws of 20 rows from it."""
   everything = jnp.ones(N, bool)
-  buffer = co.offer(co.empty_buffer(capacity, rows()), rows(), everything, key)
+  buffer = offer(co.empty_buffer(capacity, rows()), rows(), everything, key)
   buffer = co.purge(buffer, forget)
   keys = jax.random.split(key, 500)
   return buffer, jax.vmap(lambda k: co.draw(buffer, 20, k))(keys)
@@ -129,26 +135,22 @@ def test_after_a_purge_no_draw_returns_a_purged_or_an_empty_row(
 def test_a_purge_twice_and_a_purge_of_nothing_change_no_bit():
   data = rows()
   everything = jnp.ones(N, bool)
-  buffer = co.offer(
-    co.empty_buffer(9, data), data, everything, jax.random.key(1)
-  )
-  chex.assert_trees_all_equal(co.purge(buffer, ~everything), buffer)
+  buffer = offer(co.empty_buffer(9, data), data, everything, jax.random.key(1))
+  chex.assert_trees_all_equal(purge(buffer, ~everything), buffer)
   gone = data["label"] == 2
-  once = co.purge(buffer, gone)
+  once = purge(buffer, gone)
   assert int(once.valid.sum()) < 9
-  chex.assert_trees_all_equal(co.purge(once, gone), once)
+  chex.assert_trees_all_equal(purge(once, gone), once)
 
 
 def test_rows_held_already_are_not_taken_in_again_and_freed_slots_are_used():
   data, everything = rows(), jnp.ones(N, bool)
-  buffer = co.offer(
-    co.empty_buffer(N, data), data, everything, jax.random.key(1)
-  )
-  again = co.offer(buffer, data, everything, jax.random.key(2))
+  buffer = offer(co.empty_buffer(N, data), data, everything, jax.random.key(1))
+  again = offer(buffer, data, everything, jax.random.key(2))
   assert sorted(held(again)) == list(range(N))
   chex.assert_trees_all_equal(again.priority, buffer.priority)
-  freed = co.purge(again, data["label"] == 0)
-  back = co.offer(freed, data, data["label"] == 0, jax.random.key(3))
+  freed = purge(again, data["label"] == 0)
+  back = offer(freed, data, data["label"] == 0, jax.random.key(3))
   check(back, data)
   assert sorted(held(back)) == list(range(N))
 
@@ -160,8 +162,8 @@ def test_nan_in_rows_that_are_not_offered_is_not_read():
   for rule in ("reservoir", "balanced"):
     key, empty = jax.random.key(4), co.empty_buffer(9, data)
     chex.assert_trees_all_equal(
-      co.offer(empty, dirty, mask, key, rule=rule),
-      co.offer(empty, data, mask, key, rule=rule),
+      offer(empty, dirty, mask, key, rule=rule),
+      offer(empty, data, mask, key, rule=rule),
     )
 
 
@@ -170,7 +172,7 @@ def test_a_new_request_does_not_recompile_and_vmap_equals_the_loop():
 
   def serve(learned, gone, key):
     traces.append(1)
-    buffer = co.offer(co.empty_buffer(7, data), data, learned, key)
+    buffer = offer(co.empty_buffer(7, data), data, learned, key)
     return co.purge(buffer, gone)
 
   learned = jnp.stack([data["label"] < 3, data["label"] > 0])

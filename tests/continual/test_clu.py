@@ -49,6 +49,7 @@ def log_softmax(z):
   return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
 
 
+@pytest.mark.slow
 def test_without_forget_rows_and_replay_it_is_fine_tuning():
   clu = co.clu(problems.mlp(), **ALONE, **{**KEPT, "num_steps": 5})
   naive = co.naive(problems.mlp(), **{**RECIPE, "num_steps": 5})
@@ -150,6 +151,7 @@ def test_the_teacher_stays_at_rate_0_and_is_the_student_at_decay_0():
   chex.assert_trees_all_equal(out.memory.teacher, out.variables)
 
 
+@pytest.mark.slow
 def test_the_teacher_is_the_capped_moving_average_of_the_student():
   def path(steps):
     learner = co.clu(
@@ -173,6 +175,7 @@ def test_the_teacher_is_the_capped_moving_average_of_the_student():
   assert default_decay(10**6) == 0.999
 
 
+@pytest.mark.slow
 def test_leaving_out_the_own_class_teaches_that_it_is_another():
   recipe = {**KEPT, "num_steps": 60, "optimizer": optax.sgd(0.2)}
   right = {}
@@ -214,6 +217,7 @@ def test_the_labels_of_forget_rows_are_not_read():
   chex.assert_trees_all_equal(*ends)
 
 
+@pytest.mark.slow
 def test_vmap_over_a_coefficient_equals_the_loop():
   def last(weight):
     learner = co.clu(problems.mlp(), forget_weight=weight, **KEPT)
@@ -244,24 +248,26 @@ def supcon(e, labels):
 def test_supervised_contrast_is_its_definition_and_reads_no_row_of_weight_0():
   rng = np.random.default_rng(0)
   e, labels = rng.normal(size=(7, 5)), np.array([0, 0, 1, 1, 1, 2, 0])
-  found = contrastive.supervised_contrastive(jnp.asarray(e), labels)
+  found = jax.jit(contrastive.supervised_contrastive)(jnp.asarray(e), labels)
   np.testing.assert_allclose(found, supcon(e, labels), rtol=1e-4, atol=1e-5)
   assert float(found[5]) == 0  # The only one of its class.
   dirty = jnp.asarray(e).at[3].set(jnp.nan)
   weight = jnp.ones(7).at[3].set(0)
-  loss = lambda v: contrastive.supervised_contrastive(v, labels, weight=weight)
+  loss = jax.jit(
+    lambda v: contrastive.supervised_contrastive(v, labels, weight=weight)
+  )
   rest = np.delete(np.arange(7), 3)
   np.testing.assert_allclose(
     np.asarray(loss(dirty))[rest], supcon(e[rest], labels[rest]), rtol=1e-4,
     atol=1e-5,
   )  # fmt: skip
   assert float(loss(dirty)[3]) == 0
-  assert np.isfinite(jax.grad(lambda v: loss(v).sum())(dirty)).all()
+  assert np.isfinite(jax.jit(jax.grad(lambda v: loss(v).sum()))(dirty)).all()
 
 
 @pytest.mark.parametrize("n", [2, 5])
 def test_equal_embeddings_of_one_class_give_the_log_of_their_number(n):
-  found = contrastive.supervised_contrastive(
+  found = jax.jit(contrastive.supervised_contrastive)(
     jnp.ones((2 * n, 3)), jnp.zeros(2 * n, int)
   )
   np.testing.assert_allclose(found, np.log(2 * n - 1), rtol=1e-5)
@@ -321,6 +327,7 @@ def test_contrastive_losses_refuse_what_does_not_fit():
     contrastive.confidence_weighted_mse(e, e, labels, 0.0)
 
 
+@pytest.mark.slow
 def test_views_are_crops_turned_by_what_they_say():
   # A ramp from left to right shows which way an image was turned.
   ramp = jnp.tile(jnp.linspace(0.0, 1.0, 8)[None, :, None], (8, 1, 1))

@@ -26,7 +26,10 @@ LEARNERS = {
   "retraining": lambda m: co.retraining(m, **RECIPE),
 }
 # Those whose code is not that of another with a term less.
-DISTINCT = ["derpp", "lwf", "ewc", "clu", "retraining"]
+SLOWER = ["experience_replay", "derpp", "lwf", "ewc"]
+slow = lambda name: pytest.param(name, marks=pytest.mark.slow)
+EVERY = [slow(name) if name in SLOWER else name for name in LEARNERS]
+DISTINCT = [*map(slow, SLOWER[1:]), "clu", "retraining"]
 DATA = problems.blobs(32)
 TASK = DATA["label"] // 2
 EVENTS = [co.learn(0), co.learn(1), co.forget(0), co.learn(0)]
@@ -88,7 +91,7 @@ def test_a_stream_cut_in_two_equals_the_whole_bit_for_bit(name):
   chex.assert_trees_all_equal(rest, jax.tree.map(lambda x: x[2:], infos))
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", EVERY)
 def test_requests_for_nothing_learned_and_second_requests_change_no_bit(name):
   learner, state = start(name)
   event = jax.jit(learner.event)
@@ -107,7 +110,7 @@ def test_requests_for_nothing_learned_and_second_requests_change_no_bit(name):
   assert not np.array_equal(once.ledger.learned, state.ledger.learned)
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", EVERY)
 def test_rows_outside_the_events_are_not_read(name):
   events = [co.learn(0), co.forget(0), co.learn(0)]
   stream = co.task_stream(TASK, events)
@@ -140,6 +143,7 @@ def test_dtypes_are_kept_and_jit_equals_no_jit(name):
   chex.assert_trees_all_close(plain, jitted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_thousand_requests_run_in_one_program_of_flat_memory():
   data = problems.blobs(1000)
   model, traces = problems.counting(problems.mlp())
@@ -200,6 +204,7 @@ def test_mixed_events_learn_and_forget_at_once():
   assert held.size == 12 and (np.asarray(TASK)[held] == 1).all()
 
 
+@pytest.mark.slow
 def test_classes_unseen_at_the_start_are_learned_when_they_come():
   learner, state = start("experience_replay")
   stream = co.task_stream(TASK, [co.learn(0)] * 6 + [co.learn(1)] * 6)
@@ -209,6 +214,7 @@ def test_classes_unseen_at_the_start_are_learned_when_they_come():
   assert late[5] < 0.2 and late[-1] > 0.8
 
 
+@pytest.mark.slow
 def test_the_state_survives_a_checkpoint(tmp_path):
   orbax = pytest.importorskip("jaxunlearn.adapters.orbax")
   learner, state = start("derpp")
