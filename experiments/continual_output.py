@@ -133,8 +133,8 @@ def _findings(
     check = outcome.ridge
     found.append(
       "ACU's head differs from the head fitted anew on the remaining rows by at "
-      f"most {check.retrained:.1e} after any event, and from ridge regression in "
-      f"float64 by at most {check.float64:.1e} after the last one (the largest "
+      f"most {check.retrained:.2g} after any event, and from ridge regression in "
+      f"float64 by at most {check.float64:.2g} after the last one (the largest "
       f"weight is {check.size:.2f})."
     )
   found += _cost_findings(summary)
@@ -235,7 +235,7 @@ def _notes(plan: Plan, outcome: Outcome) -> list[str]:
     "Settings: the library's defaults, "
     f"{size.num_steps} steps of SGD with rate {size.learning_rate} an event, "
     f"{size.retrain_steps} steps a retraining. They were chosen on digits, on "
-    "seeds below 100; the seeds here start at "
+    "other seeds than these, which start at "
     f"{plan.options.first_seed}. The split into training and test rows is the "
     "same for all seeds.",
     "clu forgets by answering like an untrained network, which is right by "
@@ -260,7 +260,8 @@ def _notes(plan: Plan, outcome: Outcome) -> list[str]:
     "A membership attack by the loss that fails proves little: the model may know "
     "a class without remembering its rows. On small data all models are near 0.5.",
     "Time an event is that of the program for all streams and seeds, by their "
-    "number and by the mean number of events.",
+    "number and by the mean number of events. It was taken once: on a machine "
+    "with other work the ratios may be off by a factor of two.",
   ]
   if len(plan.stream_names) > 1 and len(set(plan.lanes.num_events)) > 1:
     notes.append(
