@@ -47,8 +47,10 @@ def check_seeds(seeds: int | None, first_seed: int = 0) -> None:
   """Raises a ValueError for numbers that count nothing."""
   if seeds is not None and seeds < 1:
     raise ValueError(f"Expected --seeds > 0, got {seeds}.")
-  if first_seed < 0:
-    raise ValueError(f"Expected --first-seed >= 0, got {first_seed}.")
+  if not 0 <= first_seed < 2**31:
+    raise ValueError(
+      f"Expected --first-seed in 0 .. {2**31 - 1}, got {first_seed}."
+    )
 
 
 def chosen(

@@ -44,11 +44,12 @@ import numpy as np
 import tyro
 from rich.progress import Progress
 
-from experiments import common, recommendation_data
+from experiments import common, flags, recommendation_data
 from experiments import forget_recommendations_methods as methods
 from experiments import forget_recommendations_output as output
 from experiments import forget_recommendations_requests as requests
 from experiments import forget_recommendations_study as study
+from experiments.flags import described
 from experiments.forget_recommendations_methods import Recipe
 from experiments.forget_recommendations_study import Outcome, Study
 
@@ -95,17 +96,13 @@ SWEEPS: Mapping[str, str] = {
 }
 
 
-def _help(text: str, metavar: str | None = None):
-  return tyro.conf.arg(help=text, metavar=metavar)
-
-
 @dataclasses.dataclass(frozen=True)
 class Options:
   """Make a recommender forget interactions, and compare with retraining."""
 
   data: Annotated[
     str | None,
-    _help(
+    described(
       "Interactions: movielens (MovieLens-100k, needs --data-dir), generated, or "
       "npz:PATH, a file with integers users [N] and items [N], and optionally "
       "group [I] and features_NAME [I, F] of the items. By default movielens "
@@ -116,7 +113,7 @@ class Options:
 
   model: Annotated[
     Literal["bpr_mf", "lightgcn", "mgcn"],
-    _help(
+    described(
       "Recommender: bpr_mf (matrix factorisation of ids), lightgcn (a graph "
       "network, with the items' features where there are any) or mgcn (a "
       "multi-modal graph network)."
@@ -125,7 +122,7 @@ class Options:
 
   requests: Annotated[
     str | None,
-    _help(
+    described(
       "What to forget, with commas between: users, items, interactions (5 %, or "
       "users:0.1 for 10 %), preference:GROUP (5 % of the users no longer like a "
       "genre), group:GROUP (all items of a genre or source). By default the "
@@ -135,16 +132,16 @@ class Options:
   ] = None
 
   k: Annotated[
-    int, _help("Length of the recommended list that is judged.", "INT")
+    int, described("Length of the recommended list that is judged.", "INT")
   ] = 20
 
   methods: Annotated[
-    str, _help("Methods: all, or names as in unlink,mmrecun.", "LIST")
+    str, described("Methods: all, or names as in unlink,mmrecun.", "LIST")
   ] = "all"
 
   alpha: Annotated[
     float | None,
-    _help(
+    described(
       "Weight of what is kept in MMRecUN, from 0 to 1 (1 is fine-tuning); by "
       "default one for each kind of request.",
       "FLOAT",
@@ -153,7 +150,7 @@ class Options:
 
   sweep: Annotated[
     str | None,
-    _help(
+    described(
       "Further weights of MMRecUN to draw a curve over, as in 0.5,0.9,1; none "
       "for no curve. By default with --preset paper only.",
       "LIST",
@@ -162,47 +159,25 @@ class Options:
 
   train_steps: Annotated[
     int | None,
-    _help("Steps of (re)training; the preset's by default.", "INT"),
+    described("Steps of (re)training; the preset's by default.", "INT"),
   ] = None
 
-  seeds: Annotated[
-    int | None,
-    _help(
-      "How often to repeat everything with other random numbers and other users, "
-      "items or interactions to forget; the preset's number by default.",
-      "INT",
-    ),
-  ] = None
+  seeds: flags.Seeds = None
 
-  first_seed: Annotated[
-    int,
-    _help(
-      "Number of the first repeat, and of the split. Settings were chosen with "
-      "100.",
-      "INT",
-    ),
-  ] = 0
+  first_seed: flags.FirstSeed = 0
 
-  preset: Annotated[
-    Literal["smoke", "quick", "paper"],
-    _help(
-      "Size: smoke takes seconds and proves little, quick fits two CPU cores, "
-      "paper wants a GPU."
-    ),
-  ] = "quick"
+  preset: flags.Preset = "quick"
 
   data_dir: Annotated[
     str | None,
-    _help(
+    described(
       "Folder that holds ml-100k; the environment variable JAXUNLEARN_DATA by "
       "default.",
       "DIR",
     ),
   ] = None
 
-  out: Annotated[str, _help("Folder for the results.", "DIR")] = (
-    "out/forget_recommendations"
-  )
+  out: flags.Out = "out/forget_recommendations"
 
 
 class Plan(NamedTuple):
@@ -218,18 +193,15 @@ def prepare(options: Options) -> Plan:
   Raises:
     ValueError: one line that names the option, what was found and wanted.
   """
-  for name in ("k", "seeds", "train_steps"):
+  flags.check_seeds(options.seeds, options.first_seed)
+  for name in ("k", "train_steps"):
     value = getattr(options, name)
     if value is not None and value < 1:
       flag = name.replace("_", "-")
       raise ValueError(f"Expected --{flag} > 0, got {value}.")
-  if not 0 <= options.first_seed < 2**31:
-    raise ValueError(
-      f"Expected --first-seed in 0 .. 2147483647, got {options.first_seed}."
-    )
   if options.alpha is not None and not 0 <= options.alpha <= 1:
     raise ValueError(f"Expected --alpha in [0, 1], got {options.alpha}.")
-  chosen = _methods(options.methods)
+  chosen = flags.chosen(options.methods, methods.METHODS)
   sweep = options.sweep
   if sweep is None:
     sweep = SWEEPS[options.preset] if methods.MMRECUN in chosen else "none"
@@ -287,18 +259,6 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   plan, summary = common.run_program(asked, prepare, run, output.write)
   output.show(common.wide_console(), plan, summary)
-
-
-def _methods(text: str) -> tuple[str, ...]:
-  if text == "all":
-    return methods.METHODS
-  asked = [name.strip() for name in text.split(",")]
-  names = tuple(dict.fromkeys(name for name in asked if name))
-  if not names or set(names) - set(methods.METHODS):
-    raise ValueError(
-      f"Expected --methods all or of {', '.join(methods.METHODS)}, got {text!r}."
-    )
-  return names
 
 
 def _weights(text: str) -> tuple[float, ...]:

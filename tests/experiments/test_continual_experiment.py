@@ -194,7 +194,7 @@ def test_features_of_images_depend_on_no_other_image():
     (["--methods", "clue"], "--methods all or of clu, clu_exclude_label"),
     (["--methods", ","], "--methods all or of"),
     (["--seeds", "0"], "--seeds > 0, got 0"),
-    (["--first-seed", "-1"], "--first-seed >= 0, got -1"),
+    (["--first-seed", "-1"], "--first-seed in 0 .. 2147483647, got -1"),
     (["--many-requests", "-1"], "--many-requests >= 0, got -1"),
     (["--classes-per-task", "0"], "--classes-per-task > 0, got 0"),
     (["--classes-per-task", "10"], "at least 2 tasks, got 1 of 10 classes"),

@@ -322,7 +322,7 @@ def test_a_graph_of_few_edges_is_refused():
   ("options", "message"),
   [
     ({"seeds": 0}, "--seeds > 0, got 0"),
-    ({"first_seed": -1}, "--first-seed >= 0, got -1"),
+    ({"first_seed": -1}, "--first-seed in 0 .. 2147483647, got -1"),
     ({"methods": "scrub"}, "--methods usual, all or of unlink"),
     ({"methods": ","}, "--methods usual, all or of unlink"),
     ({"data": "pubmed"}, "--data karate, digits, cora"),

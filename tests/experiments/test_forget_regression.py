@@ -170,7 +170,7 @@ def test_windows_of_a_series_do_not_reach_from_training_into_testing(tmp_path):
   ("options", "message"),
   [
     ({"seeds": 0}, "--seeds > 0, got 0"),
-    ({"first_seed": -1}, "--first-seed >= 0, got -1"),
+    ({"first_seed": -1}, "--first-seed in 0 .. 2147483647, got -1"),
     ({"methods": "scrub"}, "--methods all or of finetune"),
     ({"methods": ","}, "--methods all or of finetune"),
     ({"data": "boston"}, "--data to be diabetes, california"),
