@@ -17,7 +17,6 @@ from jaxunlearn.report.canvas import (
   INK,
   ORANGE,
   PALETTE,
-  SKY,
   blues,
   clean,
   new_figure,
@@ -45,23 +44,13 @@ def trade_off(
   at = lambda method, metric: (
     metric.scale * summary.overall[method][metric.name].mean
   )
-  spread = lambda method, metric: np.nan_to_num(
-    metric.scale * summary.overall[method][metric.name].std
-  )
   shown = [
     m for m in summary.candidates if np.isfinite([at(m, x), at(m, y)]).all()
   ]
   figure = new_figure(8, 5)
   axes = figure.subplots()
-  axes.errorbar(
-    [at(m, x) for m in shown],
-    [at(m, y) for m in shown],
-    yerr=[spread(m, y) for m in shown],
-    fmt="o",
-    color=BLUE,
-    ecolor=SKY,
-    zorder=3,
-  )
+  xs, ys = ([at(m, metric) for m in shown] for metric in (x, y))
+  axes.plot(xs, ys, "o", color=BLUE, zorder=3)
   axes.plot(at("original", x), at("original", y), "s", color=GREY, zorder=3)
   lines: dict[str, Any] = {"color": INK, "ls": "--", "lw": 1.2, "zorder": 1}
   axes.axvline(at("retrained", x), label="retrained model", **lines)
@@ -111,7 +100,7 @@ def caption(study: Study) -> str:
     )
   return (
     f"What lies within two steps of a forgotten node ({first}). Colours are the "
-    "classes that the model gives; forgotten nodes have an orange ring, and "
+    "classes that the model gives; forgotten nodes have a black ring, and "
     "their edges are broken once they are gone."
   )
 
@@ -267,7 +256,7 @@ def _draw_nodes(axes: Axes, study, view, shown, is_original: bool) -> str:
   ring = gone_nodes[view.nodes]
   for some, size, edge, width in (
     (~ring, 55, "white", 0.5),
-    (ring, 90, ORANGE, 2.5),
+    (ring, 90, INK, 2.2),
   ):
     axes.scatter(
       view.place[some, 0],
@@ -282,7 +271,7 @@ def _draw_nodes(axes: Axes, study, view, shown, is_original: bool) -> str:
 
 
 def _colour(label: int) -> Any:
-  """Ten that differ, without the orange of the rings."""
+  """That of a class; the palette's without orange, which is near amber."""
   from matplotlib import colormaps
 
   own = [c for c in PALETTE if c != ORANGE]
