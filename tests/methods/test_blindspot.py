@@ -232,6 +232,7 @@ def test_the_blindspot_model_has_never_seen_the_forget_set():
   chex.assert_trees_all_close(info["blind"].loss, want.loss, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_student_comes_to_say_what_the_blindspot_model_says():
   blind = MODEL.init(jax.random.key(5), ROWS["x"][:1])
   method = blindspot(
@@ -250,6 +251,7 @@ def test_the_student_comes_to_say_what_the_blindspot_model_says():
   assert error(out) < 1.2 * error(ORIGINAL)
 
 
+@pytest.mark.slow
 def test_attention_moves_the_student_and_zero_reads_no_features():
   bare = MODEL._replace(features=None)
   options = {"blind_steps": 4, **STEPS}
@@ -372,6 +374,7 @@ def test_without_spread_forget_rows_are_regressed_to_the_mean():
   chex.assert_trees_all_equal(out, same)
 
 
+@pytest.mark.slow
 def test_targets_are_drawn_once_and_have_the_moments():
   seen = []
 

@@ -155,6 +155,7 @@ def test_a_new_request_traces_nothing_anew():
   assert differ(first, second) > 1e-3
 
 
+@pytest.mark.slow
 def test_one_small_reverse_step_lowers_the_forgotten_margin():
   model, _ = trained()
   before = gap(trained()[1], request())
@@ -190,6 +191,7 @@ def test_every_schedule_forgets_users_and_keeps_the_rest(schedule):
   assert gap(params, rest) > 0.5 * gap(variables, rest)
 
 
+@pytest.mark.slow
 def test_alpha_may_be_traced_and_mapped():
   model, _ = trained()
   _, variables = trained()
@@ -301,6 +303,7 @@ def test_users_who_have_seen_everything_do_no_harm():
   assert float(info["reverse"].loss[0]) == 0
 
 
+@pytest.mark.slow
 def test_an_item_that_only_the_request_holds_is_isolated():
   data = dataset().train
   mask = recsys.requests.items(data, [3])

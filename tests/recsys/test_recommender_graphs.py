@@ -207,6 +207,7 @@ def test_neighbours_in_chunks_are_those_at_once():
   assert recsys.item_neighbours(features, 40).item.shape == (11, 11)
 
 
+@pytest.mark.slow
 def test_low_precision_params_give_low_precision_embeddings():
   data = dataset().train
   for name in ("lightgcn", "features", "mgcn"):
