@@ -70,7 +70,7 @@ def classifier_free(
     guidance: see `guided_eps`; may be traced.
 
   Raises:
-    ValueError: tokens that are no integers [B, L].
+    ValueError: tokens that are no integers [B, L], or out of range.
   """
   check_tokens(diffusion, tokens)
   context = diffusion.encode(params, jnp.asarray(tokens))

@@ -37,7 +37,7 @@ def text_to_image(
     image_shape: (H, W, C); its product is the width of the first layer.
     vocab_size: V, tokens are 0 .. V - 1.
     null_tokens: the empty prompt, L integers.
-    alphas_bar: float32 [T], from `schedules`.
+    alphas_bar: float32 [T], falling, in (0, 1): from `schedules`.
     clip: see `Diffusion`.
     prediction: see `from_linen`. With "v" the noise need not pass through the
       network, which then learns sooner what prompts say.
@@ -49,7 +49,7 @@ def text_to_image(
     dtype: of the computation; None infers it.
 
   Raises:
-    ValueError: a size that is not positive, null tokens out of range.
+    ValueError: a size that is not positive; as `from_linen`.
   """
   from jaxunlearn.models import text_to_image as modules
 
@@ -91,21 +91,23 @@ def from_linen(
   Args:
     encoder: called on tokens [B, L], returns a context [B, L, D]; methods
       `embed` and `encode_embeddings` are used if it has them.
-    denoiser: called on images [B, H, W, C], times [B] and a context. What it sows as `attention` are the attention maps.
+    denoiser: called on images [B, H, W, C], times [B] and a context. What it
+      sows as `attention` are the attention maps.
     image_shape: (H, W, C).
     vocab_size: V.
     null_tokens: the empty prompt, L integers.
-    alphas_bar: float32 [T].
+    alphas_bar: float32 [T], falling, in (0, 1).
     clip: see `Diffusion`.
     prediction: what the denoiser returns, "eps" or "v"; `eps` of the result is
       the noise in either case.
 
   Raises:
-    ValueError: null tokens out of range, an image shape of other than 3 sizes,
-      an unknown prediction.
+    ValueError: null tokens or alphas_bar out of range, an image shape of other
+      than 3 sizes, an unknown prediction.
   """
   checks.one_of(("eps", "v"), prediction=prediction)
   levels = jnp.asarray(alphas_bar, jnp.float32)
+  _check_levels(levels)
   found = np.asarray(null_tokens)
   if found.ndim != 1 or found.size == 0:
     raise ValueError(f"Expected null_tokens of shape [L], got {found.shape}.")
@@ -160,7 +162,22 @@ def from_linen(
     eps_with_attention=eps_with_attention,
     embed=embed if takes_embeddings else None,
     encode_embeddings=encode_embeddings if takes_embeddings else None,
+    vocab_size=vocab_size,
   )
+
+
+def _check_levels(levels: jax.Array) -> None:
+  if levels.ndim != 1 or levels.size == 0:
+    raise ValueError(f"Expected alphas_bar of shape [T], got {levels.shape}.")
+  if not checks.is_concrete(levels):
+    return
+  found = np.asarray(levels)
+  # At 0 nothing is left to divide by, at 1 there is no noise to predict.
+  if not ((found > 0) & (found < 1)).all() or (np.diff(found) > 0).any():
+    raise ValueError(
+      "Expected alphas_bar to fall between 1 and 0, both excluded, got "
+      f"{found[0]:g} .. {found[-1]:g}."
+    )
 
 
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:

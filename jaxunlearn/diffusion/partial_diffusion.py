@@ -9,7 +9,8 @@ without the concept by is concealment (`attacks.excess_retrieval`).
 Source: Sharma et al. (2024), arXiv:2409.05668, and its released notebook.
 Class: an attack; heuristic. Data access: none; both models' params.
 Cost: 2 num_steps evaluations an image for the first leg, once for all psi, and
-2 (1 - psi) num_steps for the second.
+2 (1 - psi) num_steps for the second; under `vmap` over psi the second leg costs
+every psi what it costs the smallest.
 Differences from the released code: it scores one image a psi, here as many as
 there are prompts or keys; nothing else is changed, and as there no noise is
 added where one model hands over to the other.
@@ -77,6 +78,7 @@ def partial_diffusion(
     raise ValueError(
       f"Expected psi to be a scalar (vmap over several), got {jnp.shape(psi)}."
     )
+  tokens = jnp.asarray(tokens)
   first = classifier_free(diffusion, original_params, tokens, guidance)
   second = classifier_free(diffusion, unlearned_params, tokens, guidance)
   keys = samplers.image_keys(key, tokens.shape[0])
@@ -169,7 +171,8 @@ def concept_curve(
     1 of the original one. Read it beside the curve of the retrained model.
 
   Raises:
-    ValueError: psis that are no shares [P]; as `partial_diffusion`.
+    ValueError: psis that are no shares [P], something else than a number an
+      image from `recognise`; as `partial_diffusion`.
   """
   psis = jnp.asarray(psis)
   if psis.ndim != 1 or psis.size == 0:
@@ -188,7 +191,13 @@ def concept_curve(
       key,
       **sampler,  # type: ignore[arg-type]
     )
-    return recognise(images).astype(jnp.float32).mean()
+    found = recognise(images)
+    if found.shape != images.shape[:1]:
+      raise ValueError(
+        f"Expected recognise to return shape {images.shape[:1]}, got "
+        f"{found.shape}."
+      )
+    return found.astype(jnp.float32).mean()
 
   return jax.vmap(one)(psis)
 

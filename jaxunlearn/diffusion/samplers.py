@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.types import PyTree
@@ -51,15 +52,17 @@ def sample(
     guidance: 1 is the prompt alone, 0 no prompt; may be traced.
     eta: 0 is DDIM, 1 DDPM; in [0, 1]; may be traced.
     noise: None, or the noise [B, H, W, C] to start from.
-    times: None, or int32 [num_steps], falling; `schedules.sampling_times` by
-      default.
+    times: None, or int [num_steps], falling, in 0 .. T - 1;
+      `schedules.sampling_times` by default.
 
   Returns:
     float [B, H, W, C].
 
   Raises:
-    ValueError: shapes, dtypes or counts do not fit; eta outside [0, 1].
+    ValueError: shapes, dtypes or counts do not fit; eta, tokens or times out of
+      range.
   """
+  tokens = jnp.asarray(tokens)
   predictor = classifier_free(diffusion, params, tokens, guidance)
   keys = image_keys(key, tokens.shape[0])
   x = start_noise(diffusion, keys, noise)
@@ -107,7 +110,9 @@ def walk(
   """
   grid = _grid(diffusion, x, keys, num_steps, eta, times)
   for name, bound in (("start", start), ("stop", stop)):
-    if isinstance(bound, int) and not 0 <= bound <= num_steps:
+    if bound is None or not checks.is_concrete(bound):
+      continue
+    if not 0 <= int(bound) <= num_steps:
       raise ValueError(
         f"Expected {name} in 0 .. {num_steps}, got {name}={bound}."
       )
@@ -154,9 +159,15 @@ def trajectory(
 def image_keys(key: jax.Array, batch_size: int) -> jax.Array:
   """One key an image, [B]: of one key, or such keys themselves.
 
+  Keys may be of the old kind, uint32 [2] or [B, 2].
+
   Raises:
     ValueError: keys of another number.
   """
+  key = jnp.asarray(key)
+  # Two numbers that are one key would pass for the keys of two images.
+  if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    key = jax.random.wrap_key_data(key)
   if key.shape == (batch_size,):
     return key
   if key.shape != ():
@@ -238,7 +249,18 @@ def _grid(
     raise ValueError(
       f"Expected times of shape ({num_steps},), got {jnp.shape(times)}."
     )
+  _check_times(times, diffusion.num_train_steps)
   return jnp.append(jnp.asarray(times, jnp.int32), jnp.int32(-1))
+
+
+def _check_times(times: Any, num_train_steps: int) -> None:
+  """Integers that fall: on a rising grid there would be signal to add."""
+  checks.labels(times, num_train_steps, "times")
+  if not checks.is_concrete(times):
+    return
+  found = np.asarray(times)
+  if (np.diff(found) >= 0).any():
+    raise ValueError(f"Expected times to fall, got {found.tolist()}.")
 
 
 def _stepper(

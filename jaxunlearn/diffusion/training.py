@@ -87,8 +87,8 @@ def denoising(
     `(variables, batch, key) -> losses [B]`, means over pixels.
 
   Raises:
-    ValueError: null_rate outside [0, 1], weights of another shape; from the
-      objective, rows that do not fit the model.
+    ValueError: null_rate outside [0, 1], time weights of another shape or
+      negative; from the objective, rows that do not fit the model.
   """
   checks.fraction(null_rate=null_rate)
   if time_weights is not None:
@@ -98,6 +98,8 @@ def denoising(
         f"Expected time_weights of shape {wanted}, got "
         f"{jnp.shape(time_weights)}."
       )
+    if checks.is_concrete(time_weights):
+      checks.non_negative(time_weights=np.asarray(time_weights).min())
 
   def objective(variables, batch, key):
     x, tokens = batch.rows["x"], batch.rows["tokens"]
@@ -215,9 +217,10 @@ def train(
     The trained variables and the `PhaseInfo` of the run.
 
   Raises:
-    ValueError: weights of a wrong shape or dtype, (outside jit) no rows to train
-      on or rows to train on that are not finite, rows that do not fit the model,
-      a count that is not positive.
+    ValueError: weights of a wrong shape or dtype, (outside jit) weights outside
+      [0, 1], no rows to train on or rows to train on that are not finite, rows
+      that do not fit the model, tokens out of range, a count that is not
+      positive.
   """
   checks.positive(batch_size=batch_size)
   check_data(diffusion, data)
@@ -292,7 +295,10 @@ def _check_rows(data: PyTree, weights: jax.Array) -> None:
   """Where it can be looked at: rows are selected, and those are finite."""
   if not checks.is_concrete(weights):
     return
-  taken = np.asarray(weights) > 0
+  found = np.asarray(weights)
+  if not ((found >= 0) & (found <= 1)).all():
+    raise ValueError("Expected weights in [0, 1], got values outside.")
+  taken = found > 0
   if not taken.any():
     raise ValueError("Expected weights to select rows, got none.")
   if checks.is_concrete(data["x"]):

@@ -41,6 +41,7 @@ class Diffusion(NamedTuple):
       tokens, positions not yet added.
     encode_embeddings: None, or `(params, [B, L, E]) -> context [B, L, D]`; of
       `embed(params, tokens)` it is `encode(params, tokens)`.
+    vocab_size: None, or V: tokens are then checked to be 0 .. V - 1.
   """
 
   init: Callable[[jax.Array], PyTree]
@@ -53,6 +54,7 @@ class Diffusion(NamedTuple):
   eps_with_attention: Callable[..., tuple[jax.Array, Any]] | None = None
   embed: Callable[[PyTree, jax.Array], jax.Array] | None = None
   encode_embeddings: Callable[[PyTree, jax.Array], jax.Array] | None = None
+  vocab_size: int | None = None
 
   @property
   def num_train_steps(self) -> int:
@@ -68,7 +70,7 @@ class Diffusion(NamedTuple):
     """`encode` with its argument checked: context [B, L, D].
 
     Raises:
-      ValueError: tokens that are no integers [B, L].
+      ValueError: tokens that are no integers [B, L], or out of range.
     """
     check_tokens(self, tokens)
     return self.encode(params, jnp.asarray(tokens))
@@ -95,7 +97,7 @@ class Predictor(NamedTuple):
 def check_tokens(
   diffusion: Diffusion, tokens: Any, name: str = "tokens"
 ) -> None:
-  """Prompts are integers [B, L] with the model's L.
+  """Prompts are integers [B, L] with the model's L, of its vocabulary.
 
   Raises:
     ValueError: they are not.
@@ -107,6 +109,8 @@ def check_tokens(
     )
   if not jnp.issubdtype(dtype, jnp.integer):
     raise ValueError(f"Expected {name} of integer dtype, got {dtype}.")
+  if diffusion.vocab_size is not None:
+    checks.labels(tokens, diffusion.vocab_size, name)
 
 
 def check_images(diffusion: Diffusion, x: Any, name: str = "x") -> None:

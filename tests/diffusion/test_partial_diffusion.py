@@ -136,9 +136,20 @@ def test_the_curve_is_the_share_of_recognised_images():
   assert curve.dtype == jnp.float32
 
 
-def curve(psis):
+def test_an_old_key_and_a_list_of_prompts_do():
+  old = jax.random.PRNGKey(2)  # The data of KEY, as two numbers.
+  found = diffusion.partial_diffusion(
+    MODEL, ORIGINAL, UNLEARNED, TOKENS[:2].tolist(), 0.5, old, num_steps=2
+  )
+  wanted = diffusion.partial_diffusion(
+    MODEL, ORIGINAL, UNLEARNED, TOKENS[:2], 0.5, KEY, num_steps=2
+  )
+  np.testing.assert_array_equal(found, wanted)
+
+
+def curve(psis, recognise=lambda x: x[:, 0, 0, 0] > 0):
   return diffusion.concept_curve(
-    MODEL, ORIGINAL, UNLEARNED, TOKENS, psis, KEY, lambda x: x[:, 0, 0, 0] > 0
+    MODEL, ORIGINAL, UNLEARNED, TOKENS, psis, KEY, recognise
   )
 
 
@@ -153,6 +164,7 @@ def curve(psis):
     (lambda: curve(jnp.zeros(0)), "psis of shape"),
     (lambda: curve(jnp.float32(0.5)), "psis of shape"),
     (lambda: curve(jnp.array([0.1, 1.2])), "highest_psi"),
+    (lambda: curve(jnp.array([0.1]), lambda x: x > 0), "recognise to return"),
   ],
 )
 def test_mistakes_are_named(call, message):
