@@ -234,9 +234,9 @@ def _notes(plan: Plan, outcome: Outcome) -> list[str]:
     "and as much, as to the retrained model.",
     "Settings: the library's defaults, "
     f"{size.num_steps} steps of SGD with rate {size.learning_rate} an event, "
-    f"{size.retrain_steps} steps a retraining. They were chosen on digits, on "
-    "other seeds than these, which start at "
-    f"{plan.options.first_seed}. The split into training and test rows is the "
+    f"{size.retrain_steps} steps a retraining. They were chosen on digits, those "
+    "of EWC and of the random filters' answers on CIFAR-10, on other seeds than "
+    f"these, which start at {plan.options.first_seed}. The split into training and test rows is the "
     "same for all seeds.",
     "clu forgets by answering like an untrained network, which is right by "
     "chance: it comes out above 0 where the stream ends with a request, while a "
