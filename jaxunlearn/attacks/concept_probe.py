@@ -158,9 +158,16 @@ def probe_outputs(
     chunk_size: static; images at a time.
 
   Raises:
-    ValueError: a count that is not positive, a layer that does not exist.
+    ValueError: a count that is not positive, no image, a layer that does not
+      exist.
   """
   checks.positive(num_batch_axes=num_batch_axes, chunk_size=chunk_size)
+  images = jnp.asarray(images)
+  if images.ndim <= num_batch_axes or images.size == 0:
+    raise ValueError(
+      f"Expected images with {num_batch_axes} leading axes, none empty, got "
+      f"shape {images.shape}."
+    )
   lead = images.shape[:num_batch_axes]
   flat = images.reshape(-1, *images.shape[num_batch_axes:])
   _check_probe(model, variables, flat[:1], layer)

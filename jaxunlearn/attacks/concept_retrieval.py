@@ -21,6 +21,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxunlearn.core import checks
 from jaxunlearn.metrics import _rows
@@ -188,5 +189,5 @@ def excess_retrieval(
 
 
 def _unit(features: jax.Array) -> jax.Array:
-  length = jnp.sqrt(jnp.square(features).sum(axis=-1, keepdims=True))
-  return features / (length + 1e-8)
+  # Features that are all 0, as those of dead units, have a gradient too.
+  return features / optax.safe_norm(features, 1e-8, axis=-1, keepdims=True)
