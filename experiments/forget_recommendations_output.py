@@ -273,6 +273,9 @@ def _notes(study: Study) -> list[str]:
   return [
     "popularity is no unlearning method: it shows everybody the items with the "
     "most kept interactions, and is there as a yardstick.",
+    "Means over requests mix kinds: a method that forgets too little of users and "
+    "too much of interactions looks good there. The tables of single requests and "
+    "the gap, which is taken request by request, do not.",
     "All models but the original one are served on the graph without the "
     "forgotten interactions; unlink does only that.",
     "Every item is a candidate except those that the user has in the kept "
