@@ -239,7 +239,7 @@ def from_npz(path: str) -> Dataset:
   Raises:
     ValueError: the file cannot be read, or its content cannot be used.
   """
-  arrays = _read_npz(path)
+  arrays = read_npz(path)
   for key in ("x", "y"):
     if key not in arrays:
       found = ", ".join(sorted(arrays)) or "none"
@@ -350,7 +350,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> dict[str, np.ndarray]:
   return {name: np.array([r[name].strip() for r in rows]) for name in columns}
 
 
-def _read_npz(path: str | Path) -> dict[str, np.ndarray]:
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
   """Arrays of an .npz; Python objects, which could run code, are refused."""
   if not Path(path).is_file():
     raise ValueError(f"Expected {path} to be an .npz file, got no such file.")
@@ -446,7 +446,7 @@ def _jpeg_images(
       f"Expected --data-dir with the file {path.name}, got {path.parent}, "
       "which has none."
     )
-  arrays = _read_npz(path)
+  arrays = read_npz(path)
   for key in ("jpeg", "offsets", "label"):
     if key not in arrays:
       raise ValueError(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.data import _read_npz
+from experiments.data import read_npz
 from jaxunlearn import graph
 from jaxunlearn.core import checks
 
@@ -370,7 +370,7 @@ def _checked_graph(data: GraphData, path: Path) -> GraphData:
 
 
 def _arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-  arrays = _read_npz(str(path))
+  arrays = read_npz(str(path))
   missing = [name for name in names if name not in arrays]
   if missing:
     raise ValueError(f"Expected {path} to have {missing[0]}, got none.")

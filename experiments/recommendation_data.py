@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.data import _read_npz
+from experiments.data import read_npz
 from jaxunlearn import recsys
 
 GENRES = (
@@ -142,7 +142,7 @@ def from_npz(path: str, *, seed: int) -> Source:
   Raises:
     ValueError: arrays that are missing or do not fit, in one line.
   """
-  arrays = _read_npz(path)
+  arrays = read_npz(path)
   for name in ("users", "items"):
     found = arrays.get(name)
     if found is None or found.ndim != 1 or found.dtype.kind not in "iu":
