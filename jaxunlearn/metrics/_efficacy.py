@@ -18,6 +18,7 @@ import optax
 from jaxunlearn.metrics._table_columns import (
   Layout,
   Table,
+  layout_of,
   limits,
   one_hot,
   relative_error,
@@ -55,6 +56,13 @@ def efficacy(
   both: in mode "published" on the rows it was fitted to, else on the 30 % of
   each table that are set aside. nan where a part has no rows.
   """
+  kinds = layout.categories
+  return _score(real, fake, key, kinds, target, task, is_published, f1)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6, 7))
+def _score(real, fake, key, categories, target, task, is_published, f1):
+  layout = layout_of(categories)
   measured = jnp.stack(
     _measured(real, fake, layout, target, task, key, is_published, f1)
   )

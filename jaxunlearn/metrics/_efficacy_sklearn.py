@@ -32,9 +32,10 @@ def efficacy(
     ValueError: under `jit`; weights other than 0 and 1; in mode "published" a
       numeric target of more than two values to classify by.
   """
-  real_error = "Expected efficacy='sklearn' outside jit and vmap, got a tracer."
-  if not all(map(checks.is_concrete, (real.values, fake.values, real.weights))):
-    raise ValueError(real_error)
+  if not all(map(checks.is_concrete, jax.tree.leaves((real, fake, key)))):
+    raise ValueError(
+      "Expected efficacy='sklearn' outside jit and vmap, got a tracer."
+    )
   inputs = _published if is_published else _fixed
   low, high = _limits(real)
   parts = []

@@ -111,7 +111,9 @@ def tabsyndex(
     real: float [N, D], numbers and category codes; or a data frame (anything
       with `columns` and `to_numpy`, such as pandas').
     fake: float [M, D], the same columns; of frames in any order.
-    key: PRNG key; which rows models are fitted to, and their first weights.
+    key: PRNG key; which rows models are fitted to, and their first weights. A
+      row's part depends on its place alone, so that masks share the split (and
+      the efficacy of a table under a mask is not that of its rows taken out).
     categories: static. Of arrays D whole numbers: 0 for a column of numbers, K
       for one of codes 0 .. K - 1. Of frames the names of the columns that hold
       categories.
@@ -160,7 +162,7 @@ def tabsyndex(
   real = table_of(real, real_weights, layout, "real")
   fake = table_of(fake, fake_weights, layout, "fake")
   is_published = mode == "published"
-  found = _components(real, fake, layout, is_published)
+  found = _components(real, fake, layout.categories, is_published)
   if efficacy is None:
     learnt = jnp.asarray(jnp.nan, real.values.dtype)
   else:
@@ -195,8 +197,7 @@ def association_matrix(
   """
   layout = layout_of(categories)
   rows = table_of(table, weights, layout, "table")
-  found = _association.associations(rows, layout)
-  return jnp.where(rows.is_usable, found, jnp.nan)
+  return _associations(rows, layout.categories)
 
 
 def support_coverage(
@@ -215,9 +216,7 @@ def support_coverage(
     table_of(real, real_weights, layout, "real"),
     table_of(fake, fake_weights, layout, "fake"),
   )
-  found = support(*tables, layout, is_published=mode == "published")
-  usable = tables[0].is_usable & tables[1].is_usable
-  return jnp.where(usable, found, jnp.nan)
+  return _support(*tables, layout.categories, mode == "published")
 
 
 class _Found(NamedTuple):
@@ -228,10 +227,27 @@ class _Found(NamedTuple):
   propensity: Propensity
 
 
+# Compiled even where the caller is not: hundreds of small operations.
+@functools.partial(jax.jit, static_argnums=1)
+def _associations(rows: Table, categories: tuple[int, ...]) -> jax.Array:
+  found = _association.associations(rows, layout_of(categories))
+  return jnp.where(rows.is_usable, found, jnp.nan)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _support(
+  real: Table, fake: Table, categories: tuple[int, ...], is_published: bool
+) -> jax.Array:
+  found = support(real, fake, layout_of(categories), is_published=is_published)
+  return jnp.where(real.is_usable & fake.is_usable, found, jnp.nan)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
 def _components(
-  real: Table, fake: Table, layout: Layout, is_published: bool
+  real: Table, fake: Table, categories: tuple[int, ...], is_published: bool
 ) -> _Found:
   """The four components that are closed programs."""
+  layout = layout_of(categories)
   matrix = functools.partial(_association.associations, layout=layout)
   matrices = matrix(real), matrix(fake)
   cover = support(real, fake, layout, is_published=is_published).mean()

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-MISSING = "missing"
+# Whole numbers from 0 on and below stay the codes they are.
+_MAX_KEPT = 256
 
 
 class EncodedFrames(NamedTuple):
@@ -36,10 +37,11 @@ def encode_frames(
 ) -> EncodedFrames:
   """Turns two data frames into arrays with the same codes.
 
-  A column of categories that holds whole numbers from 0 on keeps them as codes.
+  A column of categories that holds whole numbers 0 .. 255 keeps them as codes.
   The values of any other are sorted and numbered, those of both frames
-  together; what is missing there (None, nan) is a category like others, and the
-  last. Values that only the fake frame has get codes too: no real row has them.
+  together, as numbers (1 and 1.0 are one category) if they all are, else as
+  text; what is missing there (None, nan, pandas' NA) is a category like others,
+  and the last. Values that only the fake frame has get codes too: no real row has them.
 
   Args:
     real: a frame: `columns`, `frame[name]` and its `to_numpy()`.
@@ -106,24 +108,37 @@ def _numbers(values: np.ndarray, name: str) -> np.ndarray:
   return numbers
 
 
+_NUMBERS = (int, float, np.integer, np.floating, np.bool_)
+
+
+def _is_missing(value: Any) -> bool:
+  if value is None:
+    return True
+  try:
+    return bool(value != value)
+  except TypeError:  # pandas' NA is neither equal nor unequal to itself.
+    return True
+
+
+def _are_codes(values: np.ndarray) -> bool:
+  in_range = (values >= 0) & (values < _MAX_KEPT)
+  return bool((in_range & (values == np.floor(values))).all())
+
+
 def _codes(pair: list[np.ndarray]) -> tuple[list[np.ndarray], int]:
   both = np.concatenate([values.astype(object) for values in pair])
-  is_missing = np.array([v is None or v != v for v in both], bool)
+  is_missing = np.array([_is_missing(v) for v in both], bool)
   kept = both[~is_missing]
-  whole = [
-    isinstance(v, int | np.integer | float | np.floating | np.bool_)
-    and float(v) == int(v) >= 0
-    for v in kept
-  ]
-  if all(whole):
-    codes = np.zeros(len(both))
-    codes[~is_missing] = kept.astype(np.float64)
+  if all(isinstance(v, _NUMBERS) for v in kept):
+    values = kept.astype(np.float64)
+  else:
+    values = np.array([str(v) for v in kept])
+  codes = np.zeros(len(both))
+  if values.dtype == np.float64 and _are_codes(values):
+    codes[~is_missing] = values
     size = int(codes.max(initial=0)) + 1
   else:
-    words = np.array([str(v) for v in kept])
-    levels, found = np.unique(words, return_inverse=True)
-    codes = np.zeros(len(both))
-    codes[~is_missing] = found
+    levels, codes[~is_missing] = np.unique(values, return_inverse=True)
     size = len(levels)
   codes[is_missing] = size
   size += int(is_missing.any())

@@ -28,13 +28,15 @@ def nearest_record_distance(
   """Gower's distance of each row to the nearest of some records.
 
   The mean over columns of |difference| / range for numbers, the range being
-  that of the rows, and of 0 or 1 for categories. Given the rows of a request and
+  that of the rows that count, and of 0 or 1 for categories and for numbers that
+  are all the same there. A few rows have a poor range: give the entire table and
+  read the entries of the request. Given the rows of a request and
   the draws of a generator, it is larger where the generator does not repeat
   them; in expectation that of a generator that was trained without them, as
   large as for other rows of the same law.
 
   Args:
-    rows: float [N, D], such as the rows to be forgotten.
+    rows: float [N, D], such as the table that a generator was trained on.
     records: float [M, D], such as synthetic rows.
     categories: static; see `tabsyndex`.
     row_weights: None, bool or float [N]; rows of weight 0 give nan.
@@ -51,7 +53,7 @@ def nearest_record_distance(
   table = table_of(rows, row_weights, layout, "rows")
   others = table_of(records, record_weights, layout, "records")
   low, high = limits(table)
-  is_number = jnp.asarray([k == 0 for k in layout.categories])
+  is_number = jnp.asarray([k == 0 for k in layout.categories]) & (high > low)
   spread = safe(high - low)
   exists = others.weights > 0
 

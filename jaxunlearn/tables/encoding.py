@@ -91,8 +91,9 @@ def check_rows(
   """A table and its rows' weights as float arrays; rows of weight 0 are zeros.
 
   Raises:
-    ValueError: shapes or dtypes that do not fit; of concrete tables no row that
-      counts, a value that is not finite, a code out of range.
+    ValueError: shapes or dtypes that do not fit; of concrete tables weights
+      outside [0, 1], no row that counts, a value that is not finite, a code out
+      of range.
   """
   x = jnp.asarray(x)
   if x.ndim != 2 or x.shape[1] != len(columns.categories):
@@ -102,6 +103,10 @@ def check_rows(
     )
   x = x.astype(jnp.promote_types(jnp.float32, x.dtype))
   checks.request(x, weights, name="weights")
+  if checks.is_concrete(weights):
+    checked = np.asarray(weights, np.float32)
+    if not ((checked >= 0) & (checked <= 1)).all():
+      raise ValueError("Expected weights in [0, 1], got values outside.")
   counted = jnp.asarray(weights) > 0
   if checks.is_concrete(x) and checks.is_concrete(counted):
     kept = np.asarray(x)[np.asarray(counted)]

@@ -328,6 +328,8 @@ def _generator(
   def sample(state: Learnt, key: jax.Array, num_rows: int) -> jax.Array:
     feature_key, code_key = jax.random.split(key)
     scores, logits = features(state, feature_key, num_rows)
+    # As numbers stay in the range of the rows learnt from, so do categories.
+    logits = jnp.where(state.encoding.shares[None] > 0, logits, -jnp.inf)
     codes = draw_codes(logits, code_key, columns)
     return decode(state.encoding, scores, codes, columns)
 

@@ -319,6 +319,13 @@ def test_rows_outside_the_real_range_cover_nothing():
   np.testing.assert_allclose(found, [0, 0, 1, 1], atol=1e-6)
 
 
+def test_the_smallest_value_is_covered_beside_a_large_origin():
+  rows = np.column_stack([1e6 + np.arange(20) % 2, np.arange(20.0)])
+  upper = rows[rows[:, 0] > 1e6]
+  found = support_coverage(rows, upper, categories=(0, 0))[0]
+  np.testing.assert_allclose(found, 0.5)  # One of two bins.
+
+
 def test_a_category_that_the_fake_table_lacks_counts_as_not_covered():
   real = mixed(300)
   fake = real[real[:, 2] != 1]  # The authors' code stops with a KeyError.
@@ -526,6 +533,12 @@ def test_what_cannot_be_scored_is_refused_in_one_line():
     tabsyndex_bands(mixed(), mixed(), KEY, categories=MIXED, num_resamples=1)
   with pytest.raises(ValueError, match="outside jit and vmap"):
     score(mixed(), mixed(), MIXED, "fixed", "sklearn")
+  with pytest.raises(ValueError, match="outside jit and vmap"):
+    jax.vmap(
+      lambda key: tabsyndex(
+        mixed(), mixed(), key, categories=MIXED, target=0, efficacy="sklearn"
+      )
+    )(KEY[None])
   with pytest.raises(ValueError, match="mode to be one of"):
     support_coverage(mixed(), mixed(), categories=MIXED, mode="new")
 

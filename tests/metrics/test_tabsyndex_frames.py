@@ -60,6 +60,44 @@ def test_whole_numbers_stay_the_codes_they_are():
   np.testing.assert_array_equal(found.fake[:, 0], [3, 3, 6])
 
 
+class NotKnown:
+  """Like pandas' NA: compared with anything it gives no truth value."""
+
+  def __ne__(self, other):
+    return self
+
+  __hash__ = None
+
+  def __bool__(self):
+    raise TypeError("boolean value of NA is ambiguous")
+
+
+def test_categories_of_one_value_are_one_whatever_its_type():
+  real = Frame(kind=np.array([1, -1, 10]), x=[0.0, 1.0, 2.0])
+  fake = Frame(kind=np.array([1.0, -1.0, 2.0]), x=[0.0, 1.0, 2.0])
+  found = encode_frames(real, fake, ["kind"])
+  assert found.categories == (4, 0)
+  np.testing.assert_array_equal(found.real[:, 0], [1, 0, 3])
+  np.testing.assert_array_equal(found.fake[:, 0], [1, 0, 2])
+
+
+def test_large_numbers_become_few_codes():
+  frame = Frame(place=[94103, 2100, 94103], x=[0.0, 1.0, 2.0])
+  found = encode_frames(frame, frame, ["place"])
+  assert found.categories == (2, 0)
+  np.testing.assert_array_equal(found.real[:, 0], [1, 0, 1])
+  endless = Frame(place=[np.inf, 0.0, 1.0], x=[0.0, 1.0, 2.0])
+  assert encode_frames(endless, endless, ["place"]).categories == (3, 0)
+
+
+def test_what_has_no_truth_value_is_missing():
+  words = np.array(["cook", NotKnown(), "clerk"], object)
+  frame = Frame(job=words, x=[0.0, 1.0, 2.0])
+  found = encode_frames(frame, frame, ["job"])
+  assert found.categories == (3, 0)
+  np.testing.assert_array_equal(found.real[:, 0], [1, 2, 0])
+
+
 def test_frames_score_like_their_arrays_whatever_the_order_of_columns():
   real, fake = people(), people(seed=1)
   found = tabsyndex(

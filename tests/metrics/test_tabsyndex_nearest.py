@@ -63,6 +63,17 @@ def test_a_repeated_row_is_at_no_distance():
   np.testing.assert_array_equal(distance(rows, rows[::-1]), 0)
 
 
+def test_a_number_without_range_counts_as_a_category():
+  rows, records = table(10, 0), table(23, 1)
+  rows[:, 2] = 500
+  records[:5, 2] = 500
+  spread = np.ptp(rows[:, 0])
+  gap = np.abs(rows[:, None] - records[None])
+  gap = np.stack([gap[..., 0] / spread, *(gap[..., 1:] > 0).T.swapaxes(1, 2)])
+  wanted = gap.mean(axis=0).min(axis=1)
+  np.testing.assert_allclose(distance(rows, records), wanted, rtol=1e-5)
+
+
 def test_a_chunk_of_nothing_is_refused():
   with pytest.raises(ValueError, match="chunk_size > 0, got chunk_size=0"):
     distance(table(5, 0), table(5, 1), chunk_size=0)

@@ -70,7 +70,12 @@ def test_rows_without_weight_are_not_read(name):
 
 
 @pytest.mark.parametrize(
-  "name", ["gaussian_copula", "tabular_vae", "tabular_gan"]
+  "name",
+  [
+    "gaussian_copula",
+    "tabular_vae",
+    pytest.param("tabular_gan", marks=pytest.mark.slow),
+  ],
 )
 def test_vmap_over_masks_equals_the_loop_and_compiles_once(name):
   x = table()
@@ -96,6 +101,13 @@ def test_vmap_over_masks_equals_the_loop_and_compiles_once(name):
     )
 
 
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_category_that_only_rows_left_out_have_is_not_drawn(name):
+  x = table()
+  found = drawn(name, x, x[:, 2] != 1, KEY)
+  assert set(np.unique(found[:, 2])) == {0, 2}
+
+
 def test_columns_apart_keep_margins_and_lose_associations():
   x = table()
   found = np.asarray(drawn("independent_columns", x, ONES, KEY, 2000))
@@ -117,6 +129,7 @@ def test_the_copula_keeps_margins_and_correlations():
   assert stats.spearmanr(found[:, 0], found[:, 2]).statistic > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [tabular_vae, tabular_gan])
 def test_training_learns_what_goes_together(make):
   x = table()
@@ -142,7 +155,9 @@ def test_training_learns_what_goes_together(make):
   assert len(np.unique(found[:, 2])) == 3
 
 
-@pytest.mark.parametrize("make", [tabular_vae, tabular_gan])
+@pytest.mark.parametrize(
+  "make", [tabular_vae, pytest.param(tabular_gan, marks=pytest.mark.slow)]
+)
 def test_stops_on_the_way_end_where_training_ends(make):
   x = table()
   generator = make(KINDS, **SMALL, num_checkpoints=3)
@@ -154,6 +169,7 @@ def test_stops_on_the_way_end_where_training_ends(make):
   assert any((leaf[0] != leaf[-1]).any() for leaf in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [tabular_vae, tabular_gan])
 @pytest.mark.parametrize("kinds", [(0, 0), (3, 2)])
 def test_tables_of_one_kind_of_column_work(make, kinds):
@@ -184,6 +200,9 @@ def test_tables_that_do_not_fit_are_refused(name):
     fit(x, ONES[:20], KEY)
   with pytest.raises(ValueError, match="weights of dtype bool"):
     fit(x, jnp.ones(300, int), KEY)
+  for weight in (jnp.nan, -1.0, 2.0):
+    with pytest.raises(ValueError, match=r"weights in \[0, 1\]"):
+      fit(x, jnp.ones(300).at[0].set(weight), KEY)
   with pytest.raises(ValueError, match="weights to select rows, got none"):
     fit(x, ~ONES, KEY)
   with pytest.raises(ValueError, match="x to be finite"):
