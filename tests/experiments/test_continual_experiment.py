@@ -251,7 +251,6 @@ def test_the_bounds_hold_on_split_digits(tmp_path):
   # A stream that ends with a request is CLU's weak place, without the option.
   for method, stream in (
     ("clu", "published"),
-    ("clu_teacher", "published"),
     ("clu_exclude_label", "published"),
     ("clu_exclude_label", "requests_last"),
   ):
