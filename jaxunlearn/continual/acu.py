@@ -156,7 +156,7 @@ def acu(
     >>> z, y = jnp.eye(2), jnp.eye(2)
     >>> state = learner.learn(learner.init(), z, y)
     >>> state = learner.forget(state, z[:1], y[:1])
-    >>> learner.solve(state).kernel.tolist()
+    >>> learner.solve(state).kernel.round(3).tolist()
     [[0.0, 0.0], [0.0, 0.5]]
   """
   checks.positive(
