@@ -8,15 +8,12 @@ Flax models come in through `jaxunlearn.adapters.flax`, checkpoints through
 `jaxunlearn.adapters.orbax`; both are imported by name.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from jaxunlearn import attacks as attacks
-from jaxunlearn import continual as continual
-from jaxunlearn import diffusion as diffusion
-from jaxunlearn import graph as graph
 from jaxunlearn import losses as losses
 from jaxunlearn import metrics as metrics
-from jaxunlearn import recsys as recsys
-from jaxunlearn import tables as tables
-from jaxunlearn import valuation as valuation
 from jaxunlearn.core import requests as requests
 from jaxunlearn.core.combinators import chain as chain
 from jaxunlearn.core.combinators import edit as edit
@@ -79,7 +76,36 @@ from jaxunlearn.methods.ssd import ssd as ssd
 from jaxunlearn.methods.unsir import unsir as unsir
 from jaxunlearn.methods.zero_shot import zero_shot_noise as zero_shot_noise
 
+if TYPE_CHECKING:
+  from jaxunlearn import continual as continual
+  from jaxunlearn import diffusion as diffusion
+  from jaxunlearn import graph as graph
+  from jaxunlearn import recsys as recsys
+  from jaxunlearn import tables as tables
+  from jaxunlearn import valuation as valuation
+
 __version__ = "0.1.0"
+
+# Rooms of a domain, imported when they are first asked for.
+_ROOMS = (
+  "continual",
+  "diffusion",
+  "graph",
+  "recsys",
+  "tables",
+  "valuation",
+)
+
+
+def __getattr__(name: str) -> Any:
+  if name in _ROOMS:
+    return importlib.import_module(f"jaxunlearn.{name}")
+  raise AttributeError(f"module 'jaxunlearn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *_ROOMS})
+
 
 __all__ = [
   "ALL",

@@ -103,10 +103,33 @@ print([name for name in heavy if name in sys.modules])
 
 def test_the_import_takes_a_second_and_a_half_at_most():
   run("import jaxunlearn")  # Compiles the bytecode.
-  best = min(run("import jaxunlearn")[1] for _ in range(3))
-  jax_alone = min(run("import jax, optax")[1] for _ in range(3))
-  # Ours beside what any user of JAX pays, so that a busy machine cannot fail it.
+  # Ours beside what any user of JAX pays, in turns, so that a busy machine cannot
+  # fail it.
+  turns = [
+    [run(code)[1] for code in ("import jaxunlearn", "import jax, optax")]
+    for _ in range(5)
+  ]
+  best, jax_alone = map(min, zip(*turns))
   assert best < max(1.5, jax_alone * 1.5)
+
+
+def test_rooms_of_a_domain_are_imported_when_asked_for():
+  code = """
+import sys
+import jaxunlearn as ju
+print("jaxunlearn.graph" in sys.modules, "graph" in dir(ju))
+print(ju.graph.__name__, "jaxunlearn.recsys" in sys.modules)
+try:
+  ju.nothing
+except AttributeError as error:
+  print(error)
+"""
+  out, _ = run(code)
+  assert out.splitlines() == [
+    "False True",
+    "jaxunlearn.graph False",
+    "module 'jaxunlearn' has no attribute 'nothing'",
+  ]
 
 
 def test_a_file_of_the_package_is_no_longer_than_its_limit():

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxunlearn.core.columns import Columns
 from jaxunlearn.metrics._table_columns import (
-  Layout,
   Table,
   mean_and_std,
   one_hot,
@@ -17,7 +17,7 @@ from jaxunlearn.metrics._table_columns import (
 from jaxunlearn.metrics._table_statistics import membership
 
 
-def associations(table: Table, layout: Layout) -> jax.Array:
+def associations(table: Table, layout: Columns) -> jax.Array:
   """Pearson, correlation ratio or Theil's U of every pair: [D, D].
 
   Numbers with numbers: Pearson's r, signed. Categories with numbers: the
@@ -77,7 +77,7 @@ def published_correlation(
 
 
 def fixed_correlation(
-  real: jax.Array, fake: jax.Array, layout: Layout
+  real: jax.Array, fake: jax.Array, layout: Columns
 ) -> jax.Array:
   """S2 by the absolute difference of associations, each in [0, 1].
 

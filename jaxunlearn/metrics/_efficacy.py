@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxunlearn.core.columns import Columns, columns_of
 from jaxunlearn.metrics._table_columns import (
-  Layout,
   Table,
-  layout_of,
   limits,
   one_hot,
   relative_error,
@@ -42,7 +41,7 @@ Fit = Callable[[jax.Array, jax.Array, jax.Array], Callable[..., jax.Array]]
 def efficacy(
   real: Table,
   fake: Table,
-  layout: Layout,
+  layout: Columns,
   target: int,
   task: str,
   key: jax.Array,
@@ -62,7 +61,7 @@ def efficacy(
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5, 6, 7))
 def _score(real, fake, key, categories, target, task, is_published, f1):
-  layout = layout_of(categories)
+  layout = columns_of(categories, at_least=2)
   measured = jnp.stack(
     _measured(real, fake, layout, target, task, key, is_published, f1)
   )

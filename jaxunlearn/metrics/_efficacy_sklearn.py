@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.columns import Columns
 from jaxunlearn.metrics._efficacy import ALPHA, REGRESSION, hold_in
-from jaxunlearn.metrics._table_columns import Layout, Table
+from jaxunlearn.metrics._table_columns import Table
 
 _SEED = 42
 
@@ -18,7 +19,7 @@ _SEED = 42
 def efficacy(
   real: Table,
   fake: Table,
-  layout: Layout,
+  layout: Columns,
   target: int,
   task: str,
   key: jax.Array,
@@ -121,7 +122,7 @@ def _unit(values, low, high):
   return (values - low) / np.where(high > low, high - low, 1)
 
 
-def _published(tables, counted, layout: Layout):
+def _published(tables, counted, layout: Columns):
   """Levels that occur become indicators, those of the target too.
 
   The authors' code then takes the last indicator for the target and leaves the
@@ -157,7 +158,7 @@ def _published(tables, counted, layout: Layout):
   return encode
 
 
-def _fixed(tables, counted, layout: Layout):
+def _fixed(tables, counted, layout: Columns):
   """The target as it is; indicators of the other columns' levels."""
   del counted
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxunlearn.core.columns import Columns
 from jaxunlearn.metrics._table_columns import (
-  Layout,
   Table,
   limits,
   mean_and_std,
@@ -51,7 +51,7 @@ def published_propensity(real: Table, fake: Table) -> Propensity:
   return _scored(p, c, weights, expected)
 
 
-def fixed_propensity(real: Table, fake: Table, layout: Layout) -> Propensity:
+def fixed_propensity(real: Table, fake: Table, layout: Columns) -> Propensity:
   """S4 without penalty, categories one by one, for two independent samples.
 
   The expected pMSE is c^2 (1 - c)^2 k (1 / n_real + 1 / n_fake), k the number

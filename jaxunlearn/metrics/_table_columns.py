@@ -1,12 +1,7 @@
-"""Mixed tables as arrays: columns of numbers and of category codes.
-
-A table is one float array [N, D]. What its columns are says `categories`, D
-whole numbers: 0 for a column of numbers, K for one of the codes 0 .. K - 1.
-"""
+"""Mixed tables under weights, checked; for their columns see `core.columns`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,31 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.columns import Columns
 from jaxunlearn.metrics import _rows
-
-
-class Layout(NamedTuple):
-  """Where the columns of a mixed table are; NumPy, static.
-
-  Attributes:
-    categories: D numbers, see above.
-    numeric: int [D_n], the columns of numbers.
-    categorical: int [D_c], the columns of codes.
-    level_column: int [L], the column of each level of each categorical column.
-    level_code: int [L], its code there.
-    level_group: int [L], its column's place among `categorical`.
-  """
-
-  categories: tuple[int, ...]
-  numeric: np.ndarray
-  categorical: np.ndarray
-  level_column: np.ndarray
-  level_code: np.ndarray
-  level_group: np.ndarray
-
-  @property
-  def num_columns(self) -> int:
-    return len(self.categories)
 
 
 class Table(NamedTuple):
@@ -56,37 +28,8 @@ class Table(NamedTuple):
   is_usable: jax.Array
 
 
-def layout_of(categories: Sequence[int]) -> Layout:
-  """The layout of columns.
-
-  Raises:
-    ValueError: fewer than 2 columns, or a number of categories below 0.
-  """
-  kinds = tuple(int(k) for k in categories)
-  if len(kinds) < 2:
-    raise ValueError(f"Expected at least 2 columns, got {len(kinds)}.")
-  if min(kinds) < 0:
-    raise ValueError(
-      f"Expected categories >= 0, a number a column, got {min(kinds)}."
-    )
-  sizes = np.array(kinds)
-  categorical = np.flatnonzero(sizes)
-  level_column = np.repeat(categorical, sizes[categorical])
-  level_group = np.repeat(np.arange(len(categorical)), sizes[categorical])
-  first = np.cumsum(sizes) - sizes
-  level_code = np.arange(len(level_column)) - first[level_column]
-  return Layout(
-    kinds,
-    np.flatnonzero(sizes == 0),
-    categorical,
-    level_column,
-    level_code,
-    level_group,
-  )
-
-
 def table_of(
-  values: jax.Array, weights: jax.Array | None, layout: Layout, name: str
+  values: jax.Array, weights: jax.Array | None, layout: Columns, name: str
 ) -> Table:
   """Checks a table and puts it in order.
 
@@ -119,7 +62,7 @@ def table_of(
 
 
 def _check_values(
-  values: np.ndarray, weights: np.ndarray, layout: Layout, name: str
+  values: np.ndarray, weights: np.ndarray, layout: Columns, name: str
 ) -> None:
   if not (np.isfinite(weights).all() and (weights >= 0).all()):
     raise ValueError(f"Expected weights of {name} >= 0, got others.")
@@ -147,13 +90,13 @@ def _check_values(
       )
 
 
-def one_hot(values: jax.Array, layout: Layout) -> jax.Array:
+def one_hot(values: jax.Array, layout: Columns) -> jax.Array:
   """Every level of every categorical column as 0 or 1: [N, L]."""
   codes = values[:, layout.level_column]
   return (codes == layout.level_code[None]).astype(values.dtype)
 
 
-def shares(table: Table, layout: Layout) -> jax.Array:
+def shares(table: Table, layout: Columns) -> jax.Array:
   """The share of rows that have each level: [L]."""
   total = table.weights.sum()
   return table.weights @ one_hot(table.values, layout) / safe(total)

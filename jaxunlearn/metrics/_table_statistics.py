@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxunlearn.core.columns import Columns
 from jaxunlearn.metrics._table_columns import (
-  Layout,
   Table,
   limits,
   mean_and_std,
@@ -32,7 +32,7 @@ def published_basic(real: Table, fake: Table) -> jax.Array:
   return 1 - published_error(of(real), of(fake)).mean()
 
 
-def fixed_basic(real: Table, fake: Table, layout: Layout) -> jax.Array:
+def fixed_basic(real: Table, fake: Table, layout: Columns) -> jax.Array:
   """S1 that depends on neither origin nor unit nor the order of codes.
 
   A column of numbers has errors of mean and median in units of the real
@@ -56,7 +56,7 @@ def fixed_basic(real: Table, fake: Table, layout: Layout) -> jax.Array:
 
 
 def support(
-  real: Table, fake: Table, layout: Layout, *, is_published: bool
+  real: Table, fake: Table, layout: Columns, *, is_published: bool
 ) -> jax.Array:
   """S5 of every column [D]: how much of the real support has its rows.
 
@@ -87,7 +87,7 @@ def support(
   return jnp.minimum(found.at[layout.categorical].set(codes), 1)
 
 
-def membership(layout: Layout, dtype: jnp.dtype) -> jax.Array:
+def membership(layout: Columns, dtype: jnp.dtype) -> jax.Array:
   """Which categorical column each level belongs to, as 0 and 1: [L, D_c]."""
   groups = np.arange(len(layout.categorical))
   return jnp.asarray(layout.level_group[:, None] == groups[None], dtype)
@@ -110,7 +110,7 @@ def _edges(real: Table) -> jax.Array:
   return edges.at[0].set(jnp.where(is_flat, low, lowest))
 
 
-def _binned(table: Table, edges: jax.Array, layout: Layout) -> jax.Array:
+def _binned(table: Table, edges: jax.Array, layout: Columns) -> jax.Array:
   """The weight in each bin of the columns of numbers: [D_n, 20]."""
   values = table.values[:, layout.numeric]
   place = jax.vmap(lambda e, v: jnp.searchsorted(e, v, side="left"))(

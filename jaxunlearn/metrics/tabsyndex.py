@@ -41,6 +41,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.columns import Columns, columns_of
 from jaxunlearn.metrics import _association, _efficacy, _efficacy_sklearn
 from jaxunlearn.metrics._propensity import (
   Propensity,
@@ -48,9 +49,7 @@ from jaxunlearn.metrics._propensity import (
   published_propensity,
 )
 from jaxunlearn.metrics._table_columns import (
-  Layout,
   Table,
-  layout_of,
   table_of,
 )
 from jaxunlearn.metrics._table_statistics import (
@@ -156,7 +155,7 @@ def tabsyndex(
   if is_frame(real) or is_frame(fake):
     real, fake, categories, names = encode_frames(real, fake, categories)
     target = _target_place(target, names)
-  layout = layout_of(categories)
+  layout = columns_of(categories, at_least=2)
   target = _checked_target(target, layout)
   _check_names(task, mode, efficacy, f1, layout, target)
   real = table_of(real, real_weights, layout, "real")
@@ -195,7 +194,7 @@ def association_matrix(
   Raises:
     ValueError: as `tabsyndex`.
   """
-  layout = layout_of(categories)
+  layout = columns_of(categories, at_least=2)
   rows = table_of(table, weights, layout, "table")
   return _associations(rows, layout.categories)
 
@@ -211,7 +210,7 @@ def support_coverage(
 ) -> jax.Array:
   """The support score of every column: [D], in [0, 1]; see `tabsyndex`."""
   checks.one_of(MODES, mode=mode)
-  layout = layout_of(categories)
+  layout = columns_of(categories, at_least=2)
   tables = (
     table_of(real, real_weights, layout, "real"),
     table_of(fake, fake_weights, layout, "fake"),
@@ -230,7 +229,7 @@ class _Found(NamedTuple):
 # Compiled even where the caller is not: hundreds of small operations.
 @functools.partial(jax.jit, static_argnums=1)
 def _associations(rows: Table, categories: tuple[int, ...]) -> jax.Array:
-  found = _association.associations(rows, layout_of(categories))
+  found = _association.associations(rows, columns_of(categories, at_least=2))
   return jnp.where(rows.is_usable, found, jnp.nan)
 
 
@@ -238,7 +237,9 @@ def _associations(rows: Table, categories: tuple[int, ...]) -> jax.Array:
 def _support(
   real: Table, fake: Table, categories: tuple[int, ...], is_published: bool
 ) -> jax.Array:
-  found = support(real, fake, layout_of(categories), is_published=is_published)
+  found = support(
+    real, fake, columns_of(categories, at_least=2), is_published=is_published
+  )
   return jnp.where(real.is_usable & fake.is_usable, found, jnp.nan)
 
 
@@ -247,7 +248,7 @@ def _components(
   real: Table, fake: Table, categories: tuple[int, ...], is_published: bool
 ) -> _Found:
   """The four components that are closed programs."""
-  layout = layout_of(categories)
+  layout = columns_of(categories, at_least=2)
   matrix = functools.partial(_association.associations, layout=layout)
   matrices = matrix(real), matrix(fake)
   cover = support(real, fake, layout, is_published=is_published).mean()
@@ -292,7 +293,7 @@ def _target_place(target: int | str, names: tuple[str, ...]) -> int:
   return target
 
 
-def _checked_target(target: int | str, layout: Layout) -> int:
+def _checked_target(target: int | str, layout: Columns) -> int:
   count = layout.num_columns
   if isinstance(target, str) or not -count <= target < count:
     raise ValueError(
@@ -301,7 +302,9 @@ def _checked_target(target: int | str, layout: Layout) -> int:
   return target % count
 
 
-def _check_names(task, mode, efficacy, f1, layout: Layout, target: int) -> None:
+def _check_names(
+  task, mode, efficacy, f1, layout: Columns, target: int
+) -> None:
   checks.one_of(_efficacy.TASKS, task=task)
   checks.one_of(MODES, mode=mode)
   checks.one_of(EFFICACIES, efficacy=efficacy)

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxunlearn.core.columns import columns_of
 from jaxunlearn.core.training import map_many
-from jaxunlearn.metrics._table_columns import layout_of, table_of
+from jaxunlearn.metrics._table_columns import table_of
 from jaxunlearn.metrics.tabsyndex import TabSynDex, tabsyndex
 
 # Standard deviations on either side of the mean that hold 90 % of a normal law.
@@ -75,7 +76,7 @@ def tabsyndex_bands(
     raise ValueError(f"Expected num_resamples > 1, got {num_resamples}.")
   score_key, draw_key = jax.random.split(key)
   options = {"categories": tuple(categories), **options}
-  layout = layout_of(categories)
+  layout = columns_of(categories, at_least=2)
   tables = (
     table_of(real, real_weights, layout, "real"),
     table_of(fake, fake_weights, layout, "fake"),

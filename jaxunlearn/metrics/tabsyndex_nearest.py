@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from jaxunlearn.core.columns import columns_of
 from jaxunlearn.core.per_example import map_chunks
 from jaxunlearn.metrics._table_columns import (
-  layout_of,
   limits,
   safe,
   table_of,
@@ -49,7 +49,7 @@ def nearest_record_distance(
   Raises:
     ValueError: as `tabsyndex`; chunk_size < 1.
   """
-  layout = layout_of(categories)
+  layout = columns_of(categories, at_least=2)
   table = table_of(rows, row_weights, layout, "rows")
   others = table_of(records, record_weights, layout, "records")
   low, high = limits(table)

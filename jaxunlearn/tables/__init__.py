@@ -3,9 +3,9 @@
 `metrics.tabsyndex` says how much what they draw is like the real table.
 """
 
+from jaxunlearn.core.columns import columns_of
 from jaxunlearn.tables.encoding import (
   Encoding,
-  columns_of,
   decode,
   encode,
   fit_encoding,

@@ -9,7 +9,6 @@ leaves no trace in the encoding either.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,33 +17,9 @@ import numpy as np
 from jax.scipy.special import ndtr, ndtri
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.columns import Columns
 
 NUM_QUANTILES = 129
-
-
-class Columns(NamedTuple):
-  """Where the columns of a mixed table are; NumPy, static.
-
-  Attributes:
-    categories: D numbers: 0 for a column of numbers, K for codes 0 .. K - 1.
-    numeric: int [D_n], places of the columns of numbers.
-    categorical: int [D_c], places of the others.
-    level_column: int [L], the column of each level of each of the others.
-    level_code: int [L], its code.
-    level_group: int [L], its column's place among `categorical`.
-  """
-
-  categories: tuple[int, ...]
-  numeric: np.ndarray
-  categorical: np.ndarray
-  level_column: np.ndarray
-  level_code: np.ndarray
-  level_group: np.ndarray
-
-  @property
-  def num_features(self) -> int:
-    """Numbers and levels: the width of an encoded row."""
-    return len(self.numeric) + len(self.level_code)
 
 
 class Encoding(NamedTuple):
@@ -59,30 +34,6 @@ class Encoding(NamedTuple):
   quantiles: jax.Array
   is_whole: jax.Array
   shares: jax.Array
-
-
-def columns_of(categories: Sequence[int]) -> Columns:
-  """Where the columns are.
-
-  Raises:
-    ValueError: no columns, or a number of categories below 0.
-  """
-  kinds = tuple(int(k) for k in categories)
-  if not kinds or min(kinds) < 0:
-    raise ValueError(
-      f"Expected categories to be numbers >= 0, one a column, got {kinds}."
-    )
-  sizes = np.array(kinds)
-  coded = np.flatnonzero(sizes)
-  codes = [np.arange(k) for k in sizes[coded]]
-  return Columns(
-    kinds,
-    np.flatnonzero(sizes == 0),
-    coded,
-    np.repeat(coded, sizes[coded]),
-    np.concatenate([np.zeros(0, int), *codes]),
-    np.repeat(np.arange(len(coded)), sizes[coded]),
-  )
 
 
 def check_rows(

@@ -15,12 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr, ndtri
 
+from jaxunlearn.core.columns import Columns, columns_of
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.tables.encoding import (
-  Columns,
   Encoding,
   check_rows,
-  columns_of,
   decode,
   encode,
   fit_encoding,

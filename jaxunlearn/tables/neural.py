@@ -24,15 +24,14 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.columns import Columns, columns_of
 from jaxunlearn.core.combinators import chain, provide
 from jaxunlearn.core.phase import Objective, phase
 from jaxunlearn.core.recording import repeat_with_curve
 from jaxunlearn.core.types import Draw, Transform, Variables
 from jaxunlearn.tables.encoding import (
-  Columns,
   Encoding,
   check_rows,
-  columns_of,
   decode,
   draw_codes,
   encode,
