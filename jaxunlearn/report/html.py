@@ -116,8 +116,9 @@ def _brief(
   candidates = summary.candidates
   baselines = [m for m in (ORIGINAL, RETRAINED) if m in summary.methods]
   compared = f", compared with: {' and '.join(baselines)}" if baselines else ""
+  asked = "To be forgotten" if baselines else "Asked of"
   facts = [
-    ("To be forgotten", _listing(summary.requests, 5)),
+    (asked, _listing(summary.requests, 5)),
     ("Methods", _listing(candidates, 20) + compared),
     ("Runs", f"{_count(len(results.rows), 'run')}, {_count(seeds, 'seed')}"),
   ]
@@ -132,13 +133,16 @@ def _brief(
     for title, sentences in (("Verdicts", verdicts), ("Findings", found))
     if sentences
   )
+  hint = (
+    '<p class="hint">The <em>retrained model</em> was trained by the same '
+    "recipe without the rows to be forgotten. It is what unlearning tries to "
+    "reach at a lower cost.</p>\n"
+  )
   return (
     '<section id="brief">\n<h2>In brief</h2>\n'
     f'<dl class="facts">\n{terms}</dl>\n'
     f"{lists}"
-    '<p class="hint">The <em>retrained model</em> was trained by the same '
-    "recipe without the rows to be forgotten. It is what unlearning tries to "
-    "reach at a lower cost.</p>\n</section>\n"
+    f"{hint if RETRAINED in summary.methods else ''}</section>\n"
   )
 
 

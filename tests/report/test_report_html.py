@@ -191,6 +191,23 @@ def test_the_general_findings_can_be_left_out(tmp_path):
     text = path.read_text()
     assert (html.escape(sentence) in text) == wanted
     assert "<li>Mine.</li>" in text
+    assert "To be forgotten" in text and "It is what unlearning" in text
+
+
+def test_a_report_without_a_retrained_model_does_not_speak_of_one(tmp_path):
+  results = make_results()
+  rows = [
+    r for r in results.rows if r["method"] not in ("original", "retrained")
+  ]
+  path = report.write_report(
+    tmp_path,
+    results._replace(rows=rows),
+    title="T",
+    lead="L",
+    general_findings=False,
+  )
+  text = path.read_text()
+  assert "To be forgotten" not in text and "It is what unlearning" not in text
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", "", ".hidden", "a\n"])
