@@ -1,14 +1,14 @@
 """Continual learning and unlearning: a stream of events, run by one program.
 
-stream = task_stream(task, [learn(0), learn(1), forget(0), learn(2)])
-learner = clu(model, optimizer=optax.sgd(0.05), num_steps=150,
-              batch_size=32, buffer_size=200)
-state = learner.init(model.init(key, x[:1]), data, key)
-state, infos, logits = jax.jit(
-  lambda s, st, k: run_stream(
-    learner, s, data, st, k, record=lambda s: learner.predict(s, test_x)
-  )
-)(state, stream, key)
+    stream = task_stream(task, [learn(0), learn(1), forget(0), learn(2)])
+    learner = clu(model, optimizer=optax.sgd(0.05), num_steps=150,
+                  batch_size=32, buffer_size=200)
+    state = learner.init(model.init(key, x[:1]), data, key)
+    state, infos, logits = jax.jit(
+      lambda s, st, k: run_stream(
+        learner, s, data, st, k, record=lambda s: learner.predict(s, test_x)
+      )
+    )(state, stream, key)
 """
 
 from jaxunlearn.continual import metrics as metrics
