@@ -9,6 +9,8 @@
         learner, s, data, st, k, record=lambda s: learner.predict(s, test_x)
       )
     )(state, stream, key)
+
+A learner is a few pure functions of a state that is a pytree, see `Learner`.
 """
 
 from jaxunlearn.continual import metrics as metrics
