@@ -188,7 +188,7 @@ def adult(data_dir: str | None, rows: tuple[int, int] | None = None) -> Dataset:
       "Expected --data-dir (or JAXUNLEARN_DATA) with the file adult_train.csv, "
       "got neither."
     )
-  table = _read_csv(
+  table = read_csv(
     Path(data_dir) / "adult_train.csv",
     (*_ADULT_NUMBERS, *_ADULT_WORDS, "income"),
   )
@@ -329,7 +329,7 @@ def _standardised(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
   return (centred / np.where(spread > 0, spread, 1)).astype(np.float32)
 
 
-def _read_csv(path: Path, columns: Sequence[str]) -> dict[str, np.ndarray]:
+def read_csv(path: Path, columns: Sequence[str]) -> dict[str, np.ndarray]:
   """Columns of a CSV file with a header, as words."""
   if not path.is_file():
     raise ValueError(

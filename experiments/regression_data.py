@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.data import _read_csv, _standardised
+from experiments.data import _standardised, read_csv
 from jaxunlearn import requests
 from jaxunlearn.core import checks
 
@@ -218,7 +218,7 @@ def _california(path: Path, rows: int | None) -> Table:
     *("total_bedrooms", "population", "households", "median_income"),
   )
   target, words = "median_house_value", "ocean_proximity"
-  table = _read_csv(path, (*numbers, target, words))
+  table = read_csv(path, (*numbers, target, words))
   values = _numbers(table, (*numbers, target), path)
   train, test = _split("california", len(values), rows)
   # By training rows only: nothing of a test row may reach the model.
@@ -249,7 +249,7 @@ def _etth1(path: Path, rows: int | None) -> Table:
   Of four weeks three are for training and one for testing; a window that
   reaches from one kind into the other is left out.
   """
-  table = _read_csv(path, ("date", *_LOADS, "OT"))
+  table = read_csv(path, ("date", *_LOADS, "OT"))
   values = _numbers(table, (*_LOADS, "OT"), path)
   if not np.isfinite(values).all():
     raise ValueError(f"Expected numbers in all columns of {path}, got blanks.")

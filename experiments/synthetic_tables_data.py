@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data import _read_csv
+from experiments.data import read_csv
 
 _ADULT_NUMBERS = (
   "age",
@@ -98,13 +98,13 @@ def load(name: str, data_dir: str | None) -> MixedTable:
 def _adult(path: Path) -> MixedTable:
   """Five numbers and seven columns of words; fnlwgt, education (the same as
   education-num) and native-country (nine tenths one value) are left out."""
-  words = _read_csv(path, (*_ADULT_NUMBERS, *_ADULT_WORDS))
+  words = read_csv(path, (*_ADULT_NUMBERS, *_ADULT_WORDS))
   return _mixed("adult", words, _ADULT_NUMBERS, _ADULT_WORDS, "classification")
 
 
 def _california(path: Path) -> MixedTable:
   """Nine numbers and a place; districts without total_bedrooms are left out."""
-  words = _read_csv(path, (*_HOUSE_NUMBERS, "ocean_proximity"))
+  words = read_csv(path, (*_HOUSE_NUMBERS, "ocean_proximity"))
   full = words["total_bedrooms"] != ""
   words = {name: column[full] for name, column in words.items()}
   found = _mixed(
