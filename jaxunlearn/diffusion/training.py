@@ -62,6 +62,41 @@ def squared_error(predicted: jax.Array, wanted: jax.Array) -> jax.Array:
   return error.reshape(error.shape[0], -1).mean(axis=1)
 
 
+def noise_error(
+  predicted: jax.Array,
+  wanted: jax.Array,
+  t: jax.Array,
+  time_weights: jax.Array | None = None,
+) -> jax.Array:
+  """The `squared_error` of noise, times what its time weighs; float32 [B].
+
+  Args:
+    predicted: [B, H, W, C].
+    wanted: of that shape.
+    t: int [B].
+    time_weights: None, or float [T]; see `denoising`.
+  """
+  error = squared_error(predicted, wanted)
+  return error if time_weights is None else error * time_weights[t]
+
+
+def check_time_weights(diffusion: Diffusion, time_weights: Any) -> None:
+  """Weights of the loss at each time are None or float [T] >= 0.
+
+  Raises:
+    ValueError: they are not.
+  """
+  if time_weights is None:
+    return
+  wanted = (diffusion.num_train_steps,)
+  if jnp.shape(time_weights) != wanted:
+    raise ValueError(
+      f"Expected time_weights of shape {wanted}, got {jnp.shape(time_weights)}."
+    )
+  if checks.is_concrete(time_weights):
+    checks.non_negative(time_weights=np.asarray(time_weights).min())
+
+
 def denoising(
   diffusion: Diffusion,
   *,
@@ -91,15 +126,7 @@ def denoising(
       negative; from the objective, rows that do not fit the model.
   """
   checks.fraction(null_rate=null_rate)
-  if time_weights is not None:
-    wanted = (diffusion.num_train_steps,)
-    if jnp.shape(time_weights) != wanted:
-      raise ValueError(
-        f"Expected time_weights of shape {wanted}, got "
-        f"{jnp.shape(time_weights)}."
-      )
-    if checks.is_concrete(time_weights):
-      checks.non_negative(time_weights=np.asarray(time_weights).min())
+  check_time_weights(diffusion, time_weights)
 
   def objective(variables, batch, key):
     x, tokens = batch.rows["x"], batch.rows["tokens"]
@@ -118,8 +145,8 @@ def denoising(
     tokens = jax.vmap(prompt)(tokens, keys[:, 1])
     params = variables.params
     context = diffusion.encode(params, tokens)
-    losses = squared_error(diffusion.eps(params, x_t, t, context), noise)
-    return losses if time_weights is None else losses * time_weights[t]
+    predicted = diffusion.eps(params, x_t, t, context)
+    return noise_error(predicted, noise, t, time_weights)
 
   return objective
 

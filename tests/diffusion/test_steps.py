@@ -1,0 +1,191 @@
+"""What the steps of methods share: images begun, images made, one group moved."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxunlearn import diffusion
+from jaxunlearn.core.phase import phase
+from jaxunlearn.diffusion import samplers, schedules, steps
+from jaxunlearn.diffusion.types import Diffusion, parameter_group
+
+LEVELS = schedules.linear(40, 1e-3, 0.2)
+PROMPTS = jnp.array([[1, 2], [1, 3], [1, 4]])
+
+
+def linear_model():
+  """eps = params x + prompt / 10."""
+  return Diffusion(
+    init=lambda key: jnp.float32(0.3),
+    eps=lambda p, x, t, c: p * x + c[:, 1, :1, None, None] / 10,
+    encode=lambda p, tokens: tokens[..., None].astype(jnp.float32),
+    null_tokens=jnp.array([1, 0]),
+    alphas_bar=LEVELS,
+    image_shape=(2, 1, 1),
+    clip=2.0,
+    vocab_size=5,
+  )
+
+
+MODEL = linear_model()
+
+
+@functools.cache
+def small():
+  return diffusion.text_to_image(
+    image_shape=(2, 2, 3),
+    vocab_size=5,
+    null_tokens=(1, 0),
+    alphas_bar=LEVELS,
+    width=8,
+    num_blocks=1,
+    num_heads=2,
+    text_width=4,
+  )
+
+
+def test_a_begun_image_is_the_one_of_the_whole_walk_at_that_step():
+  keys = jax.random.split(jax.random.key(0), 64)
+  tokens = jnp.tile(PROMPTS[:1], (64, 1))
+  run = jax.jit(
+    lambda p: steps.begun_images(
+      MODEL, p, tokens, keys, num_steps=8, guidance=2.0
+    )
+  )
+  x, stop = run(jnp.float32(0.3))
+  assert set(np.asarray(stop).tolist()) == set(range(8))
+  times = steps.step_times(MODEL, 8)
+  for i in range(6):
+    walk_key = jax.random.split(keys[i])[1][None]
+    path = diffusion.trajectory(
+      MODEL,
+      diffusion.classifier_free(MODEL, jnp.float32(0.3), tokens[:1], 2.0),
+      samplers.start_noise(MODEL, walk_key),
+      walk_key,
+      num_steps=8,
+    )
+    np.testing.assert_allclose(x[i], path[stop[i], 0], atol=1e-5)
+  assert times.tolist() == [*schedules.sampling_times(40, 8).tolist(), -1]
+
+
+def test_nothing_is_differentiated_through_a_begun_image():
+  keys = jax.random.split(jax.random.key(0), 3)
+
+  def total(p):
+    x, _ = steps.begun_images(MODEL, p, PROMPTS, keys, num_steps=5)
+    return x.sum() + p
+
+  assert float(jax.grad(total)(jnp.float32(0.3))) == 1.0
+
+
+def test_many_models_and_prompts_are_begun_as_in_a_loop():
+  keys = jax.random.split(jax.random.key(4), 3)
+  params = jnp.array([0.1, 0.5])
+  prompts = jnp.stack([PROMPTS, PROMPTS[::-1]])
+  run = lambda p, t: steps.begun_images(MODEL, p, t, keys, num_steps=6)[0]
+  many = jax.vmap(run)(params, prompts)
+  for i in range(2):
+    np.testing.assert_allclose(many[i], run(params[i], prompts[i]), atol=1e-5)
+
+
+def test_made_images_do_not_depend_on_how_many_are_made_at_a_time():
+  key = jax.random.key(3)
+  make = lambda chunk: steps.made_images(
+    MODEL,
+    jnp.float32(0.3),
+    PROMPTS,
+    key,
+    num_images=7,
+    num_steps=4,
+    chunk_size=chunk,
+  )
+  few, all_at_once = make(2), make(64)
+  np.testing.assert_allclose(few["x"], all_at_once["x"], atol=1e-6)
+  assert few["prompt"].tolist() == [0, 1, 2, 0, 1, 2, 0]
+  keys = jax.random.split(key, 7)
+  alone = diffusion.sample(
+    MODEL, jnp.float32(0.3), PROMPTS[2:], keys[5:6], num_steps=4, guidance=3.0
+  )
+  np.testing.assert_allclose(few["x"][5], alone[0], atol=1e-5)
+
+
+def test_prompts_are_drawn_alike():
+  keys = jax.random.split(jax.random.key(0), 900)
+  counts = np.bincount(steps.draw_prompts(PROMPTS, keys), minlength=3)
+  # 300 each, four standard deviations of 14.1.
+  assert (abs(counts - 300) < 57).all() and counts.sum() == 900
+
+
+@pytest.mark.parametrize("group", ["xattn", "xattn-kv", "noxattn", "text"])
+def test_a_restricted_optimiser_moves_its_group_alone(group):
+  """Weight decay acts without a gradient, momentum after it."""
+  params = jax.jit(small().init)(jax.random.key(0))
+  optimizer = steps.restricted(optax.adamw(0.1, weight_decay=0.5), group)
+  fit = phase(
+    lambda v, batch, key: jnp.stack(
+      [jnp.square(p - 1).sum() for p in jax.tree.leaves(v.params)]
+    ),
+    optimizer,
+    3,
+  )
+  data, mask = {"x": jnp.zeros((2, 1))}, jnp.array([True, False])
+  moved, _ = jax.jit(fit)(params, data, mask, jax.random.key(1))
+  chosen = parameter_group(params, group)
+  for may_move, old, new in zip(
+    *(jax.tree.leaves(t) for t in (chosen, params, moved)), strict=True
+  ):
+    if may_move:
+      assert (np.asarray(old) != np.asarray(new)).any()
+    else:
+      np.testing.assert_array_equal(old, new)
+
+
+def test_gradients_are_clipped_by_the_norm_of_the_group_alone():
+  params = jax.jit(small().init)(jax.random.key(0))
+  optimizer = steps.restricted(
+    optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0)), "xattn-kv"
+  )
+  grads = jax.tree.map(jnp.ones_like, params)
+  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+  # To keys and values: 2 kernels of 4 x 8 ones, norm 8.
+  assert float(optax.tree.norm(updates)) == pytest.approx(1.0, rel=1e-5)
+  block = updates["denoiser"]["block_0"]["attn2"]
+  np.testing.assert_allclose(block["to_k"]["kernel"], -1 / 8, rtol=1e-5)
+
+
+def test_a_restricted_optimiser_keeps_no_state_for_the_others():
+  params = jax.jit(small().init)(jax.random.key(0))
+  state = steps.restricted(optax.adam(0.1), "xattn-kv").init(params)
+  # Two moments of 2 kernels, and a count.
+  assert sum(leaf.size for leaf in jax.tree.leaves(state)) == 2 * 64 + 1
+
+
+def test_what_is_no_group_or_no_concept_is_refused():
+  with pytest.raises(ValueError, match="Expected group to be one of 'xattn'"):
+    steps.restricted(optax.sgd(0.1), "attention")
+  params = jax.jit(small().init)(jax.random.key(0))
+  with pytest.raises(ValueError, match="'selfattn', got none"):
+    steps.restricted(optax.sgd(0.1), "selfattn").init(params)
+  with pytest.raises(ValueError, match="to hold prompts, got none"):
+    steps.check_prompts(MODEL, jnp.zeros((0, 2), int), "prompts")
+  with pytest.raises(ValueError, match="got the empty prompt at 1"):
+    steps.check_prompts(MODEL, jnp.array([[1, 2], [1, 0]]), "prompts")
+  with pytest.raises(ValueError, match=r"of shape \[B, 2\], got \(3, 4\)"):
+    steps.check_prompts(MODEL, jnp.ones((3, 4), int), "prompts")
+  with pytest.raises(ValueError, match="num_images > 0"):
+    steps.made_images(
+      MODEL, jnp.float32(0), PROMPTS, jax.random.key(0), num_images=0
+    )
+  with pytest.raises(ValueError, match="chunk_size > 0"):
+    steps.made_images(
+      MODEL,
+      jnp.float32(0),
+      PROMPTS,
+      jax.random.key(0),
+      num_images=1,
+      chunk_size=0,
+    )
