@@ -6,11 +6,14 @@ rows, and a method an ordinary `Transform`.
 """
 
 from jaxunlearn.diffusion import schedules as schedules
+from jaxunlearn.diffusion.adv_unlearn import adv_unlearn as adv_unlearn
+from jaxunlearn.diffusion.doco import doco as doco
 from jaxunlearn.diffusion.guidance import both_eps as both_eps
 from jaxunlearn.diffusion.guidance import classifier_free as classifier_free
 from jaxunlearn.diffusion.guidance import guided_eps as guided_eps
 from jaxunlearn.diffusion.models import from_linen as from_linen
 from jaxunlearn.diffusion.models import text_to_image as text_to_image
+from jaxunlearn.diffusion.models import text_to_image_unet as text_to_image_unet
 from jaxunlearn.diffusion.partial_diffusion import (
   concept_curve as concept_curve,
 )
@@ -18,6 +21,11 @@ from jaxunlearn.diffusion.partial_diffusion import hand_over as hand_over
 from jaxunlearn.diffusion.partial_diffusion import (
   partial_diffusion as partial_diffusion,
 )
+from jaxunlearn.diffusion.pretrained import attach as attach
+from jaxunlearn.diffusion.prompt_attack import AttackRates as AttackRates
+from jaxunlearn.diffusion.prompt_attack import PromptAttack as PromptAttack
+from jaxunlearn.diffusion.prompt_attack import attack_prompts as attack_prompts
+from jaxunlearn.diffusion.prompt_attack import attack_rates as attack_rates
 from jaxunlearn.diffusion.samplers import image_keys as image_keys
 from jaxunlearn.diffusion.samplers import sample as sample
 from jaxunlearn.diffusion.samplers import start_noise as start_noise
@@ -34,12 +42,19 @@ from jaxunlearn.diffusion.types import parameter_group as parameter_group
 from jaxunlearn.diffusion.types import parameter_groups as parameter_groups
 
 __all__ = [
+  "AttackRates",
   "Diffusion",
   "Predictor",
+  "PromptAttack",
+  "adv_unlearn",
+  "attach",
+  "attack_prompts",
+  "attack_rates",
   "both_eps",
   "classifier_free",
   "concept_curve",
   "denoising",
+  "doco",
   "drop_words",
   "fitting",
   "from_linen",
@@ -53,6 +68,7 @@ __all__ = [
   "schedules",
   "start_noise",
   "text_to_image",
+  "text_to_image_unet",
   "train",
   "train_many",
   "trajectory",

@@ -1,4 +1,4 @@
-"""Diffusion models to start from: a small one, and any pair of Flax modules."""
+"""Diffusion models to start from: two small ones, any pair of Flax modules."""
 
 from __future__ import annotations
 
@@ -75,6 +75,83 @@ def text_to_image(
   )
 
 
+def text_to_image_unet(
+  *,
+  image_shape: tuple[int, int, int],
+  vocab_size: int,
+  null_tokens: Sequence[int],
+  alphas_bar: jax.Array,
+  clip: float | None = 1.0,
+  prediction: str = "eps",
+  channels: Sequence[int] = (128, 256, 256),
+  num_blocks: int = 2,
+  attention_levels: Sequence[int] = (1, 2),
+  num_heads: int = 4,
+  groups: int = 32,
+  text_width: int = 64,
+  text_layers: int = 2,
+  dtype: Any = None,
+) -> Diffusion:
+  """A convolutional text-to-image model: `models.unet.PromptUNet`.
+
+  Args:
+    image_shape: (H, W, C); H and W can be halved once less than there are
+      levels.
+    vocab_size: V, tokens are 0 .. V - 1.
+    null_tokens: the empty prompt, L integers.
+    alphas_bar: float32 [T], falling, in (0, 1): from `schedules`.
+    clip: see `Diffusion`.
+    prediction: see `from_linen`.
+    channels: of each level, see `PromptUNet`.
+    num_blocks: residual blocks of a level.
+    attention_levels: the levels that see the prompt.
+    num_heads: of attention, a divisor of the channels there.
+    groups: of the normalisations, a divisor of all channels.
+    text_width: D, of the context.
+    text_layers: of the text encoder.
+    dtype: of the computation; None infers it.
+
+  Raises:
+    ValueError: a size that is not positive, no level with attention, or one
+      that does not exist; as `from_linen` and, from `init`, as `PromptUNet`.
+  """
+  from jaxunlearn.models import text_to_image as modules
+  from jaxunlearn.models.unet import PromptUNet
+
+  checks.positive(
+    num_blocks=num_blocks,
+    num_heads=num_heads,
+    groups=groups,
+    text_width=text_width,
+    lowest_channels=min(channels, default=0),
+  )
+  levels = range(len(channels))
+  if not attention_levels or not set(attention_levels) <= set(levels):
+    raise ValueError(
+      f"Expected attention_levels among {list(levels)}, got "
+      f"{list(attention_levels)}."
+    )
+  return from_linen(
+    modules.TextEncoder(
+      vocab_size, len(null_tokens), text_width, text_layers, dtype
+    ),
+    PromptUNet(
+      tuple(channels),
+      num_blocks,
+      tuple(attention_levels),
+      num_heads,
+      groups,
+      dtype,
+    ),
+    image_shape=image_shape,
+    vocab_size=vocab_size,
+    null_tokens=null_tokens,
+    alphas_bar=alphas_bar,
+    clip=clip,
+    prediction=prediction,
+  )
+
+
 def from_linen(
   encoder: Any,
   denoiser: Any,
@@ -107,14 +184,10 @@ def from_linen(
   """
   checks.one_of(("eps", "v"), prediction=prediction)
   levels = jnp.asarray(alphas_bar, jnp.float32)
-  _check_levels(levels)
-  found = np.asarray(null_tokens)
-  if found.ndim != 1 or found.size == 0:
-    raise ValueError(f"Expected null_tokens of shape [L], got {found.shape}.")
-  checks.labels(found, vocab_size, "null_tokens")
+  check_levels(levels)
+  null = check_null(null_tokens, vocab_size)
   if len(image_shape) != 3:
     raise ValueError(f"Expected image_shape (H, W, C), got {image_shape}.")
-  null = jnp.asarray(found, jnp.int32)
 
   def init(key: jax.Array) -> Any:
     text_key, image_key = jax.random.split(key)
@@ -166,7 +239,26 @@ def from_linen(
   )
 
 
-def _check_levels(levels: jax.Array) -> None:
+def check_null(null_tokens: Any, vocab_size: int | None) -> jax.Array:
+  """The empty prompt, int32 [L].
+
+  Raises:
+    ValueError: it is no vector of integers, or out of range.
+  """
+  found = np.asarray(null_tokens)
+  if found.ndim != 1 or found.size == 0:
+    raise ValueError(f"Expected null_tokens of shape [L], got {found.shape}.")
+  most = np.iinfo(np.int32).max if vocab_size is None else vocab_size
+  checks.labels(found, int(most), "null_tokens")
+  return jnp.asarray(found, jnp.int32)
+
+
+def check_levels(levels: jax.Array) -> None:
+  """A noise schedule [T] falls between 1 and 0, both excluded.
+
+  Raises:
+    ValueError: it does not.
+  """
   if levels.ndim != 1 or levels.size == 0:
     raise ValueError(f"Expected alphas_bar of shape [T], got {levels.shape}.")
   if not checks.is_concrete(levels):
