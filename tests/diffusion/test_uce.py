@@ -1,0 +1,304 @@
+"""UCE against its normal equations in float64, and its limits."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxunlearn import diffusion
+from jaxunlearn.core.types import Variables
+from jaxunlearn.diffusion import schedules
+from jaxunlearn.diffusion.types import parameter_group
+from jaxunlearn.diffusion.uce import (
+  Rows,
+  edit_kernels,
+  last_words,
+  take_span,
+  uce,
+)
+
+SHAPE, LENGTH, VOCAB = (2, 2, 3), 5, 9
+NULL = (1, 0, 0, 0, 0)
+LEVELS = schedules.linear(20, 1e-3, 0.3)
+ERASE = jnp.array([[1, 2, 3, 0, 0], [1, 3, 0, 0, 0]])
+GUIDE = jnp.array([[1, 4, 0, 0, 0], [1, 5, 4, 0, 0]])
+KEEP = jnp.array([[1, 6, 0, 0, 0], [1, 2, 7, 0, 0], [1, 0, 0, 0, 0]])
+KEY = jax.random.key(0)
+
+
+@functools.cache
+def model():
+  return diffusion.text_to_image(
+    image_shape=SHAPE,
+    vocab_size=VOCAB,
+    null_tokens=NULL,
+    alphas_bar=LEVELS,
+    width=8,
+    num_blocks=2,
+    num_heads=2,
+    text_width=6,
+  )
+
+
+@functools.cache
+def params(seed=0):
+  return jax.jit(model().init)(jax.random.key(seed))
+
+
+def data(value=np.nan):
+  """Rows that no method may read."""
+  return {
+    "x": jnp.full((4, *SHAPE), value),
+    "tokens": jnp.zeros((4, LENGTH), jnp.int32),
+  }
+
+
+MASK = jnp.array([True, False, True, False])
+
+
+def run(transform, q=None):
+  q = params() if q is None else q
+  return jax.jit(transform)(q, data(), MASK, KEY)
+
+
+def kernels(q):
+  blocks = [q["denoiser"][f"block_{i}"]["attn2"] for i in range(2)]
+  return {
+    f"{i}/{n}": np.asarray(b[n]["kernel"], np.float64)
+    for i, b in enumerate(blocks)
+    for n in ("to_k", "to_v")
+  }
+
+
+def columns(tokens, positions, tail=False):
+  """Encoded tokens in float64, [(S, D)] for each prompt."""
+  context = np.asarray(model().encode(params(), tokens), np.float64)
+  return [
+    c[p : LENGTH if tail else p + 1]
+    for c, p in zip(context, positions, strict=True)
+  ]
+
+
+def wanted(kernel, erase, guide, keep, lam, alpha, beta, orthogonal=False):
+  """W' of the normal equations, with W = kernel transposed."""
+  w = kernel.T
+  right, left = lam * w, lam * np.eye(w.shape[1])
+  for c_e, c_g in zip(erase, guide, strict=True):
+    size = min(len(c_e), len(c_g))
+    c_e, c_g = c_e[:size], c_g[:size]
+    target = c_g @ w.T
+    if orthogonal:
+      u = c_e @ w.T
+      u = u / np.linalg.norm(u)
+      target = target - (u * target).sum() * u
+    right = right + alpha * target.T @ c_e
+    left = left + alpha * c_e.T @ c_e
+  for c_p in keep:
+    right = right + beta * w @ c_p.T @ c_p
+    left = left + beta * c_p.T @ c_p
+  return (right @ np.linalg.inv(left)).T
+
+
+@pytest.mark.parametrize("span", ["last", "tail"])
+@pytest.mark.parametrize("orthogonal", [False, True])
+def test_the_edit_solves_its_normal_equations(span, orthogonal):
+  lam, alpha, beta = 0.4, 1.3, 0.7
+  edited, info = run(
+    uce(
+      model(),
+      ERASE,
+      GUIDE,
+      preserve_tokens=KEEP,
+      span=span,
+      identity_weight=lam,
+      erase_weight=alpha,
+      preserve_weight=beta,
+      is_orthogonal=orthogonal,
+    )
+  )
+  tail = span == "tail"
+  erase = columns(ERASE, [2, 1], tail)
+  guide = columns(GUIDE, [1, 2], tail)
+  keep = columns(KEEP, [1, 2, 0], tail)
+  before = kernels(params())
+  for name, found in kernels(edited).items():
+    expected = wanted(
+      before[name], erase, guide, keep, lam, alpha, beta, orthogonal
+    )
+    assert abs(expected - before[name]).max() > 1e-2
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+  assert bool(info.is_finite) and 0 < float(info.erase_error) < 1
+
+
+def test_only_keys_and_values_change_and_data_are_not_read():
+  transform = uce(model(), ERASE, GUIDE)
+  edited, _ = run(transform)
+  group = parameter_group(params(), "xattn-kv")
+  for moved, old, new in zip(
+    jax.tree.leaves(group), jax.tree.leaves(params()), jax.tree.leaves(edited)
+  ):
+    assert bool((old == new).all()) == (not moved)
+  finite, _ = jax.jit(transform)(params(), data(0.0), ~MASK, KEY)
+  jax.tree.map(np.testing.assert_array_equal, edited, finite)
+  assert transform.needs.sizes == (0, 0, 0) and transform.reads == "nothing"
+
+
+def encoded(tokens, span="last"):
+  context = model().encode(params(), tokens)
+  return take_span(context, last_words(model(), tokens), span)
+
+
+def edited_by(erase, guide, keep, **weights):
+  old = [jnp.asarray(k, jnp.float32) for k in kernels(params()).values()]
+  new, info = edit_kernels(old, erase, guide, keep, **weights)
+  return old, new, info
+
+
+def test_nothing_to_erase_changes_nothing():
+  none = Rows(jnp.zeros((0, 1, 6)), jnp.zeros((0, 1), bool))
+  weights = {
+    "identity_weight": 0.5,
+    "erase_weight": 1.0,
+    "preserve_weight": 1.0,
+  }
+  old, new, info = edited_by(none, none, encoded(KEEP), **weights)
+  for a, b in zip(old, new):
+    np.testing.assert_array_equal(a, b)
+  assert float(info.erase_error) == 0 and bool(info.is_finite)
+  for options in ({"erase_weight": 0.0}, {}):
+    guide = GUIDE if options else ERASE
+    same, _ = run(uce(model(), ERASE, guide, preserve_tokens=KEEP, **options))
+    jax.tree.map(np.testing.assert_array_equal, same, params())
+
+
+def test_a_heavy_concept_becomes_its_guide():
+  edited, info = run(
+    uce(model(), ERASE, GUIDE, identity_weight=1e-3, erase_weight=1e3)
+  )
+  erase, guide = columns(ERASE, [2, 1]), columns(GUIDE, [1, 2])
+  before = kernels(params())
+  for name, kernel in kernels(edited).items():
+    for c_e, c_g in zip(erase, guide):
+      np.testing.assert_allclose(
+        c_e @ kernel, c_g @ before[name], atol=2e-3, rtol=0
+      )
+  assert float(info.erase_error) < 1e-5
+
+
+def test_one_pair_moves_by_sherman_and_morrison():
+  lam, alpha = 0.5, 2.0
+  edited, _ = run(
+    uce(
+      model(),
+      ERASE[:1],
+      GUIDE[:1],
+      identity_weight=lam,
+      erase_weight=alpha,
+    )
+  )
+  c_e, c_g = columns(ERASE[:1], [2])[0][0], columns(GUIDE[:1], [1])[0][0]
+  before = kernels(params())
+  for name, kernel in kernels(edited).items():
+    step = np.outer(c_e, (c_g - c_e) @ before[name])
+    step = alpha * step / (lam + alpha * c_e @ c_e)
+    np.testing.assert_allclose(kernel - before[name], step, atol=1e-5, rtol=0)
+
+
+def test_the_default_guide_is_the_empty_prompt_and_positions_can_be_given():
+  null = jnp.broadcast_to(jnp.array(NULL), (2, LENGTH))
+  default, _ = run(uce(model(), ERASE))
+  named, _ = run(
+    uce(
+      model(),
+      ERASE,
+      null,
+      erase_positions=jnp.array([2, 1]),
+      guide_positions=jnp.array([0, 0]),
+    )
+  )
+  jax.tree.map(np.testing.assert_array_equal, default, named)
+  other, _ = run(uce(model(), ERASE, null, erase_positions=jnp.array([1, 1])))
+  assert any(
+    (a != b).any()
+    for a, b in zip(kernels(default).values(), kernels(other).values())
+  )
+  assert last_words(model(), KEEP).tolist() == [1, 2, 0]
+
+
+def test_vmap_over_concepts_equals_the_loop_and_a_new_one_compiles_nothing():
+  one = jax.jit(
+    lambda q, erase, guide, weight: uce(
+      model(), erase, guide, preserve_tokens=KEEP, erase_weight=weight
+    )(q, data(), MASK, KEY)[0]
+  )
+  erase, guide = jnp.stack([ERASE, GUIDE]), jnp.stack([GUIDE, KEEP[:2]])
+  weights = jnp.array([0.5, 2.0])
+  many = jax.jit(jax.vmap(one, (None, 0, 0, 0)))(
+    params(), erase, guide, weights
+  )
+  for i in range(2):
+    alone = one(params(), erase[i], guide[i], weights[i])
+    for name, kernel in kernels(alone).items():
+      lane = kernels(jax.tree.map(lambda leaf, i=i: leaf[i], many))[name]
+      np.testing.assert_allclose(lane, kernel, atol=1e-5)
+  assert one._cache_size() == 1
+  # A model a lane.
+  stack = jax.tree.map(lambda a, b: jnp.stack([a, b]), params(), params(1))
+  both = jax.vmap(one, (0, None, None, None))(stack, ERASE, GUIDE, 1.0)
+  second = one(params(1), ERASE, GUIDE, 1.0)
+  for name, kernel in kernels(second).items():
+    lane = kernels(jax.tree.map(lambda leaf: leaf[1], both))[name]
+    np.testing.assert_allclose(lane, kernel, atol=1e-5)
+
+
+def test_half_precision_params_stay_so_and_are_solved_for_in_float32():
+  half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params())
+  edited, _ = run(uce(model(), ERASE, GUIDE, preserve_tokens=KEEP), half)
+  assert {leaf.dtype for leaf in jax.tree.leaves(edited)} == {
+    jnp.dtype(jnp.bfloat16)
+  }
+  wide, _ = run(
+    uce(model(), ERASE, GUIDE, preserve_tokens=KEEP),
+    jax.tree.map(lambda p: p.astype(jnp.float32), half),
+  )
+  for a, b in zip(kernels(edited).values(), kernels(wide).values()):
+    np.testing.assert_allclose(a, b, atol=0.03)
+
+
+def test_variables_come_back_as_variables():
+  edited, info = run(uce(model(), ERASE, GUIDE), Variables(params()))
+  assert isinstance(edited, Variables) and info._fields == (
+    "erase_error",
+    "is_finite",
+  )
+
+
+@pytest.mark.parametrize(
+  "options, match",
+  [
+    ({"erase_tokens": ERASE[:0]}, "erase_tokens to hold prompts"),
+    ({"erase_tokens": jnp.zeros((2, 7), jnp.int32)}, "erase_tokens of shape"),
+    ({"erase_tokens": ERASE + 9}, "erase_tokens in 0 .. 8"),
+    ({"guide_tokens": GUIDE[:1]}, "guide for each of 2 prompts"),
+    ({"preserve_tokens": KEEP * 1.0}, "preserve_tokens of integer"),
+    ({"erase_positions": jnp.zeros(3, int)}, "erase_positions of shape"),
+    ({"erase_positions": jnp.array([0, 5])}, "erase_positions in 0 .. 4"),
+    ({"identity_weight": 0.0}, "identity_weight > 0"),
+    ({"erase_weight": -1.0}, "erase_weight >= 0"),
+    ({"preserve_weight": -1.0}, "preserve_weight >= 0"),
+    ({"span": "all"}, "span to be one of"),
+  ],
+)
+def test_what_does_not_fit_is_refused(options, match):
+  given = {"erase_tokens": ERASE, "guide_tokens": GUIDE, **options}
+  erase, guide = given.pop("erase_tokens"), given.pop("guide_tokens")
+  with pytest.raises(ValueError, match=match):
+    uce(model(), erase, guide, **given)
+
+
+def test_params_without_cross_attention_are_refused():
+  bare = {"text_encoder": params()["text_encoder"], "denoiser": {}}
+  with pytest.raises(ValueError, match="in the group 'xattn-kv'"):
+    uce(model(), ERASE, GUIDE)(bare, data(), MASK, KEY)
