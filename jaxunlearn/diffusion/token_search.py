@@ -1,0 +1,241 @@
+"""Searches for tokens, or embeddings, under which a model explains an image.
+
+Source: Zhang et al. (2023), arXiv:2310.11868; see `prompt_attack`.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxunlearn.core import checks
+from jaxunlearn.core.types import PyTree
+from jaxunlearn.diffusion import schedules, splicing
+from jaxunlearn.diffusion.training import noisy_rows, squared_error
+from jaxunlearn.diffusion.types import Diffusion
+
+
+def adversarial_tokens(
+  diffusion: Diffusion,
+  params: PyTree,
+  prompt: jax.Array,
+  image: jax.Array,
+  key: jax.Array,
+  *,
+  num_tokens: int,
+  times: jax.Array,
+  insertion: str = "prefix",
+  inner_steps: int = 40,
+  learning_rate: float | jax.Array = 0.01,
+  weight_decay: float | jax.Array = 0.1,
+  batch_size: int = 1,
+  start: str = "uniform",
+  allowed: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Searches tokens under which the model denoises an image best.
+
+  Probabilities q [K, V] are moved by Adam on the error of sampled tokens, whose
+  gradient, clipped to [-1, 1], is taken for that by q, and projected on the
+  simplex; q and Adam's state go on from time to time.
+
+  Args:
+    diffusion: the model.
+    params: its params; nothing of them moves.
+    prompt: int [L].
+    image: float [H, W, C], clean.
+    key: PRNG key.
+    num_tokens: static; K >= 0.
+    times: int [O], one an outer step.
+    insertion: see `prompt_attack.attack_prompts`; so are the others.
+    inner_steps: static.
+    learning_rate: may be traced.
+    weight_decay: may be traced.
+    batch_size: static.
+    start: static.
+    allowed: None, or bool [V].
+
+  Returns:
+    The likeliest tokens after each outer step, int32 [O, K], and the errors,
+    float32 [O, inner_steps].
+  """
+  _, encode = splicing.embedders(diffusion)
+  params = jax.lax.stop_gradient(params)
+  table = splicing.embedding_table(diffusion, params)
+  size = table.shape[0]
+  allowed = jnp.ones(size, bool) if allowed is None else jnp.asarray(allowed)
+  embed, _ = splicing.embedders(diffusion)
+  embedded = embed(params, prompt[None])
+  point = splicing.insertion_points(diffusion, prompt[None], insertion)
+  optimizer = optax.chain(
+    optax.add_decayed_weights(weight_decay), optax.adam(learning_rate)
+  )
+  first_key, step_key = jax.random.split(key)
+  q = jnp.broadcast_to(allowed / allowed.sum(), (num_tokens, size))
+  if start == "random":
+    q = project_simplex(jax.random.uniform(first_key, q.shape), allowed)
+  repeated = lambda x: jnp.broadcast_to(x, (batch_size, *x.shape[1:]))
+
+  def error(q, t, key):
+    token_key, noise_key = jax.random.split(key)
+    shape = (batch_size, num_tokens)
+    ids = jax.random.categorical(token_key, jnp.log(q + 1e-12), shape=shape)
+    chosen = straight_through(
+      jnp.broadcast_to(q, (batch_size, *q.shape)),
+      jax.nn.one_hot(ids, size, dtype=q.dtype),
+    )
+    spliced = splicing.insert(
+      repeated(embedded), chosen @ table, repeated(point)
+    )
+    clean = repeated(image[None])
+    noise = jax.random.normal(noise_key, clean.shape, clean.dtype)
+    t = jnp.full(batch_size, t)
+    x_t = schedules.add_noise(diffusion.alphas_bar, clean, noise, t)
+    eps = diffusion.eps(params, x_t, t, encode(params, spliced))
+    return squared_error(eps, noise).mean()
+
+  def inner(moving, key, t):
+    q, state = moving
+    loss, grad = jax.value_and_grad(error)(q, t, key)
+    updates, state = optimizer.update(grad, state, q)
+    return (project_simplex(q + updates, allowed), state), loss
+
+  def outer(moving, drawn):
+    t, keys = drawn
+    moving, losses = jax.lax.scan(lambda m, k: inner(m, k, t), moving, keys)
+    return moving, (moving[0].argmax(axis=1).astype(jnp.int32), losses)
+
+  keys = jax.random.split(step_key, (times.shape[0], inner_steps))
+  _, found = jax.lax.scan(outer, (q, optimizer.init(q)), (times, keys))
+  return found
+
+
+def soft_prompt(
+  diffusion: Diffusion,
+  params: PyTree,
+  prompt: jax.Array,
+  image: jax.Array,
+  key: jax.Array,
+  *,
+  num_tokens: int,
+  insertion: str = "prefix",
+  num_steps: int = 200,
+  learning_rate: float | jax.Array = 0.05,
+  batch_size: int = 8,
+) -> jax.Array:
+  """Searches embeddings under which the model denoises an image best.
+
+  They start as those of random words and are free; times are random.
+
+  Args:
+    diffusion: the model.
+    params: its params; nothing of them moves.
+    prompt: int [L].
+    image: float [H, W, C], clean.
+    key: PRNG key.
+    num_tokens: static; K.
+    insertion: see `prompt_attack.attack_prompts`.
+    num_steps: static; of Adam.
+    learning_rate: may be traced.
+    batch_size: static; times and noises a step.
+
+  Returns:
+    float [K, E].
+  """
+  params = jax.lax.stop_gradient(params)
+  table = splicing.embedding_table(diffusion, params)
+  point = splicing.insertion_points(diffusion, prompt[None], insertion)
+  start_key, step_key = jax.random.split(key)
+  ids = jax.random.randint(start_key, (num_tokens,), 0, table.shape[0])
+  optimizer = optax.adam(learning_rate)
+
+  def error(free, keys):
+    clean = jnp.broadcast_to(image, (batch_size, *image.shape))
+    x_t, t, noise = noisy_rows(diffusion, clean, keys)
+    many = jnp.broadcast_to(free, (batch_size, *free.shape))
+    context = encode_with(diffusion, params, prompt, many, point)
+    return squared_error(diffusion.eps(params, x_t, t, context), noise).mean()
+
+  def step(moving, keys):
+    free, state = moving
+    updates, state = optimizer.update(jax.grad(error)(free, keys), state, free)
+    return (optax.apply_updates(free, updates), state), None
+
+  keys = jax.random.split(step_key, (num_steps, batch_size))
+  free = table[ids]
+  (free, _), _ = jax.lax.scan(step, (free, optimizer.init(free)), keys)
+  return free
+
+
+def random_tokens(
+  key: jax.Array, shape: tuple[int, ...], allowed: jax.Array
+) -> jax.Array:
+  """Tokens drawn uniformly from those allowed, bool [V]; int32 of `shape`."""
+  scores = jnp.where(allowed, 0.0, -jnp.inf)
+  return jax.random.categorical(key, scores, shape=shape).astype(jnp.int32)
+
+
+def attack_times(diffusion: Diffusion, outer_steps: int) -> jax.Array:
+  """The times of the outer steps, least noisy first; int32 [outer_steps].
+
+  The middles of as many equal bins of 0 .. T: 10, 30, .. 990 for 50 of 1000.
+  """
+  checks.positive(outer_steps=outer_steps)
+  middles = (np.arange(outer_steps) + 0.5) / outer_steps
+  return jnp.asarray(diffusion.num_train_steps * middles, jnp.int32)
+
+
+@jax.custom_vjp
+def straight_through(q: jax.Array, one_hot: jax.Array) -> jax.Array:
+  """Tokens `one_hot` [..., V] that were drawn from q [..., V].
+
+  Their gradient, clipped to [-1, 1], is handed to `q`.
+  """
+  del q
+  return one_hot
+
+
+straight_through.defvjp(
+  lambda q, one_hot: (one_hot, None),
+  lambda _, gradient: (jnp.clip(gradient, -1, 1), None),
+)
+
+
+def project_simplex(
+  x: jax.Array, allowed: jax.Array | None = None
+) -> jax.Array:
+  """The nearest probabilities to rows x [..., V], in Euclidean distance.
+
+  Args:
+    x: float [..., V].
+    allowed: None, or bool [V], True somewhere; elsewhere the result is 0.
+
+  Returns:
+    float [..., V], >= 0, rows sum to 1.
+
+  Source: Held et al. (1974); Duchi et al. (2008).
+  """
+  if allowed is not None:
+    x = jnp.where(jnp.broadcast_to(allowed, x.shape), x, -jnp.inf)
+  falling = -jnp.sort(-x, axis=-1)
+  rank = jnp.broadcast_to(jnp.arange(1, x.shape[-1] + 1), x.shape)
+  excess = jnp.cumsum(jnp.where(jnp.isfinite(falling), falling, 0), axis=-1) - 1
+  count = (falling * rank > excess).sum(axis=-1, keepdims=True)
+  level = jnp.take_along_axis(excess, count - 1, axis=-1) / count
+  return jnp.maximum(x - level, 0)
+
+
+def encode_with(
+  diffusion: Diffusion,
+  params: PyTree,
+  prompt: jax.Array,
+  free: jax.Array,
+  point: jax.Array,
+) -> jax.Array:
+  """The context [B, L, D] of a prompt [L] with embeddings [B, K, E] put in at [1]."""
+  embed, encode = splicing.embedders(diffusion)
+  embedded = embed(params, prompt[None])
+  many = jnp.broadcast_to(embedded, (free.shape[0], *embedded.shape[1:]))
+  points = jnp.broadcast_to(point, free.shape[:1])
+  return encode(params, splicing.insert(many, free, points))
