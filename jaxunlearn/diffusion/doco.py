@@ -20,6 +20,7 @@ own, after the model's step; the cut is the exact projection, theirs is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,7 +32,7 @@ from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain, provide, repeat
 from jaxunlearn.core.phase import Objective, phase
 from jaxunlearn.core.surgery import gradient_surgery, with_gradient
-from jaxunlearn.core.types import Model, PyTree, Transform, Variables
+from jaxunlearn.core.types import Context, Model, PyTree, Transform
 from jaxunlearn.diffusion import schedules, steps
 from jaxunlearn.diffusion.training import (
   check_time_weights,
@@ -39,6 +40,11 @@ from jaxunlearn.diffusion.training import (
   noisy_rows,
 )
 from jaxunlearn.diffusion.types import Diffusion, parameter_group
+
+# `(params, context, key) -> clean images under target and anchor, [B, H, W, C]`.
+Predict = Callable[[PyTree, Context, jax.Array], tuple[jax.Array, jax.Array]]
+# `(params, {"x": [N, H, W, C], "prompt": int [N]}, key) -> loss []`.
+PriorLoss = Callable[[PyTree, dict[str, jax.Array], jax.Array], jax.Array]
 
 _MODES = ("exact", "released", "none")
 
@@ -164,7 +170,7 @@ def doco(
   def part(name):
     return lambda carry, *_: carry.extra["optimizers"][name]
 
-  predict = _predictions(diffusion, target, anchor, batch_size, clip_clean)
+  predict = make_predict(diffusion, target, anchor, batch_size, clip_clean)
   discriminate = lambda n, name: phase(
     telling_apart(predict, discriminator),
     discriminator_optimizer,
@@ -177,7 +183,7 @@ def doco(
     correction(
       predict,
       discriminator,
-      _prior_loss(diffusion, prior, batch_size, time_weights),
+      make_prior_loss(diffusion, prior, batch_size, time_weights),
       group=group,
       mode=mode,
       strength=strength,
@@ -212,7 +218,7 @@ def doco(
   )
 
 
-def telling_apart(predict: Any, discriminator: Model) -> Objective:
+def telling_apart(predict: Predict, discriminator: Model) -> Objective:
   """The discriminator's loss L_D; no gradient reaches the model."""
 
   def objective(trained, batch, key):
@@ -228,9 +234,9 @@ def telling_apart(predict: Any, discriminator: Model) -> Objective:
 
 
 def correction(
-  predict: Any,
+  predict: Predict,
   discriminator: Model,
-  prior_loss: Any,
+  prior_loss: PriorLoss,
   *,
   group: str,
   mode: str,
@@ -241,7 +247,7 @@ def correction(
 ) -> Objective:
   """The model's loss L_u, with the gradient that is left after the cut."""
 
-  def objective(variables: Variables, batch: Any, key: jax.Array) -> jax.Array:
+  def objective(variables, batch, key):
     context = batch.context
     unlearn_key, prior_key = jax.random.split(key)
 
@@ -270,13 +276,19 @@ def correction(
   return objective
 
 
-def _predictions(diffusion, target, anchor, batch_size, clip_clean):
-  """`(params, context, key) -> (clean under target, clean under anchor)`.
+def make_predict(
+  diffusion: Diffusion,
+  target: jax.Array,
+  anchor: jax.Array,
+  batch_size: int,
+  clip_clean: float | None,
+) -> Predict:
+  """What the model makes of noisy anchor images under the concept's prompts.
 
-  Of the same noisy anchor images; the second by the original model.
+  Beside it what the original makes of the same images under the anchors'.
   """
 
-  def predict(params: PyTree, context: Any, key: jax.Array) -> Any:
+  def predict(params, context, key):
     made = context.extra["anchor_images"]
     original = jax.lax.stop_gradient(context.original.params)
     row_key, noise_key = jax.random.split(key)
@@ -296,10 +308,15 @@ def _predictions(diffusion, target, anchor, batch_size, clip_clean):
   return predict
 
 
-def _prior_loss(diffusion, prior, batch_size, time_weights):
-  """`(params, images, key) -> loss []`, of denoising the prior's images."""
+def make_prior_loss(
+  diffusion: Diffusion,
+  prior: jax.Array,
+  batch_size: int,
+  time_weights: jax.Array | None,
+) -> PriorLoss:
+  """The loss of denoising the prior's images."""
 
-  def loss(params: PyTree, made: Any, key: jax.Array) -> jax.Array:
+  def loss(params, made, key):
     row_key, noise_key = jax.random.split(key)
     rows = jax.random.randint(row_key, (batch_size,), 0, made["x"].shape[0])
     keys = jax.random.split(noise_key, batch_size)
