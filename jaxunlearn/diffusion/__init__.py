@@ -8,6 +8,7 @@ rows, and a method an ordinary `Transform`.
 from jaxunlearn.diffusion import schedules as schedules
 from jaxunlearn.diffusion.adv_unlearn import adv_unlearn as adv_unlearn
 from jaxunlearn.diffusion.doco import doco as doco
+from jaxunlearn.diffusion.esd import esd as esd
 from jaxunlearn.diffusion.guidance import both_eps as both_eps
 from jaxunlearn.diffusion.guidance import classifier_free as classifier_free
 from jaxunlearn.diffusion.guidance import guided_eps as guided_eps
@@ -56,6 +57,7 @@ __all__ = [
   "denoising",
   "doco",
   "drop_words",
+  "esd",
   "fitting",
   "from_linen",
   "guided_eps",

@@ -49,8 +49,16 @@ def restricted(
   )
 
 
-def check_prompts(diffusion: Diffusion, tokens: Any, name: str) -> jax.Array:
+def check_prompts(
+  diffusion: Diffusion, tokens: Any, name: str, *, may_be_empty: bool = False
+) -> jax.Array:
   """The prompts of a concept, int [M, L] with M > 0; none is the empty prompt.
+
+  Args:
+    diffusion: the model.
+    tokens: what is checked.
+    name: how messages call it.
+    may_be_empty: allows the empty prompt, as what comes in a concept's place.
 
   Raises:
     ValueError: they are not.
@@ -59,7 +67,8 @@ def check_prompts(diffusion: Diffusion, tokens: Any, name: str) -> jax.Array:
   if jnp.shape(tokens)[0] == 0:
     raise ValueError(f"Expected {name} to hold prompts, got none.")
   null = diffusion.null_tokens
-  if checks.is_concrete(tokens) and checks.is_concrete(null):
+  known = checks.is_concrete(tokens) and checks.is_concrete(null)
+  if known and not may_be_empty:
     empty = (np.asarray(tokens) == np.asarray(null)).all(axis=1)
     if empty.any():
       raise ValueError(
@@ -69,9 +78,31 @@ def check_prompts(diffusion: Diffusion, tokens: Any, name: str) -> jax.Array:
   return jnp.asarray(tokens)
 
 
-def draw_prompts(tokens: jax.Array, keys: jax.Array) -> jax.Array:
-  """The number of a prompt of `tokens` [M, L] for each key [B]; int32 [B]."""
-  count = tokens.shape[0]
+def check_sampler_steps(diffusion: Diffusion, sampler_steps: int) -> None:
+  """A sampler has from one step to as many as the model has times.
+
+  Raises:
+    ValueError: it has not.
+  """
+  if not 1 <= sampler_steps <= diffusion.num_train_steps:
+    raise ValueError(
+      f"Expected sampler_steps in 1 .. {diffusion.num_train_steps}, got "
+      f"{sampler_steps}."
+    )
+
+
+def clipped_adamw(
+  learning_rate: float | jax.Array, *, weight_decay: float = 1e-2
+) -> optax.GradientTransformation:
+  """AdamW after clipping to norm 1, the optimiser of several released codes."""
+  return optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optax.adamw(learning_rate, weight_decay=weight_decay),
+  )
+
+
+def draw_numbers(count: int, keys: jax.Array) -> jax.Array:
+  """A number of 0 .. count - 1 for each key [B]; int32 [B]."""
   return jax.vmap(lambda key: jax.random.randint(key, (), 0, count))(keys)
 
 

@@ -113,9 +113,9 @@ def test_made_images_do_not_depend_on_how_many_are_made_at_a_time():
   np.testing.assert_allclose(few["x"][5], alone[0], atol=1e-5)
 
 
-def test_prompts_are_drawn_alike():
+def test_numbers_are_drawn_alike():
   keys = jax.random.split(jax.random.key(0), 900)
-  counts = np.bincount(steps.draw_prompts(PROMPTS, keys), minlength=3)
+  counts = np.bincount(steps.draw_numbers(3, keys), minlength=3)
   # 300 each, four standard deviations of 14.1.
   assert (abs(counts - 300) < 57).all() and counts.sum() == 900
 
