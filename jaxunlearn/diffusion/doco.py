@@ -333,7 +333,11 @@ def _clipped(gradient: PyTree, moves: PyTree, largest: Any) -> PyTree:
   gradient = jax.tree.map(
     lambda moved, g: g if moved else jnp.zeros_like(g), moves, gradient
   )
-  norm = optax.global_norm(gradient)
+  squares = (
+    jnp.square(g.astype(jnp.promote_types(jnp.float32, g.dtype))).sum()
+    for g in jax.tree.leaves(gradient)
+  )
+  norm = jnp.sqrt(sum(squares))
   scale = jnp.minimum(1.0, largest / jnp.maximum(norm, 1e-12))
   return jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradient)
 
