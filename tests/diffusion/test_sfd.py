@@ -1,0 +1,451 @@
+"""Score forgetting distillation: its losses, its loop, and its refusals."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxunlearn.core.combinators import chain
+from jaxunlearn.diffusion import schedules
+from jaxunlearn.diffusion.sfd import (
+  one_step,
+  published_times,
+  score_identity_loss,
+  sfd,
+)
+from jaxunlearn.diffusion.types import Diffusion
+
+SHAPE = (2, 1, 3)
+LEVELS = schedules.linear(100, 1e-3, 0.12)
+FORGET = jnp.array([[1, 2], [1, 3]])
+OVERRIDE = jnp.array([[1, 4], [1, 5]])
+RETAIN = jnp.array([[1, 4], [1, 5], [1, 6]])
+MASK = jnp.array([True, False])
+KEY = jax.random.key(3)
+
+
+def small_model(levels=LEVELS):
+  """eps = x @ scale + a row of a table for the last word."""
+
+  def init(key):
+    first, second, third = jax.random.split(key, 3)
+    return {
+      "denoiser": {
+        "scale": jax.random.normal(first, (3, 3)) / 4,
+        "word": jax.random.normal(second, (4, 3)) / 2,
+      },
+      "text_encoder": {"embedding": jax.random.normal(third, (8, 4))},
+    }
+
+  def eps(p, x, t, c):
+    shift = c[:, -1] @ p["denoiser"]["word"]
+    time = (t / 200)[:, None, None, None]
+    return x @ p["denoiser"]["scale"] + (1 - time) * shift[:, None, None]
+
+  return Diffusion(
+    init=init,
+    eps=eps,
+    encode=lambda p, tokens: p["text_encoder"]["embedding"][tokens],
+    null_tokens=jnp.array([1, 0]),
+    alphas_bar=levels,
+    image_shape=SHAPE,
+    vocab_size=8,
+  )
+
+
+MODEL = small_model()
+
+
+@functools.cache
+def params(seed=0):
+  return MODEL.init(jax.random.key(seed))
+
+
+def data(value=np.nan):
+  """Rows that are not read."""
+  return {
+    "x": jnp.full((2, *SHAPE), value),
+    "tokens": jnp.zeros((2, 2), jnp.int32),
+  }
+
+
+def method(forget=FORGET, override=OVERRIDE, **options):
+  given = {
+    "retain_tokens": RETAIN,
+    "optimizer": optax.chain(optax.clip(1.0), optax.adam(1e-3, b1=0.0)),
+    "fake_optimizer": optax.chain(optax.clip(1.0), optax.adam(3e-3, b1=0.0)),
+    "num_steps": 3,
+    "batch_size": 4,
+    "forget_weight": 1.0,
+    "ema_decay": 0.5,
+  }
+  return sfd(MODEL, forget, override, **{**given, **options})
+
+
+def run(transform, q=None, rows=None, key=KEY):
+  q = params() if q is None else q
+  return jax.jit(transform)(q, data() if rows is None else rows, MASK, key)
+
+
+def flat(tree):
+  return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def test_the_generator_is_its_formula():
+  level = float(np.cumprod(1 - np.linspace(1e-3, 0.12, 100))[55])
+  sigma = np.sqrt((1 - level) / level)
+  z = np.random.default_rng(0).normal(size=(3, *SHAPE)).astype(np.float32)
+  for k in (0.0, 0.7):
+    # A model that finds the share k of the noise z of its input.
+    scaled = MODEL._replace(
+      eps=lambda p, x, t, c, k=k: k * x / np.sqrt(1 - level)
+    )
+    found = one_step(scaled, params(), RETAIN, KEY, time=55, noise=z)
+    np.testing.assert_allclose(found, sigma * (1 - k) * z, rtol=1e-4, atol=1e-5)
+  shifted = one_step(MODEL, params(), RETAIN, KEY, time=55, noise=z)
+  p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params())
+  words = p["text_encoder"]["embedding"][np.asarray(RETAIN)[:, 1]]
+  eps = np.sqrt(1 - level) * z @ p["denoiser"]["scale"]
+  eps = eps + (1 - 55 / 200) * (words @ p["denoiser"]["word"])[:, None, None]
+  np.testing.assert_allclose(shifted, sigma * (z - eps), rtol=1e-4, atol=1e-4)
+  own = one_step(MODEL, params(), RETAIN, KEY)
+  again = one_step(MODEL, params(), RETAIN, KEY, time=published_times(MODEL)[1])
+  np.testing.assert_array_equal(own, again)
+
+
+def test_the_published_times_are_those_of_their_schedule():
+  published = small_model(schedules.linear(1000, 1e-4, 0.02))
+  assert published_times(published) == (38, 440, 712)
+  assert published_times(MODEL) == (4, 55, 90)
+  with pytest.raises(ValueError, match="times for a traced schedule"):
+    jax.jit(lambda a: published_times(small_model(a)))(LEVELS)
+
+
+def images(seed=0):
+  rng = np.random.default_rng(seed)
+  return [rng.normal(size=(5, *SHAPE)).astype(np.float32) for _ in range(3)]
+
+
+def test_the_loss_is_that_of_score_identity_distillation():
+  real, fake, x = images()
+  for alpha in (0.0, 1.0, 1.2):
+    gap = (real - fake).astype(np.float64)
+    omega = abs(real - x).astype(np.float64).mean(axis=(1, 2, 3))
+    wanted = (gap * ((real - x) - alpha * gap)).sum(axis=(1, 2, 3)) / omega
+    found = score_identity_loss(real, fake, x, alpha)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+  short = ((real - fake) * (fake - x)).sum(axis=(1, 2, 3)) / omega
+  np.testing.assert_allclose(
+    score_identity_loss(real, fake, x, 1.0), short, rtol=1e-4, atol=1e-5
+  )
+  assert np.isfinite(score_identity_loss(x, fake, x)).all()
+
+
+def test_what_the_loss_is_divided_by_has_no_gradient():
+  _, fake, x = images()
+
+  def with_value(omega):
+    gap = lambda x: 2 * x - fake
+    loss = lambda x: (gap(x) * ((2 * x - x) - 1.2 * gap(x))).sum((1, 2, 3))
+    return jax.grad(lambda x: (loss(x) / omega).sum())(x)
+
+  # `real` depends on x, and so does omega.
+  found = jax.grad(lambda x: score_identity_loss(2 * x, fake, x).sum())(x)
+  omega = abs(2 * x - x).mean(axis=(1, 2, 3))
+  np.testing.assert_allclose(found, with_value(omega), rtol=1e-3, atol=1e-4)
+
+
+def test_a_perfect_fake_score_leaves_the_generator_alone():
+  """Same prompts, same networks: the loss and its gradient are 0."""
+  t, tokens = jnp.array([40] * 3), RETAIN
+
+  def alike(x):
+    context = MODEL.encode(params(), tokens)
+    clean = lambda: schedules.predict_clean(
+      LEVELS, x, MODEL.eps(params(), x, t, context), t
+    )
+    return score_identity_loss(clean(), clean(), x)
+
+  x = jnp.asarray(images()[0][:3])
+  assert (alike(x) == 0).all()
+  # Equal terms are added up in two orders.
+  assert abs(jax.grad(lambda x: alike(x).sum())(x)).max() < 1e-6
+  still = optax.sgd(0.0)
+  moving = {"optimizer": optax.sgd(1.0), "fake_optimizer": still}
+  out, info = run(method(forget_weight=0.0, **moving))
+  # What the compiler fuses in two ways differs in the last bits.
+  assert abs(info["steps"]["generator"].loss).max() < 1e-5
+  np.testing.assert_allclose(flat(out), flat(params()), atol=1e-5, rtol=0)
+  # The cross term of the concept has a gradient at once.
+  out, info = run(method(**moving))
+  assert abs(info["steps"]["generator"].loss[0]).min() > 0.1
+  assert abs(flat(out) - flat(params())).max() > 0.1
+
+
+def test_each_network_moves_in_its_own_step_only():
+  still, moving = optax.sgd(0.0), optax.sgd(1e-2)
+  trained = lambda generator, fake: run(
+    _with_fake(method(optimizer=generator, fake_optimizer=fake, num_steps=2))
+  )
+  (generator, fake, frozen), _ = trained(still, moving)
+  np.testing.assert_array_equal(flat(generator), flat(params()))
+  assert (flat(fake) != flat(params())).any()
+  (generator, fake, frozen), _ = trained(moving, still)
+  np.testing.assert_array_equal(flat(fake), flat(params()))
+  assert (flat(generator) != flat(params())).any()
+  np.testing.assert_array_equal(flat(frozen), flat(params()))
+  # Neither moves the text encoder, which is in another group.
+  for tree in (generator, fake):
+    np.testing.assert_array_equal(
+      flat(tree["text_encoder"]), flat(params()["text_encoder"])
+    )
+
+
+def _with_fake(transform):
+  """`(generator, fake score, frozen model)` in place of the generator."""
+  from jaxunlearn.core.types import Carry, Env, Variables
+
+  def call(q, rows, forget_mask, key):
+    start = Carry(Variables(q), Variables(q), {})
+    carry, info = transform.run(start, rows, forget_mask, key, Env())
+    trees = carry.variables.params, carry.extra["fake_score"]
+    return (*trees, carry.original.params), info
+
+  return call
+
+
+def test_one_step_is_a_step_of_each_network_on_the_stated_losses():
+  """Times that allow one value only, and prompts of one kind each."""
+  t, init, rate = 30, 55, 1e-3
+  transform = method(
+    forget=FORGET[:1],
+    override=OVERRIDE[:1],
+    retain_tokens=RETAIN[2:],
+    optimizer=optax.sgd(rate),
+    fake_optimizer=optax.sgd(rate),
+    num_steps=1,
+    batch_size=4000,
+    ema_decay=0.0,
+    times=(t, init, t + 1),
+    forget_weight=0.5,
+    retain_weight=2.0,
+  )
+  (generator, fake, _), _ = run(_with_fake(transform))
+  rng = jax.random.split(jax.random.key(77), 4)
+  z, noise = (jax.random.normal(k, (4000, *SHAPE)) for k in rng[:2])
+  level = float(np.cumprod(1 - np.linspace(1e-3, 0.12, 100))[t])
+  times = jnp.full(4000, t)
+
+  def noisy(q, tokens, frozen):
+    x = one_step(MODEL, q, tokens, KEY, time=init, noise=z)
+    x = jax.lax.stop_gradient(x) if frozen else x
+    return x, np.sqrt(level) * x + np.sqrt(1 - level) * noise
+
+  def eps(q, x, tokens):
+    return MODEL.eps(q, x, times, MODEL.encode(q, tokens))
+
+  def clean(q, x, tokens):
+    return (x - np.sqrt(1 - level) * eps(q, x, tokens)) / np.sqrt(level)
+
+  words = lambda row: jnp.broadcast_to(row, (4000, 2))
+  kept, asked, told = (words(r[0]) for r in (RETAIN[2:], FORGET, OVERRIDE))
+
+  def fake_loss(q):
+    total = 0.0
+    for tokens, weight in ((kept, 2.0), (asked, 0.5)):
+      _, x_t = noisy(params(), tokens, True)
+      error = ((eps(q, x_t, tokens) - noise) ** 2).sum(axis=(1, 2, 3))
+      total += weight * error.mean()
+    return total
+
+  def generator_loss(q):
+    total = 0.0
+    for tokens, teacher, weight in ((kept, kept, 2.0), (asked, told, 0.5)):
+      x, x_t = noisy(q, tokens, False)
+      losses = score_identity_loss(
+        clean(params(), x_t, teacher), clean(fake, x_t, tokens), x
+      )
+      total += weight * losses.mean()
+    return total
+
+  for found, loss in ((fake, fake_loss), (generator, generator_loss)):
+    step = (flat(found["denoiser"]) - flat(params()["denoiser"])) / -rate
+    wanted = flat(jax.jit(jax.grad(loss))(params())["denoiser"])
+    # Other noise, of 4000 images: means agree to about a fiftieth.
+    scale = abs(wanted).max()
+    assert scale > 0.1
+    np.testing.assert_allclose(step, wanted, atol=0.1 * scale, rtol=0)
+
+
+def test_the_average_is_what_comes_back():
+  still = optax.sgd(0.0)
+  options = {"num_steps": 1, "fake_optimizer": still}
+  step, _ = run(method(ema_decay=0.0, **options))
+  half, _ = run(method(ema_decay=0.75, **options))
+  none, _ = run(method(ema_decay=1.0, **options))
+  moved = flat(step) - flat(params())
+  assert abs(moved).max() > 1e-4
+  np.testing.assert_allclose(
+    flat(half) - flat(params()), moved / 4, atol=1e-6, rtol=0
+  )
+  np.testing.assert_array_equal(flat(none), flat(params()))
+  nothing, _ = run(method(num_steps=0))
+  np.testing.assert_array_equal(flat(nothing), flat(params()))
+
+
+def test_without_weight_the_concept_is_not_looked_at():
+  wanted, _ = run(method(forget_weight=0.0))
+  other, _ = run(
+    method(forget=FORGET[::-1], override=RETAIN[1:], forget_weight=0.0)
+  )
+  np.testing.assert_array_equal(flat(wanted), flat(other))
+  asked, _ = run(method())
+  assert (flat(asked) != flat(wanted)).any()
+
+
+def test_data_are_not_read_and_the_same_key_gives_the_same_bits():
+  transform = method()
+  wanted, info = run(transform)
+  assert np.isfinite(flat(wanted)).all()
+  assert info["steps"]["generator"].loss.shape == (3, 1)
+  found, _ = run(transform, rows=data(0.0))
+  np.testing.assert_array_equal(flat(found), flat(wanted))
+  other, _ = run(transform, key=jax.random.key(8))
+  assert (flat(other) != flat(wanted)).any()
+  assert transform.needs.sizes == (0, 0, 0) and transform.num_steps == 6
+
+
+def test_vmap_over_concepts_and_models_equals_the_loop_and_compiles_once():
+  traces = []
+
+  def eps(*args):
+    traces.append(1)
+    return MODEL.eps(*args)
+
+  @jax.jit
+  def one(q, forget, override, weight, key):
+    transform = sfd(
+      MODEL._replace(eps=eps),
+      forget,
+      override,
+      retain_tokens=RETAIN,
+      num_steps=2,
+      batch_size=4,
+      forget_weight=weight,
+      optimizer=optax.sgd(1e-3),
+      fake_optimizer=optax.sgd(1e-3),
+      ema_decay=0.5,
+    )
+    return transform(q, data(), MASK, key)[0]
+
+  forgets = jnp.stack([FORGET, RETAIN[:2]])
+  overrides = jnp.stack([OVERRIDE, FORGET])
+  keys, weights = jax.random.split(KEY), jnp.array([0.3, 1.0])
+  stack = jax.tree.map(lambda a, b: jnp.stack([a, b]), params(), params(1))
+  alone = [
+    one(params(i), forgets[i], overrides[i], weights[i], keys[i])
+    for i in range(2)
+  ]
+  count = len(traces)
+  one(params(1), forgets[0], overrides[1], weights[0], keys[1])
+  assert len(traces) == count and one._cache_size() == 1
+  many = jax.vmap(one)(stack, forgets, overrides, weights, keys)
+  for i in range(2):
+    lane = jax.tree.map(lambda leaf, i=i: leaf[i], many)
+    np.testing.assert_allclose(flat(lane), flat(alone[i]), rtol=1e-4, atol=1e-5)
+    assert abs(flat(alone[i]) - flat(params(i))).max() > 1e-5
+
+
+def test_a_second_stage_goes_on_with_the_fake_score_and_the_same_teacher():
+  first = method(forget_weight=0.0)
+  both, _ = run(_with_fake(chain(first, method(num_steps=0))))
+  key = jax.random.split(KEY)[0]
+  alone, _ = run(_with_fake(first), key=key)
+  jax.tree.map(np.testing.assert_array_equal, both, alone)
+
+
+def test_guidance_one_is_no_guidance_and_checkpoints_change_nothing():
+  wanted, _ = run(method())
+  for options in ({"guidance": 1.0}, {"is_checkpointed": True}):
+    found, _ = run(method(**options))
+    np.testing.assert_allclose(flat(found), flat(wanted), atol=2e-5, rtol=0)
+  other, _ = run(method(guidance=4.5))
+  assert abs(flat(other) - flat(wanted)).max() > 1e-4
+
+
+def test_the_concept_looks_like_the_override_after_training():
+  """Images of each word are Gaussian: the model's noise is the true one."""
+  spread = 0.5
+
+  def eps(p, x, t, c):
+    mean = (c[:, -1] @ p["denoiser"]["word"])[:, None, None]
+    signal, noise = schedules.signal_and_noise(LEVELS, t, x)
+    total = (signal * spread) ** 2 + noise**2
+    return noise / total * (x - signal * mean)
+
+  gaussian = MODEL._replace(eps=eps)
+  transform = sfd(
+    gaussian,
+    FORGET[:1],
+    OVERRIDE[:1],
+    retain_tokens=RETAIN,
+    num_steps=300,
+    batch_size=16,
+    forget_weight=1.0,
+    optimizer=optax.adam(1e-2, b1=0.0),
+    fake_optimizer=optax.adam(3e-2, b1=0.0),
+    ema_decay=0.95,
+    alpha=1.0,
+  )
+  out, _ = run(transform)
+
+  def mean_of(p, row):
+    tokens = jnp.broadcast_to(row, (2000, 2))
+    images = one_step(gaussian, p, tokens, KEY)
+    return np.asarray(images).mean(axis=(0, 1, 2))
+
+  q = params()
+  true = lambda row: np.asarray(
+    MODEL.encode(q, row)[-1] @ q["denoiser"]["word"]
+  )
+  apart = np.linalg.norm(true(FORGET[0]) - true(OVERRIDE[0]))
+  assert apart > 1.0
+  away = lambda p, row, like: np.linalg.norm(mean_of(p, row) - true(like))
+  assert away(q, FORGET[0], OVERRIDE[0]) > 0.5 * apart
+  assert away(out, FORGET[0], OVERRIDE[0]) < 0.2 * apart
+  for row in RETAIN:
+    assert away(out, row, row) < 0.2 * apart
+
+
+@pytest.mark.parametrize(
+  "options, match",
+  [
+    ({"forget": FORGET[:0], "override": OVERRIDE[:0]}, "forget_tokens to hold"),
+    ({"forget": FORGET[:, :1]}, "forget_tokens of shape"),
+    ({"override": OVERRIDE[:1]}, "override for each of 2"),
+    ({"override": FORGET}, "override_tokens other than forget_tokens"),
+    ({"retain_tokens": FORGET}, "retain_tokens without prompts to forget"),
+    ({"retain_tokens": RETAIN[:0]}, "retain_tokens to hold prompts"),
+    ({"batch_size": 0}, "batch_size > 0"),
+    ({"num_steps": -1}, "num_steps >= 0"),
+    ({"forget_weight": -1.0}, "forget_weight >= 0"),
+    ({"retain_weight": -1.0}, "retain_weight >= 0"),
+    ({"alpha": -1.0}, "alpha >= 0"),
+    ({"ema_decay": 1.5}, "ema_decay in"),
+    ({"times": (9, 5, 9)}, "t_min < t_max"),
+    ({"times": (0, 5, 101)}, "t_max=101"),
+    ({"times": (0, 100, 9)}, "t_init in 0 .. 99"),
+    ({"group": "everything"}, "group to be one of"),
+  ],
+)
+def test_what_does_not_fit_is_refused(options, match):
+  with pytest.raises(ValueError, match=match):
+    method(**options)
+
+
+def test_a_time_out_of_range_is_refused():
+  with pytest.raises(ValueError, match=r"time in 0 .. 99"):
+    one_step(MODEL, params(), RETAIN, KEY, time=100)
