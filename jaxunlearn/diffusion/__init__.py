@@ -27,11 +27,34 @@ from jaxunlearn.diffusion.prompt_attack import AttackRates as AttackRates
 from jaxunlearn.diffusion.prompt_attack import PromptAttack as PromptAttack
 from jaxunlearn.diffusion.prompt_attack import attack_prompts as attack_prompts
 from jaxunlearn.diffusion.prompt_attack import attack_rates as attack_rates
+from jaxunlearn.diffusion.safe_guidance import (
+  SAFETY_MAX as SAFETY_MAX,
+)
+from jaxunlearn.diffusion.safe_guidance import (
+  SAFETY_MEDIUM as SAFETY_MEDIUM,
+)
+from jaxunlearn.diffusion.safe_guidance import (
+  SAFETY_STRONG as SAFETY_STRONG,
+)
+from jaxunlearn.diffusion.safe_guidance import (
+  SAFETY_WEAK as SAFETY_WEAK,
+)
+from jaxunlearn.diffusion.safe_guidance import (
+  SafetyStrength as SafetyStrength,
+)
+from jaxunlearn.diffusion.safe_guidance import (
+  safe_guidance as safe_guidance,
+)
+from jaxunlearn.diffusion.salun import replace_words as replace_words
+from jaxunlearn.diffusion.salun import saliency_mask as saliency_mask
+from jaxunlearn.diffusion.salun import salun as salun
 from jaxunlearn.diffusion.samplers import image_keys as image_keys
 from jaxunlearn.diffusion.samplers import sample as sample
 from jaxunlearn.diffusion.samplers import start_noise as start_noise
 from jaxunlearn.diffusion.samplers import trajectory as trajectory
 from jaxunlearn.diffusion.samplers import walk as walk
+from jaxunlearn.diffusion.sfd import one_step as one_step
+from jaxunlearn.diffusion.sfd import sfd as sfd
 from jaxunlearn.diffusion.training import denoising as denoising
 from jaxunlearn.diffusion.training import drop_words as drop_words
 from jaxunlearn.diffusion.training import fitting as fitting
@@ -41,12 +64,18 @@ from jaxunlearn.diffusion.types import Diffusion as Diffusion
 from jaxunlearn.diffusion.types import Predictor as Predictor
 from jaxunlearn.diffusion.types import parameter_group as parameter_group
 from jaxunlearn.diffusion.types import parameter_groups as parameter_groups
+from jaxunlearn.diffusion.uce import uce as uce
 
 __all__ = [
+  "SAFETY_MAX",
+  "SAFETY_MEDIUM",
+  "SAFETY_STRONG",
+  "SAFETY_WEAK",
   "AttackRates",
   "Diffusion",
   "Predictor",
   "PromptAttack",
+  "SafetyStrength",
   "adv_unlearn",
   "attach",
   "attack_prompts",
@@ -63,16 +92,23 @@ __all__ = [
   "guided_eps",
   "hand_over",
   "image_keys",
+  "one_step",
   "parameter_group",
   "parameter_groups",
   "partial_diffusion",
+  "replace_words",
+  "safe_guidance",
+  "saliency_mask",
+  "salun",
   "sample",
   "schedules",
+  "sfd",
   "start_noise",
   "text_to_image",
   "text_to_image_unet",
   "train",
   "train_many",
   "trajectory",
+  "uce",
   "walk",
 ]
