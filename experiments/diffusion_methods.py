@@ -1,0 +1,348 @@
+"""How each diffusion method is set for the models of the audit.
+
+Steps, rates and batches were chosen on MiniT2I, digits in styles, with other
+random numbers than those reported; losses in the noise are weighted over time as
+the models' training is, since their networks predict v.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import diffusion_data as prompted
+from experiments.diffusion_beds import Bed, Concept, every_prompt
+from experiments.diffusion_study import GUIDANCE, Maker
+from jaxunlearn import diffusion
+from jaxunlearn.core.types import Transform
+
+# What a concept is steered to where a method asks for one: half round the circle
+# of objects, the first style.
+_ANCHOR_STEP = 5
+
+
+class Task(NamedTuple):
+  """What a method's factory is told.
+
+  Attributes:
+    bed: see `Bed`.
+    concept: see `Concept`.
+    shrink: by how much there are fewer steps, images and rows than there
+      should be.
+  """
+
+  bed: Bed
+  concept: Concept
+  shrink: int
+
+  @property
+  def model(self) -> diffusion.Diffusion:
+    return self.bed.model
+
+  @property
+  def time_weights(self) -> Any:
+    """Of losses in the noise: those of the models' own training."""
+    return 1 / self.model.alphas_bar
+
+  @property
+  def anchor(self) -> int:
+    """The label that takes the concept's place."""
+    if self.concept.domain == "style":
+      return int(self.concept.index == 0)
+    count = len(self.bed.names["object"])
+    return (self.concept.index + _ANCHOR_STEP) % count
+
+  def few(self, count: int) -> int:
+    """Steps or images, at least two."""
+    return max(count // self.shrink, 2)
+
+  def named(self, index: int) -> np.ndarray:
+    """Prompts that name a label of the concept's domain and nothing else."""
+    if self.concept.domain == "style":
+      return self.bed.prompts([-1], [index])
+    lines = [self.bed.prompts([index], [-1], synonym=s) for s in range(3)]
+    return np.concatenate(lines)
+
+  def every(self, index: int) -> np.ndarray:
+    """Prompts of a label with every other label and every synonym; [A, L]."""
+    own = self.concept.domain
+    other = "style" if own == "object" else "object"
+    count = len(self.bed.names[other])
+    labels = {own: np.full(count, index), other: np.arange(count)}
+    synonyms = range(3 if own == "object" else 1)
+    return np.concatenate(
+      [
+        self.bed.prompts(labels["object"], labels["style"], synonym=s)
+        for s in synonyms
+      ]
+    )
+
+  @property
+  def prompts(self) -> np.ndarray:
+    """The concept's own prompts, int [M, L]."""
+    return self.named(self.concept.index)
+
+  @property
+  def anchor_prompts(self) -> np.ndarray:
+    """The same prompts with the anchor's name, int [M, L]."""
+    return self.named(self.anchor)
+
+  @property
+  def words(self) -> np.ndarray:
+    """The concept's words, int [K]: the synonyms of an object, or a style."""
+    return self._words(self.concept.index)
+
+  @property
+  def anchor_words(self) -> np.ndarray:
+    """The anchor's words, int [K]."""
+    return self._words(self.anchor)
+
+  def _words(self, index: int) -> np.ndarray:
+    domain = self.concept.domain
+    words = (
+      prompted.OBJECTS[index]
+      if domain == "object"
+      else (prompted.STYLES[index],)
+    )
+    return np.array([prompted.tokenize(word)[1] for word in words])
+
+  @property
+  def kept_prompts(self) -> np.ndarray:
+    """Every prompt of an object and a style that does not name the concept."""
+    every = every_prompt(self.bed)
+    return every["tokens"][every[self.concept.domain] != self.concept.index]
+
+  @property
+  def drop_words(self) -> Any:
+    """What training does to prompts."""
+    return diffusion.drop_words(jnp.asarray(prompted.drop_rates()))
+
+
+class Method(NamedTuple):
+  """A method and what it is told and given.
+
+  Attributes:
+    make: `task -> transform`; None where nothing is changed but the sampler.
+    reads: what it is told and reads, in words.
+    maker: None, or `task -> Maker`, if images are made in another way.
+  """
+
+  make: Callable[[Task], Transform] | None
+  reads: str
+  maker: Callable[[Task], Maker] | None = None
+
+
+def finetune(task: Task) -> Transform:
+  """Training goes on, on all rows but the concept's."""
+  return diffusion.fitting(
+    task.model,
+    optimizer=optax.adam(5e-4),
+    num_steps=task.few(300),
+    batch_size=128,
+    augment=task.drop_words,
+    time_weights=task.time_weights,
+  )
+
+
+def esd_x(task: Task) -> Transform:
+  return diffusion.esd(
+    task.model,
+    jnp.asarray(task.prompts),
+    group="xattn",
+    optimizer=optax.adam(1e-4),
+    num_steps=task.few(220),
+    batch_size=16,
+    sampler_steps=10,
+  )
+
+
+def esd_u(task: Task) -> Transform:
+  return diffusion.esd(
+    task.model,
+    jnp.asarray(task.prompts),
+    group="noxattn",
+    optimizer=optax.adam(5e-4),
+    num_steps=task.few(200),
+    batch_size=16,
+    sampler_steps=10,
+  )
+
+
+def concept_ablation(task: Task) -> Transform:
+  return diffusion.concept_ablation(
+    task.model,
+    jnp.asarray(task.prompts),
+    jnp.asarray(task.anchor_prompts),
+    target="original",
+    optimizer=_clipped_adamw(1e-3),
+    num_steps=task.few(150),
+    batch_size=32,
+    num_images=task.few(128),
+    sampler_steps=20,
+    guidance=GUIDANCE,
+  )
+
+
+def forget_me_not(task: Task) -> Transform:
+  prompt = jnp.asarray(task.prompts[0])
+  return diffusion.forget_me_not(
+    task.model,
+    prompt,
+    diffusion.word_positions(prompt, jnp.asarray(task.words)),
+    group="xattn",
+    optimizer=_clipped_adamw(4e-4),
+    num_steps=task.few(35),
+  )
+
+
+def uce(task: Task) -> Transform:
+  """The words alone; all other words of objects and styles are preserved."""
+  alone = lambda words: np.stack([_prompt_of(word) for word in words])
+  kept = np.setdiff1d(_all_words(), task.words)
+  return diffusion.uce(
+    task.model,
+    jnp.asarray(alone(task.words)),
+    jnp.asarray(alone(task.anchor_words)),
+    preserve_tokens=jnp.asarray(alone(kept)),
+    span="tail",
+  )
+
+
+def salun(task: Task) -> Transform:
+  table = np.arange(len(prompted.VOCABULARY), dtype=np.int32)
+  table[task.words] = task.anchor_words
+  return diffusion.salun(
+    task.model,
+    diffusion.replace_words(jnp.asarray(table)),
+    optimizer=optax.adam(1e-4),
+    num_steps=task.few(200),
+    batch_size=32,
+    augment=task.drop_words,
+    time_weights=task.time_weights,
+  )
+
+
+def sfd(task: Task) -> Transform:
+  """Also distils the sampler into one step."""
+  optimizer = lambda rate: optax.chain(
+    optax.clip(1.0), optax.adam(rate, b1=0.0)
+  )
+  return diffusion.sfd(
+    task.model,
+    jnp.asarray(task.every(task.concept.index)),
+    jnp.asarray(task.every(task.anchor)),
+    retain_tokens=jnp.asarray(task.kept_prompts),
+    optimizer=optimizer(2e-4),
+    fake_optimizer=optimizer(5e-4),
+    num_steps=task.few(100),
+    batch_size=64,
+    forget_weight=1.0,
+    ema_decay=0.98,
+  )
+
+
+def doco(task: Task) -> Transform:
+  """The prior holds every prompt that is to stay; L_p is added after the cut."""
+  return diffusion.doco(
+    task.model,
+    jnp.asarray(task.every(task.concept.index)),
+    jnp.asarray(task.every(task.anchor)),
+    prior_prompts=jnp.asarray(task.kept_prompts),
+    optimizer=optax.adamw(1e-3, weight_decay=0.01),
+    discriminator_optimizer=optax.adam(1e-3, b1=0.5),
+    num_steps=task.few(100) + task.few(300),
+    warm_up=task.few(100),
+    batch_size=32,
+    num_images=task.few(512),
+    keep_preserve=True,
+    clip_clean=3.0,
+    time_weights=task.time_weights,
+    sampler_steps=20,
+    guidance=GUIDANCE,
+  )
+
+
+def adv_unlearn(task: Task) -> Transform:
+  """As many adversarial tokens as the attacker's."""
+  return diffusion.adv_unlearn(
+    task.model,
+    jnp.asarray(task.prompts),
+    jnp.asarray(task.kept_prompts),
+    optimizer=optax.adam(1e-3),
+    num_steps=task.few(40) + task.few(160),
+    warm_up=task.few(40),
+    batch_size=16,
+    retain_batch_size=16,
+    num_tokens=3,
+    attack_optimizer=optax.adam(0.05),
+    attack_steps=5,
+    num_images=max(task.few(128), 16),
+    sampler_steps=20,
+    time_weights=task.time_weights,
+  )
+
+
+def safe_guidance(task: Task) -> Maker:
+  """The preset "strong", its warm-up scaled to 20 steps."""
+  strength = diffusion.SAFETY_STRONG._replace(warmup=3)
+  return Maker(
+    lambda params, tokens: diffusion.safe_guidance(
+      task.model,
+      params,
+      tokens,
+      GUIDANCE,
+      safety_tokens=jnp.asarray(task.prompts[0]),
+      strength=strength,
+    )
+  )
+
+
+def one_step(task: Task) -> Maker:
+  """Images of what `sfd` made, in one evaluation of the network."""
+  return Maker(
+    None,
+    lambda params, tokens, keys: diffusion.one_step(
+      task.model, params, tokens, keys
+    ),
+  )
+
+
+_PROMPTS = "the concept's prompts, no images"
+METHODS: Mapping[str, Method] = {
+  "finetune": Method(finetune, "the rows kept"),
+  "esd_x": Method(esd_x, _PROMPTS),
+  "esd_u": Method(esd_u, _PROMPTS),
+  "concept_ablation": Method(concept_ablation, f"{_PROMPTS}; an anchor's"),
+  "forget_me_not": Method(forget_me_not, "the concept's rows and prompt"),
+  "uce": Method(uce, "the concept's words, an anchor's, all words to keep"),
+  "salun": Method(salun, "all rows; an anchor's words"),
+  "doco": Method(doco, f"{_PROMPTS}; an anchor's; all prompts to keep"),
+  "adv_unlearn": Method(adv_unlearn, f"{_PROMPTS}; all prompts to keep"),
+  "safe_guidance": Method(None, "the concept's prompt", safe_guidance),
+  "sfd": Method(sfd, f"{_PROMPTS}; an anchor's; all prompts to keep", one_step),
+}
+# What runs unless told otherwise: those that change the model they sample from.
+USUAL = ("esd_x", "esd_u", "concept_ablation", "uce", "salun")
+
+
+def _clipped_adamw(rate: float) -> optax.GradientTransformation:
+  return optax.chain(
+    optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-2)
+  )
+
+
+def _prompt_of(word: int) -> np.ndarray:
+  """A prompt of one word."""
+  return prompted.tokenize(prompted.VOCABULARY[word])
+
+
+def _all_words() -> np.ndarray:
+  """The words of all objects and styles."""
+  words = [w for words in prompted.OBJECTS for w in words] + list(
+    prompted.STYLES
+  )
+  return np.array([prompted.tokenize(word)[1] for word in words])

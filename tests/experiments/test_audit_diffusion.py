@@ -1,0 +1,190 @@
+"""The audit of diffusion models from end to end, at its smallest."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from experiments import audit_diffusion
+from experiments import diffusion_beds as beds
+from experiments import diffusion_cifar as cifar
+from experiments.diffusion_methods import METHODS, USUAL, Task
+from experiments.diffusion_output import interval, verdict
+from jaxunlearn import report
+
+
+@pytest.fixture(scope="module")
+def smoke_run(tmp_path_factory):
+  out = tmp_path_factory.mktemp("diffusion")
+  argv = ["--preset", "smoke", "--methods", "uce", "--out", str(out)]
+  audit_diffusion.main(argv)
+  return out, report.read_results(out / "results.json")
+
+
+def test_every_model_has_a_row_a_seed_with_its_numbers(smoke_run):
+  _, results = smoke_run
+  found = {(row["method"], row["seed"]) for row in results.rows}
+  names = ("original", "retrained", "uce")
+  assert found == {(name, seed) for name in names for seed in (100, 101)}
+  for row in results.rows:
+    assert row["request"] == "object:three"
+    rates = ("ua", "ira", "cra", "ccs_forget", "crs_forget", "crs_retain")
+    assert all(0 <= row[name] <= 1 for name in rates)
+    assert row["worst"] == min(row["ua"], row["ira"], row["cra"])
+    assert row["own_rate"] == pytest.approx(1 - row["ua"])
+    assert row["frechet_distance"] > 0
+    # Adversarial prompts are tried on the first seed alone.
+    assert math.isnan(row["asr"]) == (row["seed"] != 100)
+    assert row["method"] != "retrained" or row["excess"] == 0
+
+
+def test_curves_hold_every_method_at_every_psi(smoke_run):
+  out, results = smoke_run
+  curves = json.loads((out / "curves.json").read_text())
+  for method in ("original", "retrained", "uce"):
+    found = curves["by_method"][method]
+    assert np.shape(found["curve_forget"]) == (2, len(curves["psi"]))
+    assert np.shape(found["rates"]) == (2, 16)
+  # The original model under its own attack is itself at every psi.
+  own = np.array(curves["by_method"]["original"]["curve_forget"])
+  np.testing.assert_array_equal(own, own[:, :1].repeat(own.shape[1], 1))
+  below = np.array(curves["psi"]) <= 0.55
+  for row in results.rows:
+    i = row["seed"] - 100
+    mine, other = (
+      np.array(curves["by_method"][m]["curve_forget"][i])[below].mean()
+      for m in (row["method"], "retrained")
+    )
+    assert row["excess"] == pytest.approx(mine - other, abs=1e-6)
+
+
+def test_files_are_written_and_retraining_stands_beside(smoke_run):
+  out, _ = smoke_run
+  for name in ("generations", "curves", "excess", "scores", "labels"):
+    assert (out / "plots" / f"{name}.png").stat().st_size > 3000
+  text = (out / "report.html").read_text()
+  assert "retrained" in (out / "table.md").read_text()
+  assert "No FID" in text and "uce: " in text
+
+
+@pytest.mark.slow
+def test_a_later_run_takes_the_models_of_an_earlier_one(
+  smoke_run, tmp_path, capsys
+):
+  out, results = smoke_run
+  argv = ["--preset", "smoke", "--methods", "uce", "--attacked", "0"]
+  argv += ["--load", str(out)]
+  audit_diffusion.main([*argv, "--out", str(tmp_path)])
+  again = report.read_results(tmp_path / "results.json")
+  for old, new in zip(results.rows, again.rows, strict=True):
+    for name in ("ua", "cra", "excess", "crs_forget"):
+      assert new[name] == pytest.approx(old[name], abs=1e-5)
+  capsys.readouterr()
+  for change, message in (
+    (["--concept", "style:sea"], "models of concept style:sea"),
+    (["--twins", "2"], "--twins 1"),
+    (["--preset", "quick"], "models of preset quick"),
+  ):
+    with pytest.raises(SystemExit) as stop:
+      audit_diffusion.main([*argv, *change, "--out", str(tmp_path / "no")])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    (["--concept", "colour:red"], "--concept object:NAME or style:NAME"),
+    (["--concept", "object:ten"], "one of zero, one"),
+    (["--concept", "style:6"], "its number below 6"),
+    (["--methods", "magic"], "--methods usual, all or of finetune"),
+    (["--seeds", "0"], "--seeds > 0, got 0"),
+    (["--attacked", "-1"], "--attacked >= 0, got -1"),
+    (["--twins", "0"], "--twins > 0, got 0"),
+    (["--load", "/no/such/folder"], "--load to be the folder of an earlier"),
+  ],
+)
+def test_bad_options_end_in_one_line_and_status_2(
+  argv, message, tmp_path, capsys
+):
+  with pytest.raises(SystemExit) as stop:
+    audit_diffusion.main(
+      ["--preset", "smoke", *argv, "--out", str(tmp_path / "out")]
+    )
+  assert stop.value.code == 2
+  error = " ".join(capsys.readouterr().err.split())
+  assert message in error
+  assert not (tmp_path / "out").exists()
+
+
+def rows_of(name, **values):
+  lengths = {len(v) for v in values.values()}
+  assert len(lengths) == 1
+  return [
+    {"method": name, **{k: v[i] for k, v in values.items()}}
+    for i in range(lengths.pop())
+  ]
+
+
+@pytest.mark.parametrize(
+  ("change", "said"),
+  [
+    ({}, "under attack it returns no more often"),
+    ({"excess": [0.3, 0.31, 0.29]}, "CONCEALED"),
+    ({"excess": [-0.3, -0.31, -0.29]}, "it returns less often"),
+    ({"excess": [0.5, -0.3, 0.2]}, "undecided whether it is concealed"),
+    ({"excess": [math.nan] * 3}, "no sampler's steps"),
+    ({"ua": [0.5, 0.9, 0.8]}, "NOT erased"),
+    ({"cra": [0.7, 0.8, 0.9]}, "DAMAGED: the other domain fell by 20"),
+    ({"ira": [0.91, 0.92, 0.9]}, "within 10 points"),
+  ],
+)
+def test_a_verdict_follows_from_the_numbers(change, said):
+  good = {"ua": [1.0] * 3, "ira": [1.0] * 3, "cra": [1.0] * 3}
+  before = rows_of("original", **{**good, "ua": [0.0] * 3}, excess=[0.5] * 3)
+  values = {**good, "excess": [0.01, -0.01, 0.0], **change}
+  assert said in verdict("mine", before + rows_of("mine", **values))
+
+
+def test_intervals_are_students():
+  from scipy import stats
+
+  values = [0.1, 0.4, 0.2, 0.3]
+  low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+  np.testing.assert_allclose(interval(values), (low, high), rtol=1e-3)
+  assert all(map(math.isnan, interval([0.5])))
+
+
+def test_what_methods_are_told_names_the_concept_and_nothing_else():
+  size = beds.SIZES["smoke"]
+  bed = beds.load("smoke", None, size)
+  for text, count in (("object:3", 3), ("style:ember", 1)):
+    concept = beds.parse_concept(text, bed.names)
+    task = Task(bed, concept, 1)
+    assert task.prompts.shape == task.anchor_prompts.shape == (count, 10)
+    assert task.words.shape == task.anchor_words.shape == (count,)
+    for prompt, word in zip(task.prompts, task.words):
+      assert word in prompt
+    kept = np.isin(task.kept_prompts, task.words)
+    assert not kept.any()
+    assert len(task.kept_prompts) == 60 - 60 // len(bed.names[concept.domain])
+    assert np.isin(task.every(concept.index), task.words).any(axis=1).all()
+  assert set(USUAL) <= set(METHODS)
+
+
+def test_styles_of_photographs_are_what_they_are_said_to_be():
+  rng = np.random.default_rng(0)
+  x = rng.uniform(-1, 1, (6, 32, 32, 3)).astype(np.float32)
+  found = cifar.styled(x, np.arange(6))
+  np.testing.assert_array_equal(found[0], x[0])
+  np.testing.assert_array_equal(found[1], -x[1])
+  np.testing.assert_allclose(found[2], x[2].mean(-1)[..., None].repeat(3, -1))
+  np.testing.assert_array_equal(found[3, ..., 1], x[3, ..., 0])
+  levels = np.unique(found[4].round(3))
+  np.testing.assert_allclose(levels, [-1, -1 / 3, 1 / 3, 1], atol=1e-3)
+  np.testing.assert_allclose(
+    found[5, :4, 28:], x[5, :4, 28:].mean((0, 1)) + 0 * x[5, :4, 28:], atol=1e-6
+  )
+  assert abs(found).max() <= 1
