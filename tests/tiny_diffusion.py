@@ -22,7 +22,6 @@ REQUEST = jnp.array([True, False, False, True])
 def linear(traces=None):
   """eps = gain x + (sum of the prompt's tokens - 1) / 10: 0 for the empty one.
 
-  The gain is in cross-attention, the encoder's scale (1) in the text encoder;
   `traces` grows each time the network is traced.
   """
 
@@ -30,17 +29,14 @@ def linear(traces=None):
     if traces is not None:
       traces.append(1)
     said = context.sum(axis=(1, 2))[:, None, None, None] / 10
-    return params["denoiser"]["attn2"]["gain"] * x + said
+    return gain_of(params) * x + said
 
   def encode(params, tokens):
     said = tokens - jnp.array([1, 0, 0])[None]
     return params["text_encoder"]["scale"] * said[..., None].astype(jnp.float32)
 
   return Diffusion(
-    init=lambda key: {
-      "text_encoder": {"scale": jnp.float32(1)},
-      "denoiser": {"attn2": {"gain": jnp.float32(0.3)}},
-    },
+    init=lambda key: linear_params(0.3),
     eps=eps,
     encode=encode,
     null_tokens=jnp.array(NULL),
@@ -49,6 +45,18 @@ def linear(traces=None):
     clip=2.0,
     vocab_size=VOCAB,
   )
+
+
+def linear_params(gain):
+  """The gain in cross-attention, the encoder's scale in the text encoder."""
+  return {
+    "text_encoder": {"scale": jnp.float32(1)},
+    "denoiser": {"attn2": {"to_k": jnp.asarray(gain, jnp.float32)}},
+  }
+
+
+def gain_of(params):
+  return params["denoiser"]["attn2"]["to_k"]
 
 
 @functools.cache

@@ -7,8 +7,14 @@ rows, and a method an ordinary `Transform`.
 
 from jaxunlearn.diffusion import schedules as schedules
 from jaxunlearn.diffusion.adv_unlearn import adv_unlearn as adv_unlearn
+from jaxunlearn.diffusion.concept_ablation import (
+  concept_ablation as concept_ablation,
+)
 from jaxunlearn.diffusion.doco import doco as doco
 from jaxunlearn.diffusion.esd import esd as esd
+from jaxunlearn.diffusion.forget_me_not import attention_norm as attention_norm
+from jaxunlearn.diffusion.forget_me_not import forget_me_not as forget_me_not
+from jaxunlearn.diffusion.forget_me_not import word_positions as word_positions
 from jaxunlearn.diffusion.guidance import both_eps as both_eps
 from jaxunlearn.diffusion.guidance import classifier_free as classifier_free
 from jaxunlearn.diffusion.guidance import guided_eps as guided_eps
@@ -80,14 +86,17 @@ __all__ = [
   "attach",
   "attack_prompts",
   "attack_rates",
+  "attention_norm",
   "both_eps",
   "classifier_free",
+  "concept_ablation",
   "concept_curve",
   "denoising",
   "doco",
   "drop_words",
   "esd",
   "fitting",
+  "forget_me_not",
   "from_linen",
   "guided_eps",
   "hand_over",
@@ -111,4 +120,5 @@ __all__ = [
   "trajectory",
   "uce",
   "walk",
+  "word_positions",
 ]
