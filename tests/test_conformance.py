@@ -163,13 +163,22 @@ VARIANTS = (
   "ssd_adaptive",
   "scrub_rewind",
 )
-EVERY = pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(name, marks=[pytest.mark.slow] if name in VARIANTS else [])
-    for name in METHODS
-  ],
-)
+# Those of several phases or networks, which take long to compile.
+HEAVY = ("unsir", "scrub", "salun", "zero_shot_noise", "gkt")
+
+
+def every(slow):
+  return pytest.mark.parametrize(
+    "name",
+    [
+      pytest.param(name, marks=[pytest.mark.slow] if name in slow else [])
+      for name in METHODS
+    ],
+  )
+
+
+EVERY = every(slow=VARIANTS)
+EVERY_LIGHT = every(slow=(*VARIANTS, *HEAVY))
 
 
 def at(tree, i):
@@ -190,7 +199,7 @@ def setting(name):
   return METHODS[name](model), variables, rows_for(name), mask
 
 
-@EVERY
+@EVERY_LIGHT
 def test_jit_equals_no_jit(name):
   method, variables, data, mask = setting(name)
   plain, info = method(variables, data, mask, KEY)
@@ -199,7 +208,7 @@ def test_jit_equals_no_jit(name):
   chex.assert_trees_all_close(jitted_info, info, rtol=1e-4, atol=1e-5)
 
 
-@EVERY
+@EVERY_LIGHT
 def test_vmap_over_requests_and_keys_equals_a_loop(name):
   method, variables, data, _ = setting(name)
   masks = ju.requests.each_class(problems.trained()[1]["label"], 4)
@@ -293,7 +302,7 @@ def test_zero_glance_methods_read_no_input_of_the_forget_set(name):
   chex.assert_trees_all_equal(clean, other)
 
 
-@EVERY
+@EVERY_LIGHT
 def test_a_weight_outside_a_mask_keeps_its_bits(name):
   method, variables, data, mask = setting(name)
   only_output = {"hidden": False, "output": True}

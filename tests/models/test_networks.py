@@ -138,6 +138,7 @@ def test_dropout_is_random_in_training_mode_only(name):
   assert np.abs(apply(True, 0) - apply(True, 1)).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_vmap_over_params_equals_a_loop_for_outputs_and_gradients(name):
   module, x = SMALL[name], images()

@@ -226,6 +226,7 @@ def test_retraining_reads_nothing_of_forgotten_rows():
   )
 
 
+@pytest.mark.slow
 def test_weights_outside_the_mask_keep_their_bits():
   model, variables = trained()
   mask = {"users": True, "items": False, "features": False}
@@ -241,6 +242,7 @@ def test_weights_outside_the_mask_keep_their_bits():
     assert np.abs(params["users"] - variables.params["users"]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_same_key_gives_the_same_bits_and_low_precision_stays():
   method = methods()["joint"]
   same = [call(method, request()) for _ in range(2)]

@@ -71,6 +71,7 @@ def test_two_clusters_of_users_become_two_shards():
   assert parts & {(0, 0, 1, 1), (1, 1, 0, 0)}
 
 
+@pytest.mark.slow
 def test_a_request_retrains_the_shard_that_it_touches():
   data = dataset().train
   mask = recsys.requests.users(data, [4])  # Of shard 1.

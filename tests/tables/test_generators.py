@@ -69,6 +69,7 @@ def test_rows_without_weight_are_not_read(name):
   assert (np.asarray(wanted) != np.asarray(drawn(name, x, ONES, KEY))).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name",
   [

@@ -133,6 +133,7 @@ def test_one_permutation_has_no_standard_error():
   assert np.isnan(found.standard_error).all()
 
 
+@pytest.mark.slow
 def test_strategies_and_a_mesh_give_the_same_values():
   def call(**how):
     return class_wise_shapley(
@@ -150,6 +151,7 @@ def test_strategies_and_a_mesh_give_the_same_values():
     np.testing.assert_allclose(call(**how), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_class_scores_are_shares_of_right_answers_of_the_trained_model():
   data, validation = blobs(16), blobs(30, seed=5)
   recipe = {"optimizer": optax.adam(0.05), "num_steps": 10, "batch_size": 8}

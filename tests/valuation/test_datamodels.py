@@ -169,6 +169,7 @@ def test_ame_equals_its_regression_written_out():
   )
 
 
+@pytest.mark.slow
 def test_errors_of_ame_are_as_stated_and_shrink_as_one_over_the_root():
   game = Utility(lambda mask: 1.0 + mask @ jnp.asarray(WORTH), 5)
 

@@ -240,6 +240,7 @@ def test_elasticity_of_a_cluster_without_quality_goes_by_its_rows():
   np.testing.assert_allclose(found.elasticities, GAMMA, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_jit_vmap_chunks_and_a_mesh_equal_the_plain_call():
   game = crooked()
   traces = []
@@ -296,6 +297,7 @@ def test_clusters_are_those_of_scikit_learn_where_they_are_plain():
   np.testing.assert_array_equal(again, found.ids)
 
 
+@pytest.mark.slow
 def test_a_class_with_few_rows_or_none_leaves_clusters_empty():
   x = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
   label = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1])
@@ -386,6 +388,7 @@ def test_a_curated_set_of_all_rows_gives_their_own_values():
   np.testing.assert_allclose(between, found[jnp.array([1, 4])], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_curated_rows_are_a_few_of_each_cluster():
   data = blobs(24)
   groups = cluster_rows(

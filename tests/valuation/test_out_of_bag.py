@@ -79,6 +79,7 @@ def test_fewer_draws_leave_more_rows_out():
   np.testing.assert_allclose(found.values, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_mesh_gives_the_values_of_one_device():
   mesh = make_mesh(models=8)
   call = lambda **how: data_oob(

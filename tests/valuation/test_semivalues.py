@@ -477,6 +477,7 @@ ESTIMATORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_chunks_maps_and_meshes_give_the_same_values(name):
   estimate = ESTIMATORS[name]

@@ -200,6 +200,7 @@ def test_the_utility_of_all_rows_is_that_of_plain_training():
   np.testing.assert_allclose(accuracy[0], (logits.argmax(1) == label).mean())
 
 
+@pytest.mark.slow
 def test_chunks_of_validation_rows_and_of_masks_change_nothing():
   masks = jnp.asarray(np.random.default_rng(0).random((5, 40)) < 0.6)
   plain = jax.jit(mlp_utility().many)(masks)
