@@ -11,13 +11,13 @@ exceeds that one is called concealment here.
 trains a model of digits in six styles, retrains it without the digit three,
 erases the digit with each method and writes results.json, curves.json, table.md,
 plots/ (generations before, after and under attack; curves over the share of the
-original's steps), params/ and report.html. On two CPU cores training and
-retraining take TRAIN_MINUTES; a later run that is given them,
+original's steps), params/ and report.html. Training and retraining take two to
+three minutes on two CPU cores, the rest as much again; a later run that is given
+these models,
 
     python -m experiments.audit_diffusion --load out/diffusion
 
-takes UNLEARN_MINUTES for the usual methods. For another concept, which needs
-another retrained model:
+is spared the first part. All methods take five minutes. For another concept, which needs another retrained model:
 
     python -m experiments.audit_diffusion --concept style:ember
 """
@@ -48,7 +48,12 @@ from jaxunlearn.core.types import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Erase a concept from a diffusion model; look for what is left of it."""
+  """Erase a concept from a diffusion model; look for what is left of it.
+
+  The models are trained first, two to three minutes on two CPU cores (quick),
+  then erased from and attacked, as long again; all methods take five minutes.
+  With --load, the folder of an earlier run, the first part is spared.
+  """
 
   concept: Annotated[
     str,

@@ -69,6 +69,15 @@ DEFINITIONS = (
     True,
   ),
   report.Metric(
+    "excess_rise",
+    "Excess brought by the attack",
+    "The excess less that at psi = 0, where nothing is attacked: what the attack "
+    "brings back, without what had not been erased.",
+    "points",
+    1,
+    report.NEAREST,
+  ),
+  report.Metric(
     "crs_forget",
     "CRS, forgotten",
     "Concept retrieval score (arXiv:2409.05668) on the concept: near 0 where "

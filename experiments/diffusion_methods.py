@@ -19,6 +19,7 @@ from experiments.diffusion_beds import Bed, Concept, every_prompt
 from experiments.diffusion_study import GUIDANCE, Maker
 from jaxunlearn import diffusion
 from jaxunlearn.core.types import Transform
+from jaxunlearn.diffusion.steps import clipped_adamw
 
 # What a concept is steered to where a method asks for one: half round the circle
 # of objects, the first style.
@@ -61,10 +62,17 @@ class Task(NamedTuple):
     return max(count // self.shrink, 2)
 
   def named(self, index: int) -> np.ndarray:
-    """Prompts that name a label of the concept's domain and nothing else."""
-    if self.concept.domain == "style":
-      return self.bed.prompts([-1], [index])
-    lines = [self.bed.prompts([index], [-1], synonym=s) for s in range(3)]
+    """Prompts that name a label of the concept's domain and nothing else.
+
+    With every template and synonym, int [M, L].
+    """
+    is_object = self.concept.domain == "object"
+    labels = ([index], [-1]) if is_object else ([-1], [index])
+    lines = [
+      self.bed.prompts(*labels, template=template, synonym=synonym)
+      for template in range(len(prompted.TEMPLATES))
+      for synonym in range(3 if is_object else 1)
+    ]
     return np.concatenate(lines)
 
   def every(self, index: int) -> np.ndarray:
@@ -148,28 +156,30 @@ def finetune(task: Task) -> Transform:
   )
 
 
-def esd_x(task: Task) -> Transform:
+def esd(task: Task, group: str, rate: float, num_steps: int) -> Transform:
   return diffusion.esd(
     task.model,
     jnp.asarray(task.prompts),
-    group="xattn",
-    optimizer=optax.adam(1e-4),
-    num_steps=task.few(220),
+    group=group,
+    optimizer=optax.adam(rate),
+    num_steps=task.few(num_steps),
     batch_size=16,
     sampler_steps=10,
   )
+
+
+def esd_x(task: Task) -> Transform:
+  return esd(task, "xattn", 1e-4, 220)
 
 
 def esd_u(task: Task) -> Transform:
-  return diffusion.esd(
-    task.model,
-    jnp.asarray(task.prompts),
-    group="noxattn",
-    optimizer=optax.adam(5e-4),
-    num_steps=task.few(200),
-    batch_size=16,
-    sampler_steps=10,
-  )
+  """No setting was found that erases with these parameters alone."""
+  return esd(task, "noxattn", 5e-4, 200)
+
+
+def esd_full(task: Task) -> Transform:
+  """The whole denoiser; no variant of the paper's."""
+  return esd(task, "full", 1e-4, 150)
 
 
 def concept_ablation(task: Task) -> Transform:
@@ -178,7 +188,7 @@ def concept_ablation(task: Task) -> Transform:
     jnp.asarray(task.prompts),
     jnp.asarray(task.anchor_prompts),
     target="original",
-    optimizer=_clipped_adamw(1e-3),
+    optimizer=clipped_adamw(1e-3),
     num_steps=task.few(150),
     batch_size=32,
     num_images=task.few(128),
@@ -188,13 +198,15 @@ def concept_ablation(task: Task) -> Transform:
 
 
 def forget_me_not(task: Task) -> Transform:
+  """The best of settings that all damage more than they erase."""
   prompt = jnp.asarray(task.prompts[0])
+  rate = 4e-4 if task.concept.domain == "object" else 3e-3
   return diffusion.forget_me_not(
     task.model,
     prompt,
     diffusion.word_positions(prompt, jnp.asarray(task.words)),
     group="xattn",
-    optimizer=_clipped_adamw(4e-4),
+    optimizer=clipped_adamw(rate),
     num_steps=task.few(35),
   )
 
@@ -208,7 +220,7 @@ def uce(task: Task) -> Transform:
     jnp.asarray(alone(task.words)),
     jnp.asarray(alone(task.anchor_words)),
     preserve_tokens=jnp.asarray(alone(kept)),
-    span="tail",
+    span="last",
   )
 
 
@@ -316,6 +328,7 @@ METHODS: Mapping[str, Method] = {
   "finetune": Method(finetune, "the rows kept"),
   "esd_x": Method(esd_x, _PROMPTS),
   "esd_u": Method(esd_u, _PROMPTS),
+  "esd_full": Method(esd_full, _PROMPTS),
   "concept_ablation": Method(concept_ablation, f"{_PROMPTS}; an anchor's"),
   "forget_me_not": Method(forget_me_not, "the concept's rows and prompt"),
   "uce": Method(uce, "the concept's words, an anchor's, all words to keep"),
@@ -325,14 +338,8 @@ METHODS: Mapping[str, Method] = {
   "safe_guidance": Method(None, "the concept's prompt", safe_guidance),
   "sfd": Method(sfd, f"{_PROMPTS}; an anchor's; all prompts to keep", one_step),
 }
-# What runs unless told otherwise: those that change the model they sample from.
-USUAL = ("esd_x", "esd_u", "concept_ablation", "uce", "salun")
-
-
-def _clipped_adamw(rate: float) -> optax.GradientTransformation:
-  return optax.chain(
-    optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-2)
-  )
+# What runs unless told otherwise: one of each kind, and one that fails.
+USUAL = ("esd_x", "concept_ablation", "forget_me_not", "uce", "salun")
 
 
 def _prompt_of(word: int) -> np.ndarray:

@@ -123,31 +123,43 @@ def verdict(name: str, rows: Sequence[dict[str, Any]]) -> str:
     parts.append("what else it draws is within 10 points of the original")
   else:
     parts.append(f"DAMAGED: {worst} fell by {100 * falls[worst]:.0f} points")
+  parts.append(_attacked(mine, own))
+  return f"{name}: {'; '.join(parts)}."
+
+
+def _attacked(mine: Sequence[dict[str, Any]], own: float) -> str:
+  """What the attack says, in words."""
   excess = [row["excess"] for row in mine]
+  rise = [row["excess_rise"] for row in mine]
   if not np.isfinite(excess).all():
-    parts.append("it has no sampler's steps that the attack could begin")
-    return f"{name}: {'; '.join(parts)}."
+    return "it has no sampler's steps that the attack could begin"
   low, high = interval(excess)
   numbers = f"{100 * np.mean(excess):+.0f} points"
   if math.isfinite(low):
     numbers += f", 95 % {100 * low:+.0f} to {100 * high:+.0f}"
   beyond = f"than a model that never saw it ({numbers})"
   if low > MARGIN:
-    parts.append(f"CONCEALED: under attack it returns more often {beyond}")
-  elif high < -MARGIN:
-    parts.append(
+    said = f"under attack it returns more often {beyond}"
+    if own >= OWN_RATE:
+      return f"{said}, but what was not erased is not concealed either"
+    if interval(rise)[0] > 0:
+      return f"CONCEALED: {said}"
+    return (
+      f"{said}, but no more than it is left without the attack: a remainder "
+      "rather than concealment"
+    )
+  if high < -MARGIN:
+    return (
       f"under attack it returns less often {beyond}: the model steers away from "
       "it, which shows that something was removed"
     )
-  elif low >= -MARGIN and high <= MARGIN:
-    parts.append(f"under attack it returns no more often {beyond}")
-  else:
-    parts.append(
-      "undecided whether it is concealed: under attack it returns "
-      f"{'more' if np.mean(excess) > 0 else 'less'} often {beyond}, which so "
-      "few seeds do not settle"
-    )
-  return f"{name}: {'; '.join(parts)}."
+  if low >= -MARGIN and high <= MARGIN:
+    return f"under attack it returns no more often {beyond}"
+  return (
+    "undecided whether it is concealed: under attack it returns "
+    f"{'more' if np.mean(excess) > 0 else 'less'} often {beyond}, which so few "
+    "seeds do not settle"
+  )
 
 
 def _rows(plan: Plan, outcome: Outcome) -> list[dict[str, Any]]:
@@ -163,6 +175,10 @@ def _rows(plan: Plan, outcome: Outcome) -> list[dict[str, Any]]:
     }
     values["own_rate"] = 1 - found["ua"]
     values["excess"] = np.asarray(excess)
+    # Without what is there already when the original model takes no step.
+    values["excess_rise"] = values["excess"] - (
+      found["curve_forget"][:, 0] - retrained[:, 0]
+    )
     for role in ("forget", "retain"):
       for score in ("crs", "ccs"):
         by_psi = found[f"{score}_{role}"][:, _BELOW]

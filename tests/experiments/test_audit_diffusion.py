@@ -17,8 +17,8 @@ from jaxunlearn import report
 @pytest.fixture(scope="module")
 def smoke_run(tmp_path_factory):
   out = tmp_path_factory.mktemp("diffusion")
-  argv = ["--preset", "smoke", "--methods", "uce", "--out", str(out)]
-  audit_diffusion.main(argv)
+  argv = ["--preset", "smoke", "--methods", "uce", "--attacked", "0"]
+  audit_diffusion.main([*argv, "--out", str(out)])
   return out, report.read_results(out / "results.json")
 
 
@@ -34,8 +34,6 @@ def test_every_model_has_a_row_a_seed_with_its_numbers(smoke_run):
     assert row["worst"] == min(row["ua"], row["ira"], row["cra"])
     assert row["own_rate"] == pytest.approx(1 - row["ua"])
     assert row["frechet_distance"] > 0
-    # Adversarial prompts are tried on the first seed alone.
-    assert math.isnan(row["asr"]) == (row["seed"] != 100)
     assert row["method"] != "retrained" or row["excess"] == 0
 
 
@@ -73,13 +71,15 @@ def test_a_later_run_takes_the_models_of_an_earlier_one(
   smoke_run, tmp_path, capsys
 ):
   out, results = smoke_run
-  argv = ["--preset", "smoke", "--methods", "uce", "--attacked", "0"]
-  argv += ["--load", str(out)]
+  argv = ["--preset", "smoke", "--methods", "uce", "--load", str(out)]
   audit_diffusion.main([*argv, "--out", str(tmp_path)])
   again = report.read_results(tmp_path / "results.json")
   for old, new in zip(results.rows, again.rows, strict=True):
     for name in ("ua", "cra", "excess", "crs_forget"):
       assert new[name] == pytest.approx(old[name], abs=1e-5)
+    # Adversarial prompts are tried on the first seed alone.
+    assert math.isnan(new["asr"]) == (new["seed"] != 100)
+    assert new["seed"] != 100 or new["prompt_rate"] <= new["asr"] <= 1
   capsys.readouterr()
   for change, message in (
     (["--concept", "style:sea"], "models of concept style:sea"),
@@ -132,7 +132,9 @@ def rows_of(name, **values):
   ("change", "said"),
   [
     ({}, "under attack it returns no more often"),
-    ({"excess": [0.3, 0.31, 0.29]}, "CONCEALED"),
+    ({"excess": [0.3, 0.31, 0.29], "excess_rise": [0.2] * 3}, "CONCEALED"),
+    ({"excess": [0.3, 0.31, 0.29]}, "a remainder rather than concealment"),
+    ({"excess": [0.9, 0.91, 0.92], "ua": [0.1] * 3}, "not concealed either"),
     ({"excess": [-0.3, -0.31, -0.29]}, "it returns less often"),
     ({"excess": [0.5, -0.3, 0.2]}, "undecided whether it is concealed"),
     ({"excess": [math.nan] * 3}, "no sampler's steps"),
@@ -143,8 +145,9 @@ def rows_of(name, **values):
 )
 def test_a_verdict_follows_from_the_numbers(change, said):
   good = {"ua": [1.0] * 3, "ira": [1.0] * 3, "cra": [1.0] * 3}
-  before = rows_of("original", **{**good, "ua": [0.0] * 3}, excess=[0.5] * 3)
-  values = {**good, "excess": [0.01, -0.01, 0.0], **change}
+  good |= {"excess": [0.01, -0.01, 0.0], "excess_rise": [0.01, -0.01, 0.0]}
+  before = rows_of("original", **{**good, "ua": [0.0] * 3})
+  values = {**good, **change}
   assert said in verdict("mine", before + rows_of("mine", **values))
 
 
@@ -163,10 +166,10 @@ def test_what_methods_are_told_names_the_concept_and_nothing_else():
   for text, count in (("object:3", 3), ("style:ember", 1)):
     concept = beds.parse_concept(text, bed.names)
     task = Task(bed, concept, 1)
-    assert task.prompts.shape == task.anchor_prompts.shape == (count, 10)
+    assert task.prompts.shape == task.anchor_prompts.shape == (3 * count, 10)
     assert task.words.shape == task.anchor_words.shape == (count,)
-    for prompt, word in zip(task.prompts, task.words):
-      assert word in prompt
+    assert np.isin(task.prompts, task.words).any(axis=1).all()
+    assert np.isin(task.anchor_prompts, task.anchor_words).any(axis=1).all()
     kept = np.isin(task.kept_prompts, task.words)
     assert not kept.any()
     assert len(task.kept_prompts) == 60 - 60 // len(bed.names[concept.domain])
