@@ -17,7 +17,8 @@ these models,
 
     python -m experiments.audit_diffusion --load out/diffusion
 
-is spared the first part. All methods take five minutes. For another concept, which needs another retrained model:
+is spared the first part. All methods take five minutes. For another concept,
+which needs another retrained model:
 
     python -m experiments.audit_diffusion --concept style:ember
 """
@@ -172,7 +173,7 @@ def prepare(options: Options) -> Plan:
     size,
     beds.parse_concept(options.concept, bed.names),
     options.first_seed + np.arange(size.seeds),
-    "map" if jax.default_backend() == "cpu" else "vmap",
+    _strategy(options.preset),
   )
   loaded = None
   if options.load is not None:
@@ -184,6 +185,12 @@ def prepare(options: Options) -> Plan:
       )
     this = this._replace(size=size._replace(twins=count))
   return Plan(options, this, names, loaded)
+
+
+def _strategy(preset: str) -> str:
+  """All seeds at once where models are small and there is a GPU."""
+  is_small = preset != "paper" and jax.default_backend() != "cpu"
+  return "vmap" if is_small else "map"
 
 
 def run(plan: Plan, progress: Progress) -> Outcome:

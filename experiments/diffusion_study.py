@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +88,12 @@ class Study(NamedTuple):
     return jax.vmap(one)(jnp.asarray(self.seeds))
 
 
+def _options(study: Study) -> dict[str, Any]:
+  """How models are trained; the loss is that of v, whatever the schedule."""
+  weights = 1 / study.bed.model.alphas_bar
+  return study.size.recipe.options() | {"time_weights": weights}
+
+
 def train(study: Study) -> Trained:
   """The original model and its twins in one program; and the classifier."""
   bed, size = study.bed, study.size
@@ -106,7 +112,7 @@ def train(study: Study) -> Trained:
         masks,
         keys,
         strategy=study.strategy,
-        **size.recipe.options(),
+        **_options(study),
       )[0].params
     ),
     study.data,
@@ -122,7 +128,7 @@ def time_retraining(study: Study) -> float:
   """Seconds of retraining one model, from a stretch of it, run just now."""
   recipe = study.size.recipe
   short = max(recipe.num_steps // _TIMED_SHARE, 1)
-  options = recipe.options() | {"num_steps": short}
+  options = _options(study) | {"num_steps": short}
   run = lambda data, mask, key: (
     diffusion.train(study.bed.model, data, mask, key, **options)[0].params
   )

@@ -3,10 +3,11 @@
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 
-from experiments import audit_diffusion
+from experiments import audit_diffusion, data
 from experiments import diffusion_beds as beds
 from experiments import diffusion_cifar as cifar
 from experiments.diffusion_methods import METHODS, USUAL, Task
@@ -191,3 +192,32 @@ def test_styles_of_photographs_are_what_they_are_said_to_be():
     found[5, :4, 28:], x[5, :4, 28:].mean((0, 1)) + 0 * x[5, :4, 28:], atol=1e-6
   )
   assert abs(found).max() <= 1
+
+
+def test_the_bed_of_photographs_fits_its_model_and_its_classifier(monkeypatch):
+  rng = np.random.default_rng(1)
+  rows = {
+    "x": rng.normal(size=(12, 32, 32, 3)).astype(np.float32),
+    "label": np.arange(12) % 10,
+  }
+  loaded = data.Dataset(rows, rows, 10, data.CIFAR10_CLASSES, {})
+  monkeypatch.setattr(data, "cifar10", lambda folder, size: loaded)
+  bed = beds.load("paper", None, beds.SIZES["paper"])
+  assert bed.train["tokens"].shape == (12, 10)
+  model, x = bed.model, bed.train["x"]
+  np.testing.assert_array_equal(bed.train["object"], rows["label"])
+  key = jax.random.key(0)
+  params = jax.eval_shape(model.init, key)
+  shape = jax.eval_shape(
+    lambda p: model.eps(
+      p, x, np.zeros(12, int), model.encode(p, bed.train["tokens"])
+    ),
+    params,
+  ).shape
+  assert shape == x.shape
+  judge = jax.eval_shape(bed.judge.init, key, x[:1])
+  logits = jax.eval_shape(bed.judge.predict, judge, x)
+  assert logits.shape == (12, 16)
+  assert jax.eval_shape(bed.judge.features, judge, x)["features"].ndim == 2
+  concept = beds.parse_concept("object:cat", bed.names)
+  assert (concept.index, concept.name) == (3, "object:cat")
