@@ -14,6 +14,20 @@ from jaxunlearn.metrics.distance import (
   weight_distance,
 )
 from jaxunlearn.metrics.forgetting import zrf, zrf_over_teachers
+from jaxunlearn.metrics.frechet import (
+  FeatureStatistics,
+  feature_frechet_distance,
+  feature_statistics,
+  frechet_distance,
+)
+from jaxunlearn.metrics.generation import (
+  CanvasScores,
+  PairScores,
+  canvas_scores,
+  class_accuracy,
+  pair_groups,
+  pair_scores,
+)
 from jaxunlearn.metrics.influence import (
   gauss_newton_vector_product,
   hessian_vector_product,
@@ -58,16 +72,24 @@ from jaxunlearn.metrics.utility import (
 
 __all__ = [
   "Bands",
+  "CanvasScores",
+  "FeatureStatistics",
   "LayerDistance",
+  "PairScores",
   "TabSynDex",
   "WeightDistance",
   "accuracy",
   "activation_distance",
   "association_matrix",
+  "canvas_scores",
+  "class_accuracy",
   "confidence",
   "confusion_matrix",
   "encode_frames",
   "entropy",
+  "feature_frechet_distance",
+  "feature_statistics",
+  "frechet_distance",
   "gauss_newton_vector_product",
   "gradient_dots",
   "gradient_gram",
@@ -84,6 +106,8 @@ __all__ = [
   "mean_squared_error",
   "modified_entropy",
   "nearest_record_distance",
+  "pair_groups",
+  "pair_scores",
   "per_example_loss",
   "relative_difference",
   "separation_auc",
