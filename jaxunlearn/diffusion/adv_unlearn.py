@@ -15,7 +15,8 @@ model attack_steps + 2 gradients of batch_size rows.
 Differences from the released code: noisy images come from a bank of the original
 model's unfinished samples, made once, instead of anew at each step; their time
 is the sampler's own; each attack step sees its own gradient, there the sum of
-all so far; the last update of the attack counts; embeddings are put in by
+all so far; the last update of the attack counts; one adversary is sought for all
+prompts of the concept, there for the one drawn; embeddings are put in by
 counting tokens, not words. Its attack "pgd" has no projection either: it is
 Adam; its "fast_at" is `optax.chain(optax.scale_by_sign(), optax.adam(1e-3))`.
 The empty prompt is encoded by the trained encoder wherever the result is used.
@@ -101,8 +102,8 @@ def adv_unlearn(
 
   Args:
     diffusion: the model; needs `embed` and `encode_embeddings`.
-    prompts: int [M, L], what names the concept, and nothing that
-      is to stay. May be traced.
+    prompts: int [M, L], what names the concept, and nothing that is to stay.
+      May be traced.
     retain_prompts: int [R, L], prompts to retain, R >= retain_batch_size. May be
       traced.
     group: static; which parameters learn, of `parameter_groups`: "text-layers",
@@ -113,7 +114,7 @@ def adv_unlearn(
     batch_size: static; images of the concept a step.
     retain_batch_size: static; different images of retain prompts a step.
     eta: how far away from the concept. May be traced.
-    retain_weight: gamma. May be traced.
+    retain_weight: gamma; read if retain_steps is 0. May be traced.
     retain_steps: static; 0 adds both losses; otherwise each step is one on the
       first and so many on the second, with one optimiser.
     num_tokens: static; K, the adversary's embeddings. It takes as many as the
@@ -124,8 +125,8 @@ def adv_unlearn(
     attack_steps: static.
     attack_start: static; embeddings of "random" words, or the "latest" ones.
     num_images: static; N, of the concept in its bank, N sampler_steps images in
-      all; that of the retain prompts has as many, or one a prompt if these are
-      more. At least a batch.
+      all, and of the retain prompts in theirs; one a prompt if these are more.
+      At least a batch.
     sampler_steps: static; of the sampler that makes them.
     guidance: of that sampler. May be traced.
     time_weights: None, or float [T] that multiply all errors at each time.
@@ -133,8 +134,8 @@ def adv_unlearn(
 
   Returns:
     A `Transform` with infos "warm_up" and "rounds": "attack", losses [rounds,
-    attack_steps], and "defend", losses [rounds, 1]. Data and request are not
-    read.
+    attack_steps], and "defend", losses [rounds, 1]; with `retain_steps` the
+    first and the last hold "erase" and "retain". Data and request are not read.
 
   Raises:
     ValueError: prompts that do not fit or without room for the embeddings, a
@@ -147,7 +148,12 @@ def adv_unlearn(
   )
   splicing.embedders(diffusion)
   splicing.check_room(diffusion, prompts, num_tokens, "prompts")
-  checks.positive(batch_size=batch_size, retain_batch_size=retain_batch_size)
+  checks.positive(
+    batch_size=batch_size,
+    retain_batch_size=retain_batch_size,
+    chunk_size=chunk_size,
+  )
+  steps.check_sampler_steps(diffusion, sampler_steps)
   checks.non_negative(
     warm_up=warm_up,
     attack_steps=attack_steps,
@@ -168,14 +174,14 @@ def adv_unlearn(
   learner = steps.restricted(optimizer or optax.adam(1e-5), group)
   points = splicing.insertion_points(diffusion, concept, insertion)
 
-  def bank(tokens, count):
+  def bank(tokens):
     def make(carry, data, forget_mask, key):
       return unfinished_images(
         diffusion,
         carry.original.params,
         tokens,
         key,
-        num_images=count,
+        num_images=max(num_images, len(tokens)),
         num_steps=sampler_steps,
         guidance=guidance,
         chunk_size=chunk_size,
@@ -219,10 +225,8 @@ def adv_unlearn(
   )
   fresh = (start,) if attack_start == "random" else ()
   return chain(
-    provide("concept_bank", bank(concept, num_images), reads="nothing"),
-    provide(
-      "retain_bank", bank(retain, max(num_images, len(retain))), reads="nothing"
-    ),
+    provide("concept_bank", bank(concept), reads="nothing"),
+    provide("retain_bank", bank(retain), reads="nothing"),
     provide(
       "optimizer",
       lambda carry, *_: learner.init(carry.variables.params),
@@ -359,10 +363,10 @@ def _attacked(
   task: Task, params: PyTree, which: jax.Array, adversary: jax.Array
 ) -> jax.Array:
   """The context [B, L, D] of prompts with the adversary's embeddings [K, E]."""
-  embed, encode = splicing.embedders(task.diffusion)
-  embedded = embed(params, task.concept[which])
   many = jnp.broadcast_to(adversary, (which.size, *adversary.shape))
-  return encode(params, splicing.insert(embedded, many, task.points[which]))
+  return splicing.encode_with(
+    task.diffusion, params, task.concept[which], many, task.points[which]
+  )
 
 
 def _error(

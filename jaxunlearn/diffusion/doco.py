@@ -84,7 +84,8 @@ def doco(
 
   After `warm_up` steps of the discriminator alone each step moves the model by
   the gradient of L_u, of which what is opposed to that of L_p is cut off, tensor
-  by tensor; both are first scaled to a length of at most `clip_gradient`.
+  by tensor; both are first scaled to a length of at most `clip_gradient`. Without
+  the cut ("none") it is the gradient of L_u + prior_weight L_p, so scaled.
 
   Args:
     diffusion: the model.
@@ -98,18 +99,18 @@ def doco(
     num_steps: static; steps of the discriminator.
     warm_up: static; how many of them come before the model moves.
     batch_size: static; images of each kind a step.
-    num_images: static; generated from the anchors, and from another prior.
-    mode: static; "exact" or "released", see `gradient_surgery`; "none": the
-      gradient of L_u + prior_weight L_p.
+    num_images: static; generated from the anchors, and from another prior, one
+      a prompt at least.
+    mode: static; "exact" or "released", see `gradient_surgery`; or "none".
     strength: of the cut. May be traced.
-    keep_preserve: static; adds the gradient of L_p after the cut.
+    keep_preserve: static; adds the gradient of L_p after the cut; not in "none".
     prior_weight: read by "none" only. May be traced.
     clip_gradient: the largest global norm of each gradient. May be traced.
     clip_clean: None, or clips the predicted clean images to +-clip_clean; at
       large t they explode.
     time_weights: None, or float [T], see `denoising`; of L_p.
-    discriminator: images [B, H, W, C] to logits [B, ...];
-      `models.patch_discriminator` by default.
+    discriminator: images [B, H, W, C] to logits [B, ...], without a state such
+      as statistics of a batch; `models.patch_discriminator` by default.
     sampler_steps: static; of the sampler that makes the images.
     guidance: of that sampler. May be traced.
 
@@ -120,15 +121,19 @@ def doco(
 
   Raises:
     ValueError: prompts that do not fit, an anchor equal to its target, a count
-      or coefficient out of range, an unknown word.
+      or coefficient out of range, an unknown word; from the transform, a
+      discriminator with a state.
   """
   target, anchor, prior = _check_prompts(
     diffusion, prompts, anchor_prompts, prior_prompts
   )
-  checks.positive(batch_size=batch_size, clip_gradient=clip_gradient)
+  checks.positive(
+    batch_size=batch_size, num_images=num_images, clip_gradient=clip_gradient
+  )
   checks.non_negative(warm_up=warm_up, strength=strength)
   checks.non_negative(prior_weight=prior_weight)
   check_time_weights(diffusion, time_weights)
+  steps.check_sampler_steps(diffusion, sampler_steps)
   checks.one_of(_MODES, mode=mode)
   if num_steps < warm_up:
     raise ValueError(f"Expected num_steps >= {warm_up}, got {num_steps}.")
@@ -149,7 +154,7 @@ def doco(
         carry.original.params,
         tokens,
         key,
-        num_images=num_images,
+        num_images=max(num_images, len(tokens)),
         num_steps=sampler_steps,
         guidance=guidance,
       )
@@ -157,18 +162,13 @@ def doco(
     return make
 
   def start_discriminator(carry, data, forget_mask, key):
-    return discriminator.init(key, jnp.zeros((1, *diffusion.image_shape)))
-
-  def start_optimizers(carry, data, forget_mask, key):
-    return {
-      "theta": theta_optimizer.init(carry.variables.params),
-      "discriminator": discriminator_optimizer.init(
-        carry.extra["discriminator"]
-      ),
-    }
-
-  def part(name):
-    return lambda carry, *_: carry.extra["optimizers"][name]
+    made = discriminator.init(key, jnp.zeros((1, *diffusion.image_shape)))
+    if jax.tree.leaves(made.model_state):
+      raise ValueError(
+        "Expected a discriminator without model_state, got "
+        f"{sorted(made.model_state)}."
+      )
+    return made
 
   predict = make_predict(diffusion, target, anchor, batch_size, clip_clean)
   discriminate = lambda n, name: phase(
@@ -206,9 +206,18 @@ def doco(
       reads="nothing",
     ),
     provide("discriminator", start_discriminator, reads="nothing"),
-    provide("optimizers", start_optimizers, reads="nothing"),
-    provide("theta_optimizer", part("theta"), reads="nothing"),
-    provide("discriminator_optimizer", part("discriminator"), reads="nothing"),
+    provide(
+      "theta_optimizer",
+      lambda carry, *_: theta_optimizer.init(carry.variables.params),
+      reads="nothing",
+    ),
+    provide(
+      "discriminator_optimizer",
+      lambda carry, *_: discriminator_optimizer.init(
+        carry.extra["discriminator"]
+      ),
+      reads="nothing",
+    ),
     discriminate(warm_up, "warm_up"),
     repeat(
       chain(correct, discriminate(1, "discriminate"), name="rounds"),
@@ -259,19 +268,22 @@ def correction(
     def preserve(params):
       return prior_loss(params, context.extra["prior_images"], prior_key)
 
-    params = variables.params
-    if mode == "none":
-      return (deceive(params) + prior_weight * preserve(params))[None]
-    frozen = jax.lax.stop_gradient(params)
+    # What is lent to `params` below is the only gradient that reaches them.
+    frozen = jax.lax.stop_gradient(variables.params)
     moves = parameter_group(frozen, group)
     loss, unlearn = jax.value_and_grad(deceive)(frozen)
     kept = jax.grad(preserve)(frozen)
-    unlearn = _clipped(unlearn, moves, clip_gradient)
-    kept = _clipped(kept, moves, clip_gradient)
-    gradient = gradient_surgery(unlearn, kept, strength, mode=mode)
-    if keep_preserve:
-      gradient = jax.tree.map(jnp.add, gradient, kept)
-    return with_gradient(loss[None], params, gradient)
+    if mode == "none":
+      both = jax.tree.map(lambda u, p: u + prior_weight * p, unlearn, kept)
+      gradient = _clipped(both, moves, clip_gradient)
+    else:
+      kept = _clipped(kept, moves, clip_gradient)
+      gradient = gradient_surgery(
+        _clipped(unlearn, moves, clip_gradient), kept, strength, mode=mode
+      )
+      if keep_preserve:
+        gradient = jax.tree.map(jnp.add, gradient, kept)
+    return with_gradient(loss[None], variables.params, gradient)
 
   return objective
 

@@ -222,7 +222,7 @@ def attack_prompts(
         batch_size=soft_batch_size,
       )
       soft = shown(
-        token_search.encode_with(diffusion, params, prompt, free[None], point)
+        splicing.encode_with(diffusion, params, prompt[None], free[None], point)
       )[0]
     pre = shown(diffusion.encode(params, prompt[None]))[0]
     return PromptAttack(

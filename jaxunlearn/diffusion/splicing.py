@@ -19,7 +19,7 @@ INSERTIONS = ("prefix", "middle", "suffix")
 def prompt_lengths(diffusion: Diffusion, tokens: jax.Array) -> jax.Array:
   """Tokens of each prompt [B, L] before its padding, the start included; int32.
 
-  Padding is what the empty prompt ends with.
+  Padding is what the empty prompt ends with; 0 for a prompt of nothing else.
   """
   used = jnp.asarray(tokens) != diffusion.null_tokens[-1]
   last = tokens.shape[1] - jnp.argmax(used[:, ::-1], axis=1)
@@ -77,6 +77,32 @@ def insert(
     )
 
   return jax.vmap(one)(sequences, new, points)
+
+
+def encode_with(
+  diffusion: Diffusion,
+  params: PyTree,
+  tokens: jax.Array,
+  new: jax.Array,
+  points: jax.Array,
+) -> jax.Array:
+  """The context of prompts with embeddings put in.
+
+  Args:
+    diffusion: the model.
+    params: its params.
+    tokens: int [B, L].
+    new: [B, K, E], K <= L.
+    points: int [B], see `insert`.
+
+  Returns:
+    [B, L, D].
+
+  Raises:
+    ValueError: as `embedders`.
+  """
+  embed, encode = embedders(diffusion)
+  return encode(params, insert(embed(params, tokens), new, points))
 
 
 def check_room(

@@ -60,13 +60,10 @@ def adversarial_tokens(
     The likeliest tokens after each outer step, int32 [O, K], and the errors,
     float32 [O, inner_steps].
   """
-  _, encode = splicing.embedders(diffusion)
   params = jax.lax.stop_gradient(params)
   table = splicing.embedding_table(diffusion, params)
   size = table.shape[0]
   allowed = jnp.ones(size, bool) if allowed is None else jnp.asarray(allowed)
-  embed, _ = splicing.embedders(diffusion)
-  embedded = embed(params, prompt[None])
   point = splicing.insertion_points(diffusion, prompt[None], insertion)
   optimizer = optax.chain(
     optax.add_decayed_weights(weight_decay), optax.adam(learning_rate)
@@ -85,14 +82,14 @@ def adversarial_tokens(
       jnp.broadcast_to(q, (batch_size, *q.shape)),
       jax.nn.one_hot(ids, size, dtype=q.dtype),
     )
-    spliced = splicing.insert(
-      repeated(embedded), chosen @ table, repeated(point)
+    context = splicing.encode_with(
+      diffusion, params, repeated(prompt[None]), chosen @ table, repeated(point)
     )
     clean = repeated(image[None])
     noise = jax.random.normal(noise_key, clean.shape, clean.dtype)
     t = jnp.full(batch_size, t)
     x_t = schedules.add_noise(diffusion.alphas_bar, clean, noise, t)
-    eps = diffusion.eps(params, x_t, t, encode(params, spliced))
+    eps = diffusion.eps(params, x_t, t, context)
     return squared_error(eps, noise).mean()
 
   def inner(moving, key, t):
@@ -149,12 +146,17 @@ def soft_prompt(
   start_key, step_key = jax.random.split(key)
   ids = jax.random.randint(start_key, (num_tokens,), 0, table.shape[0])
   optimizer = optax.adam(learning_rate)
+  repeated = lambda x: jnp.broadcast_to(x, (batch_size, *x.shape[1:]))
 
   def error(free, keys):
-    clean = jnp.broadcast_to(image, (batch_size, *image.shape))
-    x_t, t, noise = noisy_rows(diffusion, clean, keys)
-    many = jnp.broadcast_to(free, (batch_size, *free.shape))
-    context = encode_with(diffusion, params, prompt, many, point)
+    x_t, t, noise = noisy_rows(diffusion, repeated(image[None]), keys)
+    context = splicing.encode_with(
+      diffusion,
+      params,
+      repeated(prompt[None]),
+      repeated(free[None]),
+      repeated(point),
+    )
     return squared_error(diffusion.eps(params, x_t, t, context), noise).mean()
 
   def step(moving, keys):
@@ -218,24 +220,11 @@ def project_simplex(
   """
   if allowed is not None:
     x = jnp.where(jnp.broadcast_to(allowed, x.shape), x, -jnp.inf)
+  # The result is the same, and a 1 is not lost beside large entries.
+  x = x - x.max(axis=-1, keepdims=True)
   falling = -jnp.sort(-x, axis=-1)
   rank = jnp.broadcast_to(jnp.arange(1, x.shape[-1] + 1), x.shape)
   excess = jnp.cumsum(jnp.where(jnp.isfinite(falling), falling, 0), axis=-1) - 1
   count = (falling * rank > excess).sum(axis=-1, keepdims=True)
   level = jnp.take_along_axis(excess, count - 1, axis=-1) / count
   return jnp.maximum(x - level, 0)
-
-
-def encode_with(
-  diffusion: Diffusion,
-  params: PyTree,
-  prompt: jax.Array,
-  free: jax.Array,
-  point: jax.Array,
-) -> jax.Array:
-  """The context [B, L, D] of a prompt [L] with embeddings [B, K, E] put in at [1]."""
-  embed, encode = splicing.embedders(diffusion)
-  embedded = embed(params, prompt[None])
-  many = jnp.broadcast_to(embedded, (free.shape[0], *embedded.shape[1:]))
-  points = jnp.broadcast_to(point, free.shape[:1])
-  return encode(params, splicing.insert(many, free, points))
