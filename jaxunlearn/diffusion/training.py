@@ -31,19 +31,26 @@ Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def noisy_rows(
-  diffusion: Diffusion, x: jax.Array, keys: jax.Array
+  diffusion: Diffusion,
+  x: jax.Array,
+  keys: jax.Array,
+  *,
+  times: tuple[int | jax.Array, int | jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Images at random times: (x_t [B, H, W, C], t int32 [B], noise).
 
   Args:
     diffusion: its schedule is taken.
     x: clean images [B, H, W, C].
-    keys: PRNG keys [B], one a row; t is uniform over 0 .. T - 1.
+    keys: PRNG keys [B], one a row.
+    times: (low, high), t is uniform over low .. high - 1; by default all times.
+      May be traced.
   """
+  low, high = (0, diffusion.num_train_steps) if times is None else times
 
   def draw(key, image):
     time_key, noise_key = jax.random.split(key)
-    t = jax.random.randint(time_key, (), 0, diffusion.num_train_steps)
+    t = jax.random.randint(time_key, (), low, high)
     return t, jax.random.normal(noise_key, image.shape, image.dtype)
 
   t, noise = jax.vmap(draw)(keys, x)
