@@ -59,7 +59,7 @@ from jaxunlearn.diffusion.samplers import sample as sample
 from jaxunlearn.diffusion.samplers import start_noise as start_noise
 from jaxunlearn.diffusion.samplers import trajectory as trajectory
 from jaxunlearn.diffusion.samplers import walk as walk
-from jaxunlearn.diffusion.sfd import one_step as one_step
+from jaxunlearn.diffusion.score_distillation import one_step as one_step
 from jaxunlearn.diffusion.sfd import sfd as sfd
 from jaxunlearn.diffusion.training import denoising as denoising
 from jaxunlearn.diffusion.training import drop_words as drop_words

@@ -10,12 +10,14 @@ What comes back are the params of a generator that makes an image in ONE
 evaluation (`one_step`); the samplers of a diffusion model are not for it.
 Differences from the released code: retained prompts are drawn uniformly from
 those given, where the code takes the labels of a loader of retained rows; an
-external classifier as the override, and the Diff-Instruct gradient, are left out.
+external classifier as the override, the Diff-Instruct gradient, and what the code
+does about nan in half precision, are left out.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,15 +28,21 @@ import optax
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain, provide, repeat
-from jaxunlearn.core.phase import mask_change, phase
+from jaxunlearn.core.phase import Objective, mask_change, phase
 from jaxunlearn.core.types import PyTree, Transform
 from jaxunlearn.diffusion import samplers, schedules
 from jaxunlearn.diffusion.guidance import guided_eps
+from jaxunlearn.diffusion.score_distillation import (
+  check_times,
+  from_noise,
+  published_times,
+  score_identity_loss,
+  wide,
+)
 from jaxunlearn.diffusion.steps import check_prompts, restricted
+from jaxunlearn.diffusion.training import noisy_rows, squared_error
 from jaxunlearn.diffusion.types import Diffusion
 
-# Shares of signal at the published times 38, 440 and 712 of 1000.
-_LEVELS = (0.981507, 0.13771, 0.00578701)
 _FAKE, _AVERAGE, _RETAIN = "fake_score", "average", "retained_prompts"
 _OPTIMIZERS = ("fake_optimizer", "generator_optimizer")
 
@@ -70,8 +78,9 @@ def sfd(
     diffusion: the model.
     forget_tokens: int [F, L], the concept's prompts, F > 0; may be traced, as
       all prompts.
-    override_tokens: int [F, L], what the generator makes for them instead.
-    retain_tokens: int [R, L], prompts to keep, R > 0.
+    override_tokens: int [F, L], what the generator makes for them instead; the
+      empty prompt may be among them.
+    retain_tokens: int [R, L], prompts to keep, R > 0; likewise.
     optimizer: of the generator; by default clips every entry to +-1 and takes
       Adam of 1e-5 without momentum, as published.
     fake_optimizer: of the fake score; the same by default.
@@ -92,8 +101,9 @@ def sfd(
       memory.
 
   Returns:
-    A `Transform` with infos "fake_score" and "generator", losses [num_steps, 1];
-    the generator's has no lower bound and says nothing of progress.
+    A `Transform` whose info["steps"] holds a `PhaseInfo` of "fake_score" and of
+    "generator" with losses [num_steps, 1]; the generator's has no lower bound
+    and says nothing of progress.
 
   Raises:
     ValueError: no prompts, prompts that do not fit the model, concept and
@@ -112,82 +122,32 @@ def sfd(
     diffusion, forget_tokens, override_tokens, retain_tokens, forget_weight
   )
   span = published_times(diffusion) if times is None else times
-  _check_times(span, diffusion.num_train_steps)
-  t_min, t_init, t_max = (jnp.asarray(t, jnp.int32) for t in span)
+  check_times(span, diffusion.num_train_steps)
+  fake_objective, generator_objective = _objectives(
+    diffusion,
+    (forget, override, retain),
+    span,
+    (retain_weight, forget_weight),
+    alpha=alpha,
+    guidance=guidance,
+    is_checkpointed=is_checkpointed,
+  )
   optimizers = (
     restricted(fake_optimizer or _published_optimizer(), group),
     restricted(optimizer or _published_optimizer(), group),
   )
 
-  def plain(params, x, t, tokens):
-    return diffusion.eps(params, x, t, diffusion.encode(params, tokens))
-
-  def guided(params, x, t, tokens):
-    context = diffusion.encode(params, tokens)
-    return guided_eps(diffusion, params, x, t, context, guidance)
-
-  eps = plain if guidance is None else guided
-  if is_checkpointed:
-    plain, eps = jax.checkpoint(plain), jax.checkpoint(eps)
-
-  def make(params, tokens, keys):
-    z = samplers.start_noise(diffusion, keys)
-    of = lambda x, t: plain(params, x, t, tokens)
-    return _from_noise(diffusion, of, z, t_init)
-
-  def noised(x, keys):
-    def draw(key):
-      time_key, noise_key = jax.random.split(key)
-      t = jax.random.randint(time_key, (), t_min, t_max)
-      return t, jax.random.normal(noise_key, x.shape[1:], x.dtype)
-
-    t, noise = jax.vmap(draw)(keys)
-    return schedules.add_noise(diffusion.alphas_bar, x, noise, t), t, noise
-
-  def pairs(batch, key):
-    """Prompts of the generator, of the frozen model, and the rows' weights."""
-    kept = retain[batch.context.extra[_RETAIN]]
-    which = jax.random.randint(key, (batch_size,), 0, forget.shape[0])
-    asked = jnp.concatenate([kept, forget[which]])
-    told = jnp.concatenate([kept, override[which]])
-    weights = jnp.stack(
-      [jnp.asarray(w) for w in (retain_weight, forget_weight)]
-    )
-    # The phase takes the mean over both halves; the paper adds their means.
-    return asked, told, 2 * jnp.repeat(weights, batch_size)
-
-  def split(key):
-    prompt_key, key = jax.random.split(key)
-    return prompt_key, *jax.random.split(key, (2, 2 * batch_size))
-
-  def fake_objective(fake, batch, key):
-    prompt_key, make_keys, noise_keys = split(key)
-    tokens, _, weights = pairs(batch, prompt_key)
-    generator = batch.context.variables.params
-    x = jax.lax.stop_gradient(make(generator, tokens, make_keys))
-    x_t, t, noise = noised(x, noise_keys)
-    error = jnp.square(_wide(eps(fake, x_t, t, tokens)) - _wide(noise))
-    return _weighted(error.sum(axis=(1, 2, 3)), weights)
-
-  def generator_objective(variables, batch, key):
-    prompt_key, make_keys, noise_keys = split(key)
-    tokens, told, weights = pairs(batch, prompt_key)
-    fake = batch.context.extra[_FAKE]
-    x = make(variables.params, tokens, make_keys)
-    x_t, t, _ = noised(x, noise_keys)
-    clean = lambda e: schedules.predict_clean(diffusion.alphas_bar, x_t, e, t)
-    real = clean(eps(batch.context.original.params, x_t, t, told))
-    losses = score_identity_loss(
-      real, clean(eps(fake, x_t, t, tokens)), x, alpha
-    )
-    return _weighted(losses, weights)
-
   def draw(carry, data, forget_mask, key):
     return jax.random.randint(key, (batch_size,), 0, retain.shape[0])
 
   def average(carry, data, forget_mask, key):
-    return optax.incremental_update(
-      carry.variables.params, carry.extra[_AVERAGE], 1 - ema_decay
+    # What does not change keeps its bits.
+    return jax.tree.map(
+      lambda old, new: (
+        old + ((1 - ema_decay) * (wide(new) - old)).astype(old.dtype)
+      ),
+      carry.extra[_AVERAGE],
+      carry.variables.params,
     )
 
   def updates(objective, index, name, target=None):
@@ -217,91 +177,108 @@ def sfd(
   )
 
 
-def one_step(
+def _objectives(
   diffusion: Diffusion,
-  params: PyTree,
-  tokens: jax.Array,
-  key: jax.Array,
+  prompts: tuple[jax.Array, jax.Array, jax.Array],
+  times: tuple[Any, Any, Any],
+  weights: tuple[Any, Any],
   *,
-  time: int | jax.Array | None = None,
-  noise: jax.Array | None = None,
-) -> jax.Array:
-  """Images of a generator that `sfd` trained, in one evaluation of the network.
-
-  With s = sqrt((1 - a) / a), a the share of signal at the given time,
-
-      G(z, c) = s (z - eps(sqrt(1 - a) z, time, c))
+  alpha: float | jax.Array,
+  guidance: float | jax.Array | None,
+  is_checkpointed: bool,
+) -> tuple[Objective, Objective]:
+  """What the fake score and the generator minimise; arguments as of `sfd`.
 
   Args:
-    diffusion: the model.
-    params: the generator's.
-    tokens: int [B, L], a prompt an image.
-    key: see `sample`.
-    time: t_init of `sfd`; that by default.
-    noise: None, or z [B, H, W, C].
-
-  Returns:
-    float [B, H, W, C], not clipped.
-
-  Raises:
-    ValueError: as `sample`; a time outside 0 .. T - 1.
+    prompts: to forget, their overrides, to retain.
+    weights: of the retained prompts, and of those to forget.
   """
-  context = diffusion.context_of(params, tokens)
-  keys = samplers.image_keys(key, context.shape[0])
-  z = samplers.start_noise(diffusion, keys, noise)
-  time = published_times(diffusion)[1] if time is None else time
-  if checks.is_concrete(time):
-    checks.labels(np.asarray(time), diffusion.num_train_steps, "time")
-  eps = lambda x, t: diffusion.eps(params, x, t, context)
-  return _from_noise(diffusion, eps, z, time)
+  t_min, t_init, t_max = (jnp.asarray(t, jnp.int32) for t in times)
+  num_values = math.prod(diffusion.image_shape)
+  plain, eps = _networks(diffusion, guidance, is_checkpointed)
+
+  def make(params, tokens, keys):
+    z = samplers.start_noise(diffusion, keys)
+    return from_noise(
+      diffusion, lambda x, t: plain(params, x, t, tokens), z, t_init
+    )
+
+  def noised(x, keys):
+    return noisy_rows(diffusion, x, keys, times=(t_min, t_max))
+
+  def draw(batch, key):
+    """Prompts told to each side, their weights, keys of images and noise."""
+    prompt_key, key = jax.random.split(key)
+    asked, told, by_row = _pairs(
+      prompts, weights, batch.context.extra[_RETAIN], prompt_key
+    )
+    return asked, told, by_row, *jax.random.split(key, (2, asked.shape[0]))
+
+  def fake_objective(fake, batch, key):
+    asked, _, by_row, make_keys, noise_keys = draw(batch, key)
+    generator = batch.context.variables.params
+    x = jax.lax.stop_gradient(make(generator, asked, make_keys))
+    x_t, t, noise = noised(x, noise_keys)
+    error = squared_error(eps(fake, x_t, t, asked), noise)
+    return _weighted(num_values * error, by_row)
+
+  def generator_objective(variables, batch, key):
+    asked, told, by_row, make_keys, noise_keys = draw(batch, key)
+    fake = batch.context.extra[_FAKE]
+    x = make(variables.params, asked, make_keys)
+    x_t, t, _ = noised(x, noise_keys)
+    clean = lambda e: schedules.predict_clean(diffusion.alphas_bar, x_t, e, t)
+    real = clean(eps(batch.context.original.params, x_t, t, told))
+    losses = score_identity_loss(
+      real, clean(eps(fake, x_t, t, asked)), x, alpha
+    )
+    return _weighted(losses, by_row)
+
+  return fake_objective, generator_objective
 
 
-def score_identity_loss(
-  real: jax.Array,
-  fake: jax.Array,
-  x: jax.Array,
-  alpha: float | jax.Array = 1.2,
-) -> jax.Array:
-  """The score identity loss of generated images, float32 [B], without a bound.
-
-      sum (real - fake) ((real - x) - alpha (real - fake)) / omega,
-      omega = max(mean |real - x|, 1e-5), not differentiated
-
-  Args:
-    real: clean images [B, H, W, C] that the frozen model sees in noised `x`.
-    fake: those that the fake score sees.
-    x: the generator's images.
-    alpha: 1.2 as published; 1 gives sum (real - fake) (fake - x) / omega.
-  """
-  real, fake, x = _wide(real), _wide(fake), _wide(x)
-  omega = jnp.abs(real - x).mean(axis=(1, 2, 3))
-  omega = jax.lax.stop_gradient(jnp.maximum(omega, 1e-5))
-  gap = real - fake
-  return (gap * ((real - x) - alpha * gap)).sum(axis=(1, 2, 3)) / omega
-
-
-def published_times(diffusion: Diffusion) -> tuple[int, int, int]:
-  """(t_min, t_init, t_max) with the share of signal of 38, 440, 712 of 1000.
-
-  Raises:
-    ValueError: a schedule that is not concrete or does not hold three such.
-  """
-  if not checks.is_concrete(diffusion.alphas_bar):
-    raise ValueError("Expected times for a traced schedule, got None.")
-  levels = np.log(np.asarray(diffusion.alphas_bar, np.float64))
-  found = [int(np.abs(levels - np.log(level)).argmin()) for level in _LEVELS]
-  return found[0], found[1], found[2]
-
-
-def _from_noise(
+def _networks(
   diffusion: Diffusion,
-  eps: Callable[[jax.Array, jax.Array], jax.Array],
-  z: jax.Array,
-  time: int | jax.Array,
-) -> jax.Array:
-  t = jnp.full(z.shape[:1], time, jnp.int32)
-  signal, spread = schedules.signal_and_noise(diffusion.alphas_bar, t, z)
-  return (spread / signal * (z - eps(spread * z, t))).astype(z.dtype)
+  guidance: float | jax.Array | None,
+  is_checkpointed: bool,
+) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
+  """`(params, x, t, tokens) -> eps` of the generator, and of the scores."""
+
+  def plain(params, x, t, tokens):
+    return diffusion.eps(params, x, t, diffusion.encode(params, tokens))
+
+  def guided(params, x, t, tokens):
+    context = diffusion.encode(params, tokens)
+    return guided_eps(diffusion, params, x, t, context, guidance)
+
+  eps = plain if guidance is None else guided
+  if is_checkpointed:
+    return jax.checkpoint(plain), jax.checkpoint(eps)
+  return plain, eps
+
+
+def _pairs(
+  prompts: tuple[jax.Array, jax.Array, jax.Array],
+  weights: tuple[Any, Any],
+  which_kept: jax.Array,
+  key: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Prompts of the generator, of the frozen model, and the rows' weights.
+
+  Retained ones [B, L], then as many of the concept.
+  """
+  forget, override, retain = prompts
+  size = which_kept.shape[0]
+  kept = retain[which_kept]
+  which = jax.random.randint(key, (size,), 0, forget.shape[0])
+  # A concept of weight 0 is not even looked at: its gradient may be nan.
+  is_asked = jnp.asarray(weights[1]) > 0
+  halves = lambda tokens: jnp.concatenate(
+    [kept, jnp.where(is_asked, tokens[which], kept)]
+  )
+  by_half = jnp.stack([jnp.asarray(w) for w in weights])
+  # The phase takes the mean over both halves; the paper adds their means.
+  return halves(forget), halves(override), 2 * jnp.repeat(by_half, size)
 
 
 def _published_optimizer() -> optax.GradientTransformation:
@@ -309,19 +286,15 @@ def _published_optimizer() -> optax.GradientTransformation:
 
 
 def _weighted(losses: jax.Array, weights: jax.Array) -> jax.Array:
-  # A half of weight 0 may hold anything.
   return jnp.where(weights > 0, weights * losses, 0.0)
-
-
-def _wide(x: jax.Array) -> jax.Array:
-  return x.astype(jnp.promote_types(jnp.float32, x.dtype))
 
 
 def _starts(optimizers: tuple[Any, Any]) -> list[Transform]:
   """Fake score, average and both optimisers' states before the first step."""
   # After an earlier stage its fake score goes on; the average starts anew.
   fake = lambda carry, *_: carry.extra.get(_FAKE, carry.original.params)
-  generator = lambda carry, *_: carry.variables.params
+  # In half precision a slow average would stay where it is.
+  generator = lambda carry, *_: jax.tree.map(wide, carry.variables.params)
   return [
     _provide(_FAKE, fake),
     _provide(_AVERAGE, generator),
@@ -340,7 +313,10 @@ def _adopt(name: str) -> Transform:
   """Puts what earlier links made in the place of the params."""
 
   def run(carry, data, forget_mask, key, env):
-    before, params = carry.variables.params, carry.extra[name]
+    before = carry.variables.params
+    params = jax.tree.map(
+      lambda old, new: new.astype(old.dtype), before, carry.extra[name]
+    )
     for weight_mask in env.weight_masks:
       params = mask_change(before, params, weight_mask)
     variables = carry.variables._replace(params=params)
@@ -359,8 +335,12 @@ def _check_request(
   forget_weight: Any,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   forget = check_prompts(diffusion, forget_tokens, "forget_tokens")
-  override = check_prompts(diffusion, override_tokens, "override_tokens")
-  retain = check_prompts(diffusion, retain_tokens, "retain_tokens")
+  override = check_prompts(
+    diffusion, override_tokens, "override_tokens", may_be_empty=True
+  )
+  retain = check_prompts(
+    diffusion, retain_tokens, "retain_tokens", may_be_empty=True
+  )
   if override.shape != forget.shape:
     raise ValueError(
       f"Expected an override for each of {forget.shape[0]} prompts to forget, "
@@ -376,22 +356,11 @@ def _check_request(
       f"{same}."
     )
   distilled = checks.is_concrete(forget_weight) and forget_weight == 0
-  both = (asked[:, None] == kept[None]).all(axis=2).any(axis=1)
-  if both.any() and not distilled:
+  known = set(map(tuple, kept.tolist()))
+  both = [tuple(row) in known for row in asked.tolist()]
+  if any(both) and not distilled:
     raise ValueError(
       "Expected retain_tokens without prompts to forget, got forget_tokens at "
-      f"{int(both.argmax())} among them."
+      f"{both.index(True)} among them."
     )
   return forget, override, retain
-
-
-def _check_times(times: tuple[Any, Any, Any], num_train_steps: int) -> None:
-  t_min, t_init, t_max = times
-  if not all(checks.is_concrete(t) for t in times):
-    return
-  if not 0 <= t_min < t_max <= num_train_steps:
-    raise ValueError(
-      f"Expected 0 <= t_min < t_max <= {num_train_steps}, got t_min={t_min}, "
-      f"t_max={t_max}."
-    )
-  checks.labels(np.asarray(t_init), num_train_steps, "t_init")
