@@ -22,8 +22,13 @@ def largest(scores: PyTree, keep: float | jax.Array) -> PyTree:
 
   Returns:
     Pytree of bool like the scores.
+
+  Raises:
+    ValueError: a pytree without leaves.
   """
   leaves, treedef = jax.tree.flatten(scores)
+  if not leaves:
+    raise ValueError("Expected scores to hold arrays, got an empty pytree.")
   flat = jnp.concatenate(
     [jnp.abs(s).astype(jnp.float32).reshape(-1) for s in leaves]
   )
