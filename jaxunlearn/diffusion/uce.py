@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import edit
 from jaxunlearn.core.types import PyTree, Transform
+from jaxunlearn.diffusion.splicing import prompt_lengths
+from jaxunlearn.diffusion.steps import check_prompts
 from jaxunlearn.diffusion.types import (
   Diffusion,
   check_tokens,
@@ -35,7 +37,8 @@ class UCEInfo(NamedTuple):
   Attributes:
     erase_error: float32 [], the squared distance of the concepts' keys and
       values to their targets, as a share of that before: 1 nothing happened, 0
-      the concepts are their guides. 0 if they were so before.
+      the concepts are their guides. 0 if they were so before; nan where params
+      are.
     is_finite: bool [], whether every edited matrix is finite.
   """
 
@@ -82,13 +85,15 @@ def uce(
   Args:
     diffusion: its params hold cross-attention under "attn2", with "to_k" and
       "to_v" kernels [D, out].
-    erase_tokens: int [E, L], prompts that name the concept, E > 0; may be
-      traced, as all prompts.
+    erase_tokens: int [E, L], prompts that name the concept, E > 0, none of them
+      empty; may be traced, as all prompts.
     guide_tokens: None, the empty prompt for all (moderation); or int [E, L],
       what each of them shall look like.
     preserve_tokens: None, or int [P, L], prompts to leave as they are.
     erase_positions: int [E], the token of each prompt that counts; by default
-      the last before the padding (the last token of the empty prompt).
+      the last before the padding (the last token of the empty prompt); the
+      first of a prompt of nothing else. Where another token marks the end of a
+      prompt than fills it, say which.
     guide_positions: see there.
     preserve_positions: see there.
     span: "last", that token alone, as in the current script; "tail", it and all
@@ -105,19 +110,18 @@ def uce(
     A `Transform` of no steps, whose info is a `UCEInfo`. It reads no data.
 
   Raises:
-    ValueError: no prompts to erase, other than E guides, prompts or positions
-      that do not fit the model, a weight out of range, an unknown span; from the
-      call, params without cross-attention.
+    ValueError: no prompts to erase, the empty one among them, other than E
+      guides, prompts or positions that do not fit the model, a weight out of
+      range, an unknown span; from the call, params without such kernels.
   """
   checks.one_of(_SPANS, span=span)
   checks.positive(identity_weight=identity_weight)
   checks.non_negative(
     erase_weight=erase_weight, preserve_weight=preserve_weight
   )
+  check_prompts(diffusion, erase_tokens, "erase_tokens")
   erase = _prompts(diffusion, erase_tokens, erase_positions, "erase")
   many = erase[0].shape[0]
-  if many == 0:
-    raise ValueError("Expected erase_tokens to hold prompts, got none.")
   if guide_tokens is None:
     guide_tokens = jnp.broadcast_to(
       diffusion.null_tokens, (many, diffusion.length)
@@ -192,7 +196,9 @@ def edit_kernels(
     before, wanted = of(from_rows), of(to_rows)
     if is_orthogonal:
       wanted = _without(wanted, before)
-    pull = jnp.einsum("esd,eso->do", from_rows, wanted - before)
+    pull = jnp.einsum(
+      "esd,eso->do", from_rows, wanted - before, precision=_EXACT
+    )
     moved = kernel + jax.scipy.linalg.cho_solve(factor, erase_weight * pull)
     left = jnp.einsum("esd,do->eso", from_rows, moved, precision=_EXACT)
     return moved, jnp.sum((wanted - before) ** 2), jnp.sum((wanted - left) ** 2)
@@ -200,9 +206,7 @@ def edit_kernels(
   moved, before, after = zip(*map(change, kernels), strict=True)
   distance = jnp.stack(before).sum()
   info = UCEInfo(
-    jnp.where(
-      distance > 0, jnp.stack(after).sum() / jnp.maximum(distance, 1e-30), 0.0
-    ),
+    _over(jnp.stack(after).sum(), distance),
     jnp.stack([jnp.isfinite(k).all() for k in moved]).all(),
   )
   return [m.astype(k.dtype) for m, k in zip(moved, kernels)], info
@@ -225,20 +229,6 @@ def take_span(context: jax.Array, positions: jax.Array, span: str) -> Rows:
   return Rows(values, index < length)
 
 
-def last_words(diffusion: Diffusion, tokens: jax.Array) -> jax.Array:
-  """The position of each prompt's last token before the padding, int32 [B].
-
-  Padding is whatever the empty prompt ends with; 0 for a prompt of nothing else.
-
-  Args:
-    diffusion: its empty prompt is taken.
-    tokens: int [B, L].
-  """
-  is_word = jnp.asarray(tokens) != diffusion.null_tokens[-1]
-  places = jnp.arange(diffusion.length, dtype=jnp.int32)
-  return jnp.where(is_word, places[None], 0).max(axis=1)
-
-
 def _prompts(
   diffusion: Diffusion, tokens: Any, positions: Any, kind: str
 ) -> tuple[jax.Array, jax.Array]:
@@ -246,7 +236,8 @@ def _prompts(
   check_tokens(diffusion, tokens, f"{kind}_tokens")
   tokens = jnp.asarray(tokens)
   if positions is None:
-    return tokens, last_words(diffusion, tokens)
+    last = prompt_lengths(diffusion, tokens) - 1
+    return tokens, jnp.maximum(last, 0)
   name = f"{kind}_positions"
   if jnp.shape(positions) != tokens.shape[:1]:
     raise ValueError(
@@ -263,10 +254,20 @@ def _is_kernel(leaf: jax.Array, is_marked: bool) -> bool:
 
 
 def _kernels(params: PyTree) -> list[jax.Array]:
-  """The key and value kernels of the cross-attention."""
+  """The key and value kernels of the cross-attention.
+
+  Raises:
+    ValueError: there are none.
+  """
   marks = jax.tree.leaves(parameter_group(params, "xattn-kv"))
   leaves = jax.tree.leaves(params)
-  return [k for k, m in zip(leaves, marks, strict=True) if _is_kernel(k, m)]
+  found = [k for k, m in zip(leaves, marks, strict=True) if _is_kernel(k, m)]
+  if not found:
+    raise ValueError(
+      "Expected kernels [D, out] of keys and values in cross-attention, got "
+      "none."
+    )
+  return found
 
 
 def _with_kernels(params: PyTree, kernels: list[jax.Array]) -> PyTree:
@@ -292,5 +293,9 @@ def _without(values: jax.Array, direction: jax.Array) -> jax.Array:
   """Values [E, S, out] less their part along a direction, pair by pair."""
   square = jnp.square(direction).sum(axis=(1, 2), keepdims=True)
   along = (values * direction).sum(axis=(1, 2), keepdims=True)
-  share = jnp.where(square > 0, along / jnp.maximum(square, 1e-30), 0.0)
-  return values - share * direction
+  return values - _over(along, square) * direction
+
+
+def _over(part: jax.Array, whole: jax.Array) -> jax.Array:
+  """part / whole, 0 where whole is 0; nan stays nan."""
+  return jnp.where(whole == 0, 0.0, part / jnp.where(whole == 0, 1.0, whole))

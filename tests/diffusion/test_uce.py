@@ -10,11 +10,11 @@ import pytest
 from jaxunlearn import diffusion
 from jaxunlearn.core.types import Variables
 from jaxunlearn.diffusion import schedules
+from jaxunlearn.diffusion.splicing import prompt_lengths
 from jaxunlearn.diffusion.types import parameter_group
 from jaxunlearn.diffusion.uce import (
   Rows,
   edit_kernels,
-  last_words,
   take_span,
   uce,
 )
@@ -147,7 +147,8 @@ def test_only_keys_and_values_change_and_data_are_not_read():
 
 def encoded(tokens, span="last"):
   context = model().encode(params(), tokens)
-  return take_span(context, last_words(model(), tokens), span)
+  last = prompt_lengths(model(), tokens) - 1
+  return take_span(context, last, span)
 
 
 def edited_by(erase, guide, keep, **weights):
@@ -171,6 +172,28 @@ def test_nothing_to_erase_changes_nothing():
     guide = GUIDE if options else ERASE
     same, _ = run(uce(model(), ERASE, guide, preserve_tokens=KEEP, **options))
     jax.tree.map(np.testing.assert_array_equal, same, params())
+
+
+def test_the_error_is_a_share_whatever_the_size_and_nan_where_kernels_are():
+  weights = {
+    "identity_weight": 0.5,
+    "erase_weight": 1.0,
+    "preserve_weight": 1.0,
+  }
+  rng = np.random.default_rng(0)
+  of = lambda: Rows(
+    jnp.asarray(rng.normal(size=(2, 1, 6)), jnp.float32), jnp.ones((2, 1), bool)
+  )
+  prompts = of(), of(), of()
+  kernel = jnp.ones((6, 4))
+  errors = [
+    edit_kernels([scale * kernel], *prompts, **weights)[1].erase_error
+    for scale in (1.0, 1e-17)
+  ]
+  assert 0 < float(errors[0]) < 1
+  np.testing.assert_allclose(errors[1], errors[0], rtol=1e-3)
+  _, info = edit_kernels([jnp.nan * kernel], *prompts, **weights)
+  assert np.isnan(info.erase_error) and not bool(info.is_finite)
 
 
 def test_a_heavy_concept_becomes_its_guide():
@@ -224,7 +247,13 @@ def test_the_default_guide_is_the_empty_prompt_and_positions_can_be_given():
     (a != b).any()
     for a, b in zip(kernels(default).values(), kernels(other).values())
   )
-  assert last_words(model(), KEEP).tolist() == [1, 2, 0]
+  # A prompt of padding alone has no last word: its first token counts.
+  blank = jnp.zeros((1, LENGTH), jnp.int32)
+  kept = [
+    run(uce(model(), ERASE, preserve_tokens=blank, preserve_positions=p))[0]
+    for p in (None, jnp.array([0]))
+  ]
+  jax.tree.map(np.testing.assert_array_equal, *kept)
 
 
 def test_vmap_over_concepts_equals_the_loop_and_a_new_one_compiles_nothing():
@@ -279,6 +308,7 @@ def test_variables_come_back_as_variables():
   "options, match",
   [
     ({"erase_tokens": ERASE[:0]}, "erase_tokens to hold prompts"),
+    ({"erase_tokens": jnp.array([NULL, NULL])}, "got the empty prompt at 0"),
     ({"erase_tokens": jnp.zeros((2, 7), jnp.int32)}, "erase_tokens of shape"),
     ({"erase_tokens": ERASE + 9}, "erase_tokens in 0 .. 8"),
     ({"guide_tokens": GUIDE[:1]}, "guide for each of 2 prompts"),
@@ -301,4 +331,7 @@ def test_what_does_not_fit_is_refused(options, match):
 def test_params_without_cross_attention_are_refused():
   bare = {"text_encoder": params()["text_encoder"], "denoiser": {}}
   with pytest.raises(ValueError, match="in the group 'xattn-kv'"):
+    uce(model(), ERASE, GUIDE)(bare, data(), MASK, KEY)
+  bare["denoiser"] = {"attn2": {"to_k": {"bias": jnp.zeros(8)}}}
+  with pytest.raises(ValueError, match="kernels \\[D, out\\] of keys"):
     uce(model(), ERASE, GUIDE)(bare, data(), MASK, KEY)
