@@ -28,7 +28,7 @@ TABLE = jnp.array([0, 1, 3, 3, 4, 5])  # The concept is word 2, to be word 3.
 KEY = jax.random.key(4)
 
 
-def small_model(eps=None):
+def small_model():
   """One hidden layer that the second word of the prompt shifts; 50 weights."""
 
   def init(key):
@@ -43,7 +43,7 @@ def small_model(eps=None):
       "text_encoder": {"embedding": draw(3, VOCAB, 4)},
     }
 
-  def own(p, x, t, c):
+  def eps(p, x, t, c):
     layers = p["denoiser"]
     shift = (c[:, 1] @ layers["word"])[:, None, None]
     hidden = jnp.tanh(x @ layers["first"] + shift)
@@ -51,7 +51,7 @@ def small_model(eps=None):
 
   return Diffusion(
     init=init,
-    eps=own if eps is None else eps,
+    eps=eps,
     encode=lambda p, tokens: p["text_encoder"]["embedding"][tokens],
     null_tokens=jnp.array(NULL),
     alphas_bar=LEVELS,
@@ -152,7 +152,7 @@ def test_both_prompts_are_dropped_together():
   forget = jnp.array([True, False, True, False])
   batch = Batch(data, jnp.ones(4), forget, slot, slot, slot)
   objective = relabelling(MODEL, replace_words(TABLE), null_rate=1.0)
-  found = jax.jit(lambda q: objective(q, batch, KEY))(Variables(params()))
+  found = objective(Variables(params()), batch, KEY)
   np.testing.assert_array_equal(found < 1e-10, forget)
   assert float(found[~forget].min()) > 0.01
 
@@ -221,6 +221,7 @@ def test_weights_outside_the_mask_keep_their_bits_with_decay_and_clipping():
   assert info.loss.shape == (3,) and bool(info.is_finite)
 
 
+@pytest.mark.slow
 def test_all_weights_is_plain_relabelling():
   data = rows()
   forget = data["kind"] == 0
@@ -237,8 +238,6 @@ def test_all_weights_is_plain_relabelling():
   jax.tree.map(np.testing.assert_array_equal, found, wanted)
   masked, _ = fit(params(), data, forget, KEY, 1.0)
   np.testing.assert_allclose(flat(masked), flat(wanted), atol=1e-5)
-  nothing, _ = fit(params(), data, forget, KEY, 0.0)
-  jax.tree.map(np.testing.assert_array_equal, nothing, params())
   # It has no mask: without forget rows it fine-tunes.
   tuned, _ = unmasked(params(), data, jnp.zeros(12, bool), KEY)
   assert (flat(tuned) != flat(params())).any()
@@ -246,19 +245,10 @@ def test_all_weights_is_plain_relabelling():
 
 def test_vmap_over_requests_concepts_and_models_equals_the_loop():
   data = rows()
-  traces = []
-  counted = small_model(lambda *args: (traces.append(1), MODEL.eps(*args))[1])
 
   @jax.jit
   def one(q, table, forget, key, keep):
-    transform = salun(
-      counted,
-      replace_words(table),
-      optimizer=optax.sgd(1e-2),
-      num_steps=2,
-      batch_size=4,
-      keep=keep,
-    )
+    transform = method(table, optimizer=optax.sgd(1e-2), num_steps=2, keep=keep)
     return transform(q, data, forget, key)[0]
 
   tables = jnp.stack([TABLE, jnp.array([0, 1, 2, 4, 4, 5])])
@@ -268,14 +258,12 @@ def test_vmap_over_requests_concepts_and_models_equals_the_loop():
   alone = [
     one(params(i), tables[i], masks[i], keys[i], keeps[i]) for i in range(2)
   ]
-  before = len(traces)
-  one(params(), tables[0], masks[1], keys[1], keeps[1])
-  assert len(traces) == before and one._cache_size() == 1
-  many = jax.vmap(one)(models, tables, masks, keys, keeps)
+  assert one._cache_size() == 1
+  many = jax.jit(jax.vmap(one))(models, tables, masks, keys, keeps)
   for i in range(2):
     lane = jax.tree.map(lambda leaf, i=i: leaf[i], many)
     np.testing.assert_allclose(flat(lane), flat(alone[i]), atol=1e-5)
-  assert abs(flat(alone[0]) - flat(params())).max() > 1e-4
+    assert abs(flat(alone[i]) - flat(params(i))).max() > 1e-4
 
 
 def test_the_same_key_gives_the_same_bits_and_rows_of_no_weight_do_not_count():
@@ -308,6 +296,9 @@ def test_an_empty_request_changes_nothing_and_one_of_all_rows_is_finite():
     out, info = fit(params(), data, none, KEY, keep)
     jax.tree.map(np.testing.assert_array_equal, out, params())
     assert int(info.forget_count) == 0 and bool(info.is_finite)
+  # Nor does a share of 0, whatever the request.
+  out, _ = fit(params(), data, data["kind"] == 0, KEY, 0.0)
+  jax.tree.map(np.testing.assert_array_equal, out, params())
   out, info = fit(params(), data, every, KEY, 0.5)
   assert int(info.retain_count) == 0 and bool(info.is_finite)
   assert (flat(out) != flat(params())).any()
