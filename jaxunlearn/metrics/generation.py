@@ -91,12 +91,13 @@ def canvas_scores(
       `cra`: True in the released code, False in its description.
 
   Returns:
-    `CanvasScores`; nan where no image counts for a score, and for `worst` and
-    `harmonic` then too.
+    `CanvasScores`; nan where no image counts for a score, or one that does has
+    logits that are nan, and for `worst` and `harmonic` then too.
 
   Raises:
-    ValueError: a target or label out of range, a domain that does not exist or
-      stands alone, fewer than two labels in a domain, shapes that do not match.
+    ValueError: a target or label out of range, a target that is no integer
+      scalar, a domain that does not exist or stands alone, fewer than two labels
+      in a domain, shapes that do not match.
   """
   hits = _hits(answers, prompted, num_classes)
   if domain not in hits:
@@ -167,7 +168,8 @@ def pair_scores(
     weights: see there.
 
   Returns:
-    `PairScores`; nan where a group has no image.
+    `PairScores`; nan where a group has no image, or one with logits that are
+    nan.
 
   Raises:
     ValueError: as `canvas_scores` and `pair_groups`.
@@ -202,7 +204,8 @@ def class_accuracy(
     weights: see `canvas_scores`.
 
   Returns:
-    float32 [C] in [0, 1]; nan for labels without an image.
+    float32 [C] in [0, 1]; nan for labels without an image, or with one whose
+    logits are nan.
 
   Raises:
     ValueError: labels out of range, shapes that do not match.
@@ -268,13 +271,15 @@ def _count(answers: jax.Array, given: int | None, name: str) -> int:
 def _shown(
   answers: jax.Array, labels: jax.Array, count: int, name: str
 ) -> jax.Array:
-  """1.0 where the answer is the label."""
+  """1.0 where the answer is the label, nan where logits are."""
   answers, labels = jnp.asarray(answers), jnp.asarray(labels)
+  is_nan = jnp.zeros(answers.shape[:1], bool)
   if answers.ndim == 2:
     if not jnp.issubdtype(answers.dtype, jnp.floating):
       raise ValueError(
         f"Expected logits of {name} of a float dtype, got {answers.dtype}."
       )
+    is_nan = jnp.isnan(answers).any(axis=-1)
     answers = answers.argmax(axis=-1)
   if answers.ndim != 1 or answers.shape != labels.shape:
     raise ValueError(
@@ -283,7 +288,7 @@ def _shown(
     )
   checks.labels(answers, count, f"answers of {name}")
   checks.labels(labels, count, f"labels of {name}")
-  return (answers == labels).astype(jnp.float32)
+  return jnp.where(is_nan, jnp.nan, (answers == labels).astype(jnp.float32))
 
 
 def _check_target(
@@ -293,6 +298,12 @@ def _check_target(
   name: str,
 ) -> None:
   count = _count(answers, (num_classes or {}).get(name), name)
+  shape, dtype = jnp.shape(target), jnp.asarray(target).dtype
+  if shape != () or not jnp.issubdtype(dtype, jnp.integer):
+    raise ValueError(
+      f"Expected target to be an integer (vmap over several), got {dtype} "
+      f"{shape}."
+    )
   if checks.is_concrete(target) and not 0 <= int(target) < count:
     raise ValueError(
       f"Expected target in 0 .. {count - 1} of the domain {name!r}, got "

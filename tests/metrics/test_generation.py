@@ -141,6 +141,19 @@ def test_images_of_weight_zero_and_their_nan_change_nothing():
   )
 
 
+def test_logits_that_are_nan_are_no_answer():
+  """As the first label they would be right on its images."""
+  spoiled = logits_of()
+  spoiled["object"] = spoiled["object"].at[PROMPTED["object"] == 0].set(jnp.nan)
+  found = generation.canvas_scores(spoiled, PROMPTED, 0, domain="object")
+  assert np.isnan([found.ua, found.worst, found.harmonic]).all()
+  assert float(found.ira) == float(found.cra) == 1
+  rates = generation.class_accuracy(spoiled["object"], PROMPTED["object"])
+  np.testing.assert_array_equal(rates, [np.nan, 1, 1, 1])
+  pair = {"object": 0, "style": 1}
+  assert np.isnan(generation.pair_scores(spoiled, PROMPTED, pair).pair)
+
+
 def test_without_an_image_of_the_target_there_is_no_ua():
   kept = PROMPTED["object"] != 3
   found = generation.canvas_scores(
@@ -265,6 +278,8 @@ def test_bfloat16_features_are_summed_in_float32():
   [
     ({"target": 4}, "target in 0 .. 3"),
     ({"target": -1}, "target in 0 .. 3"),
+    ({"target": 0.5}, "target to be an integer"),
+    ({"target": jnp.arange(4)}, "target to be an integer"),
     ({"domain": "colour"}, "domain of"),
     ({"num_classes": None}, "num_classes for object"),
     ({"num_classes": {"object": 4, "style": 1}}, "at least 2 labels"),
