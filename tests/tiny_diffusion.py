@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxunlearn import diffusion
 from jaxunlearn.diffusion import schedules
@@ -75,14 +76,21 @@ def small():
 
 @functools.cache
 def params(seed=0):
-  """Of the small model, away from the start, where its last layer is zero."""
-  made = jax.jit(small().init)(jax.random.key(seed))
-  leaves, tree = jax.tree.flatten(made)
-  keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-  return jax.tree.unflatten(
-    tree,
-    [p + 0.2 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys)],
-  )
+  """Of the small model."""
+  return filled(small().init, seed)
+
+
+def filled(init, seed=0):
+  """Params such as a trained model has, no layer zero; nothing is compiled."""
+  rng = np.random.default_rng(seed)
+
+  def fill(path, leaf):
+    fan_in = leaf.shape[-2] if leaf.ndim > 1 else np.inf
+    noise = np.sqrt(1 / fan_in + 0.04) * rng.standard_normal(leaf.shape)
+    return jnp.asarray(noise + (path[-1].key == "scale"), leaf.dtype)
+
+  shapes = jax.eval_shape(init, jax.random.key(0))
+  return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
 def moved_groups(before, after):

@@ -47,7 +47,7 @@ def concept_ablation(
   batch_size: int = 4,
   num_images: int = 1000,
   sampler_steps: int = 50,
-  guidance: float | jax.Array = 3.0,
+  guidance: float | jax.Array = 7.5,
   chunk_size: int = 64,
   time_weights: jax.Array | None = None,
 ) -> Transform:
@@ -77,7 +77,8 @@ def concept_ablation(
       default.
     num_steps: static.
     batch_size: static; images a step.
-    num_images: static; images of the anchor, its prompts taken in turn.
+    num_images: static; images of the anchor, its prompts taken in turn; at
+      least M.
     sampler_steps: static; of the sampler that makes them.
     guidance: of that sampler. May be traced.
     chunk_size: static; images made at a time.
@@ -88,7 +89,8 @@ def concept_ablation(
 
   Raises:
     ValueError: no prompts, prompts of a wrong length or out of range, another
-      number of anchors, an unknown option, a count that is not positive.
+      number of anchors, fewer images than anchors, an unknown option, a count
+      that is not positive.
   """
   concept = steps.check_prompts(diffusion, prompts, "prompts")
   anchor = steps.check_prompts(
@@ -102,6 +104,11 @@ def concept_ablation(
   checks.positive(
     batch_size=batch_size, num_images=num_images, chunk_size=chunk_size
   )
+  if num_images < anchor.shape[0]:
+    raise ValueError(
+      f"Expected num_images >= {anchor.shape[0]}, one an anchor, got "
+      f"{num_images}."
+    )
   steps.check_sampler_steps(diffusion, sampler_steps)
   if prior_weight is not None:
     checks.non_negative(prior_weight=prior_weight)

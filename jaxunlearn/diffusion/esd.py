@@ -65,8 +65,9 @@ def esd(
       -1 asks for the original model. May be traced.
     base: "null", the noise under the empty prompt, or "cond", under the prompt,
       is what the negated concept is added to.
-    from_prompts: None, or int [M, L]: train these prompts in place of the
-      concept's, each with the concept of its number ("nurse" without "woman").
+    from_prompts: None, or int [M, L]: train these prompts, on images begun under
+      them, in place of the concept's, each with the concept of its number
+      ("nurse" without "woman"; released with `base="cond"`). May be traced.
     optimizer: Adam of 1e-5 by default.
     num_steps: static.
     batch_size: static; images a step.

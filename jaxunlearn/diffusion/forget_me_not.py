@@ -24,8 +24,13 @@ from jaxunlearn.core.combinators import chain, provide
 from jaxunlearn.core.phase import phase
 from jaxunlearn.core.types import Draw, Transform
 from jaxunlearn.diffusion import steps
-from jaxunlearn.diffusion.training import noise_error, noisy_rows, row_keys
-from jaxunlearn.diffusion.types import Diffusion, check_images
+from jaxunlearn.diffusion.training import (
+  check_data,
+  noise_error,
+  noisy_rows,
+  row_keys,
+)
+from jaxunlearn.diffusion.types import Diffusion
 
 _WORDS = "concept_embeddings"
 
@@ -78,6 +83,11 @@ def forget_me_not(
       group, a count out of range, a model without attention maps (or, with
       inversion, without embeddings); from the call, images that do not fit.
   """
+  if jnp.shape(prompt) != (diffusion.length,):
+    raise ValueError(
+      f"Expected prompt of shape ({diffusion.length},), got "
+      f"{jnp.shape(prompt)}."
+    )
   words = steps.check_prompts(diffusion, jnp.asarray(prompt)[None], "prompt")
   marked = _check_positions(diffusion, positions)
   checks.positive(batch_size=batch_size)
@@ -101,7 +111,7 @@ def forget_me_not(
     return encode_embeddings(params, mixed)
 
   def noisy(batch, key):
-    check_images(diffusion, batch.rows["x"], 'data["x"]')
+    check_data(diffusion, batch.rows, prompted=False)
     return noisy_rows(diffusion, batch.rows["x"], row_keys(key, batch.slot))
 
   def spread(context, x):

@@ -28,7 +28,9 @@ Diffusion 1.x (releases of diffusers and transformers that still have one):
 Latents are images to this library, [B, 64, 64, 4], the autoencoder is not part
 of the model, and `clip` stays None. The names of parameters are already those
 that `parameter_group` knows ("attn2", "to_k", ...). Where weights are large, take
-bfloat16 ones and `restricted` optimisers, which keep state for one group only.
+bfloat16 ones and methods that move one `group`: their optimisers keep state for
+it only. `forget_me_not` needs attention maps, which that U-Net does not return:
+`model._replace(eps_with_attention=...)` of one that does.
 
 `embed` and `encode_embeddings` are wanted by attacks and methods that optimise
 prompts: the token table's rows, and the encoder from there on, positions added

@@ -124,7 +124,7 @@ def begun_images(
     diffusion: the model.
     params: of the sampler (DDIM).
     tokens: int [B, L], a prompt an image.
-    keys: PRNG keys [B].
+    keys: PRNG keys [B], of the new or the old kind.
     num_steps: static; S, of the sampler's grid.
     guidance: of the sampler; may be traced.
 
@@ -134,6 +134,7 @@ def begun_images(
     `schedules.sampling_times(T, S)[step]`. At step 0 it is pure noise.
   """
   frozen = jax.lax.stop_gradient(params)
+  keys = samplers.image_keys(keys, tokens.shape[0])
 
   def begin(prompt, key):
     stop_key, walk_key = jax.random.split(key)
@@ -174,7 +175,7 @@ def made_images(
   Args:
     diffusion: the model.
     params: its params.
-    tokens: int [M, L].
+    tokens: int [M, L], M > 0.
     key: one PRNG key.
     num_images: static; N.
     num_steps: static; of the sampler.
@@ -188,6 +189,7 @@ def made_images(
     ValueError: a count that is not positive; as `sample`.
   """
   checks.positive(num_images=num_images, chunk_size=chunk_size)
+  tokens = jnp.asarray(tokens)
   which = jnp.arange(num_images, dtype=jnp.int32) % tokens.shape[0]
 
   def make(row):

@@ -84,7 +84,7 @@ def noise_error(
     time_weights: None, or float [T]; see `denoising`.
   """
   error = squared_error(predicted, wanted)
-  return error if time_weights is None else error * time_weights[t]
+  return error if time_weights is None else error * jnp.asarray(time_weights)[t]
 
 
 def check_time_weights(diffusion: Diffusion, time_weights: Any) -> None:
@@ -136,9 +136,8 @@ def denoising(
   check_time_weights(diffusion, time_weights)
 
   def objective(variables, batch, key):
+    check_data(diffusion, batch.rows)
     x, tokens = batch.rows["x"], batch.rows["tokens"]
-    check_images(diffusion, x, 'data["x"]')
-    check_tokens(diffusion, tokens, 'data["tokens"]')
 
     def prompt(tokens, key):
       null_key, word_key = jax.random.split(key)
@@ -203,8 +202,9 @@ def fitting(
   """The phase that fits the denoising loss on the retain rows.
 
   Fine-tuning as a method, or the way to go on training. Arguments and errors
-  are those of `train`.
+  are those of `train`; an empty pool of rows teaches nothing.
   """
+  checks.positive(batch_size=batch_size)
   return phase(
     denoising(
       diffusion,
@@ -256,7 +256,6 @@ def train(
       that do not fit the model, tokens out of range, a count that is not
       positive.
   """
-  checks.positive(batch_size=batch_size)
   check_data(diffusion, data)
   checks.request(data, weights, "weights")
   weights = jnp.asarray(weights)
@@ -311,18 +310,27 @@ def train_many(
   )
 
 
-def check_data(diffusion: Diffusion, data: PyTree) -> None:
+def check_data(
+  diffusion: Diffusion, data: PyTree, *, prompted: bool = True
+) -> None:
   """Rows are images and prompts of the model's shapes.
+
+  Args:
+    diffusion: the model.
+    data: {"x": float [N, H, W, C], "tokens": int [N, L], ...}.
+    prompted: static; whether "tokens" are wanted.
 
   Raises:
     ValueError: they are not, or a leaf is missing.
   """
-  for name in ("x", "tokens"):
-    if not isinstance(data, dict) or name not in data:
-      found = sorted(data) if isinstance(data, dict) else type(data).__name__
-      raise ValueError(f'Expected data with "x" and "tokens", got {found}.')
+  wanted = ("x", "tokens") if prompted else ("x",)
+  if not isinstance(data, dict) or any(name not in data for name in wanted):
+    found = sorted(data) if isinstance(data, dict) else type(data).__name__
+    names = " and ".join(f'"{name}"' for name in wanted)
+    raise ValueError(f"Expected data with {names}, got {found}.")
   check_images(diffusion, data["x"], 'data["x"]')
-  check_tokens(diffusion, data["tokens"], 'data["tokens"]')
+  if prompted:
+    check_tokens(diffusion, data["tokens"], 'data["tokens"]')
 
 
 def _check_rows(data: PyTree, weights: jax.Array) -> None:

@@ -14,8 +14,12 @@ from jaxunlearn.core.types import PyTree
 TEXT = "text_encoder"
 # Names that diffusers and this library give to cross- and self-attention.
 _CROSS, _SELF, _KEY_VALUE = "attn2", "attn1", ("to_k", "to_v")
-# The time embedding and the output layer, which ESD's "noxattn" leaves out.
-_ENDS = ("time_embedding", "time_embed", "time_proj", "conv_out", "output")
+# The time embedding and the output layer with its normalisation, which ESD's
+# "noxattn" leaves out.
+_ENDS = (
+  *("time_embedding", "time_embed", "time_proj"),
+  *("conv_norm_out", "norm_out", "conv_out", "output"),
+)
 _EMBEDDINGS = ("token_embedding", "position_embedding", "embeddings")
 
 

@@ -72,7 +72,8 @@ def test_a_concept_is_erased_from_another_prompt(base):
 
 def test_the_time_is_the_image_s_or_drawn_within_its_step():
   """Weights of one at the sampler's times count the losses taken there."""
-  on_grid = jnp.zeros(40).at[schedules.sampling_times(40, 4)].set(1.0)
+  on_grid = np.zeros(40)
+  on_grid[schedules.sampling_times(40, 4)] = 1.0
   whole = first_loss(CONCEPT[:1])
   weighed = functools.partial(first_loss, CONCEPT[:1], time_weights=on_grid)
   assert weighed() == pytest.approx(whole, rel=1e-5)
@@ -117,7 +118,7 @@ def test_esd_u_leaves_cross_attention_times_and_ends_alone():
   moved, _ = jax.jit(fit)(params(), DATA, REQUEST, KEY)
   check_only_group_moved(params(), moved, "noxattn")
   before, after = params()["denoiser"], moved["denoiser"]
-  for name in ("time_embedding", "conv_out"):
+  for name in ("time_embedding", "norm_out", "conv_out"):
     jax.tree.map(np.testing.assert_array_equal, before[name], after[name])
   kernel = lambda p: p["block_0"]["ff_in"]["kernel"]
   assert (kernel(before) != kernel(after)).any()
@@ -129,17 +130,19 @@ def test_the_original_is_where_eta_is_minus_one():
 
 
 def test_with_eta_zero_the_prompt_loses_its_effect():
+  """On pure noise, the images before the only step."""
+  original = params(2)  # In which it has more than in others.
   fit = esd(
     small(),
     CONCEPT,
     eta=0.0,
     group="full",
-    optimizer=optax.adam(3e-3),
-    num_steps=100,
+    optimizer=optax.adam(1e-2),
+    num_steps=400,
     batch_size=16,
-    sampler_steps=2,
+    sampler_steps=1,
   )
-  moved, info = jax.jit(fit)(params(), DATA, REQUEST, KEY)
+  moved, info = jax.jit(fit)(original, DATA, REQUEST, KEY)
   model = small()
   x = jax.random.normal(KEY, (32, 2, 2, 3))
   t = jnp.full(32, 39)
@@ -147,10 +150,10 @@ def test_with_eta_zero_the_prompt_loses_its_effect():
   def effect(trained):
     context = model.encode(trained, jnp.tile(CONCEPT, (16, 1)))
     said = model.eps(trained, x, t, context)
-    null = model.eps(params(), x, t, model.null_context(params(), 32))
+    null = model.eps(original, x, t, model.null_context(original, 32))
     return float(jnp.square(said - null).mean())
 
-  assert effect(moved) < 0.2 * effect(params())
+  assert effect(moved) < 0.2 * effect(original)
   assert float(info.loss[-20:].mean()) < 0.2 * float(info.loss[:5].mean())
 
 

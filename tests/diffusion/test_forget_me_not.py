@@ -225,7 +225,8 @@ def test_params_keep_their_dtype_and_the_key_decides():
 @pytest.mark.parametrize(
   "options, message",
   [
-    ({"prompt": jnp.ones(7, int)}, r"prompt of shape \[B, 3\]"),
+    ({"prompt": jnp.ones(7, int)}, r"prompt of shape \(3,\), got \(7,\)"),
+    ({"prompt": PROMPT[None]}, r"prompt of shape \(3,\), got \(1, 3\)"),
     ({"prompt": jnp.array([1, 0, 0])}, "prompt to name a concept"),
     ({"prompt": jnp.array([1, 9, 0])}, "prompt in 0 .. 5"),
     ({"positions": jnp.zeros(3, bool)}, "positions to mark the concept"),
@@ -252,3 +253,5 @@ def test_what_a_model_or_its_rows_lack_is_named():
   wrong = {"x": jnp.zeros((8, 3, 2, 3))}
   with pytest.raises(ValueError, match=r'data\["x"\] of shape \[B, 2, 2, 3\]'):
     forget(small())(params(), wrong, REQUEST, KEY)
+  with pytest.raises(ValueError, match=r'data with "x", got \[\'tokens\'\]'):
+    forget(small())(params(), {"tokens": jnp.ones((8, 3))}, REQUEST, KEY)

@@ -161,7 +161,8 @@ def test_groups_hold_the_parameters_of_their_names():
     p for p in everything if "'to_q'" in p or "'to_out'" in p
   }
   left_out = paths("full") - paths("noxattn") - paths("xattn")
-  assert left_out and all("time_" in p or "conv_out" in p for p in left_out)
+  ends = ("time_", "norm_out", "conv_out")
+  assert left_out and all(any(e in p for e in ends) for p in left_out)
   assert not paths("noxattn") & paths("xattn")
   assert not paths("selfattn")
   embeddings = paths("text") - paths("text-layers")
@@ -321,6 +322,11 @@ def trained(data=None, weights=None, **kwargs):
   )
 
 
+def tuned(data, **kwargs):
+  fit = diffusion.fitting(model(), **RECIPE | kwargs)
+  return fit(params(), data, jnp.zeros(24, bool), jax.random.key(0))
+
+
 def built(**kwargs):
   given = {
     "image_shape": SHAPE,
@@ -352,6 +358,8 @@ def built(**kwargs):
     (lambda: trained({**rows(), "x": jnp.ones((24, *SHAPE), int)}), "float"),
     (lambda: trained({**rows(), "tokens": jnp.ones((24, 4))}), "integer"),
     (lambda: trained(batch_size=0), "batch_size > 0"),
+    (lambda: tuned(rows(), batch_size=0), "batch_size > 0"),
+    (lambda: tuned({"tokens": rows()["tokens"]}), '"x" and "tokens"'),
     (lambda: trained(null_rate=1.2), "null_rate in"),
     (lambda: trained(time_weights=jnp.ones(3)), "time_weights of shape"),
     (lambda: diffusion.drop_words(jnp.ones(3, int)), "float dtype"),
