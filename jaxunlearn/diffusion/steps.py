@@ -140,10 +140,11 @@ def begun_images(
     stop_key, walk_key = jax.random.split(key)
     stop = jax.random.randint(stop_key, (), 0, num_steps)
     one = walk_key[None]
+    noise = samplers.start_noise(diffusion, one)
     x = samplers.walk(
       diffusion,
       classifier_free(diffusion, frozen, prompt[None], guidance),
-      samplers.start_noise(diffusion, one),
+      _varying_like(noise, frozen),
       one,
       num_steps=num_steps,
       stop=stop,
@@ -151,6 +152,15 @@ def begun_images(
     return x[0], stop
 
   return jax.lax.stop_gradient(jax.vmap(begin)(tokens, keys))
+
+
+def _varying_like(x: jax.Array, tree: PyTree) -> jax.Array:
+  """`x` as it is; under `shard_map` it varies over the axes that leaves do.
+
+  A loop's carry has to begin as what the loop makes of it.
+  """
+  zeros = (jnp.zeros_like(p, x.dtype, shape=()) for p in jax.tree.leaves(tree))
+  return sum(zeros, x)
 
 
 def step_times(diffusion: Diffusion, num_steps: int) -> jax.Array:

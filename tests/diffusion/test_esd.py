@@ -129,6 +129,7 @@ def test_the_original_is_where_eta_is_minus_one():
   assert float(fitted(params())[1].loss[0]) > 1e-4
 
 
+@pytest.mark.slow
 def test_with_eta_zero_the_prompt_loses_its_effect():
   """On pure noise, the images before the only step."""
   original = params(2)  # In which it has more than in others.
@@ -238,6 +239,28 @@ def test_a_host_that_steps_itself_does_what_the_call_does():
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5)
   jax.tree.map(close, whole, stepped)
   assert gain_of(stepped) != 0.3
+
+
+def test_devices_of_a_batch_do_what_one_does():
+  """Under `shard_map` with its check of what varies, params vary, noise not."""
+  mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("batch",))
+  model = linear()
+  fit = esd(
+    model,
+    CONCEPT,
+    optimizer=optax.sgd(0.05),
+    num_steps=2,
+    batch_size=2,
+    sampler_steps=3,
+  )
+  every = jax.sharding.PartitionSpec()
+  call = lambda original: fit(original, DATA, REQUEST, KEY, axis_name="batch")
+  many, infos = jax.jit(
+    jax.shard_map(call, mesh=mesh, in_specs=every, out_specs=every)
+  )(model.init(KEY))
+  one, info = jax.jit(fit)(model.init(KEY), DATA, REQUEST, KEY)
+  assert float(gain_of(many)) == pytest.approx(float(gain_of(one)), rel=1e-5)
+  np.testing.assert_allclose(infos.loss, info.loss, rtol=1e-5)
 
 
 def test_params_keep_their_dtype():
