@@ -1,8 +1,12 @@
 """How each diffusion method is set for the models of the audit.
 
 Steps, rates and batches were chosen on MiniT2I, digits in styles, with other
-random numbers than those reported; losses in the noise are weighted over time as
-the models' training is, since their networks predict v.
+random numbers than those reported, and on two trainings of it: one model reads
+the object from its word, another from the words after it, and a method that is
+told of the concept's word alone erases it from the former only. So methods are
+told of the prompts in which the concept stands with something else too. Losses in
+the noise are weighted over time as the models' training is, since their networks
+predict v.
 """
 
 from __future__ import annotations
@@ -24,6 +28,9 @@ from jaxunlearn.diffusion.steps import clipped_adamw
 # What a concept is steered to where a method asks for one: half round the circle
 # of objects, the first style.
 _ANCHOR_STEP = 5
+# How far ESD negates a concept: objects take more than styles.
+_ETA_X = {"object": 1.15, "style": 1.0}
+_ETA_U = {"object": 2.2, "style": 2.0}
 
 
 class Task(NamedTuple):
@@ -77,27 +84,30 @@ class Task(NamedTuple):
 
   def every(self, index: int) -> np.ndarray:
     """Prompts of a label with every other label and every synonym; [A, L]."""
-    own = self.concept.domain
-    other = "style" if own == "object" else "object"
-    count = len(self.bed.names[other])
-    labels = {own: np.full(count, index), other: np.arange(count)}
-    synonyms = range(3 if own == "object" else 1)
-    return np.concatenate(
-      [
-        self.bed.prompts(labels["object"], labels["style"], synonym=s)
-        for s in synonyms
-      ]
-    )
+    return self._with(index, self._others)
+
+  def alone(self, index: int) -> np.ndarray:
+    """The prompts of `every` without what each names besides; [A, L]."""
+    return self._with(index, np.full_like(self._others, -1))
+
+  @property
+  def _others(self) -> np.ndarray:
+    """The labels of the other domain."""
+    other = "style" if self.concept.domain == "object" else "object"
+    return np.arange(len(self.bed.names[other]))
+
+  def _with(self, index: int, others: np.ndarray) -> np.ndarray:
+    own = np.full(len(others), index)
+    is_object = self.concept.domain == "object"
+    labels = (own, others) if is_object else (others, own)
+    synonyms = range(len(self.words))
+    lines = [self.bed.prompts(*labels, synonym=s) for s in synonyms]
+    return np.concatenate(lines)
 
   @property
   def prompts(self) -> np.ndarray:
     """The concept's own prompts, int [M, L]."""
     return self.named(self.concept.index)
-
-  @property
-  def anchor_prompts(self) -> np.ndarray:
-    """The same prompts with the anchor's name, int [M, L]."""
-    return self.named(self.anchor)
 
   @property
   def words(self) -> np.ndarray:
@@ -156,10 +166,16 @@ def finetune(task: Task) -> Transform:
   )
 
 
-def esd(task: Task, group: str, rate: float, num_steps: int) -> Transform:
+def esd(
+  task: Task, group: str, rate: float, num_steps: int, eta: float
+) -> Transform:
+  """Erases from every prompt with the concept what its name alone brings in."""
   return diffusion.esd(
     task.model,
-    jnp.asarray(task.prompts),
+    jnp.asarray(task.alone(task.concept.index)),
+    from_prompts=jnp.asarray(task.every(task.concept.index)),
+    base="cond",
+    eta=eta,
     group=group,
     optimizer=optax.adam(rate),
     num_steps=task.few(num_steps),
@@ -169,29 +185,36 @@ def esd(task: Task, group: str, rate: float, num_steps: int) -> Transform:
 
 
 def esd_x(task: Task) -> Transform:
-  return esd(task, "xattn", 1e-4, 220)
+  return esd(task, "xattn", 1e-4, 220, _ETA_X[task.concept.domain])
 
 
 def esd_u(task: Task) -> Transform:
-  """No setting was found that erases with these parameters alone."""
-  return esd(task, "noxattn", 5e-4, 200)
+  return esd(task, "noxattn", 5e-4, 220, _ETA_U[task.concept.domain])
 
 
-def esd_full(task: Task) -> Transform:
-  """The whole denoiser; no variant of the paper's."""
-  return esd(task, "full", 1e-4, 150)
+def esd_alone(task: Task) -> Transform:
+  """As published: the concept's name alone is trained."""
+  return diffusion.esd(
+    task.model,
+    jnp.asarray(task.prompts),
+    group="xattn",
+    optimizer=optax.adam(1e-4),
+    num_steps=task.few(220),
+    batch_size=16,
+    sampler_steps=10,
+  )
 
 
 def concept_ablation(task: Task) -> Transform:
   return diffusion.concept_ablation(
     task.model,
-    jnp.asarray(task.prompts),
-    jnp.asarray(task.anchor_prompts),
+    jnp.asarray(task.every(task.concept.index)),
+    jnp.asarray(task.every(task.anchor)),
     target="original",
     optimizer=clipped_adamw(1e-3),
-    num_steps=task.few(150),
+    num_steps=task.few(300),
     batch_size=32,
-    num_images=task.few(128),
+    num_images=max(task.few(128), len(task.every(task.anchor))),
     sampler_steps=20,
     guidance=GUIDANCE,
   )
@@ -212,15 +235,19 @@ def forget_me_not(task: Task) -> Transform:
 
 
 def uce(task: Task) -> Transform:
-  """The words alone; all other words of objects and styles are preserved."""
-  alone = lambda words: np.stack([_prompt_of(word) for word in words])
-  kept = np.setdiff1d(_all_words(), task.words)
+  """The concept's word and all after it, in every prompt; others preserved."""
+  erased, guides = task.every(task.concept.index), task.every(task.anchor)
+  kept = task.kept_prompts
   return diffusion.uce(
     task.model,
-    jnp.asarray(alone(task.words)),
-    jnp.asarray(alone(task.anchor_words)),
-    preserve_tokens=jnp.asarray(alone(kept)),
-    span="last",
+    jnp.asarray(erased),
+    jnp.asarray(guides),
+    preserve_tokens=jnp.asarray(kept),
+    erase_positions=jnp.asarray(_position(erased, task.words)),
+    guide_positions=jnp.asarray(_position(guides, task.anchor_words)),
+    # All of a prompt but its start.
+    preserve_positions=jnp.ones(len(kept), jnp.int32),
+    span="tail",
   )
 
 
@@ -266,8 +293,8 @@ def doco(task: Task) -> Transform:
     prior_prompts=jnp.asarray(task.kept_prompts),
     optimizer=optax.adamw(1e-3, weight_decay=0.01),
     discriminator_optimizer=optax.adam(1e-3, b1=0.5),
-    num_steps=task.few(100) + task.few(300),
-    warm_up=task.few(100),
+    num_steps=task.few(200) + task.few(500),
+    warm_up=task.few(200),
     batch_size=32,
     num_images=task.few(512),
     keep_preserve=True,
@@ -280,9 +307,10 @@ def doco(task: Task) -> Transform:
 
 def adv_unlearn(task: Task) -> Transform:
   """As many adversarial tokens as the attacker's."""
+  every = task.every(task.concept.index)
   return diffusion.adv_unlearn(
     task.model,
-    jnp.asarray(task.prompts),
+    jnp.asarray(np.concatenate([task.prompts, every])),
     jnp.asarray(task.kept_prompts),
     optimizer=optax.adam(1e-3),
     num_steps=task.few(40) + task.few(160),
@@ -328,10 +356,10 @@ METHODS: Mapping[str, Method] = {
   "finetune": Method(finetune, "the rows kept"),
   "esd_x": Method(esd_x, _PROMPTS),
   "esd_u": Method(esd_u, _PROMPTS),
-  "esd_full": Method(esd_full, _PROMPTS),
+  "esd_alone": Method(esd_alone, _PROMPTS),
   "concept_ablation": Method(concept_ablation, f"{_PROMPTS}; an anchor's"),
   "forget_me_not": Method(forget_me_not, "the concept's rows and prompt"),
-  "uce": Method(uce, "the concept's words, an anchor's, all words to keep"),
+  "uce": Method(uce, f"{_PROMPTS}; an anchor's; all prompts to keep"),
   "salun": Method(salun, "all rows; an anchor's words"),
   "doco": Method(doco, f"{_PROMPTS}; an anchor's; all prompts to keep"),
   "adv_unlearn": Method(adv_unlearn, f"{_PROMPTS}; all prompts to keep"),
@@ -342,14 +370,6 @@ METHODS: Mapping[str, Method] = {
 USUAL = ("esd_x", "concept_ablation", "forget_me_not", "uce", "salun")
 
 
-def _prompt_of(word: int) -> np.ndarray:
-  """A prompt of one word."""
-  return prompted.tokenize(prompted.VOCABULARY[word])
-
-
-def _all_words() -> np.ndarray:
-  """The words of all objects and styles."""
-  words = [w for words in prompted.OBJECTS for w in words] + list(
-    prompted.STYLES
-  )
-  return np.array([prompted.tokenize(word)[1] for word in words])
+def _position(tokens: np.ndarray, words: np.ndarray) -> np.ndarray:
+  """Where in each prompt [A, L] the first of some words stands, int32 [A]."""
+  return np.isin(tokens, words).argmax(axis=1).astype(np.int32)

@@ -124,7 +124,8 @@ def saliency_mask(
   """A weight mask for `masked`: where the forget set's loss is steepest.
 
   The gradient G of the mean loss over the forget set is taken in evaluation mode;
-  of all weights together, the share `keep` of largest |G| is marked.
+  of all weights together, the share `keep` of largest |G| is marked; none for an
+  empty request.
 
       masked(any_transform, saliency_mask(model), needs=Draw(forget=ALL))
 
@@ -156,7 +157,9 @@ def saliency_mask(
     total = per_example.sum_chunks(
       chunk, data, forget_mask, chunk_size=chunk_size
     )
-    return largest(total, keep)
+    # Of gradients that are all 0 the first would be taken.
+    is_asked = (forget_mask > 0).any()
+    return jax.tree.map(lambda marks: marks & is_asked, largest(total, keep))
 
   return mask
 

@@ -10,6 +10,7 @@ import pytest
 from experiments import audit_diffusion, data
 from experiments import diffusion_beds as beds
 from experiments import diffusion_cifar as cifar
+from experiments import diffusion_data as prompted
 from experiments.diffusion_methods import METHODS, USUAL, Task
 from experiments.diffusion_output import interval, verdict
 from jaxunlearn import report
@@ -167,14 +168,25 @@ def test_what_methods_are_told_names_the_concept_and_nothing_else():
   for text, count in (("object:3", 3), ("style:ember", 1)):
     concept = beds.parse_concept(text, bed.names)
     task = Task(bed, concept, 1)
-    assert task.prompts.shape == task.anchor_prompts.shape == (3 * count, 10)
+    assert task.prompts.shape == (3 * count, 10)
     assert task.words.shape == task.anchor_words.shape == (count,)
     assert np.isin(task.prompts, task.words).any(axis=1).all()
-    assert np.isin(task.anchor_prompts, task.anchor_words).any(axis=1).all()
+    every, instead = task.every(concept.index), task.every(task.anchor)
+    alone = task.alone(concept.index)
+    assert every.shape == instead.shape == alone.shape
+    # A prompt and its anchor's differ by the word; alone, by what else is named.
+    assert ((every != instead).sum(axis=1) == 1).all()
+    assert np.isin(instead, task.anchor_words).any(axis=1).all()
+    assert np.isin(alone, task.words).any(axis=1).all()
+    kinds = (prompted.OBJECTS, [(style,) for style in prompted.STYLES])
+    other = kinds[concept.domain == "object"]
+    named = [prompted.tokenize(w)[1] for words in other for w in words]
+    assert np.isin(every, named).any(axis=1).all()
+    assert not np.isin(alone, named).any()
     kept = np.isin(task.kept_prompts, task.words)
     assert not kept.any()
     assert len(task.kept_prompts) == 60 - 60 // len(bed.names[concept.domain])
-    assert np.isin(task.every(concept.index), task.words).any(axis=1).all()
+    assert np.isin(every, task.words).any(axis=1).all()
   assert set(USUAL) <= set(METHODS)
 
 

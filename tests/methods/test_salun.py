@@ -103,6 +103,15 @@ def test_a_traced_share_marks_as_many_as_a_given_one():
     assert count(one) == int(share * 92)  # 6 * 8 + 8 + 8 * 4 + 4 weights.
 
 
+def test_an_empty_request_marks_nothing_and_keeps_the_params_bits():
+  model, data, variables, mask = setting()
+  none = jnp.zeros_like(mask)
+  marked = jax.jit(sal.saliency_mask(model, 0.5))(variables, data, none, KEY)
+  assert not any(leaf.any() for leaf in jax.tree.leaves(marked))
+  out, _ = jax.jit(salun(model, keep=0.5))(variables, data, none, KEY)
+  chex.assert_trees_all_equal(out.params, variables.params)
+
+
 def test_the_mask_ignores_the_scale_of_the_loss_and_the_order_of_rows():
   model, data, variables, mask = setting()
   wanted = sal.saliency_mask(model, 0.3)(variables, data, mask, KEY)
