@@ -30,7 +30,7 @@ from jaxunlearn.diffusion.steps import clipped_adamw
 _ANCHOR_STEP = 5
 # How far ESD negates a concept: objects take more than styles.
 _ETA_X = {"object": 1.15, "style": 1.0}
-_ETA_U = {"object": 2.2, "style": 2.0}
+_ETA_U = {"object": 2.2, "style": 1.6}
 
 
 class Task(NamedTuple):
