@@ -26,8 +26,8 @@ CIFAR10_CLASSES = (
   "truck",
 )
 # Mean and standard deviation of the training images' channels.
-_CIFAR10_MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32)
-_CIFAR10_STD = np.array([0.2470, 0.2435, 0.2616], np.float32)
+CIFAR10_MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32)
+CIFAR10_STD = np.array([0.2470, 0.2435, 0.2616], np.float32)
 # Training and test rows by preset; None is all of them.
 CIFAR10_ROWS: Mapping[str, tuple[int, int] | None] = {
   "smoke": (200, 100),
@@ -147,7 +147,7 @@ def cifar10(
     else:
       path = Path(data_dir) / f"cifar10_{part}.npz"
       images, label = _jpeg_images(path, rows and rows[i])
-    x = (images.astype(np.float32) / 255 - _CIFAR10_MEAN) / _CIFAR10_STD
+    x = (images.astype(np.float32) / 255 - CIFAR10_MEAN) / CIFAR10_STD
     parts.append({"x": x, "label": label.astype(np.int32)})
   return _dataset(parts[0], parts[1], CIFAR10_CLASSES)
 

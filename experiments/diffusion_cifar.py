@@ -7,23 +7,19 @@ of the ten digits, the six styles those of the digits' styles.
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from experiments import data as datasets
 from experiments import diffusion_data as prompted
+from experiments import diffusion_testbed as testbed
 from jaxunlearn import diffusion
-from jaxunlearn.adapters.flax import from_linen
-from jaxunlearn.core.training import train as train_model
 from jaxunlearn.core.types import Model, Variables
-from jaxunlearn.losses.classification import cross_entropy
 from jaxunlearn.models.resnet import resnet18
 
 OBJECTS = datasets.CIFAR10_CLASSES
 STYLES = ("photo", "negative", "grey", "turned", "posterised", "mosaic")
 SHAPE = (32, 32, 3)
-_SPREAD = 0.1  # Of the noise on half of the classifier's images.
 
 
 def images_in_styles(
@@ -98,41 +94,19 @@ def model(**options) -> diffusion.Diffusion:
 
 def classifier() -> Model:
   """A ResNet with two heads: logits [B, 16], objects first."""
-
-  def loss(outputs, rows):
-    objects, styles = outputs[..., : len(OBJECTS)], outputs[..., len(OBJECTS) :]
-    return cross_entropy(objects, rows["object"]) + cross_entropy(
-      styles, rows["style"]
-    )
-
-  return from_linen(resnet18(len(OBJECTS) + len(STYLES)), loss=loss)
+  return testbed.judge_of(resnet18(len(OBJECTS) + len(STYLES)))
 
 
 def train_classifier(
   labelled: dict[str, np.ndarray], key: jax.Array, num_steps: int
 ) -> Variables:
-  """Trains it on clean images and on slightly noisy ones."""
-  noise_key, fit_key = jax.random.split(key)
-  x = jnp.asarray(labelled["x"])
-  noisy = x + _SPREAD * jax.random.normal(noise_key, x.shape)
-  rows = {
-    "x": jnp.concatenate([x, noisy]),
-    **{k: jnp.tile(labelled[k], 2) for k in ("object", "style")},
-  }
-  fit = jax.jit(
-    lambda rows, key: train_model(
-      classifier(),
-      rows,
-      jnp.ones(rows["x"].shape[0], bool),
-      key,
-      optimizer=optax.adamw(optax.cosine_decay_schedule(1e-3, num_steps)),
-      num_steps=num_steps,
-      batch_size=256,
-    )
+  """Trains it; see `diffusion_testbed.train_judge`."""
+  rate = optax.cosine_decay_schedule(1e-3, num_steps)
+  return testbed.train_judge(
+    classifier(), labelled, key, optax.adamw(rate), num_steps, batch_size=256
   )
-  return fit(rows, fit_key)[0]
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
   """Images as `experiments.data` normalises them, back in [-1, 1]."""
-  return 2 * (x * datasets._CIFAR10_STD + datasets._CIFAR10_MEAN) - 1
+  return 2 * (x * datasets.CIFAR10_STD + datasets.CIFAR10_MEAN) - 1

@@ -62,6 +62,11 @@ def model(width: int = 256, num_blocks: int = 3) -> diffusion.Diffusion:
 
 def classifier() -> Model:
   """A network with two heads: logits [B, 16], ten of objects, six of styles."""
+  return judge_of(MLP(NUM_OBJECTS + NUM_STYLES, hidden=(256, 128)))
+
+
+def judge_of(module: Any) -> Model:
+  """A module with logits [B, 16] as a classifier of objects and of styles."""
 
   def loss(outputs, rows):
     objects, styles = heads(outputs)
@@ -69,7 +74,7 @@ def classifier() -> Model:
       styles, rows["style"]
     )
 
-  return from_linen(MLP(NUM_OBJECTS + NUM_STYLES, hidden=(256, 128)), loss=loss)
+  return from_linen(module, loss=loss)
 
 
 def heads(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -80,7 +85,23 @@ def heads(outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
 def train_classifier(
   labelled: dict[str, np.ndarray], key: jax.Array, num_steps: int = 1500
 ) -> Variables:
-  """Trains the classifier on clean images and on slightly noisy ones."""
+  """Trains the classifier of digits; see `train_judge`."""
+  rate = optax.cosine_decay_schedule(2e-3, num_steps)
+  return train_judge(
+    classifier(), labelled, key, optax.adam(rate), num_steps, batch_size=128
+  )
+
+
+def train_judge(
+  judge: Model,
+  labelled: dict[str, np.ndarray],
+  key: jax.Array,
+  optimizer: optax.GradientTransformation,
+  num_steps: int,
+  *,
+  batch_size: int,
+) -> Variables:
+  """Trains a classifier on clean images and on slightly noisy ones."""
   noise_key, fit_key = jax.random.split(key)
   x = jnp.asarray(labelled["x"])
   noisy = x + _SPREAD * jax.random.normal(noise_key, x.shape)
@@ -90,13 +111,13 @@ def train_classifier(
   }
   fit = jax.jit(
     lambda data, key: train_model(
-      classifier(),
+      judge,
       data,
       jnp.ones(data["x"].shape[0], bool),
       key,
-      optimizer=optax.adam(optax.cosine_decay_schedule(2e-3, num_steps)),
+      optimizer=optimizer,
       num_steps=num_steps,
-      batch_size=128,
+      batch_size=batch_size,
     )
   )
   return fit(data, fit_key)[0]
