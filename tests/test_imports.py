@@ -101,6 +101,7 @@ print([name for name in heavy if name in sys.modules])
   assert out.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_the_import_takes_a_second_and_a_half_at_most():
   run("import jaxunlearn")  # Compiles the bytecode.
   # Ours beside what any user of JAX pays, in turns, so that a busy machine cannot

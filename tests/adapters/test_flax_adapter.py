@@ -137,6 +137,7 @@ def test_running_statistics_are_those_of_the_formula(make):
   )
 
 
+@pytest.mark.slow
 @both
 def test_vmap_over_variables_equals_a_loop(make):
   model = make()

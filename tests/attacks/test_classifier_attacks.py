@@ -54,6 +54,7 @@ def test_newton_finds_the_optimum_of_scikit_learn(case):
   np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_newton_under_vmap_equals_the_loop_and_weights_equal_copies():
   cases = [scikit_fit(seed, 0.5, 1, 1) for seed in (0, 1)]
   x = np.stack([case[0] for case in cases])
@@ -118,6 +119,7 @@ def test_the_challenge_attack_balances_and_follows_its_seed():
   assert first.accuracy < 0.8
 
 
+@pytest.mark.slow
 def test_the_compiled_attack_agrees_with_the_one_of_scikit_learn():
   forget, others = scores(2, 1.0, 150, 200)
   host = classifiers.logistic_attack(forget, others, num_splits=100)
@@ -131,6 +133,7 @@ def test_the_compiled_attack_agrees_with_the_one_of_scikit_learn():
   )
 
 
+@pytest.mark.slow
 def test_the_compiled_attack_under_vmap_over_requests_equals_the_loop():
   pool = np.random.default_rng(0).normal(size=60).astype(np.float32)
   masks = np.random.default_rng(1).random((3, 60)) < 0.4
@@ -155,6 +158,7 @@ def test_the_compiled_attack_under_vmap_over_requests_equals_the_loop():
   )
 
 
+@pytest.mark.slow
 def test_the_compiled_attack_never_uses_rows_that_do_not_count():
   members, others = np.full(9, 5, np.float32), np.zeros(40, np.float32)
   padded = np.append(members, [np.nan, -99]), np.append(others, [np.nan] * 4)
@@ -201,6 +205,7 @@ def svc_groups(d):
   return [(d[f"logits_{group}"], d[f"labels_{group}"]) for group in GROUPS]
 
 
+@pytest.mark.slow
 def test_the_svc_attack_equals_salun_with_either_modified_entropy():
   d = golden("salun__svc_mia")
   retain, test, _, forget = svc_groups(d)
@@ -227,6 +232,7 @@ def test_the_released_modified_entropy_equals_the_published_one(group):
   np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 def test_the_svc_attack_balances_and_knows_no_empty_forget_set():
   d = golden("salun__svc_mia")
   retain, test, forget, _ = svc_groups(d)

@@ -196,6 +196,7 @@ def fitted():
   return jax.jit(lambda o, u, k: fit(o, u, k, model)), traces
 
 
+@pytest.mark.slow
 def test_the_probe_separates_what_differs_and_not_what_does_not():
   run, _ = fitted()
   apart = run(images(0, 1.5), images(1, -1.5), KEY)
@@ -208,6 +209,7 @@ def test_the_probe_separates_what_differs_and_not_what_does_not():
   assert apart.loss.shape == (60,)
 
 
+@pytest.mark.slow
 def test_probes_of_many_pairs_equal_a_loop_and_compile_once():
   run, traces = fitted()
   stack = jnp.stack([images(0, 1), images(3, 0.2)])

@@ -96,6 +96,7 @@ def test_single_thresholds_equal_the_whole_grid(seed):
     assert {tuple(map(int, e)) for e in got.T} | first == wanted | first
 
 
+@pytest.mark.slow
 def test_chunks_weights_and_vmap_change_nothing_else():
   u, r = samples()
   plain = quality.forgetting_quality(u, r)
@@ -191,6 +192,7 @@ def runs(unlearn=identity, **options):
   )(FORGET, keys(0), keys(1))
 
 
+@pytest.mark.slow
 def test_runs_are_the_models_trained_one_by_one():
   found = runs(test_data=blobs(16, seed=3))
   chunked = runs(test_data=blobs(16, seed=3), strategy="map")
@@ -210,6 +212,7 @@ def test_runs_are_the_models_trained_one_by_one():
       assert 0 <= test[model] <= 1
 
 
+@pytest.mark.slow
 def test_one_original_may_serve_all_runs():
   original, _ = train(MODEL, DATA, FORGET | True, jax.random.key(5), **RECIPE)
   found = runs(original=original, query={k: v[:5] for k, v in DATA.items()})

@@ -50,6 +50,7 @@ def test_token_scores_equal_those_of_min_k_plus_plus():
   assert_close(found, wanted)
 
 
+@pytest.mark.slow
 def test_min_k_equals_the_published_code_for_traced_shares():
   d = golden()
   logits, targets = d["logits"][:-1], d["input_ids"][1:]
@@ -69,6 +70,7 @@ def test_min_k_equals_the_published_code_for_traced_shares():
     np.testing.assert_allclose(found, d[name][0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_scores_of_padded_texts_are_those_of_each_text_alone():
   logits, targets, mask = texts()
   for attack in (
@@ -128,6 +130,7 @@ def test_the_lowest_values_are_counted_as_their_share_says():
   np.testing.assert_allclose(found, 0.5)
 
 
+@pytest.mark.slow
 def test_a_uniform_prediction_has_a_score_only_with_a_floor():
   # A quarter and its logarithm leave no rounding: log p = mu, sigma = 0.
   flat, targets = np.zeros((4, 4), np.float32), np.array([0, 1, 2, 3])
@@ -174,6 +177,7 @@ def test_scores_over_the_compressed_size_are_per_byte():
     language.zlib_score(np.zeros(3), ["a", "b"])
 
 
+@pytest.mark.slow
 def test_gradient_norms_are_means_over_tensors_row_by_row():
   rng = np.random.default_rng(0)
   params = {"w": np.float32(rng.normal(size=(4, 3))), "b": np.zeros(3, "f4")}

@@ -70,6 +70,7 @@ def test_scores_equal_published_code(golden, variance, center, chunk_size):
   assert_close(-found, golden[f"lira_out_{variance}_{center}"])
 
 
+@pytest.mark.slow
 def test_the_first_publication_agrees_where_it_follows_the_paper(golden):
   found = lira_scores(*problem(golden))
   assert_close(-found, golden["original_online_per_example"])
@@ -177,6 +178,7 @@ def test_leave_one_out_with_ties_is_lira_without_that_model():
   np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_equal_the_plain_call():
   statistics, masks = draws()
   target = np.float32(np.random.default_rng(4).normal(size=(3, 12, 2)))
@@ -242,6 +244,7 @@ def test_rows_with_too_few_models_are_nan_under_jit_and_refused_outside():
     lira_scores(target, statistics[:1], ~masks[:1] & False, variance="fixed")
 
 
+@pytest.mark.slow
 def test_equal_statistics_meet_the_floor_and_stay_finite():
   statistics, masks = np.zeros((6, 4, 1)), draws(6, 4, 1)[1]
   assert (lira_scores(statistics[0], statistics, masks) == 0).all()

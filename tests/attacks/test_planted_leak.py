@@ -84,6 +84,7 @@ def found(scores, masks):
   return rate(planted[present]), rate(planted[~present]), rate(ordinary[member])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variance", ["fixed", "per_example"])
 def test_the_planted_row_is_found_where_it_is_and_nowhere_else(variance):
   statistics, masks = leak()

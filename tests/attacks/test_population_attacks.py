@@ -26,6 +26,7 @@ def rows(seed, size=20, classes=5, scale=1.5):
   return logits, rng.integers(0, classes, size)
 
 
+@pytest.mark.slow
 def test_signals_equal_their_definitions_and_are_high_for_members():
   from scipy.special import log_softmax, logit
 
@@ -59,6 +60,7 @@ def test_signals_equal_their_definitions_and_are_high_for_members():
   assert flat.negative_entropy[0] < ends.negative_entropy[0]
 
 
+@pytest.mark.slow
 def test_signals_have_their_worked_values():
   logits = np.log([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3]])
   found = population.membership_signals(logits, np.array([0, 1, 2]))
@@ -106,6 +108,7 @@ def test_signals_of_unknown_labels_are_nan_and_raise_where_they_can():
 # Thresholds.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "field"),
   [
@@ -149,6 +152,7 @@ def best_threshold(members, others):
   return best
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=25, deadline=None)
 @hypothesis.given(st.integers(0, 2**31), st.booleans())
 def test_thresholds_equal_trying_every_value(seed, ties):
@@ -177,6 +181,7 @@ def test_thresholds_equal_trying_every_value(seed, ties):
     assert found[c] == wanted
 
 
+@pytest.mark.slow
 def test_thresholds_under_jit_and_vmap_equal_the_loop():
   rng = np.random.default_rng(0)
   members, others = np.float32(rng.normal(size=(2, 3, 12)))
@@ -258,6 +263,7 @@ def test_population_attack_counts_the_population():
     population.population_attack(scores, scores, fpr=2)
 
 
+@pytest.mark.slow
 def test_population_attack_keeps_its_rate_on_a_small_population():
   # 19 rows and a limit of 5 %: a member must be above them all. The chance is
   # 1 / 20 exactly; its standard error over 20,000 rows is 0.0015.

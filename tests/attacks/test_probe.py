@@ -140,6 +140,7 @@ def probed():
   return model._replace(features=hidden), data, variables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [7, 60, 100])
 def test_a_model_is_probed_in_chunks_as_at_once(probed, chunk_size):
   model, data, variables = probed
@@ -168,6 +169,7 @@ def test_a_model_is_probed_in_chunks_as_at_once(probed, chunk_size):
   assert float(wanted.accuracy) > 0.5
 
 
+@pytest.mark.slow
 def test_models_are_probed_under_vmap_and_nan_rows_outside_are_not_read(
   probed,
 ):

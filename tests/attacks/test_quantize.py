@@ -53,6 +53,7 @@ def test_a_channel_is_the_last_axis_and_another_one_by_name():
   np.testing.assert_array_equal(np.moveaxis(np.asarray(first), 0, -1), found)
 
 
+@pytest.mark.slow
 def test_blocks_run_along_the_inputs_of_one_channel_and_the_last_is_short():
   w = normal(10, 3)
   found = np.asarray(q.quantize({"w": w}, 3, 4)["w"])
@@ -197,6 +198,7 @@ def test_just_over_half_a_step_flips_a_centred_code_and_just_under_does_not():
   np.testing.assert_allclose(found, 15 / 16)
 
 
+@pytest.mark.slow
 def test_survival_counts_all_matrices_on_the_grid_of_the_original():
   before = {"a": normal(6, 3), "b": normal(2, 4, 5, seed=1), "bias": normal(3)}
   after = jax.tree.map(

@@ -147,6 +147,7 @@ def test_steps_grow_with_the_target_and_broadcast_over_curves():
 # Relearning.
 
 
+@pytest.mark.slow
 def test_the_scan_equals_a_python_loop_of_adam_steps(case):
   model, data, forget, variables, evaluate = case
   found = jax.jit(
@@ -222,6 +223,7 @@ def test_no_steps_give_the_metric_as_it_is(case):
   assert (int(found.steps), bool(found.reached)) == (0, True)
 
 
+@pytest.mark.slow
 def test_vmap_over_models_keys_and_rates_equals_a_loop_in_one_program(case):
   model, data, forget, variables, evaluate = case
   model, traces = problems.counting(model)
@@ -369,6 +371,7 @@ def test_recovery_is_nought_at_the_start_and_one_at_the_original():
   assert np.isnan(rec.recovery(0.79, 0.9, 0.8, min_gap=0.05))
 
 
+@pytest.mark.slow
 def test_recover_takes_the_best_of_a_grid_of_rates_and_ignores_nan(case):
   model, data, forget, variables, evaluate = case
   few = rel.random_subset(forget, 4, KEY)

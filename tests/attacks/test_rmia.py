@@ -103,6 +103,7 @@ def draws(models=6, rows=9, others=7, queries=2, seed=0):
   )
 
 
+@pytest.mark.slow
 def test_scores_equal_a_double_loop_over_rows_and_population():
   signals, masks, population = draws()
   found = rmia_scores(
@@ -165,6 +166,7 @@ def test_an_offline_constant_of_one_reads_out_models_only():
   assert (online != rmia_scores(signals[0], population[0], *rest)).any()
 
 
+@pytest.mark.slow
 def test_several_targets_and_traced_constants_equal_single_calls():
   signals, masks, population = draws(8)
   rest = signals[2:], masks[2:], population[2:]

@@ -33,6 +33,7 @@ def curve64(members, others):
   return fpr, tpr, thresholds
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=25, deadline=None)
 @hypothesis.given(st.integers(0, 2**31), st.booleans())
 def test_curve_and_its_numbers_equal_counting(seed, ties):
@@ -79,6 +80,7 @@ def test_curve_has_the_points_of_scikit_learn():
   np.testing.assert_allclose(points, wanted, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_normal_distributions_have_their_known_area_and_low_tpr():
   keys = jax.random.split(jax.random.key(0))
   members, others = (jax.random.normal(k, (1_000_000,)) for k in keys)
@@ -90,6 +92,7 @@ def test_two_normal_distributions_have_their_known_area_and_low_tpr():
   np.testing.assert_allclose(found.tpr_at_01_percent_fpr, 0.0183, atol=0.0015)
 
 
+@pytest.mark.slow
 def test_hull_lies_on_or_above_the_steps_and_adds_the_known_area():
   members, others = HULL_CASE
   step, hull = roc.roc(members, others), roc.roc(members, others, kind="hull")
@@ -128,6 +131,7 @@ def test_order_of_rows_and_infinite_scores_change_nothing():
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_tpr_is_unknown_below_one_over_the_rate():
   members, others = groups(0, 50, 99)
   assert np.isnan(roc.tpr_at_fpr(members, others, fpr=0.01))
@@ -139,6 +143,7 @@ def test_tpr_is_unknown_below_one_over_the_rate():
   np.testing.assert_allclose(found, [wanted, np.nan, np.nan], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_over_requests_equal_the_loop_and_compile_once():
   scores = np.random.default_rng(0).normal(size=(3, 40)).astype(np.float32)
   masks = np.random.default_rng(1).random((3, 40)) < 0.5
@@ -233,6 +238,7 @@ def test_rows_on_both_sides_are_refused():
 # Intervals.
 
 
+@pytest.mark.slow
 def test_bootstrap_interval_is_that_of_resampled_rows():
   members, others = groups(5, 60, 80)
   rng = np.random.default_rng(0)
@@ -275,6 +281,7 @@ def test_bootstrap_draws_as_many_rows_as_count():
   assert seen.high[2] > 2
 
 
+@pytest.mark.slow
 def test_bootstrap_has_the_same_bits_for_a_key_and_any_batch_size():
   members, others = groups(6)
   call = lambda key, size: intervals.bootstrap(

@@ -109,6 +109,7 @@ def test_bad_thirds_are_refused(count, targets, options, message):
     shadow.u_lira_masks(jax.random.key(0), count, targets, **options)
 
 
+@pytest.mark.slow
 def test_a_shadow_is_the_model_trained_alone_under_its_mask():
   masks = shadow.shadow_masks(jax.random.key(0), 4, 20)
   run = jax.jit(lambda m, k: shadow.train_shadows(MODEL, DATA, m, k, **RECIPE))
@@ -137,6 +138,7 @@ def test_rows_left_out_have_no_influence_at_all():
   assert (clean[0] == other[0]).all() and (clean[1] != other[1]).any()
 
 
+@pytest.mark.slow
 def test_chunks_and_strategies_change_nothing():
   masks = shadow.shadow_masks(jax.random.key(0), 4, 20)
   wanted = shadow.train_shadows(MODEL, DATA, masks, keys(4), **RECIPE)
@@ -153,6 +155,7 @@ def test_chunks_and_strategies_change_nothing():
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_models_spread_over_devices_are_the_same():
   masks = shadow.shadow_masks(jax.random.key(0), 4, 20)
   mesh = jax.make_mesh(
@@ -165,6 +168,7 @@ def test_models_spread_over_devices_are_the_same():
   np.testing.assert_allclose(one, many, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_new_masks_and_keys_compile_nothing():
   model, traces = counting(MODEL)
   run = jax.jit(lambda m, k: shadow.train_shadows(model, DATA, m, k, **RECIPE))
@@ -178,6 +182,7 @@ def shifted(key, inputs):
   return inputs + jax.random.normal(key, inputs.shape[1:])[None]
 
 
+@pytest.mark.slow
 def test_all_models_are_asked_the_same_augmented_queries():
   key = jax.random.key(9)
   masks = jnp.ones((2, 20), bool)
@@ -217,6 +222,7 @@ def test_bad_queries_are_refused():
     )
 
 
+@pytest.mark.slow
 def test_a_memorised_row_stands_out_and_an_easy_one_does_not():
   data = blobs(40)
   # A row with another class's label: only a model that saw it can know.

@@ -115,6 +115,7 @@ def spying(variables, data, forget_mask, key):
   return variables._replace(params=params), None
 
 
+@pytest.mark.slow
 def test_a_method_never_sees_rows_that_its_shadow_did_not_train_on():
   members = jnp.arange(20)[None] % 2 == jnp.array([[0], [1]])
   forget = members & TARGETS[None]
@@ -128,6 +129,7 @@ def test_a_method_never_sees_rows_that_its_shadow_did_not_train_on():
   assert (found.unlearned[1] != found.trained[1]).any()
 
 
+@pytest.mark.slow
 def test_the_identity_changes_no_statistic_and_training_is_that_of_shadows():
   found = shadows()
   assert (found.trained == found.unlearned).all()
@@ -151,6 +153,7 @@ def test_the_identity_changes_no_statistic_and_training_is_that_of_shadows():
   assert (found.retrained != found.trained).any()
 
 
+@pytest.mark.slow
 def test_new_masks_compile_nothing():
   model, traces = counting(MODEL)
   run = jax.jit(
@@ -164,6 +167,7 @@ def test_new_masks_compile_nothing():
   assert len(traces) == count and found.retrained is None
 
 
+@pytest.mark.slow
 def test_games_compare_the_rows_that_they_name():
   x, members, forget = draws(12, 10)
   y, z = x + 1, x - 2 * forget[..., None]
@@ -205,6 +209,7 @@ def test_games_compare_the_rows_that_they_name():
   assert same.unlearned_vs_retrained is None
 
 
+@pytest.mark.slow
 def test_an_identity_leaks_what_lira_finds_and_never_seen_rows_nothing():
   rng = np.random.default_rng(0)
   _, members, forget = draws(30, 60)
@@ -227,6 +232,7 @@ def test_an_identity_leaks_what_lira_finds_and_never_seen_rows_nothing():
   assert report.retained_before.auc == report.retained_after.auc
 
 
+@pytest.mark.slow
 def test_retrained_models_leak_nothing_though_pairs_share_their_rows():
   rng = np.random.default_rng(0)
   _, members, forget = draws(24, 60)
@@ -247,6 +253,7 @@ def test_retrained_models_leak_nothing_though_pairs_share_their_rows():
   assert abs(found.scores[24 + 3, row] - wanted) < 1e-3 * max(1, abs(wanted))
 
 
+@pytest.mark.slow
 def test_bad_input_is_refused():
   x, members, forget = draws()
   for arguments, options, message in (

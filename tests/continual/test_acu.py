@@ -120,6 +120,7 @@ def test_any_stream_ends_at_ridge_on_what_remains(form, dtype, l2, bound):
     check()
 
 
+@pytest.mark.slow
 def test_the_exact_form_is_the_retrained_head_bit_for_bit_at_any_ridge():
   # Nearly dependent columns: float sums are far off here, integers are not.
   z = np.concatenate([Z, Z[:, :2] + 1e-3 * RNG.normal(size=(N, 2))], axis=1)
@@ -218,6 +219,7 @@ def test_forgetting_all_gives_a_zero_head_and_the_empty_inverse(form):
     )
 
 
+@pytest.mark.slow
 def test_weighted_rows_leave_no_trace_whether_compiled_or_not():
   # Neither the scale nor the weights are powers of two: every product rounds.
   learner = acu(D, C, scale=3.0)
@@ -386,6 +388,7 @@ def test_a_stream_ignores_what_is_not_there_and_counts_it():
     np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_gathered_blocks_equal_masks_and_leave_over_what_does_not_fit():
   learner = compiled()
   z, y = arrays()

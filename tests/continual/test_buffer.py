@@ -107,6 +107,7 @@ def purged_draws(capacity, forget, key):
   return buffer, jax.vmap(lambda k: co.draw(buffer, 20, k))(keys)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
   seed=st.integers(0, 2**20),

@@ -62,6 +62,7 @@ def test_without_forget_rows_and_replay_it_is_fine_tuning():
   )
 
 
+@pytest.mark.slow
 def test_a_forget_step_descends_the_divergence_to_the_untrained_network():
   learner = co.clu(problems.mlp(), **ALONE, **KEPT)
   state = start(learner)
@@ -92,6 +93,7 @@ def test_a_student_that_is_the_untrained_network_has_nothing_to_forget():
   chex.assert_trees_all_close(out.variables, state.variables, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_step_with_all_parts_equals_their_sum_computed_apart():
   options = {
     "forget_weight": 0.8,
@@ -136,6 +138,7 @@ def test_a_step_with_all_parts_equals_their_sum_computed_apart():
     np.testing.assert_allclose(info.loss, wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_teacher_stays_at_rate_0_and_is_the_student_at_decay_0():
   frozen = co.clu(problems.mlp(), teacher_rate=0.0, **KEPT)
   state = start(frozen)
@@ -364,6 +367,7 @@ def with_heads():
   return from_functions(init, apply, features=heads)
 
 
+@pytest.mark.slow
 def test_heads_are_trained_by_their_own_terms_and_never_by_forget_rows():
   model = with_heads()
   rng = np.random.default_rng(0)

@@ -67,6 +67,7 @@ def test_replay_adds_the_loss_of_the_buffer():
   np.testing.assert_allclose(second_loss(learner, state), wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_replay_of_weight_0_is_naive_fine_tuning():
   plain = co.naive(problems.mlp(), **RECIPE)
   learner = co.experience_replay(problems.mlp(), replay_weight=0.0, **KEPT)
@@ -76,6 +77,7 @@ def test_replay_of_weight_0_is_naive_fine_tuning():
   chex.assert_trees_all_close(served(plain), served(learner), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_derpp_replays_the_logits_of_when_a_row_came_in():
   learner = co.derpp(problems.mlp(), logit_weight=0.3, label_weight=0.6, **KEPT)
   state = after_first_task(learner)
@@ -122,6 +124,7 @@ def test_derpp_refuses_data_whose_logits_it_would_overwrite():
     learner.init(variables, data, KEY)
 
 
+@pytest.mark.slow
 def test_lwf_distils_the_classes_known_before_from_the_model_before():
   learner = co.lwf(problems.mlp(), distil_weight=0.5, temperature=2.0, **RECIPE)
   state = after_first_task(learner)

@@ -48,6 +48,7 @@ def run(learner, state, stream, key=KEY, data=DATA, **kwargs):
   )(state, stream, key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DISTINCT)
 def test_a_new_stream_does_not_recompile_and_a_stack_of_them_is_the_loop(name):
   model, traces = problems.counting(problems.mlp())
@@ -73,6 +74,7 @@ def test_a_new_stream_does_not_recompile_and_a_stack_of_them_is_the_loop(name):
   assert not np.allclose(loop[1][0], loop[1][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DISTINCT)
 def test_a_stream_cut_in_two_equals_the_whole_bit_for_bit(name):
   learner, state = start(name)
@@ -91,6 +93,7 @@ def test_a_stream_cut_in_two_equals_the_whole_bit_for_bit(name):
   chex.assert_trees_all_equal(rest, jax.tree.map(lambda x: x[2:], infos))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_requests_for_nothing_learned_and_second_requests_change_no_bit(name):
   learner, state = start(name)
@@ -110,6 +113,7 @@ def test_requests_for_nothing_learned_and_second_requests_change_no_bit(name):
   assert not np.array_equal(once.ledger.learned, state.ledger.learned)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_rows_outside_the_events_are_not_read(name):
   events = [co.learn(0), co.forget(0), co.learn(0)]
@@ -125,6 +129,7 @@ def test_rows_outside_the_events_are_not_read(name):
   assert np.asarray(infos.is_finite).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DISTINCT)
 def test_dtypes_are_kept_and_jit_equals_no_jit(name):
   model = problems.mlp()

@@ -160,6 +160,7 @@ def reference(learner, start, rows, *, window, warmup, smoothing=0.2):
   return history, [e["v"].params for e in made]
 
 
+@pytest.mark.slow
 def test_the_scan_follows_a_plain_python_learner():
   learner, start, rows, state, info = fitted()
   experts, params = reference(learner, start, rows, window=10, warmup=5)
@@ -391,6 +392,7 @@ def test_after_forgetting_the_active_expert_the_stream_goes_on():
   assert info.is_new[0]
 
 
+@pytest.mark.slow
 def test_forgetting_examples_retrains_the_experts_that_saw_them():
   learner, _, _, state, _ = fitted()
   traces = []
@@ -430,6 +432,7 @@ def test_forgetting_examples_retrains_the_experts_that_saw_them():
   assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_vmap_over_requests_equals_the_loop():
   learner, _, _, state, _ = fitted()
   masks = jnp.asarray(np.random.default_rng(1).random((2, 120)) < 0.1)
@@ -549,6 +552,7 @@ def test_a_learner_that_cannot_be_is_rejected(change, match):
     learner_of(**change)
 
 
+@pytest.mark.slow
 def test_inputs_may_be_a_pytree_and_data_of_numpy():
   model = from_functions(
     lambda key, x: {"w": jnp.ones((5, 2))},

@@ -73,6 +73,7 @@ FROZEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FROM_RETAIN_ROWS)
 def test_statistics_move_but_not_from_the_forget_set(name):
   model, data, variables, mask = setting()
@@ -84,6 +85,7 @@ def test_statistics_move_but_not_from_the_forget_set(name):
   chex.assert_trees_all_equal(other.model_state, out.model_state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FROZEN)
 def test_methods_that_read_forget_rows_leave_the_statistics_alone(name):
   model, data, variables, mask = setting()
@@ -92,6 +94,7 @@ def test_methods_that_read_forget_rows_leave_the_statistics_alone(name):
   chex.assert_trees_all_equal_shapes_and_dtypes(out, variables)
 
 
+@pytest.mark.slow
 def test_the_released_variant_lets_them_drift():
   model, data, variables, mask = setting()
   for method in (
@@ -102,6 +105,7 @@ def test_the_released_variant_lets_them_drift():
     assert state_gap(out, variables) > 1e-4
 
 
+@pytest.mark.slow
 def test_vmap_over_requests_equals_a_loop_with_statistics():
   model, data, variables, _ = setting()
   masks = ju.requests.each_class(data["label"], 3)

@@ -202,6 +202,7 @@ def test_variables_come_back_as_they_went_in():
   assert not isinstance(bare, Variables) and isinstance(whole, Variables)
 
 
+@pytest.mark.slow
 def test_vmap_over_requests_and_keys_equals_a_loop():
   model, data, variables = problems.trained()
   method = chain(

@@ -33,6 +33,7 @@ def method(model):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pmap", "shard_map", "shard_map_unchecked"])
 def test_eight_devices_that_share_each_batch_equal_one(kind):
   model, data, variables = problems.trained()

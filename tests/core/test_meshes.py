@@ -85,6 +85,7 @@ trained_on_one_device = functools.cache(train_all)
 unlearned_on_one_device = functools.cache(unlearn_all)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_models_trained_on_eight_devices_equal_one_device(form):
   spread = train_all(**placed(form))
@@ -93,6 +94,7 @@ def test_models_trained_on_eight_devices_equal_one_device(form):
   chex.assert_trees_all_close(spread, trained_on_one_device(), **SAME)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["batch", "both"])
 def test_requests_served_on_eight_devices_equal_one_device(form):
   spread = unlearn_all(**placed(form))
@@ -110,6 +112,7 @@ def test_requests_served_together_equal_one_by_one():
     )
 
 
+@pytest.mark.slow
 def test_models_of_their_own_go_on_training_over_a_mesh():
   model, data = problems.mlp(), problems.blobs()
   inits = jax.vmap(lambda k: model.init(k, data["x"]))(KEYS)
@@ -154,6 +157,7 @@ def test_a_mesh_takes_its_names_sizes_and_the_rest_of_the_devices():
     make_mesh(models=-1, batch=3)
 
 
+@pytest.mark.slow
 def test_what_the_devices_do_not_divide_is_rejected():
   model, data = problems.mlp(), problems.blobs()
   with pytest.raises(ValueError, match=r"the 4 devices of .*models.*got 6"):

@@ -61,6 +61,7 @@ def test_indices_out_of_range_are_named(bad):
     requests.indices(6, [0, bad])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 200), st.floats(0, 1), st.integers(0, 9))
 def test_random_fraction_has_the_rounded_count(n, fraction, seed):

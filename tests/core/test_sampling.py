@@ -83,6 +83,7 @@ def prepared(data, mask, draw, key, env=None):
   )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.booleans(), min_size=12, max_size=12))
 def test_kinds_are_never_mixed_up(mask):
@@ -129,6 +130,7 @@ def test_select_limits_what_is_drawn():
   assert int(sampler.plan.retain_count) == 5
 
 
+@pytest.mark.slow
 def test_devices_share_a_batch_without_overlap():
   mask = jnp.arange(24) < 8
   draw = Draw(forget=8, retain=16)
@@ -150,6 +152,7 @@ def test_a_batch_that_devices_cannot_share_is_rejected():
     jax.vmap(shard, axis_name="i")(jnp.arange(4))
 
 
+@pytest.mark.slow
 def test_vmap_over_requests_equals_a_loop():
   masks = jax.random.bernoulli(jax.random.key(1), 0.4, (5, 30))
   one = lambda mask: make(Draw(forget=4, retain=8), mask).at(7).row_id

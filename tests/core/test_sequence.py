@@ -132,6 +132,7 @@ def test_more_requests_are_traced_once_and_other_requests_not_again():
   assert len(traces) == 2 * for_one
 
 
+@pytest.mark.slow
 def test_sequences_under_vmap_equal_a_loop():
   model, data, variables = trained()
   run = lambda m, k: unlearn_sequence(both(model), variables, data, m, k)[0]

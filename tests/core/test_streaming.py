@@ -43,6 +43,7 @@ def host(data):
   return jax.tree.map(np.asarray, data)
 
 
+@pytest.mark.slow
 def test_stream_equals_the_call_on_the_same_draws():
   model, data, variables = problems.trained()
   mask = data["label"] == 1
@@ -65,6 +66,7 @@ def test_stream_equals_the_call_on_the_same_draws():
   assert infos[0][1].forget_count == 15 and infos[0][1].retain_count == 45
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unsir", "bad_teacher", "scrub", "masked"])
 def test_methods_stream_as_they_run(name):
   model, data, variables = problems.trained()

@@ -39,6 +39,7 @@ def test_float_weights_of_zero_and_one_are_the_mask():
   chex.assert_trees_all_close(hard, soft, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["vmap", "map", 2])
 def test_many_models_equal_a_loop(strategy):
   model, data = problems.mlp(), problems.blobs()
@@ -58,6 +59,7 @@ def test_many_models_equal_a_loop(strategy):
     )
 
 
+@pytest.mark.slow
 def test_many_models_over_eight_devices_equal_one_device():
   model, data = problems.mlp(), problems.blobs()
   masks = jax.random.bernoulli(KEY, 0.7, (16, 60))

@@ -275,6 +275,7 @@ def far(a, b):
   return max(jax.tree.leaves(each))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "group", ["text-layers", pytest.param("xattn", marks=pytest.mark.slow)]
 )
@@ -296,6 +297,7 @@ def test_a_new_concept_gives_another_model_without_compiling():
   assert far(base, other) > 1e-3
 
 
+@pytest.mark.slow
 def test_models_and_concepts_in_one_program_are_those_one_by_one():
   fit = run(group="text-layers")
   models, concepts = (PARAMS, shaken(PARAMS, 12)), (CONCEPT, OTHER)
@@ -306,6 +308,7 @@ def test_models_and_concepts_in_one_program_are_those_one_by_one():
     assert far(jax.tree.map(lambda x: x[i], many), one) < 2e-4
 
 
+@pytest.mark.slow
 def test_what_is_retained_weighs_what_it_should():
   """In one program for both weights."""
 

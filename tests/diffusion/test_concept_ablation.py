@@ -68,6 +68,7 @@ def monte_carlo(images, said, draws=20000):
   return np.square(0.3 * noisy + said - noise).mean()
 
 
+@pytest.mark.slow
 def test_the_target_may_be_the_noise_and_other_images_a_prior():
   options = {"batch_size": 4096, "num_steps": 1, "optimizer": optax.sgd(0.0)}
   model = linear()
@@ -123,6 +124,7 @@ def ablated(anchor=OTHER, data=DATA, request=REQUEST, key=KEY):
   return _ablated(params(), anchor, data, request, key)
 
 
+@pytest.mark.slow
 def test_a_concept_that_is_its_own_anchor_has_no_loss():
   """The two sides are compiled apart and may differ in their last bits."""
   _, info = ablated(CONCEPT)
@@ -159,6 +161,7 @@ def test_only_the_chosen_group_moves(group, target):
   assert bool(info["ablate"].is_finite)
 
 
+@pytest.mark.slow
 def test_the_model_s_own_target_drifts_from_the_original_s():
   model = linear()
   losses = [
@@ -199,6 +202,7 @@ def test_neither_data_nor_request_are_read():
   assert ablate(small()).expand(KEY)[0][0].reads == "nothing"
 
 
+@pytest.mark.slow
 def test_many_concepts_equal_a_loop_and_compile_once():
   traces: list = []
   model = linear(traces)

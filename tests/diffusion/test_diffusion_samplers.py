@@ -194,6 +194,7 @@ def test_two_parts_of_a_walk_make_the_whole_under_jit():
   assert parts._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_a_vmapped_stop_equals_a_loop_over_it():
   model = gaussian()
   predictor = diffusion.classifier_free(model, PARAMS, TOKENS, 2.0)

@@ -108,6 +108,7 @@ def predictions(target=TARGET, clip_clean=None):
   return make_predict(MODEL, target, ANCHOR, 4, clip_clean)
 
 
+@pytest.mark.slow
 def test_both_predictions_are_the_clean_images_of_the_same_noisy_ones():
   current = shaken(PARAMS, 5)
   context = batch(current).context
@@ -123,6 +124,7 @@ def test_both_predictions_are_the_clean_images_of_the_same_noisy_ones():
   np.testing.assert_allclose(clipped, jnp.clip(ours, -0.1, 0.1), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_discriminator_loss_is_two_cross_entropies():
   current = shaken(PARAMS, 5)
   loss = telling_apart(predictions(), DISCRIMINATOR)
@@ -211,6 +213,7 @@ def by_hand(mode, keep, largest):
   return loss, jax.tree.unflatten(jax.tree.structure(u), out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "mode, keep", [("exact", True), ("released", False), ("none", False)]
 )
@@ -266,6 +269,7 @@ def far(a, b):
   return max(jax.tree.leaves(each))
 
 
+@pytest.mark.slow
 def test_only_keys_and_values_move_and_data_are_not_read():
   out, info = run()(PARAMS, TARGET, OTHER)
   moves = parameter_group(PARAMS, "xattn-kv")
@@ -285,6 +289,7 @@ def test_a_new_concept_or_prior_gives_another_model_without_compiling():
   assert far(base, concept) > 1e-4 and far(base, prior) > 1e-4
 
 
+@pytest.mark.slow
 def test_models_and_concepts_in_one_program_are_those_one_by_one():
   models, targets = (PARAMS, shaken(PARAMS, 12)), (TARGET, OTHER)
   stacked = jax.tree.map(lambda *x: jnp.stack(x), *models)

@@ -100,12 +100,14 @@ def fitted(original, data=DATA, request=REQUEST, eta=1.0):
   return _fitted(original, data, request, KEY, jnp.float32(eta))
 
 
+@pytest.mark.slow
 def test_only_cross_attention_moves():
   moved, info = fitted(params())
   check_only_group_moved(params(), moved, "xattn")
   assert info.loss.shape == (3,) and bool(info.is_finite)
 
 
+@pytest.mark.slow
 def test_esd_u_leaves_cross_attention_times_and_ends_alone():
   fit = esd(
     small(),
@@ -182,6 +184,7 @@ def erased(model, prompts, gain, key, **options):
   return gain_of(moved), info.loss
 
 
+@pytest.mark.slow
 def test_many_concepts_equal_a_loop_and_compile_once():
   traces: list = []
   model = linear(traces)
@@ -220,6 +223,7 @@ def test_the_result_is_that_without_jit_and_of_its_key():
   assert abs(run(jax.random.key(8))[1] - losses).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_a_host_that_steps_itself_does_what_the_call_does():
   """The steps of `expand`, one by one."""
   model = linear()
@@ -263,6 +267,7 @@ def test_devices_of_a_batch_do_what_one_does():
   np.testing.assert_allclose(infos.loss, info.loss, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_params_keep_their_dtype():
   half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params())
   moved, info = fitted(half)

@@ -111,6 +111,7 @@ def test_only_the_chosen_group_moves(group):
   assert info["forget"].loss.shape == (3,) and bool(info["forget"].is_finite)
 
 
+@pytest.mark.slow
 def test_attention_to_the_concept_falls():
   fit = forget(
     small(), num_steps=40, batch_size=4, optimizer=steps.clipped_adamw(1e-2)
@@ -127,6 +128,7 @@ def test_attention_to_the_concept_falls():
   assert float(info["forget"].loss[-1]) < 0.6 * float(info["forget"].loss[0])
 
 
+@pytest.mark.slow
 def test_only_rows_of_the_request_are_read():
   fit = jax.jit(forget(small(), optimizer=optax.adam(1e-2), inversion_steps=2))
   spoilt = {
@@ -152,6 +154,7 @@ def test_an_empty_request_changes_nothing_and_a_full_one_reads_all():
   )
 
 
+@pytest.mark.slow
 def test_many_requests_and_prompts_equal_a_loop_and_compile_once():
   traces: list = []
   model = attentive(traces)
@@ -191,6 +194,7 @@ def test_inversion_learns_the_words_alone():
   assert losses[-20:].mean() < losses[:20].mean()
 
 
+@pytest.mark.slow
 def test_forgetting_goes_on_with_the_learned_words():
   """A step that moves no word leaves the prompt's own; rows are the same."""
   run = lambda **options: (
@@ -209,6 +213,7 @@ def test_words_are_found_where_they_stand():
   assert found.tolist() == [[False, False, True], [False, True, False]]
 
 
+@pytest.mark.slow
 def test_params_keep_their_dtype_and_the_key_decides():
   half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params())
   rows = {"x": ROWS["x"].astype(jnp.bfloat16)}

@@ -139,6 +139,7 @@ def test_the_token_that_explains_the_image_is_found_for_every_seed(
   assert float(losses[:, -1, -10:].mean()) < 0.1 * float(losses[:, 0].mean())
 
 
+@pytest.mark.slow
 def test_success_is_judged_by_generations():
   result = attacked()(PARAMS, TOKENS, IMAGES, jax.random.key(1))
   assert result.pre.tolist() == [False, True]
@@ -206,6 +207,7 @@ def test_prompts_do_not_depend_on_those_beside_them(strategy):
   np.testing.assert_array_equal(together.loss, again.loss)
 
 
+@pytest.mark.slow
 def test_stacked_models_are_attacked_as_one_by_one():
   stacked = jnp.stack([PARAMS, PARAMS.at[TARGET].set(-PARAMS[TARGET])])
   key = jax.random.key(5)

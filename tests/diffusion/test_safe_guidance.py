@@ -104,6 +104,7 @@ def test_every_step_is_that_of_the_released_code(strength):
   assert acted == 6 - strength.warmup
 
 
+@pytest.mark.slow
 def test_without_scale_and_momentum_it_is_plain_guidance_bit_for_bit():
   off = MIXED._replace(scale=0.0, momentum_scale=0.0)
   for guidance in (0.0, 1.0, 4.0):

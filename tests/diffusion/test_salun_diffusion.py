@@ -243,6 +243,7 @@ def test_all_weights_is_plain_relabelling():
   assert (flat(tuned) != flat(params())).any()
 
 
+@pytest.mark.slow
 def test_vmap_over_requests_concepts_and_models_equals_the_loop():
   data = rows()
 

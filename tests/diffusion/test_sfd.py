@@ -209,6 +209,7 @@ def test_what_the_loss_is_divided_by_has_no_gradient():
   np.testing.assert_allclose(found, with_value(omega), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_perfect_fake_score_leaves_the_generator_alone():
   """Same prompts, same networks: the loss and its gradient are 0."""
   t, tokens = jnp.array([40] * 3), RETAIN
@@ -374,6 +375,7 @@ def test_data_are_not_read_and_the_same_key_gives_the_same_bits():
   assert transform.needs.sizes == (0, 0, 0) and transform.num_steps == 6
 
 
+@pytest.mark.slow
 def test_vmap_over_concepts_and_models_equals_the_loop_and_compiles_once():
   keys = jax.random.split(KEY)
   requests = [

@@ -93,6 +93,7 @@ def test_many_models_and_prompts_are_begun_as_in_a_loop():
     np.testing.assert_allclose(many[i], run(params[i], prompts[i]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_made_images_do_not_depend_on_how_many_are_made_at_a_time():
   key = jax.random.key(3)
   make = lambda chunk: steps.made_images(

@@ -59,6 +59,7 @@ def rows(n=24, seed=0):
   }
 
 
+@pytest.mark.slow
 def test_the_noise_and_the_attention_have_the_stated_shapes():
   m, data = model(), rows(6)
   t = jnp.arange(6)
@@ -126,6 +127,7 @@ def test_the_prompt_reaches_the_noise_through_cross_attention_only():
   assert float(jnp.ptp(noise(cut), axis=0).max()) < 1e-6
 
 
+@pytest.mark.slow
 def test_v_prediction_is_turned_into_noise():
   v, eps = model(prediction="v"), model(prediction="eps")
   data = rows(4)
@@ -176,6 +178,7 @@ def batch_of(data, weight=None):
   return Batch(data, weight, jnp.zeros(n, bool), ids, ids, 0 * ids)
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_squared_error_of_the_noise():
   m, data, key = model(), rows(5), jax.random.key(3)
   weights = jnp.arange(20.0)
@@ -240,6 +243,7 @@ def fitted():
   )
 
 
+@pytest.mark.slow
 def test_training_under_a_mask_never_reads_the_forgotten_rows():
   data, key = rows(), jax.random.key(0)
   keep = data["object"] != 1
@@ -261,6 +265,7 @@ def test_training_under_a_mask_never_reads_the_forgotten_rows():
   assert bool(ju.core.phase.all_finite(eager.params))
 
 
+@pytest.mark.slow
 def test_many_masks_equal_a_loop():
   data, keys = rows(), jax.random.split(jax.random.key(0), 2)
   masks = jnp.stack([data["object"] != 0, data["object"] != 2])
@@ -297,6 +302,7 @@ def test_training_lowers_the_loss_and_learns_the_prompt():
   assert float((nearest == jnp.arange(60) % 3).mean()) > 0.9
 
 
+@pytest.mark.slow
 def test_a_group_confines_what_fine_tuning_changes():
   mask = parameter_group(params(), "xattn-kv")
   tune = ju.masked(diffusion.fitting(model(), **RECIPE), mask)

@@ -53,6 +53,7 @@ def batch():
   return x, jnp.array([0, 7]), jnp.array([[1, 2, 0], [1, 3, 4]])
 
 
+@pytest.mark.slow
 def test_the_noise_and_the_attention_have_the_stated_shapes():
   x, t, tokens = batch()
   eps, maps = predict()(params(), t, tokens)

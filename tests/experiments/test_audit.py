@@ -44,6 +44,7 @@ def test_what_forgot_nothing_and_what_merely_scrambles_are_found_out(results):
   assert "retrained" not in verdicts
 
 
+@pytest.mark.slow
 def test_a_given_model_is_one_row_and_is_judged(results, tmp_path):
   from jaxunlearn.adapters import orbax
 
@@ -155,6 +156,7 @@ def test_u_lira_tells_a_shift_and_not_two_samples_of_one_law():
     assert low <= told.auc.mean() <= high
 
 
+@pytest.mark.slow
 def test_a_method_that_diverges_is_damage_and_the_report_is_written(tmp_path):
   options = audit.Options(preset="smoke", methods="finetune,retrain")
   plan = audit.prepare(options)
@@ -171,6 +173,7 @@ def test_a_method_that_diverges_is_damage_and_the_report_is_written(tmp_path):
   assert (tmp_path / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_nothing_to_compare_with_is_one_line(tmp_path, capsys):
   flags = ["--methods", "retrain", "--learning-rate", "1e12"]
   with pytest.raises(SystemExit) as stop:

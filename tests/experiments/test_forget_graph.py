@@ -92,6 +92,7 @@ def test_all_files_are_written(links_run):
   assert "over-forgetting" in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_nodes_are_forgotten_too(tmp_path):
   results = run(
     tmp_path,
@@ -113,6 +114,7 @@ def test_nodes_are_forgotten_too(tmp_path):
   assert (tmp_path / "plots/neighbourhood.png").stat().st_size > 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["d2dgn", "partition"])
 def test_one_vmapped_program_equals_a_lane_after_the_other(name):
   study, original = trained()
@@ -125,6 +127,7 @@ def test_one_vmapped_program_equals_a_lane_after_the_other(name):
   )
 
 
+@pytest.mark.slow
 def test_numbers_of_links_are_those_of_the_edges_that_count():
   study, original = trained()
   retrained = methods.serve(study, "retrained", original)

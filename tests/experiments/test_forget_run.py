@@ -251,6 +251,7 @@ def test_strategies_give_the_same_numbers(digits_run, tmp_path):
       assert row[name] == pytest.approx(other[name], abs=5e-3)
 
 
+@pytest.mark.slow
 def test_a_group_of_a_users_own_rows_can_be_forgotten(blobs, tmp_path):
   path = tmp_path / "own.npz"
   np.savez(path, **blobs)
@@ -300,6 +301,7 @@ def own_data(blobs, path):
   return x[:90], y[:90]
 
 
+@pytest.mark.slow
 def test_a_users_linen_model_and_checkpoint_are_unlearned(blobs, tmp_path):
   x, y = own_data(blobs, tmp_path / "own.npz")
   guess = save_linen(tmp_path / "checkpoint", x, y)
@@ -325,6 +327,7 @@ def test_a_users_linen_model_and_checkpoint_are_unlearned(blobs, tmp_path):
   assert (tmp_path / "out" / "params" / "finetune").is_dir()
 
 
+@pytest.mark.slow
 def test_a_users_nnx_model_and_checkpoint_are_unlearned(blobs, tmp_path):
   x, y = own_data(blobs, tmp_path / "own.npz")
   module = own_models.TwoLayersNnx(nnx.Rngs(3))

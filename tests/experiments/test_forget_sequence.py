@@ -195,6 +195,7 @@ def test_relearning_is_measured_on_a_thousand_rows_at_most():
   assert jnp.all(rows.weight == 1)
 
 
+@pytest.mark.slow
 def test_a_model_that_knows_relearns_before_one_that_does_not():
   model, train, known = trained()
   test = blobs(40, seed=1)

@@ -134,6 +134,7 @@ def test_bad_options_are_refused(wrong, words):
     peers.check(peers.Options(only=("overhead",), **wrong))
 
 
+@pytest.mark.slow
 def test_the_overhead_is_written_to_files(tmp_path):
   options = peers.Options("smoke", ("overhead",), out=str(tmp_path / "out"))
   rows = peers.main(options)

@@ -158,6 +158,7 @@ def shards():
   return task, data, shard, graph.shard_rows(task, data, shard, 2)
 
 
+@pytest.mark.slow
 def test_a_request_changes_the_models_of_its_shards_only():
   task, data, shard, rows = shards()
   pairs = np.asarray(shard)[np.asarray(data["x"])]

@@ -101,6 +101,7 @@ def move(a, b):
   return max(jax.tree.leaves(deltas))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "on_edges", "make"), CASES)
 def test_vmap_equals_the_loop_and_a_new_request_does_not_recompile(
   name, on_edges, make
@@ -132,6 +133,7 @@ def test_vmap_equals_the_loop_and_a_new_request_does_not_recompile(
   assert gone.sum() > 0
 
 
+@pytest.mark.slow
 def test_jit_equals_no_jit_and_the_same_key_gives_the_same_bits():
   task, data, original = problem()
   method, mask = graph.d2dgn(task, num_steps=3), request([0, 5])
@@ -308,6 +310,7 @@ def teachers_of(task, data, original, mask, **options):
   return out, info["seen"]
 
 
+@pytest.mark.slow
 def test_a_weight_of_zero_reaches_the_destroyer_on_the_forget_set():
   task, data, original = problem()
   mask = request([0, 5])
@@ -352,6 +355,7 @@ def test_only_nodes_whose_edges_go_now_are_forgotten():
   same(run([7]), run([7, 0, 5, *padding]))
 
 
+@pytest.mark.slow
 def test_more_weight_on_the_retain_set_forgets_less():
   task, data, original = problem()
   mask = request([0, 5, 8])
@@ -419,6 +423,7 @@ def test_distances_do_not_read_rows_of_weight_zero(distance):
 # GNNDelete.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mse_mean", "kld_mean", "cosine_mean"])
 def test_both_losses_are_the_published_ones(kind):
   file = np.load(DATA / "gnndelete__losses.npz")
@@ -486,6 +491,7 @@ def operators(out):
   return out.model_state["deletions"][-1]["operators"]
 
 
+@pytest.mark.slow
 def test_identity_operators_are_the_best_for_the_neighbourhood_alone():
   task, data, original = problem()
 
@@ -501,6 +507,7 @@ def test_identity_operators_are_the_best_for_the_neighbourhood_alone():
   assert first_loss(dec_weight=0.5, reference_graph="retain") > 1e-3
 
 
+@pytest.mark.slow
 def test_gnndelete_leaves_params_and_far_nodes_alone():
   # A path of twelve nodes: an edge at its end reaches three nodes in two hops.
   edges = np.stack([np.arange(11), np.arange(1, 12)], axis=1)

@@ -37,6 +37,7 @@ def test_an_empty_request_distils_the_model_from_itself():
   assert jnp.abs(info["distil"].loss).max() < 1e-6
 
 
+@pytest.mark.slow
 def test_a_full_request_does_not_read_the_original():
   model, _, variables = problems.trained()
   teacher = model.init(jax.random.key(9), jnp.zeros((1, 6)))

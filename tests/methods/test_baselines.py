@@ -393,6 +393,7 @@ def test_scrub_of_no_epochs_and_no_jitter_is_the_identity():
   chex.assert_trees_all_equal(out, variables)
 
 
+@pytest.mark.slow
 def test_scrub_has_no_signal_without_its_jitter():
   model, data, variables, mask = setting()
   keys = jax.random.split(KEY, 5)
@@ -413,6 +414,7 @@ def test_scrub_has_no_signal_without_its_jitter():
   assert stuck.min() == 1.0 and forget.min() == 0.0 and retain > 0.9
 
 
+@pytest.mark.slow
 def test_rewinding_picks_the_epoch_nearest_to_unseen_rows():
   model, data, variables, _ = setting()
   mask = jnp.arange(60) % 10 == 0

@@ -175,6 +175,7 @@ def test_a_vector_averaged_over_its_units_would_count_for_nothing():
   assert attention_map(act).std(axis=0).max() > 0.05
 
 
+@pytest.mark.slow
 def test_an_empty_request_is_fine_tuning_on_all_rows():
   out, info = run(SMALL, jnp.zeros(N, bool))
   plain = ju.phase(
@@ -263,6 +264,7 @@ def test_attention_moves_the_student_and_zero_reads_no_features():
   assert max(jax.tree.leaves(gaps)) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_vmap_over_requests_equals_the_loop(name):
   method = METHODS[name](MODEL)

@@ -176,6 +176,7 @@ def test_no_step_or_no_forget_row_changes_nothing():
     chex.assert_trees_all_equal(empty, variables)
 
 
+@pytest.mark.slow
 def test_neither_reads_a_retain_row():
   model, data, variables, mask = setting()
   blank = {**data, "x": jnp.where(mask[:, None], data["x"], jnp.nan)}

@@ -160,6 +160,7 @@ def test_the_loop_is_that_of_the_paper(gate, reduction, attention):
   assert max(jax.tree.leaves(gap)) > 0.02
 
 
+@pytest.mark.slow
 def test_nothing_kept_changes_nothing_whatever_the_optimiser():
   model, data, variables = trained()
   start = model.init(KEY, data["x"])
@@ -241,6 +242,7 @@ def standardising_model():
   return from_functions(init, apply, has_state=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train_mode", [True, False])
 def test_statistics_of_the_student_are_those_of_kept_rows(train_mode):
   model = standardising_model()
@@ -273,6 +275,7 @@ def test_statistics_of_the_student_are_those_of_kept_rows(train_mode):
   assert out.model_state["steps"] == 0
 
 
+@pytest.mark.slow
 def test_the_curve_is_that_of_the_student_and_changes_no_bit():
   model, data, variables = trained()
   mask = data["label"] == 1
@@ -291,6 +294,7 @@ def test_the_curve_is_that_of_the_student_and_changes_no_bit():
   np.testing.assert_allclose(curve["norm"][1], optax.tree.norm(out), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gate_attention_and_rates_may_be_swept_by_vmap():
   model, data, variables = trained()
   mask = data["label"] == 1
@@ -340,6 +344,7 @@ def test_another_architecture_can_be_taught():
   assert info["cycles"]["learn"].is_finite.all()
 
 
+@pytest.mark.slow
 def test_a_host_loop_does_the_same():
   model, _, variables = trained()
   mask = TABLE["label"] == 1

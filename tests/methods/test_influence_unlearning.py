@@ -106,6 +106,7 @@ def test_the_released_recursion_is_followed_sample_by_sample():
   assert np.isnan(info.residual)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["solve", "released"])
 def test_an_empty_request_or_no_scale_changes_nothing(variant):
   model, data, variables, mask = setting()
@@ -121,6 +122,7 @@ def test_an_empty_request_or_no_scale_changes_nothing(variant):
   chex.assert_trees_all_equal(still, variables)
 
 
+@pytest.mark.slow
 def test_vmap_over_scale_and_damping_equals_a_loop():
   model, data, variables, mask = setting()
   run = lambda s, d: influence_unlearning(

@@ -186,6 +186,7 @@ def test_keeping_all_weights_is_random_label_bit_for_bit(schedule):
   assert one.num_steps == plain.num_steps == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["sequential", "mixed"])
 def test_weights_outside_the_mask_keep_their_bits_and_others_move(schedule):
   model, data, variables, mask = setting()
@@ -220,6 +221,7 @@ def recorded(method_of, data, variables, mask):
   return flags, [label for _, label in seen]
 
 
+@pytest.mark.slow
 def test_sequential_epochs_visit_forget_rows_first_with_labels_of_their_own():
   _, data, variables, mask = setting()
   plain = lambda redraw: (
@@ -248,6 +250,7 @@ def test_sequential_epochs_visit_forget_rows_first_with_labels_of_their_own():
     assert 1 in np.concatenate(drawn)  # A fresh label may be the true one.
 
 
+@pytest.mark.slow
 def test_the_retain_weight_scales_the_retain_steps_alone():
   model, data, variables, mask = setting()
   for schedule in ("sequential", "mixed"):

@@ -98,6 +98,7 @@ def test_there_are_golden_cases():
   assert len(DAMPENED) == 11
 
 
+@pytest.mark.slow
 def test_the_ratio_of_importances_is_bounded_and_alpha_above_it_is_a_no_op():
   model, data, variables, mask = setting()
   # A feature that is active in the forget set only.
@@ -312,6 +313,7 @@ def test_a_grid_of_coefficients_under_vmap_equals_a_loop():
     )
 
 
+@pytest.mark.slow
 def test_on_digits_a_class_goes_and_the_others_stay():
   digits = load_digits()
   data = {

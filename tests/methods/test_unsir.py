@@ -160,6 +160,7 @@ def test_rows_of_noise_are_independent():
   assert jnp.abs(one[3:] - other[3:]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_no_copies_make_it_plain_fine_tuning():
   model, data, variables = problems.trained()
   mask = data["label"] == 1
@@ -185,6 +186,7 @@ def test_no_steps_return_the_params_bitwise():
   chex.assert_trees_all_equal(out, variables)
 
 
+@pytest.mark.slow
 def test_the_released_label_is_that_of_the_first_class():
   model, data, variables = problems.trained()
   mask = (data["label"] == 1) | (data["label"] == 3)
@@ -223,6 +225,7 @@ def test_first_rows_takes_so_many_of_each_class():
   assert unsir.first_rows(label, mask, 3, None).tolist() == (~mask).tolist()
 
 
+@pytest.mark.slow
 def test_forgetting_and_repair_on_the_blobs():
   model, data, variables = problems.trained()
   mask = data["label"] == 1

@@ -84,6 +84,7 @@ def test_no_row_of_data_is_drawn_or_read(name):
   chex.assert_trees_all_equal(run(variables, other, mask, KEY), out)
 
 
+@pytest.mark.slow
 @EACH
 def test_a_table_of_classes_gives_the_same_bits_as_the_data(name):
   model, data, variables = trained()

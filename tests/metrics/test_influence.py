@@ -131,6 +131,7 @@ def test_the_scores_of_a_request_add_up_to_its_influence():
   assert scores[0] == 0.0  # A row of weight 0.
 
 
+@pytest.mark.slow
 def test_products_are_those_of_the_dense_matrices():
   model, data, variables = problems.trained()
   weights = jnp.linspace(0.0, 1.0, 60)
@@ -154,6 +155,7 @@ def test_products_are_those_of_the_dense_matrices():
       np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_rows_of_weight_zero_are_not_read():
   model, data, variables = problems.trained()
   kept = data["label"] != 2
@@ -194,6 +196,7 @@ def test_an_empty_request_changes_nothing():
   assert bool(info.is_converged) and info.residual == 0
 
 
+@pytest.mark.slow
 def test_a_stack_of_requests_or_queries_equals_a_loop():
   model, data, variables = problems.trained()
   masks = data["label"][None] == jnp.arange(3)[:, None]

@@ -115,6 +115,7 @@ def test_signals_are_right_for_logits_far_apart():
   np.testing.assert_allclose(found["entropy"], wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_probabilities_of_zero_have_no_entropy():
   logits = np.array([[0, -np.inf, -np.inf], [0, 0, -np.inf]], np.float32)
   found = signals(logits, np.array([0, 1]))

@@ -90,6 +90,7 @@ SEEDS = st.integers(0, 2**31)
 SCALES = st.floats(0.1, 30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROW_METRICS)
 @CHECKED
 @hypothesis.given(SEEDS, SCALES)

@@ -69,6 +69,7 @@ def diabetes():
   return rows[order[:221]], rows[order[221:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_published_mode_is_what_the_authors_code_returns(case):
   g, categories, task = golden(case)
@@ -217,6 +218,7 @@ def test_weights_of_zero_leave_rows_out_even_if_they_are_nan(mode):
     )
 
 
+@pytest.mark.slow
 def test_vmap_over_masks_equals_the_loop_and_compiles_once():
   real, fake = mixed(40), mixed(40, 1)
   masks = np.random.default_rng(0).random((50, 40)) < 0.7
@@ -237,6 +239,7 @@ def test_vmap_over_masks_equals_the_loop_and_compiles_once():
     np.testing.assert_allclose(getattr(many, name), wanted, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["published", "fixed"])
 def test_the_order_of_rows_and_of_columns_does_not_matter(mode):
   real, fake = mixed(), mixed(70, 1)
@@ -348,6 +351,7 @@ def test_a_bin_that_is_too_full_no_longer_makes_up_for_an_empty_one():
   np.testing.assert_allclose(modes["fixed"], 0.5)
 
 
+@pytest.mark.slow
 def test_a_constant_column_ends_the_published_correlation_only():
   rows = np.column_stack([mixed(), np.full(80, 3.0)])
   kinds = (*MIXED, 0)
@@ -420,6 +424,7 @@ def test_elastic_net_and_ridge_are_those_of_scikit_learn(share):
   np.testing.assert_allclose(_ridge(*args)(args[0])[:, 0], ridge, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("efficacy", ["jax", "sklearn"])
 @pytest.mark.parametrize("f1", ["micro", "macro"])
 def test_a_target_of_three_classes_stays_one_target(efficacy, f1):
@@ -443,6 +448,7 @@ def test_a_target_of_three_classes_stays_one_target(efficacy, f1):
   assert call(shuffled) < call(other) - 0.1
 
 
+@pytest.mark.slow
 def test_bands_hold_the_score_and_narrow_with_the_table():
   call = lambda n: jax.jit(
     lambda key: tabsyndex_bands(
@@ -471,6 +477,7 @@ def test_bands_hold_the_score_and_narrow_with_the_table():
   )
 
 
+@pytest.mark.slow
 def test_bands_of_the_sklearn_kind_take_its_efficacy_once():
   found = tabsyndex_bands(
     mixed(),

@@ -99,6 +99,7 @@ def assert_close(got, wanted, rtol=2e-5):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("case", CASES)
 def test_outputs_and_gradients_equal_those_of_flax(case, implementation):
@@ -142,6 +143,7 @@ def test_parameters_are_those_of_flax_bit_for_bit(case):
     assert jax.tree.map(dtype, got) == jax.tree.map(dtype, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("case", ["plain", "groups", "everything"])
 def test_vmap_over_weights_equals_a_loop(case, implementation):
@@ -278,6 +280,7 @@ def test_shard_map_over_the_batch_equals_one_device(implementation):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_bfloat16_is_kept_and_close_to_float32(implementation):
   _, arguments, variables, x, weight = make("plain")
@@ -295,6 +298,7 @@ def test_bfloat16_is_kept_and_close_to_float32(implementation):
   assert mixed.init(jax.random.key(0), x)["params"]["kernel"].dtype == "float32"
 
 
+@pytest.mark.slow
 def test_auto_takes_both_ways_to_the_weight_gradient(monkeypatch):
   reference, arguments, variables, x, weight = make("strided_odd")
   module = Conv(**arguments)
@@ -314,6 +318,7 @@ def test_auto_takes_both_ways_to_the_weight_gradient(monkeypatch):
   assert used == ["_weights_as_conv", "_weights_as_matmul"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["output", "input", "weights"])
 def test_the_other_backends_lowering_and_batching_equal_lax(role, monkeypatch):
   x = jax.random.normal(jax.random.key(0), (2, 3, 7, 6, 4))

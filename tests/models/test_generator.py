@@ -17,6 +17,7 @@ def made(model, z):
   return variables, model.apply(variables, z, train=True)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "shape", [(6,), (3, 5), (8, 8, 1), (28, 28, 1), (32, 32, 3), (7, 10, 2)]
 )
@@ -75,6 +76,7 @@ def test_evaluation_mode_is_training_mode():
   assert (train == model.predict(variables, z)).all()
 
 
+@pytest.mark.slow
 def test_gradients_reach_every_parameter():
   z = jax.random.normal(KEY, (8, 4))
   for shape in ((6,), (5, 6, 2)):

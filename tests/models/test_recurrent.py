@@ -64,6 +64,7 @@ def test_dropout_is_active_in_training_mode_only():
   chex.assert_trees_all_equal(plain, model.predict(variables, X))
 
 
+@pytest.mark.slow
 def test_vmap_over_masks_equals_the_loop_and_learns():
   rng = np.random.default_rng(1)
   x = rng.normal(size=(40, 5, 2)).astype(np.float32)

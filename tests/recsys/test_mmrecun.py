@@ -89,6 +89,7 @@ def test_training_beats_popularity_on_generated_data():
   assert ours > evaluate(shown, nothing()).recall[0] + 0.2
 
 
+@pytest.mark.slow
 def test_alpha_of_one_is_finetuning():
   model, _ = trained()
   joint = recsys.mmrecun(model, optimizer=ADAM, retain_weight=1.0, **FEW)

@@ -91,6 +91,7 @@ def test_a_request_retrains_the_shard_that_it_touches():
   assert max(jax.tree.leaves(moved)) > 1e-3
 
 
+@pytest.mark.slow
 def test_unlearning_is_training_that_never_saw_the_request():
   data = dataset().train
   mask = recsys.requests.users(data, [4])

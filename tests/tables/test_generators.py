@@ -46,6 +46,7 @@ def drawn(name, x, weights, key, num_rows=200):
   return generator.sample(state, sample_key, num_rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GENERATORS)
 def test_rows_are_of_the_table_s_kind_and_within_its_range(name):
   x = table()
@@ -156,6 +157,7 @@ def test_training_learns_what_goes_together(make):
   assert len(np.unique(found[:, 2])) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "make", [tabular_vae, pytest.param(tabular_gan, marks=pytest.mark.slow)]
 )

@@ -362,6 +362,7 @@ def test_confidence_is_the_probability_of_the_label():
   np.testing.assert_allclose(found, [0.8, 0.1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_curated_set_of_all_rows_gives_their_own_values():
   # Far apart, so that the kernel of a row reaches no other; K = 2 clusters of
   # fewer rows than are curated in each, so that all rows are.
@@ -535,6 +536,7 @@ def test_bad_rows_to_cluster_are_named(change, match):
     cluster_rows(key=jax.random.key(0), **{**given, **change})
 
 
+@pytest.mark.slow
 def test_bad_points_and_qualities_are_named():
   data = blobs(8)
   x, label, key = data["x"], data["label"], jax.random.key(0)

@@ -285,6 +285,7 @@ def test_errors_shrink_as_one_over_the_root_and_are_as_stated(name):
   assert abs(stated / real_many - 1) < 5 * 0.05
 
 
+@pytest.mark.slow
 def test_every_estimator_finds_the_weights_of_an_additive_game():
   weights = [0.5, -1.0, 2.0, 0.0, 3.0]
   game = additive(weights, 0.7)
@@ -310,6 +311,7 @@ def test_every_permutation_is_efficient():
     np.testing.assert_allclose(found.values.sum(), 11, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_null_players_get_nothing_and_equal_players_the_same():
   found = permutation.shapley(voting(), KEY, num_permutations=200)
   assert float(found.values[4]) == 0

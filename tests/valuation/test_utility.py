@@ -186,6 +186,7 @@ def mlp_utility(**options):
   )
 
 
+@pytest.mark.slow
 def test_the_utility_of_all_rows_is_that_of_plain_training():
   data, validation = mlp_problem()
   everything = jnp.ones(40, bool)
@@ -213,6 +214,7 @@ def test_chunks_of_validation_rows_and_of_masks_change_nothing():
   np.testing.assert_allclose(plain, spread, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_empty_value_is_a_uniform_guess_or_the_largest_class():
   none = jnp.zeros((1, 40), bool)
   found = mlp_utility().many(none)
