@@ -111,7 +111,6 @@ DEFINITIONS = (
   ),
 )
 CONTROLS = ("original", "retrained")
-_LEVEL = 0.95
 
 
 class Rule(NamedTuple):
@@ -214,35 +213,6 @@ def all_checks(outcome: Outcome) -> dict[str, list[Check]]:
   return {name: _checks(outcome, name) for name in names}
 
 
-def difference_interval(
-  ours: np.ndarray, theirs: np.ndarray, *, one_model: bool = False
-) -> tuple[float, float]:
-  """A 95 % interval for how far models lie from the retrained ones.
-
-  Args:
-    ours: float [L], a seed each.
-    theirs: float [L], of the retrained models of the same seeds.
-    one_model: whether all of `ours` are the same model, which is then compared
-      with the spread of single retrained models (a prediction interval) instead
-      of the mean with the mean (a paired t interval).
-
-  Returns:
-    (low, high); infinite where fewer than two seeds have a value.
-  """
-  import scipy.stats
-
-  usable = np.isfinite(ours) & np.isfinite(theirs)
-  count = int(usable.sum())
-  if count < 2:
-    return -math.inf, math.inf
-  differences = (ours - theirs)[usable]
-  spread = differences.std(ddof=1)
-  scale = math.sqrt(1 + 1 / count) if one_model else math.sqrt(1 / count)
-  half = scipy.stats.t.ppf(0.5 + _LEVEL / 2, count - 1) * spread * scale
-  middle = differences.mean()
-  return float(middle - half), float(middle + half)
-
-
 def _checks(outcome: Outcome, name: str) -> list[Check]:
   values, standard = _values(outcome, name), _values(outcome, "retrained")
   checks = []
@@ -250,7 +220,9 @@ def _checks(outcome: Outcome, name: str) -> list[Check]:
     if rule.metric not in values:
       continue
     ours, theirs = values[rule.metric], standard[rule.metric]
-    interval = difference_interval(ours, theirs, one_model=name == "given")
+    interval = verdicts.difference_interval(
+      ours, theirs, one_model=name == "given"
+    )
     checks.append(
       Check(
         rule.words,
@@ -264,7 +236,9 @@ def _checks(outcome: Outcome, name: str) -> list[Check]:
     )
   told = outcome.told.get(name)
   if told is not None:
-    low, high = difference_interval(told.auc, np.full(len(told.auc), 0.5))
+    low, high = verdicts.difference_interval(
+      told.auc, np.full(len(told.auc), 0.5)
+    )
     # What tells the original from retrained models is that it knows the rows.
     above = TRACE if name == "original" else _U_LIRA.above
     checks.append(
@@ -344,7 +318,7 @@ def _intervals(outcome: Outcome) -> report.Comparison:
       texts[0] = _interval_text(*map(float, interval))
     told = outcome.told.get(name)
     if told is not None:
-      ends = difference_interval(told.auc, np.zeros(len(told.auc)))
+      ends = verdicts.difference_interval(told.auc, np.zeros(len(told.auc)))
       texts[1] = _interval_text(_mean(told.auc), *ends)
     rows.append((name, tuple(Cell(text) for text in texts)))
   metrics = tuple(report.describe(name, DEFINITIONS) for name in columns)

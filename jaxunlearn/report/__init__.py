@@ -17,6 +17,7 @@ from jaxunlearn.report.definitions import METRICS as METRICS
 from jaxunlearn.report.definitions import NEAREST as NEAREST
 from jaxunlearn.report.definitions import Metric as Metric
 from jaxunlearn.report.definitions import describe as describe
+from jaxunlearn.report.densities import density_panels as density_panels
 from jaxunlearn.report.files import check_writable as check_writable
 from jaxunlearn.report.files import write_bytes as write_bytes
 from jaxunlearn.report.files import write_json as write_json

@@ -24,7 +24,7 @@ from jaxunlearn.report.definitions import (
 from jaxunlearn.report.findings import findings
 from jaxunlearn.report.limits import LIMITS
 from jaxunlearn.report.results import (
-  ORIGINAL,
+  REFERENCES,
   RETRAINED,
   Results,
   Summary,
@@ -114,7 +114,7 @@ def _brief(
   """What was asked, what was tried, what was found."""
   seeds = len({row["seed"] for row in results.rows})
   candidates = summary.candidates
-  baselines = [m for m in (ORIGINAL, RETRAINED) if m in summary.methods]
+  baselines = [m for m in REFERENCES if m in summary.methods]
   compared = f", compared with: {' and '.join(baselines)}" if baselines else ""
   asked = "To be forgotten" if baselines else "Asked of"
   facts = [
@@ -186,7 +186,7 @@ def _table(grid: Grid, caption: str) -> str:
   )
   lines = []
   for method, cells in grid.rows:
-    baseline = ' class="baseline"' if method in (ORIGINAL, RETRAINED) else ""
+    baseline = ' class="baseline"' if method in REFERENCES else ""
     numbers = "".join(
       f"<td><strong>{escape(c.text)}</strong></td>"
       if c.best

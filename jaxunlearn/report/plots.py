@@ -30,7 +30,7 @@ from jaxunlearn.report.canvas import (
 from jaxunlearn.report.definitions import METRICS, Metric, describe
 from jaxunlearn.report.findings import retrained_gaps
 from jaxunlearn.report.label_layout import place_labels
-from jaxunlearn.report.results import ORIGINAL, RETRAINED, Summary
+from jaxunlearn.report.results import ORIGINAL, REFERENCES, RETRAINED, Summary
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -75,7 +75,7 @@ def accuracy_bars(
       range(len(methods)),
       means,
       height=0.66,
-      color=[GREY if m in (ORIGINAL, RETRAINED) else colour for m in methods],
+      color=[GREY if m in REFERENCES else colour for m in methods],
       xerr=np.nan_to_num(stds),
       error_kw={"ecolor": INK, "elinewidth": 1, "capsize": 2},
     )

@@ -14,6 +14,10 @@ from jaxunlearn.report import files
 
 ORIGINAL = "original"
 RETRAINED = "retrained"
+# Retrained with other random numbers: how far two retrained models are apart.
+RETRAINED_AGAIN = "retrained_again"
+# What methods are compared with; shown first and never ranked.
+REFERENCES = (ORIGINAL, RETRAINED, RETRAINED_AGAIN)
 IDENTITY = ("method", "request", "seed")
 SECONDS = ("seconds_compile", "seconds_run")
 
@@ -64,7 +68,7 @@ class Summary(NamedTuple):
   """Results in brief.
 
   Attributes:
-    methods: "original" and "retrained" first, then by first appearance.
+    methods: those of `REFERENCES` first, then by first appearance.
     requests: by first appearance.
     metrics: in the order asked for, else by first appearance.
     cells: statistics by (method, request), then metric.
@@ -81,8 +85,8 @@ class Summary(NamedTuple):
 
   @property
   def candidates(self) -> tuple[str, ...]:
-    """The unlearning methods: all but the original and the retrained model."""
-    return tuple(m for m in self.methods if m not in (ORIGINAL, RETRAINED))
+    """The unlearning methods: all but `REFERENCES`."""
+    return tuple(m for m in self.methods if m not in REFERENCES)
 
 
 def check_results(results: Results) -> Results:
@@ -186,7 +190,7 @@ def summarise(
     The summary.
   """
   names = _distinct(row["method"] for row in rows)
-  first = [name for name in (ORIGINAL, RETRAINED) if name in names]
+  first = [name for name in REFERENCES if name in names]
   methods = first + [name for name in names if name not in first]
   requests = _distinct(row["request"] for row in rows)
   if metrics is None:

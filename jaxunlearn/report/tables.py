@@ -18,6 +18,7 @@ from jaxunlearn.report.definitions import (
 )
 from jaxunlearn.report.results import (
   ORIGINAL,
+  REFERENCES,
   RETRAINED,
   Results,
   Statistic,
@@ -301,14 +302,14 @@ def rich_table(
     heading = f"{metric.heading} {SYMBOLS[metric.direction]}"
     table.add_column(Text(heading), justify="right")
   for i, (method, cells) in enumerate(grid.rows):
-    baseline = method in (ORIGINAL, RETRAINED)
+    baseline = method in REFERENCES
     following = grid.rows[i + 1 : i + 2]
     table.add_row(
       Text(method),
       *(Text(c.text, style="bold" if c.best else "") for c in cells),
       style="dim" if method == ORIGINAL else "",
       end_section=baseline
-      and any(name not in (ORIGINAL, RETRAINED) for name, _ in following),
+      and any(name not in REFERENCES for name, _ in following),
     )
   return table
 
@@ -347,20 +348,25 @@ def _column(
   """Cells of one metric by method."""
   empty = Statistic(math.nan, math.nan, 0, 0, 0)
   found = {method: s.get(metric.name, empty) for method, s in stats.items()}
-  texts = {m: format_mean(metric, s.mean, s.std) for m, s in found.items()}
-  best = _best_value(found, metric)
+  # Whoever has nan in a model's parameters is not ranked.
+  sound = {
+    m: s
+    for m, s in found.items()
+    if not stats[m].get("is_finite", empty).mean < 1
+  }
+  best = _best_value(sound, metric) or ()
   means = {m: format_mean(metric, s.mean, math.nan) for m, s in found.items()}
-  winners = {
-    means[m] for m, s in found.items() if best is not None and s.mean in best
-  }
-  return {
-    method: Cell(
-      texts[method]
-      + (f" [{s.rows} of {s.total}]" if 0 < s.rows < s.total else ""),
-      method not in (ORIGINAL, RETRAINED) and means[method] in winners,
-    )
-    for method, s in found.items()
-  }
+  winners = {means[m] for m, s in sound.items() if s.mean in best}
+  cells = {}
+  for method, s in found.items():
+    text = format_mean(metric, s.mean, s.std)
+    if method not in sound and s.total and not s.n:
+      text = "diverged"
+    elif 0 < s.rows < s.total:
+      text += f" [{s.rows} of {s.total}]"
+    is_best = method in sound and means[method] in winners
+    cells[method] = Cell(text, is_best and method not in REFERENCES)
+  return cells
 
 
 def _best_value(
@@ -370,7 +376,7 @@ def _best_value(
   means = [
     s.mean
     for method, s in found.items()
-    if method not in (ORIGINAL, RETRAINED) and math.isfinite(s.mean)
+    if method not in REFERENCES and math.isfinite(s.mean)
   ]
   retrained = found[RETRAINED].mean if RETRAINED in found else math.nan
   if metric.direction == NEAREST and not math.isfinite(retrained):

@@ -13,6 +13,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 TRACE = "trace"  # Something of the forgotten rows is left.
 TELLTALE = "telltale"  # Nothing left, but it shows that rows were removed.
 DAMAGE = "damage"  # Worse at what should have been kept.
@@ -21,6 +23,7 @@ NOTHING = ""  # A difference to this side would be no fault.
 FOUND = "found"
 ABSENT = "absent"
 UNDECIDED = "undecided"
+_LEVEL = 0.95
 
 
 class Check(NamedTuple):
@@ -146,6 +149,35 @@ def judge(
     _reason(check) for check in checks if check.outcome in (FOUND, UNDECIDED)
   ]
   return Verdict(outcome, sentence, tuple(reasons))
+
+
+def difference_interval(
+  ours: np.ndarray, theirs: np.ndarray, *, one_model: bool = False
+) -> tuple[float, float]:
+  """A 95 % interval for how far models lie from the retrained ones.
+
+  Args:
+    ours: float [L], a seed each.
+    theirs: float [L], of the retrained models of the same seeds.
+    one_model: whether all of `ours` are the same model, which is then compared
+      with the spread of single retrained models (a prediction interval) instead
+      of the mean with the mean (a paired t interval).
+
+  Returns:
+    (low, high); infinite where fewer than two seeds have a value.
+  """
+  import scipy.stats
+
+  usable = np.isfinite(ours) & np.isfinite(theirs)
+  count = int(usable.sum())
+  if count < 2:
+    return -math.inf, math.inf
+  differences = (ours - theirs)[usable]
+  spread = differences.std(ddof=1)
+  scale = math.sqrt(1 + 1 / count) if one_model else math.sqrt(1 / count)
+  half = scipy.stats.t.ppf(0.5 + _LEVEL / 2, count - 1) * spread * scale
+  middle = differences.mean()
+  return float(middle - half), float(middle + half)
 
 
 _MEANINGS = {

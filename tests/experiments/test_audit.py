@@ -1,7 +1,6 @@
 """The audit as a whole: its files, its verdicts, its errors."""
 
 import json
-import math
 
 import jax
 import numpy as np
@@ -90,30 +89,6 @@ def test_bad_input_is_one_line(flags, message, tmp_path, capsys):
   assert message in err
   assert err.count("\n") == 1
   assert not (tmp_path / "out").exists()
-
-
-def test_a_paired_interval_is_that_of_scipy():
-  import scipy.stats
-
-  rng = np.random.default_rng(0)
-  ours, theirs = rng.normal(size=(2, 9))
-  low, high = audit_output.difference_interval(ours, theirs)
-  wanted = scipy.stats.ttest_rel(ours, theirs).confidence_interval(0.95)
-  np.testing.assert_allclose((low, high), (wanted.low, wanted.high))
-
-
-def test_one_model_is_held_against_the_spread_of_single_models():
-  theirs = np.array([1.0, 2.0, 3.0, 4.0])
-  ours = np.full(4, 2.5)
-  low, high = audit_output.difference_interval(ours, theirs, one_model=True)
-  half = 3.182446 * theirs.std(ddof=1) * math.sqrt(1 + 1 / 4)
-  np.testing.assert_allclose((low, high), (-half, half), rtol=1e-6)
-
-
-def test_an_interval_without_two_values_decides_nothing():
-  ours, theirs = np.array([1.0, np.nan]), np.array([0.5, 0.2])
-  low, high = audit_output.difference_interval(ours, theirs)
-  assert (low, high) == (-math.inf, math.inf)
 
 
 def fake_setup(num_rows=6):
