@@ -140,3 +140,22 @@ def test_a_file_of_the_package_is_no_longer_than_its_limit():
     if (n := len(p.read_text().splitlines())) > 400
   }
   assert not long
+
+
+# What the folders of `experiments` import from it beside themselves.
+BESIDE = {
+  "bench": {"common", "flags"},
+  "datasets": {"data"},
+  "studies": {"bench", "datasets", "flags"},
+}
+
+
+@pytest.mark.parametrize("folder", sorted(BESIDE))
+def test_a_study_imports_the_frame_and_data_and_no_other_study(folder):
+  for path in (ROOT / "experiments" / folder).glob("*.py"):
+    parts = [name.split(".") for name in imported(path)]
+    used = {p[1] for p in parts if p[0] == "experiments" and len(p) > 1}
+    allowed = (
+      BESIDE[folder] if folder == "studies" else BESIDE[folder] | {folder}
+    )
+    assert used <= allowed, f"{path.name} imports {sorted(used - allowed)}"

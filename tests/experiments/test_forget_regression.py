@@ -2,14 +2,14 @@
 
 import csv
 import json
-import math
 
 import numpy as np
 import pytest
 
-from experiments import forget_regression, regression_data
-from experiments import regression_output as output
+from experiments import forget_regression
+from experiments.datasets import regression as tables
 from experiments.forget_regression import Options, prepare
+from experiments.studies.forget_regression import METHODS
 
 SEEDS = 2
 
@@ -48,7 +48,7 @@ def houses(tmp_path):
 def test_every_method_request_and_seed_has_a_row_with_its_numbers(smoke_run):
   _, results = smoke_run
   assert results["experiment"] == "forget_regression"
-  methods = ("original", "retrained", "blindspot")
+  methods = ("original", "retrained", "retrained_again", "blindspot")
   found = {(r["method"], r["request"], r["seed"]) for r in results["rows"]}
   assert found == {(m, "range:..90", s) for m in methods for s in range(SEEDS)}
   for row in results["rows"]:
@@ -57,6 +57,7 @@ def test_every_method_request_and_seed_has_a_row_with_its_numbers(smoke_run):
       assert row[f"{part}_mse"] >= row[f"{part}_mae"] ** 2 > 0
     assert 0 <= row["membership_auc"] <= 1
     assert 0 <= row["membership_share"] <= 1
+    assert row["is_finite"] == 1
     at_home = row["method"] == "retrained"
     assert (row["wasserstein"] == 0) == at_home
     assert (row["retrained_gap"] == 0) == at_home
@@ -67,7 +68,7 @@ def test_every_method_request_and_seed_has_a_row_with_its_numbers(smoke_run):
 
 def test_errors_are_in_the_unit_of_the_targets(smoke_run):
   _, results = smoke_run
-  table = regression_data.load("diabetes")
+  table = tables.split(tables.load("diabetes"), 0)
   for row in results["rows"]:
     # The mean of the targets is off by about their mean deviation.
     assert 0.1 * table.scale < row["test_mae"] < 3 * table.scale
@@ -86,40 +87,25 @@ def test_all_files_are_written(smoke_run):
   assert "W1" in (out / "report.html").read_text()
 
 
-def test_a_density_integrates_to_one_and_ignores_what_is_not_finite():
-  values = np.random.default_rng(0).normal(size=2000)
-  grid = np.linspace(-6, 6, 240)
-  density = output._density(np.append(values, [np.nan, np.inf]), grid)
-  step = grid[1] - grid[0]
-  assert density.sum() * step == pytest.approx(1, abs=0.01)
-  normal = np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi)
-  assert np.abs(density - normal).max() < 0.05
-  assert output._density(np.full(3, np.nan), grid).max() == 0
-  # All the same: a peak and no division by zero.
-  assert np.isfinite(output._density(np.ones(9), grid)).all()
-
-
 def test_requests_are_masks_over_both_parts():
-  table = regression_data.load("diabetes")
-  found = regression_data.parse(
-    "range:100..200; lowest:0.25;group:sex=1;highest:0.1", table
-  )
+  table = tables.split(tables.load("diabetes"), 0)
   y, test_y = table.columns["target"], table.test_columns["target"]
-  in_range = (y >= 100) & (y <= 200)
-  np.testing.assert_array_equal(found.masks[0], in_range)
-  np.testing.assert_array_equal(
-    found.test_masks[0], (test_y >= 100) & (test_y <= 200)
-  )
+  mask, test_mask = tables.masks("range", "100..200", table)
+  np.testing.assert_array_equal(mask, (y >= 100) & (y <= 200))
+  np.testing.assert_array_equal(test_mask, (test_y >= 100) & (test_y <= 200))
   # The end comes from the training rows and holds for both.
+  mask, test_mask = tables.masks("lowest", "0.25", table)
   end = np.quantile(y, 0.25)
-  np.testing.assert_array_equal(found.masks[1], y <= end)
-  np.testing.assert_array_equal(found.test_masks[1], test_y <= end)
-  np.testing.assert_array_equal(found.masks[2], table.columns["sex"] == 1)
-  assert abs(found.masks[3].mean() - 0.1) < 0.02
+  np.testing.assert_array_equal(mask, y <= end)
+  np.testing.assert_array_equal(test_mask, test_y <= end)
+  mask, _ = tables.masks("group", "sex=1", table)
+  np.testing.assert_array_equal(mask, table.columns["sex"] == 1)
+  mask, _ = tables.masks("highest", "0.1", table)
+  assert abs(mask.mean() - 0.1) < 0.02
 
 
 def test_missing_numbers_are_filled_from_training_rows_alone(houses):
-  table = regression_data.load("california", data_dir=str(houses))
+  table = tables.split(tables.load("california", data_dir=str(houses)), 0)
   for part in (table.train, table.test):
     assert np.isfinite(part["x"]).all() and part["x"].shape[1] == 8
   np.testing.assert_allclose(table.train["x"].mean(axis=0), 0, atol=1e-5)
@@ -134,8 +120,8 @@ def test_missing_numbers_are_filled_from_training_rows_alone(houses):
   assert abs(below - (known < np.median(known)).mean()) < 0.02
   # In thousands of dollars.
   assert table.columns["target"].max() < 130
-  asked = regression_data.parse("group:ocean_proximity=INLAND", table)
-  assert 0.6 < asked.masks.mean() < 0.9
+  mask, _ = tables.masks("group", "ocean_proximity=INLAND", table)
+  assert 0.6 < mask.mean() < 0.9
 
 
 def test_windows_of_a_series_do_not_reach_from_training_into_testing(tmp_path):
@@ -145,7 +131,7 @@ def test_windows_of_a_series_do_not_reach_from_training_into_testing(tmp_path):
     writer = csv.writer(file)
     writer.writerow(names)
     writer.writerows([["d", *[i % 7] * 6, i] for i in range(count)])
-  table = regression_data.load("etth1", data_dir=str(tmp_path))
+  table = tables.split(tables.load("etth1", data_dir=str(tmp_path)), 0)
   assert table.train["x"].shape[1:] == (24, 7)
   # OT is the hour: a target is 24 hours after the last input.
   week = lambda hours: (hours.astype(int) // 168) % 4 == 3
@@ -160,10 +146,8 @@ def test_windows_of_a_series_do_not_reach_from_training_into_testing(tmp_path):
     # Inputs rise by a standardised hour a step, up to the day before.
     steps = np.diff(part["x"][:, :, -1], axis=1)
     np.testing.assert_allclose(steps, steps[0, 0], rtol=1e-2)
-  asked = regression_data.parse("time:0.0..0.5", table)
-  np.testing.assert_array_equal(
-    asked.masks[0], table.columns["time"] <= np.float32(0.5)
-  )
+  mask, _ = tables.masks("time", "0.0..0.5", table)
+  np.testing.assert_array_equal(mask, table.columns["time"] <= np.float32(0.5))
 
 
 @pytest.mark.parametrize(
@@ -174,6 +158,7 @@ def test_windows_of_a_series_do_not_reach_from_training_into_testing(tmp_path):
     ({"methods": "scrub"}, "--methods all or of finetune"),
     ({"methods": ","}, "--methods all or of finetune"),
     ({"data": "boston"}, "--data to be diabetes, california"),
+    ({"request": ""}, "--request lowest:SHARE"),
     ({"request": ";"}, "--request lowest:SHARE"),
     ({"request": "class:3"}, "--request lowest:SHARE"),
     ({"request": "lowest:0.1;lowest:0.1"}, "--request to differ"),
@@ -203,8 +188,8 @@ def test_without_a_folder_that_is_said(monkeypatch):
 def test_files_that_are_not_as_they_should_be_are_named(houses, tmp_path):
   path = houses / "california_housing.csv"
   good = path.read_text()
-  load = lambda name="california": regression_data.load(
-    name, data_dir=str(tmp_path)
+  load = lambda name="california": tables.split(
+    tables.load(name, data_dir=str(tmp_path)), 0
   )
   path.write_text("\n".join(good.splitlines()[:6]))
   with pytest.raises(ValueError, match="12 rows or more, got 5"):
@@ -235,7 +220,8 @@ def test_the_other_tables_run(source, tmp_path, data_dir):
   assert {r["method"] for r in results["rows"]} == {
     "original",
     "retrained",
-    *forget_regression.METHODS,
+    "retrained_again",
+    *METHODS,
   }
 
 

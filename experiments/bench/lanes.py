@@ -1,0 +1,182 @@
+"""All lanes of a method in one program: a lane is a request and a seed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxunlearn as ju
+from experiments import common
+from experiments.bench.study import AGAIN, ORIGINAL, RETRAINED, Case, Plan
+from jaxunlearn.core.phase import all_finite
+from jaxunlearn.core.types import PyTree
+
+
+def at(tree: PyTree, *index: Any) -> PyTree:
+  """One entry of every leaf along its leading axes."""
+  return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def keys(plan: Plan, name: str) -> jax.Array:
+  """A key per lane for one use, [R * S]; those of the original are [S]."""
+  seeds = [jax.random.key(seed) for seed in plan.seeds]
+  if name in (ORIGINAL, RETRAINED):
+    made = seeds
+  else:
+    made = [jax.random.fold_in(key, 1) for key in seeds]
+    if name == "measure":
+      made = [jax.random.fold_in(key, 2) for key in made]
+  lanes = len(seeds) if name == ORIGINAL else len(plan.lanes[0])
+  return jnp.stack([made[i % len(seeds)] for i in range(lanes)])
+
+
+def train(plan: Plan) -> common.Timed:
+  """The original models, leaves [S, ...]."""
+
+  def program(shared, of_seed, keys):
+    def one(own, key):
+      bed = plan.beds.make(shared, own)
+      return plan.study.train(bed, jnp.ones(rows, bool), key)[0]
+
+    return ju.map_many(one, of_seed, keys, strategy=plan.strategy)
+
+  rows = plan.requests.forget.shape[-1]
+  return common.timed(program, *_on_device(plan.beds), keys(plan, ORIGINAL))
+
+
+def serve(plan: Plan, name: str, originals: PyTree) -> common.Timed:
+  """A method's models of every lane, leaves [R * S, ...].
+
+  Args:
+    plan: see `Plan`.
+    name: one of its methods, "retrained" or "retrained_again".
+    originals: leaves [S, ...].
+  """
+  lane = _lane(plan, name)
+  lanes = (*map(jnp.asarray, plan.lanes), keys(plan, name))
+
+  def program(arguments, lanes):
+    one = functools.partial(lane, arguments)
+    return ju.map_many(one, *lanes, strategy=plan.strategy)
+
+  return common.timed(program, _arguments(plan, originals), lanes)
+
+
+def time_alone(
+  plan: Plan, names: tuple[str, ...], originals: PyTree
+) -> dict[str, np.ndarray]:
+  """Seconds of the first request of each seed by itself, by name; float [S].
+
+  For each seed all of them take turns, so that a busy machine slows all down
+  alike.
+  """
+  arguments, sides = _arguments(plan, originals), {}
+  first = jnp.array(0)
+  for name in names:
+    of_lane = keys(plan, name)
+    fn = jax.jit(_lane(plan, name))
+    compiled = fn.lower(arguments, first, first, of_lane[0]).compile()
+    side = lambda seed, run=compiled, keys=of_lane: run(
+      arguments, first, seed, keys[seed]
+    )
+    jax.block_until_ready(side(first))
+    sides[name] = side
+  rounds = [
+    common.interleaved_medians(
+      {name: functools.partial(side, seed) for name, side in sides.items()}, 1
+    )
+    for seed in jnp.arange(len(plan.seeds))
+  ]
+  return {name: np.array([r[name] for r in rounds]) for name in sides}
+
+
+def make_measure(
+  plan: Plan, originals: PyTree, retrained: PyTree
+) -> Callable[[PyTree], Mapping[str, np.ndarray]]:
+  """A function from the models of all lanes to numbers and arrays by name.
+
+  Beside what the measures return there is "is_finite", bool [R * S].
+
+  Args:
+    plan: see `Plan`.
+    originals: leaves [S, ...].
+    retrained: leaves [R * S, ...].
+  """
+  arguments = _arguments(plan, originals)
+  lanes = (*map(jnp.asarray, plan.lanes), keys(plan, "measure"))
+
+  @jax.jit
+  def program(variables, retrained, arguments, lanes):
+    shared, of_seed, requests, originals = arguments
+
+    def one(variables, retrained, request, seed, key):
+      case = Case(
+        plan.beds.make(shared, at(of_seed, seed)),
+        *at(requests, request, seed),
+        variables,
+        retrained,
+        at(originals, seed),
+        key,
+      )
+      found: dict[str, Any] = {"is_finite": all_finite(variables)}
+      for measure in plan.measures:
+        if measure.run is None:
+          continue
+        own = dict(measure.run(case))
+        found["is_finite"] &= own.pop("is_finite", True)
+        _check_names(measure, own)
+        found |= own
+      return found
+
+    return ju.map_many(
+      one, variables, retrained, *lanes, strategy=plan.strategy
+    )
+
+  def measure(variables: PyTree) -> Mapping[str, np.ndarray]:
+    found = program(variables, retrained, arguments, lanes)
+    return {name: np.asarray(values) for name, values in found.items()}
+
+  return measure
+
+
+def _lane(plan: Plan, name: str) -> Callable[..., PyTree]:
+  """`(arguments, request, seed, key) -> variables` of one lane."""
+  study = plan.study
+
+  def lane(arguments, request, seed, key):
+    shared, of_seed, requests, originals = arguments
+    bed = plan.beds.make(shared, at(of_seed, seed))
+    forget = requests[0][request, seed]
+    if name in (RETRAINED, AGAIN):
+      return study.train(bed, ~forget, key)[0]
+    method = study.methods[name].build(bed, plan.settings.get(name, {}))
+    return method(at(originals, seed), bed.data, forget, key)[0]
+
+  return lane
+
+
+def _arguments(plan: Plan, originals: PyTree) -> PyTree:
+  requests = plan.requests.forget, plan.requests.marks
+  return (
+    *_on_device(plan.beds),
+    jax.tree.map(jnp.asarray, requests),
+    originals,
+  )
+
+
+def _on_device(beds: Any) -> PyTree:
+  return jax.tree.map(jnp.asarray, (beds.shared, beds.of_seed))
+
+
+def _check_names(measure: Any, own: Mapping[str, Any]) -> None:
+  declared = {m.name for m in measure.metrics} | set(measure.arrays)
+  unknown = sorted(set(own) - declared)
+  if unknown:
+    raise ValueError(
+      f"Expected measures to return columns that they declare, got {unknown[0]}."
+    )

@@ -1,0 +1,41 @@
+"""The flags that every study has."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Literal
+
+from experiments import flags
+from experiments.flags import described
+
+
+@dataclasses.dataclass(frozen=True)
+class CommonOptions:
+  """What can be asked of any study; each adds its own, or words one anew."""
+
+  request: Annotated[
+    str | None,
+    described("What to forget; several with semicolons between.", "TEXT"),
+  ] = None
+
+  methods: Annotated[
+    str, described("Methods: all, or names with commas between.")
+  ] = "all"
+
+  seeds: flags.Seeds = None
+
+  first_seed: flags.FirstSeed = 0
+
+  preset: flags.Preset = "quick"
+
+  strategy: Annotated[
+    Literal["vmap", "map"] | None,
+    described(
+      "How requests and seeds share the device: all at once or one after the "
+      "other; by default the former on a GPU, the latter on a CPU."
+    ),
+  ] = None
+
+  data_dir: flags.DataDir = None
+
+  out: flags.Out = "out"

@@ -1,0 +1,196 @@
+"""From evidence to files and to the terminal.
+
+All that knows how reports are made is here: `render` takes a `Report`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from experiments import common
+from experiments.bench import compare, lanes, table
+from experiments.bench.study import Evidence, Panel, Plan
+from jaxunlearn import report
+from jaxunlearn.adapters import orbax
+from jaxunlearn.core.types import Variables
+from jaxunlearn.report.files import plain
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
+
+
+class Report(NamedTuple):
+  """What there is to say, whatever it looks like.
+
+  Attributes:
+    results: see `report.Results`.
+    title: the heading.
+    lead: what was done and why.
+    definitions: of every column.
+    verdicts: sentences of the tests.
+    findings: sentences of the numbers.
+    comparisons: further tables.
+    figures: (figure, caption) by name.
+    notes: remarks.
+  """
+
+  results: report.Results
+  title: str
+  lead: str
+  definitions: Sequence[report.Metric]
+  verdicts: Sequence[str]
+  findings: Sequence[str]
+  comparisons: Sequence[report.Comparison]
+  figures: Mapping[str, tuple[Figure, str]]
+  notes: Sequence[str]
+
+
+def render(made: Report, folder: Path) -> None:
+  """Writes results.json, table.md, plots/ and report.html into a folder."""
+  report.write_report(
+    folder,
+    made.results,
+    figures=made.figures,
+    title=made.title,
+    lead=made.lead,
+    notes=made.notes,
+    comparisons=made.comparisons,
+    # They call near what is not shown to differ; see `compare`.
+    general_findings=False,
+    more_findings=made.findings,
+    verdicts=made.verdicts,
+    definitions=made.definitions,
+  )
+
+
+def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
+  """Writes the report, and into params/ the models of the first lane."""
+  study, summary = plan.study, report.summarise(evidence.rows)
+  figures: dict[str, tuple[Figure, str]] = {}
+  for panel in study.panels:
+    figures |= panel(evidence)
+  made = Report(
+    report.Results(
+      study.name,
+      plan.options.preset,
+      jax.__version__,
+      common.device(),
+      plain(configuration(plan)),
+      evidence.rows,
+    ),
+    study.title(plan),
+    study.lead(plan),
+    table.definitions(plan),
+    compare.verdict_sentences(evidence),
+    [*compare.findings(evidence, summary), *study.findings(evidence)],
+    compare.comparisons(evidence, summary),
+    figures,
+    _notes(plan),
+  )
+  render(made, folder)
+  _save_params(folder / "params", evidence)
+  return summary
+
+
+def show(console: Console, plan: Plan, summary: report.Summary) -> None:
+  """A table per request, and where the rest is."""
+  columns = plan.study.columns
+  for request in summary.requests:
+    console.print(
+      report.rich_table(
+        summary,
+        None if columns is None else columns(plan),
+        request=request,
+        definitions=table.definitions(plan),
+        title=request,
+      )
+    )
+  console.print(
+    f"Report: {Path(plan.options.out) / 'report.html'}",
+    markup=False,
+    soft_wrap=True,
+  )
+
+
+def configuration(plan: Plan) -> dict[str, Any]:
+  """All that the numbers depend on, for the results."""
+  return {
+    **dataclasses.asdict(plan.options),
+    "requests": plan.requests.names,
+    "seeds": plan.seeds,
+    "strategy": plan.strategy,
+    "settings": plan.settings,
+    "forget_rows": plan.requests.forget.sum(axis=-1),
+    "rows": plan.requests.forget.shape[-1],
+    **plan.beds.facts,
+    "environment": common.environment(),
+  }
+
+
+def bars(names: Sequence[str], caption: str, **labels: str) -> Panel:
+  """A figure per request: a panel per column, a bar per method.
+
+  Args:
+    names: the columns.
+    caption: after the request's name.
+    **labels: shorter ones for columns whose own are too long for a panel.
+  """
+
+  def panel(evidence: Evidence) -> dict[str, tuple[Figure, str]]:
+    known = [
+      metric._replace(label=labels.get(metric.name, metric.label))
+      for metric in table.definitions(evidence.plan)
+    ]
+    figures = {}
+    for i, request in enumerate(evidence.plan.requests.names):
+      rows = [row for row in evidence.rows if row["request"] == request]
+      figures[f"bars_{i}"] = (
+        report.accuracy_bars(report.summarise(rows), names, definitions=known),
+        f"{request}: {caption}",
+      )
+    return figures
+
+  return panel
+
+
+def _notes(plan: Plan) -> list[str]:
+  own = [
+    f"{name}: {plan.study.methods[name].note}"
+    for name in plan.methods
+    if plan.study.methods[name].note
+  ]
+  return [
+    *own,
+    *plan.study.notes(plan),
+    "Run time is that of one request and one seed: the time of the program that "
+    "serves all of them divided by their number.",
+  ]
+
+
+def _save_params(folder: Path, evidence: Evidence) -> None:
+  """The models of the first request and seed, one per method."""
+  plan = evidence.plan
+  config = {
+    "options": dataclasses.asdict(plan.options),
+    "request": plan.requests.names[0],
+    "seed": plan.seeds[0],
+  }
+  for name, found in evidence.found.items():
+    variables = found.first
+    if not isinstance(variables, Variables):
+      variables = variables._asdict()
+    setting = plan.settings.get(name, {})
+    orbax.save(
+      folder / name,
+      jax.tree.map(np.asarray, variables),
+      forget_mask=plan.requests.forget[0, 0],
+      key=lanes.keys(plan, name)[0],
+      config=plain({**config, "method": name, "setting": setting}),
+    )

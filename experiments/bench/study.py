@@ -1,0 +1,333 @@
+"""What a study is made of, and what it leaves behind.
+
+A study is a value of `Study`: plain functions and tables that the other modules
+of this folder put to use. How to write one:
+
+1. A dataclass of flags that extends `options.CommonOptions`, and a table of
+   settings per method.
+2. `beds(options, seeds, part)`: everything to train and test on. One `Beds` has
+   all seeds; `Beds.make` builds, inside a compiled program, the `Bed` of a
+   single seed. Rows are split once per seed (`splits.split_rows`); `part` is
+   "report", or "select" when settings are chosen, whose test rows are others.
+3. `kinds`: for each kind of request a function from the text after the colon to
+   a mask over the rows of one seed.
+4. `train(bed, weights, key)`: the original and the retrained models.
+5. `methods`: names and `Method`s. `build` is called inside the program too.
+6. `measures`: what is measured of one model, under `jax.vmap` or one lane at a
+   time, and what the host adds (`Measure.after`). A measure declares all of its
+   columns; a number without a declaration ends the run with an error. A distance
+   to the retrained model needs a `Rule` with its margin: it is then shown beside
+   the distance between two retrained models, and tested against it.
+7. `lead`, `notes`, `panels`, `findings`: words and figures from the `Evidence`.
+
+The frame adds the rows "original", "retrained" and "retrained_again", the columns
+`is_finite`, `seconds_run` and `seconds_compile`, and everything that compares.
+A lane is a request and a seed; all lanes of a method are one program. Keys are
+derived by name: `lanes.keys` gives each method, request and seed its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from experiments.bench.options import CommonOptions
+from jaxunlearn import report
+from jaxunlearn.core.types import Variables
+from jaxunlearn.report.verdict import TELLTALE, TRACE
+
+if TYPE_CHECKING:
+  import jax
+  from matplotlib.figure import Figure
+
+PyTree = Any
+Setting = Mapping[str, Any]
+ORIGINAL, RETRAINED = "original", "retrained"
+AGAIN = "retrained_again"
+REFERENCES = (ORIGINAL, RETRAINED, AGAIN)
+REPORT, SELECT = "report", "select"
+
+
+class Bed(NamedTuple):
+  """What the programs see of one seed; made and used inside them.
+
+  Attributes:
+    model: what is trained, such as a `jaxunlearn.Model`.
+    data: the rows that can be forgotten, leaves [N, ...].
+    test: rows that are never trained on, in a form that the measures know.
+    recipe: steps, rates and sizes of training; static.
+    extra: whatever else the study's functions need.
+  """
+
+  model: Any
+  data: PyTree
+  test: PyTree = None
+  recipe: Any = None
+  extra: Any = None
+
+
+class Beds(NamedTuple):
+  """The beds of all seeds; same shapes for all.
+
+  Attributes:
+    shared: arrays that the seeds have in common.
+    of_seed: leaves [S, ...].
+    make: `(shared, of_seed without its leading axis) -> Bed`; traced.
+    sources: per seed what the request kinds look at; on the host.
+    facts: for the configuration in the report: sizes, names.
+  """
+
+  shared: PyTree
+  of_seed: PyTree
+  make: Callable[[PyTree, PyTree], Bed]
+  sources: Sequence[Any]
+  facts: Mapping[str, Any]
+
+
+class Kind(NamedTuple):
+  """A kind of request.
+
+  Attributes:
+    form: how it is written, "lowest:SHARE".
+    mask: `(text after the colon, source of a seed) -> (forget, marks)`: bool [N],
+      and a pytree of further arrays that measures read, or None. Shapes are the
+      same for all requests and seeds. Its ValueErrors are the caller's mistakes.
+  """
+
+  form: str
+  mask: Callable[[str, Any], tuple[np.ndarray, PyTree]]
+
+
+class Requests(NamedTuple):
+  """One or several requests.
+
+  Attributes:
+    names: one per request, as the results show it.
+    forget: bool [R, S, N].
+    marks: leaves [R, S, ...]; see `Kind`.
+  """
+
+  names: tuple[str, ...]
+  forget: np.ndarray
+  marks: PyTree
+
+
+class Method(NamedTuple):
+  """A way to unlearn.
+
+  Attributes:
+    build: `(bed, setting) -> transform`; the transform, or any `(variables, data,
+      forget_mask, key) -> (variables, info)`, is called at once. Traced.
+    space: by name of a setting what it may be when it is chosen; None leaves the
+      defaults. See `tune.Between`.
+    note: for the reader of the report; "" for none.
+  """
+
+  build: Callable[[Bed, Setting], Callable[..., tuple[PyTree, Any]]]
+  space: Mapping[str, Any] | None = None
+  note: str = ""
+
+
+class Case(NamedTuple):
+  """One model of one lane, as a measure gets it; traced.
+
+  Attributes:
+    bed: see `Bed`.
+    forget: bool [N].
+    marks: see `Kind`.
+    variables: the model's.
+    retrained: those of the retrained model of this lane.
+    original: those of the original model of this seed.
+    key: the same for every model of the lane, so that they are compared on the
+      same random numbers; derive from it by name.
+  """
+
+  bed: Bed
+  forget: jax.Array
+  marks: PyTree
+  variables: Variables
+  retrained: Variables
+  original: Variables
+  key: jax.Array
+
+
+class Rule(NamedTuple):
+  """When a column counts as different from, or as near as, retraining.
+
+  The interval of the difference over seeds decides, see `report.verdict`; a
+  difference within the margin is of no interest.
+
+  Attributes:
+    metric: the column.
+    margin: in its unit as it stands in the rows; > 0.
+    above: what a larger value means: `verdict.TRACE`, `TELLTALE`, `DAMAGE`.
+    below: what a smaller one means.
+    reference: whose value it is held against, `RETRAINED`; or `AGAIN` for a
+      distance to the retrained model, whose floor is that of another one.
+  """
+
+  metric: str
+  margin: float
+  above: str = TRACE
+  below: str = ""
+  reference: str = RETRAINED
+
+
+def distance(metric: str, margin: float) -> Rule:
+  """The rule of a column that is a distance to the retrained model."""
+  return Rule(metric, margin, above=TELLTALE, reference=AGAIN)
+
+
+class Measure(NamedTuple):
+  """Columns of the table, and how they come about.
+
+  Attributes:
+    metrics: every column of it: name, label, definition, unit, direction.
+    run: `case -> numbers by name`, traced; None where the host does it all. An
+      entry "is_finite" says whether the outputs are.
+    arrays: names of what `run` returns that are no columns but arrays, for
+      `after`, panels and findings.
+    after: `(evidence, method) -> columns by name, float [L]`; on the host, when
+      `run` of all measures is done for this method and for all `REFERENCES`.
+    rules: which columns are tested, and how.
+  """
+
+  metrics: tuple[report.Metric, ...]
+  run: Callable[[Case], Mapping[str, Any]] | None = None
+  arrays: tuple[str, ...] = ()
+  after: Callable[[Evidence, str], Mapping[str, Any]] | None = None
+  rules: tuple[Rule, ...] = ()
+
+
+Panel = Callable[["Evidence"], Mapping[str, tuple["Figure", str]]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Study:
+  """A question, and all that it takes to answer it.
+
+  Attributes:
+    name: of the program and the results.
+    options: the dataclass of its flags; its docstring heads `--help`.
+    beds: `(options, seeds, part) -> Beds`.
+    kinds: by what stands before the colon of a request.
+    request: `options -> text`, what is forgotten where nothing is asked for.
+    train: `(bed, weights bool [N], key) -> (variables, info)`.
+    methods: by name, in the order of the tables.
+    settings: `options -> setting by method`; the one place that has defaults.
+    measures: `(options, beds) -> measures`.
+    title: `plan -> heading`.
+    lead: `plan -> what was done and why`, in plain words.
+    seeds: how many by preset.
+    gap: the column that methods are ranked by; lower is nearer.
+    columns: `plan -> the columns that the terminal shows`.
+    groups: further words for several methods, beside "all".
+    notes: `plan -> remarks for the report`.
+    panels: each `evidence -> {name: (figure, caption)}`.
+    findings: `evidence -> sentences`, after the frame's own.
+    time_alone: whether each method is also timed on one request by itself, which
+      adds the columns `seconds_alone` and `speedup`.
+    tune_request: `options -> text`, the requests that settings are chosen on;
+      others than `request`.
+  """
+
+  name: str
+  options: type[CommonOptions]
+  beds: Callable[[Any, Sequence[int], str], Beds]
+  kinds: Mapping[str, Kind]
+  request: Callable[[Any], str]
+  train: Callable[[Bed, Any, Any], tuple[Variables, Any]]
+  methods: Mapping[str, Method]
+  settings: Callable[[Any], Mapping[str, Setting]]
+  measures: Callable[[Any, Beds], Sequence[Measure]]
+  title: Callable[[Plan], str]
+  lead: Callable[[Plan], str]
+  seeds: Mapping[str, int]
+  gap: str = "retrained_gap"
+  columns: Callable[[Plan], Sequence[str]] | None = None
+  groups: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+  notes: Callable[[Plan], Sequence[str]] = lambda plan: ()
+  panels: Sequence[Panel] = ()
+  findings: Callable[[Evidence], Sequence[str]] = lambda evidence: ()
+  time_alone: bool = False
+  tune_request: Callable[[Any], str] | None = None
+
+
+class Plan(NamedTuple):
+  """Options that were checked, and what they name.
+
+  Attributes:
+    study: see `Study`.
+    options: as given.
+    seeds: one per repetition.
+    beds: see `Beds`.
+    requests: see `Requests`.
+    methods: names of those that were asked for.
+    settings: by method.
+    measures: see `Measure`.
+    strategy: how lanes are mapped; see `jaxunlearn.map_many`.
+  """
+
+  study: Study
+  options: Any
+  seeds: tuple[int, ...]
+  beds: Beds
+  requests: Requests
+  methods: tuple[str, ...]
+  settings: Mapping[str, Setting]
+  measures: tuple[Measure, ...]
+  strategy: str | int
+
+  @property
+  def lanes(self) -> tuple[np.ndarray, np.ndarray]:
+    """Request and place of the seed of each lane, int [R * S] each."""
+    requests, seeds = len(self.requests.names), len(self.seeds)
+    return np.divmod(np.arange(requests * seeds), seeds)
+
+  @property
+  def forget(self) -> np.ndarray:
+    """The request of each lane, bool [R * S, N]."""
+    return self.requests.forget.reshape(-1, self.requests.forget.shape[-1])
+
+  @property
+  def metrics(self) -> tuple[report.Metric, ...]:
+    """Every column that a measure declares."""
+    return tuple(m for measure in self.measures for m in measure.metrics)
+
+
+class Found(NamedTuple):
+  """What was found of one method.
+
+  Attributes:
+    values: columns, float64 [R * S], and arrays, [R * S, ...], by name.
+    is_finite: bool [R * S]; a lane that is not has no value in any row.
+    first: the model of the first lane.
+    seconds_compile: of the program that serves all lanes.
+    seconds_run: of running it, per lane.
+  """
+
+  values: dict[str, np.ndarray]
+  is_finite: np.ndarray
+  first: PyTree
+  seconds_compile: float
+  seconds_run: float
+
+
+class Evidence(NamedTuple):
+  """All that a run found.
+
+  Attributes:
+    plan: see `Plan`.
+    found: by name of a method, the `REFERENCES` first.
+    rows: one per method, request and seed, see `report.Results`; empty while
+      measures are still at work.
+    alone: by method seconds of one request by itself, float [S]; where timed.
+  """
+
+  plan: Plan
+  found: dict[str, Found]
+  rows: Sequence[Mapping[str, Any]] = ()
+  alone: Mapping[str, np.ndarray] = {}

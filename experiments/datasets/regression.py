@@ -1,0 +1,325 @@
+"""Tables with real targets, and requests over them.
+
+Diabetes, houses of California, and a transformer's oil temperature.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.data import _standardised, read_csv
+from jaxunlearn import requests
+from jaxunlearn.core import checks
+
+SOURCES = ("diabetes", "california", "etth1")
+FORMS = {
+  "lowest": "lowest:SHARE",
+  "highest": "highest:SHARE",
+  "range": "range:LOW..HIGH",
+  "time": "time:FROM..TO",
+  "group": "group:COLUMN=VALUE",
+}
+_TEST_SHARE = {"diabetes": 0.25, "california": 0.3}
+# Windows of a day that predict the oil temperature of the same hour next day.
+WINDOW, HORIZON = 24, 24
+_WEEK = 168
+_LOADS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL")
+
+
+class Source(NamedTuple):
+  """A table before it is split.
+
+  Attributes:
+    name: one of `SOURCES`.
+    x: float64 [N, D], nan where a number is missing; of etth1 [hours, D].
+    y: float64 [N], targets.
+    columns: by name, an array [N] of what a request looks at: "target", "time"
+      where there is one, and the table's own columns.
+    ends: of etth1 int [N], the last hour that a row's window has; else None.
+    target: what is predicted, in words.
+    unit: of the targets, in words.
+    symbol: the same in short.
+  """
+
+  name: str
+  x: np.ndarray
+  y: np.ndarray
+  columns: Mapping[str, np.ndarray]
+  ends: np.ndarray | None
+  target: str
+  unit: str
+  symbol: str
+
+
+class Table(NamedTuple):
+  """One seed's rows to train on and rows to test on.
+
+  Attributes:
+    train: {"x": float32 [N, D] or [N, T, D], "label": float32 [N]}, inputs and
+      targets standardised by the training rows.
+    test: the same of rows that are never trained on.
+    columns: see `Source`; of the training rows.
+    test_columns: the same of the test rows.
+    scale: the targets' standard deviation, in their unit.
+    shift: their mean.
+  """
+
+  train: dict[str, np.ndarray]
+  test: dict[str, np.ndarray]
+  columns: Mapping[str, np.ndarray]
+  test_columns: Mapping[str, np.ndarray]
+  scale: float
+  shift: float
+
+
+def load(source: str, *, data_dir: str | None = None) -> Source:
+  """Loads a table.
+
+  Args:
+    source: one of `SOURCES`.
+    data_dir: the folder with california_housing.csv or etth1.csv; the
+      environment variable JAXUNLEARN_DATA by default.
+
+  Raises:
+    ValueError: an unknown source, no folder, or a file that is missing or of
+      another form, in one line.
+  """
+  if source not in SOURCES:
+    raise ValueError(
+      f"Expected --data to be {', '.join(SOURCES)}, got {source!r}."
+    )
+  if source == "diabetes":
+    return _diabetes()
+  folder = data_dir or os.environ.get("JAXUNLEARN_DATA")
+  if folder is None:
+    raise ValueError(
+      "Expected --data-dir (or JAXUNLEARN_DATA) with the files "
+      "california_housing.csv and etth1.csv, got neither."
+    )
+  if source == "california":
+    return _california(Path(folder) / "california_housing.csv")
+  return _etth1(Path(folder) / "etth1.csv")
+
+
+def split(
+  source: Source, seed: int, part: str = "report", limit: int | None = None
+) -> Table:
+  """Divides a table into rows to train on and rows to test on.
+
+  Args:
+    source: see `load`.
+    seed: of the draw.
+    part: "report", or "select" for test rows that no report is about.
+    limit: at most so many rows in all, for a quick look; None takes all.
+
+  Raises:
+    ValueError: too few rows; targets that do not differ.
+  """
+  if source.ends is not None:
+    train, test, fitted = _weeks(source, limit)
+  else:
+    train, test = _rows(source, limit)
+    fitted = train
+  if len(train) < 8 or len(test) < 4:
+    raise ValueError(
+      f"Expected --data with 12 rows or more, got {len(source.y)}."
+    )
+  # By training rows only: nothing of a test row may reach the model.
+  x = source.x
+  if np.isnan(x).any():
+    x = np.where(np.isnan(x), np.nanmedian(x[fitted], axis=0)[None], x)
+  x = _standardised(x, fitted)
+  if source.ends is not None:
+    x = x[source.ends[:, None] + np.arange(1 - WINDOW, 1)[None]]
+  y = source.y
+  shift, scale = float(y[train].mean()), float(y[train].std())
+  if not np.isfinite([shift, scale]).all() or np.ptp(y[train]) == 0:
+    raise ValueError(f"Expected targets that differ, got deviation {scale}.")
+  label = ((y - shift) / scale).astype(np.float32)
+  x = np.asarray(x, np.float32)
+  of = lambda rows: {name: c[rows] for name, c in source.columns.items()}
+  return Table(
+    {"x": x[train], "label": label[train]},
+    {"x": x[test], "label": label[test]},
+    of(train),
+    of(test),
+    scale,
+    shift,
+  )
+
+
+def masks(kind: str, value: str, table: Table) -> tuple[np.ndarray, np.ndarray]:
+  """The rows of a request.
+
+  Args:
+    kind: of `FORMS`.
+    value: what stands behind the colon.
+    table: its training rows are what can be forgotten.
+
+  Returns:
+    The training rows to forget, bool [N], and the test rows of the same kind.
+
+  Raises:
+    ValueError: in one line, a text of another form, a column, value or range
+      that does not exist, none or all of the training or of the test rows.
+  """
+  if kind == "group":
+    column, equals, wanted = value.partition("=")
+    if not equals or column not in table.columns:
+      known = ", ".join(sorted(table.columns))
+      raise ValueError(
+        f"Expected group:COLUMN=VALUE with a column of {known}, got "
+        f"'group:{value}'."
+      )
+    of = lambda words: requests.groups(words.astype(str), wanted)
+  else:
+    column = "time" if kind == "time" else "target"
+    if column not in table.columns:
+      raise ValueError("Expected data with a time for time:FROM..TO, got none.")
+    ends = _ends(kind, value, table.columns[column])
+    of = lambda v: requests.value_range(np.asarray(v, np.float32), *ends)
+  found = []
+  for part, columns in (
+    ("training", table.columns),
+    ("test", table.test_columns),
+  ):
+    found.append(np.asarray(of(np.asarray(columns[column]))))
+    checks.request_values(found[-1], f"--request on {part} rows")
+  return found[0], found[1]
+
+
+def _ends(kind: str, value: str, column: np.ndarray) -> tuple[Any, Any]:
+  """The ends of a range; an end that is missing is None."""
+  if kind in ("range", "time"):
+    low, dots, high = value.partition("..")
+    if not dots:
+      raise ValueError(f"Expected {kind}:FROM..TO, got '{kind}:{value}'.")
+    ends = (_number(e, "a number") if e.strip() else None for e in (low, high))
+    return tuple(ends)
+  share = _number(value, "a share")
+  if not 0 < share < 1:
+    raise ValueError(f"Expected a share in (0, 1), got {value}.")
+  if kind == "lowest":
+    return None, float(np.quantile(column, share))
+  return float(np.quantile(column, 1 - share)), None
+
+
+def _number(text: str, wanted: str) -> float:
+  try:
+    return float(text)
+  except ValueError as error:
+    raise ValueError(f"Expected {wanted}, got {text!r}.") from error
+
+
+def _rows(source: Source, limit) -> tuple[np.ndarray, np.ndarray]:
+  order = np.random.default_rng(0).permutation(len(source.y))[:limit]
+  cut = round(_TEST_SHARE[source.name] * len(order))
+  return np.sort(order[cut:]), np.sort(order[:cut])
+
+
+def _weeks(source: Source, limit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Of four weeks three are for training and one for testing.
+
+  A window that reaches from one kind into the other is left out.
+
+  Returns:
+    Rows to train and to test on, and the hours to train on.
+  """
+  assert source.ends is not None
+  is_test = (np.arange(len(source.x)) // _WEEK) % 4 == 3
+  span = np.arange(1 - WINDOW, HORIZON + 1)
+  kinds = is_test[source.ends[:, None] + span[None]]
+  usable = np.flatnonzero(kinds.all(axis=1) | ~kinds.any(axis=1))
+  if limit is not None and limit < len(usable):
+    usable = usable[np.linspace(0, len(usable) - 1, limit).astype(int)]
+  in_test = kinds[usable, -1]
+  return usable[~in_test], usable[in_test], np.flatnonzero(~is_test)
+
+
+def _diabetes() -> Source:
+  from sklearn.datasets import load_diabetes
+
+  loaded: Any = load_diabetes(scaled=False)
+  columns = dict(zip(loaded.feature_names, loaded.data.T))
+  columns["sex"] = columns["sex"].astype(int)
+  return _source(
+    "diabetes",
+    loaded.data,
+    loaded.target,
+    columns,
+    "progression of the disease after a year",
+    "units",
+    "units",
+  )
+
+
+def _california(path: Path) -> Source:
+  """Districts of the census of 1990; some numbers of bedrooms are missing."""
+  numbers = (
+    *("longitude", "latitude", "housing_median_age", "total_rooms"),
+    *("total_bedrooms", "population", "households", "median_income"),
+  )
+  target, words = "median_house_value", "ocean_proximity"
+  table = read_csv(path, (*numbers, target, words))
+  values = _numbers(table, (*numbers, target), path)
+  x, y = values[:, :-1], values[:, -1] / 1000
+  # Counts are skewed over three orders of magnitude.
+  skewed = [numbers.index(n) for n in numbers[3:7]]
+  x[:, skewed] = np.log1p(x[:, skewed])
+  # The words are for requests only: of a group that was never seen a column of
+  # its own would have the weights that it started with.
+  columns = {name: table[name] for name in (*numbers, words)}
+  return _source(
+    "california",
+    x,
+    y,
+    columns,
+    "median value of the houses of a district",
+    "thousand dollars",
+    "k$",
+  )
+
+
+def _source(name: str, x, y, columns, *words: str) -> Source:
+  columns = {
+    name: np.asarray(c) for name, c in {**columns, "target": y}.items()
+  }
+  return Source(name, x, y, columns, None, *words)
+
+
+def _etth1(path: Path) -> Source:
+  """A transformer's loads and oil temperature, hour by hour for a year."""
+  table = read_csv(path, ("date", *_LOADS, "OT"))
+  values = _numbers(table, (*_LOADS, "OT"), path)
+  if not np.isfinite(values).all():
+    raise ValueError(f"Expected numbers in all columns of {path}, got blanks.")
+  ends = np.arange(WINDOW - 1, len(values) - HORIZON)
+  y = values[ends + HORIZON, -1]
+  columns = {"time": ends / (len(values) - 1), "target": y}
+  return Source(
+    "etth1",
+    values,
+    y,
+    columns,
+    ends,
+    "oil temperature in 24 hours",
+    "degrees Celsius",
+    "°C",
+  )
+
+
+def _numbers(table, names, path: Path) -> np.ndarray:
+  """Columns as float64 [N, D]; blanks are nan."""
+  try:
+    return np.array(
+      [[float(v) if v else np.nan for v in table[name]] for name in names]
+    ).T
+  except ValueError as error:
+    raise ValueError(
+      f"Expected numbers in {', '.join(names)} of {path.name}, got {error}."
+    ) from error

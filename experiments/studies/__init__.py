@@ -1,0 +1,1 @@
+"""One file per study: what it asks, trains, unlearns and measures."""
