@@ -13,6 +13,7 @@ import numpy as np
 import jaxunlearn as ju
 from experiments import common
 from experiments.bench.study import AGAIN, ORIGINAL, RETRAINED, Case, Plan
+from jaxunlearn.core.keys import derive
 from jaxunlearn.core.phase import all_finite
 from jaxunlearn.core.types import PyTree
 
@@ -23,16 +24,17 @@ def at(tree: PyTree, *index: Any) -> PyTree:
 
 
 def keys(plan: Plan, name: str) -> jax.Array:
-  """A key per lane for one use, [R * S]; those of the original are [S]."""
+  """A key per lane for one use, by its name and the request's: [R * S].
+
+  Those of the original, which no request reaches, are [S].
+  """
   seeds = [jax.random.key(seed) for seed in plan.seeds]
-  if name in (ORIGINAL, RETRAINED):
-    made = seeds
-  else:
-    made = [jax.random.fold_in(key, 1) for key in seeds]
-    if name == "measure":
-      made = [jax.random.fold_in(key, 2) for key in made]
-  lanes = len(seeds) if name == ORIGINAL else len(plan.lanes[0])
-  return jnp.stack([made[i % len(seeds)] for i in range(lanes)])
+  if name == ORIGINAL:
+    return jnp.stack([derive(key, name) for key in seeds])
+  return jnp.stack([
+    derive(seeds[seed], f"{name}: {plan.requests.names[request]}")
+    for request, seed in zip(*plan.lanes)
+  ])  # fmt: skip
 
 
 def train(plan: Plan) -> common.Timed:
@@ -107,12 +109,12 @@ def make_measure(
     originals: leaves [S, ...].
     retrained: leaves [R * S, ...].
   """
-  arguments = _arguments(plan, originals)
+  arguments = _arguments(plan, originals), _fitted(plan)
   lanes = (*map(jnp.asarray, plan.lanes), keys(plan, "measure"))
 
   @jax.jit
   def program(variables, retrained, arguments, lanes):
-    shared, of_seed, requests, originals = arguments
+    (shared, of_seed, requests, originals), fitted = arguments
 
     def one(variables, retrained, request, seed, key):
       case = Case(
@@ -124,10 +126,10 @@ def make_measure(
         key,
       )
       found: dict[str, Any] = {"is_finite": all_finite(variables)}
-      for measure in plan.measures:
+      for measure, fit in zip(plan.measures, fitted):
         if measure.run is None:
           continue
-        own = dict(measure.run(case))
+        own = dict(measure.run(case._replace(fitted=at(fit, seed))))
         found["is_finite"] &= own.pop("is_finite", True)
         _check_names(measure, own)
         found |= own
@@ -142,6 +144,24 @@ def make_measure(
     return {name: np.asarray(values) for name, values in found.items()}
 
   return measure
+
+
+def _fitted(plan: Plan) -> list[PyTree]:
+  """What each measure learns once per seed, leaves [S, ...]; or None."""
+  seeds = [jax.random.key(seed) for seed in plan.seeds]
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def program(fit, shared, of_seed, keys):
+    one = lambda own, key: fit(plan.beds.make(shared, own), key)
+    return ju.map_many(one, of_seed, keys, strategy=plan.strategy)
+
+  found: list[PyTree] = []
+  for i, measure in enumerate(plan.measures):
+    of_seed = jnp.stack([derive(key, f"measure {i}") for key in seeds])
+    found.append(
+      measure.fit and program(measure.fit, *_on_device(plan.beds), of_seed)
+    )
+  return found
 
 
 def _lane(plan: Plan, name: str) -> Callable[..., PyTree]:

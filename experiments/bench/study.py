@@ -7,7 +7,7 @@ of this folder put to use. How to write one:
    settings per method.
 2. `beds(options, seeds, part)`: everything to train and test on. One `Beds` has
    all seeds; `Beds.make` builds, inside a compiled program, the `Bed` of a
-   single seed. Rows are split once per seed (`splits.split_rows`); `part` is
+   single seed. Rows are split once per seed (`datasets.splits`); `part` is
    "report", or "select" when settings are chosen, whose test rows are others.
 3. `kinds`: for each kind of request a function from the text after the colon to
    a mask over the rows of one seed.
@@ -35,6 +35,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from experiments.bench.options import CommonOptions
+from experiments.datasets.splits import REPORT as REPORT
+from experiments.datasets.splits import SELECT as SELECT
 from jaxunlearn import report
 from jaxunlearn.core.types import Variables
 from jaxunlearn.report.verdict import TELLTALE, TRACE
@@ -48,7 +50,6 @@ Setting = Mapping[str, Any]
 ORIGINAL, RETRAINED = "original", "retrained"
 AGAIN = "retrained_again"
 REFERENCES = (ORIGINAL, RETRAINED, AGAIN)
-REPORT, SELECT = "report", "select"
 
 
 class Bed(NamedTuple):
@@ -143,6 +144,7 @@ class Case(NamedTuple):
     original: those of the original model of this seed.
     key: the same for every model of the lane, so that they are compared on the
       same random numbers; derive from it by name.
+    fitted: what `Measure.fit` returned for this seed.
   """
 
   bed: Bed
@@ -152,6 +154,7 @@ class Case(NamedTuple):
   retrained: Variables
   original: Variables
   key: jax.Array
+  fitted: PyTree = None
 
 
 class Rule(NamedTuple):
@@ -193,6 +196,7 @@ class Measure(NamedTuple):
     after: `(evidence, method) -> columns by name, float [L]`; on the host, when
       `run` of all measures is done for this method and for all `REFERENCES`.
     rules: which columns are tested, and how.
+    fit: `(bed, key) -> pytree`, what an attack learns once per seed; or None.
   """
 
   metrics: tuple[report.Metric, ...]
@@ -200,6 +204,7 @@ class Measure(NamedTuple):
   arrays: tuple[str, ...] = ()
   after: Callable[[Evidence, str], Mapping[str, Any]] | None = None
   rules: tuple[Rule, ...] = ()
+  fit: Callable[[Bed, jax.Array], PyTree] | None = None
 
 
 Panel = Callable[["Evidence"], Mapping[str, tuple["Figure", str]]]

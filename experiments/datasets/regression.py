@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.data import _standardised, read_csv
+from experiments.datasets import splits
 from jaxunlearn import requests
 from jaxunlearn.core import checks
 
@@ -28,6 +29,7 @@ _TEST_SHARE = {"diabetes": 0.25, "california": 0.3}
 # Windows of a day that predict the oil temperature of the same hour next day.
 WINDOW, HORIZON = 24, 24
 _WEEK = 168
+_PAIRS = ((1, 3), (1, 4), (1, 5), (2, 4), (2, 5), (3, 5))
 _LOADS = ("HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL")
 
 
@@ -107,23 +109,29 @@ def load(source: str, *, data_dir: str | None = None) -> Source:
 
 
 def split(
-  source: Source, seed: int, part: str = "report", limit: int | None = None
+  source: Source,
+  seed: int,
+  part: str = splits.REPORT,
+  limit: int | None = None,
 ) -> Table:
   """Divides a table into rows to train on and rows to test on.
 
   Args:
     source: see `load`.
     seed: of the draw.
-    part: "report", or "select" for test rows that no report is about.
+    part: see `splits.split_rows`.
     limit: at most so many rows in all, for a quick look; None takes all.
 
   Raises:
     ValueError: too few rows; targets that do not differ.
   """
   if source.ends is not None:
-    train, test, fitted = _weeks(source, limit)
+    train, test, fitted = _weeks(source, seed, part, limit)
   else:
-    train, test = _rows(source, limit)
+    share = _TEST_SHARE[source.name]
+    train, test = splits.split_rows(
+      len(source.y), seed, part, test_share=share, limit=limit
+    )
     fitted = train
   if len(train) < 8 or len(test) < 4:
     raise ValueError(
@@ -216,29 +224,40 @@ def _number(text: str, wanted: str) -> float:
     raise ValueError(f"Expected {wanted}, got {text!r}.") from error
 
 
-def _rows(source: Source, limit) -> tuple[np.ndarray, np.ndarray]:
-  order = np.random.default_rng(0).permutation(len(source.y))[:limit]
-  cut = round(_TEST_SHARE[source.name] * len(order))
-  return np.sort(order[cut:]), np.sort(order[:cut])
+def _weeks(
+  source: Source, seed: int, part: str, limit: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Of eight weeks five are for training, two for testing, one for choosing.
 
-
-def _weeks(source: Source, limit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Of four weeks three are for training and one for testing.
-
-  A window that reaches from one kind into the other is left out.
+  The two are drawn, of the inner weeks and not side by side, so that every draw
+  has as many windows. A window that reaches from one kind into another is left
+  out.
 
   Returns:
     Rows to train and to test on, and the hours to train on.
   """
   assert source.ends is not None
-  is_test = (np.arange(len(source.x)) // _WEEK) % 4 == 3
-  span = np.arange(1 - WINDOW, HORIZON + 1)
-  kinds = is_test[source.ends[:, None] + span[None]]
-  usable = np.flatnonzero(kinds.all(axis=1) | ~kinds.any(axis=1))
-  if limit is not None and limit < len(usable):
-    usable = usable[np.linspace(0, len(usable) - 1, limit).astype(int)]
-  in_test = kinds[usable, -1]
-  return usable[~in_test], usable[in_test], np.flatnonzero(~is_test)
+  hours = len(source.x)
+  kind = np.zeros((hours // (8 * _WEEK), 8), int)
+  kind[:, 7] = 2
+  rng = np.random.default_rng((seed, 1))
+  for weeks, pair in zip(kind, rng.integers(len(_PAIRS), size=len(kind))):
+    weeks[list(_PAIRS[pair])] = 1
+  kind = np.repeat(kind.ravel(), _WEEK)
+  kind = np.append(kind, np.zeros(hours - len(kind), int))
+  of_row = kind[source.ends[:, None] + np.arange(1 - WINDOW, HORIZON + 1)]
+  train, test = (
+    np.flatnonzero((of_row == wanted).all(axis=1))
+    for wanted in (0, 2 if part == splits.SELECT else 1)
+  )
+  if limit is not None:
+    train, test = _thinned(train, 3 * limit // 4), _thinned(test, limit // 4)
+  return train, test, np.flatnonzero(kind == 0)
+
+
+def _thinned(rows: np.ndarray, count: int) -> np.ndarray:
+  some = np.linspace(0, len(rows) - 1, min(count, len(rows)))
+  return rows[some.astype(int)]
 
 
 def _diabetes() -> Source:

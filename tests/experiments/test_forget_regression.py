@@ -8,6 +8,7 @@ import pytest
 
 from experiments import forget_regression
 from experiments.datasets import regression as tables
+from experiments.datasets.splits import split_rows
 from experiments.forget_regression import Options, prepare
 from experiments.studies.forget_regression import METHODS
 
@@ -124,30 +125,60 @@ def test_missing_numbers_are_filled_from_training_rows_alone(houses):
   assert 0.6 < mask.mean() < 0.9
 
 
-def test_windows_of_a_series_do_not_reach_from_training_into_testing(tmp_path):
+def test_windows_of_a_series_do_not_reach_from_one_part_into_another(tmp_path):
   names = ["date", "HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"]
-  count = 24 * 7 * 8
+  count = 24 * 7 * 20
   with (tmp_path / "etth1.csv").open("w", newline="") as file:
     writer = csv.writer(file)
     writer.writerow(names)
     writer.writerows([["d", *[i % 7] * 6, i] for i in range(count)])
-  table = tables.split(tables.load("etth1", data_dir=str(tmp_path)), 0)
-  assert table.train["x"].shape[1:] == (24, 7)
-  # OT is the hour: a target is 24 hours after the last input.
-  week = lambda hours: (hours.astype(int) // 168) % 4 == 3
-  for part, columns, test in (
-    (table.train, table.columns, False),
-    (table.test, table.test_columns, True),
-  ):
-    target = columns["target"]
-    assert (week(target) == test).all()
-    assert (week(target - 47) == test).all()
-    np.testing.assert_allclose(columns["time"] * (count - 1), target - 24)
-    # Inputs rise by a standardised hour a step, up to the day before.
-    steps = np.diff(part["x"][:, :, -1], axis=1)
-    np.testing.assert_allclose(steps, steps[0, 0], rtol=1e-2)
+  source = tables.load("etth1", data_dir=str(tmp_path))
+  # OT is the hour: a target is 24 hours after the last input of 24.
+  week = lambda hours: np.unique(hours.astype(int) // 168)
+  span = lambda target: np.concatenate([target, target - 47])
+  seen = set()
+  for seed in range(4):
+    table = tables.split(source, seed)
+    chosen = tables.split(source, seed, "select")
+    np.testing.assert_array_equal(table.train["x"], chosen.train["x"])
+    trained = week(span(table.columns["target"]))
+    tested = week(span(table.test_columns["target"]))
+    np.testing.assert_array_equal(
+      week(span(chosen.test_columns["target"])), [7, 15]
+    )
+    assert len(tested) == 4 and not {7, 15} & {*trained, *tested}
+    assert not set(trained) & set(tested)
+    seen.add(tuple(tested))
+    assert table.train["x"].shape[1:] == (24, 7)
+    # As many for every seed, so that all of them are one program.
+    assert len(table.test["label"]) == 4 * (168 - 47)
+    for part, columns in (
+      (table.train, table.columns),
+      (table.test, table.test_columns),
+    ):
+      np.testing.assert_allclose(
+        columns["time"] * (count - 1), columns["target"] - 24
+      )
+      # Inputs rise by a standardised hour a step, up to the day before.
+      steps = np.diff(part["x"][:, :, -1], axis=1)
+      np.testing.assert_allclose(steps, steps[0, 0], rtol=1e-2)
+  assert len(seen) > 1
   mask, _ = tables.masks("time", "0.0..0.5", table)
   np.testing.assert_array_equal(mask, table.columns["time"] <= np.float32(0.5))
+
+
+def test_rows_that_choose_settings_are_in_no_report():
+  chosen = split_rows(100, 0, "select", test_share=0.25)[1]
+  for seed in range(5):
+    train, test = split_rows(100, seed, "report", test_share=0.25)
+    again, select = split_rows(100, seed, "select", test_share=0.25)
+    np.testing.assert_array_equal(train, again)
+    np.testing.assert_array_equal(select, chosen)
+    every = np.concatenate([train, test, select])
+    np.testing.assert_array_equal(np.sort(every), np.arange(100))
+    assert len(test) == 25 and len(select) == 10
+    other = split_rows(100, seed + 1, "report", test_share=0.25)[1]
+    assert set(test) != set(other)
 
 
 @pytest.mark.parametrize(
