@@ -8,7 +8,7 @@ difference that is merely not shown is "undecided".
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -41,13 +41,10 @@ def rules(plan: Plan) -> list[Rule]:
   return [rule for measure in plan.measures for rule in measure.rules]
 
 
-def checks(evidence: Evidence, request: str, method: str) -> list[Check]:
+def checks(evidence: Evidence, request: int, method: str) -> list[Check]:
   """A check per rule: paired by seed, with the interval of the difference."""
-  plan, found = evidence.plan, []
-  known = table.definitions(plan)
-  for rule in rules(plan):
-    if rule.reference == method:
-      continue
+  known, found = table.definitions(evidence.plan), []
+  for rule in rules(evidence.plan):
     ours, theirs = (
       _by_seed(evidence, name, request, rule.metric)
       for name in (method, rule.reference)
@@ -66,30 +63,23 @@ def checks(evidence: Evidence, request: str, method: str) -> list[Check]:
   return found
 
 
-def judged(evidence: Evidence, request: str) -> dict[str, report.Verdict]:
-  """The verdict on every method that has a number, by name."""
-  if not rules(evidence.plan):
-    return {}
-  control = checks(evidence, request, ORIGINAL)
-  return {
-    name: report.judge(checks(evidence, request, name), control=control)
-    for name in evidence.plan.methods
-    if not diverged(evidence, name)
-  }
-
-
 def diverged(evidence: Evidence, method: str) -> int:
   """How many of its lanes are not finite."""
   return int((~evidence.found[method].is_finite).sum())
 
 
 def verdict_sentences(evidence: Evidence) -> list[str]:
-  """Per request which methods passed, and which did not."""
-  sentences = []
-  for request in evidence.plan.requests.names:
-    found = judged(evidence, request)
+  """Per request which methods passed the tests, and which did not."""
+  plan, sentences = evidence.plan, []
+  sound = [name for name in plan.methods if not diverged(evidence, name)]
+  for i, request in enumerate(plan.requests.names if rules(plan) else ()):
+    control = checks(evidence, i, ORIGINAL)
+    outcomes = {
+      name: report.judge(checks(evidence, i, name), control=control).outcome
+      for name in sound
+    }
     for outcome, words in _OUTCOMES.items():
-      names = [n for n, verdict in found.items() if verdict.outcome == outcome]
+      names = [name for name in sound if outcomes[name] == outcome]
       if names:
         sentences.append(f"{request}: {words}: {', '.join(names)}.")
   return sentences
@@ -100,7 +90,7 @@ def comparisons(
 ) -> list[report.Comparison]:
   """The distances beside their floor, and per request the tests."""
   found = [_floors(evidence, summary)]
-  found += [_tests(evidence, name) for name in evidence.plan.requests.names]
+  found += [_tests(evidence, i) for i in range(len(summary.requests))]
   return [comparison for comparison in found if comparison.grid.metrics]
 
 
@@ -155,16 +145,15 @@ def _nearest(
     f"{metric.label}: {best} is lowest with {shown(best)}"
     + (f"; {', '.join(others)}." if others else ".")
   ]
-  idle = []
-  for method in ranked:
-    ours, theirs = (
-      np.mean(
-        [_by_seed(evidence, m, r, name) for r in summary.requests], axis=0
-      )
-      for m in (method, ORIGINAL)
-    )
-    if not verdicts.difference_interval(ours, theirs)[1] < 0:
-      idle.append(method)
+  every = range(len(evidence.plan.requests.names))
+  mean = lambda m: np.mean(
+    [_by_seed(evidence, m, i, name) for i in every], axis=0
+  )
+  idle = [
+    m
+    for m in ranked
+    if not verdicts.difference_interval(mean(m), mean(ORIGINAL))[1] < 0
+  ]
   if idle:
     sentences.append(
       "Not shown to be nearer to retraining than the original model, by the "
@@ -212,34 +201,28 @@ def _times(summary: report.Summary, method: str, name: str) -> str:
   return f" ({value / floor:.2g} x)"
 
 
-def _tests(evidence: Evidence, request: str) -> report.Comparison:
-  plan = evidence.plan
+def _tests(evidence: Evidence, request: int) -> report.Comparison:
+  plan, heads = evidence.plan, []
   known = table.definitions(plan)
   signs = {verdicts.ABSENT: "=", verdicts.UNDECIDED: "?"}
-  metrics = {rule.metric: rule for rule in rules(plan)}
+  for rule in rules(plan):
+    metric = report.describe(rule.metric, known)
+    margin = f"{metric.label}, margin {format_value(metric, rule.margin)}"
+    heads.append(metric._replace(label=margin))
   rows = []
   for method in (ORIGINAL, AGAIN, *plan.methods):
-    found = {c.measure: c for c in checks(evidence, request, method)}
-    cells = []
-    for name in metrics:
-      metric = report.describe(name, known)
-      check = found.get(metric.label)
-      if diverged(evidence, method):
-        cells.append(Cell("diverged"))
-      elif check is None or not math.isfinite(check.low):
-        cells.append(Cell("" if check is None else "?"))
-      else:
-        ends = (format_value(metric, end) for end in (check.low, check.high))
-        sign = check.finding or signs[check.outcome]
-        cells.append(Cell(f"{' to '.join(ends)} {sign}"))
-    rows.append((method, tuple(cells)))
-  heads = []
-  for name, rule in metrics.items():
-    metric = report.describe(name, known)
-    margin = format_value(metric, rule.margin)
-    heads.append(metric._replace(label=f"{metric.label}, margin {margin}"))
+    texts = []
+    for metric, check in zip(heads, checks(evidence, request, method)):
+      sign = check.finding or signs[check.outcome]
+      low, high = (format_value(metric, v) for v in (check.low, check.high))
+      texts.append(
+        f"{low} to {high} {sign}" if math.isfinite(check.low) else "?"
+      )
+    if diverged(evidence, method):
+      texts = ["diverged"] * len(heads)
+    rows.append((method, tuple(map(Cell, texts))))
   return report.Comparison(
-    f"Tests: {request}",
+    f"Tests: {plan.requests.names[request]}",
     "95 % intervals over seeds for the difference to the retrained model or, of a "
     f"distance to it, to that of {AGAIN}. '=': within the margin, so as near. '?': "
     "undecided, too few seeds or too much spread. Else the difference is beyond "
@@ -250,17 +233,12 @@ def _tests(evidence: Evidence, request: str) -> report.Comparison:
 
 
 def _by_seed(
-  evidence: Evidence, method: str, request: str, metric: str
+  evidence: Evidence, method: str, request: int, metric: str
 ) -> np.ndarray:
-  """A column over the seeds, float [S]; nan where there is none."""
-  rows: Sequence[Mapping] = evidence.rows
-  return np.array(
-    [
-      row.get(metric, math.nan)
-      for row in rows
-      if row["method"] == method and row["request"] == request
-    ]
-  )
+  """A column over the seeds, float [S]; nan where a model diverged."""
+  found = evidence.found[method]
+  values = np.where(found.is_finite, found.values[metric], np.nan)
+  return values[evidence.plan.lanes[0] == request]
 
 
 def _mean(values: np.ndarray) -> float:

@@ -12,7 +12,14 @@ import numpy as np
 
 import jaxunlearn as ju
 from experiments import common
-from experiments.bench.study import AGAIN, ORIGINAL, RETRAINED, Case, Plan
+from experiments.bench.study import (
+  AGAIN,
+  ORIGINAL,
+  RETRAINED,
+  Case,
+  Plan,
+  Setting,
+)
 from jaxunlearn.core.keys import derive
 from jaxunlearn.core.phase import all_finite
 from jaxunlearn.core.types import PyTree
@@ -51,22 +58,51 @@ def train(plan: Plan) -> common.Timed:
   return common.timed(program, *_on_device(plan.beds), keys(plan, ORIGINAL))
 
 
-def serve(plan: Plan, name: str, originals: PyTree) -> common.Timed:
-  """A method's models of every lane, leaves [R * S, ...].
+def serve(
+  plan: Plan,
+  name: str,
+  originals: PyTree,
+  traced: Mapping[str, Any] | None = None,
+) -> common.Timed:
+  """A method's models of every lane.
 
   Args:
     plan: see `Plan`.
     name: one of its methods, "retrained" or "retrained_again".
     originals: leaves [S, ...].
+    traced: by name values [K] of the method's setting, all in one program; None
+      for the plan's own.
+
+  Returns:
+    Leaves [R * S, ...]; with `traced` [K, R * S, ...].
   """
-  lane = _lane(plan, name)
   lanes = (*map(jnp.asarray, plan.lanes), keys(plan, name))
 
-  def program(arguments, lanes):
-    one = functools.partial(lane, arguments)
-    return ju.map_many(one, *lanes, strategy=plan.strategy)
+  def program(arguments, lanes, traced):
+    def many(values):
+      one = functools.partial(_lane(plan, name, values), arguments)
+      return ju.map_many(one, *lanes, strategy=plan.strategy)
 
-  return common.timed(program, _arguments(plan, originals), lanes)
+    if traced is None:
+      return many({})
+    return ju.map_many(many, traced, strategy=plan.strategy)
+
+  traced = jax.tree.map(jnp.asarray, traced)
+  return common.timed(program, _arguments(plan, originals), lanes, traced)
+
+
+def references(plan: Plan) -> tuple[dict[str, common.Timed], PyTree]:
+  """The models that all others are compared with, and the originals [S, ...]."""
+  original = train(plan)
+  of_seed = plan.lanes[1]
+  made = {
+    name: serve(plan, name, original.value) for name in (RETRAINED, AGAIN)
+  }
+  seconds = original.seconds_run * len(of_seed) / len(plan.seeds)
+  first = original._replace(
+    value=at(original.value, of_seed), seconds_run=seconds
+  )
+  return {ORIGINAL: first, **made}, original.value
 
 
 def time_alone(
@@ -164,7 +200,9 @@ def _fitted(plan: Plan) -> list[PyTree]:
   return found
 
 
-def _lane(plan: Plan, name: str) -> Callable[..., PyTree]:
+def _lane(
+  plan: Plan, name: str, values: Setting | None = None
+) -> Callable[..., PyTree]:
   """`(arguments, request, seed, key) -> variables` of one lane."""
   study = plan.study
 
@@ -174,7 +212,8 @@ def _lane(plan: Plan, name: str) -> Callable[..., PyTree]:
     forget = requests[0][request, seed]
     if name in (RETRAINED, AGAIN):
       return study.train(bed, ~forget, key)[0]
-    method = study.methods[name].build(bed, plan.settings.get(name, {}))
+    setting = {**plan.settings[name], **(values or {})}
+    method = study.methods[name].build(bed, setting)
     return method(at(originals, seed), bed.data, forget, key)[0]
 
   return lane

@@ -36,6 +36,15 @@ class CommonOptions:
     ),
   ] = None
 
+  tune: Annotated[
+    int | None,
+    described(
+      "Choose the methods' settings first, of so many each, on rows, requests "
+      "and seeds that are not reported; by default they have those of the study.",
+      "INT",
+    ),
+  ] = None
+
   data_dir: flags.DataDir = None
 
   out: flags.Out = "out"

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments import common
-from experiments.bench import compare, lanes, table
+from experiments.bench import compare, lanes, table, tune
 from experiments.bench.study import Evidence, Panel, Plan
 from jaxunlearn import report
 from jaxunlearn.adapters import orbax
@@ -72,6 +72,7 @@ def render(made: Report, folder: Path) -> None:
 
 def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
   """Writes the report, and into params/ the models of the first lane."""
+  plan = evidence.plan  # With the settings that were chosen.
   study, summary = plan.study, report.summarise(evidence.rows)
   figures: dict[str, tuple[Figure, str]] = {}
   for panel in study.panels:
@@ -90,7 +91,7 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
     table.definitions(plan),
     compare.verdict_sentences(evidence),
     [*compare.findings(evidence, summary), *study.findings(evidence)],
-    compare.comparisons(evidence, summary),
+    compare.comparisons(evidence, summary) + _tuned(evidence),
     figures,
     _notes(plan),
   )
@@ -158,6 +159,12 @@ def bars(names: Sequence[str], caption: str, **labels: str) -> Panel:
     return figures
 
   return panel
+
+
+def _tuned(evidence: Evidence) -> list[report.Comparison]:
+  plan = evidence.plan
+  gap = report.describe(plan.study.gap, table.definitions(plan))
+  return [tune.table(evidence.tuned, gap)] if evidence.tuned else []
 
 
 def _notes(plan: Plan) -> list[str]:

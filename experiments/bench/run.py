@@ -2,84 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from rich.progress import Progress
 
-from experiments.bench import lanes, table
-from experiments.bench.study import (
-  AGAIN,
-  ORIGINAL,
-  REFERENCES,
-  RETRAINED,
-  Evidence,
-  Found,
-  Plan,
-)
+from experiments.bench import lanes, table, tune
+from experiments.bench.study import RETRAINED, Evidence, Found, Plan
+from experiments.common import Timed
 
 
 def run(plan: Plan, progress: Progress) -> Evidence:
-  """Trains, unlearns and measures."""
-  names = plan.methods
-  task = progress.add_task("training the original model", total=6 + len(names))
-  done = lambda words: progress.update(task, advance=1, description=words)
-  original = lanes.train(plan)
-  done("retraining")
-  made = {
-    ORIGINAL: original._replace(
-      value=lanes.at(original.value, plan.lanes[1]),
-      # Of one model, as of the others.
-      seconds_run=original.seconds_run * len(plan.lanes[0]) / len(plan.seeds),
-    ),
-    RETRAINED: lanes.serve(plan, RETRAINED, original.value),
-  }
-  done("retraining once more")
-  made[AGAIN] = lanes.serve(plan, AGAIN, original.value)
-  done("measuring these")
-  measure = lanes.make_measure(plan, original.value, made[RETRAINED].value)
-  evidence = Evidence(plan, {})
-  for name in REFERENCES:
-    evidence.found[name] = _found(plan, made[name], measure)
-  _add_host_columns(evidence, REFERENCES)
-  for name in names:
-    done(f"unlearning by {name}")
-    served = lanes.serve(plan, name, original.value)
-    evidence.found[name] = _found(plan, served, measure)
-    _add_host_columns(evidence, (name,))
+  """Chooses settings where that is asked for, trains, unlearns and measures."""
+  task = progress.add_task("training", total=2 + len(plan.methods))
+  say = lambda words: progress.update(task, description=words)
+  tuned: Mapping[str, tune.Tuned] = {}
+  if plan.selection is not None:
+    tuned = tune.choose(plan.selection, plan.options.tune, record, say)
+    chosen = {name: found.setting for name, found in tuned.items()}
+    plan = plan._replace(settings={**plan.settings, **chosen})
+  say("training the original and the retrained models")
+  made, original = lanes.references(plan)
+  progress.update(task, advance=1, description="measuring them")
+  measure = lanes.make_measure(plan, original, made[RETRAINED].value)
+  evidence = Evidence(plan, {}, tuned=tuned)
+  record(evidence, measure, made)
+  for name in plan.methods:
+    progress.update(task, advance=1, description=f"unlearning by {name}")
+    record(evidence, measure, {name: lanes.serve(plan, name, original)})
   if plan.study.time_alone:
-    done("timing one request alone")
-    timed = (RETRAINED, *names)
-    evidence = evidence._replace(
-      alone=lanes.time_alone(plan, timed, original.value)
-    )
+    progress.update(task, advance=1, description="timing one request alone")
+    alone = lanes.time_alone(plan, (RETRAINED, *plan.methods), original)
+    evidence = evidence._replace(alone=alone)
   return evidence._replace(rows=table.rows(evidence))
 
 
-def _found(plan: Plan, made: Any, measure: Any) -> Found:
-  values = dict(measure(made.value))
-  is_finite = values.pop("is_finite")
-  values = {
-    name: v.astype(np.float64) if v.dtype.kind == "f" else v
-    for name, v in values.items()
-  }
-  return Found(
-    values,
-    is_finite,
-    jax.tree.map(lambda leaf: leaf[0], made.value),
-    made.seconds_compile,
-    made.seconds_run / len(plan.lanes[0]),
-  )
-
-
-def _add_host_columns(evidence: Evidence, names: Sequence[str]) -> None:
-  """What measures add on the host."""
-  for measure in evidence.plan.measures:
+def record(evidence: Evidence, measure: Any, made: Mapping[str, Timed]) -> None:
+  """Adds what is found of some models, by name, to the evidence."""
+  plan = evidence.plan
+  for name, part in made.items():
+    values = dict(measure(part.value))
+    is_finite = values.pop("is_finite")
+    evidence.found[name] = Found(
+      {
+        k: v.astype(np.float64) if v.dtype.kind == "f" else v
+        for k, v in values.items()
+      },
+      is_finite,
+      jax.tree.map(lambda leaf: leaf[0], part.value),
+      part.seconds_compile,
+      part.seconds_run / len(plan.lanes[0]),
+    )
+  for step in plan.measures:
     # All references have a column before any needs it for a comparison.
-    for name in names if measure.after else ():
-      added = measure.after(evidence, name)
+    for name in made if step.after else ():
+      added = step.after(evidence, name)
       evidence.found[name].values.update(
         {k: np.asarray(v, np.float64) for k, v in added.items()}
       )

@@ -10,9 +10,10 @@ import numpy as np
 import tyro
 
 from experiments import common, flags
-from experiments.bench import render
+from experiments.bench import render, tune
 from experiments.bench.study import (
   REPORT,
+  SELECT,
   Beds,
   Kind,
   Plan,
@@ -35,7 +36,18 @@ def prepare(study: Study, options: Any) -> Plan:
   methods = flags.chosen(options.methods, study.methods, groups=groups)
   count = options.seeds or study.seeds[options.preset]
   seeds = tuple(range(options.first_seed, options.first_seed + count))
-  return make_plan(study, options, seeds, methods, options.request, REPORT)
+  plan = make_plan(study, options, seeds, methods, options.request, REPORT)
+  if options.tune is None:
+    return plan
+  if options.tune < 2:
+    raise ValueError(f"Expected --tune > 1, got {options.tune}.")
+  tuned = tuple(name for name in methods if study.methods[name].space)
+  if not tuned or study.tune_request is None:
+    raise ValueError("Expected --methods with settings to --tune, got none.")
+  seeds = tuple(tune.FIRST_SEED + i for i in range(study.tune_seeds))
+  request = study.tune_request(options)
+  selection = make_plan(study, options, seeds, tuned, request, SELECT)
+  return plan._replace(selection=selection)
 
 
 def make_plan(
@@ -79,7 +91,7 @@ def parse(text: str, kinds: Mapping[str, Kind], beds: Beds) -> Requests:
       twice.
   """
   forms = [kind.form for kind in kinds.values()]
-  forms = f"{', '.join(forms[:-1])} or {forms[-1]}"
+  forms = " or ".join(filter(None, [", ".join(forms[:-1]), forms[-1]]))
   names = tuple(part.strip() for part in text.split(SEPARATOR) if part.strip())
   if not names:
     raise ValueError(f"Expected --request {forms}, got {text!r}.")

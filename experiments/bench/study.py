@@ -123,7 +123,7 @@ class Method(NamedTuple):
     build: `(bed, setting) -> transform`; the transform, or any `(variables, data,
       forget_mask, key) -> (variables, info)`, is called at once. Traced.
     space: by name of a setting what it may be when it is chosen; None leaves the
-      defaults. See `tune.Between`.
+      defaults. See `tune.Between` and `tune.Choice`.
     note: for the reader of the report; "" for none.
   """
 
@@ -237,6 +237,7 @@ class Study:
       adds the columns `seconds_alone` and `speedup`.
     tune_request: `options -> text`, the requests that settings are chosen on;
       others than `request`.
+    tune_seeds: how many.
   """
 
   name: str
@@ -259,6 +260,7 @@ class Study:
   findings: Callable[[Evidence], Sequence[str]] = lambda evidence: ()
   time_alone: bool = False
   tune_request: Callable[[Any], str] | None = None
+  tune_seeds: int = 2
 
 
 class Plan(NamedTuple):
@@ -274,6 +276,7 @@ class Plan(NamedTuple):
     settings: by method.
     measures: see `Measure`.
     strategy: how lanes are mapped; see `jaxunlearn.map_many`.
+    selection: the plan that settings are chosen on; None for the defaults.
   """
 
   study: Study
@@ -285,6 +288,7 @@ class Plan(NamedTuple):
   settings: Mapping[str, Setting]
   measures: tuple[Measure, ...]
   strategy: str | int
+  selection: Plan | None = None
 
   @property
   def lanes(self) -> tuple[np.ndarray, np.ndarray]:
@@ -330,9 +334,11 @@ class Evidence(NamedTuple):
     rows: one per method, request and seed, see `report.Results`; empty while
       measures are still at work.
     alone: by method seconds of one request by itself, float [S]; where timed.
+    tuned: by method how its setting was chosen, see `tune.Tuned`; where it was.
   """
 
   plan: Plan
   found: dict[str, Found]
   rows: Sequence[Mapping[str, Any]] = ()
   alone: Mapping[str, np.ndarray] = {}
+  tuned: Mapping[str, Any] = {}

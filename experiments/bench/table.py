@@ -90,24 +90,10 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
       }
       for lane, (request, seed) in enumerate(zip(*plan.lanes))
     ]
-  return check(made, definitions(plan))
-
-
-def check(
-  made: list[dict[str, Any]], known: Sequence[report.Metric]
-) -> list[dict[str, Any]]:
-  """The rows as they are.
-
-  Raises:
-    ValueError: a column that is not declared.
-  """
-  names = {metric.name for metric in known} | set(IDENTITY)
-  for row in made:
-    for name in row:
-      if name not in names:
-        raise ValueError(
-          f"Expected declared columns only, got {name!r} of {row['method']}."
-        )
+  known = {metric.name for metric in definitions(plan)} | set(IDENTITY)
+  unknown = sorted({name for row in made for name in row} - known)
+  if unknown:
+    raise ValueError(f"Expected columns that are declared, got {unknown[0]}.")
   return made
 
 

@@ -32,6 +32,7 @@ import optax
 import jaxunlearn as ju
 from experiments import bench, flags
 from experiments.bench import Case, Measure, Method, Rule, render, table
+from experiments.bench.tune import Between
 from experiments.datasets import regression as tables
 from experiments.flags import described
 from jaxunlearn import metrics, report
@@ -237,24 +238,31 @@ def _blindspot(bed: bench.Bed, setting: bench.Setting) -> ju.Transform:
   )
 
 
+_RATE = {"rate": Between(1e-5, 1e-2)}
 METHODS = {
   "finetune": Method(
     lambda bed, setting: ju.finetune(bed.model, **_fit(bed, setting)),
+    _RATE,
     note="as many steps as blindspot's student.",
   ),
   "finetune_long": Method(
     lambda bed, setting: ju.finetune(bed.model, **_fit(bed, setting)),
+    _RATE,
     note="all steps that blindspot has, those of the blindspot model included, "
     "at the rate of training.",
   ),
   "gradient_ascent": Method(
-    lambda bed, setting: ju.gradient_ascent(bed.model, **_fit(bed, setting))
+    lambda bed, setting: ju.gradient_ascent(bed.model, **_fit(bed, setting)),
+    _RATE,
   ),
   "gaussian_amnesiac": Method(
-    lambda bed, setting: gaussian_amnesiac(bed.model, **_fit(bed, setting))
+    lambda bed, setting: gaussian_amnesiac(bed.model, **_fit(bed, setting)),
+    _RATE,
   ),
   "blindspot": Method(
-    _blindspot, note="each request and seed has a blindspot model of its own."
+    _blindspot,
+    {**_RATE, "attention": Between(0.1, 100.0)},
+    note="each request and seed has a blindspot model of its own.",
   ),
 }
 
@@ -469,6 +477,7 @@ STUDY = bench.Study(
   methods=METHODS,
   settings=settings_of,
   measures=measures,
+  tune_request=lambda options: "highest:0.2",
   seeds={"smoke": 2, "quick": 5, "paper": 5},
   title=lambda plan: f"Forgetting a part of {plan.options.data} in regression",
   lead=lambda plan: (

@@ -1,0 +1,222 @@
+"""The frame of the studies, with a study whose model is a mean."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import bench, common
+from experiments.bench import compare, lanes, render, shell, table, tune
+from experiments.bench import run as running
+from jaxunlearn import Variables, report
+from jaxunlearn.core import keys
+
+SEEDS, ROWS = 6, 40
+
+
+def beds(options, seeds, part):
+  draw = lambda seed: np.random.default_rng((seed, part == "select"))
+  x = np.stack([draw(seed).normal(size=ROWS) for seed in seeds])
+  make = lambda shared, own: bench.Bed(None, {"x": own})
+  return bench.Beds((), x.astype(np.float32), make, list(x), {})
+
+
+def lowest(value, x):
+  mask = x <= np.quantile(x, float(value))
+  return mask, None
+
+
+def train(bed, weights, key):
+  x = bed.data["x"]
+  mean = (weights * x).sum() / weights.sum()
+  return Variables({"mean": mean + 0.01 * jax.random.normal(key)}), None
+
+
+def near(bed, setting):
+  def method(variables, data, forget_mask, key):
+    made, _ = train(bed, ~forget_mask, key)
+    return Variables({"mean": made.params["mean"] + setting["off"]}), None
+
+  return method
+
+
+def broken(bed, setting):
+  return lambda variables, data, forget_mask, key: (
+    jax.tree.map(
+      lambda v: v * jnp.where(forget_mask[0], 1, jnp.nan), variables
+    ),
+    None,
+  )
+
+
+def same(bed, setting):
+  return lambda variables, data, forget_mask, key: (variables, None)
+
+
+OFF = report.Metric("off", "Off", "How far the means are apart.")
+MEAN = report.Metric("mean", "Mean", "The mean.")
+
+
+def distance(case):
+  ours, theirs = (v.params["mean"] for v in (case.variables, case.retrained))
+  return {"off": jnp.abs(ours - theirs), "mean": ours}
+
+
+STUDY = bench.Study(
+  name="mean",
+  options=bench.CommonOptions,
+  beds=beds,
+  kinds={"lowest": bench.Kind("lowest:SHARE", lowest)},
+  request=lambda options: "lowest:0.3;lowest:0.6",
+  train=train,
+  methods={
+    "near": bench.Method(near, {"off": tune.Between(-1, 1, log=False)}),
+    "same": bench.Method(same),
+    "broken": bench.Method(broken),
+  },
+  settings=lambda options: {"near": {"off": 0.0}},
+  measures=lambda options, beds: [
+    bench.Measure(
+      (OFF, MEAN),
+      distance,
+      rules=(
+        bench.distance("off", 0.05),
+        bench.Rule("mean", 0.05, below="trace"),
+      ),
+    ),
+    table.gap(("mean",), "The difference."),
+  ],
+  title=lambda plan: "Means",
+  lead=lambda plan: "Means are forgotten.",
+  seeds={"smoke": 2, "quick": SEEDS, "paper": SEEDS},
+  tune_request=lambda options: "lowest:0.5",
+)
+
+
+@functools.cache
+def evidence(study=STUDY, **flags):
+  plan = shell.prepare(study, bench.CommonOptions(**flags))
+  with common.progress() as progress:
+    return running.run(plan, progress)
+
+
+def rows(found, method):
+  return [row for row in found.rows if row["method"] == method]
+
+
+def test_every_method_has_a_row_per_request_and_seed_and_a_floor():
+  found = evidence()
+  names = {row["method"] for row in found.rows}
+  assert names == {*bench.REFERENCES, "near", "same", "broken"}
+  for name in names:
+    assert len(rows(found, name)) == 2 * SEEDS
+  floor = [row["off"] for row in rows(found, "retrained_again")]
+  assert 0 < np.mean(floor) < 0.05
+  assert all(row["off"] == 0 for row in rows(found, "retrained"))
+
+
+def test_a_model_that_diverged_has_no_number_and_no_rank(tmp_path):
+  found = evidence()
+  lost = [row for row in rows(found, "broken") if not row["is_finite"]]
+  assert lost and all(np.isnan(row["off"]) for row in lost)
+  summary = render.write(tmp_path, found.plan, found)
+  sentences = compare.findings(found, summary)
+  assert any(s.startswith("Diverged, ") and "broken" in s for s in sentences)
+  assert not any("broken" in s for s in compare.verdict_sentences(found))
+  assert not any("broken is lowest" in s for s in sentences)
+  text = (tmp_path / "table.md").read_text()
+  assert "diverged" in text and "retrained_again" in text
+  for line in text.splitlines():
+    assert not (line.startswith("| broken") and "**" in line)
+
+
+def test_near_is_what_a_test_of_equivalence_shows():
+  found = evidence()
+  told = {s.split(": ")[-1]: s for s in compare.verdict_sentences(found)}
+  assert "As near to retraining" in told["near."]
+  assert "Traces of the rows found" in told["same."]
+  # Two seeds show nothing, however near.
+  few = evidence(seeds=2)
+  assert any("none excluded: near" in s for s in compare.verdict_sentences(few))
+
+
+def test_a_column_without_a_declaration_is_refused():
+  extra = lambda case: {
+    **distance(case),
+    "other": case.variables.params["mean"],
+  }
+  measures = lambda options, beds: [bench.Measure((OFF, MEAN), extra)]
+  study = dataclasses.replace(STUDY, measures=measures)
+  with pytest.raises(ValueError, match="columns that they declare, got other"):
+    evidence(study)
+  added = bench.Measure((), after=lambda evidence, name: {"late": np.zeros(12)})
+  measures = lambda options, beds: [bench.Measure((OFF, MEAN), distance), added]
+  study = dataclasses.replace(STUDY, measures=measures)
+  with pytest.raises(ValueError, match="columns that are declared, got late"):
+    evidence(study)
+
+
+def test_no_key_is_used_twice():
+  plan = evidence().plan
+  names = (*bench.REFERENCES, *plan.methods, "measure")
+  every = [jax.random.key_data(lanes.keys(plan, name)) for name in names]
+  every = np.concatenate(every)
+  assert len(every) == SEEDS + 6 * 2 * SEEDS
+  assert len(np.unique(every, axis=0)) == len(every)
+
+
+def test_a_derived_key_depends_on_the_key_and_the_name():
+  made = [
+    keys.derive(jax.random.key(seed), name) for seed in (0, 1) for name in "ab"
+  ]
+  data = np.stack([jax.random.key_data(key) for key in made])
+  assert len(np.unique(data, axis=0)) == 4
+  again = keys.derive(jax.random.key(0), "a")
+  np.testing.assert_array_equal(jax.random.key_data(again), data[0])
+
+
+def test_settings_are_chosen_on_other_rows_requests_and_seeds(tmp_path):
+  study = dataclasses.replace(
+    STUDY, settings=lambda options: {"near": {"off": 0.8}}
+  )
+  found = evidence(study, tune=8)
+  plan, chosen = found.plan, found.tuned["near"]
+  assert plan.selection.requests.names == ("lowest:0.5",)
+  assert not set(plan.selection.seeds) & set(plan.seeds)
+  assert len(chosen.scores) == 8 and chosen.scores[0] > 0.7
+  assert abs(chosen.setting["off"]) < 0.3
+  assert min(chosen.scores) < 0.3
+  assert plan.settings["near"] == chosen.setting
+  assert set(found.tuned) == {"near"}
+  render.write(tmp_path, plan, found)
+  assert "How settings were chosen" in (tmp_path / "table.md").read_text()
+
+
+def test_draws_begin_with_the_default_and_stay_within_their_space():
+  space = {
+    "rate": tune.Between(1e-4, 1e-1),
+    "steps": tune.Choice((10, 100)),
+  }
+  found = tune.draws({"rate": 1.0, "steps": 5, "other": 2}, space, 9)
+  assert found[0] == {"rate": 1.0, "steps": 5, "other": 2}
+  assert len(found) == 9 and {s["steps"] for s in found[1:]} == {10, 100}
+  assert all(1e-4 <= s["rate"] <= 1e-1 and s["other"] == 2 for s in found[1:])
+  assert found == tune.draws(found[0], space, 9)
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"tune": 1}, "--tune > 1, got 1"),
+    ({"tune": 3, "methods": "same"}, "--methods with settings to --tune"),
+    ({"request": ""}, "--request lowest:SHARE"),
+    ({"request": "highest:0.1"}, "--request lowest:SHARE, got 'highest:0.1'"),
+    ({"request": "lowest:1"}, "--request lowest:1: "),
+  ],
+)
+def test_bad_options_are_one_line(options, message):
+  with pytest.raises(ValueError, match=message):
+    shell.prepare(STUDY, bench.CommonOptions(**options))
