@@ -151,11 +151,19 @@ BESIDE = {
 
 
 @pytest.mark.parametrize("folder", sorted(BESIDE))
-def test_a_study_imports_the_frame_and_data_and_no_other_study(folder):
-  for path in (ROOT / "experiments" / folder).glob("*.py"):
+def test_what_is_shared_imports_no_study_and_no_study_another(folder):
+  paths = list((ROOT / "experiments" / folder).glob("*.py"))
+  for path in paths:
     parts = [name.split(".") for name in imported(path)]
-    used = {p[1] for p in parts if p[0] == "experiments" and len(p) > 1}
-    allowed = (
-      BESIDE[folder] if folder == "studies" else BESIDE[folder] | {folder}
-    )
-    assert used <= allowed, f"{path.name} imports {sorted(used - allowed)}"
+    parts = [p for p in parts if p[0] == "experiments" and len(p) > 1]
+    used = {p[1] for p in parts} - BESIDE[folder] - {folder}
+    assert not used, f"{path.name} imports {sorted(used)}"
+    if folder != "studies":
+      continue
+    # A long study has parts that bear its name, forget_graph_view.
+    others = {
+      p[2]
+      for p in parts
+      if p[1] == "studies" and len(p) > 2 and not p[2].startswith(path.stem)
+    }
+    assert not others, f"{path.name} imports {others}"

@@ -41,6 +41,7 @@ from jaxunlearn.report.tables import Comparison as Comparison
 from jaxunlearn.report.tables import Grid as Grid
 from jaxunlearn.report.tables import markdown_table as markdown_table
 from jaxunlearn.report.tables import rich_table as rich_table
+from jaxunlearn.report.trade_off import trade_off as trade_off
 from jaxunlearn.report.verdict import Check as Check
 from jaxunlearn.report.verdict import Verdict as Verdict
 from jaxunlearn.report.verdict import judge as judge

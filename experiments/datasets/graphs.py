@@ -12,12 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data import read_npz
+from experiments.datasets.splits import REPORT
 from jaxunlearn import graph
-from jaxunlearn.core import checks
 
 SOURCES = "karate, digits, cora or npz:PATH"
-FORMS = "edges:SHARE, in:SHARE, out:SHARE, nodes:SHARE or class:C"
-SEPARATOR = ";"  # Between several requests.
+FORMS = {
+  "edges": "edges:SHARE",
+  "in": "in:SHARE",
+  "out": "out:SHARE",
+  "nodes": "nodes:SHARE",
+  "class": "class:C",
+}
 _NEIGHBOURS = 4  # Of a digit.
 _HOPS = 2
 # Wayne Zachary (1977), "An information flow model for conflict and fission in
@@ -70,24 +75,6 @@ class GraphData(NamedTuple):
   class_names: tuple[str, ...]
 
 
-class Ask(NamedTuple):
-  """One request as it was written.
-
-  Attributes:
-    text: such as "in:0.05".
-    kind: "edges", "in", "out", "nodes" or "class".
-    value: a share in (0, 1), or the number of a class.
-  """
-
-  text: str
-  kind: str
-  value: float
-
-  @property
-  def is_of_nodes(self) -> bool:
-    return self.kind in ("nodes", "class")
-
-
 def load(
   source: str, *, data_dir: str | None = None, max_nodes: int | None = None
 ) -> GraphData:
@@ -120,55 +107,6 @@ def load(
   raise ValueError(f"Expected --data {SOURCES}, got {source!r}.")
 
 
-def parse(text: str, data: GraphData, task: str) -> tuple[Ask, ...]:
-  """Reads the requests of a flag.
-
-  Args:
-    text: one of `FORMS`, or several with semicolons between.
-    data: what they are about.
-    task: "links" or "nodes"; of edges a classifier of nodes is not asked.
-
-  Raises:
-    ValueError: in one line, another form, a share outside (0, 1), a class that
-      does not exist, a request of edges of a classifier, one that comes twice.
-  """
-  names = [part.strip() for part in text.split(SEPARATOR) if part.strip()]
-  if not names:
-    raise ValueError(f"Expected --request {FORMS}, got {text!r}.")
-  if len(set(names)) < len(names):
-    raise ValueError(f"Expected --request to differ, got {text!r}.")
-  return tuple(_ask(name, data, task) for name in names)
-
-
-def _ask(text: str, data: GraphData, task: str) -> Ask:
-  kind, _, value = text.partition(":")
-  if kind not in ("edges", "in", "out", "nodes", "class"):
-    raise ValueError(f"Expected --request {FORMS}, got {text!r}.")
-  if kind == "class":
-    if data.label is None:
-      raise ValueError(f"Expected data with classes for {text}, got none.")
-    if not value.isdecimal() or int(value) >= len(data.class_names):
-      raise ValueError(
-        f"Expected --request {text} to name a class of 0 .. "
-        f"{len(data.class_names) - 1}, got {value!r}."
-      )
-    return Ask(text, kind, int(value))
-  try:
-    share = float(value)
-  except ValueError:
-    share = float("nan")
-  if not 0 < share < 1:
-    raise ValueError(
-      f"Expected --request {text} with a share in (0, 1), got {value!r}."
-    )
-  ask = Ask(text, kind, share)
-  if task == "nodes" and not ask.is_of_nodes:
-    raise ValueError(
-      f"Expected nodes:SHARE or class:C with --task nodes, got {text!r}."
-    )
-  return ask
-
-
 class Split(NamedTuple):
   """One seed's part of the graph to train on, and what is tested on.
 
@@ -188,7 +126,7 @@ class Split(NamedTuple):
   rows: np.ndarray | None = None
 
 
-def split_links(data: GraphData, seed: int) -> Split:
+def split_links(data: GraphData, seed: int, part: str = REPORT) -> Split:
   """90 % of the edges to train on, 5 % each to test and to attack with."""
   rng = np.random.default_rng((seed, 1))
   count = max(2, round(0.05 * len(data.edges)))
@@ -204,7 +142,7 @@ def split_links(data: GraphData, seed: int) -> Split:
   return Split(train, test, absent, pairs[: len(train)])
 
 
-def split_nodes(data: GraphData, seed: int) -> Split:
+def split_nodes(data: GraphData, seed: int, part: str = REPORT) -> Split:
   """60 % of the nodes to train on, the others to test on; all edges stay."""
   rng = np.random.default_rng((seed, 2))
   order = rng.permutation(len(data.features)).astype(np.int32)
@@ -224,62 +162,74 @@ def around(edges: np.ndarray, some: Any, count: int) -> np.ndarray:
   return reached
 
 
-def mask_links(
-  ask: Ask, data: GraphData, split: Split, seed: int
+def on_edges(template: Any, nodes: Any, edges: Any) -> Any:
+  """A graph of the template's form with nodes and edges [E, 2] of its own."""
+  return template._replace(
+    nodes=nodes,
+    edges=jnp.ones(2 * len(edges)),
+    senders=edges.reshape(-1),
+    receivers=edges[:, ::-1].reshape(-1),
+  )
+
+
+def masks(
+  kind: str, value: str, data: GraphData, split: Split, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """A request of a link predictor.
+  """The rows of a request.
+
+  Args:
+    kind: of `FORMS`.
+    value: what stands behind the colon.
+    data: the graph.
+    split: of `split_links` or `split_nodes`, which says what a row is.
+    seed: draws what is forgotten.
 
   Returns:
-    The edges to forget, bool [E], and the nodes to forget, bool [n].
+    The rows to forget, edges or training nodes, bool [N], and the nodes to
+    forget, bool [n]. A node takes its edges along.
 
   Raises:
-    ValueError: too few edges of that kind; none, or all.
+    ValueError: in one line, a share outside (0, 1), a class that does not exist,
+      edges of a classifier of nodes, too few edges of that kind.
   """
-  rng = np.random.default_rng((seed, 3))
-  nodes = np.zeros(len(data.features), bool)
+  count = len(data.features)
+  if kind == "class":
+    if data.label is None:
+      raise ValueError(
+        f"Expected data with classes for class:{value}, got none."
+      )
+    if not value.isdecimal() or int(value) >= len(data.class_names):
+      raise ValueError(
+        f"Expected a class of 0 .. {len(data.class_names) - 1}, got {value!r}."
+      )
+    pick = lambda among: data.label[among] == int(value)
+  else:
+    try:
+      share = float(value)
+    except ValueError:
+      share = float("nan")
+    if not 0 < share < 1:
+      raise ValueError(f"Expected a share in (0, 1), got {value!r}.")
+    order = np.random.default_rng((seed, 3)).permutation
+    pick = lambda among: np.isin(
+      np.arange(len(among)), order(len(among))[: round(share * len(among))]
+    )
+  nodes = np.zeros(count, bool)
+  if split.rows is not None:
+    if kind not in ("nodes", "class"):
+      raise ValueError("Expected nodes:SHARE or class:C with --task nodes.")
+    mask = pick(split.rows)
+    nodes[split.rows[mask]] = True
+    return mask, nodes
   g = graph.from_edges(data.features[:, :1], split.edges)
-  if ask.is_of_nodes:
-    nodes = _nodes(ask, data, np.arange(len(nodes)), rng)
+  if kind in ("nodes", "class"):
+    nodes = pick(np.arange(count))
     mask = graph.incident_edges(g, jnp.asarray(nodes))
   else:
-    inside = around(split.edges, split.test, len(nodes))[split.edges].all(
-      axis=1
-    )
-    eligible = {"edges": None, "in": inside, "out": ~inside}[ask.kind]
-    key = jax.random.key(seed)
-    try:
-      mask = graph.sample_edges(key, g, ask.value, eligible)
-    except ValueError as error:
-      raise ValueError(f"--request {ask.text}: {error}") from error
-  return _checked(ask, np.asarray(mask)), nodes
-
-
-def mask_nodes(
-  ask: Ask, data: GraphData, split: Split, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """A request of a classifier: training nodes bool [N], and bool [n]."""
-  assert split.rows is not None
-  rng = np.random.default_rng((seed, 3))
-  mask = _checked(ask, _nodes(ask, data, split.rows, rng))
-  nodes = np.zeros(len(data.features), bool)
-  nodes[split.rows[mask]] = True
-  return mask, nodes
-
-
-def _nodes(ask, data, among, rng) -> np.ndarray:
-  """Which of some nodes are asked for: bool like them."""
-  if ask.kind == "class":
-    return data.label[among] == ask.value
-  chosen = rng.permutation(len(among))[: round(ask.value * len(among))]
-  return np.isin(np.arange(len(among)), chosen)
-
-
-def _checked(ask: Ask, mask: np.ndarray) -> np.ndarray:
-  try:
-    checks.request_values(mask, "--request")
-  except ValueError as error:
-    raise ValueError(f"--request {ask.text}: {error}") from error
-  return mask
+    inside = around(split.edges, split.test, count)[split.edges].all(axis=1)
+    eligible = {"edges": None, "in": inside, "out": ~inside}[kind]
+    mask = graph.sample_edges(jax.random.key(seed), g, share, eligible)
+  return np.asarray(mask), nodes
 
 
 def _karate() -> GraphData:
