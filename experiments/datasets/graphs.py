@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data import read_npz
-from experiments.datasets.splits import REPORT
+from experiments.datasets.splits import REPORT, split_rows
 from jaxunlearn import graph
+from jaxunlearn.core import keys
 
 SOURCES = "karate, digits, cora or npz:PATH"
 FORMS = {
@@ -127,27 +128,30 @@ class Split(NamedTuple):
 
 
 def split_links(data: GraphData, seed: int, part: str = REPORT) -> Split:
-  """90 % of the edges to train on, 5 % each to test and to attack with."""
-  rng = np.random.default_rng((seed, 1))
-  count = max(2, round(0.05 * len(data.edges)))
-  order = rng.permutation(len(data.edges))
-  test, unseen, train = np.split(data.edges[order], [count, 2 * count])
-  g = graph.from_edges(data.features[:, :1], data.edges)
-  pairs = np.asarray(
-    graph.draw_non_edges(
-      graph.non_edges(g), jax.random.key(seed), len(train) + count
-    )
+  """5 % of the edges each to test, to attack with and to choose settings.
+
+  The other 85 % are trained on; `part` is that of `splits.split_rows`.
+  """
+  train, test = split_rows(
+    len(data.edges), seed, part, test_share=0.05, select_share=0.05
   )
-  absent = np.concatenate([unseen, pairs[len(train) :]])
-  return Split(train, test, absent, pairs[: len(train)])
+  train = np.random.default_rng((seed, 2)).permutation(train)
+  count = max(2, round(0.05 * len(data.edges)))
+  unseen, train = np.split(train, [count])
+  g = graph.from_edges(data.features[:, :1], data.edges)
+  key = keys.derive(jax.random.key(seed), f"non-edges to {part}")
+  pairs = np.asarray(
+    graph.draw_non_edges(graph.non_edges(g), key, len(train) + count)
+  )
+  absent = np.concatenate([data.edges[unseen], pairs[len(train) :]])
+  edges, test_edges = data.edges[train], data.edges[test]
+  return Split(edges, test_edges, absent, pairs[: len(train)])
 
 
 def split_nodes(data: GraphData, seed: int, part: str = REPORT) -> Split:
-  """60 % of the nodes to train on, the others to test on; all edges stay."""
-  rng = np.random.default_rng((seed, 2))
-  order = rng.permutation(len(data.features)).astype(np.int32)
-  rows, test = np.split(order, [round(0.6 * len(order))])
-  return Split(data.edges, np.sort(test), rows=np.sort(rows))
+  """60 % of the nodes to train on, 30 % to test, 10 % to choose; all edges stay."""
+  rows, test = split_rows(len(data.features), seed, part, test_share=0.3)
+  return Split(data.edges, test.astype(np.int32), rows=rows.astype(np.int32))
 
 
 def around(edges: np.ndarray, some: Any, count: int) -> np.ndarray:
@@ -228,7 +232,8 @@ def masks(
   else:
     inside = around(split.edges, split.test, count)[split.edges].all(axis=1)
     eligible = {"edges": None, "in": inside, "out": ~inside}[kind]
-    mask = graph.sample_edges(jax.random.key(seed), g, share, eligible)
+    key = keys.derive(jax.random.key(seed), "edges to forget")
+    mask = graph.sample_edges(key, g, share, eligible)
   return np.asarray(mask), nodes
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 REPORT, SELECT = "report", "select"
-_SELECT_SHARE = 0.1
 
 
 def split_rows(
@@ -14,25 +13,28 @@ def split_rows(
   part: str,
   *,
   test_share: float,
+  select_share: float = 0.1,
   limit: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Rows to train on and rows to test on, drawn once per seed.
 
-  A tenth of the rows is set aside for choosing settings. It is the same for
-  every seed, so that no report is ever about a row that a setting was chosen on.
+  Some rows are set aside for choosing settings. They are the same for every seed,
+  so that no report is ever about a row that a setting was chosen on.
 
   Args:
     count: rows in all.
     seed: of the draw among the others.
     part: `REPORT`, or `SELECT` for the rows set aside in the place of test rows.
-    test_share: of all rows.
+    test_share: of all rows; one row at least.
+    select_share: likewise.
     limit: at most so many rows in all, for a quick look; None takes all.
 
   Returns:
     Row numbers in order, int [N] and [M]; no row is in both.
   """
   order = np.random.default_rng(0).permutation(count)[:limit]
-  select, rest = np.split(order, [round(_SELECT_SHARE * len(order))])
+  size = lambda share: max(1, round(share * len(order)))
+  select, rest = np.split(order, [size(select_share)])
   rest = np.random.default_rng((seed, 1)).permutation(rest)
-  test, train = np.split(rest, [round(test_share * len(order))])
+  test, train = np.split(rest, [size(test_share)])
   return np.sort(train), np.sort(select if part == SELECT else test)

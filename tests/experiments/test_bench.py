@@ -11,6 +11,7 @@ import pytest
 from experiments import bench, common
 from experiments.bench import compare, lanes, render, shell, table, tune
 from experiments.bench import run as running
+from experiments.studies import forget_graph, forget_regression
 from jaxunlearn import Variables, report
 from jaxunlearn.core import keys
 
@@ -193,6 +194,15 @@ def test_settings_are_chosen_on_other_rows_requests_and_seeds(tmp_path):
   assert set(found.tuned) == {"near"}
   render.write(tmp_path, plan, found)
   assert "How settings were chosen" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize("module", [forget_graph, forget_regression])
+def test_the_settings_of_a_study_name_all_that_may_be_chosen(module):
+  study = module.STUDY
+  for preset in study.seeds:
+    settings = study.settings(module.Options(preset=preset))
+    for name, method in study.methods.items():
+      assert set(method.space or ()) <= set(settings.get(name, ()))
 
 
 def test_draws_begin_with_the_default_and_stay_within_their_space():

@@ -221,7 +221,8 @@ def test_splits_do_not_overlap_and_requests_keep_their_side():
   code = lambda pairs: np.sort(pairs, axis=1) @ np.array([n, 1])
   taken = code(data.edges)
   half = len(split.absent) // 2
-  parts = [split.edges, split.test, split.absent[:half]]
+  chosen = graphs.split_links(data, 4, "select").test
+  parts = [split.edges, split.test, split.absent[:half], chosen]
   np.testing.assert_array_equal(
     np.sort(np.concatenate([code(p) for p in parts])), np.sort(taken)
   )
