@@ -247,6 +247,8 @@ METHODS: Mapping[str, Method] = {
   "gkt": Method(_gkt, "no rows, only which classes to forget", zero_shot=True),
   "retrain": Method(_retrain, "retain rows"),
 }
+# One of each kind, and few enough to compile within a minute or two.
+USUAL = ("finetune", "unsir", "bad_teacher", "scrub", "ssd", "salun")
 # Retraining with another seed is a yardstick, to be had by name.
 _NOT_IN_ALL = ("retrain",)
 
@@ -257,7 +259,7 @@ def choose(
   """The methods that a flag's text names.
 
   Args:
-    text: "all", or names with commas between.
+    text: "usual", "all", or names with commas between.
     has_ledger: whether the original model is trained here, with the ledger
       that amnesiac unlearning needs; "all" leaves it out otherwise.
     leaves_classes: whether every request leaves some class alone, without
@@ -269,6 +271,8 @@ def choose(
       unlearning of a model that was trained elsewhere; a zero-shot method for
       a request of every class.
   """
+  if text == "usual":
+    return USUAL
   if text == "all":
     return tuple(
       name
@@ -279,13 +283,14 @@ def choose(
     )
   names = tuple(dict.fromkeys(n.strip() for n in text.split(",") if n.strip()))
   if not names:
-    raise ValueError(f"Expected --methods all or names, got {text!r}.")
+    raise ValueError(f"Expected --methods usual, all or names, got {text!r}.")
   for name in names:
     if name not in METHODS:
-      near = difflib.get_close_matches(name, [*METHODS, "all"], 1, 0.0)
+      known = ["usual", "all", *METHODS]
+      near = difflib.get_close_matches(name, known, 1, 0.0)
       raise ValueError(
-        f"Expected --methods among all, {', '.join(METHODS)}, got {name!r}; "
-        f"did you mean {near[0]!r}?"
+        f"Expected --methods among {', '.join(known)}, got {name!r}; did you "
+        f"mean {near[0]!r}?"
       )
     if METHODS[name].needs_ledger and not has_ledger:
       raise ValueError(

@@ -59,8 +59,11 @@ class Options:
 
   methods: Annotated[
     str,
-    described("How to forget: all, or names as in unsir,bad_teacher,finetune."),
-  ] = "all"
+    described(
+      "How to forget: usual (" + ", ".join(methods.USUAL) + "), all, or names "
+      "as in unsir,bad_teacher,finetune."
+    ),
+  ] = "usual"
 
   seeds: flags.Seeds = None
 

@@ -1,5 +1,6 @@
 """The main job from end to end, on small data."""
 
+import dataclasses
 import json
 import math
 
@@ -231,7 +232,7 @@ def test_each_class_has_the_rows_of_the_single_requests(digits_run, tmp_path):
 
 @pytest.mark.slow
 def test_every_method_runs_and_is_finite(tmp_path):
-  results = run(tmp_path, "--seeds", "1")
+  results = run(tmp_path, "--methods", "all", "--seeds", "1")
   methods = {r["method"] for r in results["rows"]}
   assert methods == {"original", "retrained", *methods_table.METHODS} - {
     "retrain"
@@ -353,14 +354,23 @@ def test_all_methods_leave_out_the_ledger_of_a_given_checkpoint():
   assert "amnesiac" in methods_table.choose("all", has_ledger=True)
 
 
+def test_the_usual_methods_are_a_handful_of_all_and_need_no_ledger():
+  asked = forget.Options(preset="smoke")
+  assert tuple(forget.prepare(asked).settings) == methods_table.USUAL
+  chosen = methods_table.choose("all", has_ledger=False)
+  assert set(methods_table.USUAL) < set(chosen)
+
+
 def test_zero_shot_methods_are_left_out_where_every_class_is_touched():
-  asked = forget.Options(request="class:1;random:0.1", preset="smoke")
+  asked = forget.Options(
+    request="class:1;random:0.1", methods="all", preset="smoke"
+  )
   plan = forget.prepare(asked)
   zero_shot = {n for n, m in methods_table.METHODS.items() if m.zero_shot}
   assert zero_shot == {"zero_shot_noise", "gkt"}
   assert not zero_shot & set(plan.settings) and "unsir" in plan.settings
   assert any("gkt forget whole" in note for note in output._notes(plan))
-  whole = forget.prepare(forget.Options(request="class:1", preset="smoke"))
+  whole = forget.prepare(dataclasses.replace(asked, request="class:1"))
   assert zero_shot <= set(whole.settings)
   assert not any("gkt forget whole" in note for note in output._notes(whole))
 
