@@ -6,6 +6,8 @@ VENV := .venv
 DEMO := .venv-demo
 UV := .uv/bin/python -m uv
 WORKERS ?= 2
+# Neighbours share fixtures and programs, so a worker gets a stretch of tests.
+SPLIT = -n $(WORKERS) --dist worksteal
 LOCKS := requirements.lock requirements-demo.lock requirements-uv.lock
 export JAX_PLATFORMS ?= cpu
 export UV_PYTHON_DOWNLOADS := never
@@ -35,10 +37,10 @@ demo: $(DEMO)/.stamp
 	$(DEMO)/bin/python -m experiments.forget --preset quick --out out/demo
 
 test: setup
-	$(VENV)/bin/python -m pytest -q -n $(WORKERS) -m "not slow"
+	$(VENV)/bin/python -m pytest -q $(SPLIT) -m "not slow"
 
 test-all: setup
-	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --durations=25
+	$(VENV)/bin/python -m pytest -q $(SPLIT) --durations=25
 
 check: setup check-locks
 	$(VENV)/bin/ruff check .

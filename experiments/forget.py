@@ -5,7 +5,7 @@ Methods: UNSIR (arXiv:2111.08947), Bad Teacher (arXiv:2205.08096), and baselines
 
     python -m experiments.forget --preset quick --out out/demo
 
-trains an MLP on scikit-learn's digits, forgets class 3 with every method, and
+trains an MLP on scikit-learn's digits, forgets class 3 with six methods, and
 writes results.json, table.md, plots/, params/ and report.html. It takes one to
 two minutes on two CPU cores, most of it compilation, and less the second time.
 
