@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from experiments.files import read_csv, read_npz
 
 Rows = dict[str, np.ndarray]
 
@@ -327,58 +328,6 @@ def _standardised(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
   spread = x[rows].std(axis=0)
   centred = x - x[rows].mean(axis=0)
   return (centred / np.where(spread > 0, spread, 1)).astype(np.float32)
-
-
-def read_csv(path: Path, columns: Sequence[str]) -> dict[str, np.ndarray]:
-  """Columns of a CSV file with a header, as words."""
-  if not path.is_file():
-    raise ValueError(
-      f"Expected --data-dir with the file {path.name}, got {path.parent}, "
-      "which has none."
-    )
-  try:
-    with path.open(newline="", encoding="utf-8") as file:
-      rows = list(csv.DictReader(file, skipinitialspace=True))
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
-    raise ValueError(f"Expected {path} to be CSV, got {error}.") from error
-  for name in columns:
-    if not rows or any(row.get(name) is None for row in rows):
-      raise ValueError(
-        f"Expected {path} to have rows, each with the column {name!r}, got "
-        "none or some without."
-      )
-  return {name: np.array([r[name].strip() for r in rows]) for name in columns}
-
-
-def read_npz(path: str | Path) -> dict[str, np.ndarray]:
-  """Arrays of an .npz; Python objects, which could run code, are refused."""
-  if not Path(path).is_file():
-    raise ValueError(f"Expected {path} to be an .npz file, got no such file.")
-  try:
-    with np.load(path) as file:
-      if not hasattr(file, "files"):
-        raise ValueError(f"Expected {path} to be an .npz file, got one array.")
-      arrays = {}
-      for name in file.files:
-        try:
-          arrays[name] = file[name]
-        except ValueError as error:
-          raise ValueError(
-            f"Expected {path} to hold plain arrays, got Python objects under "
-            f"{name!r}, which are not loaded."
-          ) from error
-      return arrays
-  except ValueError as error:
-    if str(error).startswith("Expected"):
-      raise
-    raise ValueError(
-      f"Expected {path} to be an .npz file, got something else."
-    ) from error
-  except Exception as error:  # Broken archives raise many kinds.
-    raise ValueError(
-      f"Expected {path} to be a readable .npz file, got "
-      f"{type(error).__name__}: {error}"
-    ) from error
 
 
 def _checked_rows(

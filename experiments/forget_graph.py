@@ -31,7 +31,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 from rich.progress import Progress
 
 from experiments import common, flags, forget_graph_study, graph_data
@@ -230,9 +229,7 @@ def run(plan: Plan, progress: Progress) -> Outcome:
 
 def main(argv: Sequence[str] | None = None) -> None:
   """The program; bad input ends it with one line and exit status 2."""
-  asked = tyro.cli(
-    Options, prog="python -m experiments.forget_graph", args=argv
-  )
+  asked = flags.parse(Options, "python -m experiments.forget_graph", argv)
   plan, summary = common.run_program(asked, prepare, run, output.write)
   output.show(common.wide_console(), plan, summary)
 

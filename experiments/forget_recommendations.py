@@ -41,7 +41,6 @@ from typing import Annotated, Literal, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 from rich.progress import Progress
 
 from experiments import common, flags, recommendation_data
@@ -254,8 +253,8 @@ def run(plan: Plan, progress: Progress) -> Outcome:
 
 def main(argv: Sequence[str] | None = None) -> None:
   """The program; bad input ends it with one line and exit status 2."""
-  asked = tyro.cli(
-    Options, prog="python -m experiments.forget_recommendations", args=argv
+  asked = flags.parse(
+    Options, "python -m experiments.forget_recommendations", argv
   )
   plan, summary = common.run_program(asked, prepare, run, output.write)
   output.show(common.wide_console(), plan, summary)

@@ -22,12 +22,12 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.progress import Progress
 
 from experiments import common, flags
 from experiments import synthetic_tables_data as tables
 from experiments import synthetic_tables_output as output
+from experiments.flags import described
 from jaxunlearn.core.training import map_many
 from jaxunlearn.metrics.tabsyndex import TabSynDex, tabsyndex
 from jaxunlearn.metrics.tabsyndex_bands import Bands, tabsyndex_bands
@@ -83,14 +83,14 @@ class Options:
 
   data: Annotated[
     str,
-    tyro.conf.arg(
-      help="Tables: all (adult and california), or names as in wine,diabetes."
+    described(
+      "Tables: all (adult and california), or names as in wine,diabetes."
     ),
   ] = "all"
 
   generators: Annotated[
     str,
-    tyro.conf.arg(help="Generators: all, or names as in copula,vae."),
+    described("Generators: all, or names as in copula,vae."),
   ] = "all"
 
   seeds: flags.Seeds = None
@@ -354,9 +354,7 @@ def _scored(
 
 def main(argv: Sequence[str] | None = None) -> None:
   """The program; bad input ends it with one line and exit status 2."""
-  asked = tyro.cli(
-    Options, prog="python -m experiments.synthetic_tables", args=argv
-  )
+  asked = flags.parse(Options, "python -m experiments.synthetic_tables", argv)
   plan, summary = common.run_program(asked, prepare, run, output.write)
   output.show(common.wide_console(), plan, summary)
 

@@ -26,7 +26,6 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.progress import Progress
 
 import jaxunlearn as ju
@@ -292,7 +291,7 @@ def write(folder: Path, plan: Plan, outcome: Outcome) -> report.Summary:
 
 def main(argv: Sequence[str] | None = None) -> None:
   """The program; bad input ends it with one line and exit status 2."""
-  asked = tyro.cli(Options, prog="python -m experiments.zero_shot", args=argv)
+  asked = flags.parse(Options, "python -m experiments.zero_shot", argv)
   _, summary = common.run_program(asked, prepare, run, write)
   console = common.wide_console()
   console.print(report.rich_table(summary, definitions=DEFINITIONS))
