@@ -179,8 +179,8 @@ def prepare(options: Options) -> Plan:
     raise ValueError(f"Expected --noise in (0, 1), got {options.noise}.")
   flags.check_seeds(options.seeds)
   names = flags.chosen(options.methods, METHODS)
-  dataset = data.load(
-    options.data, preset=options.preset, data_dir=options.data_dir
+  dataset = data.with_floats(
+    data.load(options.data, preset=options.preset, data_dir=options.data_dir)
   )
   size = SIZES[options.preset]
   available = len(dataset.train["label"])

@@ -197,8 +197,8 @@ def prepare(options: Options) -> Plan:
   given = {"cycles": options.cycles, "seeds": options.seeds}
   size = size._replace(**{k: v for k, v in given.items() if v is not None})
   size = size._replace(every=min(size.every, size.cycles))
-  dataset = data.load(
-    options.data, preset=options.preset, data_dir=options.data_dir
+  dataset = data.with_floats(
+    data.load(options.data, preset=options.preset, data_dir=options.data_dir)
   )
   asked = requests.parse(options.request, dataset)
   if None in asked.classes:

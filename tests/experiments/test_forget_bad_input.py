@@ -200,7 +200,7 @@ def test_an_output_that_is_a_file_is_named(refuse, tmp_path):
   path = tmp_path / "taken"
   path.write_text("mine")
   line = refuse(out=path)
-  assert "--out" in line and str(path) in line
+  assert "--out" in line and "taken" in line
   assert path.read_text() == "mine"
   assert "--out" in refuse(out=path / "below")
 
