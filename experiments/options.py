@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 
 import jax
 
-from experiments import copies, data, flags, methods, models, requests
+from experiments import cautions, data, flags, methods, models, requests
 from experiments.flags import described
 from jaxunlearn import Model, Variables
 
@@ -198,7 +198,7 @@ def prepare(
     {n: methods.settings_for(n, kind, options.preset) for n in chosen},
     options.seeds or usual.get(options.data, usual["other"]),
     strategy,
-    (*dataset.notes, *copies.sentences(dataset, asked)),
+    (*dataset.notes, *cautions.cautions(dataset, asked)),
   )
 
 
