@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import jax
@@ -42,6 +41,7 @@ from experiments import diffusion_prompts as prompts
 from experiments import diffusion_study as study
 from experiments.diffusion_measure import make_measure
 from experiments.diffusion_models import load_trained
+from experiments.files import checked_path
 from experiments.flags import described
 from jaxunlearn.core.types import PyTree
 
@@ -176,7 +176,9 @@ def prepare(options: Options) -> Plan:
   )
   loaded = None
   if options.load is not None:
-    loaded = load_trained(this, Path(options.load), options.preset)
+    loaded = load_trained(
+      this, checked_path(options.load, "--load"), options.preset
+    )
     count = len(jax.tree.leaves(loaded.twins)[0])
     if options.twins not in (None, count):
       raise ValueError(

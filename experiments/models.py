@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.data import Dataset
+from experiments.files import checked_path
 from jaxunlearn import Model, Variables, models
 from jaxunlearn.adapters.flax import from_module
 from jaxunlearn.core import checks
@@ -51,7 +52,8 @@ def load_checkpoint(directory: str, model: Model, dataset: Dataset):
   from jaxunlearn.adapters import orbax
 
   try:
-    variables = orbax.load_params(directory, abstract_variables(model, dataset))
+    path = checked_path(directory, "--checkpoint")
+    variables = orbax.load_params(path, abstract_variables(model, dataset))
   except ValueError as error:
     raise ValueError(f"--checkpoint {directory}: {error}") from error
   checks.finite(variables, "--checkpoint ")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data import read_csv
+from experiments.data import data_folder
+from experiments.files import read_csv
 
 _ADULT_NUMBERS = (
   "age",
@@ -82,7 +82,7 @@ def load(name: str, data_dir: str | None) -> MixedTable:
     )
   if name not in FILES:
     return _bundled(name)
-  folder = data_dir or os.environ.get("JAXUNLEARN_DATA")
+  folder = data_folder(data_dir)
   if data_dir is not None and not Path(data_dir).is_dir():
     raise ValueError(f"Expected --data-dir to be a folder, got {data_dir}.")
   if folder is None or not (Path(folder) / FILES[name]).is_file():

@@ -200,13 +200,16 @@ def prepare(options: Options) -> Plan:
   dataset = data.with_floats(
     data.load(options.data, preset=options.preset, data_dir=options.data_dir)
   )
+  model = models.load(options.model, dataset, options.preset)
+  dataset = data.with_classes(
+    dataset, models.num_outputs(model, dataset), "--model"
+  )
   asked = requests.parse(options.request, dataset)
   if None in asked.classes:
     raise ValueError(
       "Expected --request class:0,8 or each-class, since these methods forget "
       f"whole classes, got {options.request!r}."
     )
-  model = models.load(options.model, dataset, options.preset)
   kind = options.model
   if kind not in methods.RECIPES:
     kind = "mlp" if dataset.train["x"].ndim == 2 else "cnn"

@@ -281,7 +281,7 @@ def test_a_graph_of_ones_own_is_read(tmp_path):
   assert graph_data.load(bare).label is None
   with pytest.raises(ValueError, match="data with classes for --task nodes"):
     prepare(Options(data=bare, task="nodes", request="nodes:0.1"))
-  with pytest.raises(ValueError, match="data with classes for class:0"):
+  with pytest.raises(ValueError, match="class:0: Expected data with classes"):
     prepare(Options(data=bare, request="class:0"))
 
 
@@ -337,8 +337,8 @@ def test_a_graph_of_few_edges_is_refused():
     ({"request": "edges:0.1;edges:0.1"}, "--request to differ"),
     ({"request": "edges:x"}, r"share in \(0, 1\), got 'x'"),
     ({"request": "in:1"}, r"share in \(0, 1\), got '1'"),
-    ({"request": "class:2"}, r"a class of 0 \.\. 1, got '2'"),
-    ({"request": "class:-1"}, r"a class of 0 \.\. 1, got '-1'"),
+    ({"request": "class:2"}, r"a class in 0 \.\. 1, got 2"),
+    ({"request": "class:-1"}, r"a class in 0 \.\. 1, got -1"),
     ({"request": "out:0.5"}, "--request out:0.5: Expected at least"),
     ({"request": "edges:0.001"}, "--request edges:0.001: "),
     ({"request": "nodes:0.99"}, "--request nodes:0.99: "),
