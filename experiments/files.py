@@ -59,8 +59,10 @@ def short(text: str, length: int = 60) -> str:
   return text if len(text) <= length else f"{text[:half]}...{text[-half:]}"
 
 
-def whole(text: str, name: str, low: int, high: int) -> int:
-  """A whole number within bounds, as Python's integer of any size.
+def whole(
+  text: str, name: str, low: int | None = None, high: int | None = None
+) -> int:
+  """A whole number, within bounds if there are some, of any size.
 
   Raises:
     ValueError: other text, or a number outside `low .. high`.
@@ -69,12 +71,16 @@ def whole(text: str, name: str, low: int, high: int) -> int:
   if match is None:
     raise ValueError(f"Expected {name}, got {short(text.strip(), 40)!r}.")
   digits = match[1].lstrip("+")
-  # Python refuses to read thousands of digits; none of them is in range.
-  if len(digits) > 30 or not low <= int(digits) <= high:
-    raise ValueError(
-      f"Expected {name} in {low} .. {high}, got {short(digits, 40)}."
-    )
-  return int(digits)
+  # Python refuses to read thousands of digits; nothing counts so far.
+  found = int(digits) if len(digits) < 1000 else None
+  if (
+    found is None
+    or (low is not None and found < low)
+    or (high is not None and found > high)
+  ):
+    bounds = "" if low is None else f" in {low} .. {high}"
+    raise ValueError(f"Expected {name}{bounds}, got {short(digits, 40)}.")
+  return found
 
 
 def read_text(path: str | os.PathLike[str], name: str) -> str:

@@ -89,9 +89,12 @@ def parse(options: type[T], prog: str, argv: Sequence[str] | None) -> T:
 
 def _without_box(text: str) -> str:
   """What is said in a box, in one line; its title and its help are left out."""
-  inner = [line.strip("│ ") for line in text.splitlines() if "│" in line]
-  rules = [i for i, line in enumerate(inner) if set(line) == {"─"}]
-  words = " ".join(inner[: rules[0]] if rules else inner)
+  lines = [line.strip("│ ") for line in text.splitlines()]
+  lines = [line for line in lines if line][1:]
+  is_rule = [not line.strip("╰─╯-") for line in lines]
+  first = is_rule.index(False) if False in is_rule else 0
+  last = is_rule.index(True, first) if True in is_rule[first:] else None
+  words = " ".join(lines[first:last])
   # What the parser of numbers says of "x", in the words of other errors.
   found = re.match(r"Error parsing (\S+): .*? from \[(.*?)\]\.", words)
   if found is None:

@@ -218,11 +218,6 @@ def prepare(options: Options) -> Plan:
     data_dir=options.data_dir,
     seed=options.first_seed,
   )
-  if options.k > source.data.num_items:
-    raise ValueError(
-      f"Expected --k of at most the {source.data.num_items} items, got "
-      f"{options.k}."
-    )
   text = options.requests
   if text is None:
     text = _usual_requests(options.preset, source)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.data import Dataset
-from experiments.files import checked_path
+from experiments.files import checked_path, short
 from jaxunlearn import Model, Variables, models
 from jaxunlearn.adapters.flax import from_module
 from jaxunlearn.core import checks
@@ -55,7 +55,7 @@ def load_checkpoint(directory: str, model: Model, dataset: Dataset):
     path = checked_path(directory, "--checkpoint")
     variables = orbax.load_params(path, abstract_variables(model, dataset))
   except ValueError as error:
-    raise ValueError(f"--checkpoint {directory}: {error}") from error
+    raise ValueError(f"--checkpoint {short(directory)}: {error}") from error
   checks.finite(variables, "--checkpoint ")
   return variables
 

@@ -67,8 +67,9 @@ def read(
   parts = [part.strip() for part in text.split(SEPARATOR) if part.strip()]
   asks: list[Ask] = []
   for part in parts or [text]:
-    kind, _, value = part.partition(":")
-    if kind not in kinds or not (value.strip() or kind in bare):
+    kind, colon, value = part.partition(":")
+    is_bare = kind in bare and not colon
+    if kind not in kinds or not (value.strip() or is_bare):
       raise ValueError(f"Expected {flag} {forms}, got {files.short(part)!r}.")
     asks.append(Ask(part, kind, value.strip()))
   again = next(
@@ -138,7 +139,7 @@ def rows_named(
     if not np.any(found):
       near = _nearest(name, column)
       raise ValueError(
-        f"Expected {noun} that has rows, got {files.short(name, 40)}; the "
+        f"Expected {noun} of these data, got {files.short(name, 40)}; the "
         f"nearest are {', '.join(near)}."
       )
     mask |= found
@@ -159,7 +160,7 @@ def _as_entry(text: str, column: np.ndarray, noun: str) -> Any:
   try:
     if kind in "iu":
       # Python's integer: one that the column cannot hold equals none of it.
-      return files.whole(text, "a number", -(10**29), 10**29)
+      return files.whole(text, "a number")
     # Rounded as the column is.
     return column.dtype.type(text)
   except ValueError as error:
@@ -295,13 +296,11 @@ def _classes(value: str, dataset: Dataset) -> np.ndarray:
   known = np.unique(dataset.train["label"])
   wanted = []
   for text in value.split(","):
-    number = files.whole(
-      text, "classes as integers with commas between", -(10**29), 10**29
-    )
+    number = files.whole(text, "classes as integers with commas between")
     if number not in known:
       raise ValueError(
         f"Expected a class that has rows ({known[0]} .. {known[-1]}), got "
-        f"{number}."
+        f"{files.short(str(number), 40)}."
       )
     wanted.append(number)
   return np.isin(dataset.train["label"], wanted)

@@ -184,7 +184,7 @@ def test_windows_of_a_series_do_not_reach_from_training_into_testing(tmp_path):
     ({"request": "range:0..999"}, "covers all"),
     ({"request": "time:0..0.5"}, "data with a time"),
     ({"request": "group:sex"}, "group:COLUMN=VALUE with a column of"),
-    ({"request": "group:sex=3"}, "a group that has rows, got 3"),
+    ({"request": "group:sex=3"}, "a group of these data, got 3"),
     ({"data": "california", "data_dir": "/nowhere"}, "california_housing.csv"),
   ],
 )
