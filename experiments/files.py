@@ -6,6 +6,7 @@ its path, its format, its encoding, or what it holds.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -35,7 +36,8 @@ def checked_path(path: str | os.PathLike[str], name: str) -> Path:
     raise ValueError(f"Expected {name} to be a path, got an empty text.")
   try:
     found = Path(text).expanduser().absolute()
-    found.exists()
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+      found.lstat()
   except (OSError, RuntimeError, ValueError) as error:
     reason = getattr(error, "strerror", None) or str(error)
     raise ValueError(

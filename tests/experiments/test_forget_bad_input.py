@@ -53,7 +53,10 @@ def refuse(tmp_path, capsys, monkeypatch):
     ),
     (["--request", "group:age=3"], ["--request", "label", "'age=3'"]),
     (["--request", "group:label=x"], ["--request", "a number", "'x'"]),
-    (["--request", "group:label=77"], ["--request", "a group", "77", "nearest are 7, 8, 9"]),
+    (
+      ["--request", "group:label=77"],
+      ["--request", "a group", "77", "nearest are 7, 8, 9"],
+    ),
     (["--request", "index:/nowhere"], ["--request", "no such file"]),
     (["--request", "class:1;klass:3"], ["--request", "'klass:3'"]),
     (["--request", "class:1;class:12"], ["--request class:12", "got 12"]),
