@@ -224,40 +224,40 @@ class Split(NamedTuple):
   rows: np.ndarray | None = None
 
 
-def _drawn_last(order: np.ndarray, pinned: np.ndarray | None) -> np.ndarray:
-  """The same order with what a request names at its end, where training is."""
-  if pinned is None:
-    return order
-  return np.concatenate([order[~pinned[order]], order[pinned[order]]])
+def _named_last(order: np.ndarray, named: Sequence[np.ndarray]) -> np.ndarray:
+  """The same order with what requests name at its end, where training is.
 
-
-def _pinned(asks: Sequence[Ask], count: int, *, of_nodes: bool):
-  """What some request names, bool [count]; None where none does."""
-  named = [
-    ask.named
-    for ask in asks
-    if ask.named is not None and ask.is_of_nodes == of_nodes
-  ]
+  Raises:
+    ValueError: they name more than half.
+  """
   if not named:
-    return None
+    return order
   pinned = np.logical_or.reduce(named)
-  if pinned.sum() > count // 2:
+  if 2 * pinned.sum() > len(order):
     raise ValueError(
-      f"Expected --request to name at most half of the {count} "
-      f"{'nodes' if of_nodes else 'edges'}, got {pinned.sum()}."
+      f"Expected --request to name at most half of {len(order)} edges or nodes, "
+      f"got {pinned.sum()}."
     )
-  return pinned
+  return np.concatenate([order[~pinned[order]], order[pinned[order]]])
 
 
 def split_links(data: GraphData, seed: int, asks: Sequence[Ask] = ()) -> Split:
   """90 % of the edges to train on, 5 % each to test and to attack with.
 
-  Edges that a request names are trained on.
+  Edges that a request names, or that end in a node that it names, are trained
+  on.
   """
   rng = np.random.default_rng((seed, 1))
   count = max(2, round(0.05 * len(data.edges)))
   order = rng.permutation(len(data.edges))
-  order = _drawn_last(order, _pinned(asks, len(order), of_nodes=False))
+  order = _named_last(
+    order,
+    [
+      ask.named[data.edges].any(axis=1) if ask.is_of_nodes else ask.named
+      for ask in asks
+      if ask.named is not None
+    ],
+  )
   test, unseen, train = np.split(data.edges[order], [count, 2 * count])
   g = graph.from_edges(data.features[:, :1], data.edges)
   pairs = np.asarray(
@@ -276,8 +276,8 @@ def split_nodes(data: GraphData, seed: int, asks: Sequence[Ask] = ()) -> Split:
   """
   rng = np.random.default_rng((seed, 2))
   order = rng.permutation(len(data.features)).astype(np.int32)
-  pinned = _pinned(asks, len(order), of_nodes=True)
-  order = _drawn_last(order[::-1], pinned)[::-1]
+  named = [ask.named for ask in asks if ask.named is not None]
+  order = _named_last(order[::-1], named)[::-1]
   rows, test = np.split(order, [round(0.6 * len(order))])
   return Split(data.edges, np.sort(test), rows=np.sort(rows))
 
