@@ -4,9 +4,10 @@ LIMITS = (
   (
     "What counts as evidence",
     "The measure of forgetting is nearness to the retrained model: one trained "
-    "by the same recipe on everything but the rows to be forgotten. Agreement "
-    "with it in several measures and attacks, over several seeds, is evidence "
-    "that the rows have left little behind. It is evidence, not a guarantee.",
+    "anew on everything but the rows to be forgotten, by the original's recipe "
+    "where that is known. Agreement with it in several measures and attacks, "
+    "over several seeds, is evidence that the rows have left little behind. It "
+    "is evidence, not a guarantee.",
   ),
   (
     "Low accuracy on the forgotten rows is no proof",

@@ -87,7 +87,10 @@ def test_many_requests_are_served_and_timed(own_run):
 
 def test_all_files_are_written(own_run):
   out, _ = own_run
-  names = ["params", "plots", "report.html", "results.json", "table.md"]
+  names = [
+    ".jaxunlearn-run.json",
+    *("params", "plots", "report.html", "results.json", "table.md"),
+  ]
   assert sorted(p.name for p in out.iterdir()) == names
   assert sorted(p.stem for p in (out / "plots").iterdir()) == [
     "accuracy",

@@ -115,6 +115,11 @@ def test_the_claim_of_the_curve_is_judged_by_its_numbers(curve, words):
     (["--generators", "tvae"], "--generators all or of copy"),
     (["--generators", ","], "--generators all or of copy"),
     (["--seeds", "0"], "--seeds > 0, got 0"),
+    (["--request", "class:3"], "--request random:SHARE or index:FILE"),
+    (["--request", "random:1"], "a share in (0, 1), got '1'"),
+    (["--request", "random:0.1;random:0.2"], "one --request, got 2"),
+    (["--request", "index:/nowhere"], "--data with one table, got 2"),
+    (["--request", "index:/no", "--data", "wine"], "got no such file"),
     (["--data-dir", "/no/such/folder"], "--data-dir to be a folder"),
   ],
 )
@@ -127,3 +132,23 @@ def test_bad_options_end_in_one_line_and_status_2(
   error = capsys.readouterr().err
   assert message in error and error.count("\n") == 1
   assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_are_named_are_learnt_from_and_forgotten(tmp_path):
+  (tmp_path / "rows.txt").write_text("5\n170\n")
+  asked = f"index:{tmp_path / 'rows.txt'}"
+  plan = synthetic_tables.prepare(
+    synthetic_tables.Options(data="wine", request=asked, preset="smoke")
+  )
+  values = plan.tables[0].values
+  for seed in range(3):
+    problem = synthetic_tables.make_problem(
+      plan.tables[0], plan.size, seed, plan.forgotten
+    )
+    found = np.asarray(problem.real)[np.asarray(problem.forget_mask)]
+    np.testing.assert_array_equal(
+      found[np.argsort(found[:, -1])], values[[5, 170]]
+    )
+  (tmp_path / "rows.txt").write_text("4294967296\n")
+  with pytest.raises(ValueError, match=r"in 0 \.\. 177, got 4294967296"):
+    synthetic_tables.prepare(plan.options)

@@ -35,6 +35,7 @@ def test_results_have_a_row_for_every_method_and_seed(digits_run):
 def test_all_files_are_written(digits_run):
   out, _ = digits_run
   assert sorted(p.name for p in out.iterdir()) == [
+    ".jaxunlearn-run.json",
     "curves.json",
     "plots",
     "report.html",
