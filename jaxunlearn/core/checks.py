@@ -57,12 +57,13 @@ def _in_range(
       raise ValueError(f"Expected {name} {wanted}, got {name}={_shown(value)}.")
 
 
-def count(**named: Any) -> None:
-  """Whole numbers > 0, of Python or NumPy; no bool, no 2.0, nothing traced."""
+def count(least: int = 1, /, **named: Any) -> None:
+  """Whole numbers >= `least`, of Python or NumPy; no bool, no 2.0, no tracer."""
   for name, value in named.items():
-    if not (_is_whole(value) and operator.index(value) > 0):
+    if not (_is_whole(value) and operator.index(value) >= least):
       raise ValueError(
-        f"Expected {name} to be an integer > 0, got {name}={_shown(value)}."
+        f"Expected {name} to be a whole number >= {least}, got "
+        f"{name}={_shown(value)}."
       )
 
 
@@ -130,30 +131,26 @@ def model(x: Any, name: str = "model") -> None:
     )
 
 
-def transforms(links: Sequence[Any], name: str = "links") -> None:
+def transforms(links: Sequence[Any]) -> None:
   """Each is a made transform: no list of them, no factory left uncalled."""
-  for i, link in enumerate(links):
-    if isinstance(link, list | tuple) and not hasattr(link, "_fields"):
-      raise ValueError(
-        f"Expected {name} one by one, chain(a, b), got a {_shown_type(link)} "
-        f"of {len(link)}; unpack it, chain(*{name})."
-      )
+  for link in links:
     if isinstance(link, type) or not _has_functions(link, "run", "expand"):
       raise ValueError(
-        f"Expected {name}[{i}] to be a Transform, got {_shown_type(link)}."
+        f"Expected a Transform, got {_shown_type(link)}; a method is called "
+        "with its settings first, and chain(a, b) takes links one by one."
       )
 
 
-def data_columns(data: Any, names: Sequence[str], name: str = "data") -> None:
-  """A dict that has these columns, whatever else it has."""
+def columns(data: Any, *names: str) -> None:
+  """Data is a dict that has these columns, whatever else it has."""
   wanted = " and ".join(map(repr, names))
   if not isinstance(data, Mapping):
     raise ValueError(
-      f"Expected {name} to be a dict with {wanted}, got {_shown_type(data)}."
+      f"Expected data to be a dict with {wanted}, got {_shown_type(data)}."
     )
   if any(column not in data for column in names):
     found = ", ".join(map(repr, data)) or "nothing"
-    raise ValueError(f"Expected {name} to have {wanted}, got {found}.")
+    raise ValueError(f"Expected data to have {wanted}, got {found}.")
 
 
 def _has_functions(x: Any, *names: str) -> bool:

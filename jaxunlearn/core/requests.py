@@ -77,25 +77,25 @@ def indices(num_rows: int, rows: Sequence[int] | jax.Array) -> jax.Array:
       or of 0 and 1, in place of row numbers.
   """
   checks.count(num_rows=num_rows)
-  rows = checks.integers(rows, "row numbers").reshape(-1)
-  if not checks.is_concrete(rows):
-    slots = jnp.where(rows < 0, num_rows, rows)
+  numbers = checks.integers(rows, "row numbers").reshape(-1)
+  if not checks.is_concrete(numbers):
+    slots = jnp.where(numbers < 0, num_rows, numbers)
     return jnp.zeros(num_rows, bool).at[slots].set(True, mode="drop")
-  if rows.size:
-    low, high = int(rows.min()), int(rows.max())
+  if numbers.size:
+    low, high = int(numbers.min()), int(numbers.max())
     if low < -1 or high >= num_rows:
       bad = low if low < -1 else high
       raise ValueError(
         f"Expected row numbers in 0 .. {num_rows - 1}, got {bad}."
       )
     # As row numbers it would name two rows over and over.
-    if rows.size == num_rows > 2 and low == 0 and high <= 1:
+    if numbers.size == num_rows > 2 and low == 0 and high <= 1:
       raise ValueError(
         f"Expected row numbers, got {num_rows} values of 0 and 1, which is a "
         "mask; as bool it is a request already."
       )
   mask = np.zeros(num_rows + 1, bool)
-  mask[rows] = True  # Padding marks the last place, which is no row's.
+  mask[numbers] = True  # Padding marks the last place, which is no row's.
   return jnp.asarray(mask[:-1])
 
 

@@ -190,7 +190,7 @@ REFUSED = {
   ),
   "broken number of rows": (
     lambda: requests.indices(4.0, [1]),
-    "num_rows to be an integer > 0, got num_rows=4.0",
+    "num_rows to be a whole number >= 1, got num_rows=4.0",
   ),
   "class of 64 bits": (
     lambda: requests.classes(np.array([4, 5]), [BIG]),
