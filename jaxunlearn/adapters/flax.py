@@ -147,7 +147,8 @@ def from_linen(
     look = nn.intercept_methods(layers) if train and flags.guessed else None
     try:
       if not train:
-        return in_mode[False].apply(values, inputs, **arguments), state
+        outputs: Any = in_mode[False].apply(values, inputs, **arguments)
+        return outputs, state
       with look or contextlib.nullcontext():
         outputs, moved = in_mode[True].apply(
           values,
@@ -350,10 +351,10 @@ class _Flags(NamedTuple):
   of_module: Mapping[str, bool]
   guessed: bool
 
-  def arguments(self, train: bool) -> dict[str, bool]:
+  def arguments(self, train: bool) -> dict[str, Any]:
     return {n: train == sign for n, sign in self.of_call.items()}
 
-  def fields(self, train: bool) -> dict[str, bool]:
+  def fields(self, train: bool) -> dict[str, Any]:
     return {n: train == sign for n, sign in self.of_module.items()}
 
 

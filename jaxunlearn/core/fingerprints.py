@@ -77,26 +77,27 @@ def _jaxpr(digest: Digest, jaxpr: core.Jaxpr) -> None:
   """Variables by the order of their first use, whatever they are called."""
   number: dict[Any, int] = {}
 
-  def variable(var: Any) -> None:
-    if isinstance(var, core.Literal):
-      _array(digest, var.val)
-      _note(digest, var.aval)
+  def variable(atom: Any) -> None:
+    if isinstance(atom, core.Literal):
+      _array(digest, atom.val)
+      _note(digest, atom.aval)
     else:
-      _note(digest, number.setdefault(var, len(number)), var.aval)
+      _note(digest, number.setdefault(atom, len(number)), atom.aval)
 
-  for var in (*jaxpr.constvars, *jaxpr.invars):
-    variable(var)
+  atom: Any
+  for atom in (*jaxpr.constvars, *jaxpr.invars):
+    variable(atom)
   for equation in jaxpr.eqns:
     _note(digest, equation.primitive.name)
-    for var in equation.invars:
-      variable(var)
+    for atom in equation.invars:
+      variable(atom)
     for name, value in sorted(equation.params.items()):
       _note(digest, name)
       _parameter(digest, value)
-    for var in equation.outvars:
-      variable(var)
-  for var in jaxpr.outvars:
-    variable(var)
+    for atom in equation.outvars:
+      variable(atom)
+  for atom in jaxpr.outvars:
+    variable(atom)
 
 
 def _parameter(digest: Digest, value: Any) -> None:

@@ -285,7 +285,7 @@ class _Settings:
     if link.needs.sizes == NOTHING:
       return sampling.empty_batch()
     n = sum(2 if size == ALL else size for size in link.needs.sizes)
-    of = lambda dtype: jax.ShapeDtypeStruct((n,), dtype)
+    of: Any = lambda dtype: jax.ShapeDtypeStruct((n,), dtype)
     rows = jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct((n, *leaf.shape), leaf.dtype), self.row
     )
@@ -293,6 +293,7 @@ class _Settings:
     return Batch(rows, of(jnp.float32), of(jnp.bool_), *ids)
 
   def to_json(self) -> dict[str, Any]:
+    structure: Any
     leaves, structure = jax.tree.flatten(self.row)
     try:
       written = structure.serialize_using_proto().hex()
@@ -305,7 +306,8 @@ class _Settings:
     """The links whose settings are others, and the states of all."""
     if stored["row"] is not None:
       written, leaves = stored["row"]
-      structure = jax.tree_util.PyTreeDef.deserialize_using_proto(
+      treedef: Any = jax.tree_util.PyTreeDef
+      structure = treedef.deserialize_using_proto(
         jax.tree_util.default_registry, bytes.fromhex(written)
       )
       row = [jax.ShapeDtypeStruct(s, jnp.dtype(d)) for s, d in leaves]
