@@ -119,6 +119,7 @@ def from_linen(
     raise ValueError(
       f"Expected module to be a linen module, got {type(module).__name__}."
     )
+  checks.functions(loss=loss or default_loss)
   call = type(module).__call__
   flags = _flags(call, train_argument, type(module).__name__, _fields(module))
   in_mode = {
@@ -224,6 +225,7 @@ def from_nnx(
     >>> from flax import nnx
     >>> model = from_nnx(functools.partial(nnx.Linear, 4, 3))
   """
+  checks.functions(loss=loss or default_loss)
   call = None
   if isinstance(factory, nnx.Module):
     module = nnx.clone(factory)
@@ -240,7 +242,7 @@ def from_nnx(
   flags = _flags(type(module).__call__, train_argument, name, ())
   graphs = {}
   for train in (True, False):
-    module.set_attributes(raise_if_not_found=False, **_FLAG_ATTRIBUTES[train])
+    _set_mode(module, train)
     graphs[train] = nnx.graphdef(module)
   streams = nnx.to_pure_dict(nnx.state(module, nnx.RngState))
   own_state = variables_of(module).model_state
@@ -358,13 +360,13 @@ class _Flags(NamedTuple):
     return {n: train == sign for n, sign in self.of_module.items()}
 
 
-# Attributes of nnx modules; `train` and `eval` are its methods.
-_FLAG_ATTRIBUTES = {
-  train: {
-    n: train == s for n, s in FLAG_SIGNS.items() if n not in ("train", "eval")
-  }
-  for train in (True, False)
-}
+def _set_mode(module: nnx.Module, train: bool) -> None:
+  """As `nnx.Module.train` and `eval`, for flags by other names as well."""
+  (module.train if train else module.eval)()
+  for _, part in nnx.iter_modules(module):
+    for name, sign in FLAG_SIGNS.items():
+      if isinstance(vars(part).get(name), bool):
+        setattr(part, name, train == sign)
 
 
 def _flags(

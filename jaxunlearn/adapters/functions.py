@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jaxunlearn.core import checks
 from jaxunlearn.core.types import Model, PyTree, Variables
 from jaxunlearn.losses.classification import cross_entropy
 
@@ -79,7 +80,7 @@ def from_functions(
     whatever `apply` returns.
 
   Raises:
-    ValueError: if `init` does not return `Variables` where `has_state` asks
+    ValueError: if one is no function; if `init` does not return `Variables` where `has_state` asks
       for them; if the model has state and `apply` does not return a pair.
 
   Example:
@@ -92,6 +93,7 @@ def from_functions(
     >>> model.predict(variables, jnp.ones((2, 4))).shape
     (2, 3)
   """
+  checks.functions(init=init, apply=apply, loss=loss or default_loss)
   wanted = keywords(apply, ("train", "key"))
   others = [] if "train" in wanted else keywords(apply, tuple(FLAG_SIGNS))
 

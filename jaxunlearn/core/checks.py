@@ -120,6 +120,15 @@ def optimizer(opt: Any, name: str = "optimizer") -> None:
     )
 
 
+def functions(**named: Any) -> None:
+  """What is to be called can be."""
+  for name, value in named.items():
+    if not callable(value):
+      raise ValueError(
+        f"Expected {name} to be a function, got {_shown_type(value)}."
+      )
+
+
 def model(x: Any, name: str = "model") -> None:
   """A `Model`, or what has its functions; no Flax module."""
   # A linen module has functions of the same names, and other arguments.

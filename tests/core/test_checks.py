@@ -133,6 +133,10 @@ WRONG = {
     "student to be a Model, .*, got Linear",
   ),
   "the type Model": (lambda: checks.model(ju.Model), "got type Model"),
+  "a name as function": (
+    lambda: checks.functions(loss="mse"),
+    "loss to be a function, got 'mse'",
+  ),
   "a list of links": (
     lambda: checks.transforms([[1, 2]]),
     r"Expected a Transform, got list; .*chain\(a, b\) takes links one by one",

@@ -46,7 +46,7 @@ def test_another_process_finds_the_same():
 
 def test_a_program_is_told_by_its_constants_and_shapes():
   space = {}
-  exec(CODE, space)  # noqa: S102  the program of the other processes
+  exec(CODE, space)
   make, x = space["make"], jnp.ones(3)
   of = lambda *args: fingerprints.program(make(*args), x)[0]
   assert of() == of(0.1) == fingerprints.program(make(), 2 * x)[0]
