@@ -301,3 +301,11 @@ def test_the_score_of_the_population_attack_averages_to_the_auc():
   found = population.population_attack(members, others).score.mean()
   wanted = metrics.separation_auc(jnp.asarray(members), jnp.asarray(others))
   np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_rows_of_a_model_that_diverged_are_not_called_absent():
+  before = jnp.array([0.9, 0.8])
+  found = jax.jit(population.membership_ratio)(before, before * jnp.nan)
+  assert np.isnan(found).all()
+  right = population.correctness(jnp.array([[jnp.inf, 0.0]]), jnp.array([0]))
+  assert np.isnan(right).all()

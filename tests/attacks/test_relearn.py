@@ -61,12 +61,12 @@ def with_nan(curve):
   return np.concatenate([[np.nan], curve])
 
 
-def relearned(steps, reached=True, target=0.9):
+def relearned(steps, reached=True, target=0.9, is_finite=True):
   """What `anamnesis_index` reads of a run."""
   steps, reached = jnp.asarray(steps, jnp.int32), jnp.asarray(reached)
   none = jnp.zeros(0)
   return rel.Relearned(
-    steps, reached, none, jnp.float32(target), none, jnp.array(True)
+    steps, reached, none, jnp.float32(target), none, jnp.array(is_finite)
   )
 
 
@@ -503,3 +503,12 @@ def test_recover_tells_a_transform_from_a_family_of_them(case):
     rec.recover(lambda r: attack, *rest, original=1.0)
   with pytest.raises(ValueError, match="R >= 1"):
     rec.recover(lambda r: attack, *rest, original=1.0, rates=jnp.ones(()))
+
+
+def test_a_model_that_diverged_while_relearning_has_no_index():
+  lost = relearned(9, reached=False, is_finite=False)
+  index = rel.anamnesis_index(lost, relearned(3))
+  assert np.isnan(index.value) and not index.is_lower_bound
+  # What came after it had got there is of no matter.
+  late = rel.anamnesis_index(relearned(6, is_finite=False), relearned(3))
+  assert late.value == 2

@@ -384,3 +384,15 @@ def test_weight_distance_of_zero_parameters_is_defined():
 def test_the_public_names_are_those_of_all():
   assert metrics.__all__ == sorted(metrics.__all__)
   assert all(callable(getattr(metrics, name)) for name in metrics.__all__)
+
+
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+def test_a_model_that_diverged_is_right_about_nothing(lost):
+  logits = np.zeros((3, 2), np.float32)
+  logits[1, 1] = lost
+  labels = np.zeros(3, int)
+  assert np.isnan(metrics.accuracy(logits, labels))
+  assert metrics.accuracy(logits, labels, np.array([True, False, True])) == 1
+  assert metrics.confusion_matrix(logits, labels, 2).sum() == 2
+  # A probability of exactly 0 is an answer.
+  assert metrics.accuracy(np.array([[0.0, -np.inf]]), np.array([0])) == 1

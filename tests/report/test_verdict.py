@@ -83,3 +83,10 @@ def test_no_checks_and_no_margin_are_errors():
     v.judge([])
   with pytest.raises(ValueError, match="margin > 0 for 'accuracy', got 0"):
     v.judge([check(0, 0, margin=0)])
+
+
+@pytest.mark.parametrize("low_high", [(-0.01, 0.01), (0.1, 0.3)])
+def test_without_a_standard_nothing_is_passed_or_found(low_high):
+  judged = v.judge([check(*low_high)], doubts=["It learned nothing."])
+  assert judged.outcome == "unclear"
+  assert judged.sentence == "Cannot be judged. It learned nothing."
