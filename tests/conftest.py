@@ -1,5 +1,12 @@
-"""Eight simulated devices, strict ranks, and a compilation cache that stays."""
+"""Cheap compilation, eight simulated devices, strict ranks, kept durations.
 
+XLA compiles tests with most of its optimisations off, which takes half the
+time. Tests marked `optimized` get them, as does everything under
+`JAXUNLEARN_TESTS_OPTIMIZED=1`, the mode for a full run now and then. Programs
+of the two modes have different keys in the persistent cache.
+"""
+
+import json
 import os
 import pathlib
 
@@ -13,9 +20,73 @@ collect_ignore = ["core/stream_child.py"]  # A program that a test starts.
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(_ROOT / ".cache/jax"))
+_DURATIONS = _ROOT / ".cache/durations.json"
+_ALL_OPTIMIZED = os.environ.get("JAXUNLEARN_TESTS_OPTIMIZED", "0") != "0"
+# A test that takes longer carries the mark `slow`.
+_SLOW_SECONDS = 10.0
 jax.config.update("jax_compilation_cache_dir", _CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def set_optimized(wanted: bool) -> None:
+  """Compiles what follows, in programs that tests start too, in that mode."""
+  if jax.config.read("jax_disable_most_optimizations") == wanted:
+    jax.config.update("jax_disable_most_optimizations", not wanted)
+    # `jit` keeps what it compiled whatever the flag says.
+    jax.clear_caches()
+  os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0" if wanted else "1"
+
+
+set_optimized(_ALL_OPTIMIZED)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+  """Before fixtures of any scope, which compile as well."""
+  marked = item.get_closest_marker("optimized") is not None
+  set_optimized(_ALL_OPTIMIZED or marked)
+
+
+def pytest_collection_modifyitems(items):
+  for item in items:
+    for mark in item.iter_markers("optimized"):
+      if not mark.kwargs.get("reason"):
+        raise pytest.UsageError(
+          f"Expected a reason beside the mark `optimized`: {item.nodeid}"
+        )
+
+
+_seconds: dict[str, float] = {}
+_marked_slow: set[str] = set()
+
+
+def pytest_runtest_logreport(report):
+  """Adds set-up and call; with workers, the process that gathers gets all."""
+  _seconds[report.nodeid] = _seconds.get(report.nodeid, 0) + report.duration
+  if "slow" in report.keywords:
+    _marked_slow.add(report.nodeid)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+  """Stores the durations, shows the longest and those without their mark."""
+  if not _seconds or hasattr(config, "workerinput"):
+    return
+  _DURATIONS.parent.mkdir(exist_ok=True)
+  known = json.loads(_DURATIONS.read_text()) if _DURATIONS.exists() else {}
+  known |= {name: round(time, 2) for name, time in _seconds.items()}
+  partial = _DURATIONS.with_suffix(f".{os.getpid()}")
+  partial.write_text(json.dumps(known, indent=0, sort_keys=True))
+  partial.replace(_DURATIONS)
+  longest = sorted(_seconds.items(), key=lambda named: -named[1])
+  terminalreporter.section("longest tests")
+  for name, time in longest[:10]:
+    terminalreporter.line(f"{time:7.1f} s  {name}")
+  for name, time in longest:
+    if time > _SLOW_SECONDS and name not in _marked_slow:
+      terminalreporter.line(
+        f"{time:7.1f} s without the mark `slow`: {name}", yellow=True
+      )
 
 
 @pytest.fixture(autouse=True)
