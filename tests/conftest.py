@@ -41,11 +41,25 @@ def set_optimized(wanted: bool) -> None:
 set_optimized(_ALL_OPTIMIZED)
 
 
+def cpu_seconds() -> float:
+  """Of this process and of those that it started."""
+  return sum(os.times()[:4])
+
+
+_cpu_at_setup = pytest.StashKey[float]()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
   """Before fixtures of any scope, which compile as well."""
+  item.stash[_cpu_at_setup] = cpu_seconds()
   marked = item.get_closest_marker("optimized") is not None
   set_optimized(_ALL_OPTIMIZED or marked)
+
+
+def pytest_runtest_teardown(item):
+  used = cpu_seconds() - item.stash[_cpu_at_setup]
+  item.user_properties.append(("cpu_seconds", used))
 
 
 def pytest_collection_modifyitems(items):
@@ -57,35 +71,46 @@ def pytest_collection_modifyitems(items):
         )
 
 
-_seconds: dict[str, float] = {}
+_clock: dict[str, float] = {}
+_cpu: dict[str, float] = {}
 _marked_slow: set[str] = set()
 
 
 def pytest_runtest_logreport(report):
   """Adds set-up and call; with workers, the process that gathers gets all."""
-  _seconds[report.nodeid] = _seconds.get(report.nodeid, 0) + report.duration
+  name = report.nodeid
+  _clock[name] = _clock.get(name, 0) + report.duration
+  _cpu[name] = dict(report.user_properties).get("cpu_seconds", 0)
   if "slow" in report.keywords:
-    _marked_slow.add(report.nodeid)
+    _marked_slow.add(name)
 
 
 def pytest_terminal_summary(terminalreporter, config):
-  """Stores the durations, shows the longest and those without their mark."""
-  if not _seconds or hasattr(config, "workerinput"):
+  """Stores the durations, shows the longest and those without their mark.
+
+  A test is long if it is by the clock and by its CPU time, so that a busy
+  machine makes none long.
+  """
+  if not _clock or hasattr(config, "workerinput"):
     return
+  seconds = {name: min(_clock[name], _cpu[name]) for name in _clock}
   _DURATIONS.parent.mkdir(exist_ok=True)
   known = json.loads(_DURATIONS.read_text()) if _DURATIONS.exists() else {}
-  known |= {name: round(time, 2) for name, time in _seconds.items()}
+  known |= {
+    name: {"clock": round(_clock[name], 2), "cpu": round(_cpu[name], 2)}
+    for name in _clock
+  }
   partial = _DURATIONS.with_suffix(f".{os.getpid()}")
   partial.write_text(json.dumps(known, indent=0, sort_keys=True))
   partial.replace(_DURATIONS)
-  longest = sorted(_seconds.items(), key=lambda named: -named[1])
-  terminalreporter.section("longest tests")
-  for name, time in longest[:10]:
-    terminalreporter.line(f"{time:7.1f} s  {name}")
-  for name, time in longest:
-    if time > _SLOW_SECONDS and name not in _marked_slow:
+  longest = sorted(seconds, key=seconds.get, reverse=True)
+  terminalreporter.section("longest tests, in seconds")
+  for name in longest[:10]:
+    terminalreporter.line(f"{seconds[name]:7.1f}  {name}")
+  for name in longest:
+    if seconds[name] > _SLOW_SECONDS and name not in _marked_slow:
       terminalreporter.line(
-        f"{time:7.1f} s without the mark `slow`: {name}", yellow=True
+        f"{seconds[name]:7.1f}  without the mark `slow`: {name}", yellow=True
       )
 
 
