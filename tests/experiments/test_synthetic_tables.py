@@ -105,25 +105,3 @@ def test_a_file_of_words_for_numbers_is_refused(tmp_path):
 )
 def test_the_claim_of_the_curve_is_judged_by_its_numbers(curve, words):
   assert words in claim_words(np.array(curve))
-
-
-@pytest.mark.parametrize(
-  ("argv", "message"),
-  [
-    (["--data", "iris"], "--data all or of adult"),
-    (["--data", ","], "--data all or of adult"),
-    (["--generators", "tvae"], "--generators all or of copy"),
-    (["--generators", ","], "--generators all or of copy"),
-    (["--seeds", "0"], "--seeds > 0, got 0"),
-    (["--data-dir", "/no/such/folder"], "--data-dir to be a folder"),
-  ],
-)
-def test_bad_options_end_in_one_line_and_status_2(
-  argv, message, tmp_path, capsys
-):
-  with pytest.raises(SystemExit) as stop:
-    synthetic_tables.main([*argv, "--out", str(tmp_path / "out")])
-  assert stop.value.code == 2
-  error = capsys.readouterr().err
-  assert message in error and error.count("\n") == 1
-  assert not (tmp_path / "out").exists()
