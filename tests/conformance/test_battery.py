@@ -6,7 +6,6 @@ One call under a weight mask. With eight devices, one more. What needs no
 numbers is traced only.
 """
 
-import functools
 import importlib
 import inspect
 import pathlib
@@ -18,12 +17,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conformance.cases import CASES, CLASSIFIERS, PARTS, Case
+from conformance.cases import CASES, CLASSIFIERS, PARTS
+from conformance.programs import (
+  HAS_REQUEST,
+  at,
+  change,
+  first,
+  key,
+  lanes,
+  method,
+  moved,
+  single,
+)
 
 import jaxunlearn as ju
+from jaxunlearn import graph
 
 BY_NAME = {case.name: case for case in CASES}
-HAS_REQUEST = hasattr(ju, "Request")
 
 
 # Of the scope of the session, so that the tests of a case run one after another
@@ -37,67 +47,6 @@ HAS_REQUEST = hasattr(ju, "Request")
 )
 def case(request):
   return BY_NAME[request.param]
-
-
-def key(seed=0):
-  return jax.random.key(seed)
-
-
-def at(tree, lane):
-  return jax.tree.map(lambda leaf: leaf[lane], tree)
-
-
-@functools.cache
-def method(case: Case) -> ju.Transform:
-  return case.build(case.world().subject)
-
-
-@functools.cache
-def lanes(case: Case):
-  """The results for (A, 1), (A, 1), (B, 1), (A, 2), leaves [4, ...]."""
-  world = case.world()
-  requests = world.requests[jnp.array([0, 0, 1, 0])]
-  keys = jnp.stack([key(0), key(0), key(0), key(5)])
-  mapped = jax.vmap(method(case), in_axes=(None, None, 0, 0))
-  return jax.jit(mapped)(world.variables, world.data, requests, keys)
-
-
-@functools.cache
-def single(case: Case):
-  """The call as one program, and a list that grows when it is traced."""
-  world, traces = case.world(), []
-
-  @jax.jit
-  def run(data, forget, retain, key):
-    traces.append(1)
-    # A bare mask is what `lanes` gives, so that both forms are compared.
-    given = ju.Request(forget, retain, None) if HAS_REQUEST else forget
-    return method(case)(world.variables, data, given, key)
-
-  def call(forget, *, data=None, retain=None):
-    data = world.data if data is None else data
-    return run(data, forget, ~forget if retain is None else retain, key())
-
-  return call, traces
-
-
-@functools.cache
-def first(case: Case):
-  """Request A, key 1, alone."""
-  return single(case)[0](case.world().requests[0])
-
-
-def change(a, b):
-  """The largest difference of a leaf, float."""
-  gaps = jax.tree.map(
-    lambda x, y: float(np.abs(np.asarray(x, float) - y).max(initial=0)), a, b
-  )
-  return max(jax.tree.leaves(gaps))
-
-
-def moved(case, variables):
-  """What a case moves: its params, or for some its model state."""
-  return variables.params if case.moves else variables.model_state
 
 
 def test_equal_lanes_have_the_same_bits(case):
@@ -241,6 +190,18 @@ def test_eight_devices_equal_one(case):
   chex.assert_trees_all_equal(at(many, 0), at(many, 7))
 
 
+def test_the_graph_that_is_left_comes_along(case):
+  world = case.world()
+  if not isinstance(world.subject, graph.GraphModel):
+    pytest.skip("it is not of a graph")
+  gone = world.subject.removed(world.data, world.requests[0])
+  kept = graph.edge_weight(world.subject.graph)
+  np.testing.assert_array_equal(
+    graph.weight_of(first(case)[0]), kept * (1 - gone)
+  )
+  assert gone.sum() > 0
+
+
 # What is traced only: cheap, so that no row is slow.
 
 EVERY = pytest.mark.parametrize("name", BY_NAME)
@@ -258,12 +219,15 @@ def test_bfloat16_params_stay_so(name):
     pytest.skip("it takes float32 params only")
   variables = case.world().variables
   low = jax.tree.map(lambda p: p.astype(jnp.bfloat16), variables.params)
-  out, _ = traced(
+  out, info = traced(
     case, variables._replace(params=low), case.world().requests[0]
   )
   chex.assert_trees_all_equal_shapes_and_dtypes(
     out.params, jax.eval_shape(lambda: low)
   )
+  is_phase = lambda leaf: isinstance(leaf, ju.PhaseInfo)
+  for leaf in jax.tree.leaves(info, is_leaf=is_phase):
+    assert not is_phase(leaf) or leaf.loss.dtype == jnp.float32
 
 
 @EVERY
