@@ -1,12 +1,14 @@
 """What the suite promises about itself: its two modes and a light import."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
 import jax
 import pytest
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 OPTIMIZED = os.environ.get("JAXUNLEARN_TESTS_OPTIMIZED", "0") != "0"
 
 
@@ -45,3 +47,19 @@ for off in (True, False, True):
   )
   entries = list(tmp_path.glob("jit__lambda*-cache"))
   assert len(entries) == 2, entries
+
+
+@pytest.mark.slow(reason="It imports everything once more.")
+def test_collecting_the_tests_trains_and_compiles_next_to_nothing():
+  """CPU seconds, most of them imports; some for arrays of a module."""
+  before = os.times()
+  subprocess.run(
+    [sys.executable, "-m", "pytest", "--collect-only", "-q"],
+    check=True,
+    cwd=ROOT,
+    capture_output=True,
+  )
+  after = os.times()
+  used = after.children_user + after.children_system
+  used -= before.children_user + before.children_system
+  assert used < 60
