@@ -180,6 +180,7 @@ def lira_interval(outcome, name):
   )
 
 
+@pytest.mark.optimized(reason="A claim about what users run.")
 @pytest.mark.slow
 def test_lira_finds_members_of_an_overfitted_model_and_none_after_retraining():
   """And neither is the model that forgets by scrambling taken for clean."""

@@ -202,6 +202,7 @@ def test_tasks_that_are_no_parts_of_the_classes_are_refused(
     continual.prepare(options)
 
 
+@pytest.mark.optimized(reason="A claim about what users run.")
 @pytest.mark.slow
 def test_the_bounds_hold_on_split_digits(tmp_path):
   results = run(

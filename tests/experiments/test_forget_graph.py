@@ -351,6 +351,7 @@ def test_bad_options_are_one_line(options, message, monkeypatch):
     prepare(Options(**{"data": "karate", **options}))
 
 
+@pytest.mark.optimized(reason="A claim about what users run.")
 @pytest.mark.slow
 def test_d2dgn_keeps_links_and_is_faster_than_retraining_on_cora(
   tmp_path, data_dir

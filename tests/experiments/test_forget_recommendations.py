@@ -284,6 +284,7 @@ def test_movielens_needs_its_folder_and_is_the_default_where_there_is_one(
     )
 
 
+@pytest.mark.optimized(reason="A claim about what users run.")
 @pytest.mark.slow
 def test_mmrecun_meets_its_bounds_on_movielens(data_dir, tmp_path):
   results = run(

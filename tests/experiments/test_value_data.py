@@ -84,6 +84,7 @@ def test_all_methods_run_on_digits(tmp_path):
   assert rows["loo"]["num_trainings"] == 81
 
 
+@pytest.mark.optimized(reason="A claim about what users run.")
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["digits", "adult"])
 def test_ecoval_finds_flips_as_well_as_shapley_for_a_tenth_of_the_work(
