@@ -321,6 +321,9 @@ def test_needs_say_what_is_read():
   assert {name: drawn[name] for name in wanted} == wanted
   for name, case in BY_NAME.items():
     forget, retain, mixed = drawn[name]
+    if case.reads == "nothing" and case.requestless:
+      read = {link.reads for link, _ in method(case).expand(key())}
+      assert read <= {"nothing", "shapes"}, name
     if case.reads in ("nothing", "retain"):
       assert not forget and not mixed, name
     if case.reads in ("nothing", "forget"):

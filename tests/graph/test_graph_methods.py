@@ -497,12 +497,6 @@ def test_rows_in_another_order_are_refused():
     graph.unlink(task)(original, far, request([1], False), KEY)
 
 
-def test_gnndelete_takes_hard_requests_only():
-  task, data, original = problem()
-  with pytest.raises(ValueError, match="dtype bool"):
-    graph.gnndelete(task)(original, data, request([0]) * 0.5, KEY)
-
-
 def test_training_weights_of_another_length_are_refused():
   task, data, _ = problem()
   with pytest.raises(ValueError, match="weights of shape"):

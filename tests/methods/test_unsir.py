@@ -234,11 +234,3 @@ def test_integer_inputs_are_refused_since_noise_is_learned():
   whole = {**data, "x": data["x"].astype(jnp.int32)}
   with pytest.raises(ValueError, match="float dtype for noise to be learned"):
     ju.unsir(model, **SMALL)(variables, whole, data["label"] == 1, KEY)
-
-
-def test_soft_requests_are_refused():
-  model, data, variables = problems.trained()
-  soft = (data["label"] == 1) * 0.9
-  for method in (ju.unsir(model, **SMALL), ju.bad_teacher(model)):
-    with pytest.raises(ValueError, match="dtype bool for this method"):
-      method(variables, data, soft, KEY)
