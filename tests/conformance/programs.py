@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from conformance.cases import Case
+from conformance.case import Case
 
 import jaxunlearn as ju
 

@@ -1,4 +1,7 @@
-"""What the battery calls transforms on: a small model per room."""
+"""What the battery calls transforms on: a small model per room.
+
+Rooms are imported where they are used, so that one can be worked on alone.
+"""
 
 import functools
 from typing import Any, NamedTuple
@@ -11,8 +14,6 @@ import problems
 import tiny_attention
 
 import jaxunlearn as ju
-from jaxunlearn import graph, recsys
-from jaxunlearn.graph.layers import GCN, Encoder
 
 ADAM = optax.adam(0.01)
 
@@ -63,6 +64,9 @@ def filled(init, seed=0):
 
 
 def _community_graph(on_edges: bool) -> World:
+  from jaxunlearn import graph
+  from jaxunlearn.graph.layers import GCN, Encoder
+
   rng, size = np.random.default_rng(1), 20
   side = np.arange(size) % 2
   pairs = np.argwhere(np.triu(np.ones((size, size)), 1))
@@ -99,6 +103,8 @@ def nodes() -> World:
 @functools.cache
 def interactions() -> World:
   """24 users and 20 items; requests are users."""
+  from jaxunlearn import recsys
+
   made = recsys.synthetic(jax.random.key(0), num_users=24, num_items=20)[0]
   model = recsys.lightgcn(24, 20, dim=4, features=made.features)
   variables = filled(model.init)
@@ -124,6 +130,8 @@ def shard() -> jax.Array:
 @functools.cache
 def shards() -> World:
   """A model per shard of users and their aggregation."""
+  from jaxunlearn import recsys
+
   world = interactions()
   rows = jnp.ones(len(world.data["x"]), bool)
   train = functools.partial(
