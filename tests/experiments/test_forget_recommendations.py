@@ -271,47 +271,6 @@ def test_unusable_own_interactions_are_refused_in_one_line(tmp_path):
     load(f"npz:{tmp_path / 'none.npz'}")
 
 
-@pytest.mark.parametrize(
-  ("argv", "words"),
-  [
-    (["--k", "0"], ["--k", "> 0", "got 0"]),
-    (["--seeds", "0"], ["--seeds", "> 0"]),
-    (["--train-steps", "-3"], ["--train-steps", "got -3"]),
-    (["--first-seed", "-1"], ["--first-seed", "got -1"]),
-    (["--alpha", "1.5"], ["--alpha", "[0, 1]"]),
-    (["--alpha", "nan"], ["--alpha", "nan"]),
-    (["--sweep", "0.5,x"], ["--sweep", "'0.5,x'"]),
-    (["--sweep", "2"], ["--sweep", "'2'"]),
-    (["--sweep", "1", "--methods", "unlink"], ["--methods", "mmrecun"]),
-    (["--methods", "magic"], ["--methods", "amnesiac", "'magic'"]),
-    (["--methods", ","], ["--methods", "','"]),
-    (["--requests", "movies"], ["--requests", "interactions", "'movies'"]),
-    (["--requests", "interactions:0"], ["(0, 1)", "'0'"]),
-    (["--requests", "users:x"], ["a user, a number", "'x'"]),
-    (["--requests", "users,users"], ["differ", "'users'"]),
-    (["--requests", "users;users:0.05"], ["once", "users 5 %"]),
-    (["--requests", "group"], ["group:GROUP", "source-1"]),
-    (["--requests", "group:War"], ["source-4", "'group:War'"]),
-    (["--requests", "group:source-1:0.5"], ["group:GROUP", "0.5"]),
-    (["--requests", "preference:source-1:2"], ["(0, 1)", "source-1:2"]),
-    (["--requests", "users:0.999"], ["to keep", "users 99.9 %"]),
-    (["--data", "netflix"], ["--data", "movielens", "'netflix'"]),
-    (["--data", "movielens", "--data-dir", "/nowhere"], ["u.data"]),
-  ],
-)
-def test_a_bad_option_ends_with_one_line(argv, words, tmp_path, capsys):
-  out = tmp_path / "out"
-  options = ["--preset", "smoke", "--data", "generated"]
-  with pytest.raises(SystemExit) as stopped:
-    forget_recommendations.main([*options, *argv, "--out", str(out)])
-  assert stopped.value.code == 2
-  assert not out.exists()
-  lines = capsys.readouterr().err.splitlines()
-  assert len(lines) == 1
-  for word in words:
-    assert word in lines[0]
-
-
 def test_movielens_needs_its_folder_and_is_the_default_where_there_is_one(
   monkeypatch, tmp_path
 ):
@@ -325,6 +284,7 @@ def test_movielens_needs_its_folder_and_is_the_default_where_there_is_one(
     )
 
 
+@pytest.mark.optimized(reason="A claim about what users run.")
 @pytest.mark.slow
 def test_mmrecun_meets_its_bounds_on_movielens(data_dir, tmp_path):
   results = run(

@@ -239,6 +239,7 @@ def test_the_other_tables_run(source, tmp_path, data_dir):
   }
 
 
+@pytest.mark.optimized(reason="A claim about what users run.")
 @pytest.mark.slow
 def test_blindspot_is_near_retraining_on_the_cheapest_houses(
   tmp_path, data_dir
