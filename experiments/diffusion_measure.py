@@ -157,12 +157,15 @@ def _measure_lane(study, maker, params, judge, real, begun, key):
     return found | _unattacked(study, references[0])
   images = _finish(study, maker, params, begun)
   logits = judged(study, judge, _flat(_flat(images)))[0][concept.domain]
-  answers = logits.argmax(-1).reshape(images.shape[:3])
   wanted = jnp.array([concept.index, concept.kept])[:, None, None]
+  logits = logits.reshape(*images.shape[:3], -1)
+  right = attacks.correctness(
+    logits, jnp.broadcast_to(wanted, logits.shape[:-1])
+  )
   scores = jax.vmap(functools.partial(_probe_scores, study))(
     images, begun.references, references, jax.random.split(probe_key)
   )
-  scores["curve"] = (answers == wanted).mean(axis=2)
+  scores["curve"] = right.mean(axis=2)
   for name, value in scores.items():
     found |= {f"{name}_forget": value[0], f"{name}_retain": value[1]}
   return found | {"shown": images[0, :, :SHOWN]}

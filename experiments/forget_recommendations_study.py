@@ -259,7 +259,8 @@ def standardised_scores(made: Embeddings, pairs: jax.Array) -> jax.Array:
     pairs: int [P, 2].
 
   Returns:
-    float32 [P]; 0 for a user to whom all items score the same.
+    float32 [P]; 0 for a user to whom all items score the same, nan where the
+    model diverged.
   """
   users, items = (
     part.astype(jnp.promote_types(jnp.float32, part.dtype)) for part in made[:2]
@@ -270,7 +271,7 @@ def standardised_scores(made: Embeddings, pairs: jax.Array) -> jax.Array:
   deviation = jnp.sqrt(jnp.maximum(((users @ spread) * users).sum(axis=1), 0.0))
   own = deviation[pairs[:, 0]]
   scores = (users[pairs[:, 0]] * centred[pairs[:, 1]]).sum(axis=1)
-  return jnp.where(own > 0, scores / jnp.where(own > 0, own, 1.0), 0.0)
+  return jnp.where(own == 0, 0.0, scores / jnp.where(own == 0, 1.0, own))
 
 
 def _rows(

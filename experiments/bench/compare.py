@@ -68,14 +68,18 @@ def diverged(evidence: Evidence, method: str) -> int:
   return int((~evidence.found[method].is_finite).sum())
 
 
-def verdict_sentences(evidence: Evidence) -> list[str]:
+def verdict_sentences(
+  evidence: Evidence, doubts: Sequence[str] = ()
+) -> list[str]:
   """Per request which methods passed the tests, and which did not."""
   plan, sentences = evidence.plan, []
   sound = [name for name in plan.methods if not diverged(evidence, name)]
   for i, request in enumerate(plan.requests.names if rules(plan) else ()):
     control = checks(evidence, i, ORIGINAL)
     outcomes = {
-      name: report.judge(checks(evidence, i, name), control=control).outcome
+      name: report.judge(
+        checks(evidence, i, name), control=control, doubts=doubts
+      ).outcome
       for name in sound
     }
     for outcome, words in _OUTCOMES.items():
@@ -107,7 +111,8 @@ def findings(evidence: Evidence, summary: report.Summary) -> list[str]:
     for name, count in broken.items()
   ]
   ranked = [m for m in plan.methods if m not in broken]
-  sentences += _nearest(evidence, summary, ranked)
+  # Where the retrained model is no standard, nothing is near it.
+  sentences += report.doubts(summary) or _nearest(evidence, summary, ranked)
   if len(plan.seeds) < 2:
     sentences.append(
       "Only one seed was run: there are no intervals, and differences between "

@@ -89,7 +89,7 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
     study.title(plan),
     study.lead(plan),
     table.definitions(plan),
-    compare.verdict_sentences(evidence),
+    compare.verdict_sentences(evidence, report.doubts(summary)),
     [*compare.findings(evidence, summary), *study.findings(evidence)],
     compare.comparisons(evidence, summary) + _tuned(evidence),
     figures,

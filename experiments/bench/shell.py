@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 
 from experiments import common, flags
 from experiments.bench import render, tune
@@ -20,9 +19,8 @@ from experiments.bench.study import (
   Requests,
   Study,
 )
+from experiments.requests import Ask, about, read
 from jaxunlearn.core import checks
-
-SEPARATOR = ";"  # Between several requests.
 
 
 def prepare(study: Study, options: Any) -> Plan:
@@ -59,9 +57,14 @@ def make_plan(
   part: str,
 ) -> Plan:
   """The plan for some seeds, methods and requests; see `prepare`."""
-  beds = study.beds(options, seeds, part)
-  if request is None:
-    request = study.request(options)
+  forms = [kind.form for kind in study.kinds.values()]
+  text = study.request(options) if request is None else request
+  asks = read(
+    text,
+    study.kinds,
+    " or ".join(filter(None, [", ".join(forms[:-1]), forms[-1]])),
+  )
+  beds = study.beds(options, seeds, part, asks)
   on_cpu = jax.default_backend() == "cpu"
   settings = study.settings(options)
   return Plan(
@@ -69,7 +72,7 @@ def make_plan(
     options,
     seeds,
     beds,
-    parse(request, study.kinds, beds),
+    masks(asks, study.kinds, beds),
     methods,
     {name: settings.get(name, {}) for name in methods},
     tuple(study.measures(options, beds)),
@@ -77,40 +80,24 @@ def make_plan(
   )
 
 
-def parse(text: str, kinds: Mapping[str, Kind], beds: Beds) -> Requests:
-  """Builds the requests that a flag's text asks for.
-
-  Args:
-    text: "kind:value", or several with semicolons between.
-    kinds: see `Kind`.
-    beds: of all seeds; what can be forgotten.
+def masks(
+  asks: Sequence[Ask], kinds: Mapping[str, Kind], beds: Beds
+) -> Requests:
+  """The rows that requests are about, for each seed.
 
   Raises:
-    ValueError: in one line, a text of another form, what the kind refuses, a
-      request that is empty or covers everything for some seed, one that comes
-      twice.
+    ValueError: in one line, what a kind refuses, or a request that is empty or
+      covers everything for some seed.
   """
-  forms = [kind.form for kind in kinds.values()]
-  forms = " or ".join(filter(None, [", ".join(forms[:-1]), forms[-1]]))
-  names = tuple(part.strip() for part in text.split(SEPARATOR) if part.strip())
-  if not names:
-    raise ValueError(f"Expected --request {forms}, got {text!r}.")
-  if len(set(names)) < len(names):
-    raise ValueError(f"Expected --request to differ, got {text!r}.")
   found = []
-  for name in names:
-    kind, _, value = name.partition(":")
-    if kind not in kinds:
-      raise ValueError(f"Expected --request {forms}, got {name!r}.")
-    try:
-      pairs = [kinds[kind].mask(value, source) for source in beds.sources]
+  for ask in asks:
+    with about(ask):
+      pairs = [kinds[ask.kind].mask(ask.value, s) for s in beds.sources]
       for mask, _ in pairs:
         checks.request_values(mask, "--request")
-    except ValueError as error:
-      raise ValueError(f"--request {name}: {error}") from error
     found.append(jax.tree.map(lambda *seeds: np.stack(seeds), *pairs))
   stacked = jax.tree.map(lambda *each: np.stack(each), *found)
-  return Requests(names, *stacked)
+  return Requests(tuple(ask.text for ask in asks), *stacked)
 
 
 def main(
@@ -127,8 +114,7 @@ def main(
     run: `(plan, progress) -> evidence`.
     argv: the arguments; those of the process if None.
   """
-  asked = tyro.cli(
-    study.options, prog=f"python -m experiments.{study.name}", args=argv
-  )
+  program = f"python -m experiments.{study.name}"
+  asked = flags.parse(study.options, program, argv)
   plan, summary = common.run_program(asked, prepare, run, render.write)
   render.show(common.wide_console(), plan, summary)

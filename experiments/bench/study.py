@@ -5,7 +5,7 @@ of this folder put to use. How to write one:
 
 1. A dataclass of flags that extends `options.CommonOptions`, and a table of
    settings per method.
-2. `beds(options, seeds, part)`: everything to train and test on. One `Beds` has
+2. `beds(options, seeds, part, asks)`: everything to train and test on. One `Beds` has
    all seeds; `Beds.make` builds, inside a compiled program, the `Bed` of a
    single seed. Rows are split once per seed (`datasets.splits`); `part` is
    "report", or "select" when settings are chosen, whose test rows are others.
@@ -37,6 +37,7 @@ import numpy as np
 from experiments.bench.options import CommonOptions
 from experiments.datasets.splits import REPORT as REPORT
 from experiments.datasets.splits import SELECT as SELECT
+from experiments.requests import Ask
 from jaxunlearn import report
 from jaxunlearn.core.types import Variables
 from jaxunlearn.report.verdict import TELLTALE, TRACE
@@ -217,7 +218,8 @@ class Study:
   Attributes:
     name: of the program and the results.
     options: the dataclass of its flags; its docstring heads `--help`.
-    beds: `(options, seeds, part) -> Beds`.
+    beds: `(options, seeds, part, asks) -> Beds`; rows that an ask names one by
+      one have to be trained on (`splits.split_rows`, `pinned`).
     kinds: by what stands before the colon of a request.
     request: `options -> text`, what is forgotten where nothing is asked for.
     train: `(bed, weights bool [N], key) -> (variables, info)`.
@@ -242,7 +244,7 @@ class Study:
 
   name: str
   options: type[CommonOptions]
-  beds: Callable[[Any, Sequence[int], str], Beds]
+  beds: Callable[[Any, Sequence[int], str, Sequence[Ask]], Beds]
   kinds: Mapping[str, Kind]
   request: Callable[[Any], str]
   train: Callable[[Bed, Any, Any], tuple[Variables, Any]]

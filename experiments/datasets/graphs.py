@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,18 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.data import read_npz
+from experiments import files, requests
+from experiments.data import MAX_CLASSES, data_folder
 from experiments.datasets.splits import REPORT, split_rows
 from jaxunlearn import graph
 from jaxunlearn.core import keys
 
 SOURCES = "karate, digits, cora or npz:PATH"
 FORMS = {
-  "edges": "edges:SHARE",
+  "edges": "edges:SHARE, edges:FILE",
   "in": "in:SHARE",
   "out": "out:SHARE",
-  "nodes": "nodes:SHARE",
+  "nodes": "nodes:SHARE, nodes:ID,ID",
   "class": "class:C",
+  "index": "index:FILE",
 }
 _NEIGHBOURS = 4  # Of a digit.
 _HOPS = 2
@@ -68,12 +69,20 @@ class GraphData(NamedTuple):
     edges: int32 [E, 2], each once.
     label: int32 [n], or None.
     class_names: one a class.
+    ids: [n], the nodes as their platform calls them, numbers, strings or times;
+      None where they are the numbers 0 .. n - 1.
   """
 
   features: np.ndarray
   edges: np.ndarray
   label: np.ndarray | None
   class_names: tuple[str, ...]
+  ids: np.ndarray | None = None
+
+  @property
+  def names(self) -> np.ndarray:
+    """[n], what requests and files call the nodes."""
+    return np.arange(len(self.features)) if self.ids is None else self.ids
 
 
 def load(
@@ -96,7 +105,7 @@ def load(
   if source == "digits":
     return _digits(max_nodes)
   if source == "cora":
-    folder = data_dir or os.environ.get("JAXUNLEARN_DATA")
+    folder = data_folder(data_dir)
     if folder is None:
       raise ValueError(
         "Expected --data-dir (or JAXUNLEARN_DATA) with the file cora.npz, got "
@@ -127,30 +136,45 @@ class Split(NamedTuple):
   rows: np.ndarray | None = None
 
 
-def split_links(data: GraphData, seed: int, part: str = REPORT) -> Split:
+def split_links(
+  data: GraphData,
+  seed: int,
+  part: str = REPORT,
+  pinned: np.ndarray | None = None,
+) -> Split:
   """5 % of the edges each to test, to attack with and to choose settings.
 
-  The other 85 % are trained on; `part` is that of `splits.split_rows`.
+  The other 85 % are trained on; for `part` and `pinned`, bool [E], see
+  `splits.split_rows`.
   """
+  count = len(data.edges)
   train, test = split_rows(
-    len(data.edges), seed, part, test_share=0.05, select_share=0.05
+    count, seed, part, test_share=0.05, select_share=0.05, pinned=pinned
   )
+  named = np.zeros(count, bool) if pinned is None else pinned
   train = np.random.default_rng((seed, 2)).permutation(train)
-  count = max(2, round(0.05 * len(data.edges)))
-  unseen, train = np.split(train, [count])
+  train = train[np.argsort(named[train], kind="stable")]
+  unseen, train = np.split(train, [max(2, round(0.05 * count))])
   g = graph.from_edges(data.features[:, :1], data.edges)
   key = keys.derive(jax.random.key(seed), f"non-edges to {part}")
   pairs = np.asarray(
-    graph.draw_non_edges(graph.non_edges(g), key, len(train) + count)
+    graph.draw_non_edges(graph.non_edges(g), key, len(train) + len(unseen))
   )
   absent = np.concatenate([data.edges[unseen], pairs[len(train) :]])
   edges, test_edges = data.edges[train], data.edges[test]
   return Split(edges, test_edges, absent, pairs[: len(train)])
 
 
-def split_nodes(data: GraphData, seed: int, part: str = REPORT) -> Split:
+def split_nodes(
+  data: GraphData,
+  seed: int,
+  part: str = REPORT,
+  pinned: np.ndarray | None = None,
+) -> Split:
   """60 % of the nodes to train on, 30 % to test, 10 % to choose; all edges stay."""
-  rows, test = split_rows(len(data.features), seed, part, test_share=0.3)
+  rows, test = split_rows(
+    len(data.features), seed, part, test_share=0.3, pinned=pinned
+  )
   return Split(data.edges, test.astype(np.int32), rows=rows.astype(np.int32))
 
 
@@ -176,6 +200,27 @@ def on_edges(template: Any, nodes: Any, edges: Any) -> Any:
   )
 
 
+def pinned(
+  asks: Sequence[requests.Ask], data: GraphData, *, on_links: bool
+) -> np.ndarray:
+  """The rows that requests name: edges, bool [E], or nodes, bool [n].
+
+  Of a link predictor a node that is named stands for its edges.
+
+  Raises:
+    ValueError: in one line, what is no name; see `masks`.
+  """
+  found = np.zeros(len(data.edges if on_links else data.features), bool)
+  for ask in asks:
+    with requests.about(ask):
+      some = _named(ask.kind, ask.value, data, on_links)
+      if some is None:
+        continue
+      of_nodes = on_links and ask.kind == "nodes"
+      found |= some[data.edges].any(axis=1) if of_nodes else some
+  return found
+
+
 def masks(
   kind: str, value: str, data: GraphData, split: Split, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -193,48 +238,86 @@ def masks(
     forget, bool [n]. A node takes its edges along.
 
   Raises:
-    ValueError: in one line, a share outside (0, 1), a class that does not exist,
-      edges of a classifier of nodes, too few edges of that kind.
+    ValueError: in one line, a share outside (0, 1), a class, node, edge or row
+      that does not exist, edges of a classifier of nodes, too few edges of that
+      kind.
   """
-  count = len(data.features)
-  if kind == "class":
-    if data.label is None:
-      raise ValueError(
-        f"Expected data with classes for class:{value}, got none."
-      )
-    if not value.isdecimal() or int(value) >= len(data.class_names):
-      raise ValueError(
-        f"Expected a class of 0 .. {len(data.class_names) - 1}, got {value!r}."
-      )
-    pick = lambda among: data.label[among] == int(value)
-  else:
-    try:
-      share = float(value)
-    except ValueError:
-      share = float("nan")
-    if not 0 < share < 1:
-      raise ValueError(f"Expected a share in (0, 1), got {value!r}.")
-    order = np.random.default_rng((seed, 3)).permutation
-    pick = lambda among: np.isin(
-      np.arange(len(among)), order(len(among))[: round(share * len(among))]
-    )
+  count, on_links = len(data.features), split.rows is None
+  some = _named(kind, value, data, on_links)
+  among = np.arange(count) if on_links else split.rows
   nodes = np.zeros(count, bool)
-  if split.rows is not None:
-    if kind not in ("nodes", "class"):
-      raise ValueError("Expected nodes:SHARE or class:C with --task nodes.")
-    mask = pick(split.rows)
-    nodes[split.rows[mask]] = True
-    return mask, nodes
+  if kind in ("nodes", "class") or not on_links:
+    if some is not None:
+      picked = some[among]
+    elif kind == "class":
+      last = len(data.class_names) - 1
+      picked = data.label[among] == files.whole(value, "a class", 0, last)
+    else:
+      size = round(requests.share(value) * len(among))
+      order = np.random.default_rng((seed, 3)).permutation(len(among))
+      picked = np.isin(np.arange(len(among)), order[:size])
+    nodes[among[picked]] = True
+    if not on_links:
+      return picked, nodes
   g = graph.from_edges(data.features[:, :1], split.edges)
   if kind in ("nodes", "class"):
-    nodes = pick(np.arange(count))
     mask = graph.incident_edges(g, jnp.asarray(nodes))
+  elif some is not None:
+    code = lambda edges: edges.astype(np.int64) @ np.array([count, 1])
+    mask = np.isin(code(split.edges), code(data.edges[some]))
   else:
     inside = around(split.edges, split.test, count)[split.edges].all(axis=1)
     eligible = {"edges": None, "in": inside, "out": ~inside}[kind]
     key = keys.derive(jax.random.key(seed), "edges to forget")
-    mask = graph.sample_edges(key, g, share, eligible)
+    mask = graph.sample_edges(key, g, requests.share(value), eligible)
   return np.asarray(mask), nodes
+
+
+def _named(
+  kind: str, value: str, data: GraphData, on_links: bool
+) -> np.ndarray | None:
+  """The edges, or nodes, that a request names; None of a share or a class."""
+  if not on_links and kind not in ("nodes", "class", "index"):
+    raise ValueError(
+      "Expected nodes:SHARE, nodes:ID,ID, index:FILE or class:C with --task "
+      f"nodes, got '{kind}:{files.short(value)}'."
+    )
+  if kind == "class" and data.label is None:
+    raise ValueError("Expected data with classes, got none.")
+  if kind == "index":
+    # Rows of what the network is trained on.
+    return files.read_rows(
+      value, len(data.edges if on_links else data.features)
+    )
+  if kind == "nodes":
+    names = requests.share_or_names(value)
+    if isinstance(names, tuple):
+      return requests.rows_named(data.names, names, "a node")
+  if kind == "edges" and files.checked_path(value, "edges:FILE").is_file():
+    return _edges_of_file(value, data)
+  return None
+
+
+def _edges_of_file(path: str, data: GraphData) -> np.ndarray:
+  """The edges between two nodes that each line of a file names: bool [E]."""
+  ends = np.sort(data.edges.astype(np.int64), axis=1)
+  count = len(data.features)
+  known = ends[:, 0] * count + ends[:, 1]
+  mask = np.zeros(len(known), bool)
+  place = {str(name): i for i, name in enumerate(data.names.tolist())}
+  for number, cells in files.read_cells(path, "two nodes", 2):
+    for cell in cells:
+      if cell not in place:  # For its words on the nearest.
+        requests.rows_named(data.names, (cell,), "a node")
+    low, high = sorted(place[cell] for cell in cells)
+    found = known == low * count + high
+    if not found.any():
+      raise ValueError(
+        f"Expected an edge on every line, got none between {cells[0]} and "
+        f"{cells[1]} on line {number}."
+      )
+    mask |= found
+  return mask
 
 
 def _karate() -> GraphData:
@@ -284,20 +367,24 @@ def _cora(path: Path) -> GraphData:
 
 
 def _from_npz(path: Path) -> GraphData:
-  """Of one's own: features [n, d], edges [E, 2] and perhaps label [n]."""
+  """Of one's own: features [n, d], edges [E, 2], perhaps label and ids [n].
+
+  Where there are ids the edges are between these, else between row numbers.
+  """
   arrays = _arrays(path, ("features", "edges"))
   label = arrays.get("label")
   names: tuple[str, ...] = ()
   if label is not None:
+    is_whole = label.ndim == 1 and label.dtype.kind in "iu" and len(label)
+    # As Python's integers: nothing is narrowed before it is known to fit.
     if (
-      label.ndim != 1
-      or label.dtype.kind not in "iu"
-      or len(label) == 0
-      or label.min() < 0
+      not is_whole
+      or not 0 <= int(label.min()) <= int(label.max()) < MAX_CLASSES
     ):
+      ends = f", {label.min()} .. {label.max()}" if is_whole else ""
       raise ValueError(
-        f"Expected label of {path} to be classes from 0 on, one a node, got "
-        f"{label.dtype} {label.shape}."
+        f"Expected label of {path} to be classes from 0 on, at most "
+        f"{MAX_CLASSES}, one a node, got {label.dtype} {label.shape}{ends}."
       )
     label = label.astype(np.int32)
     names = tuple(str(i) for i in range(int(label.max()) + 1))
@@ -306,9 +393,36 @@ def _from_npz(path: Path) -> GraphData:
     raise ValueError(
       f"Expected features of {path} to be numbers, got {features.dtype}."
     )
-  return _checked_graph(
-    GraphData(features.astype(np.float32), arrays["edges"], label, names), path
-  )
+  edges, ids = arrays["edges"], arrays.get("ids")
+  if ids is not None:
+    edges = _by_number(edges, ids, len(features), path)
+  made = GraphData(features.astype(np.float32), edges, label, names, ids)
+  return _checked_graph(made, path)
+
+
+def _by_number(
+  edges: np.ndarray, ids: np.ndarray, count: int, path: Path
+) -> np.ndarray:
+  """Edges between ids as edges between row numbers, int [E, 2]."""
+  if ids.shape != (count,) or ids.dtype.kind not in "iuUSM":
+    raise ValueError(
+      f"Expected ids of {path}, integers or strings [{count}], got {ids.dtype} "
+      f"{list(ids.shape)}."
+    )
+  known, row = np.unique(ids, return_index=True)
+  if len(known) < count:
+    raise ValueError(f"Expected ids of {path} to differ, got some twice.")
+  if edges.ndim != 2 or edges.dtype.kind != ids.dtype.kind:
+    raise ValueError(
+      f"Expected edges of {path} between ids ({ids.dtype}), got {edges.dtype} "
+      f"{list(edges.shape)}."
+    )
+  unknown = edges[~np.isin(edges, known)]
+  if unknown.size:
+    raise ValueError(
+      f"Expected edges of {path} between ids, got the unknown {unknown[0]}."
+    )
+  return row[np.searchsorted(known, edges)]
 
 
 def _checked_graph(data: GraphData, path: Path) -> GraphData:
@@ -325,7 +439,7 @@ def _checked_graph(data: GraphData, path: Path) -> GraphData:
 
 
 def _arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-  arrays = read_npz(str(path))
+  arrays = files.read_npz(str(path))
   missing = [name for name in names if name not in arrays]
   if missing:
     raise ValueError(f"Expected {path} to have {missing[0]}, got none.")

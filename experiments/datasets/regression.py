@@ -5,15 +5,17 @@ Diabetes, houses of California, and a transformer's oil temperature.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.data import _standardised, read_csv
+from experiments import files
+from experiments import requests as grammar
+from experiments.data import _standardised, data_folder
 from experiments.datasets import splits
+from experiments.files import read_csv
 from jaxunlearn import requests
 from jaxunlearn.core import checks
 
@@ -24,6 +26,7 @@ FORMS = {
   "range": "range:LOW..HIGH",
   "time": "time:FROM..TO",
   "group": "group:COLUMN=VALUE",
+  "index": "index:FILE",
 }
 _TEST_SHARE = {"diabetes": 0.25, "california": 0.3}
 # Windows of a day that predict the oil temperature of the same hour next day.
@@ -41,7 +44,7 @@ class Source(NamedTuple):
     x: float64 [N, D], nan where a number is missing; of etth1 [hours, D].
     y: float64 [N], targets.
     columns: by name, an array [N] of what a request looks at: "target", "time"
-      where there is one, and the table's own columns.
+      where there is one, "row", its number, and the table's own columns.
     ends: of etth1 int [N], the last hour that a row's window has; else None.
     target: what is predicted, in words.
     unit: of the targets, in words.
@@ -69,6 +72,7 @@ class Table(NamedTuple):
     test_columns: the same of the test rows.
     scale: the targets' standard deviation, in their unit.
     shift: their mean.
+    num_rows: of the whole table.
   """
 
   train: dict[str, np.ndarray]
@@ -77,6 +81,7 @@ class Table(NamedTuple):
   test_columns: Mapping[str, np.ndarray]
   scale: float
   shift: float
+  num_rows: int
 
 
 def load(source: str, *, data_dir: str | None = None) -> Source:
@@ -97,7 +102,7 @@ def load(source: str, *, data_dir: str | None = None) -> Source:
     )
   if source == "diabetes":
     return _diabetes()
-  folder = data_dir or os.environ.get("JAXUNLEARN_DATA")
+  folder = data_folder(data_dir)
   if folder is None:
     raise ValueError(
       "Expected --data-dir (or JAXUNLEARN_DATA) with the files "
@@ -113,6 +118,7 @@ def split(
   seed: int,
   part: str = splits.REPORT,
   limit: int | None = None,
+  pinned: np.ndarray | None = None,
 ) -> Table:
   """Divides a table into rows to train on and rows to test on.
 
@@ -121,6 +127,7 @@ def split(
     seed: of the draw.
     part: see `splits.split_rows`.
     limit: at most so many rows in all, for a quick look; None takes all.
+    pinned: see there; of etth1, whose weeks are split, not looked at.
 
   Raises:
     ValueError: too few rows; targets that do not differ.
@@ -130,7 +137,7 @@ def split(
   else:
     share = _TEST_SHARE[source.name]
     train, test = splits.split_rows(
-      len(source.y), seed, part, test_share=share, limit=limit
+      len(source.y), seed, part, test_share=share, limit=limit, pinned=pinned
     )
     fitted = train
   if len(train) < 8 or len(test) < 4:
@@ -150,7 +157,8 @@ def split(
     raise ValueError(f"Expected targets that differ, got deviation {scale}.")
   label = ((y - shift) / scale).astype(np.float32)
   x = np.asarray(x, np.float32)
-  of = lambda rows: {name: c[rows] for name, c in source.columns.items()}
+  columns = {**source.columns, "row": np.arange(len(y))}
+  of = lambda rows: {name: c[rows] for name, c in columns.items()}
   return Table(
     {"x": x[train], "label": label[train]},
     {"x": x[test], "label": label[test]},
@@ -158,7 +166,18 @@ def split(
     of(test),
     scale,
     shift,
+    len(y),
   )
+
+
+def named(asks: Sequence[grammar.Ask], source: Source) -> np.ndarray:
+  """The rows that requests name by their numbers, bool [N]."""
+  found = np.zeros(len(source.y), bool)
+  for ask in asks:
+    if ask.kind == "index":
+      with grammar.about(ask):
+        found |= files.read_rows(ask.value, len(found))
+  return found
 
 
 def masks(kind: str, value: str, table: Table) -> tuple[np.ndarray, np.ndarray]:
@@ -176,6 +195,8 @@ def masks(kind: str, value: str, table: Table) -> tuple[np.ndarray, np.ndarray]:
     ValueError: in one line, a text of another form, a column, value or range
       that does not exist, none or all of the training or of the test rows.
   """
+  if kind == "index":
+    return _by_number(value, table)
   if kind == "group":
     column, equals, wanted = value.partition("=")
     if not equals or column not in table.columns:
@@ -184,7 +205,7 @@ def masks(kind: str, value: str, table: Table) -> tuple[np.ndarray, np.ndarray]:
         f"Expected group:COLUMN=VALUE with a column of {known}, got "
         f"'group:{value}'."
       )
-    of = lambda words: requests.groups(words.astype(str), wanted)
+    of = lambda entries: grammar.rows_named(entries, (wanted,), "a group")
   else:
     column = "time" if kind == "time" else "target"
     if column not in table.columns:
@@ -201,6 +222,30 @@ def masks(kind: str, value: str, table: Table) -> tuple[np.ndarray, np.ndarray]:
   return found[0], found[1]
 
 
+def _by_number(path: str, table: Table) -> tuple[np.ndarray, np.ndarray]:
+  """Rows of the whole table by number; beside them, the test rows most alike.
+
+  These are, for each of the rows, the one whose target is nearest.
+  """
+  named = files.read_rows(path, table.num_rows)
+  mask = named[table.columns["row"]]
+  if named.sum() != mask.sum():
+    raise ValueError(
+      f"Expected rows that are trained on, got {named.sum() - mask.sum()} of "
+      f"{named.sum()} that are test rows or left out."
+    )
+  target, others = table.columns["target"], table.test_columns["target"]
+  order = np.argsort(others)
+  place = np.searchsorted(others[order], target[mask]).clip(1, len(order) - 1)
+  below, above = order[place - 1], order[place]
+  is_nearer = np.abs(others[below] - target[mask]) < np.abs(
+    others[above] - target[mask]
+  )
+  alike = np.zeros(len(others), bool)
+  alike[np.where(is_nearer, below, above)] = True
+  return mask, alike
+
+
 def _ends(kind: str, value: str, column: np.ndarray) -> tuple[Any, Any]:
   """The ends of a range; an end that is missing is None."""
   if kind in ("range", "time"):
@@ -209,9 +254,7 @@ def _ends(kind: str, value: str, column: np.ndarray) -> tuple[Any, Any]:
       raise ValueError(f"Expected {kind}:FROM..TO, got '{kind}:{value}'.")
     ends = (_number(e, "a number") if e.strip() else None for e in (low, high))
     return tuple(ends)
-  share = _number(value, "a share")
-  if not 0 < share < 1:
-    raise ValueError(f"Expected a share in (0, 1), got {value}.")
+  share = grammar.share(value)
   if kind == "lowest":
     return None, float(np.quantile(column, share))
   return float(np.quantile(column, 1 - share)), None

@@ -69,7 +69,8 @@ class Options(bench.CommonOptions):
     described(
       "Graph: digits (scikit-learn's, each joined to its nearest), karate "
       "(Zachary's club, 34 members), cora, or npz:PATH, a file with features "
-      "[n, d], edges [E, 2], each once, and perhaps integer classes label [n]."
+      "[n, d], edges [E, 2], each once, perhaps integer classes label [n], and "
+      "perhaps ids [n] of the nodes, which the edges are then between."
     ),
   ] = "digits"
 
@@ -83,10 +84,12 @@ class Options(bench.CommonOptions):
   request: Annotated[
     str | None,
     described(
-      "What to forget: edges:0.05 (5 % of the edges), in:0.05 or out:0.05 (as "
-      "many, inside or outside the 2-hop neighbourhood of the test edges), "
-      "nodes:0.1 (a tenth of the nodes), class:3; several with semicolons "
-      "between. A node takes its edges along. By default some that suit the data.",
+      "What to forget: edges:FILE (two nodes on every line), nodes:ID,ID, "
+      "index:FILE (rows of the edges, or of the nodes with --task nodes), "
+      "edges:0.05 (5 % of the edges), in:0.05 or out:0.05 (as many, inside or "
+      "outside the 2-hop neighbourhood of the test edges), nodes:0.1 (a tenth of "
+      "the nodes), class:3; several with semicolons between. A node takes its "
+      "edges along. By default some that suit the data.",
       "TEXT",
     ),
   ] = None
@@ -167,11 +170,14 @@ class Source(NamedTuple):
   seed: int
 
 
-def beds(options: Options, seeds: Sequence[int], part: str) -> bench.Beds:
+def beds(
+  options: Options, seeds: Sequence[int], part: str, asks: Sequence[Any]
+) -> bench.Beds:
   """The graph, split once per seed: graphs differ, their shapes do not."""
   limit = _SMOKE_NODES if options.preset == "smoke" else None
   data = graphs.load(options.data, data_dir=options.data_dir, max_nodes=limit)
-  return make_beds(data, options, RECIPES[options.preset], seeds, part)
+  recipe = RECIPES[options.preset]
+  return make_beds(data, options, recipe, seeds, part, asks)
 
 
 def make_beds(
@@ -180,6 +186,7 @@ def make_beds(
   recipe: Recipe,
   seeds: Sequence[int],
   part: str = bench.REPORT,
+  asks: Sequence[Any] = (),
 ) -> bench.Beds:
   """The same of a graph that is there.
 
@@ -194,7 +201,8 @@ def make_beds(
       f"Expected --data with 20 edges or more, got {len(data.edges)}."
     )
   split_of = graphs.split_links if on_links else graphs.split_nodes
-  splits = [split_of(data, seed, part) for seed in seeds]
+  pinned = graphs.pinned(asks, data, on_links=on_links)
+  splits = [split_of(data, seed, part, pinned) for seed in seeds]
   template = graph.from_edges(data.features, splits[0].edges)
 
   def task_on(g: Any) -> graph.GraphModel:

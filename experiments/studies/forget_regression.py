@@ -82,6 +82,7 @@ class Options(bench.CommonOptions):
     described(
       "What to forget: lowest:SHARE or highest:SHARE of the targets, "
       "range:LOW..HIGH of them (an end may be missing), group:COLUMN=VALUE, "
+      "index:FILE (rows of the table, from 0 on), "
       "time:FROM..TO as shares of the record (etth1); several with semicolons "
       "between. By default one or two that suit the data.",
       "TEXT",
@@ -160,11 +161,14 @@ def settings_of(options: Options) -> dict[str, bench.Setting]:
   }
 
 
-def beds(options: Options, seeds: Sequence[int], part: str) -> bench.Beds:
+def beds(
+  options: Options, seeds: Sequence[int], part: str, asks: Sequence[Any]
+) -> bench.Beds:
   """Tables, split once per seed."""
   source = tables.load(options.data, data_dir=options.data_dir)
   limit = _SMOKE_ROWS if options.preset == "smoke" else None
-  found = [tables.split(source, seed, part, limit) for seed in seeds]
+  pinned = tables.named(asks, source)
+  found = [tables.split(source, s, part, limit, pinned) for s in seeds]
   model, layers = network(options)
   recipe = recipe_of(options)._replace(layers=layers)
   arrays = [(t.train, t.test, (t.scale, t.shift)) for t in found]
@@ -332,7 +336,7 @@ def measures(options: Options, beds: bench.Beds) -> list[Measure]:
     Measure(
       (steps, table.shared("relearn_reached"), table.shared("anamnesis_index")),
       _relearn,
-      ("relearn_target",),
+      ("relearn_target", "relearn_finite"),
       _anamnesis,
     ),
     table.gap(
@@ -414,6 +418,7 @@ def _relearn(case: Case) -> dict[str, Any]:
     "relearn_steps": again.steps,
     "relearn_reached": again.reached,
     "relearn_target": again.target,
+    "relearn_finite": again.is_finite,
   }
 
 
@@ -421,7 +426,7 @@ def _anamnesis(evidence: bench.Evidence, method: str) -> dict[str, Any]:
   ours, theirs = (
     anamnesis.Relearned(
       *(found["relearn_steps"], found["relearn_reached"], None),
-      *(found["relearn_target"], None, None),
+      *(found["relearn_target"], None, found["relearn_finite"]),
     )
     for found in (evidence.found[m].values for m in (method, bench.RETRAINED))
   )
@@ -472,7 +477,7 @@ STUDY = bench.Study(
     kind: bench.Kind(form, functools.partial(tables.masks, kind))
     for kind, form in tables.FORMS.items()
   },
-  request=lambda options: REQUESTS[options.data],
+  request=lambda options: REQUESTS.get(options.data, "lowest:0.2"),
   train=train,
   methods=METHODS,
   settings=settings_of,

@@ -8,10 +8,26 @@ from typing import Any
 
 import jax
 
+from jaxunlearn.core import checks
 from jaxunlearn.core.types import Model, PyTree, Variables
 from jaxunlearn.losses.classification import cross_entropy
 
 Loss = Callable[[jax.Array, PyTree], jax.Array]
+
+# What people call the argument, or field, that tells training from evaluation.
+_TRAIN_NAMES = (
+  *("train", "training", "is_training", "is_train", "in_training"),
+  *("train_mode", "training_mode", "enable_dropout"),
+)
+_EVAL_NAMES = (
+  *("deterministic", "use_running_average", "eval", "is_eval", "eval_mode"),
+  *("evaluation", "inference", "is_inference", "inference_mode"),
+  *("test", "is_test", "testing", "test_mode"),
+)
+FLAG_SIGNS = {
+  **dict.fromkeys(_TRAIN_NAMES, True),
+  **dict.fromkeys(_EVAL_NAMES, False),
+}
 
 
 def default_loss(outputs: jax.Array, rows: PyTree) -> jax.Array:
@@ -53,7 +69,8 @@ def from_functions(
     apply: `(params, inputs) -> outputs [B, ...]`; with `has_state`
       `(variables, inputs) -> (outputs, model_state)`. If it has parameters
       named `train` and `key` (or `**kwargs`), they are passed by keyword: a
-      bool, and the step's key, which is None in evaluation mode.
+      bool, and the step's key, which is None in evaluation mode. The usual
+      other names of the former are known, `is_training` or `deterministic`.
     loss: `(outputs, rows) -> [B]`; `default_loss` if None.
     features: `(variables, inputs) -> {name: [B, ...]}`, or None.
     has_state: whether the model carries state; static.
@@ -63,7 +80,7 @@ def from_functions(
     whatever `apply` returns.
 
   Raises:
-    ValueError: if `init` does not return `Variables` where `has_state` asks
+    ValueError: if one is no function; if `init` does not return `Variables` where `has_state` asks
       for them; if the model has state and `apply` does not return a pair.
 
   Example:
@@ -76,7 +93,9 @@ def from_functions(
     >>> model.predict(variables, jnp.ones((2, 4))).shape
     (2, 3)
   """
+  checks.functions(init=init, apply=apply, loss=loss or default_loss)
   wanted = keywords(apply, ("train", "key"))
+  others = [] if "train" in wanted else keywords(apply, tuple(FLAG_SIGNS))
 
   def init_variables(key: jax.Array, inputs: PyTree) -> Variables:
     made = init(key, inputs)
@@ -98,6 +117,7 @@ def from_functions(
   ) -> tuple[jax.Array, PyTree]:
     given = {"train": train, "key": key if train else None}
     kwargs = {name: given[name] for name in wanted}
+    kwargs |= {name: train == FLAG_SIGNS[name] for name in others}
     if not has_state:
       return apply(variables.params, inputs, **kwargs), variables.model_state
     made = apply(variables, inputs, **kwargs)

@@ -181,8 +181,9 @@ def load_params(directory: Any, like: Variables) -> Variables:
   Understood are results of `save`, and a tree saved by a checkpointer or, in
   its latest step, by a `CheckpointManager`. The tree may be bare params, a dict
   of Flax collections (`params`, `batch_stats`, ...), a train state that holds
-  them, or the pure dict of an nnx module's state. Optimiser state, step counts
-  and random streams beside the model are passed over.
+  them, or the pure dict of an nnx module's state. It may be spread over several
+  items of a step, `params` and `batch_stats`. Optimiser state, step counts,
+  random streams, texts and averaged copies beside the model are passed over.
 
   Args:
     directory: the checkpoint.
@@ -195,11 +196,12 @@ def load_params(directory: Any, like: Variables) -> Variables:
     `ShapeDtypeStruct` with a sharding says where its array goes.
 
   Raises:
-    ValueError: if nothing is there, if it is no Orbax checkpoint, or if leaves
-      are missing, left over, or of another shape or kind than in `like`.
+    ValueError: if nothing is there, if it is no Orbax checkpoint, if leaves are
+      missing, left over, or of another shape or kind than in `like` (the line
+      lists the items that are there), or if several trees fit.
   """
-  path = stored_trees.locate(stored_trees.absolute(directory))
-  return stored_trees.fit(stored_trees.read_tree(path), _lifted(like))
+  raw, items = stored_trees.read_model(stored_trees.absolute(directory))
+  return stored_trees.fit(raw, _lifted(like), items)
 
 
 def _lifted(variables: Any) -> Variables:

@@ -239,9 +239,7 @@ def forgetting_quality_runs(
       model,
       variables,
       rows,
-      statistic=lambda outputs, labels: (
-        jnp.argmax(outputs, axis=-1) == labels
-      ).astype(jnp.float32),
+      statistic=_rows.is_right,
       batch_size=query_batch_size,
     )
     return _rows.weighted_mean(right[:, 0], weights)

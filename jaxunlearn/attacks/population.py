@@ -110,12 +110,12 @@ def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def correctness(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """1.0 where the largest logit is the label's, else 0.0; see `margin`."""
-  logits = _rows.widened(logits)
-  labels = _rows.labels_of(labels, logits)
-  known = (labels >= 0) & (labels < logits.shape[-1])
-  hit = (jnp.argmax(logits, axis=-1) == labels).astype(logits.dtype)
-  return jnp.where(known & ~jnp.isnan(logits).any(axis=-1), hit, jnp.nan)
+  """1.0 where the largest logit is the label's, else 0.0; see `margin`.
+
+  nan where a logit is nan or +inf.
+  """
+  logits = jnp.asarray(logits)
+  return _rows.is_right(logits, _rows.labels_of(labels, logits))
 
 
 def fit_thresholds(
@@ -357,7 +357,7 @@ def membership_ratio(
       probability 0 does not make the mean infinite. May be traced.
 
   Returns:
-    See `MembershipRatio`; nan for an empty mask. The retrained model, in the
+    See `MembershipRatio`; nan for an empty mask or (traced) a counted nan. The retrained model, in the
     place of `after`, has the value to aim at.
 
   Raises:
@@ -380,7 +380,7 @@ def membership_ratio(
   return MembershipRatio(
     mean(before / jnp.maximum(after, floor)),
     mean(after / jnp.maximum(before, floor)),
-    mean((after < 0.5).astype(jnp.float32)),
+    mean(jnp.where(jnp.isnan(after), jnp.nan, after < 0.5)),
   )
 
 

@@ -41,7 +41,7 @@ def task_accuracy(
 
   Returns:
     float32 [..., K], in [0, 1]; nan for a task without rows and where a row has
-    a nan logit. A row whose competing logits are all -inf is not right.
+    a logit that is nan or +inf. A row whose competing logits are all -inf is not right.
 
   Raises:
     ValueError: shapes do not match, labels or tasks out of range.
@@ -53,7 +53,7 @@ def task_accuracy(
       f"Expected labels of shape {task.shape}, got {labels.shape}."
     )
   checks.labels(labels, logits.shape[-1], "labels")
-  is_nan = jnp.isnan(logits).any(axis=-1)
+  is_nan = ~(logits < jnp.inf).all(axis=-1)
   if class_masks is not None:
     class_masks = jnp.asarray(class_masks)
     if class_masks.shape != (num_tasks, logits.shape[-1]):

@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from jaxunlearn.core import stored_trees
+from jaxunlearn.core import checks, stored_trees
 from jaxunlearn.core.types import PyTree
 
 _STATE, _META = "state", "meta"
@@ -36,11 +36,12 @@ def open_store(directory: Any, keep: int = 2) -> StepStore:
     keep: how many of the latest steps to keep, at least 1.
 
   Raises:
-    ValueError: if keep < 1.
+    ValueError: if keep < 1, or if a file is there.
   """
-  if keep < 1:
-    raise ValueError(f"Expected keep >= 1, got keep={keep}.")
+  checks.count(keep=keep)
   path = stored_trees.absolute(directory)
+  if path.exists() and not path.is_dir():
+    raise ValueError(f"Expected a directory of steps, got the file {path}.")
   options = ocp.CheckpointManagerOptions(
     max_to_keep=keep,
     enable_async_checkpointing=False,

@@ -7,7 +7,8 @@ where they are concrete. Everything raises ValueError.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,25 +32,55 @@ def _at_once(check: Callable[..., None]) -> Callable[..., None]:
   return wrapped
 
 
-@_at_once
 def positive(**named: Any) -> None:
-  for name, value in named.items():
-    if is_concrete(value) and not value > 0:
-      raise ValueError(f"Expected {name} > 0, got {name}={value}.")
+  _in_range("> 0", lambda value: value > 0, named)
 
 
-@_at_once
 def non_negative(**named: Any) -> None:
-  for name, value in named.items():
-    if is_concrete(value) and not value >= 0:
-      raise ValueError(f"Expected {name} >= 0, got {name}={value}.")
+  _in_range(">= 0", lambda value: value >= 0, named)
+
+
+def fraction(**named: Any) -> None:
+  _in_range("in [0, 1]", lambda value: 0 <= value <= 1, named)
 
 
 @_at_once
-def fraction(**named: Any) -> None:
+def _in_range(
+  wanted: str, test: Callable[[Any], Any], named: Mapping[str, Any]
+) -> None:
   for name, value in named.items():
-    if is_concrete(value) and not 0 <= value <= 1:
-      raise ValueError(f"Expected {name} in [0, 1], got {name}={value}.")
+    try:
+      holds = not is_concrete(value) or bool(test(value))
+    except TypeError:  # A text, None, or a list.
+      holds = False
+    if not holds:
+      raise ValueError(f"Expected {name} {wanted}, got {name}={_shown(value)}.")
+
+
+def count(least: int = 1, /, **named: Any) -> None:
+  """Whole numbers >= `least`, of Python or NumPy; no bool, no 2.0, no tracer."""
+  for name, value in named.items():
+    if not (_is_whole(value) and operator.index(value) >= least):
+      raise ValueError(
+        f"Expected {name} to be a whole number >= {least}, got "
+        f"{name}={_shown(value)}."
+      )
+
+
+def _is_whole(value: Any) -> bool:
+  if not is_concrete(value) or np.ndim(value) or isinstance(value, bool):
+    return False
+  return isinstance(value, int) or (
+    hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.integer)
+  )
+
+
+def _shown(value: Any) -> str:
+  """A value in a few words: texts in quotes, long things by type and name."""
+  text = repr(value) if isinstance(value, str) else str(value)
+  if len(text) <= 40 and not callable(value) and "\n" not in text:
+    return text
+  return f"{type(value).__name__} {getattr(value, '__name__', '')}".strip()
 
 
 def one_of(choices: Sequence[Any], **named: Any) -> None:
@@ -57,6 +88,87 @@ def one_of(choices: Sequence[Any], **named: Any) -> None:
     if value not in choices:
       wanted = ", ".join(map(repr, choices))
       raise ValueError(f"Expected {name} to be one of {wanted}, got {value!r}.")
+
+
+def typed_key(key: Any, name: str = "key", shape: tuple[int, ...] = ()) -> None:
+  """A typed PRNG key, or an array of them: no seed, no raw uint32 words."""
+  is_typed = isinstance(key, jax.Array) and jnp.issubdtype(
+    key.dtype, jax.dtypes.prng_key
+  )
+  if not is_typed:
+    found = (
+      f"{key.dtype} of shape {np.shape(key)}"
+      if hasattr(key, "dtype")
+      else _shown(key)
+    )
+    raise ValueError(
+      f"Expected {name} to be a typed PRNG key, jax.random.key(seed), got "
+      f"{found}."
+    )
+  if key.shape != shape:
+    raise ValueError(
+      f"Expected {name} to be PRNG keys of shape {shape}, got {key.shape}."
+    )
+
+
+def optimizer(opt: Any, name: str = "optimizer") -> None:
+  """An optax transformation; neither its name nor the function that makes it."""
+  if not _has_functions(opt, "init", "update"):
+    raise ValueError(
+      f"Expected {name} to be an optax optimizer, such as optax.adam(1e-3), "
+      f"got {_shown(opt)}."
+    )
+
+
+def functions(**named: Any) -> None:
+  """What is to be called can be."""
+  for name, value in named.items():
+    if not callable(value):
+      raise ValueError(
+        f"Expected {name} to be a function, got {_shown_type(value)}."
+      )
+
+
+def model(x: Any, name: str = "model") -> None:
+  """A `Model`, or what has its functions; no Flax module."""
+  # A linen module has functions of the same names, and other arguments.
+  is_flax = any(c.__module__.startswith("flax.") for c in type(x).__mro__)
+  if is_flax or not _has_functions(x, "init", "apply", "loss"):
+    raise ValueError(
+      f"Expected {name} to be a Model, as jaxunlearn.adapters.flax.from_module "
+      f"makes one of a Flax module, got {_shown_type(x)}."
+    )
+
+
+def transforms(links: Sequence[Any]) -> None:
+  """Each is a made transform: no list of them, no factory left uncalled."""
+  for link in links:
+    if isinstance(link, type) or not _has_functions(link, "run", "expand"):
+      raise ValueError(
+        f"Expected a Transform, got {_shown_type(link)}; a method is called "
+        "with its settings first, and chain(a, b) takes links one by one."
+      )
+
+
+def columns(data: Any, *names: str) -> None:
+  """Data is a dict that has these columns, whatever else it has."""
+  wanted = " and ".join(map(repr, names))
+  if not isinstance(data, Mapping):
+    raise ValueError(
+      f"Expected data to be a dict with {wanted}, got {_shown_type(data)}."
+    )
+  if any(column not in data for column in names):
+    found = ", ".join(map(repr, data)) or "nothing"
+    raise ValueError(f"Expected data to have {wanted}, got {found}.")
+
+
+def _has_functions(x: Any, *names: str) -> bool:
+  return all(callable(getattr(x, name, None)) for name in names)
+
+
+def _shown_type(x: Any) -> str:
+  named = isinstance(x, str | type) or hasattr(x, "__name__")
+  return _shown(x) if named else type(x).__name__
 
 
 def num_rows(data: Any, name: str = "data") -> int:
@@ -146,12 +258,31 @@ def finite(tree: Any, name: str) -> None:
       )
 
 
-def labels(values: Any, num_classes: int, name: str = "label") -> None:
-  """Integer labels in 0 .. num_classes - 1."""
+def labels(
+  values: Any,
+  num_classes: int | None = None,
+  name: str = "label",
+  *,
+  length: int | None = None,
+) -> None:
+  """Integer labels in 0 .. num_classes - 1.
+
+  Args:
+    values: integers; of NumPy they are judged with all their 64 bits.
+    num_classes: None does not look at the values.
+    name: what the message calls them.
+    length: N where they must be [N], one per row; labels [N, 1] would
+      broadcast against a mask [N]. Static, so it holds under `jit` too.
+  """
   values = values if hasattr(values, "dtype") else np.asarray(values)
   if not jnp.issubdtype(values.dtype, jnp.integer):
     raise ValueError(f"Expected {name} of integer dtype, got {values.dtype}.")
-  if not is_concrete(values) or values.size == 0:
+  if length is not None and np.shape(values) != (length,):
+    raise ValueError(
+      f"Expected {name} of shape ({length},), one integer per row, got "
+      f"{np.shape(values)}."
+    )
+  if num_classes is None or not is_concrete(values) or values.size == 0:
     return
   values = np.asarray(values)
   low, high = int(values.min()), int(values.max())
@@ -159,6 +290,97 @@ def labels(values: Any, num_classes: int, name: str = "label") -> None:
     raise ValueError(
       f"Expected {name} in 0 .. {num_classes - 1}, got {low} .. {high}."
     )
+
+
+@_at_once
+def weights(
+  values: Any, name: str = "weights", *, length: int | None = None
+) -> None:
+  """Which rows to train on: bool, or floats in [0, 1]; some row counts.
+
+  Args:
+    values: [N].
+    name: what the message calls them.
+    length: N where it must be this one.
+
+  Raises:
+    ValueError: another shape or dtype; (concrete values) one that is nan or
+      outside [0, 1], or no row above 0.
+  """
+  shape = np.shape(values)
+  dtype = getattr(values, "dtype", None) or np.asarray(values).dtype
+  if len(shape) != 1 or (length is not None and shape != (length,)):
+    wanted = "[N]" if length is None else f"({length},)"
+    raise ValueError(f"Expected {name} of shape {wanted}, got {shape}.")
+  if dtype != jnp.bool_ and not jnp.issubdtype(dtype, jnp.floating):
+    raise ValueError(
+      f"Expected {name} of dtype bool (or float weights), got {dtype}."
+    )
+  if not is_concrete(values):
+    return
+  values = np.asarray(values)
+  if not ((values >= 0) & (values <= 1)).all():  # Also catches nan.
+    raise ValueError(f"Expected {name} in [0, 1], got values outside.")
+  if not (values > 0).any():
+    raise ValueError(
+      f"Expected {name} to select rows, got none of {values.size}."
+    )
+
+
+def integers(values: Any, name: str) -> Any:
+  """Integers of the caller with all their digits, before JAX narrows them.
+
+  Args:
+    values: integers, a sequence of them, or traced ones.
+    name: what the message calls them.
+
+  Returns:
+    A NumPy array, at least 1-D; what is traced as an array of JAX.
+
+  Raises:
+    ValueError: of another dtype, or beyond 64 bits.
+  """
+  if all(map(is_concrete, jax.tree.leaves(values))):
+    found: Any = np.atleast_1d(np.asarray(values))
+  else:
+    found = jnp.atleast_1d(jnp.asarray(values))
+  if found.size == 0:
+    found = found.astype(np.int32)
+  if not jnp.issubdtype(found.dtype, jnp.integer):
+    raise ValueError(
+      f"Expected {name} of integer dtype, got {_kind_of(found)}."
+    )
+  return found
+
+
+def narrowed(tree: Any, name: str) -> None:
+  """No integer of NumPy loses its upper half when JAX takes the arrays over.
+
+  Without x64 JAX keeps the lower 32 bits of an integer of 64, so that two ids
+  become one. Nothing is looked at that is traced or JAX's already.
+  """
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    if not is_concrete(leaf) or isinstance(leaf, jax.Array):
+      continue
+    values = np.asarray(leaf)
+    if values.dtype.kind not in "iu" or values.size == 0:
+      continue
+    kept = jax.dtypes.canonicalize_dtype(values.dtype)
+    if kept == values.dtype:
+      continue
+    info, low, high = np.iinfo(kept), int(values.min()), int(values.max())
+    if low < info.min or high > info.max:
+      raise ValueError(
+        f"Expected {name}{jax.tree_util.keystr(path)} to fit into {kept}, got "
+        f"{low} .. {high}; number them anew, or enable jax_enable_x64."
+      )
+
+
+def _kind_of(values: Any) -> str:
+  if values.dtype != object:
+    return str(values.dtype)
+  # NumPy takes whole numbers beyond 64 bits for objects.
+  return _shown(max(values.flat, key=lambda v: isinstance(v, int)))
 
 
 def same_structure(tree: Any, like: Any, name: str) -> None:

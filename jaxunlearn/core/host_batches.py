@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import operator
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn.core import checks, sampling
+from jaxunlearn.core import checks, fingerprints, sampling
 from jaxunlearn.core.phase import sample_key
 from jaxunlearn.core.types import ALL, Batch, PyTree, Transform
 
@@ -84,8 +83,12 @@ def host_batches(data: PyTree, forget_mask: Any) -> BatchSource:
       rows = jax.tree.map(operator.itemgetter(batch.row_id), data)
       yield batch._replace(rows=rows)
 
-  # For `stream` to tell one request's checkpoints from another's.
-  source.request = checksum([mask])  # type: ignore[attr-defined]
+  # For `stream` to tell one run's checkpoints from another's; a function around
+  # this one hands it on, `mine.request = source.request`.
+  source.request = {  # type: ignore[attr-defined]
+    "request": fingerprints.checksum([mask]),
+    "data": fingerprints.checksum(data),
+  }
   return source
 
 
@@ -95,6 +98,11 @@ _row_numbers = jax.jit(sampling.row_numbers, static_argnums=1)
 
 def check_batch(link: Transform, batch: Batch) -> None:
   """A step takes rows for what their place says they are."""
+  if not isinstance(batch, Batch):
+    raise ValueError(
+      f"Expected batches for {link.name} as host_batch makes them, got "
+      f"{type(batch).__name__}."
+    )
   sizes = link.needs.sizes
   found = len(batch.weight)
   if ALL not in sizes and found != sum(sizes):
@@ -119,7 +127,16 @@ def check_batch(link: Transform, batch: Batch) -> None:
 
 
 def feeder(batches: BatchSource | Iterable[Batch]) -> Callable[..., Any]:
-  """One way to ask for batches, whatever the caller has."""
+  """One way to ask for batches, whatever the caller has.
+
+  Raises:
+    ValueError: it has no batches.
+  """
+  if not callable(batches) and not isinstance(batches, Iterable):
+    raise ValueError(
+      "Expected batches to be host_batches(data, forget_mask), a function or an "
+      f"iterable, got {type(batches).__name__}."
+    )
   iterator = None if callable(batches) else iter(batches)
   seen = 0
 
@@ -139,10 +156,3 @@ def feeder(batches: BatchSource | Iterable[Batch]) -> Callable[..., Any]:
     return plain(used)
 
   return feed
-
-
-def checksum(tree: PyTree) -> int:
-  crc = 0
-  for leaf in jax.tree.leaves(tree):
-    crc = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), crc)
-  return crc

@@ -3,10 +3,14 @@
 Every builder returns bool [N], True = forget. A mask has one shape whatever it
 selects, so one compiled program serves every request, and a stack of masks
 [R, N] is a batch of requests for `jax.vmap`.
+
+What is concrete is compared on the host: 64-bit numbers keep their digits, and
+a request of another size compiles nothing. Traced numbers are of JAX's width.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,25 +40,29 @@ def classes(labels: jax.Array, forget: Sequence[int] | jax.Array) -> jax.Array:
     >>> classes(jnp.array([0, 3, 1, 3]), [3]).tolist()
     [False, True, False, True]
   """
-  labels = jnp.asarray(labels)
-  if not jnp.issubdtype(labels.dtype, jnp.integer):
-    raise ValueError(f"Expected labels of integer dtype, got {labels.dtype}.")
-  wanted = jnp.atleast_1d(jnp.asarray(forget))
-  if not jnp.issubdtype(wanted.dtype, jnp.integer):
-    raise ValueError(f"Expected classes to be integers, got {forget!r}.")
-  if checks.is_concrete(labels) and checks.is_concrete(wanted):
-    known = np.unique(np.asarray(labels))
-    for c in np.asarray(wanted):
-      if c not in known:
-        found = f"{known[0]} .. {known[-1]}" if known.size else "none"
-        raise ValueError(f"Expected a class that has rows ({found}), got {c}.")
-  return (labels[:, None] == wanted[None, :]).any(axis=1)
+  labels = _column(labels, "labels")
+  wanted = checks.integers(forget, "classes").reshape(-1)
+  if wanted.size == 0:
+    raise ValueError("Expected at least one class, got none.")
+  if not (checks.is_concrete(labels) and checks.is_concrete(wanted)):
+    checks.narrowed({"labels": labels, "classes": wanted}, "request")
+    labels, wanted = jnp.asarray(labels), jnp.asarray(wanted)
+    return (labels[:, None] == wanted[None, :]).any(axis=1)
+  known = np.unique(labels)
+  absent = np.setdiff1d(wanted, known)
+  if absent.size:
+    found = f"{known[0]} .. {known[-1]}" if known.size else "none"
+    raise ValueError(
+      f"Expected a class that has rows ({found}), got {absent[0]}."
+    )
+  return jnp.asarray(np.isin(labels, wanted))
 
 
 def each_class(labels: jax.Array, num_classes: int) -> jax.Array:
   """One request per class, stacked: bool [num_classes, N]."""
-  checks.positive(num_classes=num_classes)
-  return jnp.arange(num_classes)[:, None] == jnp.asarray(labels)[None, :]
+  checks.count(num_classes=num_classes)
+  labels = _column(labels, "labels")
+  return jnp.asarray(np.arange(num_classes)[:, None] == labels[None, :])
 
 
 def indices(num_rows: int, rows: Sequence[int] | jax.Array) -> jax.Array:
@@ -65,28 +73,69 @@ def indices(num_rows: int, rows: Sequence[int] | jax.Array) -> jax.Array:
     rows: int [K], each in -1 .. N - 1; duplicates count once; may be traced.
 
   Raises:
-    ValueError: (concrete values) a row number outside that range.
+    ValueError: (concrete values) a row number outside that range; a mask, bool
+      or of 0 and 1, in place of row numbers.
   """
-  rows = jnp.atleast_1d(jnp.asarray(rows))
-  if rows.size == 0:
-    return jnp.zeros(num_rows, bool)
-  if not jnp.issubdtype(rows.dtype, jnp.integer):
-    raise ValueError(f"Expected row numbers to be integers, got {rows.dtype}.")
-  if checks.is_concrete(rows):
-    low, high = int(rows.min()), int(rows.max())
+  checks.count(num_rows=num_rows)
+  numbers = checks.integers(rows, "row numbers").reshape(-1)
+  if not checks.is_concrete(numbers):
+    slots = jnp.where(numbers < 0, num_rows, numbers)
+    return jnp.zeros(num_rows, bool).at[slots].set(True, mode="drop")
+  if numbers.size:
+    low, high = int(numbers.min()), int(numbers.max())
     if low < -1 or high >= num_rows:
       bad = low if low < -1 else high
       raise ValueError(
         f"Expected row numbers in 0 .. {num_rows - 1}, got {bad}."
       )
-  slots = jnp.where(rows < 0, num_rows, rows)
-  return jnp.zeros(num_rows, bool).at[slots].set(True, mode="drop")
+    # As row numbers it would name two rows over and over.
+    if numbers.size == num_rows > 2 and low == 0 and high <= 1:
+      raise ValueError(
+        f"Expected row numbers, got {num_rows} values of 0 and 1, which is a "
+        "mask; as bool it is a request already."
+      )
+  mask = np.zeros(num_rows + 1, bool)
+  mask[numbers] = True  # Padding marks the last place, which is no row's.
+  return jnp.asarray(mask[:-1])
 
 
 def predicate(data: Any, condition: Callable[[Any], jax.Array]) -> jax.Array:
-  """Requests the rows for which `condition(row)` holds (vmapped over rows)."""
-  mask = jax.vmap(condition)(data)
-  if mask.shape != (checks.num_rows(data),) or mask.dtype != jnp.bool_:
+  """Requests the rows for which `condition(row)` holds (vmapped over rows).
+
+  Args:
+    data: pytree of arrays [N, ...] of numbers. Concrete ones of 64 bits are
+      compared as such, ids and times of NumPy with all their digits.
+    condition: `row -> bool []`, of JAX functions.
+
+  Raises:
+    ValueError: columns that are no numbers; a condition that does not return
+      one bool, or compares with a number that its column cannot hold.
+  """
+  n = checks.num_rows(data)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+    if getattr(leaf, "dtype", np.asarray(leaf).dtype).kind in "OSUMm":
+      raise ValueError(
+        f"Expected data{jax.tree_util.keystr(path)} of numbers, got "
+        f"{np.asarray(leaf).dtype}; `groups` selects by names."
+      )
+  is_wide = any(
+    not isinstance(leaf, jax.Array) and np.asarray(leaf).dtype.itemsize == 8
+    for leaf in jax.tree.leaves(data)
+  )
+  wide: Any = contextlib.nullcontext()
+  if is_wide and checks.is_concrete(jnp.zeros(())):
+    wide = jax.enable_x64(True)
+  else:  # A program that is being traced has one width throughout.
+    checks.narrowed(data, "data")
+  try:
+    with wide:
+      mask = jax.vmap(condition)(data)
+  except OverflowError as error:
+    raise ValueError(
+      "Expected condition to compare with numbers that the columns can hold, "
+      "got a larger one."
+    ) from error
+  if jnp.shape(mask) != (n,) or mask.dtype != jnp.bool_:
     raise ValueError(
       "Expected condition to return one bool a row, got "
       f"shape {mask.shape[1:]} of dtype {mask.dtype}."
@@ -125,6 +174,7 @@ def value_range(
   is_concrete = all(map(checks.is_concrete, [values, *ends]))
   # On the host, where 64 bits stay 64 bits.
   xp: Any = np if is_concrete else jnp
+  checks.narrowed([] if is_concrete else [values, *ends], "value_range")
   values = xp.asarray(values)
   if values.ndim != 1 or not jnp.issubdtype(values.dtype, jnp.number):
     raise ValueError(
@@ -161,8 +211,10 @@ def random_fraction(
   """Requests `round(fraction * N)` rows chosen uniformly; fraction may be traced.
 
   Raises:
-    ValueError: fraction outside [0, 1].
+    ValueError: fraction outside [0, 1], or a key that is not typed.
   """
+  checks.typed_key(key)
+  checks.count(num_rows=num_rows)
   checks.fraction(fraction=fraction)
   count = jnp.round(fraction * num_rows).astype(jnp.int32)
   return jax.random.permutation(key, num_rows) < count
@@ -179,10 +231,23 @@ def groups(column: Any, values: Sequence[Any] | Any) -> jax.Array:
     ValueError: a value that no row has, with the values that exist.
   """
   column = np.asarray(column)
+  if column.ndim != 1:
+    raise ValueError(f"Expected column [N], got shape {column.shape}.")
   single = isinstance(values, str) or np.ndim(values) == 0
-  wanted = [values] if single else list(values)
-  for value in wanted:
-    if not (column == value).any():
+  mask = np.zeros(column.shape, bool)
+  # One by one: together, two kinds of integers would be compared as floats.
+  for value in [values] if single else list(values):
+    found = np.asarray(column == value)
+    if not found.any():
       known = ", ".join(map(repr, np.unique(column)[:10].tolist()))
       raise ValueError(f"Expected a group among {known}, got {value!r}.")
-  return jnp.asarray(np.isin(column, np.asarray(wanted)))
+    mask |= found
+  return jnp.asarray(mask)
+
+
+def _column(labels: Any, name: str) -> Any:
+  """Integers [N], one per row; [N, 1] would stand against every other row."""
+  n = np.shape(labels)[0] if np.ndim(labels) else 1
+  labels = checks.integers(labels, name)
+  checks.labels(labels, name=name, length=n)
+  return labels

@@ -20,8 +20,9 @@ Names = tuple[str, ...]
 # Under which names other people's checkpoints keep the tree of a model.
 _ITEMS = ("default", "state", "params", "variables", "model", "pytree")
 _OWNERS = ("model", "state", "train_state", "variables", "module")
-# What checkpoints hold beside a model.
+# What checkpoints hold beside a model, and what copies of it they call.
 _BESIDE = ("step", "opt_state", "optimizer", "opt", "rng", "rngs", "key")
+_COPIES = ("ema", "average", "avg", "target", "teacher", "polyak", "swa")
 _SHOWN = 3  # How many leaves an error lists.
 
 
@@ -121,50 +122,85 @@ def is_tree(path: epath.Path) -> bool:
   return any((path / name).is_file() for name in names)
 
 
-def locate(path: epath.Path) -> epath.Path:
-  """The folder of a tree of arrays: here, in an item, or in the latest step."""
+def read_model(path: epath.Path) -> tuple[Any, tuple[str, ...]]:
+  """The trees of a checkpoint: the one here, or the items of the latest step.
+
+  Returns:
+    The tree, and () where it is one; else a dict of the trees of all items, and
+    their names. What holds no arrays (texts, JSON) is passed over.
+
+  Raises:
+    ValueError: there is no checkpoint, or none that can be read.
+  """
   if not path.exists():
     raise ValueError(
       f"Expected directory of an Orbax checkpoint, got {path}, which does not "
       "exist."
     )
-  steps = {} if is_tree(path) else numbered(path)
+  if is_tree(path):
+    return read_tree(path), ()
+  named = [name for name in _ITEMS if is_tree(path / name)]
+  steps = {} if named else numbered(path)
   root = steps[max(steps)] if steps else path
   if is_tree(root):
-    return root
+    return read_tree(root), ()
   children = sorted(root.iterdir()) if root.is_dir() else []
   items = {child.name: child for child in children if is_tree(child)}
-  known = [items[name] for name in _ITEMS if name in items]
   is_step = bool(steps) or (root / "_CHECKPOINT_METADATA").is_file()
-  if known or (is_step and len(items) == 1):
-    return [*known, *items.values()][0]
-  raise ValueError(
-    f"Expected directory of an Orbax checkpoint, got {path}, which holds none."
-  )
+  known = [name for name in _ITEMS if name in items]
+  if not (known or (is_step and items)):
+    there = f"none, but {', '.join(items)} in it" if items else "none"
+    raise ValueError(
+      f"Expected directory of an Orbax checkpoint, got {path}, which holds "
+      f"{there}."
+    )
+  trees, errors = {}, []
+  for name, place in items.items():
+    try:
+      trees[name] = read_tree(place)
+    except ValueError as error:
+      errors.append(error)
+  if not trees:
+    raise errors[0]
+  if len(trees) == 1:
+    return next(iter(trees.values())), ()
+  return trees, tuple(trees)
 
 
-def fit(raw: Any, like: Variables) -> Variables:
+def fit(raw: Any, like: Variables, items: tuple[str, ...] = ()) -> Variables:
   """Picks the leaves that `like` names out of whatever was saved.
 
+  Args:
+    raw: the tree, or the trees of several items by name.
+    like: what to look for.
+    items: the names of the items, for the message.
+
   Raises:
-    ValueError: leaves are missing, left over, or of another shape or kind.
+    ValueError: leaves are missing, left over, or of another shape or kind; or
+      several trees fit, and no name tells which is the model.
   """
   params, state = flat(like.params), flat(like.model_state)
   saved = _plain(dict(flat(raw)), [p for p, _ in params + state])
-  home = _best(
+  paths, beside_paths = [p for p, _ in params], [p for p, _ in state]
+  home = _home(
     saved,
-    params,
+    paths,
     [("params",), (), ("params", "params")]
     + [(owner, "params") for owner in _OWNERS]
     + [(owner,) for owner in _OWNERS],
+    (),
   )
-  beside = _best(
-    saved, state, [home[:-1], (*home[:-1], "model_state"), home, ()]
-  )
-  source = {("params", *p): (*home, *p) for p, _ in params}
-  source |= {("model_state", *p): (*beside, *p) for p, _ in state}
+  near = [home[:-1], (*home[:-1], "model_state"), home, ()]
+  beside = _home(saved, beside_paths, near, home)
+  # An item may be a collection without its name.
+  cut = 0
+  if len(like.model_state) == 1 and _hits(saved, beside_paths, beside) == 0:
+    cut = 1
+    beside = _home(saved, [p[1:] for p in beside_paths], near, home)
+  source = {("params", *p): (*home, *p) for p in paths}
+  source |= {("model_state", *p): (*beside, *p[cut:]) for p in beside_paths}
   # Left over is what stands under the same roof and is no bookkeeping.
-  roofs = [home, *((*beside, p[0]) for p, _ in state)]
+  roofs = [home, *((*beside, *p[cut : cut + 1]) for p in beside_paths)]
   left = [
     p
     for p in saved.keys() - set(source.values())
@@ -172,7 +208,12 @@ def fit(raw: Any, like: Variables) -> Variables:
     and not (home == () and p[0] in _BESIDE)
     and "rngs" not in p
   ]
-  same_names([n for n, p in source.items() if p not in saved], left)
+  try:
+    same_names([n for n, p in source.items() if p not in saved], left)
+  except ValueError as error:
+    if not items:
+      raise
+    raise ValueError(f"{error} The items are {', '.join(items)}.") from None
   fitted = [
     place(cast(saved[source[name]], leaf, name), leaf)
     for name, leaf in flat(like._asdict())
@@ -183,18 +224,61 @@ def fit(raw: Any, like: Variables) -> Variables:
 
 
 def _plain(saved: dict[Names, Any], wanted: list[Names]) -> dict[Names, Any]:
-  """Without the level "value" that an unpurified nnx state has."""
+  """Nested names: without the level "value" that an unpurified nnx state has,
+  and of a flat dict "a/b" as a and b."""
+  parts = {tuple("/".join(p).split("/")): v for p, v in saved.items()}
   if any(p[-1:] == ("value",) for p in wanted):
-    return saved
-  return {p[:-1] if p[-1:] == ("value",) else p: v for p, v in saved.items()}
+    return parts
+  return {p[:-1] if p[-1:] == ("value",) else p: v for p, v in parts.items()}
 
 
-def _best(
-  saved: dict[Names, Any], leaves: list, prefixes: list[Names]
+def _hits(
+  saved: Mapping[Names, Any], paths: Iterable[Names], prefix: Names
+) -> int:
+  return sum((*prefix, *p) in saved for p in paths)
+
+
+def _home(
+  saved: Mapping[Names, Any],
+  paths: list[Names],
+  known: list[Names],
+  near: Names,
 ) -> Names:
-  """The prefix under which most leaves are found, the first of equals."""
-  hits = [sum((*pre, *p) in saved for p, _ in leaves) for pre in prefixes]
-  return prefixes[hits.index(max(hits))]
+  """The prefix under which most leaves are found.
+
+  The first of the known ones where that has all; else, of all there are, one
+  that has all, that is no copy, and that shares most with `near`.
+
+  Raises:
+    ValueError: several are as good.
+  """
+  hits = {prefix: _hits(saved, paths, prefix) for prefix in known}
+  best = max(known, key=lambda prefix: hits[prefix])
+  if not paths or hits[best] == len(paths):
+    return best
+  tail = max(paths, key=len)
+  others = {p[: -len(tail)] for p in saved if p[-len(tail) :] == tail}
+  whole = [
+    p
+    for p in others
+    if not set(p) & set(_BESIDE) and _hits(saved, paths, p) == len(paths)
+  ]
+  if not whole:
+    return best
+
+  def rank(prefix: Names) -> tuple[bool, int]:
+    is_copy = any(word in n.lower() for n in prefix for word in _COPIES)
+    shared = sum(a == b for a, b in zip(prefix, near))
+    return is_copy, -shared
+
+  first = [p for p in whole if rank(p) == min(map(rank, whole))]
+  if len(first) > 1:
+    names = ", ".join(sorted("/".join(p) for p in first))
+    raise ValueError(
+      f"Expected one tree that fits the model, got several: {names}; name the "
+      "folder of one."
+    )
+  return first[0]
 
 
 def same_names(missing: Iterable[Names], unexpected: Iterable[Names]) -> None:

@@ -10,23 +10,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn.core import checks, sampling
+from jaxunlearn.core import checks, fingerprints, sampling
 from jaxunlearn.core.host_batches import (
   NOTHING,
   BatchSource,
   check_batch,
-  checksum,
   feeder,
 )
 from jaxunlearn.core.phase import all_finite, sample_key
 from jaxunlearn.core.types import (
+  ALL,
   Batch,
   Carry,
   Env,
@@ -70,7 +70,11 @@ def stream(
       of arrays [N, ...].
     forget_mask: bool [N], for those links.
     checkpoint_dir: where to save the state; a directory of this run alone. If
-      it holds a state of the same run, the run goes on from there.
+      it holds a state of the same run, the run goes on from there. The same are
+      the method with all its settings, the original, the key, data and request
+      as far as they are given here or come from `host_batches` (of arrays above
+      64 MiB, 4096 rows are compared). Another version of JAX may trace another
+      program from the same method and is then refused.
     checkpoint_every: steps between saves.
     progress: show a bar when the run takes longer than two seconds.
 
@@ -81,20 +85,22 @@ def stream(
   Raises:
     ValueError: batches end early, do not have the sizes that the phase draws or
       hold a row of the wrong kind; a link reads data that is not given;
-      checkpoint_dir holds another run.
+      checkpoint_dir holds another run (the line says what differs).
   """
-  checks.positive(checkpoint_every=checkpoint_every)
+  checks.transforms([transform])
+  checks.typed_key(key)
+  checks.count(checkpoint_every=checkpoint_every)
   bare = not isinstance(variables, Variables)
   variables = Variables(variables) if bare else variables
   links = transform.expand(key)
   run = _Run(links, variables, data, forget_mask)
-  feed = feeder(batches)
+  feed, known = feeder(batches), _Settings(run)
   with contextlib.ExitStack() as stack:
     store, resumed, identity = None, None, {}
     if checkpoint_dir is not None:
       identity = _identity(transform, run, key, batches)
       store = stack.enter_context(_open(checkpoint_dir))
-      resumed = _resume(store, run, identity)
+      resumed = _resume(store, run, identity, known)
     bar = stack.enter_context(_progress(transform, progress))
     carry = Carry(variables, variables, {})
     infos: list[tuple[str, PhaseInfo]] = []
@@ -113,8 +119,15 @@ def stream(
         losses = np.zeros(link.num_steps, np.float32)
       source = feed(link, link_key, int(state.step), counts.used)
 
-      def keep(state: PhaseState, number=number, losses=losses, infos=infos):
-        _save(store, identity, counts, number, state, losses, infos)
+      def keep(
+        state: PhaseState,
+        rows: PyTree,
+        number=number,
+        losses=losses,
+        infos=infos,
+      ):
+        known.see(rows)
+        _save(store, identity, known, counts, number, state, losses, infos)
 
       every = None if store is None else checkpoint_every
       state = _walk(
@@ -157,7 +170,7 @@ def _walk(
       losses[index + 1 - len(pending) : index + 1] = jax.device_get(pending)
       pending.clear()
     if due:
-      keep(_join(moving, constant))
+      keep(_join(moving, constant), batch.rows)
   return _join(moving, constant)
 
 
@@ -193,16 +206,121 @@ class _Resumed(NamedTuple):
 def _identity(
   transform: Transform, run: _Run, key: jax.Array, batches: Any
 ) -> dict[str, Any]:
-  """What tells one run's checkpoints from another's."""
+  """What tells one run's checkpoints from another's, its settings apart."""
+  given = getattr(batches, "request", None)
+  given = given if isinstance(given, Mapping) else {"request": given}
   mask = run.forget_mask
   return {
-    "transform": transform.name,
-    "links": [[link.name, link.num_steps] for link, _ in run.links],
-    "original": checksum(run.variables),
-    "request": None if mask is None else checksum([mask]),
-    "batches": getattr(batches, "request", None),
+    "method": transform.name,
+    "phases": [[link.name, link.num_steps] for link, _ in run.links],
+    "variables": fingerprints.checksum(run.variables),
+    "request": [
+      None if mask is None else fingerprints.checksum([mask]),
+      given.get("request"),
+    ],
+    "data": [fingerprints.checksum(run.data), given.get("data")],
     "key": np.asarray(jax.random.key_data(key)).tolist(),
   }
+
+
+class _Settings:
+  """What the links compute, learning rates and all: told from their programs.
+
+  The step of a phase that draws rows can be traced once it is known what a row
+  looks like, which the first batch says, and after it the checkpoint.
+  """
+
+  def __init__(self, run: _Run):
+    self.run = run
+    self.row: PyTree = None  # `ShapeDtypeStruct`s, without the row axis.
+    self.programs: list[list[str | None]] = []
+
+  def see(self, rows: PyTree) -> None:
+    """Takes notice of the rows of a batch; None of a phase without rows."""
+    if rows is not None and self.row is None:
+      of_leaf = lambda leaf: jax.ShapeDtypeStruct(
+        np.shape(leaf)[1:], jax.dtypes.canonicalize_dtype(leaf.dtype)
+      )
+      self.row, self.programs = jax.tree.map(of_leaf, rows), []
+    if not self.programs:
+      self.programs, _ = self.trace()
+
+  def trace(self) -> tuple[list[list[str | None]], list[PhaseState | None]]:
+    """Of each link its programs, and the state that its phase begins with."""
+    run = self.run
+    carry: Any = Carry(run.variables, run.variables, {})
+    programs, states, known = [], [], {}
+    for link, key in run.links:
+      leaves, structure = jax.tree.flatten(carry)
+      shapes = tuple((np.shape(leaf), leaf.dtype) for leaf in leaves)
+      here = (link, structure, shapes)  # Rounds of a loop are traced once.
+      if here not in known:
+        known[here] = self._trace_link(link, key, carry)
+      found, state, carry = known[here]
+      programs.append(found)
+      states.append(state)
+    return programs, states
+
+  def _trace_link(self, link: Transform, key: jax.Array, carry: Carry) -> Any:
+    program = fingerprints.program
+    if not link.is_phase:
+      once = lambda carry, data, mask, key: link.run(
+        carry, data, mask, key, Env()
+      )[0]
+      run = self.run
+      found, carry = program(once, carry, run.data, run.forget_mask, key)
+      return [found], None, carry
+    begin, state = program(lambda c, key: link.init(c, key, Env()), carry, key)
+    end, carry = program(link.finish, state)
+    step = None
+    if link.needs.sizes == NOTHING or self.row is not None:
+      batch = self._batch(link)
+      step, _ = program(
+        link.compiled_step, state.moving(), state.carry, batch, key
+      )
+    return [begin, end, step], state, carry
+
+  def _batch(self, link: Transform) -> Batch:
+    """A batch as the phase draws it; of all rows, any number stands for N."""
+    if link.needs.sizes == NOTHING:
+      return sampling.empty_batch()
+    n = sum(2 if size == ALL else size for size in link.needs.sizes)
+    of: Any = lambda dtype: jax.ShapeDtypeStruct((n,), dtype)
+    rows = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct((n, *leaf.shape), leaf.dtype), self.row
+    )
+    ids = [of(jnp.int32)] * 3
+    return Batch(rows, of(jnp.float32), of(jnp.bool_), *ids)
+
+  def to_json(self) -> dict[str, Any]:
+    structure: Any
+    leaves, structure = jax.tree.flatten(self.row)
+    try:
+      written = structure.serialize_using_proto().hex()
+    except ValueError:  # Rows in a container of the caller's own.
+      return {"programs": self.programs, "row": None}
+    row = [[list(leaf.shape), str(leaf.dtype)] for leaf in leaves]
+    return {"programs": self.programs, "row": [written, row]}
+
+  def different(self, stored: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
+    """The links whose settings are others, and the states of all."""
+    if stored["row"] is not None:
+      written, leaves = stored["row"]
+      treedef: Any = jax.tree_util.PyTreeDef
+      structure = treedef.deserialize_using_proto(
+        jax.tree_util.default_registry, bytes.fromhex(written)
+      )
+      row = [jax.ShapeDtypeStruct(s, jnp.dtype(d)) for s, d in leaves]
+      self.row = jax.tree.unflatten(structure, row)
+    self.programs, states = self.trace()
+    names = [
+      link.name
+      for (link, _), ours, theirs in zip(
+        self.run.links, self.programs, stored["programs"]
+      )
+      if any(a != b for a, b in zip(ours, theirs) if None not in (a, b))
+    ]
+    return list(dict.fromkeys(names)), states
 
 
 def _join(moving: Any, constant: Carry) -> PhaseState:
@@ -229,7 +347,7 @@ def _open(directory: Any) -> Iterator[Any]:
     checkpoints.close_store(store)
 
 
-def _save(store, identity, counts, number, state, losses, infos) -> None:
+def _save(store, identity, known, counts, number, state, losses, infos) -> None:
   from jaxunlearn.core import checkpoints
 
   # The original is the caller's to keep; its checksum is in the fingerprint.
@@ -238,6 +356,7 @@ def _save(store, identity, counts, number, state, losses, infos) -> None:
   names = [name for name, _ in infos]
   metadata = {
     "run": identity,
+    "settings": known.to_json(),
     "link": number,
     "infos": names,
     "used": counts.used,
@@ -245,23 +364,29 @@ def _save(store, identity, counts, number, state, losses, infos) -> None:
   checkpoints.save_step(store, counts.done, tree, metadata)
 
 
-def _resume(store: Any, run: _Run, identity: dict[str, Any]) -> _Resumed | None:
+def _resume(
+  store: Any, run: _Run, identity: dict[str, Any], known: _Settings
+) -> _Resumed | None:
   from jaxunlearn.core import checkpoints
 
   done = checkpoints.latest(store)
   if done is None:
     return None
   metadata: Any = checkpoints.read_metadata(store, done)
-  if metadata["run"] != identity:
+  theirs = metadata["run"]
+  differs = [f"another {n}" for n in identity if theirs.get(n) != identity[n]]
+  if not differs:
+    links, states = known.different(metadata["settings"])
+    differs = [f"other settings of {name}" for name in links]
+  if differs:
     raise ValueError(
-      "Expected checkpoint_dir to hold this run or nothing, got another run: "
-      f"{metadata['run']['transform']} of "
-      f"{sum(n for _, n in metadata['run']['links'])} steps, or "
-      "other variables, another request or key."
+      "Expected checkpoint_dir to hold this run or nothing, got one with "
+      f"{', '.join(differs)}; it has done {done} steps of "
+      f"{theirs.get('method')}."
     )
   number = metadata["link"]
   link, _ = run.links[number]
-  state = jax.eval_shape(lambda: _entering(run, number))
+  state: Any = states[number]
   bare = state._replace(carry=state.carry._replace(original=None))
   phases = [previous for previous, _ in run.links[:number] if previous.is_phase]
   scalar = lambda dtype: jax.ShapeDtypeStruct((), dtype)
@@ -283,18 +408,6 @@ def _resume(store: Any, run: _Run, identity: dict[str, Any]) -> _Resumed | None:
     list(zip(metadata["infos"], infos)),
     _Counts(done, metadata["used"]),
   )
-
-
-def _entering(run: _Run, number: int) -> PhaseState:
-  """The state at the start of a link, for its structure."""
-  carry = Carry(run.variables, run.variables, {})
-  for link, key in run.links[:number]:
-    if not link.is_phase:
-      carry = _one_shot(link, key, carry, run)
-    else:
-      carry = link.finish(link.init(carry, key, Env()))
-  link, key = run.links[number]
-  return link.init(carry, key, Env())
 
 
 @contextlib.contextmanager

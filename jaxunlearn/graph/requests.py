@@ -55,6 +55,7 @@ def sample_edges(
     ValueError: a fraction outside [0, 1], a mask of another length or dtype;
       (concrete) fewer eligible edges than asked for.
   """
+  checks.typed_key(key)
   checks.fraction(fraction=fraction)
   real = structure.edge_weight(graph) > 0
   eligible = real if eligible is None else jnp.asarray(eligible)
@@ -100,10 +101,8 @@ def edge_classes(
       `ends`.
   """
   checks.one_of(("both", "any"), ends=ends)
-  labels = jnp.asarray(labels)
   n = structure.num_nodes(graph)
-  if labels.shape != (n,):
-    raise ValueError(f"Expected labels of shape ({n},), got {labels.shape}.")
+  checks.labels(labels, name="labels", length=n)
   mask = requests.classes(labels, forget)
   mask = jnp.pad(mask, (0, graph.nodes.shape[0] - n))
   if ends == "both":

@@ -53,6 +53,26 @@ def labels_of(labels: jax.Array, logits: jax.Array) -> jax.Array:
   return labels
 
 
+def is_right(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """1.0 where the largest logit is the label's, else 0.0; nan where none can be.
+
+  A model that diverged, to nan or to +inf, answers nothing: without this its
+  answer would be class 0. Also nan where there is no such class.
+
+  Args:
+    logits: float [..., C].
+    labels: int [...].
+
+  Returns:
+    [...], in at least float32.
+  """
+  logits = widened(logits)
+  is_answer = (logits < jnp.inf).all(axis=-1)  # False for nan, too.
+  known = (labels >= 0) & (labels < logits.shape[-1])
+  hit = (jnp.argmax(logits, axis=-1) == labels).astype(logits.dtype)
+  return jnp.where(is_answer & known, hit, jnp.nan)
+
+
 def at_label(values: jax.Array, labels: jax.Array) -> jax.Array:
   """values[..., label], nan where there is no such class."""
   taken = jnp.take_along_axis(values, labels[..., None], axis=-1)[..., 0]

@@ -271,7 +271,7 @@ def _count(answers: jax.Array, given: int | None, name: str) -> int:
 def _shown(
   answers: jax.Array, labels: jax.Array, count: int, name: str
 ) -> jax.Array:
-  """1.0 where the answer is the label, nan where logits are."""
+  """1.0 where the answer is the label, nan where logits are nan or +inf."""
   answers, labels = jnp.asarray(answers), jnp.asarray(labels)
   is_nan = jnp.zeros(answers.shape[:1], bool)
   if answers.ndim == 2:
@@ -279,7 +279,7 @@ def _shown(
       raise ValueError(
         f"Expected logits of {name} of a float dtype, got {answers.dtype}."
       )
-    is_nan = jnp.isnan(answers).any(axis=-1)
+    is_nan = ~(answers < jnp.inf).all(axis=-1)
     answers = answers.argmax(axis=-1)
   if answers.ndim != 1 or answers.shape != labels.shape:
     raise ValueError(

@@ -27,8 +27,8 @@ def accuracy(
     weights: bool or float [N] >= 0; None counts every row once.
 
   Returns:
-    [], in [0, 1]; nan for an empty set, and where a counted row has a nan
-    logit: a model that diverged has not forgotten.
+    [], in [0, 1]; nan for an empty set, and where a counted row has a logit that
+    is nan or +inf: a model that diverged has not forgotten.
 
   Raises:
     ValueError: shapes or dtypes do not match, labels out of range.
@@ -41,9 +41,7 @@ def accuracy(
   """
   logits = _rows.rows_of(logits, "logits")
   labels = _rows.labels_of(labels, logits)
-  correct = (jnp.argmax(logits, axis=-1) == labels).astype(logits.dtype)
-  is_nan = jnp.isnan(logits).any(axis=-1)
-  return _rows.weighted_mean(jnp.where(is_nan, jnp.nan, correct), weights)
+  return _rows.weighted_mean(_rows.is_right(logits, labels), weights)
 
 
 def mean_cross_entropy(
@@ -91,8 +89,8 @@ def confusion_matrix(
     weights: bool or float [N] >= 0; None counts every row once.
 
   Returns:
-    float [C, C], sums of weights; all 0 for an empty set. Rows with a nan logit
-    predict nothing and are left out.
+    float [C, C], sums of weights; all 0 for an empty set. Rows with a logit
+    that is nan or +inf predict nothing and are left out.
 
   Raises:
     ValueError: shapes or dtypes do not match, labels out of range.
@@ -106,7 +104,7 @@ def confusion_matrix(
   weights = _rows.weights_of(weights, logits)
   predicted = jnp.argmax(logits, axis=-1).astype(jnp.int32)
   known = (labels >= 0) & (labels < num_classes)
-  known &= ~jnp.isnan(logits).any(axis=-1) & (weights > 0)
+  known &= (logits < jnp.inf).all(axis=-1) & (weights > 0)
   # Rows that do not count go to a cell that does not exist.
   cell = jnp.where(known, labels * num_classes + predicted, num_classes**2)
   counts = jnp.zeros(num_classes**2, logits.dtype)

@@ -1,7 +1,8 @@
 """Full ranking: every item is a candidate, users come in chunks.
 
-Ties: of equal scores the item with the lower number ranks first. A score that
-is nan ranks nowhere: such an item is never a hit.
+Ties: of equal scores the item with the lower number ranks first. A model that
+diverged, to nan or to +inf, ranks nothing, and has not forgotten: a user with
+ground truth and a candidate of such a score makes every metric nan.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Ranking(NamedTuple):
   """Ranking metrics, each float32 [K], an entry for each cut-off, in [0, 1].
 
   Higher is better for the test; for forgotten interactions the retrained
-  model's value is the aim, not 0. All are nan if no user has ground truth.
+  model's value is the aim, not 0. All are nan if no user has ground truth,
+  or if the model gave one of them no ranking.
 
   Attributes:
     recall: hits over the user's ground truth, mean over users.
@@ -115,7 +117,8 @@ def ranking(
     wanted = table(truth) & ~is_seen
     users = jax.lax.dynamic_slice_in_dim(made.users, user, size)
     scores = users @ made.items.T
-    scores = jnp.where(is_seen | jnp.isnan(scores), -jnp.inf, scores)
+    is_lost = ~((scores < jnp.inf) | is_seen).all(axis=1)
+    scores = jnp.where(is_seen, -jnp.inf, scores)
     value, found = jax.lax.top_k(scores, top)
     hit = jnp.take_along_axis(wanted, found, axis=1) & (value > -jnp.inf)
     hit = hit.astype(jnp.float32)
@@ -135,6 +138,7 @@ def ranking(
       ],
       axis=1,
     )
+    values = jnp.where(is_lost[:, None, None], jnp.nan, values)
     is_new = user + jnp.arange(size) >= new_from
     counted = (size_of_truth > 0) & is_new
     total = jnp.where(counted[:, None, None], values, 0.0).sum(axis=0)

@@ -142,21 +142,22 @@ def _of_items(data: PyTree, chosen: jax.Array) -> jax.Array:
   return chosen[item]
 
 
-def _matching(column: jax.Array, ids: Ids, kind: str) -> jax.Array:
-  wanted = jnp.atleast_1d(jnp.asarray(ids))
-  if not jnp.issubdtype(wanted.dtype, jnp.integer):
-    raise ValueError(f"Expected {kind} ids as integers, got {wanted.dtype}.")
+def _matching(column: Any, ids: Ids, kind: str) -> jax.Array:
+  wanted = checks.integers(ids, f"{kind} ids").reshape(-1)
   if checks.is_concrete(wanted) and checks.is_concrete(column):
-    asked = np.asarray(wanted)
-    if not (asked >= 0).any():
+    column = np.asarray(column)
+    asked = wanted[wanted != -1]
+    if not asked.size:
       raise ValueError(f"Expected at least one {kind} id, got none.")
-    missing = np.setdiff1d(asked[asked != -1], np.asarray(column))
+    missing = np.setdiff1d(asked, column)
     if missing.size:
       raise ValueError(
         f"Expected a {kind} that has interactions, got id {missing[0]}."
       )
+    return jnp.asarray(np.isin(column, asked))
+  checks.narrowed({f"{kind} ids": wanted, "data": column}, "request")
   # Sorted search, so that memory is [N + K] whatever the request. Padding is
   # -1 and no id is.
-  known = jnp.sort(wanted)
+  known = jnp.sort(jnp.asarray(wanted))
   place = jnp.searchsorted(known, column)
   return known[jnp.minimum(place, known.size - 1)] == column

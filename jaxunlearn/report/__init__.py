@@ -22,6 +22,7 @@ from jaxunlearn.report.files import check_writable as check_writable
 from jaxunlearn.report.files import write_bytes as write_bytes
 from jaxunlearn.report.files import write_json as write_json
 from jaxunlearn.report.files import write_text as write_text
+from jaxunlearn.report.findings import doubts as doubts
 from jaxunlearn.report.findings import drift_findings as drift_findings
 from jaxunlearn.report.findings import findings as findings
 from jaxunlearn.report.findings import retrained_gaps as retrained_gaps

@@ -140,6 +140,23 @@ METRICS: tuple[Metric, ...] = (
     headline=True,
   ),
   Metric(
+    "forget_rows",
+    "Rows to forget",
+    "How many rows are to be forgotten; shares of few rows are coarse.",
+    "",
+    0,
+    is_shared=False,
+  ),
+  Metric(
+    "chance_accuracy",
+    "Accuracy of guessing",
+    "Share of the rows to be kept that are of their most frequent class: what a "
+    "model reaches that always gives the same answer.",
+    "%",
+    1,
+    is_shared=False,
+  ),
+  Metric(
     "forget_test_accuracy",
     "Test accuracy, forgotten classes",
     "Share of test rows of the forgotten classes that are predicted correctly.",

@@ -28,10 +28,18 @@ GAP_METRICS = (
   "membership_share",
 )
 RETAIN = "retain_accuracy"
-# Differences in accuracy below one point are not worth a sentence, and retain
-# accuracy is called damaged from three points on.
+TEST = "test_accuracy"
+INDEX = "anamnesis_index"
+FORGET_ROWS = "forget_rows"
+CHANCE = "chance_accuracy"
+# Differences in accuracy below one point are not worth a sentence, retain
+# accuracy is called damaged from three points on, and where the retrained model
+# is further than five from the original, the two are not of one kind.
 DAMAGE = 0.03
 MARGIN = 0.01
+COMPARABLE = 0.05
+FEW_ROWS = 3  # So few decide nothing: each is a third of the accuracy.
+RELEARNS_EARLY = 0.8  # Of the retrained model's steps.
 SHOWN_NAMES = 6
 
 
@@ -44,7 +52,9 @@ def findings(
   rows have none, the mean absolute difference over the accuracies and
   `membership_share`). A method forgets too much or too little if its accuracy
   on the forget set is below or above the retrained model's by more than one
-  point and by more than two standard errors over seeds.
+  point and by more than two standard errors over seeds. Damaged is one that
+  lost accuracy on the rows to be kept, against the original or the retrained
+  model. Where there are `doubts`, they come first and nothing is ranked.
 
   Args:
     summary: see `summarise`.
@@ -60,12 +70,105 @@ def findings(
       "There is no retrained model in these results, so nothing can be said "
       "about how well a method forgot."
     ]
-  sentences = _nearness(summary, definitions)
-  sentences += _forgetting(summary)
+  sentences = doubts(summary)
+  is_ranked = not sentences
+  if is_ranked:
+    sentences += _nearness(summary, definitions)
+    sentences += _forgetting(summary)
   sentences += _damage(summary)
-  sentences += _cost(summary, definitions)
+  if is_ranked:
+    sentences += _cost(summary, definitions)
   sentences += _cautions(summary)
   return sentences
+
+
+def doubts(summary: Summary) -> list[str]:
+  """Why nearness to the retrained model says nothing in these results.
+
+  - It differs from the original on the rows to be kept, which no forgetting
+    explains: trained by another recipe, or in vain.
+  - Neither of the two learned anything. What guessing reaches is the column
+    `chance_accuracy`; without one, accuracies that agree with each other and
+    with 1 / classes for some small number of classes are taken for guesses.
+  - There are at most three rows to be forgotten, by the column `forget_rows`.
+
+  Args:
+    summary: see `summarise`.
+
+  Returns:
+    A sentence for each; none where the retrained model is a standard.
+  """
+  return [*_incomparable(summary), *_untrained(summary), *_too_few(summary)]
+
+
+def _incomparable(summary: Summary) -> list[str]:
+  ours, theirs = _of(summary, ORIGINAL, RETAIN), _of(summary, RETRAINED, RETAIN)
+  if ours is None or theirs is None or not _sign(theirs, ours):
+    return []
+  if abs(ours.mean - theirs.mean) <= COMPARABLE:
+    return []
+  return [
+    f"The retrained model is no standard here: it is right on "
+    f"{_percent(theirs)} of the rows to be kept, the original model on "
+    f"{_percent(ours)}. Their difference is not that of forgetting, so no method "
+    "is recommended by its gap to the retrained model."
+  ]
+
+
+def _untrained(summary: Summary) -> list[str]:
+  found = [
+    _of(summary, method, name)
+    for method in (ORIGINAL, RETRAINED)
+    for name in (RETAIN, TEST)
+  ]
+  shares = [s.mean for s in found if s is not None]
+  retain = [s.mean for s in found[::2] if s is not None]
+  if len(retain) < 2:
+    return []
+  chance = _of(summary, RETRAINED, CHANCE)
+  if chance is not None:
+    guesses = max(retain) <= chance.mean + COMPARABLE
+  else:
+    level = sum(shares) / len(shares)
+    nearest = 1 / max(round(1 / level), 2) if level else 0.0
+    guesses = (
+      max(abs(s - nearest) for s in shares) <= DAMAGE and len(shares) > 2
+    )
+  if not guesses:
+    return []
+  return [
+    f"The original and the retrained model are right on {100 * retain[0]:.1f} % "
+    f"and {100 * retain[1]:.1f} % of the rows to be kept, about as often as "
+    "guessing would be: neither has learned anything, and that they agree, or "
+    "that a method agrees with them, says nothing of forgetting."
+  ]
+
+
+def _too_few(summary: Summary) -> list[str]:
+  counts = [
+    summary.cells.get((RETRAINED, request), {}).get(FORGET_ROWS)
+    for request in summary.requests
+  ]
+  known = [s.mean for s in counts if s is not None and s.n]
+  total = round(sum(known))  # 0 where nothing is known.
+  if not 1 <= total <= FEW_ROWS:
+    return []
+  rows = "1 row is" if total == 1 else f"{total} rows are"
+  return [
+    f"Only {rows} to be forgotten, so that each counts for {100 / total:.0f} "
+    "points of the accuracy on them: so few rows decide nothing, and the methods "
+    "are not ranked. An audit of more requests would."
+  ]
+
+
+def _of(summary: Summary, method: str, name: str) -> Statistic | None:
+  """A statistic that has a value, or None."""
+  found = summary.overall.get(method, {}).get(name)
+  return found if found is not None and found.n else None
+
+
+def _percent(statistic: Statistic) -> str:
+  return f"{100 * statistic.mean:.1f} %"
 
 
 def drift_findings(
@@ -82,10 +185,10 @@ def drift_findings(
     definitions: how to show the gap.
 
   Returns:
-    Sentences without markup; none with fewer than two steps, or where no method
-    has a gap at both ends.
+    Sentences without markup; none with fewer than two steps, where no method
+    has a gap at both ends, or where there are `doubts`.
   """
-  if len(summary.requests) < 2:
+  if len(summary.requests) < 2 or doubts(summary):
     return []
   first, last = summary.requests[0], summary.requests[-1]
   ends = {}
@@ -175,7 +278,21 @@ def _nearness(summary: Summary, definitions: Sequence[Metric]) -> list[str]:
   text = f"Nearest to retraining is {best}, with a gap of {shown(best)}"
   if ORIGINAL in gaps:
     text += f"; the original model, before unlearning, has {shown(ORIGINAL)}"
+  early = [m for m in ranked if _relearns_early(summary, m)]
+  if best in early:
+    index = summary.overall[best][INDEX].mean
+    text += (
+      f". Yet it relearns what it forgot in {100 * index:.0f} % of the retrained "
+      "model's steps: by that measure traces are left, and the two measures "
+      "contradict each other"
+    )
   sentences = [text + "."]
+  others = [m for m in early if m != best]
+  if others:
+    sentences.append(
+      f"Relearning finds traces, fewer steps than the retrained model's, in "
+      f"{_join(others)}."
+    )
   near = [
     m
     for m in ranked[1:]
@@ -194,6 +311,14 @@ def _nearness(summary: Summary, definitions: Sequence[Metric]) -> list[str]:
         f"{_join(idle)}."
       )
   return sentences
+
+
+def _relearns_early(summary: Summary, method: str) -> bool:
+  index = _of(summary, method, INDEX)
+  if index is None:
+    return False
+  error = 2 * index.std / math.sqrt(index.n) if index.n > 1 else 0.0
+  return index.mean < RELEARNS_EARLY and index.mean + error < 1
 
 
 def _forgetting(summary: Summary) -> list[str]:
@@ -242,19 +367,27 @@ def _forgetting(summary: Summary) -> list[str]:
 
 def _damage(summary: Summary) -> list[str]:
   """Who paid for forgetting with the rows that were to be kept."""
-  standard = summary.overall[RETRAINED].get(RETAIN)
+  standards = {
+    name: standard
+    for name, standard in (
+      ("the original model's", _of(summary, ORIGINAL, RETAIN)),
+      ("the retrained model's", _of(summary, RETRAINED, RETAIN)),
+    )
+    if standard is not None
+  }
   damaged = []
   for method in summary.candidates:
-    ours = summary.overall[method].get(RETAIN)
-    if ours is None or standard is None:
-      continue
-    if _sign(ours, standard) == -1 and standard.mean - ours.mean > DAMAGE:
+    ours = _of(summary, method, RETAIN)
+    if ours is not None and any(
+      _sign(ours, standard) == -1 and standard.mean - ours.mean > DAMAGE
+      for standard in standards.values()
+    ):
       damaged.append(method)
   if not damaged:
     return []
   return [
     f"Damaged, accuracy on the rows to be kept more than {100 * DAMAGE:.0f} "
-    f"points below the retrained model's: {_join(damaged)}."
+    f"points below {' or '.join(standards)}: {_join(damaged)}."
   ]
 
 

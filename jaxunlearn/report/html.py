@@ -134,9 +134,9 @@ def _brief(
     if sentences
   )
   hint = (
-    '<p class="hint">The <em>retrained model</em> was trained by the same '
-    "recipe without the rows to be forgotten. It is what unlearning tries to "
-    "reach at a lower cost.</p>\n"
+    '<p class="hint">The <em>retrained model</em> was trained anew without the '
+    "rows to be forgotten. It is what unlearning tries to reach at a lower "
+    "cost.</p>\n"
   )
   return (
     '<section id="brief">\n<h2>In brief</h2>\n'

@@ -4,9 +4,10 @@ LIMITS = (
   (
     "What counts as evidence",
     "The measure of forgetting is nearness to the retrained model: one trained "
-    "by the same recipe on everything but the rows to be forgotten. Agreement "
-    "with it in several measures and attacks, over several seeds, is evidence "
-    "that the rows have left little behind. It is evidence, not a guarantee.",
+    "anew on everything but the rows to be forgotten. Agreement with it in "
+    "several measures and attacks, over several seeds, is evidence that the rows "
+    "have left little behind. It is evidence, not a guarantee; and less of it "
+    "where the original came by another recipe, as a given checkpoint may.",
   ),
   (
     "Low accuracy on the forgotten rows is no proof",

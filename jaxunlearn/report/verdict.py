@@ -96,7 +96,10 @@ _SENTENCES = {
 
 
 def judge(
-  checks: Sequence[Check], *, control: Sequence[Check] | None = None
+  checks: Sequence[Check],
+  *,
+  control: Sequence[Check] | None = None,
+  doubts: Sequence[str] = (),
 ) -> Verdict:
   """Judges a model by its checks.
 
@@ -105,6 +108,8 @@ def judge(
     control: the same checks of the original model, that forgot nothing. Where
       they find no trace in it either, passing them means little, and the
       verdict says so.
+    doubts: why the retrained model is no standard, see `findings.doubts`. With
+      one, neither agreement nor a difference shows anything of forgetting.
 
   Returns:
     See `Verdict`. "passed" is no proof of deletion; `LIMITS` of the HTML report
@@ -137,10 +142,13 @@ def judge(
     for check in checks
   ):
     sentence += " Some of the tests for traces were too weak to exclude one."
+  if doubts:
+    outcome = "unclear"
+    sentence = f"Cannot be judged. {' '.join(doubts)}"
   if outcome != "damaged" and DAMAGE in findings:
     sentence += " It is also worse at what it should have kept."
   blind = control is not None and TRACE not in {c.finding for c in control}
-  if blind and outcome != "traces":
+  if blind and outcome != "traces" and not doubts:
     sentence += (
       " These tests find no trace in the original model either, which forgot "
       "nothing: on this request they prove little."

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 from jaxunlearn.core import checks
 from jaxunlearn.core.training import map_many, train
 from jaxunlearn.core.types import Model, PyTree
+from jaxunlearn.metrics import _rows
 from jaxunlearn.valuation.types import Valuation, require_finite
 
 ClassScores = Callable[[jax.Array], jax.Array]
@@ -184,7 +185,7 @@ def trained_class_scores(
   def scores(mask: jax.Array) -> jax.Array:
     variables, _ = train(model, data, mask, key, **recipe)
     outputs = model.predict(variables, validation["x"])
-    right = (jnp.argmax(outputs, axis=-1) == label).astype(jnp.float32)
+    right = _rows.is_right(outputs, label)
     return jnp.zeros(num_classes).at[label].add(right) / label.shape[0]
 
   return scores

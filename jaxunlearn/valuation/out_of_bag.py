@@ -26,6 +26,7 @@ from jaxunlearn.core import checks
 from jaxunlearn.core.per_example import map_chunks
 from jaxunlearn.core.training import map_many, train
 from jaxunlearn.core.types import Model, PyTree
+from jaxunlearn.metrics import _rows
 from jaxunlearn.valuation.closed_form import logistic_fit
 from jaxunlearn.valuation.types import Valuation, require_finite
 
@@ -184,8 +185,11 @@ def logistic_scores(
 
 
 def is_correct(outputs: jax.Array, rows: PyTree) -> jax.Array:
-  """1 where the largest of outputs [B, C] is that of `rows["label"]`, else 0."""
-  return (jnp.argmax(outputs, axis=-1) == rows["label"]).astype(jnp.float32)
+  """1 where the largest of outputs [B, C] is that of `rows["label"]`, else 0.
+
+  nan where an output is nan or +inf.
+  """
+  return _rows.is_right(outputs, rows["label"])
 
 
 def _merge(

@@ -10,7 +10,13 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from jaxunlearn.adapters.flax import from_linen, from_module, from_nnx
+from jaxunlearn.adapters.flax import (
+  from_linen,
+  from_module,
+  from_nnx,
+  variables_of,
+  with_variables,
+)
 from jaxunlearn.core.types import Variables
 
 KEY = jax.random.key(0)
@@ -380,8 +386,11 @@ def test_another_flag_and_stream_are_told_by_name():
   outputs, _ = model.apply(variables, X, train=True, key=KEY)
   assert not np.allclose(outputs, X)
   short = from_linen(Noisy(), train_argument="noisy")
-  with pytest.raises(ValueError, match="Expected rng_collections"):
-    short.apply(variables, X, train=True, key=KEY)
+  outputs, _ = short.apply(variables, X, train=True, key=KEY)
+  other, _ = short.apply(variables, X, train=True, key=jax.random.key(1))
+  assert not np.allclose(outputs, X) and not np.allclose(outputs, other)
+  with pytest.raises(ValueError, match="Expected a key for train=True"):
+    short.apply(variables, X, train=True)
   with pytest.raises(ValueError, match=r"train_argument.*Noisy.*'train'"):
     from_linen(Noisy(), train_argument="train")
 
@@ -429,7 +438,9 @@ def test_from_module_tells_linen_from_nnx():
     (lambda: 3, "returns int"),
     (lambda rngs: 3, "return an nnx.Module, got int"),
     (lambda: nnx.Linear(5, 3, rngs=nnx.Rngs(0)), "without arguments"),
-    (nnx.Linear(5, 3, rngs=nnx.Rngs(0)), "wrap an nnx module"),
+    (nn.Dense, r"Dense, which wants features; functools.partial\(Dense"),
+    (nnx.Linear, "Linear, which wants in_features, out_features"),
+    (lambda rngs, width: nnx.Linear(5, width, rngs=rngs), "wants width"),
   ],
 )
 def test_from_module_refuses_what_it_cannot_initialise(given, message):
@@ -442,3 +453,219 @@ def test_the_wrong_constructor_says_so():
     from_linen(Nnx)
   with pytest.raises(ValueError, match=r"Expected factory to take nnx.Rngs"):
     from_nnx(lambda: None)
+
+
+def _network(x, train):
+  x = nn.BatchNorm(use_running_average=not train)(nn.Dense(8)(x))
+  return nn.Dense(3)(nn.Dropout(0.5, deterministic=not train)(x))
+
+
+class IsTrain(nn.Module):
+  @nn.compact
+  def __call__(self, x, is_train=False):
+    return _network(x, is_train)
+
+
+class EvalMode(nn.Module):
+  @nn.compact
+  def __call__(self, x, *, eval_mode=True):
+    return _network(x, not eval_mode)
+
+
+class Field(nn.Module):
+  deterministic: bool = True
+
+  @nn.compact
+  def __call__(self, x):
+    return _network(x, not self.deterministic)
+
+
+class Outer(nn.Module):
+  """The flag lies too deep to be found."""
+
+  inner: nn.Module = Field()
+
+  def __call__(self, x):
+    return self.inner(x)
+
+
+class Anything(nn.Module):
+  """The flag is hidden from the signature."""
+
+  @nn.compact
+  def __call__(self, x, **options):
+    return _network(x, options.get("noisy", False))
+
+
+class Frozen(nn.Module):
+  """A flag by a name of its own, which is False in training."""
+
+  @nn.compact
+  def __call__(self, x, frozen=True, return_features=False):
+    return _network(x, not frozen)
+
+
+class Mode(nn.Module):
+  @nn.compact
+  def __call__(self, x, mode):
+    return _network(x, mode == "train")
+
+
+class NnxFlag(nnx.Module):
+  """Told by an argument of the call."""
+
+  def __init__(self, rngs):
+    self.norm = nnx.BatchNorm(5, rngs=rngs)
+    self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+  def __call__(self, x, is_train=False):
+    x = self.norm(x, use_running_average=not is_train)
+    return self.dropout(x, deterministic=not is_train)
+
+
+class NnxAttribute(NnxFlag):
+  """Told by an attribute of the module."""
+
+  is_training = False
+
+  def __init__(self, rngs):
+    super().__init__(rngs)
+    self.is_training = False
+
+  def __call__(self, x):
+    return super().__call__(x, self.is_training)
+
+
+class NnxAsleep(NnxFlag):
+  def __call__(self, x, **options):
+    return super().__call__(x, options.get("noisy", False))
+
+
+class NnxNoisy(NnxFlag):
+  def __call__(self, x, noisy=False):
+    return super().__call__(x, noisy)
+
+
+@pytest.mark.parametrize(
+  ("module", "options"),
+  [
+    (IsTrain(), {}),
+    (EvalMode(), {}),
+    (Field(), {}),
+    (Frozen(), {"train_argument": "not frozen"}),
+    (Anything(), {"train_argument": "noisy"}),
+    (NnxFlag, {}),
+    (NnxAttribute, {}),
+    (NnxNoisy, {"train_argument": "noisy"}),
+  ],
+)
+def test_a_flag_by_another_name_wakes_dropout_and_batch_norm(module, options):
+  model = from_module(module, **options)
+  variables = model.init(KEY, X)
+  key, other = jax.random.split(KEY)
+  outputs, state = model.apply(variables, X, train=True, key=key)
+  again, _ = model.apply(variables, X, train=True, key=other)
+  assert not np.allclose(outputs, again)
+  moved = jax.tree.map(
+    lambda new, old: bool((new != old).any()), state, variables.model_state
+  )
+  assert all(jax.tree.leaves(moved))
+  outputs, state = model.apply(variables, X, key=key)
+  np.testing.assert_array_equal(outputs, model.predict(variables, X))
+  chex.assert_trees_all_equal(state, variables.model_state)
+  assert model.features(variables, X)
+
+
+@pytest.mark.parametrize(
+  ("module", "found"),
+  [
+    (Outer(), "Outer that is True in training.*its BatchNorm and Dropout did"),
+    (Anything(), "Anything that is True"),
+    (NnxAsleep, "NnxAsleep that is True"),
+    (Frozen(), "'frozen' of Frozen.__call__ is: .*'not frozen'"),
+    (NnxNoisy, "'noisy' of NnxNoisy.__call__"),
+    (Mode(), "'mode' of Mode.__call__"),
+  ],
+)
+@pytest.mark.parametrize("jitted", [False, True])
+def test_training_in_evaluation_mode_is_refused_and_the_flag_asked_for(
+  module, found, jitted
+):
+  with pytest.raises(ValueError, match=f"train_argument .*{found}") as caught:
+    model = from_module(module)
+    variables = model.init(KEY, X)
+    apply = functools.partial(model.apply, train=True)
+    (jax.jit(apply) if jitted else apply)(variables, X, key=KEY)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("module", [Outer(), Anything(), NnxAsleep, Frozen()])
+def test_a_module_that_shall_sleep_says_so(module):
+  model = from_module(module, train_argument=None)
+  variables = model.init(KEY, X)
+  outputs, state = model.apply(variables, X, train=True, key=KEY)
+  np.testing.assert_array_equal(outputs, model.predict(variables, X))
+  chex.assert_trees_all_equal(state, variables.model_state)
+
+
+def test_what_is_random_or_moves_in_evaluation_is_refused():
+  class Draws(nn.Module):
+    def __call__(self, x):
+      return x + jax.random.normal(self.make_rng("noise"), x.shape)
+
+  class Moves(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return nn.BatchNorm(use_running_average=False)(x)
+
+  for module in (Draws(), Moves()):
+    model = from_linen(module)
+    variables = model.init(KEY, X)
+    model.apply(variables, X, train=True, key=KEY)
+    with pytest.raises(ValueError, match="draw nothing and to move no state"):
+      model.predict(variables, X)
+
+
+def test_integers_reach_an_embedding():
+  class Text(nn.Module):
+    @nn.compact
+    def __call__(self, tokens):
+      return nn.Dense(3)(nn.Embed(50, 4)(tokens).mean(1))
+
+  class NnxText(nnx.Module):
+    def __init__(self, rngs):
+      self.embed = nnx.Embed(50, 4, rngs=rngs)
+
+    def __call__(self, tokens):
+      return self.embed(tokens).mean(1)
+
+  tokens = np.arange(12).reshape(2, 6)
+  for module in (Text(), NnxText):
+    model = from_module(module)
+    assert model.predict(model.init(KEY, tokens), tokens).shape[0] == 2
+
+
+def test_a_trained_nnx_module_goes_in_and_comes_back():
+  module = Nnx(nnx.Rngs(3))
+  model, variables = from_nnx(module), variables_of(module)
+  made = from_nnx(Nnx).init(KEY, X)
+  chex.assert_trees_all_equal_shapes_and_dtypes(variables, made)
+  chex.assert_trees_all_equal(variables, variables_of(nnx.state(module)))
+  module.eval()
+  np.testing.assert_array_equal(
+    model.predict(variables, X), nnx.capture(module)(X)
+  )
+  _, state = model.apply(variables, X, train=True, key=KEY)
+  moved = variables._replace(
+    params=jax.tree.map(lambda x: x + 1, variables.params), model_state=state
+  )
+  back = with_variables(module, moved)
+  chex.assert_trees_all_equal(variables_of(back), moved)
+  chex.assert_trees_all_equal(variables_of(module), variables)
+  np.testing.assert_allclose(nnx.capture(back)(X), model.predict(moved, X))
+  with pytest.raises(ValueError, match=r"function \(rngs\) -> Nnx .* anew"):
+    model.init(KEY, X)
+  with pytest.raises(ValueError, match="Expected variables"):
+    with_variables(module, variables._replace(model_state={}))
+  with pytest.raises(ValueError, match="to be an nnx module, got Dense"):
+    variables_of(nn.Dense(3))

@@ -142,3 +142,19 @@ def test_a_loss_and_features_of_ones_own_are_kept():
   model = from_functions(linear_init, linear, loss=loss, features=features)
   assert model.loss is loss
   assert model.features is features
+
+
+@pytest.mark.parametrize(
+  ("apply", "wanted"),
+  [
+    (lambda params, x, is_train=False: x + is_train, 1.0),
+    (lambda params, x, deterministic=True: x + (not deterministic), 1.0),
+    (lambda params, x, train=False, **_: x + train, 1.0),
+  ],
+)
+def test_the_flag_is_known_by_its_usual_names(apply, wanted):
+  model = from_functions(lambda key, x: {}, apply)
+  x = jnp.zeros((2, 3))
+  outputs, _ = model.apply(Variables({}), x, train=True)
+  np.testing.assert_array_equal(outputs, x + wanted)
+  np.testing.assert_array_equal(model.predict(Variables({}), x), x)

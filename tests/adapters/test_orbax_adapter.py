@@ -230,6 +230,103 @@ def test_linen_checkpoints_of_many_shapes_load(tmp_path, kind, manager):
   assert_same_bits(orbax.load_params(tmp_path / "c", like), variables)
 
 
+def items_of(variables):
+  """Steps of several items, and whether they hold the model's variables."""
+  tree, json = ocp.args.StandardSave, ocp.args.JsonSave
+  params, stats = variables.params, variables.model_state["batch_stats"]
+  other = jax.tree.map(jnp.zeros_like, variables)
+  zeros = other.params
+  moments = optax.adam(0.1).init(zeros)
+  state = {"params": params, "batch_stats": stats, "opt_state": moments}
+  return {
+    "params, batch_stats": {"params": params, "batch_stats": stats},
+    "params, stats": {"params": params, "stats": stats},
+    "collections apart": {
+      "params": {"params": params},
+      "batch_stats": {"batch_stats": stats},
+    },
+    "params, model_state": {
+      "params": params,
+      "model_state": variables.model_state,
+    },
+    "with optimizer and config": {
+      "params": params,
+      "batch_stats": stats,
+      "opt_state": moments,
+      "config": {"layers": 2},
+    },
+    "with averages": {
+      "ema_params": zeros,
+      "params": params,
+      "ema_batch_stats": other.model_state["batch_stats"],
+      "batch_stats": stats,
+    },
+    "averages in other items": {
+      "net": {"params": params, "batch_stats": stats},
+      "net_ema": {"params": zeros, "batch_stats": stats},
+    },
+    "train state and config": {"train_state": state, "config": {"a": 1}},
+    "train state, history": {"my_state": state, "history": {"loss": X}},
+    "flat names": {
+      "weights": {f"Dense_0/{n}": v for n, v in params["Dense_0"].items()}
+      | {f"BatchNorm_0/{n}": v for n, v in params["BatchNorm_0"].items()},
+      "batch_stats": stats,
+    },
+  }, lambda name, value: (json if name == "config" else tree)(value)
+
+
+def save_items(directory, items, save):
+  saved = {name: save(name, value) for name, value in items.items()}
+  with ocp.CheckpointManager(directory) as manager:
+    manager.save(3, args=ocp.args.Composite(**saved))
+
+
+def net_variables():
+  model = from_linen(Net())
+  variables = model.init(KEY, X)
+  made = jax.tree.map(lambda a: a + 0.25, variables)
+  return made, jax.eval_shape(model.init, KEY, X)
+
+
+NOTHING = Variables({"Dense_0": {}, "BatchNorm_0": {}}, {"batch_stats": {}})
+
+
+@pytest.mark.parametrize("kind", items_of(NOTHING)[0])
+def test_the_items_of_a_step_are_joined(tmp_path, kind):
+  variables, like = net_variables()
+  items, save = items_of(variables)
+  save_items(tmp_path / "run", items[kind], save)
+  for place in (tmp_path / "run", tmp_path / "run" / "3"):
+    assert_same_bits(orbax.load_params(place, like), variables)
+
+
+def test_items_that_do_not_fit_are_listed_in_one_line(tmp_path):
+  variables, like = net_variables()
+  tree = lambda name, value: ocp.args.StandardSave(value)
+  whole = {"params": variables.params, **variables.model_state}
+  for items, message in (
+    (
+      {"params": variables.params, "history": {"loss": X}},
+      r"missing model_state/batch_stats/.* The items are history, params\.$",
+    ),
+    (
+      {"student": whole, "other": whole},
+      "one tree that fits the model, got several: other/params, student/params",
+    ),
+  ):
+    folder = tmp_path / "_".join(items)
+    save_items(folder, items, tree)
+    with pytest.raises(ValueError, match=message) as caught:
+      orbax.load_params(folder, like)
+    assert "\n" not in str(caught.value)
+  found = orbax.load_params(folder / "3" / "student", like)
+  assert_same_bits(found, variables)
+  for name in ("a", "b"):
+    save_tree(tmp_path / "runs" / name, whole)
+  with pytest.raises(ValueError, match="holds none, but a, b in it"):
+    orbax.load_params(tmp_path / "runs", like)
+
+
 def test_bare_params_load_and_results_of_save_do_too(tmp_path):
   model = from_linen(nn.Dense(3))
   variables = model.init(KEY, X)
@@ -410,7 +507,9 @@ def test_a_step_of_another_tree_is_refused(tmp_path, wanted, message):
 
 
 def test_the_store_refuses_what_it_cannot_write(tmp_path):
-  with pytest.raises(ValueError, match="Expected keep >= 1, got keep=0"):
+  with pytest.raises(
+    ValueError, match="keep to be a whole number >= 1, got keep=0"
+  ):
     orbax.open_store(tmp_path, keep=0)
   store = orbax.open_store(tmp_path)
   with pytest.raises(ValueError, match="Expected array leaves, got a/0=3"):

@@ -1,8 +1,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import linen as nn
+from flax import nnx
 
+import jaxunlearn as ju
+from jaxunlearn.adapters.functions import from_functions
 from jaxunlearn.core import checks
 
 DATA = {"x": jnp.zeros((4, 2)), "label": jnp.zeros(4, jnp.int32)}
@@ -95,3 +100,130 @@ def test_numbers_that_a_jitted_function_closes_over_are_looked_at():
     jax.jit(lambda x: checks.positive(rate=negative))(1.0)
   with pytest.raises(ValueError, match="to be finite, got 1"):
     jax.jit(lambda x: checks.finite(bad, "tree"))(1.0)
+
+
+WRONG = {
+  "a seed": (lambda: checks.typed_key(5), "jax.random.key.seed., got 5"),
+  "a raw key": (
+    lambda: checks.typed_key(jax.random.PRNGKey(0)),
+    r"got uint32 of shape \(2,\)",
+  ),
+  "many keys": (
+    lambda: checks.typed_key(jax.random.split(jax.random.key(0), 3)),
+    r"of shape \(\), got \(3,\)",
+  ),
+  "one key for many": (
+    lambda: checks.typed_key(jax.random.key(0), "keys", (3,)),
+    r"keys to be PRNG keys of shape \(3,\), got \(\)",
+  ),
+  "an optimizer's name": (
+    lambda: checks.optimizer("adam"),
+    r"optimizer to be an optax optimizer, such as .*, got 'adam'",
+  ),
+  "an optimizer not made": (
+    lambda: checks.optimizer(optax.adam),
+    "got function adam",
+  ),
+  "a linen module": (
+    lambda: checks.model(nn.Dense(3)),
+    "model to be a Model, as .*from_module.*, got Dense",
+  ),
+  "an nnx module": (
+    lambda: checks.model(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), "student"),
+    "student to be a Model, .*, got Linear",
+  ),
+  "the type Model": (lambda: checks.model(ju.Model), "got type Model"),
+  "a name as function": (
+    lambda: checks.functions(loss="mse"),
+    "loss to be a function, got 'mse'",
+  ),
+  "a list of links": (
+    lambda: checks.transforms([[1, 2]]),
+    r"Expected a Transform, got list; .*chain\(a, b\) takes links one by one",
+  ),
+  "a factory as link": (
+    lambda: checks.transforms([ju.finetune]),
+    "Transform, got function finetune; a method is called with its settings",
+  ),
+  "None as link": (lambda: checks.transforms([None]), "got NoneType"),
+  "data without x": (
+    lambda: checks.columns({"inputs": 1}, "x", "label"),
+    "data to have 'x' and 'label', got 'inputs'",
+  ),
+  "data as a tuple": (
+    lambda: checks.columns((1, 2), "x"),
+    "data to be a dict with 'x', got tuple",
+  ),
+  "weights that are nan": (
+    lambda: checks.weights(np.array([0.5, np.nan])),
+    r"weights in \[0, 1\]",
+  ),
+  "weights of no row": (
+    lambda: checks.weights(np.zeros(3, bool)),
+    "weights to select rows, got none of 3",
+  ),
+  "weights of integers": (
+    lambda: checks.weights(np.ones(3, int)),
+    r"dtype bool \(or float weights\), got int64",
+  ),
+  "weights in a column": (
+    lambda: checks.weights(np.ones((3, 1)), length=3),
+    r"of shape \(3,\), got \(3, 1\)",
+  ),
+  "labels in a column": (
+    lambda: jax.eval_shape(
+      lambda y: checks.labels(y, 4, length=24), jnp.ones((24, 1), jnp.int32)
+    ),
+    r"label of shape \(24,\), one integer per row, got \(24, 1\)",
+  ),
+  "a label of 64 bits": (
+    lambda: checks.labels(np.array([0, 2**32]), 3),
+    r"in 0 \.\. 2, got 0 \.\. 4294967296",
+  ),
+  "ids of 64 bits": (
+    lambda: checks.narrowed({"id": np.array([1, 2**32])}, "data"),
+    r"data\['id'\] to fit into int32, got 1 \.\. 4294967296; number them",
+  ),
+  "a text as number": (
+    lambda: checks.positive(rate="3"),
+    "rate > 0, got rate='3'",
+  ),
+  "nothing as fraction": (
+    lambda: checks.fraction(share=None),
+    r"share in \[0, 1\], got share=None",
+  ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_wrong_kind_of_thing_is_named_in_one_line(name):
+  call, message = WRONG[name]
+  with pytest.raises(ValueError, match=message) as caught:
+    call()
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  "value", [0, -1, 2.5, 2.0, True, float("nan"), "4", None, np.array([1, 2])]
+)
+def test_a_count_is_a_whole_number_above_zero(value):
+  with pytest.raises(ValueError, match="steps to be a whole number >= 1, got"):
+    checks.count(steps=value)
+  checks.count(a=1, b=np.int64(3), c=np.array(2), d=jnp.int32(4))
+  with pytest.raises(ValueError, match="to be a whole number >= 1"):
+    jax.jit(lambda n: checks.count(steps=n))(3)
+
+
+def test_the_right_kind_of_thing_passes():
+  key = jax.random.key(0)
+  checks.typed_key(key)
+  checks.typed_key(jax.random.split(key, 3), shape=(3,))
+  jax.jit(checks.typed_key)(key)
+  jax.vmap(checks.typed_key)(jax.random.split(key, 3))
+  checks.optimizer(optax.lbfgs())
+  model = from_functions(lambda key, x: {}, lambda params, x: x)
+  checks.model(model)
+  checks.transforms([ju.chain(name="nothing")])
+  checks.columns(DATA, "x")
+  checks.weights(np.array([0, 0.5]), length=2)
+  checks.narrowed({"x": np.arange(3), "y": np.uint64(7), "z": "text"}, "data")

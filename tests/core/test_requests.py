@@ -1,3 +1,5 @@
+import gc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from jaxunlearn.core import requests
 
+BIG = 2**32 + 5  # Its lower half is 5.
 LABELS = jnp.array([2, 0, 1, 2, 2, 0])
 
 
@@ -162,3 +165,144 @@ def test_times_keep_their_digits_and_constants_may_be_asked_under_jit():
   values = jnp.arange(3.0)
   late = jax.jit(lambda x: requests.value_range(values, low=1.0) & (x > 0))
   assert late(1.0).tolist() == [False, True, True]
+
+
+REFUSED = {
+  "row of 64 bits": (
+    lambda: requests.indices(40, np.array([2**32 + 1])),
+    r"row numbers in 0 \.\. 39, got 4294967297",
+  ),
+  "row of 64 bits, unsigned": (
+    lambda: requests.indices(40, np.array([2**64 - 1], np.uint64)),
+    "got 18446744073709551615",
+  ),
+  "row beyond 64 bits": (
+    lambda: requests.indices(40, [2**70]),
+    "row numbers of integer dtype, got 1180591620717411303424",
+  ),
+  "mask of integers as rows": (
+    lambda: requests.indices(4, np.array([0, 0, 1, 1])),
+    "got 4 values of 0 and 1, which is a mask",
+  ),
+  "mask as rows": (
+    lambda: requests.indices(2, np.array([True, False])),
+    "row numbers of integer dtype, got bool",
+  ),
+  "broken number of rows": (
+    lambda: requests.indices(4.0, [1]),
+    "num_rows to be a whole number >= 1, got num_rows=4.0",
+  ),
+  "class of 64 bits": (
+    lambda: requests.classes(np.array([4, 5]), [BIG]),
+    r"class that has rows \(4 \.\. 5\), got 4294967301",
+  ),
+  "class of 64 bits among traced labels": (
+    lambda: jax.jit(lambda y: requests.classes(y, np.array([BIG])))(LABELS),
+    r"request\['classes'\] to fit into int32",
+  ),
+  "labels of 64 bits and a traced class": (
+    lambda: jax.jit(lambda c: requests.classes(np.array([BIG, 5]), c))(5),
+    r"request\['labels'\] to fit into int32, got 5 \.\. 4294967301",
+  ),
+  "labels in a column": (
+    lambda: requests.classes(np.array([[1], [2]]), [1]),
+    r"labels of shape \(2,\), one integer per row, got \(2, 1\)",
+  ),
+  "each class of labels in a column": (
+    lambda: requests.each_class(np.array([[1], [2]]), 3),
+    r"labels of shape \(2,\)",
+  ),
+  "no class": (lambda: requests.classes(LABELS, []), "at least one class"),
+  "ids of 64 bits in a traced predicate": (
+    lambda: jax.jit(
+      lambda user: requests.predicate(np.array([BIG, 5]), lambda x: x == user)
+    )(5),
+    "data to fit into int32",
+  ),
+  "number that the column cannot hold": (
+    lambda: requests.predicate(LABELS, lambda x: x == BIG),
+    "numbers that the columns can hold",
+  ),
+  "names in a predicate": (
+    lambda: requests.predicate({"a": np.array(["b"])}, lambda x: x["a"] == 0),
+    r"data\['a'\] of numbers, got <U1; `groups`",
+  ),
+  "groups in a column": (
+    lambda: requests.groups(np.array([[1], [2]]), 1),
+    r"column \[N\], got shape \(2, 1\)",
+  ),
+  "range of 64 bits with a traced end": (
+    lambda: jax.jit(lambda x: requests.value_range(np.array([BIG]), high=x))(1),
+    "to fit into int32",
+  ),
+  "seed as key": (
+    lambda: requests.random_fraction(5, 4, 0.5),
+    r"key to be a typed PRNG key, jax.random.key\(seed\), got 5",
+  ),
+  "raw key": (
+    lambda: requests.random_fraction(np.zeros(2, np.uint32), 4, 0.5),
+    r"got uint32 of shape \(2,\)",
+  ),
+  "text as fraction": (
+    lambda: requests.random_fraction(jax.random.key(0), 4, "0.5"),
+    r"fraction in \[0, 1\], got fraction='0.5'",
+  ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_request_is_one_line_of_error(name):
+  call, message = REFUSED[name]
+  with pytest.raises(ValueError, match=message) as caught:
+    call()
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  "build",
+  [
+    lambda ids: requests.predicate({"id": ids}, lambda row: row["id"] == 5),
+    lambda ids: requests.classes(ids, [5]),
+    lambda ids: requests.groups(ids, [5]),
+    lambda ids: requests.value_range(ids, 5, 5),
+    lambda ids: requests.each_class(ids, 6)[5],
+  ],
+)
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_ids_of_64_bits_are_compared_with_all_their_digits(build, dtype):
+  ids = np.array([BIG, 5, 7, 2**60 + 5], dtype)
+  assert np.flatnonzero(build(ids)).tolist() == [1]
+
+
+def test_two_kinds_of_wide_integers_are_not_compared_as_floats():
+  ids = np.array([2**60, 2**60 + 1], np.uint64)
+  assert requests.groups(ids, [2**60]).tolist() == [True, False]
+
+
+def test_a_service_compiles_nothing_for_requests_of_other_sizes():
+  compiled = []
+  listen = lambda name, _, **__: compiled.append("backend_compile" in name)
+  rows = {"id": np.arange(50)}
+  serve = [
+    lambda size: requests.indices(50, np.arange(size)),
+    lambda size: requests.classes(rows["id"], np.arange(size)),
+    lambda size: requests.groups(rows["id"], np.arange(size)),
+    lambda size: requests.value_range(rows["id"], high=size),
+    lambda size: requests.predicate(rows, lambda row: row["id"] < 3),
+  ]
+  for build in serve:
+    build(3)
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  gc.collect()
+  before = len(jax.live_arrays())
+  try:
+    for i in range(10_000):
+      serve[0](1 + i % 49)
+    for build in serve[1:]:
+      for size in range(1, 50):
+        build(size)
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  gc.collect()
+  assert sum(compiled) == 0
+  assert len(jax.live_arrays()) <= before

@@ -1,4 +1,5 @@
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -206,6 +207,138 @@ def test_the_checkpoint_of_another_request_is_refused(tmp_path):
   run(1)
   with pytest.raises(ValueError, match="another request"):
     run(2)
+
+
+RUN = {
+  "rate": 0.1,
+  "first": 0.1,
+  "scale": 1.0,
+  "shift": np.zeros(2, np.float32),
+  "optimizer": optax.sgd,
+  "edit": 1.0,
+  "data": np.arange(6, dtype=np.float32),
+  "mask": np.arange(6) < 1,
+  "key": KEY,
+  "start": 0.0,
+}
+
+
+def serve(directory, *, stop_at=None, **changes):
+  """Two phases and an edit between them, made anew, as in another process."""
+  run = {**RUN, **changes}
+
+  def objective(variables, batch, key):
+    del key
+    x = batch.rows["x"] + jnp.asarray(run["shift"])
+    return run["scale"] * (variables.params - x) ** 2
+
+  fit = lambda optimizer: ju.phase(
+    objective, optimizer, 2, draw=ju.Draw(retain=2)
+  )
+  transform = ju.chain(
+    fit(optax.sgd(run["first"])),
+    ju.edit(lambda v, *_: jax.tree.map(lambda x: x * run["edit"], v)),
+    fit(run["optimizer"](run["rate"])),
+  )
+  source = ju.host_batches({"x": run["data"]}, run["mask"])
+
+  def batches(link, key, step):
+    for i, batch in enumerate(source(link, key, step)):
+      if stop_at is not None and link is links[-1][0] and i == stop_at:
+        raise Stop
+      yield batch
+
+  batches.request = source.request
+  links = transform.expand(run["key"])
+  return ju.stream(
+    transform,
+    jnp.float32(run["start"]),
+    batches,
+    run["key"],
+    data={"x": run["data"]},
+    forget_mask=run["mask"],
+    checkpoint_dir=directory,
+    checkpoint_every=1,
+    progress=False,
+  )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+  """Directories of one run that was stopped and of one that ended."""
+  stopped = tmp_path_factory.mktemp("stopped")
+  with pytest.raises(Stop):
+    serve(stopped, stop_at=1)
+  ended = tmp_path_factory.mktemp("ended")
+  whole, _ = serve(ended)
+  return stopped, ended, whole
+
+
+@pytest.mark.parametrize("which", ["stopped", "ended"])
+@pytest.mark.parametrize(
+  ("changes", "differs"),
+  [
+    ({"rate": 10.0}, "other settings of phase;"),
+    ({"first": 0.2}, "other settings of phase;"),
+    ({"scale": 2.0}, "other settings of phase;"),
+    ({"shift": np.array([0, 1], np.float32)}, "other settings of phase;"),
+    ({"rate": lambda step: 0.1}, "other settings of phase;"),
+    ({"optimizer": optax.adam}, "other settings of phase;"),
+    (
+      {"optimizer": optax.inject_hyperparams(optax.sgd)},
+      "other settings of phase;",
+    ),
+    ({"edit": 2.0}, "other settings of edit;"),
+    ({"data": RUN["data"] + 1}, "another data;"),
+    ({"mask": np.arange(6) < 2}, "another request;"),
+    ({"key": jax.random.key(9)}, "another key;"),
+    ({"start": 1.0}, "another variables;"),
+    ({"start": 1.0, "mask": np.arange(6) < 2}, "another .*, another request;"),
+  ],
+)
+def test_another_run_is_refused_and_what_differs_is_named(
+  runs, which, changes, differs
+):
+  directory = runs[which == "ended"]
+  with pytest.raises(
+    ValueError, match=f"this run or .* with {differs}"
+  ) as told:
+    serve(directory, **changes)
+  assert "\n" not in str(told.value)
+
+
+def test_the_same_run_made_anew_goes_on(runs, tmp_path):
+  stopped, ended, whole = runs
+  again = tmp_path / "again"
+  shutil.copytree(stopped, again)
+  assert serve(again)[0] == whole
+  assert serve(ended)[0] == whole
+  rate = optax.inject_hyperparams(optax.sgd)
+  serve(tmp_path / "other", optimizer=rate)
+  with pytest.raises(ValueError, match="other settings of phase"):
+    serve(tmp_path / "other", optimizer=rate, rate=0.2)
+
+
+def test_what_is_no_run_is_refused():
+  fit = ju.phase(problems.quadratic(), optax.sgd(0.1), 1)
+  wrong = [
+    ((fit, jnp.float32(0), [], 5), {}, "typed PRNG key"),
+    ((ju.finetune, jnp.float32(0), [], KEY), {}, "Transform, got function"),
+    ((fit, jnp.float32(0), 5, KEY), {}, "batches to be .*, got int"),
+    (
+      (fit, jnp.float32(0), [], KEY),
+      {"checkpoint_every": 2.5},
+      "checkpoint_every to be a whole number",
+    ),
+  ]
+  for args, options, message in wrong:
+    with pytest.raises(ValueError, match=message):
+      ju.stream(*args, **options)
+  draws = ju.phase(
+    problems.quadratic(), optax.sgd(0.1), 1, draw=ju.Draw(retain=1)
+  )
+  with pytest.raises(ValueError, match="host_batch makes them, got dict"):
+    ju.stream(draws, jnp.float32(0), [{"x": np.ones(1)}], KEY)
 
 
 def test_rows_of_the_wrong_kind_or_number_are_refused():

@@ -18,7 +18,7 @@ from jaxunlearn.core import keys
 SEEDS, ROWS = 6, 40
 
 
-def beds(options, seeds, part):
+def beds(options, seeds, part, asks):
   draw = lambda seed: np.random.default_rng((seed, part == "select"))
   x = np.stack([draw(seed).normal(size=ROWS) for seed in seeds])
   make = lambda shared, own: bench.Bed(None, {"x": own})

@@ -23,11 +23,7 @@ def by_hand(scores, pairs, truth, seen, ks):
     if not wanted:
       continue
     count += 1
-    candidates = [
-      i
-      for i in range(num_items)
-      if i not in shown and not np.isnan(scores[user, i])
-    ]
+    candidates = [i for i in range(num_items) if i not in shown]
     order = sorted(candidates, key=lambda i: (-scores[user, i], i))
     hit = np.array([i in wanted for i in order], float)
     for c, k in enumerate(ks):
@@ -77,17 +73,25 @@ def test_metrics_agree_with_numpy_on_ties_empty_users_and_large_k(
   np.testing.assert_allclose(jnp.stack(found[:4]), wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_a_score_that_is_nan_is_never_a_hit():
+@pytest.mark.parametrize("lost", [jnp.nan, jnp.inf])
+def test_a_model_that_diverged_has_no_ranking(lost):
   pairs, truth, seen, made = random_case(1)
-  items = made.items.at[3].set(jnp.nan)
-  rank = recsys.ranking({"x": jnp.asarray(pairs)}, 13, 17, ks=KS)
-  found = rank(
-    made._replace(items=items), jnp.asarray(truth), jnp.asarray(seen)
-  )
-  scores = np.asarray(made.users, float) @ np.asarray(items, float).T
-  assert (truth & ~seen & (pairs[:, 1] == 3)).any()
-  wanted, _ = by_hand(scores, pairs, truth, seen, KS)
-  np.testing.assert_allclose(jnp.stack(found[:4]), wanted, rtol=1e-5, atol=1e-6)
+  truth, seen = jnp.asarray(truth), jnp.asarray(seen)
+  data = {"x": jnp.asarray(pairs)}
+  rank = jax.jit(recsys.ranking(data, 13, 17, ks=KS))
+  user = int(pairs[np.flatnonzero(truth & ~seen)[0], 0])
+  for broken in (
+    made._replace(items=made.items.at[3].set(lost)),
+    made._replace(users=made.users.at[user].set(lost)),
+    jax.tree.map(lambda x: x * lost, made),
+  ):
+    found = rank(broken, truth, seen)
+    assert np.isnan(jnp.stack(found[:4])).all()
+  # A user without ground truth, and an item that is no candidate, are not read.
+  other = np.setdiff1d(np.arange(13), pairs[np.asarray(truth & ~seen), 0])[0]
+  aside = made._replace(users=made.users.at[other].set(lost))
+  same = jnp.stack(rank(aside, truth, seen)[:4])
+  np.testing.assert_array_equal(same, jnp.stack(rank(made, truth, seen)[:4]))
 
 
 def test_the_order_of_interactions_does_not_matter():

@@ -61,7 +61,7 @@ def test_bad_requests_are_refused():
     requests.users(DATA, [-2, 0])
   with pytest.raises(ValueError, match="at least one user id"):
     requests.users(DATA, [-1])
-  with pytest.raises(ValueError, match="ids as integers"):
+  with pytest.raises(ValueError, match="user ids of integer dtype"):
     requests.users(DATA, [0.5])
   with pytest.raises(ValueError, match="empty request"):
     requests.interactions(jax.random.key(0), DATA, 0.01)

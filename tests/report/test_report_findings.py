@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 
 from jaxunlearn import report
 
@@ -155,6 +156,139 @@ def test_a_method_that_pays_with_the_rows_to_keep_is_called_damaged():
   )
   assert (
     "Damaged, accuracy on the rows to be kept more than 3 points below the "
-    "retrained model's: ruined." in found
+    "original model's or the retrained model's: ruined." in found
   )
   assert not any("Damaged" in s for s in report.findings(make_summary(BASE)))
+
+
+def accuracies(forget, retain, test, gap, **more):
+  names = [
+    "forget_accuracy",
+    "retain_accuracy",
+    "test_accuracy",
+    "retrained_gap",
+  ]
+  return {**dict(zip(names, (forget, retain, test, gap))), **more}
+
+
+def test_a_standard_of_another_kind_is_said_first_and_recommends_nothing():
+  found = report.findings(
+    make_summary(
+      {
+        "original": accuracies(1.0, 1.0, 0.998, 0.5),
+        "retrained": accuracies(0.33, 0.43, 0.414, 0.0),
+        "gentle": accuracies(0.75, 0.80, 0.775, 0.4),
+        "wrecked": accuracies(0.18, 0.36, 0.364, 0.1),
+      }
+    )
+  )
+  assert found == [
+    "The retrained model is no standard here: it is right on 43.0 % of the rows "
+    "to be kept, the original model on 100.0 %. Their difference is not that of "
+    "forgetting, so no method is recommended by its gap to the retrained model.",
+    "Damaged, accuracy on the rows to be kept more than 3 points below the "
+    "original model's or the retrained model's: gentle and wrecked.",
+  ]
+
+
+@pytest.mark.parametrize(
+  ("original", "retrained", "comparable"),
+  [
+    (1.0, 0.96, True),  # Fewer rows, a little worse.
+    (1.0, 0.93, False),
+    (0.93, 1.0, False),  # Nor is the better of two the standard of the other.
+    ([[0.8, 1.0]] * 2, [[0.7, 0.96]] * 2, True),  # Within the spread.
+  ],
+)
+def test_original_and_retrained_must_be_as_good_on_what_is_kept(
+  original, retrained, comparable
+):
+  summary = make_summary(
+    {
+      "original": accuracies(1.0, original, 0.9, 0.3),
+      "retrained": accuracies(0.3, retrained, 0.9, 0.0),
+      "a": accuracies(0.3, original, 0.9, 0.1),
+    }
+  )
+  found = report.findings(summary)
+  assert found[0].startswith("Nearest") == comparable
+  assert any("Nearest" in s for s in found) == comparable
+  assert (report.doubts(summary) == []) == comparable
+
+
+@pytest.mark.parametrize(
+  ("level", "more", "learned"),
+  [
+    (0.1, {}, False),
+    (0.34, {}, False),
+    (0.5, {}, False),
+    (0.5, {"chance_accuracy": 0.1}, True),
+    (0.12, {"chance_accuracy": 0.01}, True),
+    (0.72, {"chance_accuracy": 0.7}, False),
+    (0.72, {}, True),
+    (0.42, {}, True),
+    (0.99, {}, True),
+  ],
+)
+def test_models_that_learned_nothing_are_no_standard(level, more, learned):
+  all_of = accuracies(level, level, level - 0.01, 0.0, **more)
+  values = dict.fromkeys(("original", "retrained", "a"), all_of)
+  found = report.findings(make_summary(values))
+  assert any("neither has learned anything" in s for s in found) != learned
+  assert any(s.startswith("Nearest") for s in found) == learned
+
+
+@pytest.mark.parametrize(
+  ("rows", "said"),
+  [
+    (1, "Only 2 rows are to be forgotten, so that each counts for 50 points"),
+    (0.5, "Only 1 row is to be forgotten, so that each counts for 100 points"),
+    ([1, 2], "Only 3 rows are"),
+    (2, None),  # Of two requests.
+    (50, None),
+  ],
+)
+def test_so_few_rows_rank_nothing(rows, said):
+  base = {name: {**v, "forget_rows": rows} for name, v in BASE.items()}
+  found = report.findings(make_summary({**base, "a": base["retrained"]}))
+  if said:
+    assert found[0].startswith(said) and "decide nothing" in found[0]
+    assert not any("Nearest" in s or "faster" in s for s in found)
+  else:
+    assert found[0].startswith("Nearest")
+
+
+def test_relearning_that_contradicts_the_gap_is_said_beside_it():
+  index = lambda method, value: {**BASE[method], "anamnesis_index": value}
+  values = {
+    "original": index("original", 0.1),
+    "retrained": index("retrained", 1.0),
+    "hides": index("retrained", 0.2),
+    "meek": index("original", 0.3),
+    "clean": {**index("retrained", 1.1), "retrained_gap": 0.1},
+  }
+  found = report.findings(make_summary(values))
+  assert found[0] == (
+    "Nearest to retraining is hides, with a gap of 0.0 ± 0.0 points; the "
+    "original model, before unlearning, has 30.0 ± 0.0 points. Yet it relearns "
+    "what it forgot in 20 % of the retrained model's steps: by that measure "
+    "traces are left, and the two measures contradict each other."
+  )
+  assert (
+    "Relearning finds traces, fewer steps than the retrained model's, in meek."
+    in found
+  )
+  values["hides"] = index("retrained", [[0.2, 1.6], [0.2, 1.6]])  # By chance.
+  assert "relearn" not in report.findings(make_summary(values))[0]
+
+
+def test_a_sequence_without_a_standard_has_no_drift():
+  gaps = {"retrained_gap": [0.1, 0.2], "forget_accuracy": 0.2}
+  summary = make_summary(
+    {
+      "original": {**gaps, "retain_accuracy": 1.0},
+      "retrained": {**gaps, "retain_accuracy": 0.5},
+      "a": gaps,
+    }
+  )
+  assert report.drift_findings(summary) == []

@@ -108,3 +108,10 @@ def test_an_interval_without_two_values_decides_nothing():
   ours, theirs = np.array([1.0, np.nan]), np.array([0.5, 0.2])
   low, high = v.difference_interval(ours, theirs)
   assert (low, high) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize("low_high", [(-0.01, 0.01), (0.1, 0.3)])
+def test_without_a_standard_nothing_is_passed_or_found(low_high):
+  judged = v.judge([check(*low_high)], doubts=["It learned nothing."])
+  assert judged.outcome == "unclear"
+  assert judged.sentence == "Cannot be judged. It learned nothing."
