@@ -131,6 +131,8 @@ def _switch(fresh: Path, out: Path) -> None:
 
 def _exchange(one: Path, other: Path) -> bool:
   """Swaps two folders in one step, where the system can; whether it did."""
+  if os.name != "posix":
+    return False
   libc: Any = ctypes.CDLL(None)
   names = os.fsencode(one), os.fsencode(other)
   swap = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS.

@@ -194,7 +194,7 @@ def test_features_of_images_depend_on_no_other_image():
     (["--events", "learn:0 forget:9"], "tasks in 0 .. 4, got 'forget:9'"),
     (["--events", "learn:1+forget:1"], "not learn and forget a task at once"),
     (["--events", "forget:1"], "--events to learn something"),
-    (["--events", ""], "--events to learn something"),
+    (["--events", ""], "--events to say something"),
     (["--methods", "clue"], "--methods all or of clu, clu_exclude_label"),
     (["--methods", ","], "--methods all or of"),
     (["--seeds", "0"], "--seeds > 0, got 0"),
