@@ -39,13 +39,14 @@ def lanes(case: Case):
 def single(case: Case):
   """The call as one program, and a list that grows when it is traced."""
   world, traces = case.world(), []
+  transform = method(case)  # Made here: what it closes over is kept.
 
   @jax.jit
   def run(data, forget, retain, key):
     traces.append(1)
     # A bare mask is what `lanes` gives, so that both forms are compared.
     given = ju.Request(forget, retain, None) if HAS_REQUEST else forget
-    return method(case)(world.variables, data, given, key)
+    return transform(world.variables, data, given, key)
 
   def call(forget, *, data=None, retain=None):
     data = world.data if data is None else data

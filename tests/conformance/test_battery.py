@@ -178,10 +178,10 @@ def test_weights_outside_a_mask_keep_their_bits(case):
 def test_eight_devices_equal_one(case):
   if not case.devices:
     pytest.skip("its batch cannot be shared")
-  world = case.world()
+  world, transform = case.world(), method(case)
   one, _ = first(case)
   many, _ = jax.pmap(
-    lambda v, _: method(case)(
+    lambda v, _: transform(
       v, world.data, world.requests[0], key(), axis_name="batch"
     ),
     axis_name="batch",

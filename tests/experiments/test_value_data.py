@@ -203,7 +203,7 @@ def test_an_unusable_adult_file_is_named(tmp_path):
   with pytest.raises(ValueError, match="Expected numbers in age"):
     data.adult(str(tmp_path))
   (tmp_path / "adult_train.csv").write_bytes(b"\xff\xfe\x00")
-  with pytest.raises(ValueError, match="to be CSV"):
+  with pytest.raises(ValueError, match="to be text in UTF-8"):
     data.adult(str(tmp_path))
   with pytest.raises(ValueError, match="got neither"):
     data.adult(None)
