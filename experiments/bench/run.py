@@ -56,8 +56,10 @@ def record(evidence: Evidence, measure: Any, made: Mapping[str, Timed]) -> None:
       part.seconds_run / len(plan.lanes[0]),
     )
   for step in plan.measures:
+    if step.after is None:
+      continue
     # All references have a column before any needs it for a comparison.
-    for name in made if step.after else ():
+    for name in made:
       added = step.after(evidence, name)
       evidence.found[name].values.update(
         {k: np.asarray(v, np.float64) for k, v in added.items()}
