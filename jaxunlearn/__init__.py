@@ -15,11 +15,15 @@ from jaxunlearn import attacks as attacks
 from jaxunlearn import losses as losses
 from jaxunlearn import metrics as metrics
 from jaxunlearn.core import requests as requests
+from jaxunlearn.core.combinators import alternate as alternate
 from jaxunlearn.core.combinators import chain as chain
 from jaxunlearn.core.combinators import edit as edit
+from jaxunlearn.core.combinators import ema as ema
 from jaxunlearn.core.combinators import masked as masked
+from jaxunlearn.core.combinators import per_row as per_row
 from jaxunlearn.core.combinators import provide as provide
 from jaxunlearn.core.combinators import repeat as repeat
+from jaxunlearn.core.combinators import restore as restore
 from jaxunlearn.core.devices import make_mesh as make_mesh
 from jaxunlearn.core.devices import rows_for_budget as rows_for_budget
 from jaxunlearn.core.drivers import predict as predict
@@ -29,8 +33,10 @@ from jaxunlearn.core.host_batches import host_batch as host_batch
 from jaxunlearn.core.host_batches import host_batches as host_batches
 from jaxunlearn.core.per_example import map_rows as map_rows
 from jaxunlearn.core.per_example import sum_rows as sum_rows
-from jaxunlearn.core.phase import apply_rows as apply_rows
+from jaxunlearn.core.keys import derive as derive
+from jaxunlearn.core.phase import PARAMS as PARAMS
 from jaxunlearn.core.phase import phase as phase
+from jaxunlearn.core.phase import remember as remember
 from jaxunlearn.core.phase import supervised as supervised
 from jaxunlearn.core.streaming import stream as stream
 from jaxunlearn.core.training import lanes_for_budget as lanes_for_budget
@@ -40,13 +46,18 @@ from jaxunlearn.core.training import train_many as train_many
 from jaxunlearn.core.training import unlearn_many as unlearn_many
 from jaxunlearn.core.trees import last_layers as last_layers
 from jaxunlearn.core.types import ALL as ALL
-from jaxunlearn.core.types import Batch as Batch
-from jaxunlearn.core.types import Context as Context
 from jaxunlearn.core.types import Draw as Draw
+from jaxunlearn.core.types import Fit as Fit
+from jaxunlearn.core.types import Losses as Losses
 from jaxunlearn.core.types import Model as Model
 from jaxunlearn.core.types import PhaseInfo as PhaseInfo
+from jaxunlearn.core.types import Request as Request
+from jaxunlearn.core.types import Slot as Slot
+from jaxunlearn.core.types import Step as Step
+from jaxunlearn.core.types import Task as Task
 from jaxunlearn.core.types import Transform as Transform
 from jaxunlearn.core.types import Variables as Variables
+from jaxunlearn.core.types import apply_rows as apply_rows
 from jaxunlearn.methods.amnesiac import amnesiac as amnesiac
 from jaxunlearn.methods.amnesiac import train_logged as train_logged
 from jaxunlearn.methods.bad_teacher import bad_teacher as bad_teacher
@@ -109,13 +120,19 @@ def __dir__() -> list[str]:
 
 __all__ = [
   "ALL",
-  "Batch",
-  "Context",
   "Draw",
+  "Fit",
+  "Losses",
   "Model",
+  "PARAMS",
   "PhaseInfo",
+  "Request",
+  "Slot",
+  "Step",
+  "Task",
   "Transform",
   "Variables",
+  "alternate",
   "amnesiac",
   "apply_rows",
   "attacks",
@@ -126,8 +143,10 @@ __all__ = [
   "cf_k",
   "chain",
   "continual",
+  "derive",
   "diffusion",
   "edit",
+  "ema",
   "eu_k",
   "finetune",
   "fisher_forgetting",
@@ -148,13 +167,16 @@ __all__ = [
   "masked",
   "metrics",
   "neggrad_plus",
+  "per_row",
   "phase",
   "predict",
   "provide",
   "random_label",
   "recsys",
+  "remember",
   "repeat",
   "requests",
+  "restore",
   "retrain",
   "rows_for_budget",
   "saliency_mask",

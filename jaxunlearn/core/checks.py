@@ -104,14 +104,24 @@ def hard_request(forget_mask: Any, name: str = "forget_mask") -> None:
     )
 
 
-def request_values(forget_mask: Any, name: str = "forget_mask") -> None:
+def request_values(
+  forget_mask: Any, retain: Any = None, name: str = "forget_mask"
+) -> None:
   """A concrete request must select some rows and leave some.
 
   Raises:
-    ValueError: it is empty, covers everything, or has weights outside [0, 1].
+    ValueError: it is empty, covers everything, has weights outside [0, 1], or
+      shares of a row that add up to more than 1.
   """
   if not is_concrete(forget_mask):
     return
+  if retain is not None and is_concrete(retain):
+    both = np.asarray(forget_mask, np.float32) + np.asarray(retain, np.float32)
+    if (both > 1 + 1e-6).any():
+      raise ValueError(
+        f"Expected {name} and retain to share no row, got "
+        f"{int((both > 1 + 1e-6).sum())} rows in both."
+      )
   mask = np.asarray(forget_mask)
   if mask.dtype != np.bool_ and not (
     np.isfinite(mask).all() and mask.min() >= 0 and mask.max() <= 1
@@ -127,6 +137,15 @@ def request_values(forget_mask: Any, name: str = "forget_mask") -> None:
       f"Expected {name} to leave rows to retain, got a request that covers all "
       f"{mask.size} rows."
     )
+
+
+def finite_rows(data: Any, seen: Any, name: str = "data") -> None:
+  """Every concrete float leaf is finite in the rows that may be seen."""
+  if not is_concrete(seen):
+    return
+  rows = np.flatnonzero(np.asarray(seen))
+  everything = rows.size == np.shape(seen)[0]
+  finite(data if everything else jax.tree.map(lambda x: x[rows], data), name)
 
 
 @_at_once
@@ -149,6 +168,8 @@ def finite(tree: Any, name: str) -> None:
 def labels(values: Any, num_classes: int, name: str = "label") -> None:
   """Integer labels in 0 .. num_classes - 1."""
   values = values if hasattr(values, "dtype") else np.asarray(values)
+  if values.ndim != 1:
+    raise ValueError(f"Expected {name} of shape [N], got {values.shape}.")
   if not jnp.issubdtype(values.dtype, jnp.integer):
     raise ValueError(f"Expected {name} of integer dtype, got {values.dtype}.")
   if not is_concrete(values) or values.size == 0:
@@ -202,3 +223,71 @@ def weight_mask(mask: Any, params: Any) -> None:
   entries = jax.tree_util.tree_leaves_with_path(mask)
   for (path, entry), subtree in zip(entries, rest):
     fits(path, entry, subtree)
+
+
+# Errors of the caller that would otherwise surface as somebody else's.
+
+
+def optimizer(value: Any, name: str = "optimizer") -> None:
+  """An optax transformation, with `init` and `update`."""
+  if not (
+    callable(getattr(value, "init", None))
+    and callable(getattr(value, "update", None))
+  ):
+    raise ValueError(
+      f"Expected {name} to be an optax optimiser such as optax.adam(1e-3), got "
+      f"{value!r}."
+    )
+
+
+def count(least: int, **named: Any) -> None:
+  """Whole numbers of at least `least`."""
+  for name, value in named.items():
+    is_whole = isinstance(value, (int, np.integer)) and not isinstance(
+      value, (bool, np.bool_)
+    )
+    if not is_whole or value < least:
+      raise ValueError(
+        f"Expected {name} to be a whole number >= {least}, got {name}="
+        f"{value!r}."
+      )
+
+
+def typed_key(key: Any, name: str = "key") -> None:
+  """One typed PRNG key."""
+  dtype = getattr(key, "dtype", None)
+  if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    found = type(key).__name__ if dtype is None else f"an array of {dtype}"
+    raise ValueError(
+      f"Expected {name} to be a typed PRNG key, jax.random.key(seed), got "
+      f"{found}."
+    )
+
+
+def transforms(links: Any) -> None:
+  """Links are transforms."""
+  for link in links:
+    if not (hasattr(link, "run") and hasattr(link, "expand")):
+      raise ValueError(
+        f"Expected a Transform, got {type(link).__name__}; chain(a, b) takes "
+        "transforms one by one."
+      )
+
+
+def columns(data: Any, *names: str) -> None:
+  """Data is a dict with these columns."""
+  found = sorted(data) if isinstance(data, dict) else type(data).__name__
+  missing = [n for n in names if not isinstance(data, dict) or n not in data]
+  if missing:
+    raise ValueError(f"Expected data with {missing}, got {found}.")
+
+
+def weights(values: Any, name: str = "weights") -> None:
+  """Concrete weights of rows are in [0, 1], and some row has one."""
+  if not is_concrete(values):
+    return
+  found = np.asarray(values)
+  if not ((found >= 0) & (found <= 1)).all():  # Also catches nan.
+    raise ValueError(f"Expected {name} in [0, 1], got values outside.")
+  if not found.any():
+    raise ValueError(f"Expected {name} to select rows, got none.")

@@ -11,9 +11,16 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain, provide, repeat
-from jaxunlearn.core.types import Carry, Draw, Info, Transform, Variables
+from jaxunlearn.core.types import (
+  Carry,
+  Draw,
+  Info,
+  Slot,
+  Transform,
+  Variables,
+)
 
-_COUNT = "rounds_done"
+_COUNT: Slot[jax.Array] = Slot("rounds done")
 
 
 def record(name: str, fn: Callable[[Carry], Info]) -> Transform:
@@ -24,7 +31,7 @@ def record(name: str, fn: Callable[[Carry], Info]) -> Transform:
     fn: of what flows through the chain; what gives None is left out.
   """
 
-  def run(carry, data, forget_mask, key, env):
+  def run(carry, data, request, key, env):
     return carry, fn(carry)
 
   this = Transform(name, run, 0, Draw(), lambda key: [(this, key)])
@@ -64,25 +71,25 @@ def repeat_with_curve(
     shapes = jax.eval_shape(evaluate, carry.variables)
     # The count belongs to no lane: under vmap this stays one branch or other.
     return jax.lax.cond(
-      carry.extra[_COUNT] % every == 0,
+      carry[_COUNT] % every == 0,
       evaluate,
       lambda _: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes),
       carry.variables,
     )
 
-  count = provide(_COUNT, lambda c, *_: c.extra[_COUNT] + 1, reads="nothing")
+  count = provide(_COUNT, lambda c, *_: c[_COUNT] + 1, reads="nothing")
   start = provide(_COUNT, lambda *_: jnp.zeros((), jnp.int32), reads="nothing")
   one = chain(transform, count, record("curve", look), name="rounds")
   whole = chain(start, repeat(one, times), name=transform.name)
 
   def run(*args):
     carry, info = whole.run(*args)
-    extra = {k: v for k, v in carry.extra.items() if k != _COUNT}
+    slots = {k: v for k, v in carry.slots.items() if k is not _COUNT}
     rounds = info["rounds"]
     found = dict(rounds[transform.name])
     if "curve" in rounds:
       thin = lambda leaf: leaf[every - 1 :: every]
       found["curve"] = jax.tree.map(thin, rounds["curve"])
-    return carry._replace(extra=extra), found
+    return carry._replace(slots=slots), found
 
   return dataclasses.replace(whole, run=run)
