@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxunlearn.core import checks, keys, per_example
-from jaxunlearn.core.phase import mask_change, remember
+from jaxunlearn.core import checks, keys, per_example, sampling
+from jaxunlearn.core.phase import mask_change, remember, sample_key
 from jaxunlearn.core.types import (
   ALL,
   Carry,
@@ -200,11 +200,21 @@ def chain(*links: Transform, name: str = "chain") -> Transform:
   )
 
 
-def _in_turn(links, carry, data, request, link_keys, env):
-  """The links one after the other, and their infos by name."""
+def _in_turn(links, carry, data, request, link_keys, env, plans=()):
+  """The links one after the other, and their infos by name.
+
+  Args:
+    plans: what the phases among them draw by; none makes their own.
+  """
   infos: dict[str, Any] = {}
-  for link, link_key in zip(links, link_keys):
-    carry, info = link.run(carry, data, request, link_key, env)
+  plans = plans or [None] * len(links)
+  for link, link_key, plan in zip(links, link_keys, plans):
+    if plan is None:
+      carry, info = link.run(carry, data, request, link_key, env)
+    else:
+      state = link.init(carry, link_key, env)
+      state, info = link.walk(state, data, request, link_key, env, plan)
+      carry = link.finish(state)
     if info is not None:
       name, number = link.name, 1
       while name in infos:
@@ -241,7 +251,8 @@ def repeat(
   """
   checks.transforms((transform,))
 
-  def one(carry, data, request, round_key, env):
+  def one(carry, data, request, round_key, env, prepared):
+    del prepared
     return transform.run(carry, data, request, round_key, env)
 
   return _rounds(
@@ -294,17 +305,24 @@ def alternate(
       for link, k in zip(going_on, jax.random.split(key, len(links)))
     ]
 
-  def prepare(carry, key, env):
+  def prepare(carry, data, request, key, env):
+    """Fills the slots that phases go on from, and plans their draws, once."""
+    plans = []
     for link, link_key in zip(going_on, link_keys(key, 0)):
+      plan = None
       if link.is_phase:
         state = link.init(carry, link_key, env)
         steps = carry.slots.get(link.count, jnp.zeros((), jnp.int32))
         carry = carry.put(link.memory, state.opt_state).put(link.count, steps)
-    return carry
+        if link.needs.source is None:
+          k = sample_key(link_key)
+          plan = sampling.make_plan(data, request, link.needs, k, env)
+      plans.append(plan)
+    return carry, plans
 
-  def one(carry, data, request, round_key, env):
-    key, number = round_key
-    return _in_turn(going_on, carry, data, request, link_keys(key, number), env)
+  def one(carry, data, request, round_key, env, plans):
+    link_keys_now = link_keys(*round_key)
+    return _in_turn(going_on, carry, data, request, link_keys_now, env, plans)
 
   def expand(round_key):
     key, number = round_key
@@ -335,14 +353,15 @@ def _rounds(
   checks.count(0, times=times)
 
   def run(carry, data, request, key, env):
+    prepared = None
     if prepare is not None:
-      carry = prepare(carry, key, env)
+      carry, prepared = prepare(carry, data, request, key, env)
     original, outer = carry.original, carry.slots
 
     def body(moving, round_key):
       variables, slots = moving
       inner = Carry(variables, original, {**outer, **slots})
-      inner, info = one(inner, data, request, round_key, env)
+      inner, info = one(inner, data, request, round_key, env, prepared)
       kept = inner.variables if choose is not None else None
       return (inner.variables, {k: inner.slots[k] for k in outer}), (info, kept)
 

@@ -232,9 +232,10 @@ def phase(
     moved = _share_moved(before, after)
     return PhaseInfo(losses, finite, forget_count, retain_count, moved)
 
-  def walk(state, data, request, key, env):
+  def walk(state, data, request, key, env, plan=None):
     data, request = pool_of(state.carry, data, request, draw)
-    plan = sampling.make_plan(data, request, draw, sample_key(key), env)
+    if plan is None:
+      plan = sampling.make_plan(data, request, draw, sample_key(key), env)
     steps = state.step + jnp.arange(num_steps, dtype=jnp.int32)
     drawn = sampling.draw_ahead(plan, draw, steps, env)
 

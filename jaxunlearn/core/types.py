@@ -495,7 +495,8 @@ class Transform:
       composition has none.
     init: `(carry, key, env) -> state`.
     step: `(state, batch, key, env) -> (state, loss)`.
-    walk: `(state, data, request, key, env) -> (state, info)`, all its steps.
+    walk: `(state, data, request, key, env, plan=None) -> (state, info)`, all
+      its steps, drawn by a plan that is there already or made for them.
     finish: `state -> carry`.
     info: `(state, losses, forget_count, retain_count) -> PhaseInfo`, at its end.
     memory: of a phase, the slot of the optimiser's state that it goes on from.
