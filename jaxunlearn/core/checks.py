@@ -165,14 +165,14 @@ def finite(tree: Any, name: str) -> None:
       )
 
 
-def labels(values: Any, num_classes: int, name: str = "label") -> None:
+def labels(values: Any, num_classes: int | None = None, name: str = "label", *, length: int | None = None) -> None:
   """Integer labels in 0 .. num_classes - 1."""
   values = values if hasattr(values, "dtype") else np.asarray(values)
-  if values.ndim != 1:
-    raise ValueError(f"Expected {name} of shape [N], got {values.shape}.")
+  if length is not None and np.shape(values) != (length,):
+    raise ValueError(f"Expected {name} of shape ({length},), got {np.shape(values)}.")
   if not jnp.issubdtype(values.dtype, jnp.integer):
     raise ValueError(f"Expected {name} of integer dtype, got {values.dtype}.")
-  if not is_concrete(values) or values.size == 0:
+  if num_classes is None or not is_concrete(values) or values.size == 0:
     return
   values = np.asarray(values)
   low, high = int(values.min()), int(values.max())

@@ -60,12 +60,13 @@ def unlearn(
   """
   checks.transforms((transform,))
   request = as_request(request, data)
-  if request.forget is not None:
-    checks.request_values(request.forget, request.retain)
-    checks.finite_rows(data, (request.forget > 0) | (request.retain > 0))
   checks.finite(variables, "variables")
-  if model is not None:
-    _check_model(model, variables, data)
+  if request.forget is not None and request.retain is not None:
+    checks.request_values(request.forget, request.retain)
+    seen = (request.forget > 0) | (request.retain > 0)
+    checks.finite_rows(data, seen)
+    if model is not None:
+      _check_model(model, variables, data, seen)
   # The same transform gives the same compiled program, wrapped anew or not.
   run = jax.jit(transform, donate_argnums=0) if donate else transform.compiled
   return run(variables, data, request, key)
@@ -129,13 +130,15 @@ def unlearn_sequence(
   return served
 
 
-def _check_model(model: Model, variables: Variables, data: PyTree) -> None:
+def _check_model(
+  model: Model, variables: Variables, data: PyTree, seen: jax.Array
+) -> None:
   lifted = (
     variables if isinstance(variables, Variables) else Variables(variables)
   )
   wanted = jax.eval_shape(model.task.init, jax.random.key(0), data)
   checks.same_structure(tuple(lifted[:2]), tuple(wanted[:2]), "variables")
-  check_labels(model.task, lifted, data)
+  check_labels(model.task, lifted, data, seen)
 
 
 def predict(

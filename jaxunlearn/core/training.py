@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxunlearn.core import checks, devices
 from jaxunlearn.core.combinators import chain
@@ -77,14 +78,14 @@ def train(
   checks.typed_key(key)
   checks.request(data, weights, name="weights")
   checks.weights(weights)
-  data = jax.tree.map(jnp.asarray, data)
-  weights = jnp.asarray(weights)
   init_key, fit_key = jax.random.split(key)
   if isinstance(start, Variables):
     variables = start
   else:
     variables = task.init(init_key, data) if start is None else start(init_key)
-  check_labels(task, variables, data)
+  check_labels(task, variables, data, weights)
+  data = jax.tree.map(jnp.asarray, data)
+  weights = jnp.asarray(weights)
   left_out = ~weights if weights.dtype == jnp.bool_ else 1 - weights
   variables, info = fitting(task, fit, train_mode=train_mode)(
     variables,
@@ -138,26 +139,38 @@ def init_variables(
   return Variables(params, state, like.frozen)
 
 
-def check_labels(task: Task, variables: Variables, data: PyTree) -> None:
+def check_labels(
+  task: Task, variables: Variables, data: PyTree, seen: jax.Array
+) -> None:
   """Integer labels of a classifier are [N] and have an output each.
 
   Other labels are targets of a regression, which are left alone, as are tasks
   that predict nothing or have no "label".
 
+  Args:
+    task: whose outputs are counted.
+    variables: its variables; shapes suffice.
+    data: the rows [N, ...], not yet narrowed to 32 bits.
+    seen: [N], positive for the rows whose labels matter.
+
   Raises:
     ValueError: they are not.
   """
-  if task.predict is None or not isinstance(data, dict):
+  if task.predict is None or not isinstance(data, dict) or "x" not in data:
     return
   label = data.get("label")
-  if label is None or "x" not in data:
-    return
-  if not jnp.issubdtype(jnp.asarray(label).dtype, jnp.integer):
+  if label is None or not jnp.issubdtype(
+    jnp.result_type(label), jnp.integer
+  ):
     return
   row = jax.tree.map(lambda x: jnp.asarray(x[:1]), data["x"])
   outputs = jax.eval_shape(task.predict, variables, row)
-  if getattr(outputs, "ndim", 0) == 2 and outputs.shape[-1] > 1:
-    checks.labels(label, outputs.shape[-1], "data['label']")
+  if getattr(outputs, "ndim", 0) != 2 or outputs.shape[-1] < 2:
+    return
+  checks.labels(label, None, "data['label']", length=checks.num_rows(data))
+  if checks.is_concrete(label) and checks.is_concrete(seen):
+    rows = np.asarray(label)[np.asarray(seen) > 0]
+    checks.labels(rows, outputs.shape[-1], "data['label']")
 
 
 def map_many(
