@@ -80,10 +80,11 @@ from jaxunlearn.methods.influence_unlearning import (
 from jaxunlearn.methods.last_layers import cf_k as cf_k
 from jaxunlearn.methods.last_layers import eu_k as eu_k
 from jaxunlearn.methods.random_label import random_label as random_label
-from jaxunlearn.methods.salun import saliency_mask as saliency_mask
+from jaxunlearn.methods._saliency import saliency_mask as saliency_mask
 from jaxunlearn.methods.salun import salun as salun
 from jaxunlearn.methods.scrub import scrub as scrub
 from jaxunlearn.methods.ssd import ssd as ssd
+from jaxunlearn.methods.ssd import ssd_adaptive as ssd_adaptive
 from jaxunlearn.methods.unsir import unsir as unsir
 from jaxunlearn.methods.zero_shot import zero_shot_noise as zero_shot_noise
 
@@ -183,6 +184,7 @@ __all__ = [
   "salun",
   "scrub",
   "ssd",
+  "ssd_adaptive",
   "stream",
   "sum_rows",
   "supervised",
