@@ -11,13 +11,11 @@ from jaxunlearn.core import checks, keys
 from jaxunlearn.core.combinators import alternate, chain, provide
 from jaxunlearn.core.phase import Objective, phase, remember, supervised
 from jaxunlearn.core.types import (
-  Carry,
   Draw,
   Fit,
   Losses,
   Model,
   PyTree,
-  Request,
   Slot,
   Step,
   Transform,
@@ -67,9 +65,7 @@ def sequential(
 
 
 def _label_key(num_classes: int) -> Transform:
-  def look(
-    carry: Carry, data: PyTree, request: Request, key: jax.Array
-  ) -> jax.Array:
+  def look(carry, data, request, key):
     if data is not None:  # A stream may do without.
       class_labels(data, num_classes)
     return key

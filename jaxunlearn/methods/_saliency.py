@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.types import PyTree, Request, Variables, as_task
+from jaxunlearn.core.types import PyTree, as_task
 from jaxunlearn.methods import _rows
 
 
@@ -39,9 +39,7 @@ def saliency_mask(
   checks.fraction(keep=keep)
   slope = forget_gradient(task, chunk_size=chunk_size)
 
-  def mask(
-    variables: Variables, data: PyTree, request: Request, key: jax.Array
-  ) -> PyTree:
+  def mask(variables, data, request, key):
     marked = largest(slope(variables, data, request, key), keep)
     # Of gradients that are all 0 the first would be taken.
     is_asked = (request.forget > 0).any()
@@ -60,9 +58,7 @@ def forget_gradient(
   checks.count(1, chunk_size=chunk_size)
   task = as_task(task)
 
-  def gradient(
-    variables: Variables, data: PyTree, request: Request, key: jax.Array
-  ) -> PyTree:
+  def gradient(variables, data, request, key):
     visible = _rows.seen(request)
     loss, rows = _rows.original_loss(task, variables, data, visible, key)
     return _rows.summed_gradient(

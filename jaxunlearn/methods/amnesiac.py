@@ -152,9 +152,7 @@ def amnesiac(
     task, as_fit(fit, fields), train_mode=train_mode, name="repair"
   )
 
-  def subtract(
-    variables: Variables, data: PyTree, request: Request, key: jax.Array
-  ) -> Variables:
+  def subtract(variables, data, request, key):
     checks.same_structure(ledger, variables.params, "ledger")
     params = jax.tree.map(
       lambda p, gone: (p - gone).astype(p.dtype), variables.params, ledger

@@ -23,7 +23,6 @@ from jaxunlearn.core.combinators import chain, provide
 from jaxunlearn.core.phase import phase
 from jaxunlearn.core.training import init_variables
 from jaxunlearn.core.types import (
-  Carry,
   Draw,
   Fit,
   FitFields,
@@ -84,9 +83,7 @@ def bad_teacher(
   checks.one_of(("batchmean", "released"), reduction=reduction)
   untaught: Slot[Variables] = Slot("incompetent")
 
-  def choose_teacher(
-    carry: Carry, data: PyTree, request: Request, key: jax.Array
-  ) -> Variables:
+  def choose_teacher(carry, data, request, key):
     if incompetent is not None:
       return incompetent
     return init_variables(model, data, key)

@@ -34,13 +34,10 @@ from jaxunlearn.core.legacy import old_fits
 from jaxunlearn.core.phase import phase, supervised
 from jaxunlearn.core.training import init_variables
 from jaxunlearn.core.types import (
-  Carry,
   Draw,
   Fit,
   Losses,
   Model,
-  PyTree,
-  Request,
   Slot,
   Step,
   Transform,
@@ -120,10 +117,9 @@ def blindspot(
 
   taught: Slot[Variables] = Slot("blindspot")
 
-  def start(
-    carry: Carry, data: PyTree, request: Request, key: jax.Array
-  ) -> Variables:
+  def start(carry, data, request, key):
     if data is not None:  # A stream may do without.
+      checks.hard_request(request.forget)
       regression.check_targets(data, request.retain)
     if blind is None:
       return init_variables(model, data, key, like=carry.variables)

@@ -114,9 +114,7 @@ def fisher_forgetting(
   checks.count(1, num_classes=num_classes, chunk_size=chunk_size)
   task = as_task(task)
 
-  def apply_noise(
-    variables: Variables, data: PyTree, request: Request, key: jax.Array
-  ) -> Variables:
+  def apply_noise(variables, data, request, key):
     gone = whole_classes(class_labels(data, num_classes), request, num_classes)
     fisher = diagonal_fisher(
       task, variables, data, request.retain, chunk_size=chunk_size

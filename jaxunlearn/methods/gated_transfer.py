@@ -41,7 +41,6 @@ from jaxunlearn.core.types import (
   Losses,
   Model,
   PyTree,
-  Request,
   Slot,
   Step,
   Transform,
@@ -230,9 +229,7 @@ def gkt(
   make = default_generator if generator is None else generator
   look = _attention_maps(o.attention_features if attends else ())
 
-  def start(
-    variables: Variables, data: PyTree, request: Request, key: jax.Array
-  ) -> Variables:
+  def start(variables, data, request, key):
     if o.student_variables is not None:
       return o.student_variables
     blank = jnp.zeros((1, *shape_of_input(data, o.input_shape)))

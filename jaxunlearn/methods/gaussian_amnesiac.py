@@ -22,14 +22,11 @@ from jaxunlearn.core.combinators import chain, provide
 from jaxunlearn.core.phase import phase, supervised
 from jaxunlearn.core.sampling import blank_rows
 from jaxunlearn.core.types import (
-  Carry,
   Draw,
   Fit,
   FitFields,
   Losses,
   Model,
-  PyTree,
-  Request,
   Slot,
   Step,
   Transform,
@@ -86,13 +83,12 @@ def gaussian_amnesiac(
   moments: Slot[tuple[jax.Array, jax.Array]] = Slot("target moments")
   target_key: Slot[jax.Array] = Slot("target key")
 
-  def find_moments(
-    carry: Carry, data: PyTree, request: Request, key: jax.Array
-  ) -> tuple[jax.Array, jax.Array]:
+  def find_moments(carry, data, request, key):
+    if data is not None:  # A stream may do without.
+      checks.hard_request(request.forget)
+      check_targets(data, request.retain)
     if mean is None:
       return target_moments(data["label"], _rows.seen(request))
-    if data is not None:  # A stream may do without.
-      check_targets(data, request.retain)
     return jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
 
   def objective(variables: Variables, step: Step, key: jax.Array) -> Losses:

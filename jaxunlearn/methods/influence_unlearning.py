@@ -29,7 +29,6 @@ from jaxunlearn.core.types import (
   Draw,
   Model,
   PyTree,
-  Request,
   Task,
   Transform,
   Variables,
@@ -92,9 +91,7 @@ def influence_unlearning(
       f"{type(model).__name__}."
     )
 
-  def apply(
-    variables: Variables, data: PyTree, request: Request, key: jax.Array
-  ) -> tuple[Variables, InfluenceInfo]:
+  def apply(variables, data, request, key):
     _, _, v = _difference(model.task, variables, data, request, key, chunk_size)
     retain = request.retain.astype(jnp.float32)
     count = jnp.maximum(retain.sum(), 1.0)
@@ -144,9 +141,7 @@ def influence_released(
   checks.count(1, num_samples=num_samples, chunk_size=chunk_size)
   task = as_task(task)
 
-  def apply(
-    variables: Variables, data: PyTree, request: Request, key: jax.Array
-  ) -> Variables:
+  def apply(variables, data, request, key):
     loss, rows, v = _difference(task, variables, data, request, key, chunk_size)
     pool = sampling.make_pool(request.retain, key)
     # It stops once its index, from 0, is beyond N.

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from typing import Unpack
 
-import jax
-
 from jaxunlearn.core import trees
 from jaxunlearn.core.combinators import chain, edit, masked
 from jaxunlearn.core.training import fitting, init_variables
@@ -20,10 +18,7 @@ from jaxunlearn.core.types import (
   Fit,
   FitFields,
   Model,
-  PyTree,
-  Request,
   Transform,
-  Variables,
   as_fit,
 )
 
@@ -71,9 +66,7 @@ def eu_k(
     **fields: the fields of `Fit` by keyword, instead of one or to change it.
   """
 
-  def fresh_params(
-    variables: Variables, data: PyTree, request: Request, key: jax.Array
-  ) -> Variables:
+  def fresh_params(variables, data, request, key):
     fresh = init_variables(model, data, key, like=variables)
     return variables._replace(params=fresh.params)
 
@@ -88,9 +81,7 @@ def eu_k(
 def _in_last_layers(
   model: Model, transform: Transform, num_layers: int
 ) -> Transform:
-  def weight_mask(
-    variables: Variables, data: PyTree, request: Request, key: jax.Array
-  ) -> PyTree:
+  def weight_mask(variables, data, request, key):
     return trees.last_layers(model, variables, data["x"], num_layers)
 
   return masked(transform, weight_mask)

@@ -27,7 +27,6 @@ from jaxunlearn.core.types import (
   Losses,
   Model,
   PyTree,
-  Request,
   Slot,
   Step,
   Transform,
@@ -146,9 +145,7 @@ def scrub(
 
 
 def _add_jitter(jitter: float | jax.Array):
-  def add(
-    variables: Variables, data: PyTree, request: Request, key: jax.Array
-  ) -> Variables:
+  def add(variables, data, request, key):
     leaves, treedef = jax.tree.flatten(variables.params)
     noisy = []
     for leaf, k in zip(leaves, jax.random.split(key, len(leaves))):
@@ -169,9 +166,7 @@ def _rewind(model: Model, held_out: PyTree) -> Choose:
     label = class_labels(rows, outputs.shape[-1])
     return (outputs.argmax(-1) != label).astype(jnp.float32)
 
-  def choose(
-    stack: Variables, data: PyTree, request: Request, key: jax.Array
-  ) -> jax.Array:
+  def choose(stack, data, request, key):
     label, unseen = data["label"], held_out["label"]
     last = jax.tree.map(lambda leaf: leaf[-1], stack)
     forget = request.forget.astype(jnp.float32)

@@ -26,6 +26,8 @@ straddle the two.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -40,7 +42,6 @@ from jaxunlearn.core.types import (
   Draw,
   Losses,
   PyTree,
-  Request,
   Task,
   Transform,
   Variables,
@@ -48,6 +49,7 @@ from jaxunlearn.core.types import (
 )
 from jaxunlearn.methods import _rows
 
+Threshold = Callable[[PyTree, PyTree, jax.Array], jax.Array]
 _ESTIMATORS = ("example", "batch")
 
 
@@ -66,7 +68,7 @@ class SsdInfo(NamedTuple):
 def ssd(
   task: Task | Any,
   *,
-  alpha: float | jax.Array = 10.0,
+  alpha: float | jax.Array | Threshold = 10.0,
   dampening: float | jax.Array = 1.0,
   exponent: float | jax.Array = 1.0,
   estimator: str = "batch",
@@ -83,7 +85,8 @@ def ssd(
     task: a `Task`, or a model of any room.
     alpha: >= 0, the threshold; published: 5 to 50, 10 for ResNet-18. With the
       estimator "example", alpha >= |all| / |forget| selects nothing, silently:
-      see the module and `SsdInfo.selected_count`. May be traced.
+      see the module and `SsdInfo.selected_count`. May be traced. Or a function
+      `(importance_forget, importance_full, share of rows to forget) -> alpha`.
     dampening: lambda >= 0; 0 sets selected weights to zero, large values change
       nothing. Published: 1, or 0.1 for faces. May be traced.
     exponent: of the shrinking factor. May be traced.
@@ -102,83 +105,16 @@ def ssd(
     ValueError: alpha, dampening or exponent < 0, an unknown estimator,
       batch_size < 1; from the call, an importance that does not fit the params.
   """
-  checks.non_negative(alpha=alpha, dampening=dampening, exponent=exponent)
-  return _dampening(
-    task,
-    lambda forget, full, share: alpha,
-    dampening,
-    exponent,
-    (estimator, batch_size, label_free),
-    importance_full,
-    "ssd",
-  )
-
-
-def ssd_adaptive(
-  task: Task | Any,
-  *,
-  selection: float | jax.Array = 1.5,
-  dampening: float | jax.Array = 0.3,
-  exponent: float | jax.Array = 1.0,
-  estimator: str = "batch",
-  batch_size: int = 64,
-  importance_full: PyTree | None = None,
-  label_free: bool = False,
-) -> Transform:
-  """`ssd` with a threshold that fits requests of any size (ASSD).
-
-  Args:
-    task: see `ssd`.
-    selection: >= 0, how many weights are selected; see `adaptive_alpha`.
-      Published: 1. The defaults of this and of dampening were chosen on the
-      classes of digits. May be traced.
-    dampening: see `ssd`.
-    exponent: see `ssd`.
-    estimator: see `ssd`.
-    batch_size: see `ssd`.
-    importance_full: see `ssd`.
-    label_free: see `ssd`.
-
-  Returns:
-    As `ssd`.
-
-  Raises:
-    ValueError: selection < 0, and as `ssd`.
-  """
-  checks.non_negative(
-    selection=selection, dampening=dampening, exponent=exponent
-  )
-  return _dampening(
-    task,
-    lambda forget, full, share: adaptive_alpha(
-      forget, full, share, selection=selection
-    ),
-    dampening,
-    exponent,
-    (estimator, batch_size, label_free),
-    importance_full,
-    "ssd_adaptive",
-  )
-
-
-def _dampening(
-  task: Any,
-  threshold: Callable[[PyTree, PyTree, jax.Array], Any],
-  dampening: float | jax.Array,
-  exponent: float | jax.Array,
-  kind: tuple[str, int, bool],
-  importance_full: PyTree | None,
-  name: str,
-) -> Transform:
-  """The edit; the threshold is a function of both importances and the share."""
+  checks.non_negative(dampening=dampening, exponent=exponent)
+  if not callable(alpha):
+    checks.non_negative(alpha=alpha)
+  kind = (estimator, batch_size, label_free)
   _check_kind(*kind)
   task = as_task(task)
 
-  def apply(
-    variables: Variables, data: PyTree, request: Request, key: jax.Array
-  ) -> tuple[Variables, SsdInfo]:
+  def apply(variables, data, request, key):
     params, visible = variables.params, _rows.seen(request)
-    loss, rows = _loss(task, variables, data, visible, key, kind[2])
+    loss, rows = _loss(task, variables, data, visible, key, label_free)
     total, count = _sums(loss, params, rows, request.forget, *kind)
     forget = full = _ratio(total, count)
     if importance_full is not None:
@@ -188,21 +124,57 @@ def _dampening(
       rest = _sums(loss, params, rows, request.retain, *kind)
       full = _ratio(*jax.tree.map(jnp.add, (total, count), rest))
     asked = request.forget.astype(jnp.float32).sum()
-    everything = asked + request.retain.astype(jnp.float32).sum()
-    alpha = threshold(forget, full, asked / jnp.maximum(everything, 1.0))
+    share = asked / (asked + request.retain.astype(jnp.float32).sum())
+    threshold = alpha(forget, full, share) if callable(alpha) else alpha
     smaller = dampen(
-      params, forget, full, alpha=alpha, dampening=dampening, exponent=exponent
+      params,
+      forget,
+      full,
+      alpha=threshold,
+      dampening=dampening,
+      exponent=exponent,
     )
     chosen = jax.tree.map(
-      lambda f, d: _is_selected(f, d, alpha).sum(dtype=jnp.int32), forget, full
+      lambda f, d: _is_selected(f, d, threshold).sum(dtype=jnp.int32),
+      forget,
+      full,
     )
     info = SsdInfo(
-      jnp.asarray(alpha, jnp.float32), sum(jax.tree.leaves(chosen))
+      jnp.asarray(threshold, jnp.float32), sum(jax.tree.leaves(chosen))
     )
     return variables._replace(params=smaller), info
 
   needs = Draw(forget=ALL, retain=ALL if importance_full is None else 0)
-  return edit(apply, needs=needs, name=name)
+  return edit(apply, needs=needs, name="ssd")
+
+
+def ssd_adaptive(
+  task: Task | Any,
+  *,
+  selection: float | jax.Array = 1.5,
+  dampening: float | jax.Array = 0.3,
+  **options: Any,
+) -> Transform:
+  """`ssd` with a threshold that fits requests of any size (ASSD).
+
+  Args:
+    task: see `ssd`.
+    selection: >= 0, how many weights are selected; see `adaptive_alpha`.
+      Published: 1. The defaults of this and of dampening were chosen on the
+      classes of digits. May be traced.
+    dampening: see `ssd`.
+    **options: the other keyword arguments of `ssd`.
+
+  Returns:
+    As `ssd`.
+
+  Raises:
+    ValueError: selection < 0, and as `ssd`.
+  """
+  checks.non_negative(selection=selection)
+  alpha = functools.partial(adaptive_alpha, selection=selection)
+  plain = ssd(task, alpha=alpha, dampening=dampening, **options)
+  return dataclasses.replace(plain, name="ssd_adaptive")
 
 
 def importance(

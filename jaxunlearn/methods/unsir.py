@@ -30,7 +30,6 @@ from jaxunlearn.core.phase import Objective, phase
 from jaxunlearn.core.recording import record
 from jaxunlearn.core.training import fitting
 from jaxunlearn.core.types import (
-  Carry,
   Draw,
   Fit,
   Losses,
@@ -240,9 +239,7 @@ def learn_noise(
     raise ValueError(f"Expected max_classes in 1 .. {num_classes}, got {most}.")
   checks.non_negative(noise_penalty=penalty)
 
-  def find_classes(
-    carry: Carry, data: PyTree, request: Request, key: jax.Array
-  ) -> NoiseClasses:
+  def find_classes(carry, data, request, key):
     checks.hard_request(request.forget)
     label = class_labels(data, num_classes)
     asked = requested_classes(label, request.forget, num_classes)
@@ -255,9 +252,7 @@ def learn_noise(
     first = jnp.argsort(~asked, stable=True)[:most]
     return NoiseClasses(first, asked[first], jnp.maximum(count - most, 0))
 
-  def start_noise(
-    carry: Carry, data: PyTree, request: Request, key: jax.Array
-  ) -> jax.Array:
+  def start_noise(carry, data, request, key):
     shape = shape_of_input(data, input_shape)
     return jax.random.normal(key, (most, fit.batch_size, *shape))
 
@@ -321,9 +316,7 @@ def train_on_noise(
   fit = as_fit(fit, {})
   checks.non_negative(copies=copies)
 
-  def noise_share(
-    carry: Carry, data: PyTree, request: Request, key: jax.Array
-  ) -> jax.Array:
+  def noise_share(carry, data, request, key):
     """The chance that a row of the shuffled set is noise."""
     present = carry[CLASSES].present.sum()
     noise_rows = copies * carry[NOISE].shape[1] * present

@@ -27,12 +27,9 @@ from jaxunlearn.core.combinators import chain, provide
 from jaxunlearn.core.legacy import old_fits
 from jaxunlearn.core.phase import Objective, phase
 from jaxunlearn.core.types import (
-  Carry,
   Fit,
   Losses,
   Model,
-  PyTree,
-  Request,
   Slot,
   Step,
   Transform,
@@ -137,9 +134,7 @@ def learn_noise(
     forget_penalty=forget_penalty, retain_penalty=retain_penalty
   )
 
-  def start(
-    carry: Carry, data: PyTree, request: Request, key: jax.Array
-  ) -> jax.Array:
+  def start(carry, data, request, key):
     shape = shape_of_input(data, input_shape)
     return jax.random.normal(key, (num_classes, fit.batch_size, *shape))
 
