@@ -63,11 +63,11 @@ def alternate_with_curve(
     ValueError: rounds < 0, every < 1.
   """
   checks.count(1, every=every)
-  if evaluate is None:
-    return alternate(*links, rounds=rounds, name=name)
   done: Slot[jax.Array] = Slot("rounds done")
 
   def look(carry):
+    if evaluate is None:
+      return None
     shapes = jax.eval_shape(evaluate, carry.variables)
     # The count belongs to no lane: under vmap this stays one branch or other.
     return jax.lax.cond(
@@ -85,8 +85,9 @@ def alternate_with_curve(
   def run(*args):
     carry, info = whole.run(*args)
     found = dict(info[turns.name])
-    thin = lambda leaf: leaf[every - 1 :: every]
-    found["curve"] = jax.tree.map(thin, found["curve"])
+    if "curve" in found:
+      thin = lambda leaf: leaf[every - 1 :: every]
+      found["curve"] = jax.tree.map(thin, found["curve"])
     slots = {k: v for k, v in carry.slots.items() if k is not done}
     return carry._replace(slots=slots), found
 
