@@ -96,8 +96,8 @@ def from_linen(
     loss: `(outputs, rows) -> [B]`; softmax cross entropy on
       `rows["label"]` if None.
     train_argument: the name of the argument of `__call__`, or of the module's
-      field, that is True in training and False in evaluation; "not NAME" turns
-      it round. "auto" knows the usual names, such as train, is_training (True
+      field, that is True in training and False in evaluation; "not NAME" is
+      the other way round. "auto" knows the usual names, such as train, is_training (True
       in training) and deterministic, use_running_average (False). None: the
       module is called the same way in both modes.
     rng_collections: random streams with keys of their own, whatever others
@@ -230,6 +230,7 @@ def from_nnx(
   if isinstance(factory, nnx.Module):
     module = nnx.clone(factory)
   else:
+    checks.functions(factory=factory)
     argument = _rngs_argument(factory)
     if argument is None:
       raise ValueError(
@@ -389,7 +390,7 @@ def _flags(
     of_module = {n: known[n] for n in fields if n in known and not of_call}
   else:
     word = str(train_argument).removeprefix("not ")
-    sign = FLAG_SIGNS.get(word, True) != (word != train_argument)
+    sign = word == train_argument and FLAG_SIGNS.get(word, True)
     in_call = keywords(call, (word,))
     if not in_call and word not in fields:
       raise ValueError(
