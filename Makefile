@@ -1,44 +1,73 @@
-# setup: the .venv from the lock file.  demo: the main job on scikit-learn's
-# digits.  test: the fast suite.  test-all: every test.  check: lint, format
-# and types.
+# setup: the tests' environment.  demo: the main job on scikit-learn's digits.
+# test: the fast suite.  test-all: every test.  check: lint, format, types and
+# lock files.  lock: new lock files, of the newest releases.
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
-STAMP := $(VENV)/.stamp
+DEMO := .venv-demo
+UV := .uv/bin/python -m uv
 WORKERS ?= 2
+# Neighbours share fixtures and programs, so a worker gets a stretch of tests.
+SPLIT = -n $(WORKERS) --dist worksteal
+LOCKS := requirements.lock requirements-demo.lock requirements-uv.lock
 export JAX_PLATFORMS ?= cpu
+export UV_PYTHON_DOWNLOADS := never
+export UV_NO_PROGRESS := 1
 
-.PHONY: setup demo test test-all check format build clean
+.PHONY: setup demo test test-all check check-locks format lock build clean
 
-setup: $(STAMP)
+setup: $(VENV)/.stamp
 
-$(STAMP): requirements.lock pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
-	touch $(STAMP)
+# The installer has an environment of its own, so that it is in no other.
+.uv/.stamp: requirements-uv.lock
+	$(PYTHON) -m venv --clear .uv
+	.uv/bin/python -m pip install --quiet --require-hashes -r $<
+	touch $@
 
-demo: setup
-	$(BIN)/python -m experiments.forget --preset quick --out out/demo
+$(VENV)/.stamp: requirements.lock
+$(DEMO)/.stamp: requirements-demo.lock
+$(VENV)/.stamp $(DEMO)/.stamp: %/.stamp: pyproject.toml .uv/.stamp
+	$(UV) venv --quiet --clear --python "$(PYTHON)" $*
+	$(UV) pip install --quiet --require-hashes --python $*/bin/python \
+	  --requirement $(filter %.lock,$^)
+	$(UV) pip install --quiet --no-deps --no-build-isolation \
+	  --python $*/bin/python --editable .
+	touch $@
+
+demo: $(DEMO)/.stamp
+	$(DEMO)/bin/python -m experiments.forget --preset quick --out out/demo
 
 test: setup
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow"
+	$(VENV)/bin/python -m pytest -q $(SPLIT) -m "not slow"
 
 test-all: setup
-	$(BIN)/python -m pytest -q -n $(WORKERS)
+	$(VENV)/bin/python -m pytest -q $(SPLIT) --durations=25
 
-check: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+check: setup check-locks
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# Releases and hashes say what is installed; whence is the reader's affair.
+check-locks:
+	! grep -nE '://|index-url|find-links|trusted-host| @ ' $(LOCKS)
 
 format: setup
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+# For every Python and platform, each with the newest releases that it has. The
+# demo's environment is a part of the tests'.
+COMPILE := $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 \
+  --generate-hashes --no-emit-index-url --no-annotate --no-header
+lock: .uv/.stamp
+	$(COMPILE) pyproject.toml --group build --extra test --extra experiments \
+	  --extra graph --extra datasets --output-file requirements.lock
+	$(COMPILE) pyproject.toml --group build --extra experiments \
+	  --constraint requirements.lock --output-file requirements-demo.lock
+	$(COMPILE) --group installer --output-file requirements-uv.lock
 
 build: setup
-	$(BIN)/python -m build --no-isolation
+	$(VENV)/bin/python -m build --no-isolation
 
 clean:
-	rm -rf $(VENV) .cache build dist out
+	rm -rf .uv $(VENV) $(DEMO) .cache build dist out

@@ -24,13 +24,13 @@ from collections.abc import Sequence
 from typing import Annotated, cast
 
 import jax
-import tyro
 from rich.progress import Progress
 
 from experiments import (
   audit_output,
   audit_suite,
   common,
+  flags,
   options,
   study,
 )
@@ -180,7 +180,7 @@ def run(plan: options.Plan, progress: Progress) -> audit_output.Outcome:
 
 def main(argv: Sequence[str] | None = None) -> None:
   """The program; bad input ends it with one line and exit status 2."""
-  asked = tyro.cli(Options, prog="python -m experiments.audit", args=argv)
+  asked = flags.parse(Options, "python -m experiments.audit", argv)
 
   def attack(plan, progress):
     try:

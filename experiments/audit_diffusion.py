@@ -27,12 +27,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 from rich.progress import Progress
 
 from experiments import common, flags
@@ -43,6 +41,7 @@ from experiments import diffusion_prompts as prompts
 from experiments import diffusion_study as study
 from experiments.diffusion_measure import make_measure
 from experiments.diffusion_models import load_trained
+from experiments.files import checked_path
 from experiments.flags import described
 from jaxunlearn.core.types import PyTree
 
@@ -177,7 +176,9 @@ def prepare(options: Options) -> Plan:
   )
   loaded = None
   if options.load is not None:
-    loaded = load_trained(this, Path(options.load), options.preset)
+    loaded = load_trained(
+      this, checked_path(options.load, "--load"), options.preset
+    )
     count = len(jax.tree.leaves(loaded.twins)[0])
     if options.twins not in (None, count):
       raise ValueError(
@@ -250,9 +251,7 @@ def run(plan: Plan, progress: Progress) -> Outcome:
 
 def main(argv: Sequence[str] | None = None) -> None:
   """The program; bad input ends it with one line and exit status 2."""
-  asked = tyro.cli(
-    Options, prog="python -m experiments.audit_diffusion", args=argv
-  )
+  asked = flags.parse(Options, "python -m experiments.audit_diffusion", argv)
   plan, shown = common.run_program(asked, prepare, run, output.write)
   output.show(common.wide_console(), plan, *shown)
 

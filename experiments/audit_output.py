@@ -519,6 +519,7 @@ def _lead(plan: Plan, outcome: Outcome) -> str:
 
 def _notes(plan: Plan, outcome: Outcome) -> list[str]:
   notes = [
+    *plan.notes,
     "What the verdict does not prove: that nothing is left. It speaks of the "
     "attacks that were run, on the models that were trained, with the margins "
     "below; a stronger attack may find more. Copies, logs and models derived "

@@ -6,10 +6,8 @@ import contextlib
 import importlib.metadata
 import os
 import platform
-import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,7 +24,8 @@ from rich.progress import (
   TimeElapsedColumn,
 )
 
-from jaxunlearn import report
+from experiments import flags
+from experiments.staging import staged_output
 
 
 class Timed(NamedTuple):
@@ -76,11 +75,27 @@ def fail(message: object) -> NoReturn:
 
 @contextlib.contextmanager
 def failing_on_bad_input() -> Iterator[None]:
-  """Turns a caller's mistake, a ValueError, into `fail`."""
+  """Turns a caller's mistake, a ValueError, into `fail`.
+
+  So are numbers that do not fit and arrays that memory does not hold: both are
+  asked for by flags and files.
+  """
   try:
     yield
-  except ValueError as error:
+  except (ValueError, OverflowError) as error:
     fail(error)
+  except MemoryError as error:
+    fail(f"Expected data that fit into memory, got {error or 'more'}.")
+
+
+@contextlib.contextmanager
+def failing_on_system_errors() -> Iterator[None]:
+  """Turns what the system refuses, such as room on a full disk, into `fail`."""
+  try:
+    yield
+  except OSError as error:
+    place = "" if error.filename is None else f": {error.filename}"
+    fail(f"{error.strerror or error}{place}")
 
 
 def progress() -> Progress:
@@ -122,11 +137,14 @@ def run_program(
   Returns:
     The plan, and what `write` returned.
   """
-  use_compilation_cache()
-  with contextlib.ExitStack() as stack:
+  with failing_on_system_errors(), contextlib.ExitStack() as stack:
     with failing_on_bad_input():
+      flags.check(asked)
+      use_compilation_cache()
       plan = prepare(asked)
       folder = stack.enter_context(staged_output(asked.out))
+    for line in getattr(plan, "notes", ()):
+      print(f"note: {line}", file=sys.stderr)
     with progress() as bar:
       outcome = run(plan, bar)
       task = bar.add_task("writing the report", total=None)
@@ -154,41 +172,6 @@ def device() -> str:
   if kind == "cpu":
     return f"cpu, {os.cpu_count()} cores"
   return kind if len(devices) == 1 else f"{len(devices)} x {kind}"
-
-
-@contextlib.contextmanager
-def staged_output(out: str | os.PathLike[str]) -> Iterator[Path]:
-  """A folder whose content moves to `out` once all has gone well.
-
-  What is there under the same names is replaced, other files are left alone.
-  After a failure `out` is as before: a folder made for the occasion is removed.
-
-  Args:
-    out: the final folder; made where it is missing.
-
-  Raises:
-    ValueError: it cannot be written to.
-  """
-  out = Path(out).expanduser().absolute()
-  made = [folder for folder in (out, *out.parents) if not folder.exists()]
-  staging = None
-  try:
-    report.check_writable(out, "--out")
-    staging = Path(tempfile.mkdtemp(prefix=".tmp-", dir=out))
-    fresh = staging / "new"
-    fresh.mkdir()
-    yield fresh
-    for item in sorted(fresh.iterdir()):
-      target = out / item.name
-      if target.exists():
-        target.rename(staging / item.name)
-      item.rename(target)
-  finally:
-    if staging is not None:
-      shutil.rmtree(staging, ignore_errors=True)
-    for folder in made:
-      with contextlib.suppress(OSError):
-        folder.rmdir()  # Only where it is empty.
 
 
 def interleaved_medians(

@@ -29,7 +29,6 @@ from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
 import numpy as np
-import tyro
 from rich.progress import Progress
 
 from experiments import common, continual_data, continual_learners, flags
@@ -258,7 +257,7 @@ def run(plan: Plan, progress: Progress) -> Outcome:
 
 def main(argv: Sequence[str] | None = None) -> None:
   """The program; bad input ends it with one line and exit status 2."""
-  asked = tyro.cli(Options, prog="python -m experiments.continual", args=argv)
+  asked = flags.parse(Options, "python -m experiments.continual", argv)
   plan, summary = common.run_program(asked, prepare, run, output.write)
   output.show(common.wide_console(), plan, *summary)
 

@@ -73,7 +73,7 @@ def load(
     raise ValueError(
       f"Expected --classes-per-task > 0, got {classes_per_task}."
     )
-  found = data.load(source, preset=preset, data_dir=data_dir)
+  found = data.with_floats(data.load(source, preset=preset, data_dir=data_dir))
   of_class = np.arange(found.num_classes) // classes_per_task
   if "task" in found.columns:
     of_class = _tasks_of_classes(found)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from experiments.files import checked_path, read_csv, read_npz
 
 Rows = dict[str, np.ndarray]
 
@@ -39,6 +40,7 @@ ADULT_ROWS: Mapping[str, tuple[int, int] | None] = {
   "quick": (4000, 2000),
   "paper": None,
 }
+MAX_CLASSES = 100_000  # A label beyond is an id or a mistake.
 _ADULT_NUMBERS = (
   "age",
   "education-num",
@@ -61,7 +63,8 @@ class Dataset(NamedTuple):
   """Rows to train on and rows to test on.
 
   Attributes:
-    train: {"x": float32 [N, ...], "label": int32 [N]}.
+    train: {"x": float32 or int32 [N, ...], "label": int32 [N]}; integers, such
+      as token numbers, only where the data are a user's.
     test: the same of rows that are never trained on.
     num_classes: C; labels are in 0 .. C - 1.
     class_names: C names.
@@ -69,6 +72,7 @@ class Dataset(NamedTuple):
       what a group request looks at. "label" always, the others are the user's.
     is_split_here: whether the rows were divided into training and test rows
       here, at random, rather than by whoever made the data.
+    notes: what was done to make them fit, in sentences.
   """
 
   train: Rows
@@ -77,9 +81,16 @@ class Dataset(NamedTuple):
   class_names: tuple[str, ...]
   columns: Mapping[str, np.ndarray]
   is_split_here: bool = False
+  notes: tuple[str, ...] = ()
 
 
-def load(source: str, *, preset: str, data_dir: str | None = None) -> Dataset:
+def load(
+  source: str,
+  *,
+  preset: str,
+  data_dir: str | None = None,
+  empty_classes: bool = False,
+) -> Dataset:
   """Loads and checks a data set.
 
   Args:
@@ -88,6 +99,9 @@ def load(source: str, *, preset: str, data_dir: str | None = None) -> Dataset:
       Adult.
     data_dir: the folder with the files of CIFAR-10 and Adult; the environment
       variable JAXUNLEARN_DATA by default.
+    empty_classes: whether a user's classes may lack rows, as one lacks them
+      that an earlier request emptied. How many classes there are is then for
+      the model to say; see `with_classes`.
 
   Raises:
     ValueError: an unknown source, or data that cannot be used, in one line.
@@ -97,17 +111,31 @@ def load(source: str, *, preset: str, data_dir: str | None = None) -> Dataset:
     return digits()
   if kind == "breast-cancer" and not path:
     return breast_cancer()
-  folder = data_dir or os.environ.get("JAXUNLEARN_DATA")
+  folder = data_folder(data_dir)
   if kind == "cifar10" and not path:
     return cifar10(folder, CIFAR10_ROWS[preset])
   if kind == "adult" and not path:
     return adult(folder, ADULT_ROWS[preset])
   if kind == "npz" and path:
-    return from_npz(path)
+    found = from_npz(path)
+    if not empty_classes:
+      check_every_class(found, source)
+    return found
   raise ValueError(
     "Expected --data to be digits, breast-cancer, cifar10, adult or npz:PATH, "
     f"got {source!r}."
   )
+
+
+def data_folder(data_dir: str | None) -> str | None:
+  """The folder with data files: that given, else JAXUNLEARN_DATA, else None.
+
+  Raises:
+    ValueError: a path that is empty or cannot exist.
+  """
+  if data_dir is not None:
+    return str(checked_path(data_dir, "--data-dir"))
+  return os.environ.get("JAXUNLEARN_DATA") or None
 
 
 def digits() -> Dataset:
@@ -231,10 +259,15 @@ def from_npz(path: str) -> Dataset:
   """A user's own data.
 
   Args:
-    path: an .npz with `x` [N, ...], numbers, and `y` [N], integers from 0 on;
-      `x_test` and `y_test` if there are rows for testing, else a fifth of the
-      rows, the same in every run, is set aside. Any other array [N] is a column
-      for group requests.
+    path: an .npz with `x` [N, ...], numbers, and `y` [N], whole numbers from 0
+      on, also in a column [N, 1]; `x_test` and `y_test` if there are rows for
+      testing, else a fifth of the rows, the same in every run, is set aside.
+      Any other array [N] is a column for group requests. Integers stay
+      integers, of 32 bits, but images of bytes, uint8 [N, H, W, channels],
+      become floats.
+
+  Returns:
+    The data, with as many classes as the labels reach.
 
   Raises:
     ValueError: the file cannot be read, or its content cannot be used.
@@ -252,24 +285,18 @@ def from_npz(path: str) -> Dataset:
       f"Expected {path} to have both x_test and y_test or neither, got one."
     )
   x, label = _checked_rows(path, arrays, "x", "y")
-  classes = np.unique(label)
-  if len(classes) < 2:
-    raise ValueError(
-      f"Expected y in {path} to have at least 2 classes, got {len(classes)}."
-    )
-  if classes[0] != 0 or classes[-1] != len(classes) - 1:
-    missing = np.setdiff1d(np.arange(classes[-1]), classes)[:1]
-    gap = f" without {missing[0]}" if missing.size else ""
-    raise ValueError(
-      f"Expected y in {path} to be classes 0 .. {len(classes) - 1} without "
-      f"gaps, got {classes[0]} .. {classes[-1]}{gap}."
+  if len(np.unique(label)) < 2:
+    raise ValueError(f"Expected y in {path} to have at least 2 classes, got 1.")
+  notes = []
+  if arrays["y"].ndim == 2:
+    notes.append(
+      f"The labels of {path} come in a column, which was taken apart."
     )
   columns = {
     name: array
     for name, array in arrays.items()
     if array.shape == label.shape and name not in ("x", "y", "y_test")
   }
-  names = tuple(map(str, classes))
   if "x_test" in arrays:
     x_test, y_test = _checked_rows(path, arrays, "x_test", "y_test")
     if x_test.shape[1:] != x.shape[1:]:
@@ -277,25 +304,87 @@ def from_npz(path: str) -> Dataset:
         f"Expected x_test in {path} of shape [., {_sizes(x.shape[1:])}], that "
         f"of x, got [., {_sizes(x_test.shape[1:])}]."
       )
-    if y_test.max() >= len(classes):
+    if x.dtype != x_test.dtype:
+      x, x_test = x.astype(np.float32), x_test.astype(np.float32)
+    train, test = {"x": x, "label": label}, {"x": x_test, "label": y_test}
+    is_split_here = False
+  else:
+    parts = stratified_split(label, test_share=0.2)
+    train, test = ({"x": x[rows], "label": label[rows]} for rows in parts)
+    if len(np.unique(train["label"])) < len(np.unique(test["label"])):
       raise ValueError(
-        f"Expected y_test in {path} in 0 .. {len(classes) - 1}, the classes of "
-        f"y, got {y_test.max()}."
+        f"Expected y in {path} to have at least 2 rows of every class to set "
+        "rows aside for testing, got fewer."
       )
-    test = {"x": x_test, "label": y_test}
-    return _dataset({"x": x, "label": label}, test, names, columns)
-  train_rows, test_rows = stratified_split(label, test_share=0.2)
-  if len(np.unique(label[train_rows])) < len(classes):
+    columns = {name: column[parts[0]] for name, column in columns.items()}
+    is_split_here = True
+  count = int(max(train["label"].max(), test["label"].max())) + 1
+  made = _dataset(train, test, tuple(map(str, range(count))), columns)
+  return made._replace(is_split_here=is_split_here, notes=tuple(notes))
+
+
+def check_every_class(dataset: Dataset, source: str) -> None:
+  """Raises a ValueError where a class of a source has no training row."""
+  known = np.unique(dataset.train["label"])
+  if known[0] != 0 or known[-1] != len(known) - 1:
+    missing = np.setdiff1d(np.arange(known[-1]), known)[:1]
+    gap = f" without {missing[0]}" if missing.size else ""
+    hint = "; subtract 1 from labels that count from 1" if known[0] == 1 else ""
     raise ValueError(
-      f"Expected y in {path} to have at least 2 rows of every class to set "
-      "rows aside for testing, got fewer."
+      f"Expected y in {source} to be classes 0 .. {len(known) - 1} without gaps, "
+      f"got {known[0]} .. {known[-1]}{gap}{hint}."
     )
-  return _dataset(
-    {"x": x[train_rows], "label": label[train_rows]},
-    {"x": x[test_rows], "label": label[test_rows]},
-    names,
-    {name: column[train_rows] for name, column in columns.items()},
-  )._replace(is_split_here=True)
+  high = dataset.test["label"].max()
+  if high > known[-1]:
+    raise ValueError(
+      f"Expected y_test in {source} in 0 .. {known[-1]}, the classes of y, got "
+      f"{high}."
+    )
+
+
+def with_classes(dataset: Dataset, count: int, name: str) -> Dataset:
+  """The data of a model of so many outputs; some classes may have no rows.
+
+  Args:
+    dataset: whose labels may reach less far.
+    count: C.
+    name: what has so many classes, for the error.
+
+  Raises:
+    ValueError: a label that the model has no output for.
+  """
+  for part, rows in (("y", dataset.train), ("y_test", dataset.test)):
+    low, high = int(rows["label"].min()), int(rows["label"].max())
+    if high >= count:
+      hint = "; subtract 1 from labels that count from 1" if low == 1 else ""
+      raise ValueError(
+        f"Expected {name} to have an output for every class, labels of {part} "
+        f"in 0 .. {count - 1}, got {low} .. {high}{hint}."
+      )
+  known = np.unique(dataset.train["label"])
+  empty = np.setdiff1d(np.arange(count), known)
+  if not empty.size:
+    return dataset
+  names = dataset.class_names + tuple(
+    map(str, range(len(dataset.class_names), count))
+  )
+  shown = ", ".join(map(str, empty[:5])) + (" ..." if empty.size > 5 else "")
+  note = (
+    f"No training row is of class {shown}, of {count} that the model tells."
+  )
+  return dataset._replace(
+    num_classes=count, class_names=names, notes=(*dataset.notes, note)
+  )
+
+
+def with_floats(dataset: Dataset) -> Dataset:
+  """The same with inputs float32, for what computes with them."""
+  parts = (
+    {**part, "x": part["x"].astype(np.float32)}
+    for part in (dataset.train, dataset.test)
+  )
+  train, test = parts
+  return dataset._replace(train=train, test=test)
 
 
 def stratified_split(
@@ -329,58 +418,6 @@ def _standardised(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
   return (centred / np.where(spread > 0, spread, 1)).astype(np.float32)
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> dict[str, np.ndarray]:
-  """Columns of a CSV file with a header, as words."""
-  if not path.is_file():
-    raise ValueError(
-      f"Expected --data-dir with the file {path.name}, got {path.parent}, "
-      "which has none."
-    )
-  try:
-    with path.open(newline="", encoding="utf-8") as file:
-      rows = list(csv.DictReader(file, skipinitialspace=True))
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
-    raise ValueError(f"Expected {path} to be CSV, got {error}.") from error
-  for name in columns:
-    if not rows or any(row.get(name) is None for row in rows):
-      raise ValueError(
-        f"Expected {path} to have rows, each with the column {name!r}, got "
-        "none or some without."
-      )
-  return {name: np.array([r[name].strip() for r in rows]) for name in columns}
-
-
-def read_npz(path: str | Path) -> dict[str, np.ndarray]:
-  """Arrays of an .npz; Python objects, which could run code, are refused."""
-  if not Path(path).is_file():
-    raise ValueError(f"Expected {path} to be an .npz file, got no such file.")
-  try:
-    with np.load(path) as file:
-      if not hasattr(file, "files"):
-        raise ValueError(f"Expected {path} to be an .npz file, got one array.")
-      arrays = {}
-      for name in file.files:
-        try:
-          arrays[name] = file[name]
-        except ValueError as error:
-          raise ValueError(
-            f"Expected {path} to hold plain arrays, got Python objects under "
-            f"{name!r}, which are not loaded."
-          ) from error
-      return arrays
-  except ValueError as error:
-    if str(error).startswith("Expected"):
-      raise
-    raise ValueError(
-      f"Expected {path} to be an .npz file, got something else."
-    ) from error
-  except Exception as error:  # Broken archives raise many kinds.
-    raise ValueError(
-      f"Expected {path} to be a readable .npz file, got "
-      f"{type(error).__name__}: {error}"
-    ) from error
-
-
 def _checked_rows(
   path: str, arrays: Mapping[str, np.ndarray], x_name: str, y_name: str
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -390,7 +427,11 @@ def _checked_rows(
       f"Expected {x_name} in {path} to be numbers of shape [N, ...], got "
       f"{x.dtype} of shape [{_sizes(x.shape)}]."
     )
-  if y.ndim != 1 or y.dtype.kind not in "iu":
+  label = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+  is_whole = label.dtype.kind in "iub" or (
+    label.dtype.kind == "f" and bool((label == np.floor(label)).all())
+  )
+  if label.ndim != 1 or not is_whole:
     raise ValueError(
       f"Expected {y_name} in {path} to be integers of shape [N], got "
       f"{y.dtype} of shape [{_sizes(y.shape)}]."
@@ -400,19 +441,36 @@ def _checked_rows(
       f"Expected {x_name} and {y_name} in {path} of one length above 0, got "
       f"{len(x)} and {len(y)}."
     )
-  x = x.astype(np.float32)
+  low, high = label.min(), label.max()
+  if low < 0 or high >= MAX_CLASSES:
+    raise ValueError(
+      f"Expected {y_name} in {path} to be classes from 0 on, at most "
+      f"{MAX_CLASSES}, got {low} .. {high}."
+    )
+  return _checked_inputs(path, x, x_name), label.astype(np.int32)
+
+
+def _checked_inputs(path: str, x: np.ndarray, name: str) -> np.ndarray:
+  """float32, or int32 where they are integers and no images."""
+  is_image = x.dtype == np.uint8 and x.ndim == 4
+  if x.dtype.kind in "iu" and not is_image:
+    limits = np.iinfo(np.int32)
+    low, high = (int(x.min()), int(x.max())) if x.size else (0, 0)
+    if low < limits.min or high > limits.max:
+      bad = low if low < limits.min else high
+      raise ValueError(
+        f"Expected {name} in {path} of integers that 32 bits hold, got {bad}."
+      )
+    return x.astype(np.int32)
+  with np.errstate(over="ignore"):  # What float32 does not hold is found below.
+    x = x.astype(np.float32)
   bad = int(x.size - np.isfinite(x).sum())
   if bad:
     raise ValueError(
-      f"Expected {x_name} in {path} to be finite, got {bad} values that are "
+      f"Expected {name} in {path} to be finite, got {bad} values that are "
       "nan or infinite."
     )
-  if int(y.min()) < 0 or int(y.max()) > np.iinfo(np.int32).max:
-    raise ValueError(
-      f"Expected {y_name} in {path} to be classes from 0 on, got "
-      f"{y.min()} .. {y.max()}."
-    )
-  return x, y.astype(np.int32)
+  return x
 
 
 def _sizes(shape: tuple[int, ...]) -> str:

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
+
+from experiments.files import short
+
+T = TypeVar("T")
+
+# The most that a number may be; of the others what 32 bits hold.
+MOST: Mapping[str, int] = {
+  "seeds": 10_000,
+  "shadows": 10_000,
+  "twins": 1_000,
+  "train_steps": 10_000_000,
+  "cycles": 10_000_000,
+  "many_requests": 10_000_000,
+  "batch_size": 1_000_000,
+}
 
 
 def described(text: str, metavar: str | None = None):
@@ -43,13 +64,86 @@ DataDir = Annotated[
 Out = Annotated[str, described("Folder for the results.", "DIR")]
 
 
+def parse(options: type[T], prog: str, argv: Sequence[str] | None) -> T:
+  """The options of a command line.
+
+  Args:
+    options: a dataclass, see `tyro.cli`.
+    prog: the program, for the help.
+    argv: its arguments; those of the process if None.
+
+  Raises:
+    SystemExit: with status 0 after --help; with status 2, and one line on
+      stderr, where the arguments do not fit.
+  """
+  said = io.StringIO()
+  try:
+    with contextlib.redirect_stderr(said):
+      return tyro.cli(options, prog=prog, args=argv)
+  except SystemExit as end:
+    if end.code:
+      print(f"error: {_without_box(said.getvalue())}", file=sys.stderr)
+      raise SystemExit(2) from None
+    raise
+
+
+def _without_box(text: str) -> str:
+  """What is said in a box, in one line; its title and its help are left out."""
+  lines = [line.strip("│ ") for line in text.splitlines()]
+  lines = [line for line in lines if line][1:]
+  is_rule = [not line.strip("╰─╯-") for line in lines]
+  first = is_rule.index(False) if False in is_rule else 0
+  last = is_rule.index(True, first) if True in is_rule[first:] else None
+  words = " ".join(lines[first:last])
+  # What the parser of numbers says of "x", in the words of other errors.
+  found = re.match(r"Error parsing (\S+): .*? from \[(.*?)\]\.", words)
+  if found is None:
+    return words or "Expected arguments as in --help."
+  kind = "a number" if re.search(r"INT|FLOAT", words) else "another value"
+  given = short(found[2].replace(" ", ""))
+  return f"Expected {found[1]} to be {kind}, got {given}."
+
+
+def check(options: Any) -> None:
+  """Checks what holds for the options of every program.
+
+  Raises:
+    ValueError: a text that is empty, as a shell's unset variable leaves it,
+      which must not become a default; a number that 32 bits do not hold, or
+      more than `MOST` allows.
+  """
+  for field in dataclasses.fields(options):
+    value, flag = getattr(options, field.name), field.name.replace("_", "-")
+    if isinstance(value, str) and not value.strip():
+      raise ValueError(f"Expected --{flag} to say something, got {value!r}.")
+    if isinstance(value, int) and not isinstance(value, bool):
+      most = MOST.get(field.name, 2**31 - 1)
+      if not -(2**31) <= value <= most:
+        raise ValueError(
+          f"Expected --{flag} of at most {most}, got {_brief(value)}."
+        )
+
+
+def _brief(number: int) -> str:
+  return (
+    str(number) if abs(number) < 10**30 else "a number of 30 digits or more"
+  )
+
+
 def check_seeds(seeds: int | None, first_seed: int = 0) -> None:
   """Raises a ValueError for numbers that count nothing."""
   if seeds is not None and seeds < 1:
     raise ValueError(f"Expected --seeds > 0, got {seeds}.")
+  if seeds is not None and seeds > MOST["seeds"]:
+    raise ValueError(f"Expected --seeds <= {MOST['seeds']}, got {seeds}.")
   if not 0 <= first_seed < 2**31:
     raise ValueError(
       f"Expected --first-seed in 0 .. {2**31 - 1}, got {first_seed}."
+    )
+  if first_seed + (seeds or 0) > 2**31:
+    raise ValueError(
+      f"Expected the last of --seeds below {2**31}, got --first-seed "
+      f"{first_seed} and {seeds} of them."
     )
 
 
@@ -78,8 +172,9 @@ def chosen(
   names = tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
   for name in names or (text,):
     if name not in known:
+      near = difflib.get_close_matches(name, [*known, *groups], 1, 0.5)
       raise ValueError(
         f"Expected {flag} {', '.join(groups)} or of {', '.join(known)}, got "
-        f"{name!r}."
+        f"{name!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
       )
   return names

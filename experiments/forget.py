@@ -5,7 +5,7 @@ Methods: UNSIR (arXiv:2111.08947), Bad Teacher (arXiv:2205.08096), and baselines
 
     python -m experiments.forget --preset quick --out out/demo
 
-trains an MLP on scikit-learn's digits, forgets class 3 with every method, and
+trains an MLP on scikit-learn's digits, forgets class 3 with six methods, and
 writes results.json, table.md, plots/, params/ and report.html. It takes one to
 two minutes on two CPU cores, most of it compilation, and less the second time.
 
@@ -22,10 +22,9 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import jax
-import tyro
 from rich.progress import Progress
 
-from experiments import common, options, output, sequence, study
+from experiments import common, flags, options, output, sequence, study
 from experiments.flags import described
 
 DEFAULT_SEEDS = {
@@ -111,7 +110,7 @@ def run(plan: options.Plan, progress: Progress) -> output.Outcome:
 
 def main(argv: Sequence[str] | None = None) -> None:
   """The program; bad input ends it with one line and exit status 2."""
-  asked = tyro.cli(Options, prog="python -m experiments.forget", args=argv)
+  asked = flags.parse(Options, "python -m experiments.forget", argv)
   plan, summary = common.run_program(asked, prepare, run, output.write)
   output.show(common.wide_console(), plan, summary)
 

@@ -31,7 +31,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 from rich.progress import Progress
 
 from experiments import common, flags, forget_graph_study, graph_data
@@ -78,7 +77,8 @@ class Options:
     described(
       "Graph: digits (scikit-learn's, each joined to its nearest), karate "
       "(Zachary's club, 34 members), cora, or npz:PATH, a file with features "
-      "[n, d], edges [E, 2], each once, and perhaps integer classes label [n]."
+      "[n, d], edges [E, 2], each once, perhaps integer classes label [n], and "
+      "perhaps ids [n] of the nodes, which the edges are then between."
     ),
   ] = "digits"
 
@@ -92,10 +92,11 @@ class Options:
   request: Annotated[
     str | None,
     described(
-      "What to forget: edges:0.05 (5 % of the edges), in:0.05 or out:0.05 (as "
-      "many, inside or outside the 2-hop neighbourhood of the test edges), "
-      "nodes:0.1 (a tenth of the nodes), class:3; several with semicolons "
-      "between. A node takes its edges along. By default some that suit the data.",
+      "What to forget: edges:FILE (two nodes on every line), nodes:ID,ID, "
+      "index:FILE (rows of the edges, or of the nodes with --task nodes), "
+      "edges:0.05 (5 % of the edges), in:0.05 or out:0.05 (as many, inside or "
+      "outside the 2-hop neighbourhood of the test edges), nodes:0.1 (a tenth of "
+      "the nodes), class:3; several with semicolons between. A node takes its edges along. By default some that suit the data.",
       "TEXT",
     ),
   ] = None
@@ -230,9 +231,7 @@ def run(plan: Plan, progress: Progress) -> Outcome:
 
 def main(argv: Sequence[str] | None = None) -> None:
   """The program; bad input ends it with one line and exit status 2."""
-  asked = tyro.cli(
-    Options, prog="python -m experiments.forget_graph", args=argv
-  )
+  asked = flags.parse(Options, "python -m experiments.forget_graph", argv)
   plan, summary = common.run_program(asked, prepare, run, output.write)
   output.show(common.wide_console(), plan, summary)
 

@@ -116,7 +116,7 @@ def make(
   on_links = task == "links"
   split_of = graph_data.split_links if on_links else graph_data.split_nodes
   mask_of = graph_data.mask_links if on_links else graph_data.mask_nodes
-  splits = [split_of(data, int(seed)) for seed in seeds]
+  splits = [split_of(data, int(seed), asks) for seed in seeds]
   found = [
     [mask_of(ask, data, split, int(s)) for split, s in zip(splits, seeds)]
     for ask in asks

@@ -41,7 +41,6 @@ from typing import Annotated, Literal, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 from rich.progress import Progress
 
 from experiments import common, flags, recommendation_data
@@ -103,10 +102,11 @@ class Options:
   data: Annotated[
     str | None,
     described(
-      "Interactions: movielens (MovieLens-100k, needs --data-dir), generated, or "
-      "npz:PATH, a file with integers users [N] and items [N], and optionally "
-      "group [I] and features_NAME [I, F] of the items. By default movielens "
-      "where its folder is given, else generated.",
+      "Interactions: movielens (MovieLens-100k, needs --data-dir), generated, "
+      "npz:PATH, a file with users [N] and items [N], ids as your platform gives "
+      "them, and optionally group [I] and features_NAME [I, F] of the items, or "
+      "csv:PATH with the columns users and items. By default movielens where its "
+      "folder is given, else generated.",
       "NAME",
     ),
   ] = None
@@ -123,10 +123,12 @@ class Options:
   requests: Annotated[
     str | None,
     described(
-      "What to forget, with commas between: users, items, interactions (5 %, or "
-      "users:0.1 for 10 %), preference:GROUP (5 % of the users no longer like a "
-      "genre), group:GROUP (all items of a genre or source). By default the "
-      "first three; with --preset paper a preference and a group too.",
+      "What to forget: users:4711,4712 (all that these users did), items:ID, "
+      "index:FILE (rows of the data file, from 0 on), users, items, interactions "
+      "(5 % at random, or users:0.1 for 10 %), preference:GROUP (5 % of the users "
+      "no longer like a genre), group:GROUP (all items of a genre or source); "
+      "several with semicolons between. By default users, items and "
+      "interactions; with --preset paper a preference and a group too.",
       "LIST",
     ),
   ] = None
@@ -216,7 +218,9 @@ def prepare(options: Options) -> Plan:
     data_dir=options.data_dir,
     seed=options.first_seed,
   )
-  text = options.requests or _usual_requests(options.preset, source)
+  text = options.requests
+  if text is None:
+    text = _usual_requests(options.preset, source)
   asked = requests.parse(text, source.groups)
   count = options.seeds or DEFAULT_SEEDS[options.preset]
   seeds = tuple(range(options.first_seed, options.first_seed + count))
@@ -254,8 +258,8 @@ def run(plan: Plan, progress: Progress) -> Outcome:
 
 def main(argv: Sequence[str] | None = None) -> None:
   """The program; bad input ends it with one line and exit status 2."""
-  asked = tyro.cli(
-    Options, prog="python -m experiments.forget_recommendations", args=argv
+  asked = flags.parse(
+    Options, "python -m experiments.forget_recommendations", argv
   )
   plan, summary = common.run_program(asked, prepare, run, output.write)
   output.show(common.wide_console(), plan, summary)

@@ -31,6 +31,7 @@ ALPHAS: Mapping[str, float] = {
   "group": 0.9,
   "preference": 0.99,
   "interactions": 0.99,
+  "index": 0.99,
 }
 
 

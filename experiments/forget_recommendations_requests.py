@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
 
+from experiments import files, requests
 from experiments.recommendation_data import Source
 from jaxunlearn import recsys
 
-KINDS = ("users", "items", "interactions", "preference", "group")
+KINDS = ("users", "items", "interactions", "preference", "group", "index")
 DEFAULT_FRACTION = 0.05
+_BARE = KINDS[:3]  # These may stand alone, for the default share.
+_ONE = {"user": "users", "item": "items"}
+# A comma before a kind is between requests, one before a name is in a request.
+_COMMA = re.compile(rf",(?=\s*(?:{'|'.join((*KINDS, *_ONE))})\s*(?::|,|;|$))")
 
 
 class Request(NamedTuple):
-  """One request, drawn anew for each seed.
+  """One request; what it does not name is drawn anew for each seed.
 
   Attributes:
     kind: of `KINDS`.
-    fraction: of users, items or interactions that are drawn; of a group 1.
+    fraction: of users, items or interactions that are drawn; of a group, and of
+      what is named, 1.
     group: its name, or "".
+    names: the ids of users or items, or the file of an index; else ().
   """
 
   kind: str
   fraction: float
-  group: str
+  group: str = ""
+  names: tuple[str, ...] = ()
 
   @property
   def name(self) -> str:
     """As it stands in the results."""
     share = f"{100 * self.fraction:g} %"
+    if self.names:
+      return f"{self.kind} {files.short(', '.join(self.names))}"
     if self.kind == "group":
       return f"group {self.group}"
     if self.kind == "preference":
@@ -42,6 +53,13 @@ class Request(NamedTuple):
   def words(self) -> str:
     """What it is, for people."""
     share = f"{100 * self.fraction:g} %"
+    if self.names:
+      named = files.short(", ".join(self.names))
+      return {
+        "users": f"all interactions of the users {named}",
+        "items": f"all interactions with the items {named}",
+        "index": f"the interactions in the rows that {named} lists",
+      }[self.kind]
     return {
       "users": f"all interactions of {share} of the users",
       "items": f"all interactions with {share} of the items",
@@ -66,17 +84,38 @@ class Drawn(NamedTuple):
 
 
 def parse(text: str, groups: Collection[str]) -> tuple[Request, ...]:
-  """Reads requests: "users,items:0.1,preference:Horror,group:Horror".
+  """Reads requests: "users:4711;items:0.1;preference:Horror;group:Horror".
 
   Args:
-    text: KIND or KIND:FRACTION for users, items and interactions,
-      preference:GROUP or preference:GROUP:FRACTION, and group:GROUP.
+    text: several with semicolons, or commas before the name of a kind, between.
+      users or items alone, with a share (users:0.1) or with ids as the platform
+      gives them (users:4711,4712, or users:id=0.1 where an id looks like a
+      share); interactions alone or with a share; preference:GROUP or
+      preference:GROUP:SHARE; group:GROUP; index:FILE, rows of the data file.
     groups: names of the groups of items that there are.
 
   Raises:
     ValueError: one line on what cannot be read.
   """
-  found = [_parse_one(part.strip(), groups) for part in text.split(",")]
+  known = ", ".join(groups) or "none in these data"
+  forms = (
+    f"of {', '.join(_BARE)}, as in users, users:0.1 or users:ID,ID, index:FILE, "
+    f"preference:GROUP or group:GROUP, a group of items ({known})"
+  )
+  asks = requests.read(
+    _COMMA.sub(requests.SEPARATOR, text),
+    (*KINDS, *_ONE),
+    forms,
+    flag="--requests",
+    bare=(*_BARE, *_ONE),
+  )
+  found = []
+  for ask in asks:
+    try:
+      found.append(_parse_one(ask, groups))
+    except ValueError as error:
+      text = files.short(ask.text)
+      raise ValueError(f"--requests {text}: {error}") from error
   twice = [r.name for i, r in enumerate(found) if r in found[:i]]
   if twice:
     raise ValueError(
@@ -85,36 +124,33 @@ def parse(text: str, groups: Collection[str]) -> tuple[Request, ...]:
   return tuple(found)
 
 
-def _parse_one(text: str, groups: Collection[str]) -> Request:
-  kind, _, rest = text.partition(":")
-  if kind not in KINDS:
+def _parse_one(ask: requests.Ask, groups: Collection[str]) -> Request:
+  kind, value = _ONE.get(ask.kind, ask.kind), ask.value
+  if kind == "index":
+    return Request(kind, 1.0, names=(value,))
+  if kind in _BARE:
+    if not value:
+      return Request(kind, DEFAULT_FRACTION)
+    if kind == "interactions":
+      return Request(kind, requests.share(value))
+    found = requests.share_or_names(value)
+    if isinstance(found, tuple):
+      return Request(kind, 1.0, names=found)
+    return Request(kind, found)
+  group, _, share = value.rpartition(":")
+  if value in groups:
+    group, share = value, ""
+  if group not in groups:
+    known = ", ".join(groups) or "none in these data"
     raise ValueError(
-      f"Expected --requests of {', '.join(KINDS)}, got {text!r}."
+      f"Expected {kind}:GROUP, a group of items ({known}), got {ask.text!r}."
     )
-  group, share = "", rest
-  if kind in ("preference", "group"):
-    group, share = (rest, "") if rest in groups else _split(rest)
-    if group not in groups:
-      known = ", ".join(groups) or "none in these data"
-      raise ValueError(
-        f"Expected --requests {kind}:GROUP, a group of items ({known}), got "
-        f"{text!r}."
-      )
-  if kind == "group" and not share:
+  if kind == "group":
+    if share:
+      raise ValueError(f"Expected group:GROUP alone, got {ask.text!r}.")
     return Request(kind, 1.0, group)
-  try:
-    fraction = float(share) if share else DEFAULT_FRACTION
-  except ValueError:
-    fraction = -1.0
-  if not 0 < fraction < 1 or kind == "group":
-    form = "group:GROUP" if kind == "group" else "a fraction in (0, 1)"
-    raise ValueError(f"Expected {form} in --requests, got {text!r}.")
+  fraction = requests.share(share) if share else DEFAULT_FRACTION
   return Request(kind, fraction, group)
-
-
-def _split(text: str) -> tuple[str, str]:
-  name, _, share = text.rpartition(":")
-  return (name, share) if name else (text, "")
 
 
 def draw(request: Request, source: Source, seed: int) -> Drawn:
@@ -126,8 +162,16 @@ def draw(request: Request, source: Source, seed: int) -> Drawn:
     seed: of which users, items or interactions.
 
   Raises:
-    ValueError: it covers no interactions, or all.
+    ValueError: it covers no interactions, or all; a user or an item that there
+      is not, with the nearest that there are.
   """
+  try:
+    return _drawn(request, source, seed)
+  except ValueError as error:
+    raise ValueError(f"--requests {request.name}: {error}") from error
+
+
+def _drawn(request: Request, source: Source, seed: int) -> Drawn:
   train = source.data.train
   user, item = np.asarray(train["x"]).T
   held = np.concatenate(
@@ -135,19 +179,25 @@ def draw(request: Request, source: Source, seed: int) -> Drawn:
   )
   rng = np.random.default_rng([seed, zlib.crc32(request.kind.encode())])
 
-  def some(ids: np.ndarray) -> np.ndarray:
+  def some(ids: np.ndarray, names: np.ndarray | None = None) -> np.ndarray:
+    if request.names and names is not None:
+      noun = f"a{'n' if request.kind == 'items' else ''} {request.kind[:-1]}"
+      chosen = requests.rows_named(names, request.names, noun)
+      return np.flatnonzero(chosen).astype(np.int32)
     known = np.unique(ids)
     count = max(round(request.fraction * len(known)), 1)
     return rng.permutation(known)[:count].astype(np.int32)
 
   everything = np.ones(source.data.num_items, bool)
   liked = source.groups.get(request.group, everything)
-  if request.kind == "users":
-    ids = some(user)
+  if request.kind == "index":
+    forget, alike = _rows(request.names[0], source, (user, item), held)
+  elif request.kind == "users":
+    ids = some(user, source.user_ids)
     forget = recsys.requests.users(train, ids)
     alike = np.isin(held[:, 0], ids)
   elif request.kind == "items":
-    ids = some(item)
+    ids = some(item, source.item_ids)
     forget = recsys.requests.items(train, ids)
     alike = np.isin(held[:, 1], ids)
   elif request.kind == "preference":
@@ -163,7 +213,21 @@ def draw(request: Request, source: Source, seed: int) -> Drawn:
   forget = np.asarray(forget)
   if not 0 < forget.sum() < len(forget):
     raise ValueError(
-      f"Expected --requests to leave interactions to keep, got {request.name}, "
-      f"which covers {forget.sum()} of {len(forget)}."
+      "Expected training interactions to forget, and others to keep, got "
+      f"{forget.sum()} of {len(forget)}."
     )
   return Drawn(forget, alike)
+
+
+def _rows(path: str, source: Source, trained, held: np.ndarray):
+  """Rows of the user's file, as masks over training and held-out pairs."""
+  if source.rows is None:
+    raise ValueError("Expected --data npz:PATH or csv:PATH for index:FILE.")
+  chosen = source.rows[files.read_rows(path, len(source.rows))]
+  key = lambda user, item: user.astype(np.int64) * source.data.num_items + item
+  wanted = key(*chosen.T)
+  return (
+    np.isin(key(*trained), wanted),
+    # A row is like no other but itself; against all held-out ones, then.
+    np.ones(len(held), bool),
+  )

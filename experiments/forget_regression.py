@@ -39,7 +39,6 @@ from typing import Annotated, Literal, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 from rich.progress import Progress
 
 from experiments import common, flags, regression_data, regression_study
@@ -114,6 +113,7 @@ class Options:
     described(
       "What to forget: lowest:SHARE or highest:SHARE of the targets, "
       "range:LOW..HIGH of them (an end may be missing), group:COLUMN=VALUE, "
+      "index:FILE (rows of the table, from 0 on), "
       "time:FROM..TO as shares of the record (etth1); several with semicolons "
       "between. By default one or two that suit the data.",
       "TEXT",
@@ -196,7 +196,9 @@ def prepare(options: Options) -> Plan:
     data_dir=options.data_dir,
     rows=_SMOKE_ROWS if options.preset == "smoke" else None,
   )
-  text = options.request or regression_data.DEFAULT_REQUESTS[options.data]
+  text = options.request
+  if text is None:
+    text = regression_data.DEFAULT_REQUESTS[options.data]
   requests = regression_data.parse(text, table)
   seeds = options.seeds or DEFAULT_SEEDS[options.preset]
   model, features = _network(options)
@@ -250,9 +252,7 @@ def run(plan: Plan, progress: Progress) -> Outcome:
 
 def main(argv: Sequence[str] | None = None) -> None:
   """The program; bad input ends it with one line and exit status 2."""
-  asked = tyro.cli(
-    Options, prog="python -m experiments.forget_regression", args=argv
-  )
+  asked = flags.parse(Options, "python -m experiments.forget_regression", argv)
   plan, summary = common.run_program(asked, prepare, run, output.write)
   output.show(common.wide_console(), plan, summary)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.data import read_npz
+from experiments import files, requests
+from experiments.data import MAX_CLASSES, data_folder
 from jaxunlearn import graph
 from jaxunlearn.core import checks
 
 SOURCES = "karate, digits, cora or npz:PATH"
-FORMS = "edges:SHARE, in:SHARE, out:SHARE, nodes:SHARE or class:C"
-SEPARATOR = ";"  # Between several requests.
+FORMS = (
+  "edges:SHARE, edges:FILE, in:SHARE, out:SHARE, nodes:SHARE, nodes:ID,ID, "
+  "index:FILE or class:C"
+)
 _NEIGHBOURS = 4  # Of a digit.
 _HOPS = 2
 # Wayne Zachary (1977), "An information flow model for conflict and fission in
@@ -62,12 +64,20 @@ class GraphData(NamedTuple):
     edges: int32 [E, 2], each once.
     label: int32 [n], or None.
     class_names: one a class.
+    ids: [n], the nodes as their platform calls them, numbers, strings or times;
+      None where they are the numbers 0 .. n - 1.
   """
 
   features: np.ndarray
   edges: np.ndarray
   label: np.ndarray | None
   class_names: tuple[str, ...]
+  ids: np.ndarray | None = None
+
+  @property
+  def names(self) -> np.ndarray:
+    """[n], what requests and files call the nodes."""
+    return np.arange(len(self.features)) if self.ids is None else self.ids
 
 
 class Ask(NamedTuple):
@@ -75,13 +85,15 @@ class Ask(NamedTuple):
 
   Attributes:
     text: such as "in:0.05".
-    kind: "edges", "in", "out", "nodes" or "class".
+    kind: "edges", "in", "out", "nodes", "class" or "index".
     value: a share in (0, 1), or the number of a class.
+    named: what is named instead: bool [E] of edges or [n] of nodes.
   """
 
   text: str
   kind: str
   value: float
+  named: np.ndarray | None = None
 
   @property
   def is_of_nodes(self) -> bool:
@@ -108,7 +120,7 @@ def load(
   if source == "digits":
     return _digits(max_nodes)
   if source == "cora":
-    folder = data_dir or os.environ.get("JAXUNLEARN_DATA")
+    folder = data_folder(data_dir)
     if folder is None:
       raise ValueError(
         "Expected --data-dir (or JAXUNLEARN_DATA) with the file cora.npz, got "
@@ -132,41 +144,65 @@ def parse(text: str, data: GraphData, task: str) -> tuple[Ask, ...]:
     ValueError: in one line, another form, a share outside (0, 1), a class that
       does not exist, a request of edges of a classifier, one that comes twice.
   """
-  names = [part.strip() for part in text.split(SEPARATOR) if part.strip()]
-  if not names:
-    raise ValueError(f"Expected --request {FORMS}, got {text!r}.")
-  if len(set(names)) < len(names):
-    raise ValueError(f"Expected --request to differ, got {text!r}.")
-  return tuple(_ask(name, data, task) for name in names)
+  kinds = ("edges", "in", "out", "nodes", "class", "index")
+  found = []
+  for ask in requests.read(text, kinds, FORMS):
+    try:
+      found.append(_ask(ask, data, task))
+    except ValueError as error:
+      text = files.short(ask.text)
+      raise ValueError(f"--request {text}: {error}") from error
+  return tuple(found)
 
 
-def _ask(text: str, data: GraphData, task: str) -> Ask:
-  kind, _, value = text.partition(":")
-  if kind not in ("edges", "in", "out", "nodes", "class"):
-    raise ValueError(f"Expected --request {FORMS}, got {text!r}.")
+def _ask(ask: requests.Ask, data: GraphData, task: str) -> Ask:
+  text, kind, value = ask
+  if task == "nodes" and kind not in ("nodes", "class", "index"):
+    raise ValueError(
+      f"Expected nodes:SHARE, nodes:ID,ID, index:FILE or class:C with --task "
+      f"nodes, got {text!r}."
+    )
   if kind == "class":
     if data.label is None:
-      raise ValueError(f"Expected data with classes for {text}, got none.")
-    if not value.isdecimal() or int(value) >= len(data.class_names):
+      raise ValueError("Expected data with classes, got none.")
+    count = len(data.class_names)
+    return Ask(text, kind, files.whole(value, "a class", 0, count - 1))
+  if kind == "index":
+    # Rows of what the network is trained on.
+    rows = data.edges if task == "links" else data.features
+    named = files.read_rows(value, len(rows))
+    return Ask(text, "edges" if task == "links" else "nodes", 1.0, named)
+  if kind == "nodes":
+    share = requests.share_or_names(value)
+    if isinstance(share, tuple):
+      named = requests.rows_named(data.names, share, "a node")
+      return Ask(text, kind, 1.0, named)
+    return Ask(text, kind, share)
+  if kind == "edges" and files.checked_path(value, "edges:FILE").is_file():
+    return Ask(text, kind, 1.0, _edges_of_file(value, data))
+  return Ask(text, kind, requests.share(value))
+
+
+def _edges_of_file(path: str, data: GraphData) -> np.ndarray:
+  """The edges between two nodes that each line of a file names: bool [E]."""
+  ends = np.sort(data.edges.astype(np.int64), axis=1)
+  count = len(data.features)
+  known = ends[:, 0] * count + ends[:, 1]
+  mask = np.zeros(len(known), bool)
+  place = {str(name): i for i, name in enumerate(data.names.tolist())}
+  for number, cells in files.read_cells(path, "two nodes", 2):
+    for cell in cells:
+      if cell not in place:  # For its words on the nearest.
+        requests.rows_named(data.names, (cell,), "a node")
+    low, high = sorted(place[cell] for cell in cells)
+    found = known == low * count + high
+    if not found.any():
       raise ValueError(
-        f"Expected --request {text} to name a class of 0 .. "
-        f"{len(data.class_names) - 1}, got {value!r}."
+        f"Expected an edge on every line, got none between {cells[0]} and "
+        f"{cells[1]} on line {number}."
       )
-    return Ask(text, kind, int(value))
-  try:
-    share = float(value)
-  except ValueError:
-    share = float("nan")
-  if not 0 < share < 1:
-    raise ValueError(
-      f"Expected --request {text} with a share in (0, 1), got {value!r}."
-    )
-  ask = Ask(text, kind, share)
-  if task == "nodes" and not ask.is_of_nodes:
-    raise ValueError(
-      f"Expected nodes:SHARE or class:C with --task nodes, got {text!r}."
-    )
-  return ask
+    mask |= found
+  return mask
 
 
 class Split(NamedTuple):
@@ -188,11 +224,40 @@ class Split(NamedTuple):
   rows: np.ndarray | None = None
 
 
-def split_links(data: GraphData, seed: int) -> Split:
-  """90 % of the edges to train on, 5 % each to test and to attack with."""
+def _named_last(order: np.ndarray, named: Sequence[np.ndarray]) -> np.ndarray:
+  """The same order with what requests name at its end, where training is.
+
+  Raises:
+    ValueError: they name more than half.
+  """
+  if not named:
+    return order
+  pinned = np.logical_or.reduce(named)
+  if 2 * pinned.sum() > len(order):
+    raise ValueError(
+      f"Expected --request to name at most half of {len(order)} edges or nodes, "
+      f"got {pinned.sum()}."
+    )
+  return np.concatenate([order[~pinned[order]], order[pinned[order]]])
+
+
+def split_links(data: GraphData, seed: int, asks: Sequence[Ask] = ()) -> Split:
+  """90 % of the edges to train on, 5 % each to test and to attack with.
+
+  Edges that a request names, or that end in a node that it names, are trained
+  on.
+  """
   rng = np.random.default_rng((seed, 1))
   count = max(2, round(0.05 * len(data.edges)))
   order = rng.permutation(len(data.edges))
+  order = _named_last(
+    order,
+    [
+      ask.named[data.edges].any(axis=1) if ask.is_of_nodes else ask.named
+      for ask in asks
+      if ask.named is not None
+    ],
+  )
   test, unseen, train = np.split(data.edges[order], [count, 2 * count])
   g = graph.from_edges(data.features[:, :1], data.edges)
   pairs = np.asarray(
@@ -204,10 +269,15 @@ def split_links(data: GraphData, seed: int) -> Split:
   return Split(train, test, absent, pairs[: len(train)])
 
 
-def split_nodes(data: GraphData, seed: int) -> Split:
-  """60 % of the nodes to train on, the others to test on; all edges stay."""
+def split_nodes(data: GraphData, seed: int, asks: Sequence[Ask] = ()) -> Split:
+  """60 % of the nodes to train on, the others to test on; all edges stay.
+
+  Nodes that a request names are trained on.
+  """
   rng = np.random.default_rng((seed, 2))
   order = rng.permutation(len(data.features)).astype(np.int32)
+  named = [ask.named for ask in asks if ask.named is not None]
+  order = _named_last(order[::-1], named)[::-1]
   rows, test = np.split(order, [round(0.6 * len(order))])
   return Split(data.edges, np.sort(test), rows=np.sort(rows))
 
@@ -241,6 +311,10 @@ def mask_links(
   if ask.is_of_nodes:
     nodes = _nodes(ask, data, np.arange(len(nodes)), rng)
     mask = graph.incident_edges(g, jnp.asarray(nodes))
+  elif ask.named is not None:
+    wanted = data.edges[ask.named].astype(np.int64)
+    key = lambda edges: edges[:, 0] * len(nodes) + edges[:, 1]
+    mask = np.isin(key(split.edges.astype(np.int64)), key(wanted))
   else:
     inside = around(split.edges, split.test, len(nodes))[split.edges].all(
       axis=1
@@ -268,6 +342,8 @@ def mask_nodes(
 
 def _nodes(ask, data, among, rng) -> np.ndarray:
   """Which of some nodes are asked for: bool like them."""
+  if ask.named is not None:
+    return ask.named[among]
   if ask.kind == "class":
     return data.label[among] == ask.value
   chosen = rng.permutation(len(among))[: round(ask.value * len(among))]
@@ -329,20 +405,24 @@ def _cora(path: Path) -> GraphData:
 
 
 def _from_npz(path: Path) -> GraphData:
-  """Of one's own: features [n, d], edges [E, 2] and perhaps label [n]."""
+  """Of one's own: features [n, d], edges [E, 2], perhaps label and ids [n].
+
+  Where there are ids the edges are between these, else between row numbers.
+  """
   arrays = _arrays(path, ("features", "edges"))
   label = arrays.get("label")
   names: tuple[str, ...] = ()
   if label is not None:
+    is_whole = label.ndim == 1 and label.dtype.kind in "iu" and len(label)
+    # As Python's integers: nothing is narrowed before it is known to fit.
     if (
-      label.ndim != 1
-      or label.dtype.kind not in "iu"
-      or len(label) == 0
-      or label.min() < 0
+      not is_whole
+      or not 0 <= int(label.min()) <= int(label.max()) < MAX_CLASSES
     ):
+      ends = f", {label.min()} .. {label.max()}" if is_whole else ""
       raise ValueError(
-        f"Expected label of {path} to be classes from 0 on, one a node, got "
-        f"{label.dtype} {label.shape}."
+        f"Expected label of {path} to be classes from 0 on, at most "
+        f"{MAX_CLASSES}, one a node, got {label.dtype} {label.shape}{ends}."
       )
     label = label.astype(np.int32)
     names = tuple(str(i) for i in range(int(label.max()) + 1))
@@ -351,9 +431,36 @@ def _from_npz(path: Path) -> GraphData:
     raise ValueError(
       f"Expected features of {path} to be numbers, got {features.dtype}."
     )
-  return _checked_graph(
-    GraphData(features.astype(np.float32), arrays["edges"], label, names), path
-  )
+  edges, ids = arrays["edges"], arrays.get("ids")
+  if ids is not None:
+    edges = _by_number(edges, ids, len(features), path)
+  made = GraphData(features.astype(np.float32), edges, label, names, ids)
+  return _checked_graph(made, path)
+
+
+def _by_number(
+  edges: np.ndarray, ids: np.ndarray, count: int, path: Path
+) -> np.ndarray:
+  """Edges between ids as edges between row numbers, int [E, 2]."""
+  if ids.shape != (count,) or ids.dtype.kind not in "iuUSM":
+    raise ValueError(
+      f"Expected ids of {path}, integers or strings [{count}], got {ids.dtype} "
+      f"{list(ids.shape)}."
+    )
+  known, row = np.unique(ids, return_index=True)
+  if len(known) < count:
+    raise ValueError(f"Expected ids of {path} to differ, got some twice.")
+  if edges.ndim != 2 or edges.dtype.kind != ids.dtype.kind:
+    raise ValueError(
+      f"Expected edges of {path} between ids ({ids.dtype}), got {edges.dtype} "
+      f"{list(edges.shape)}."
+    )
+  unknown = edges[~np.isin(edges, known)]
+  if unknown.size:
+    raise ValueError(
+      f"Expected edges of {path} between ids, got the unknown {unknown[0]}."
+    )
+  return row[np.searchsorted(known, edges)]
 
 
 def _checked_graph(data: GraphData, path: Path) -> GraphData:
@@ -370,7 +477,7 @@ def _checked_graph(data: GraphData, path: Path) -> GraphData:
 
 
 def _arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-  arrays = read_npz(str(path))
+  arrays = files.read_npz(str(path))
   missing = [name for name in names if name not in arrays]
   if missing:
     raise ValueError(f"Expected {path} to have {missing[0]}, got none.")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import optax
 
 import jaxunlearn as ju
+from experiments import flags
 from experiments.settings import PAPER, RECIPES, SETTINGS, Recipe, Settings
 from jaxunlearn.models.generator import image_generator, vector_generator
 
@@ -43,6 +43,8 @@ class Method(NamedTuple):
     needs_ledger: whether the training must have kept something for it.
     zero_shot: whether it sees no row at all, only which classes a request has;
       one that has all of them leaves it nothing.
+    moves_inputs: whether it moves inputs by their gradient, or makes some, which
+      wants floats.
   """
 
   make: Callable[[Access, Settings], ju.Transform]
@@ -50,6 +52,7 @@ class Method(NamedTuple):
   settings: str = ""
   needs_ledger: bool = False
   zero_shot: bool = False
+  moves_inputs: bool = False
 
 
 def _fit(access: Access, settings: Settings, steps: str = "steps"):
@@ -223,7 +226,7 @@ METHODS: Mapping[str, Method] = {
   "neggrad_plus": Method(_neggrad_plus, "forget and retain rows"),
   "random_label": Method(_random_label, "forget and retain rows"),
   "salun": Method(_salun, "forget and retain rows"),
-  "boundary_shrink": Method(_boundary_shrink, "forget rows"),
+  "boundary_shrink": Method(_boundary_shrink, "forget rows", moves_inputs=True),
   "boundary_expand": Method(_boundary_expand, "forget rows"),
   "influence_unlearning": Method(
     _influence_unlearning, "forget and retain rows"
@@ -239,63 +242,75 @@ METHODS: Mapping[str, Method] = {
   "scrub_rewind": Method(
     _scrub_rewind, "forget, retain and held-out rows", "scrub"
   ),
-  "unsir": Method(_unsir, "retain rows"),
+  "unsir": Method(_unsir, "retain rows", moves_inputs=True),
   "bad_teacher": Method(_bad_teacher, "forget and some retain rows"),
   "zero_shot_noise": Method(
-    _zero_shot_noise, "no rows, only which classes to forget", zero_shot=True
+    _zero_shot_noise,
+    "no rows, only which classes to forget",
+    zero_shot=True,
+    moves_inputs=True,
   ),
-  "gkt": Method(_gkt, "no rows, only which classes to forget", zero_shot=True),
+  "gkt": Method(
+    _gkt,
+    "no rows, only which classes to forget",
+    zero_shot=True,
+    moves_inputs=True,
+  ),
   "retrain": Method(_retrain, "retain rows"),
 }
+# One of each kind, and few enough to compile within a minute or two.
+USUAL = ("finetune", "unsir", "bad_teacher", "scrub", "ssd", "salun")
 # Retraining with another seed is a yardstick, to be had by name.
 _NOT_IN_ALL = ("retrain",)
 
 
 def choose(
-  text: str, *, has_ledger: bool, leaves_classes: bool = True
+  text: str,
+  *,
+  has_ledger: bool,
+  leaves_classes: bool = True,
+  takes_floats: bool = True,
 ) -> tuple[str, ...]:
   """The methods that a flag's text names.
 
   Args:
-    text: "all", or names with commas between.
+    text: "usual", "all", or names with commas between.
     has_ledger: whether the original model is trained here, with the ledger
-      that amnesiac unlearning needs; "all" leaves it out otherwise.
+      that amnesiac unlearning needs.
     leaves_classes: whether every request leaves some class alone, without
-      which zero-shot methods have nothing to keep; "all" leaves them out
-      otherwise.
+      which zero-shot methods have nothing to keep.
+    takes_floats: whether the inputs are floats, which can be moved.
 
   Raises:
-    ValueError: an unknown name, with the nearest one; none at all; amnesiac
-      unlearning of a model that was trained elsewhere; a zero-shot method for
-      a request of every class.
+    ValueError: an unknown name, with the nearest one; none at all; a method
+      that lacks one of these. "usual" and "all" leave such methods out.
   """
-  if text == "all":
-    return tuple(
-      name
-      for name, method in METHODS.items()
-      if name not in _NOT_IN_ALL
-      and (has_ledger or not method.needs_ledger)
-      and (leaves_classes or not method.zero_shot)
+  lacks = {
+    name: why
+    for name, method in METHODS.items()
+    for is_lacking, why in (
+      (
+        method.needs_ledger and not has_ledger,
+        "beside --checkpoint, since it needs updates kept while training",
+      ),
+      (
+        method.zero_shot and not leaves_classes,
+        "for a request with rows of every class, since it forgets whole classes",
+      ),
+      (
+        method.moves_inputs and not takes_floats,
+        "for inputs that are integers, since it moves inputs by their gradient",
+      ),
     )
-  names = tuple(dict.fromkeys(n.strip() for n in text.split(",") if n.strip()))
-  if not names:
-    raise ValueError(f"Expected --methods all or names, got {text!r}.")
-  for name in names:
-    if name not in METHODS:
-      near = difflib.get_close_matches(name, [*METHODS, "all"], 1, 0.0)
+    if is_lacking
+  }
+  everything = [n for n in METHODS if n not in _NOT_IN_ALL and n not in lacks]
+  groups = {"usual": [n for n in USUAL if n not in lacks], "all": everything}
+  names = flags.chosen(text, METHODS, groups=groups)
+  for name in names if text not in groups else ():
+    if name in lacks:
       raise ValueError(
-        f"Expected --methods among all, {', '.join(METHODS)}, got {name!r}; "
-        f"did you mean {near[0]!r}?"
-      )
-    if METHODS[name].needs_ledger and not has_ledger:
-      raise ValueError(
-        f"Expected --methods without {name} beside --checkpoint, since it "
-        f"needs updates kept while training, got {name!r}."
-      )
-    if METHODS[name].zero_shot and not leaves_classes:
-      raise ValueError(
-        f"Expected --methods without {name} for a request with rows of every "
-        f"class, since it forgets whole classes, got {name!r}."
+        f"Expected --methods without {name} {lacks[name]}, got {text!r}."
       )
   return names
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.data import Dataset
+from experiments.files import checked_path, short
 from jaxunlearn import Model, Variables, models
 from jaxunlearn.adapters.flax import from_module
 from jaxunlearn.core import checks
@@ -27,7 +28,7 @@ def load(name: str, dataset: Dataset, preset: str) -> Model:
 
   Raises:
     ValueError: no such model, or one that does not turn a batch of the data
-      into [B, num_classes].
+      into logits [B, C] of all classes, or takes no training step.
   """
   if name in NAMES:
     model = from_module(_module(name, dataset, preset))
@@ -51,9 +52,10 @@ def load_checkpoint(directory: str, model: Model, dataset: Dataset):
   from jaxunlearn.adapters import orbax
 
   try:
-    variables = orbax.load_params(directory, abstract_variables(model, dataset))
+    path = checked_path(directory, "--checkpoint")
+    variables = orbax.load_params(path, abstract_variables(model, dataset))
   except ValueError as error:
-    raise ValueError(f"--checkpoint {directory}: {error}") from error
+    raise ValueError(f"--checkpoint {short(directory)}: {error}") from error
   checks.finite(variables, "--checkpoint ")
   return variables
 
@@ -71,6 +73,12 @@ def _module(name: str, dataset: Dataset, preset: str) -> Any:
     raise ValueError(
       f"Expected images [N, H, W, C] for --model {name}, got x of shape "
       f"[N, {', '.join(map(str, shape))}]."
+    )
+  if shape[0] in (1, 3) and min(shape[1:]) >= 8:
+    raise ValueError(
+      f"Expected images [N, H, W, C] for --model {name}, got x of shape [N, "
+      f"{', '.join(map(str, shape))}], whose channels come first; transpose it "
+      "by (0, 2, 3, 1)."
     )
   if name == "cnn":
     if preset == "paper":
@@ -112,23 +120,63 @@ def _user_model(name: str) -> Model:
     raise ValueError(f"--model {name}: {_brief(error)}") from error
 
 
+def num_outputs(model: Model, dataset: Dataset) -> int:
+  """How many classes a model tells, C."""
+  variables = abstract_variables(model, dataset)
+  return jax.eval_shape(model.predict, variables, dataset.train["x"][:1]).shape[
+    -1
+  ]
+
+
 def _check_output(model: Model, name: str, dataset: Dataset) -> None:
-  like = jax.ShapeDtypeStruct((2, *dataset.train["x"].shape[1:]), jnp.float32)
+  x = dataset.train["x"]
+  like = jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)
+  what = f"{x.dtype} x of shape [B, {', '.join(map(str, like.shape[1:]))}]"
   try:
     variables = jax.eval_shape(model.init, jax.random.key(0), like)
     outputs = jax.eval_shape(model.predict, variables, like)
   except Exception as error:
     raise ValueError(
-      f"Expected --model {name} to take x of shape [B, "
-      f"{', '.join(map(str, like.shape[1:]))}], got {_brief(error)}"
+      f"Expected --model {name} to take {what}, got {_brief(error)}"
     ) from error
   found = getattr(outputs, "shape", None)
-  if found != (2, dataset.num_classes):
+  if (
+    found is None
+    or len(found) != 2
+    or found[0] != 2
+    or (found[1] < dataset.num_classes)
+  ):
     shown = "no array" if found is None else f"{list(found)} for B = 2"
+    known = dataset.train["label"]
     raise ValueError(
       f"Expected --model {name} to return logits of shape [B, "
-      f"{dataset.num_classes}], a column a class, got {shown}."
+      f"{dataset.num_classes}] or wider, a column a class (labels are "
+      f"{known.min()} .. {known.max()} and count from 0), got {shown}."
     )
+  label = jax.ShapeDtypeStruct((2,), jnp.int32)
+  try:
+    jax.eval_shape(
+      lambda *arguments: _training_step(model, *arguments),
+      variables,
+      {"x": like, "label": label},
+      jax.random.key(0),
+    )
+  except Exception as error:
+    raise ValueError(
+      f"Expected --model {name} to take a training step on {what}, got "
+      f"{_brief(error)}"
+    ) from error
+
+
+def _training_step(model: Model, variables: Variables, rows: Any, key: Any):
+  """The gradient and the model state of a step, for their shapes alone."""
+
+  def loss(params: Any):
+    start = Variables(params, variables.model_state)
+    outputs, state = model.apply(start, rows["x"], train=True, key=key)
+    return model.loss(outputs, rows).mean(), state
+
+  return jax.grad(loss, has_aux=True)(variables.params)
 
 
 def _brief(error: Exception) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 
 import jax
 
-from experiments import data, flags, methods, models, requests
+from experiments import cautions, data, flags, methods, models, requests
 from experiments.flags import described
 from jaxunlearn import Model, Variables
 
@@ -45,6 +45,15 @@ class Options:
     ),
   ] = None
 
+  classes: Annotated[
+    int | None,
+    described(
+      "Classes that mlp, cnn, resnet or vit tells, where the rows lack some; by "
+      "default as many as the labels have.",
+      "INT",
+    ),
+  ] = None
+
   request: Annotated[
     str,
     described(
@@ -59,8 +68,11 @@ class Options:
 
   methods: Annotated[
     str,
-    described("How to forget: all, or names as in unsir,bad_teacher,finetune."),
-  ] = "all"
+    described(
+      "How to forget: usual (" + ", ".join(methods.USUAL) + "), all, or names "
+      "as in unsir,bad_teacher,finetune."
+    ),
+  ] = "usual"
 
   seeds: flags.Seeds = None
 
@@ -114,6 +126,7 @@ class Plan(NamedTuple):
   settings: dict[str, dict[str, Any]]
   num_seeds: int
   strategy: str | int
+  notes: tuple[str, ...] = ()
 
   @property
   def needs_ledger(self) -> bool:
@@ -140,20 +153,25 @@ def prepare(
   Raises:
     ValueError: one line that names the option, what was found and wanted.
   """
+  flags.check(options)
   _check_numbers(options)
   # First without the data, which may be large.
   methods.choose(options.methods, has_ledger=trains_original)
   strategy = _strategy(options)
   dataset = data.load(
-    options.data, preset=options.preset, data_dir=options.data_dir
+    options.data,
+    preset=options.preset,
+    data_dir=options.data_dir,
+    empty_classes=True,
   )
+  dataset, model = _fitted(options, dataset)
   asked = requests.parse(options.request, dataset, sequence=sequence)
   chosen = methods.choose(
     options.methods,
     has_ledger=trains_original,
     leaves_classes=asked.num_touched < dataset.num_classes,
+    takes_floats=dataset.train["x"].dtype.kind == "f",
   )
-  model = models.load(options.model, dataset, options.preset)
   variables = None
   if options.checkpoint is not None:
     if dataset.is_split_here:
@@ -183,11 +201,39 @@ def prepare(
     {n: methods.settings_for(n, kind, options.preset) for n in chosen},
     options.seeds or usual.get(options.data, usual["other"]),
     strategy,
+    (*dataset.notes, *cautions.cautions(dataset, asked)),
   )
 
 
+def _fitted(
+  options: Options, dataset: data.Dataset
+) -> tuple[data.Dataset, Model]:
+  """Data and model, with as many classes as the model tells."""
+  if options.model in models.NAMES:
+    dataset = data.with_floats(dataset)
+    if options.classes is not None:
+      dataset = data.with_classes(dataset, options.classes, "--classes")
+    elif options.checkpoint is None:
+      data.check_every_class(dataset, options.data)
+    return dataset, models.load(options.model, dataset, options.preset)
+  if options.classes is not None:
+    raise ValueError(
+      f"Expected --classes with --model {', '.join(models.NAMES)} alone, got "
+      f"{options.model!r}, which says how many it tells."
+    )
+  model = models.load(options.model, dataset, options.preset)
+  count = models.num_outputs(model, dataset)
+  return data.with_classes(dataset, count, "--model"), model
+
+
 def _check_numbers(options: Options) -> None:
-  for name in ("seeds", "train_steps", "batch_size", "learning_rate"):
+  for name in (
+    "seeds",
+    "train_steps",
+    "batch_size",
+    "learning_rate",
+    "classes",
+  ):
     value = getattr(options, name)
     if value is not None and not 0 < value < float("inf"):
       flag = name.replace("_", "-")
@@ -203,7 +249,7 @@ def _strategy(options: Options) -> str | int:
     return "vmap" if options.model == "mlp" else 4
   if text in ("vmap", "map"):
     return text
-  if text.isdecimal() and int(text) > 0:
+  if text.isdecimal() and 0 < len(text) < 10 and int(text) > 0:
     return int(text)
   raise ValueError(
     f"Expected --strategy vmap, map or a positive integer, got {text!r}."

@@ -6,7 +6,7 @@ MovieLens-100k is read as implicit feedback, with genres and titles as modalitie
 from __future__ import annotations
 
 import csv
-import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.data import read_npz
+from experiments.data import data_folder
+from experiments.files import read_csv, read_npz
 from jaxunlearn import recsys
 
 GENRES = (
@@ -57,11 +58,19 @@ class Source(NamedTuple):
     data: the splits.
     groups: by name bool [I], the items of a genre, a licence or another source.
     words: what the data are, for people.
+    user_ids: [U], the users as their platform calls them: numbers, strings or
+      times.
+    item_ids: [I], the items, likewise.
+    rows: int [N, 2], user and item by place, of each row of the user's file;
+      None where it is not a user's.
   """
 
   data: recsys.Dataset
   groups: Mapping[str, np.ndarray]
   words: str
+  user_ids: np.ndarray
+  item_ids: np.ndarray
+  rows: np.ndarray | None = None
 
 
 def load(
@@ -70,8 +79,8 @@ def load(
   """Loads interactions and splits them by user.
 
   Args:
-    source: "movielens", "generated", "npz:PATH" (see `from_npz`), or None:
-      MovieLens where there is a folder with it, else generated data; with the
+    source: "movielens", "generated", "npz:PATH" or "csv:PATH" (see
+      `from_arrays`; a CSV has columns users and items), or None: MovieLens where there is a folder with it, else generated data; with the
       preset smoke it takes a folder that is named by `data_dir`.
     preset: "smoke", "quick" or "paper", the size of generated data.
     data_dir: the folder that holds ml-100k; the environment variable
@@ -81,15 +90,19 @@ def load(
   Raises:
     ValueError: an unknown source, or data that cannot be used, in one line.
   """
-  folder = data_dir or os.environ.get("JAXUNLEARN_DATA")
+  folder = data_folder(data_dir)
   kind, _, path = (source or "").partition(":")
   if kind == "npz" and path:
-    return from_npz(path, seed=seed)
+    return from_arrays(path, read_npz(path), seed=seed)
+  if kind == "csv" and path:
+    words = read_csv(path, ("users", "items"))
+    ids = {name: _as_ids(column) for name, column in words.items()}
+    return from_arrays(path, ids, seed=seed)
   if source == "generated":
     return generated(preset, seed)
   if source not in (None, "movielens"):
     raise ValueError(
-      f"Expected --data movielens, generated or npz:PATH, got {source!r}."
+      f"Expected --data movielens, generated, npz:PATH or csv:PATH, got {source!r}."
     )
   if source is None and not (data_dir or (folder and preset != "smoke")):
     made = generated(preset, seed)
@@ -100,10 +113,7 @@ def load(
       "Expected --data-dir (or JAXUNLEARN_DATA) with the folder ml-100k, got "
       "neither."
     )
-  data = movielens(folder, seed=seed)
-  flags = np.asarray(data.features["genres"]) > 0
-  groups = {name: flags[:, i] for i, name in enumerate(GENRES)}
-  return Source(data, groups, "MovieLens-100k, ratings of 4 and 5")
+  return movielens(folder, seed=seed)
 
 
 def generated(preset: str, seed: int) -> Source:
@@ -124,31 +134,41 @@ def generated(preset: str, seed: int) -> Source:
   rank = np.argsort(np.argsort(np.asarray(of_items)[:, 0]))
   number = rank * _NUM_SOURCES // num_items
   groups = {f"source-{i + 1}": number == i for i in range(_NUM_SOURCES)}
-  return Source(data, groups, "generated data with known factors")
+  ids = np.arange(num_users), np.arange(num_items)
+  return Source(data, groups, "generated data with known factors", *ids)
 
 
-def from_npz(path: str, *, seed: int) -> Source:
+def from_arrays(
+  path: str, arrays: Mapping[str, np.ndarray], *, seed: int
+) -> Source:
   """The user's own interactions.
 
   Args:
-    path: an .npz with the arrays
+    path: of the file, for errors.
+    arrays: what is in it:
 
-      - users, items: int [N], numbers from 0 on; each pair once;
+      - users, items: [N], ids as the platform gives them, integers of any size
+        from 0 on, strings or times; each pair once;
       - group (optional): [I], the genre, licence or source of each item,
-        numbers or strings;
-      - features_NAME (optional, any number): float [I, F], a modality.
+        numbers or strings; items are then numbers from 0 on;
+      - features_NAME (optional, any number): float [I, F], a modality; items
+        likewise.
     seed: of the split.
 
   Raises:
     ValueError: arrays that are missing or do not fit, in one line.
   """
-  arrays = read_npz(path)
   for name in ("users", "items"):
     found = arrays.get(name)
-    if found is None or found.ndim != 1 or found.dtype.kind not in "iu":
+    if found is None or found.ndim != 1 or found.dtype.kind not in "iuUSM":
       got = "none" if found is None else f"{found.dtype} {list(found.shape)}"
       raise ValueError(
-        f"Expected {path} to have {name}, integers of shape [N], got {got}."
+        f"Expected {path} to have {name}, integers or strings of shape [N], "
+        f"got {got}."
+      )
+    if found.dtype.kind == "i" and found.size and found.min() < 0:
+      raise ValueError(
+        f"Expected {name} in {path} to be ids from 0 on, got {found.min()}."
       )
   users, items = arrays["users"], arrays["items"]
   if not len(users) or not len(items):
@@ -162,8 +182,21 @@ def from_npz(path: str, *, seed: int) -> Source:
   described: dict[str, Any] = {f"features_{k}": v for k, v in features.items()}
   if group is not None:
     described["group"] = group
-  num_users, num_items = int(users.max()) + 1, int(items.max()) + 1
-  num_items = max([num_items, *(len(v) for v in described.values() if v.ndim)])
+  # Whatever the ids are, the model counts users and items from 0.
+  user_ids, user = np.unique(users, return_inverse=True)
+  num_users = len(user_ids)
+  if described:
+    if items.dtype.kind not in "iu":
+      raise ValueError(
+        f"Expected items in {path} to be numbers from 0 on beside "
+        f"{' and '.join(described)}, got {items.dtype}."
+      )
+    sizes = [len(v) for v in described.values() if v.ndim]
+    num_items = max([int(items.max()) + 1, *sizes])
+    item_ids, item = None, items
+  else:
+    item_ids, item = np.unique(items, return_inverse=True)
+    num_items = len(item_ids)
   for name, array in described.items():
     dims = 1 if name == "group" else 2
     kinds = "iuSUb" if name == "group" else "fiub"
@@ -176,7 +209,24 @@ def from_npz(path: str, *, seed: int) -> Source:
       )
     if name != "group" and not np.isfinite(array).all():
       raise ValueError(f"Expected finite numbers in {name} of {path}.")
-  data = recsys.interactions(users, items, num_users, num_items)
+  if users.shape != items.shape:
+    raise ValueError(
+      f"Expected users and items in {path} of one shape [N], got "
+      f"{users.shape} and {items.shape}."
+    )
+  rows = np.stack([user, item], axis=1)
+  _, first, times = np.unique(
+    rows, axis=0, return_index=True, return_counts=True
+  )
+  if times.max() > 1:
+    row = first[times > 1][0]
+    raise ValueError(
+      f"Expected each interaction of {path} once, got user {users[row]} and "
+      f"item {items[row]} twice."
+    )
+  if item_ids is None:  # Only now is it known that there are so many.
+    item_ids = np.arange(num_items)
+  data = recsys.interactions(user, item, num_users, num_items)
   split = recsys.split_by_user(
     data, num_users, num_items, seed=seed, features=features
   )
@@ -187,7 +237,15 @@ def from_npz(path: str, *, seed: int) -> Source:
   groups = {}
   if group is not None:
     groups = {str(value): group == value for value in np.unique(group)}
-  return Source(split, groups, f"the interactions of {path}")
+  words = f"the interactions of {path}"
+  return Source(split, groups, words, user_ids, item_ids, rows)
+
+
+def _as_ids(words: np.ndarray) -> np.ndarray:
+  """Words of a CSV as integers, where each is written as one would write it."""
+  if all(re.fullmatch(r"0|[1-9][0-9]{0,17}", word) for word in words):
+    return words.astype(np.int64)
+  return words
 
 
 def movielens(
@@ -197,7 +255,7 @@ def movielens(
   min_rating: int = 4,
   core: int = 5,
   max_words: int = 256,
-) -> recsys.Dataset:
+) -> Source:
   """Ratings that count as positive, reduced to a core, split by user 80/10/10.
 
   Users and items are numbered anew, in the order of their numbers in the files.
@@ -231,17 +289,21 @@ def movielens(
     raise ValueError(
       f"Expected ratings of at least {min_rating} in a {core}-core, got none."
     )
-  _, users = np.unique(pairs[:, 0], return_inverse=True)
+  user_ids, users = np.unique(pairs[:, 0], return_inverse=True)
   kept, items = np.unique(pairs[:, 1], return_inverse=True)
   num_users, num_items = int(users.max()) + 1, len(kept)
   data = recsys.interactions(users, items, num_users, num_items)
+  of_genre = np.array([genres[i] for i in kept], np.float32)
   features = {
-    "genres": _unit(np.array([genres[i] for i in kept], np.float32)),
+    "genres": _unit(of_genre),
     "titles": _title_words([titles[i] for i in kept], max_words),
   }
-  return recsys.split_by_user(
+  split = recsys.split_by_user(
     data, num_users, num_items, seed=seed, features=features
   )
+  groups = {name: of_genre[:, i] > 0 for i, name in enumerate(GENRES)}
+  words = f"MovieLens-100k, ratings of {min_rating} or more"
+  return Source(split, groups, words, user_ids, kept)
 
 
 def _lines(path: Path) -> list[str]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.data import _standardised, read_csv
+from experiments import files
+from experiments import requests as grammar
+from experiments.data import _standardised, data_folder
+from experiments.files import read_csv
 from jaxunlearn import requests
 from jaxunlearn.core import checks
 
 SOURCES = ("diabetes", "california", "etth1")
 FORMS = (
-  "lowest:SHARE, highest:SHARE, range:LOW..HIGH, time:FROM..TO or "
-  "group:COLUMN=VALUE"
+  "lowest:SHARE, highest:SHARE, range:LOW..HIGH, time:FROM..TO, "
+  "group:COLUMN=VALUE or index:FILE"
 )
-SEPARATOR = ";"  # Between several requests.
+_KINDS = ("lowest", "highest", "range", "time", "group", "index")
 DEFAULT_REQUESTS: Mapping[str, str] = {
   "diabetes": "range:..90",
   "california": "lowest:0.2;group:ocean_proximity=INLAND",
@@ -39,7 +41,8 @@ class Table(NamedTuple):
       standardised by the training rows.
     test: the same of rows that are never trained on.
     columns: by name, an array [N] of what a request looks at: "target" in its
-      own unit, "time" where there is one, and the table's own columns.
+      own unit, "time" where there is one, "row", its number in the whole
+      table, and the table's own columns.
     test_columns: the same of the test rows.
     scale: the targets' standard deviation, in `unit`.
     shift: their mean, in `unit`.
@@ -94,7 +97,7 @@ def load(
     )
   if source == "diabetes":
     return _diabetes(rows)
-  folder = data_dir or os.environ.get("JAXUNLEARN_DATA")
+  folder = data_folder(data_dir)
   if folder is None:
     raise ValueError(
       "Expected --data-dir (or JAXUNLEARN_DATA) with the files "
@@ -117,31 +120,28 @@ def parse(text: str, table: Table) -> Requests:
       that does not exist, a request that is empty or covers everything, in the
       training or in the test rows; the same request twice.
   """
-  names = tuple(part.strip() for part in text.split(SEPARATOR) if part.strip())
-  if not names:
-    raise ValueError(f"Expected --request {FORMS}, got {text!r}.")
-  if len(set(names)) < len(names):
-    raise ValueError(f"Expected --request to differ, got {text!r}.")
+  asks = grammar.read(text, _KINDS, FORMS)
   pairs = []
-  for name in names:
+  for ask in asks:
     try:
-      pair = _one(name, table)
+      pair = _one(ask, table)
       for mask, part in zip(pair, ("training rows", "test rows")):
         checks.request_values(mask, f"--request on {part}")
     except ValueError as error:
-      raise ValueError(f"--request {name}: {error}") from error
+      text = files.short(ask.text, 120)
+      raise ValueError(f"--request {text}: {error}") from error
     pairs.append(pair)
   masks, test_masks = (np.stack(part) for part in zip(*pairs))
-  return Requests(names, masks, test_masks)
+  return Requests(tuple(ask.text for ask in asks), masks, test_masks)
 
 
-def _one(text: str, table: Table) -> tuple[np.ndarray, np.ndarray]:
-  kind, _, value = text.partition(":")
+def _one(ask: grammar.Ask, table: Table) -> tuple[np.ndarray, np.ndarray]:
+  text, kind, value = ask
   columns = table.columns, table.test_columns
+  if kind == "index":
+    return _rows(value, table)
   if kind in ("lowest", "highest"):
-    share = _number(value, "a share")
-    if not 0 < share < 1:
-      raise ValueError(f"Expected a share in (0, 1), got {value}.")
+    share = grammar.share(value)
     at = share if kind == "lowest" else 1 - share
     end = float(np.quantile(table.columns["target"], at))
     ends = (None, end) if kind == "lowest" else (end, None)
@@ -157,17 +157,42 @@ def _one(text: str, table: Table) -> tuple[np.ndarray, np.ndarray]:
       _number(end, "a number") if end.strip() else None for end in (low, high)
     )
     return _between(columns, column, ends)
-  if kind == "group":
-    column, equals, wanted = value.partition("=")
-    if not equals or column not in table.columns:
-      known = ", ".join(sorted(table.columns))
-      raise ValueError(
-        f"Expected group:COLUMN=VALUE with a column of {known}, got {text!r}."
-      )
-    words = (np.asarray(c[column]).astype(str) for c in columns)
-    first, second = (np.asarray(requests.groups(w, wanted)) for w in words)
-    return first, second
-  raise ValueError(f"Expected --request {FORMS}, got {text!r}.")
+  column, equals, wanted = value.partition("=")
+  if not equals or column not in table.columns:
+    known = ", ".join(sorted(table.columns))
+    raise ValueError(
+      f"Expected group:COLUMN=VALUE with a column of {known}, got {text!r}."
+    )
+  first, second = (
+    grammar.rows_named(np.asarray(c[column]), (wanted,), "a group")
+    for c in columns
+  )
+  return first, second
+
+
+def _rows(path: str, table: Table) -> tuple[np.ndarray, np.ndarray]:
+  """Rows of the whole table by number; beside them, the test rows most alike.
+
+  These are, for each of the rows, the one whose target is nearest.
+  """
+  rows, test_rows = table.columns["row"], table.test_columns["row"]
+  named = files.read_rows(path, int(max(rows.max(), test_rows.max())) + 1)
+  mask = named[rows]
+  if named.sum() != mask.sum():
+    raise ValueError(
+      f"Expected rows that are trained on, got {named.sum() - mask.sum()} of "
+      f"{named.sum()} that are test rows or left out."
+    )
+  target, others = table.columns["target"], table.test_columns["target"]
+  order = np.argsort(others)
+  place = np.searchsorted(others[order], target[mask]).clip(1, len(order) - 1)
+  below, above = order[place - 1], order[place]
+  nearer = np.abs(others[below] - target[mask]) < np.abs(
+    others[above] - target[mask]
+  )
+  alike = np.zeros(len(others), bool)
+  alike[np.where(nearer, below, above)] = True
+  return mask, alike
 
 
 def _between(columns, name: str, ends) -> tuple[np.ndarray, np.ndarray]:
@@ -300,7 +325,7 @@ def _table(x, y, columns, parts, *words: str) -> Table:
     raise ValueError(f"Expected targets that differ, got deviation {scale}.")
   label = ((y - shift) / scale).astype(np.float32)
   x = np.asarray(x, np.float32)
-  columns = {**columns, "target": y}
+  columns = {**columns, "target": y, "row": np.arange(len(y))}
   of = lambda rows: {name: np.asarray(c)[rows] for name, c in columns.items()}
   return Table(
     {"x": x[train], "label": label[train]},

@@ -1,14 +1,20 @@
-"""What must be forgotten: from the text of a flag to masks over the rows."""
+"""What must be forgotten: from the text of a flag to masks over the rows.
+
+All programs read one grammar, `KIND:VALUE`, several with semicolons between;
+each has kinds of its own. `parse` is that of rows with classes.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import NamedTuple
+import difflib
+import re
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from experiments import files
 from experiments.data import Dataset
 from jaxunlearn import requests
 from jaxunlearn.core import checks
@@ -16,9 +22,172 @@ from jaxunlearn.core import checks
 EACH_CLASS = "each-class"
 FORMS = "class:3,5, random:0.1, index:FILE, group:COLUMN=VALUE or " + EACH_CLASS
 SEPARATOR = ";"  # Between several requests.
+_KINDS = ("class", "random", "index", "group")
 # The rows of a random request are the same for every seed: a request is what
 # somebody asks for, and seeds are repetitions of answering it.
 _RANDOM_REQUEST_KEY = 7
+_DECIMAL = re.compile(r"[0-9]*\.[0-9]+(e[+-]?[0-9]+)?|[0-9]+e-[0-9]+", re.I)
+_MAX_SUGGESTED = 20_000  # Names that are searched for the nearest.
+
+
+class Ask(NamedTuple):
+  """One request as it was written.
+
+  Attributes:
+    text: such as "class:3,5".
+    kind: what is before the colon.
+    value: what is after it.
+  """
+
+  text: str
+  kind: str
+  value: str
+
+
+def read(
+  text: str,
+  kinds: Collection[str],
+  forms: str,
+  *,
+  flag: str = "--request",
+  bare: Collection[str] = (),
+) -> tuple[Ask, ...]:
+  """Takes the text of a flag apart.
+
+  Args:
+    text: `KIND:VALUE`, or several with semicolons between.
+    kinds: those that there are.
+    forms: what an error says of them.
+    flag: for errors.
+    bare: kinds that may stand without a value.
+
+  Raises:
+    ValueError: none at all, an unknown kind, one without a value, one twice.
+  """
+  parts = [part.strip() for part in text.split(SEPARATOR) if part.strip()]
+  asks: list[Ask] = []
+  for part in parts or [text]:
+    kind, colon, value = part.partition(":")
+    is_bare = kind in bare and not colon
+    if kind not in kinds or not (value.strip() or is_bare):
+      raise ValueError(f"Expected {flag} {forms}, got {files.short(part)!r}.")
+    asks.append(Ask(part, kind, value.strip()))
+  again = next(
+    (part for i, part in enumerate(parts) if part in parts[:i]), None
+  )
+  if again is not None:
+    raise ValueError(f"Expected {flag} to differ, got {again!r} twice.")
+  return tuple(asks)
+
+
+def share(value: str) -> float:
+  """A share of the whole, between 0 and 1.
+
+  Raises:
+    ValueError: another text, or a number outside.
+  """
+  try:
+    found = float(value)
+  except ValueError:
+    found = float("nan")
+  if not 0 < found < 1:
+    raise ValueError(
+      f"Expected a share in (0, 1), got {files.short(value, 40)!r}."
+    )
+  return found
+
+
+def share_or_names(value: str) -> float | tuple[str, ...]:
+  """A share, "0.1", or names of things, "4711,4712" or "id=0.1".
+
+  Raises:
+    ValueError: neither, such as a share outside (0, 1) or an empty name.
+  """
+  if _DECIMAL.fullmatch(value):
+    return share(value)
+  names = tuple(map(str.strip, value.rpartition("=")[2].split(",")))
+  if value.rpartition("=")[0] not in ("", "id") or not all(names):
+    raise ValueError(
+      "Expected a share in (0, 1), or names with commas between, got "
+      f"{files.short(value, 40)!r}."
+    )
+  return names
+
+
+def rows_named(
+  column: np.ndarray, names: Sequence[str], noun: str
+) -> np.ndarray:
+  """The rows whose entry in a column is one of those that are named.
+
+  Entries are compared as they are: integers of 64 bits with all their digits,
+  strings as strings, so that "007" is not 7, and times as times.
+
+  Args:
+    column: [N], of bools, numbers, strings or times.
+    names: texts.
+    noun: what an error calls an entry, such as "a user".
+
+  Returns:
+    bool [N].
+
+  Raises:
+    ValueError: a name that no row has, with the nearest that there are.
+  """
+  mask = np.zeros(len(column), bool)
+  for name in names:
+    found = column == _as_entry(name, column, noun)
+    if not np.any(found):
+      near = _nearest(name, column)
+      raise ValueError(
+        f"Expected {noun} of these data, got {files.short(name, 40)}; the "
+        f"nearest are {', '.join(near)}."
+      )
+    mask |= found
+  return mask
+
+
+def _as_entry(text: str, column: np.ndarray, noun: str) -> Any:
+  """The text as a value of the column's kind."""
+  kind = column.dtype.kind
+  if kind == "b":
+    if text.lower() not in ("true", "false", "1", "0"):
+      raise ValueError(f"Expected true or false, got {text!r}.")
+    return text.lower() in ("true", "1")
+  if kind == "S":
+    return text.encode()
+  if kind not in "iufmM":
+    return text
+  try:
+    if kind in "iu":
+      # Python's integer: one that the column cannot hold equals none of it.
+      return files.whole(text, "a number")
+    # Rounded as the column is.
+    return column.dtype.type(text)
+  except ValueError as error:
+    wanted = {"M": "a time", "m": "a duration"}.get(kind, "a number")
+    raise ValueError(
+      f"Expected {noun}, {wanted}, got {files.short(text, 40)!r}."
+    ) from error
+
+
+def _nearest(text: str, column: np.ndarray) -> list[str]:
+  known = np.unique(column)
+  if column.dtype.kind in "SU":
+    words = [
+      word.decode(errors="replace") if isinstance(word, bytes) else str(word)
+      for word in known[:_MAX_SUGGESTED]
+    ]
+    near = difflib.get_close_matches(text, words, 3, 0.0)
+    return list(map(repr, near))
+  if column.dtype.kind in "iu":
+    number = int(_as_entry(text, column, ""))
+    limits = np.iinfo(column.dtype)
+    number = min(max(number, limits.min), limits.max)
+    place = int(np.searchsorted(known, column.dtype.type(number)))
+  else:
+    place = int(np.searchsorted(known, _as_entry(text, column, "")))
+  first = max(0, min(place - 1, len(known) - 3))
+  return [str(entry) for entry in known[first : first + 3]]
 
 
 class Requests(NamedTuple):
@@ -61,15 +230,12 @@ def parse(text: str, dataset: Dataset, *, sequence: bool = False) -> Requests:
       does not exist, a request that is empty or covers everything, alone or, in
       a sequence, by what was forgotten before; a sequence of one.
   """
-  parts = [part.strip() for part in text.split(SEPARATOR) if part.strip()]
-  if parts == [EACH_CLASS]:
-    count = dataset.num_classes - sequence
-    parts = [f"class:{c}" for c in range(count)]
-  names = tuple(parts) or (text,)
-  masks = np.stack([_one(name, dataset) for name in names])
-  again = next((n for i, n in enumerate(names) if n in names[:i]), None)
-  if again is not None:
-    raise ValueError(f"Expected --request to differ, got {again!r} twice.")
+  if text.strip(f"{SEPARATOR} ") == EACH_CLASS:
+    known = np.unique(dataset.train["label"])
+    text = SEPARATOR.join(f"class:{c}" for c in known[: len(known) - sequence])
+  asks = read(text, _KINDS, FORMS)
+  names = tuple(ask.text for ask in asks)
+  masks = np.stack([_mask(ask, dataset) for ask in asks])
   added = masks
   if sequence:
     names, masks, added = _in_sequence(names, masks)
@@ -85,20 +251,18 @@ def parse(text: str, dataset: Dataset, *, sequence: bool = False) -> Requests:
   )
 
 
-def _one(text: str, dataset: Dataset) -> np.ndarray:
-  kind, _, value = text.partition(":")
+def _mask(ask: Ask, dataset: Dataset) -> np.ndarray:
   build = {
     "class": _classes,
     "random": _random,
     "index": _index,
     "group": _group,
-  }.get(kind)
-  if build is None or not value:
-    raise ValueError(f"Expected --request {FORMS}, got {text!r}.")
+  }[ask.kind]
   try:
-    mask = build(value, dataset)
+    mask = build(ask.value, dataset)
     checks.request_values(mask, "--request")
   except ValueError as error:
+    text = files.short(ask.text, 120)
     raise ValueError(f"--request {text}: {error}") from error
   return np.asarray(mask)
 
@@ -128,109 +292,44 @@ def _in_sequence(names: tuple[str, ...], masks: np.ndarray):
   return places, so_far, added
 
 
-def _classes(value: str, dataset: Dataset):
-  try:
-    wanted = [int(c) for c in value.split(",")]
-  except ValueError as error:
-    raise ValueError(
-      f"Expected classes as integers with commas between, got {value!r}."
-    ) from error
-  return requests.classes(jnp.asarray(dataset.train["label"]), wanted)
+def _classes(value: str, dataset: Dataset) -> np.ndarray:
+  known = np.unique(dataset.train["label"])
+  wanted = []
+  for text in value.split(","):
+    number = files.whole(text, "classes as integers with commas between")
+    if number not in known:
+      raise ValueError(
+        f"Expected a class that has rows ({known[0]} .. {known[-1]}), got "
+        f"{files.short(str(number), 40)}."
+      )
+    wanted.append(number)
+  return np.isin(dataset.train["label"], wanted)
 
 
-def _random(value: str, dataset: Dataset):
-  try:
-    fraction = float(value)
-  except ValueError as error:
-    raise ValueError(f"Expected a fraction, got {value!r}.") from error
-  if not 0 < fraction < 1:
-    raise ValueError(f"Expected a fraction between 0 and 1, got {value}.")
+def _random(value: str, dataset: Dataset) -> jax.Array:
   key = jax.random.key(_RANDOM_REQUEST_KEY)
-  return requests.random_fraction(key, len(dataset.train["label"]), fraction)
+  count = len(dataset.train["label"])
+  return requests.random_fraction(key, count, share(value))
 
 
-def _index(path: str, dataset: Dataset):
+def _index(path: str, dataset: Dataset) -> np.ndarray:
   """Row numbers from a text file or an .npy, or a mask from an .npy."""
   if dataset.is_split_here:
     raise ValueError(
       "Expected x_test and y_test in the data for a request by row number, got "
       "neither, so that rows were set aside at random and numbers shift."
     )
-  if not Path(path).is_file():
-    raise ValueError("Expected a file of row numbers, got no such file.")
-  rows = _read_npy(path) if path.endswith(".npy") else _read_lines(path)
-  count = len(dataset.train["label"])
-  if rows.dtype == np.bool_:
-    checks.request(dataset.train, rows, name="the mask")
-    return rows
-  if rows.ndim != 1 or rows.dtype.kind not in "iu":
-    raise ValueError(
-      "Expected row numbers, integers [K], or a mask, bool "
-      f"[{count}], got {rows.dtype} {list(rows.shape)}."
-    )
-  # To the library -1 is padding; a user who writes it is mistaken.
-  if rows.size and not 0 <= rows.min() <= rows.max() < count:
-    bad = rows.min() if rows.min() < 0 else rows.max()
-    raise ValueError(f"Expected row numbers in 0 .. {count - 1}, got {bad}.")
-  return requests.indices(count, jnp.asarray(rows, jnp.int32))
+  return files.read_rows(path, len(dataset.train["label"]))
 
 
-def _read_npy(path: str) -> np.ndarray:
-  try:
-    return np.asarray(np.load(path))
-  except Exception as error:  # Damaged files raise many kinds.
-    raise ValueError(
-      "Expected an .npy file of row numbers, got one that cannot be read "
-      f"({type(error).__name__})."
-    ) from error
-
-
-def _read_lines(path: str) -> np.ndarray:
-  rows = []
-  try:
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(
-      f"Expected a text file of row numbers, got {type(error).__name__}."
-    ) from error
-  for number, line in enumerate(lines, start=1):
-    if not line.strip():
-      continue
-    try:
-      rows.append(int(line))
-    except ValueError as error:
-      raise ValueError(
-        f"Expected a row number on every line, got {line.strip()[:40]!r} on "
-        f"line {number}."
-      ) from error
-  return np.asarray(rows, np.int64)
-
-
-def _group(value: str, dataset: Dataset):
+def _group(value: str, dataset: Dataset) -> np.ndarray:
   name, equals, wanted = value.partition("=")
   if not equals or name not in dataset.columns:
     known = ", ".join(sorted(dataset.columns))
     raise ValueError(
       f"Expected COLUMN=VALUE with a column among {known}, got {value!r}."
     )
-  column = dataset.columns[name]
-  return requests.groups(column, _as_entry(wanted, column))
-
-
-def _as_entry(text: str, column: np.ndarray):
-  """The text as a value of the column's kind."""
-  if column.dtype.kind == "b":
-    if text.lower() not in ("true", "false", "1", "0"):
-      raise ValueError(f"Expected true or false, got {text!r}.")
-    return text.lower() in ("true", "1")
-  if column.dtype.kind == "S":
-    return text.encode()
-  if column.dtype.kind in "iuf":
-    try:
-      return int(text) if column.dtype.kind in "iu" else float(text)
-    except ValueError as error:
-      raise ValueError(f"Expected a number, got {text!r}.") from error
-  return text
+  return rows_named(dataset.columns[name], (wanted,), "a group")
 
 
 def _whole_classes(label, mask) -> tuple[int, ...] | None:

@@ -306,6 +306,9 @@ def _audit_program(access, strategy, data, lanes, comparison, variables):
 
   def one(request, seed, reference, variables):
     forget = masks[request]
+    # The rows that are left of the classes of which some are to be forgotten.
+    touched = jnp.zeros(access.num_classes, bool).at[train["label"]].max(forget)
+    siblings = touched[train["label"]] & ~forget
     logits = ju.predict(model, variables, train["x"])
     test_logits = ju.predict(model, variables, test["x"])
     correct = lambda weights: metrics.accuracy(logits, train["label"], weights)
@@ -326,6 +329,7 @@ def _audit_program(access, strategy, data, lanes, comparison, variables):
       "forget_accuracy": correct(forget),
       "newest_forget_accuracy": correct(added[request]),
       "retain_accuracy": correct(~forget),
+      "same_class_accuracy": correct(siblings),
       "test_accuracy": test_correct(None),
       "forget_test_accuracy": test_correct(test_masks[0, request]),
       "retain_test_accuracy": test_correct(kept),

@@ -22,12 +22,12 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.progress import Progress
 
-from experiments import common, flags
+from experiments import common, files, flags, requests
 from experiments import synthetic_tables_data as tables
 from experiments import synthetic_tables_output as output
+from experiments.flags import described
 from jaxunlearn.core.training import map_many
 from jaxunlearn.metrics.tabsyndex import TabSynDex, tabsyndex
 from jaxunlearn.metrics.tabsyndex_bands import Bands, tabsyndex_bands
@@ -45,7 +45,7 @@ from jaxunlearn.tables import (
 DEFAULT_SEEDS = {"smoke": 1, "quick": 2, "paper": 10}
 GENUINE, COPY = "genuine rows", "copy"
 MODES = ("fixed", "published")
-FORGET_SHARE = 0.1
+_FORMS = "random:SHARE or index:FILE"
 
 
 class Size(NamedTuple):
@@ -83,15 +83,24 @@ class Options:
 
   data: Annotated[
     str,
-    tyro.conf.arg(
-      help="Tables: all (adult and california), or names as in wine,diabetes."
+    described(
+      "Tables: all (adult and california), or names as in wine,diabetes."
     ),
   ] = "all"
 
   generators: Annotated[
     str,
-    tyro.conf.arg(help="Generators: all, or names as in copula,vae."),
+    described("Generators: all, or names as in copula,vae."),
   ] = "all"
+
+  request: Annotated[
+    str,
+    described(
+      "What is to be forgotten, one request: random:0.1 (a tenth of the rows, "
+      "other ones for every seed) or index:FILE (rows of one table's file, from 0 "
+      "on, a number a line, or an .npy of numbers or of a mask)."
+    ),
+  ] = "random:0.1"
 
   seeds: flags.Seeds = None
 
@@ -103,13 +112,24 @@ class Options:
 
 
 class Plan(NamedTuple):
-  """Options that were checked, and what they name."""
+  """Options that were checked, and what they name.
+
+  Attributes:
+    options: as given.
+    size: how much of everything.
+    tables: each once.
+    generators: names.
+    num_seeds: S.
+    forgotten: the share of the rows that is to be forgotten, or bool [N], which
+      rows of the one table.
+  """
 
   options: Options
   size: Size
   tables: tuple[tables.MixedTable, ...]
   generators: tuple[str, ...]
   num_seeds: int
+  forgotten: float | np.ndarray
 
 
 Maker = Callable[[Sequence[int], Size], Generator]
@@ -177,7 +197,35 @@ def prepare(options: Options) -> Plan:
   names = flags.chosen(options.generators, GENERATORS, "--generators")
   seeds = options.seeds or DEFAULT_SEEDS[options.preset]
   unique = tuple({table.name: table for table in found}.values())
-  return Plan(options, SIZES[options.preset], unique, names, seeds)
+  size = SIZES[options.preset]
+  forgotten = _forgotten(options.request, unique, size)
+  return Plan(options, size, unique, names, seeds, forgotten)
+
+
+def _forgotten(
+  text: str, found: tuple[tables.MixedTable, ...], size: Size
+) -> float | np.ndarray:
+  """The share, or the rows, that a request asks for; see `Plan`."""
+  asks = requests.read(text, ("random", "index"), _FORMS)
+  if len(asks) > 1:
+    raise ValueError(f"Expected one --request, got {len(asks)} ({text!r}).")
+  try:
+    if asks[0].kind == "random":
+      return requests.share(asks[0].value)
+    if len(found) > 1:
+      raise ValueError(f"Expected --data with one table, got {len(found)}.")
+    table = found[0]
+    named = files.read_rows(asks[0].value, int(table.rows.max()) + 1)
+    mask = named[table.rows]
+    most = _num_learnt(table, size) // 2
+    if not 0 < mask.sum() == named.sum() <= most:
+      raise ValueError(
+        f"Expected 1 to {most} rows, as a generator learns from twice as many, "
+        f"got {named.sum()}, of which {mask.sum()} are complete."
+      )
+  except ValueError as error:
+    raise ValueError(f"--request {files.short(text, 120)}: {error}") from error
+  return mask
 
 
 class Problem(NamedTuple):
@@ -194,13 +242,28 @@ class Problem(NamedTuple):
   forget_mask: jax.Array
 
 
-def make_problem(table: tables.MixedTable, size: Size, seed: int) -> Problem:
-  """Rows to learn from, others to compare with, and a request."""
+def _num_learnt(table: tables.MixedTable, size: Size) -> int:
+  return min(size.rows, len(table.values) // 2)
+
+
+def make_problem(
+  table: tables.MixedTable,
+  size: Size,
+  seed: int,
+  forgotten: float | np.ndarray,
+) -> Problem:
+  """Rows to learn from, others to compare with, and a request; see `Plan`."""
   rng = np.random.default_rng(seed)
-  count = min(size.rows, len(table.values) // 2)
-  rows = table.values[rng.permutation(len(table.values))[: 2 * count]]
-  mask = np.zeros(count, bool)
-  mask[rng.permutation(count)[: max(1, round(FORGET_SHARE * count))]] = True
+  count = _num_learnt(table, size)
+  order = rng.permutation(len(table.values))
+  if isinstance(forgotten, float):
+    mask = np.zeros(count, bool)
+    mask[rng.permutation(count)[: max(1, round(forgotten * count))]] = True
+  else:
+    # What is to be forgotten has to be learnt from.
+    order = np.concatenate([order[forgotten[order]], order[~forgotten[order]]])
+    mask = forgotten[order[:count]]
+  rows = table.values[order[: 2 * count]]
   parts = rows[:count], rows[count:], mask
   return Problem(*map(jnp.asarray, parts))
 
@@ -269,7 +332,7 @@ def run(plan: Plan, progress: Progress) -> Outcome:
       progress.update(task, description=f"{table.name}: {name}")
       fitting = None
       for seed in range(plan.num_seeds):
-        problem = make_problem(table, plan.size, seed)
+        problem = make_problem(table, plan.size, seed, plan.forgotten)
         # One key a seed: all generators are scored by the same split of rows.
         key = jax.random.fold_in(jax.random.key(seed), 1)
         if name == GENUINE:
@@ -354,9 +417,7 @@ def _scored(
 
 def main(argv: Sequence[str] | None = None) -> None:
   """The program; bad input ends it with one line and exit status 2."""
-  asked = tyro.cli(
-    Options, prog="python -m experiments.synthetic_tables", args=argv
-  )
+  asked = flags.parse(Options, "python -m experiments.synthetic_tables", argv)
   plan, summary = common.run_program(asked, prepare, run, output.write)
   output.show(common.wide_console(), plan, summary)
 

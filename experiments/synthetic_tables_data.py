@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data import read_csv
+from experiments.data import data_folder
+from experiments.files import read_csv
 
 _ADULT_NUMBERS = (
   "age",
@@ -52,6 +52,7 @@ class MixedTable(NamedTuple):
     categories: D numbers: 0 for a column of numbers, K for codes 0 .. K - 1.
     target: the place of the column that models predict.
     task: "regression" or "classification".
+    rows: int [N], the number of each row in the file.
     note: "", or what it stands in for, and why.
   """
 
@@ -61,6 +62,7 @@ class MixedTable(NamedTuple):
   categories: tuple[int, ...]
   target: int
   task: str
+  rows: np.ndarray
   note: str = ""
 
 
@@ -82,7 +84,7 @@ def load(name: str, data_dir: str | None) -> MixedTable:
     )
   if name not in FILES:
     return _bundled(name)
-  folder = data_dir or os.environ.get("JAXUNLEARN_DATA")
+  folder = data_folder(data_dir)
   if data_dir is not None and not Path(data_dir).is_dir():
     raise ValueError(f"Expected --data-dir to be a folder, got {data_dir}.")
   if folder is None or not (Path(folder) / FILES[name]).is_file():
@@ -110,7 +112,9 @@ def _california(path: Path) -> MixedTable:
   found = _mixed(
     "california", words, _HOUSE_NUMBERS, ("ocean_proximity",), "regression"
   )
-  return found._replace(target=found.columns.index("median_house_value"))
+  return found._replace(
+    target=found.columns.index("median_house_value"), rows=np.flatnonzero(full)
+  )
 
 
 def _mixed(name, words, numbers, categorical, task) -> MixedTable:
@@ -128,7 +132,10 @@ def _mixed(name, words, numbers, categorical, task) -> MixedTable:
     kinds.append(len(levels))
   values = np.column_stack(columns)
   names = (*numbers, *categorical)
-  return MixedTable(name, values, names, tuple(kinds), len(names) - 1, task)
+  rows = np.arange(len(values))
+  return MixedTable(
+    name, values, names, tuple(kinds), len(names) - 1, task, rows
+  )
 
 
 def _bundled(name: str) -> MixedTable:
@@ -146,4 +153,5 @@ def _bundled(name: str) -> MixedTable:
   if name == "diabetes":
     values[:, list(loaded.feature_names).index("sex")] -= 1  # From 1 and 2.
   names = (*map(str, loaded.feature_names), "target")
-  return MixedTable(name, values, names, kinds, len(names) - 1, task)
+  rows = np.arange(len(values))
+  return MixedTable(name, values, names, kinds, len(names) - 1, task, rows)

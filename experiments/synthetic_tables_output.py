@@ -142,7 +142,7 @@ def write(folder: Path, plan: Plan, outcome: Outcome) -> report.Summary:
       + f"Generators learnt from rows of {_listed(t.name for t in plan.tables)} "
       f"({plan.num_seeds} seeds, each with other rows) and drew as many. "
       "TabSynDex says how much these are like the real rows, in five scores and "
-      "their mean; then each generator learnt without a tenth of the rows."
+      "their mean; then each generator learnt without the rows to be forgotten."
     ),
     notes=(*notes, *_NOTES),
     general_findings=False,

@@ -31,11 +31,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from rich.progress import Progress
 
 from experiments import common, data, flags
 from experiments import value_data_output as output
+from experiments.flags import described
 from jaxunlearn.adapters.functions import from_functions
 from jaxunlearn.core.training import train
 from jaxunlearn.core.types import Model
@@ -132,22 +132,22 @@ class Options:
 
   data: Annotated[
     str,
-    tyro.conf.arg(
-      help="Rows to value: digits and breast-cancer (ship with scikit-learn), "
+    described(
+      "Rows to value: digits and breast-cancer (ship with scikit-learn), "
       "adult, or npz:PATH, a file with x [N, ...] and integer classes y [N]."
     ),
   ] = "digits"
 
   noise: Annotated[
     float,
-    tyro.conf.arg(
-      help="Share of the labels that is flipped to another class, in (0, 1).",
-      metavar="FLOAT",
+    described(
+      "Share of the labels that is flipped to another class, in (0, 1).",
+      "FLOAT",
     ),
   ] = 0.2
 
   methods: Annotated[
-    str, tyro.conf.arg(help="Estimators: all, or names as in loo,knn_shapley.")
+    str, described("Estimators: all, or names as in loo,knn_shapley.")
   ] = "all"
 
   seeds: flags.Seeds = None
@@ -179,8 +179,8 @@ def prepare(options: Options) -> Plan:
     raise ValueError(f"Expected --noise in (0, 1), got {options.noise}.")
   flags.check_seeds(options.seeds)
   names = flags.chosen(options.methods, METHODS)
-  dataset = data.load(
-    options.data, preset=options.preset, data_dir=options.data_dir
+  dataset = data.with_floats(
+    data.load(options.data, preset=options.preset, data_dir=options.data_dir)
   )
   size = SIZES[options.preset]
   available = len(dataset.train["label"])
@@ -488,7 +488,7 @@ def run(plan: Plan, progress: Progress) -> Outcome:
 
 def main(argv: Sequence[str] | None = None) -> None:
   """The program; bad input ends it with one line and exit status 2."""
-  asked = tyro.cli(Options, prog="python -m experiments.value_data", args=argv)
+  asked = flags.parse(Options, "python -m experiments.value_data", argv)
   plan, summary = common.run_program(asked, prepare, run, output.write)
   output.show(common.wide_console(), plan, summary)
 

@@ -26,7 +26,6 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.progress import Progress
 
 import jaxunlearn as ju
@@ -198,8 +197,12 @@ def prepare(options: Options) -> Plan:
   given = {"cycles": options.cycles, "seeds": options.seeds}
   size = size._replace(**{k: v for k, v in given.items() if v is not None})
   size = size._replace(every=min(size.every, size.cycles))
-  dataset = data.load(
-    options.data, preset=options.preset, data_dir=options.data_dir
+  dataset = data.with_floats(
+    data.load(options.data, preset=options.preset, data_dir=options.data_dir)
+  )
+  model = models.load(options.model, dataset, options.preset)
+  dataset = data.with_classes(
+    dataset, models.num_outputs(model, dataset), "--model"
   )
   asked = requests.parse(options.request, dataset)
   if None in asked.classes:
@@ -207,7 +210,6 @@ def prepare(options: Options) -> Plan:
       "Expected --request class:0,8 or each-class, since these methods forget "
       f"whole classes, got {options.request!r}."
     )
-  model = models.load(options.model, dataset, options.preset)
   kind = options.model
   if kind not in methods.RECIPES:
     kind = "mlp" if dataset.train["x"].ndim == 2 else "cnn"
@@ -292,7 +294,7 @@ def write(folder: Path, plan: Plan, outcome: Outcome) -> report.Summary:
 
 def main(argv: Sequence[str] | None = None) -> None:
   """The program; bad input ends it with one line and exit status 2."""
-  asked = tyro.cli(Options, prog="python -m experiments.zero_shot", args=argv)
+  asked = flags.parse(Options, "python -m experiments.zero_shot", argv)
   _, summary = common.run_program(asked, prepare, run, write)
   console = common.wide_console()
   console.print(report.rich_table(summary, definitions=DEFINITIONS))

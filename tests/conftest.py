@@ -1,5 +1,12 @@
-"""Eight simulated devices, strict ranks, and a compilation cache that stays."""
+"""Cheap compilation, eight simulated devices, strict ranks, kept durations.
 
+XLA compiles tests with most of its optimisations off, which takes half the
+time. Tests marked `optimized` get them, as does everything under
+`JAXUNLEARN_TESTS_OPTIMIZED=1`, the mode for a full run now and then. Programs
+of the two modes have different keys in the persistent cache.
+"""
+
+import json
 import os
 import pathlib
 
@@ -13,9 +20,98 @@ collect_ignore = ["core/stream_child.py"]  # A program that a test starts.
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(_ROOT / ".cache/jax"))
+_DURATIONS = _ROOT / ".cache/durations.json"
+_ALL_OPTIMIZED = os.environ.get("JAXUNLEARN_TESTS_OPTIMIZED", "0") != "0"
+# A test that takes longer carries the mark `slow`.
+_SLOW_SECONDS = 10.0
 jax.config.update("jax_compilation_cache_dir", _CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def set_optimized(wanted: bool) -> None:
+  """Compiles what follows, in programs that tests start too, in that mode."""
+  if jax.config.read("jax_disable_most_optimizations") == wanted:
+    jax.config.update("jax_disable_most_optimizations", not wanted)
+    # `jit` keeps what it compiled whatever the flag says.
+    jax.clear_caches()
+  os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0" if wanted else "1"
+
+
+set_optimized(_ALL_OPTIMIZED)
+
+
+def cpu_seconds() -> float:
+  """Of this process and of those that it started."""
+  return sum(os.times()[:4])
+
+
+_cpu_at_setup = pytest.StashKey[float]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+  """Before fixtures of any scope, which compile as well."""
+  item.stash[_cpu_at_setup] = cpu_seconds()
+  marked = item.get_closest_marker("optimized") is not None
+  set_optimized(_ALL_OPTIMIZED or marked)
+
+
+def pytest_runtest_teardown(item):
+  used = cpu_seconds() - item.stash[_cpu_at_setup]
+  item.user_properties.append(("cpu_seconds", used))
+
+
+def pytest_collection_modifyitems(items):
+  for item in items:
+    for mark in item.iter_markers("optimized"):
+      if not mark.kwargs.get("reason"):
+        raise pytest.UsageError(
+          f"Expected a reason beside the mark `optimized`: {item.nodeid}"
+        )
+
+
+_clock: dict[str, float] = {}
+_cpu: dict[str, float] = {}
+_marked_slow: set[str] = set()
+
+
+def pytest_runtest_logreport(report):
+  """Adds set-up and call; with workers, the process that gathers gets all."""
+  name = report.nodeid
+  _clock[name] = _clock.get(name, 0) + report.duration
+  _cpu[name] = dict(report.user_properties).get("cpu_seconds", 0)
+  if "slow" in report.keywords:
+    _marked_slow.add(name)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+  """Stores the durations, shows the longest and those without their mark.
+
+  A test is long if it is by the clock and by its CPU time, so that a busy
+  machine makes none long.
+  """
+  if not _clock or hasattr(config, "workerinput"):
+    return
+  seconds = {name: min(_clock[name], _cpu[name]) for name in _clock}
+  _DURATIONS.parent.mkdir(exist_ok=True)
+  known = json.loads(_DURATIONS.read_text()) if _DURATIONS.exists() else {}
+  known |= {
+    name: {"clock": round(_clock[name], 2), "cpu": round(_cpu[name], 2)}
+    for name in _clock
+  }
+  partial = _DURATIONS.with_suffix(f".{os.getpid()}")
+  partial.write_text(json.dumps(known, indent=0, sort_keys=True))
+  partial.replace(_DURATIONS)
+  longest = sorted(seconds, key=seconds.get, reverse=True)
+  terminalreporter.section("longest tests, in seconds")
+  for name in longest[:10]:
+    terminalreporter.line(f"{seconds[name]:7.1f}  {name}")
+  for name in longest:
+    if seconds[name] > _SLOW_SECONDS and name not in _marked_slow:
+      terminalreporter.line(
+        f"{seconds[name]:7.1f}  without the mark `slow`: {name}", yellow=True
+      )
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ def model(traces=None):
     place = jnp.linspace(-0.5, 0.5, LENGTH)[None, :, None]
     return jnp.tanh(embeddings @ params["text_encoder"]["mix"] + place)
 
-  def eps(params, x, t, context):
+  def eps_with_attention(params, x, t, context):
     if traces is not None:
       traces.append(1)
     net = params["denoiser"]
@@ -36,12 +36,15 @@ def model(traces=None):
     query = jnp.tanh(flat @ net["attn2"]["to_q"])
     scores = jnp.einsum("be,ble->bl", query, context @ net["attn2"]["to_k"])
     value = context @ net["attn2"]["to_v"]
-    said = jnp.einsum("bl,bli->bi", jax.nn.softmax(scores), value)
-    return (net["gain"] * flat + said).reshape(x.shape)
+    attention = jax.nn.softmax(scores)
+    said = jnp.einsum("bl,bli->bi", attention, value)
+    noise = (net["gain"] * flat + said).reshape(x.shape)
+    return noise, (attention[:, None, None],)
 
   return Diffusion(
     init=params,
-    eps=eps,
+    eps=lambda *args: eps_with_attention(*args)[0],
+    eps_with_attention=eps_with_attention,
     encode=lambda p, tokens: encode_embeddings(p, embed(p, tokens)),
     null_tokens=jnp.array([1, 0, 0, 0, 0]),
     alphas_bar=LEVELS,

@@ -143,6 +143,8 @@ def check_writable(
   Raises:
     ValueError: it is no folder, or cannot be made or written to.
   """
+  if not os.fspath(directory):  # As a path it would be the working folder.
+    raise ValueError(f"Expected {name} to be a directory, got an empty path.")
   path = Path(directory)
   try:
     path.mkdir(parents=True, exist_ok=True)

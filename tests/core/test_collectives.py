@@ -15,6 +15,8 @@ from jaxunlearn.core.phase import phase, supervised
 from jaxunlearn.core.training import train_many, unlearn_many
 from jaxunlearn.core.types import Draw, Variables
 
+pytestmark = pytest.mark.optimized(reason="It reads the optimised program.")
+
 KEYS = jax.random.split(jax.random.key(0), 8)
 MASKS = jax.random.bernoulli(jax.random.key(1), 0.7, (8, 60))
 RECIPE = {"optimizer": optax.adam(0.01), "num_steps": 5, "batch_size": 16}

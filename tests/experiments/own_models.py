@@ -21,6 +21,36 @@ class TwoLayersNnx(nnx.Module):
     return self.out(nnx.relu(self.hidden(x)))
 
 
+class Tokens(nn.Module):
+  """Takes token numbers, which must be integers."""
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(3)(nn.Embed(50, 8)(x).mean(1))
+
+
+class FailsInTraining(nn.Module):
+  """Is sound until it is trained."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    if train:
+      x = x.reshape(7, -1)
+    return nn.Dense(3)(x)
+
+
+def tokens():
+  return Tokens()
+
+
+def fails_in_training():
+  return FailsInTraining()
+
+
+def ten_outputs():
+  return TwoLayers(num_classes=10)
+
+
 def linen_factory():
   return TwoLayers()
 

@@ -72,26 +72,6 @@ def test_a_given_model_is_one_row_and_is_judged(results, tmp_path):
   assert given[0]["lira_auc"] == pytest.approx(same["lira_auc"], abs=1e-4)
 
 
-@pytest.mark.parametrize(
-  ("flags", "message"),
-  [
-    (["--shadows", "3"], "--shadows >= 4, got 3"),
-    (["--seeds", "1"], "--seeds >= 2"),
-    (["--request", "each-class"], "--request to be one request, got 10"),
-    (["--methods", "unsri"], "did you mean 'unsir'"),
-    (["--checkpoint", "/nowhere"], "--checkpoint"),
-  ],
-)
-def test_bad_input_is_one_line(flags, message, tmp_path, capsys):
-  with pytest.raises(SystemExit) as stop:
-    run(tmp_path / "out", *flags)
-  assert stop.value.code == 2
-  err = capsys.readouterr().err
-  assert message in err
-  assert err.count("\n") == 1
-  assert not (tmp_path / "out").exists()
-
-
 def test_a_paired_interval_is_that_of_scipy():
   import scipy.stats
 
@@ -200,6 +180,7 @@ def lira_interval(outcome, name):
   )
 
 
+@pytest.mark.optimized(reason="A claim about what users run.")
 @pytest.mark.slow
 def test_lira_finds_members_of_an_overfitted_model_and_none_after_retraining():
   """And neither is the model that forgets by scrambling taken for clean."""

@@ -95,32 +95,6 @@ def test_a_later_run_takes_the_models_of_an_earlier_one(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-  ("argv", "message"),
-  [
-    (["--concept", "colour:red"], "--concept object:NAME or style:NAME"),
-    (["--concept", "object:ten"], "one of zero, one"),
-    (["--concept", "style:6"], "its number below 6"),
-    (["--methods", "magic"], "--methods usual, all or of finetune"),
-    (["--seeds", "0"], "--seeds > 0, got 0"),
-    (["--attacked", "-1"], "--attacked >= 0, got -1"),
-    (["--twins", "0"], "--twins > 0, got 0"),
-    (["--load", "/no/such/folder"], "--load to be the folder of an earlier"),
-  ],
-)
-def test_bad_options_end_in_one_line_and_status_2(
-  argv, message, tmp_path, capsys
-):
-  with pytest.raises(SystemExit) as stop:
-    audit_diffusion.main(
-      ["--preset", "smoke", *argv, "--out", str(tmp_path / "out")]
-    )
-  assert stop.value.code == 2
-  error = " ".join(capsys.readouterr().err.split())
-  assert message in error
-  assert not (tmp_path / "out").exists()
-
-
 def rows_of(name, **values):
   lengths = {len(v) for v in values.values()}
   assert len(lengths) == 1

@@ -8,6 +8,8 @@ import pytest
 from experiments import audit_diffusion
 from jaxunlearn import report
 
+pytestmark = pytest.mark.optimized(reason="A claim about what users run.")
+
 # Those that met the bound with room to spare on every training of the model; how
 # far the others come depends on it.
 METHODS = ("salun", "sfd")

@@ -12,6 +12,8 @@ import jaxunlearn as ju
 from experiments import data, forget, methods, models
 from experiments.benchmarks import phase, requests
 
+pytestmark = pytest.mark.optimized(reason="A claim about what users run.")
+
 
 def rows_of(out):
   rows = json.loads((out / "results.json").read_text())["rows"]

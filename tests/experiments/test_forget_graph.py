@@ -281,7 +281,7 @@ def test_a_graph_of_ones_own_is_read(tmp_path):
   assert graph_data.load(bare).label is None
   with pytest.raises(ValueError, match="data with classes for --task nodes"):
     prepare(Options(data=bare, task="nodes", request="nodes:0.1"))
-  with pytest.raises(ValueError, match="data with classes for class:0"):
+  with pytest.raises(ValueError, match="class:0: Expected data with classes"):
     prepare(Options(data=bare, request="class:0"))
 
 
@@ -337,8 +337,8 @@ def test_a_graph_of_few_edges_is_refused():
     ({"request": "edges:0.1;edges:0.1"}, "--request to differ"),
     ({"request": "edges:x"}, r"share in \(0, 1\), got 'x'"),
     ({"request": "in:1"}, r"share in \(0, 1\), got '1'"),
-    ({"request": "class:2"}, r"a class of 0 \.\. 1, got '2'"),
-    ({"request": "class:-1"}, r"a class of 0 \.\. 1, got '-1'"),
+    ({"request": "class:2"}, r"a class in 0 \.\. 1, got 2"),
+    ({"request": "class:-1"}, r"a class in 0 \.\. 1, got -1"),
     ({"request": "out:0.5"}, "--request out:0.5: Expected at least"),
     ({"request": "edges:0.001"}, "--request edges:0.001: "),
     ({"request": "nodes:0.99"}, "--request nodes:0.99: "),
@@ -351,14 +351,7 @@ def test_bad_options_are_one_line(options, message, monkeypatch):
     prepare(Options(**{"data": "karate", **options}))
 
 
-def test_a_bad_flag_ends_in_one_line_and_status_two(tmp_path, capsys):
-  out = tmp_path / "out"
-  with pytest.raises(SystemExit) as ended:
-    forget_graph.main(["--request", "edges:2", "--out", str(out)])
-  assert ended.value.code == 2 and not out.exists()
-  assert capsys.readouterr().err.count("\n") == 1
-
-
+@pytest.mark.optimized(reason="A claim about what users run.")
 @pytest.mark.slow
 def test_d2dgn_keeps_links_and_is_faster_than_retraining_on_cora(
   tmp_path, data_dir
@@ -383,3 +376,51 @@ def test_d2dgn_keeps_links_and_is_faster_than_retraining_on_cora(
   assert test["d2dgn"] > max(test["gnndelete"], test["gradient_ascent"])
   assert mean("d2dgn", "forget_auc") > mean("gnndelete", "forget_auc")
   assert mean("d2dgn", "speedup") >= 2
+
+
+@pytest.mark.parametrize("of_words", [True, False])
+def test_edges_and_nodes_are_named_as_their_platform_names_them(
+  tmp_path, of_words
+):
+  club = graph_data.load("karate")
+  ids = 2**40 + np.arange(34)[::-1]
+  ids = np.array([f"member-{i}" for i in ids]) if of_words else ids
+  source = save(
+    tmp_path / "own.npz", features=club.features, edges=ids[club.edges], ids=ids
+  )
+  data = graph_data.load(source)
+  np.testing.assert_array_equal(data.edges, club.edges)
+  (tmp_path / "edges.csv").write_text(f"{ids[1]},{ids[0]}\n{ids[0]},{ids[3]}\n")
+  (tmp_path / "rows.txt").write_text("5\n6\n")
+  for text, wanted in (
+    (f"edges:{tmp_path / 'edges.csv'}", [[0, 1], [0, 3]]),
+    (f"index:{tmp_path / 'rows.txt'}", club.edges[5:7].tolist()),
+    (f"nodes:{ids[11]}", [[0, 11]]),
+  ):
+    asks = graph_data.parse(text, data, "links")
+    for seed in range(4):
+      split = graph_data.split_links(data, seed, asks)
+      mask, _ = graph_data.mask_links(asks[0], data, split, seed)
+      assert sorted(split.edges[mask].tolist()) == sorted(wanted)
+  asks = graph_data.parse(f"nodes:{ids[4]},{ids[7]}", data, "nodes")
+  split = graph_data.split_nodes(data, 0, asks)
+  mask, gone = graph_data.mask_nodes(asks[0], data, split, 0)
+  assert split.rows[mask].tolist() == [4, 7]
+  assert np.flatnonzero(gone).tolist() == [4, 7]
+
+
+@pytest.mark.parametrize(
+  ("request_text", "message"),
+  [
+    ("nodes:40", "a node of these data, got 40; the nearest are 31, 32, 33"),
+    ("nodes:4294967297", "got 4294967297"),
+    ("edges:{}", "none between 0 and 33 on line 1"),
+    ("index:/nowhere", "no such file"),
+    ("class:4294967296", r"a class in 0 \.\. 1, got 4294967296"),
+  ],
+)
+def test_what_the_graph_has_not_is_refused(tmp_path, request_text, message):
+  path = tmp_path / "edges.txt"
+  path.write_text("0 33\n")
+  with pytest.raises(ValueError, match=message):
+    prepare(Options(data="karate", request=request_text.format(path)))

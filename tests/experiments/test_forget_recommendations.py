@@ -271,46 +271,6 @@ def test_unusable_own_interactions_are_refused_in_one_line(tmp_path):
     load(f"npz:{tmp_path / 'none.npz'}")
 
 
-@pytest.mark.parametrize(
-  ("argv", "words"),
-  [
-    (["--k", "0"], ["--k", "> 0", "got 0"]),
-    (["--seeds", "0"], ["--seeds", "> 0"]),
-    (["--train-steps", "-3"], ["--train-steps", "got -3"]),
-    (["--first-seed", "-1"], ["--first-seed", "got -1"]),
-    (["--alpha", "1.5"], ["--alpha", "[0, 1]"]),
-    (["--alpha", "nan"], ["--alpha", "nan"]),
-    (["--sweep", "0.5,x"], ["--sweep", "'0.5,x'"]),
-    (["--sweep", "2"], ["--sweep", "'2'"]),
-    (["--sweep", "1", "--methods", "unlink"], ["--methods", "mmrecun"]),
-    (["--methods", "magic"], ["--methods", "amnesiac", "'magic'"]),
-    (["--methods", ","], ["--methods", "','"]),
-    (["--requests", "movies"], ["--requests", "interactions", "'movies'"]),
-    (["--requests", "users:0"], ["(0, 1)", "'users:0'"]),
-    (["--requests", "users:x"], ["(0, 1)", "'users:x'"]),
-    (["--requests", "users,users"], ["once", "users 5 %"]),
-    (["--requests", "group"], ["group:GROUP", "source-1"]),
-    (["--requests", "group:War"], ["source-4", "'group:War'"]),
-    (["--requests", "group:source-1:0.5"], ["group:GROUP", "0.5"]),
-    (["--requests", "preference:source-1:2"], ["(0, 1)", "source-1:2"]),
-    (["--requests", "users:0.999"], ["to keep", "users 99.9 %"]),
-    (["--data", "netflix"], ["--data", "movielens", "'netflix'"]),
-    (["--data", "movielens", "--data-dir", "/nowhere"], ["u.data"]),
-  ],
-)
-def test_a_bad_option_ends_with_one_line(argv, words, tmp_path, capsys):
-  out = tmp_path / "out"
-  options = ["--preset", "smoke", "--data", "generated"]
-  with pytest.raises(SystemExit) as stopped:
-    forget_recommendations.main([*options, *argv, "--out", str(out)])
-  assert stopped.value.code == 2
-  assert not out.exists()
-  lines = capsys.readouterr().err.splitlines()
-  assert len(lines) == 1
-  for word in words:
-    assert word in lines[0]
-
-
 def test_movielens_needs_its_folder_and_is_the_default_where_there_is_one(
   monkeypatch, tmp_path
 ):
@@ -324,6 +284,7 @@ def test_movielens_needs_its_folder_and_is_the_default_where_there_is_one(
     )
 
 
+@pytest.mark.optimized(reason="A claim about what users run.")
 @pytest.mark.slow
 def test_mmrecun_meets_its_bounds_on_movielens(data_dir, tmp_path):
   results = run(
@@ -353,3 +314,72 @@ def test_mmrecun_meets_its_bounds_on_movielens(data_dir, tmp_path):
     assert test("mmrecun") > test("gradient_ascent")
     assert values("mmrecun", request, "speed_up").mean() >= 1.3
   assert math.isfinite(values("mmrecun", "users 5 %", "membership_auc").mean())
+
+
+PLATFORM = {
+  "numbers": (2**40 + np.arange(12), 7 + 2**33 * np.arange(9)),
+  "words": (
+    np.array([f"user-{u:02}" for u in range(12)]),
+    np.array([f"{i:03}" for i in range(9)]),
+  ),
+  "times": (
+    np.datetime64("2024-01-01") + np.arange(12),
+    np.datetime64("2020-01-01") + np.arange(9),
+  ),
+}
+
+
+@pytest.mark.parametrize("kind", PLATFORM)
+def test_users_and_items_are_named_as_their_platform_names_them(tmp_path, kind):
+  plain = np.load(write_npz(tmp_path / "a.npz").removeprefix("npz:"))
+  users, items = (
+    ids[plain[n]] for ids, n in zip(PLATFORM[kind], ("users", "items"))
+  )
+  source = load(write_npz(tmp_path / "b.npz", users=users, items=items))
+  user, item = np.asarray(source.data.train["x"]).T
+  names = source.user_ids[user], source.item_ids[item]
+  for place, side in enumerate(("users", "items")):
+    wanted = PLATFORM[kind][place][[3, 5]]
+    for text in (f"{side}:{wanted[0]},{wanted[1]}", f"{side}:id={wanted[0]}"):
+      (asked,) = requests.parse(text, ())
+      expected = np.isin(names[place], wanted[: len(asked.names)])
+      for seed in (0, 1):
+        drawn = requests.draw(asked, source, seed)
+        np.testing.assert_array_equal(drawn.forget, expected)
+    (unknown,) = requests.parse(f"{side}:id=2999-01-01", ())
+    with pytest.raises(ValueError, match=f"an? {side[:-1]}"):
+      requests.draw(unknown, source, 0)
+
+
+def test_rows_of_the_users_file_are_named_by_number(tmp_path):
+  source = load(write_npz(tmp_path / "own.npz"))
+  (tmp_path / "rows.txt").write_text("0\n7\n30\n41\n")
+  (asked,) = requests.parse(f"index:{tmp_path / 'rows.txt'}", ())
+  forget = requests.draw(asked, source, 0).forget
+  wanted = {tuple(row) for row in source.rows[[0, 7, 30, 41]].tolist()}
+  pairs = np.asarray(source.data.train["x"]).tolist()
+  np.testing.assert_array_equal(forget, [tuple(p) in wanted for p in pairs])
+  with pytest.raises(ValueError, match="npz:PATH or csv:PATH"):
+    requests.draw(asked, recommendation_data.generated("smoke", 0), 0)
+
+
+def test_interactions_may_come_as_a_csv(tmp_path):
+  path = tmp_path / "own.csv"
+  lines = [f"u{u},{7 + i}" for u in range(6) for i in range(4)]
+  path.write_text("\n".join(["users,items", *lines]), encoding="utf-8-sig")
+  source = load(f"csv:{path}")
+  assert source.user_ids.tolist() == [f"u{u}" for u in range(6)]
+  assert source.item_ids.tolist() == [7, 8, 9, 10]
+
+
+@pytest.mark.parametrize(
+  ("text", "kinds"),
+  [
+    ("users:1,2,items", ("users", "items")),
+    ("users:1,2;items:0.1", ("users", "items")),
+    ("user:1", ("users",)),
+    ("users,items,interactions", ("users", "items", "interactions")),
+  ],
+)
+def test_commas_are_between_requests_or_between_names(text, kinds):
+  assert tuple(r.kind for r in requests.parse(text, ())) == kinds

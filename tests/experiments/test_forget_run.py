@@ -1,5 +1,6 @@
 """The main job from end to end, on small data."""
 
+import dataclasses
 import json
 import math
 
@@ -80,6 +81,7 @@ def test_results_have_a_row_for_every_method_and_seed(digits_run):
 def test_all_files_are_written_and_nothing_else(digits_run):
   out, _ = digits_run
   assert sorted(p.name for p in out.iterdir()) == [
+    ".jaxunlearn-run.json",
     "params",
     "plots",
     "report.html",
@@ -231,7 +233,7 @@ def test_each_class_has_the_rows_of_the_single_requests(digits_run, tmp_path):
 
 @pytest.mark.slow
 def test_every_method_runs_and_is_finite(tmp_path):
-  results = run(tmp_path, "--seeds", "1")
+  results = run(tmp_path, "--methods", "all", "--seeds", "1")
   methods = {r["method"] for r in results["rows"]}
   assert methods == {"original", "retrained", *methods_table.METHODS} - {
     "retrain"
@@ -353,14 +355,23 @@ def test_all_methods_leave_out_the_ledger_of_a_given_checkpoint():
   assert "amnesiac" in methods_table.choose("all", has_ledger=True)
 
 
+def test_the_usual_methods_are_a_handful_of_all_and_need_no_ledger():
+  asked = forget.Options(preset="smoke")
+  assert tuple(forget.prepare(asked).settings) == methods_table.USUAL
+  chosen = methods_table.choose("all", has_ledger=False)
+  assert set(methods_table.USUAL) < set(chosen)
+
+
 def test_zero_shot_methods_are_left_out_where_every_class_is_touched():
-  asked = forget.Options(request="class:1;random:0.1", preset="smoke")
+  asked = forget.Options(
+    request="class:1;random:0.1", methods="all", preset="smoke"
+  )
   plan = forget.prepare(asked)
   zero_shot = {n for n, m in methods_table.METHODS.items() if m.zero_shot}
   assert zero_shot == {"zero_shot_noise", "gkt"}
   assert not zero_shot & set(plan.settings) and "unsir" in plan.settings
   assert any("gkt forget whole" in note for note in output._notes(plan))
-  whole = forget.prepare(forget.Options(request="class:1", preset="smoke"))
+  whole = forget.prepare(dataclasses.replace(asked, request="class:1"))
   assert zero_shot <= set(whole.settings)
   assert not any("gkt forget whole" in note for note in output._notes(whole))
 
@@ -379,24 +390,10 @@ def test_a_failure_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
   out = tmp_path / "deep" / "out"
 
   def interrupted(plan, progress):
-    assert out.is_dir()
+    assert out.parent.is_dir() and not out.exists()
     raise KeyboardInterrupt
 
   monkeypatch.setattr(forget, "run", interrupted)
   with pytest.raises(KeyboardInterrupt):
     forget.main([*FAST, "--methods", "finetune", "--out", str(out)])
   assert list(tmp_path.iterdir()) == []
-
-
-def test_results_of_an_earlier_run_are_replaced_and_other_files_stay(tmp_path):
-  (tmp_path / "results.json").write_text("old")
-  (tmp_path / "params" / "old").mkdir(parents=True)
-  (tmp_path / "notes.txt").write_text("mine")
-  with forget.common.staged_output(tmp_path) as folder:
-    (folder / "results.json").write_text("new")
-    (folder / "params" / "new").mkdir(parents=True)
-    assert (tmp_path / "results.json").read_text() == "old"
-  assert (tmp_path / "results.json").read_text() == "new"
-  assert [p.name for p in (tmp_path / "params").iterdir()] == ["new"]
-  assert (tmp_path / "notes.txt").read_text() == "mine"
-  assert len(list(tmp_path.iterdir())) == 3

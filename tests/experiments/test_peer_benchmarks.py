@@ -134,6 +134,7 @@ def test_bad_options_are_refused(wrong, words):
     peers.check(peers.Options(only=("overhead",), **wrong))
 
 
+@pytest.mark.optimized(reason="It times loops.")
 @pytest.mark.slow
 def test_the_overhead_is_written_to_files(tmp_path):
   options = peers.Options("smoke", ("overhead",), out=str(tmp_path / "out"))
@@ -287,6 +288,7 @@ def test_methods_in_pytorch_forget_a_class_and_keep_the_others(torch_side):
     assert after[~was_forget].mean() > 0.7, name
 
 
+@pytest.mark.optimized(reason="It times loops.")
 @pytest.mark.slow
 def test_the_whole_command_runs_at_its_smallest(torch_side, tmp_path):
   out = tmp_path / "out"

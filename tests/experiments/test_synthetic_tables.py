@@ -107,23 +107,21 @@ def test_the_claim_of_the_curve_is_judged_by_its_numbers(curve, words):
   assert words in claim_words(np.array(curve))
 
 
-@pytest.mark.parametrize(
-  ("argv", "message"),
-  [
-    (["--data", "iris"], "--data all or of adult"),
-    (["--data", ","], "--data all or of adult"),
-    (["--generators", "tvae"], "--generators all or of copy"),
-    (["--generators", ","], "--generators all or of copy"),
-    (["--seeds", "0"], "--seeds > 0, got 0"),
-    (["--data-dir", "/no/such/folder"], "--data-dir to be a folder"),
-  ],
-)
-def test_bad_options_end_in_one_line_and_status_2(
-  argv, message, tmp_path, capsys
-):
-  with pytest.raises(SystemExit) as stop:
-    synthetic_tables.main([*argv, "--out", str(tmp_path / "out")])
-  assert stop.value.code == 2
-  error = capsys.readouterr().err
-  assert message in error and error.count("\n") == 1
-  assert not (tmp_path / "out").exists()
+def test_rows_that_are_named_are_learnt_from_and_forgotten(tmp_path):
+  (tmp_path / "rows.txt").write_text("5\n170\n")
+  asked = f"index:{tmp_path / 'rows.txt'}"
+  plan = synthetic_tables.prepare(
+    synthetic_tables.Options(data="wine", request=asked, preset="smoke")
+  )
+  values = plan.tables[0].values
+  for seed in range(3):
+    problem = synthetic_tables.make_problem(
+      plan.tables[0], plan.size, seed, plan.forgotten
+    )
+    found = np.asarray(problem.real)[np.asarray(problem.forget_mask)]
+    np.testing.assert_array_equal(
+      found[np.argsort(found[:, -1])], values[[5, 170]]
+    )
+  (tmp_path / "rows.txt").write_text("4294967296\n")
+  with pytest.raises(ValueError, match=r"in 0 \.\. 177, got 4294967296"):
+    synthetic_tables.prepare(plan.options)

@@ -40,6 +40,7 @@ def test_the_bare_loop_knows_the_empty_set():
   assert utilities[1] > utilities[0] and seconds > 0
 
 
+@pytest.mark.optimized(reason="It times loops.")
 @pytest.mark.slow
 def test_a_row_of_each_method_with_equal_counts(tmp_path):
   out = tmp_path / "figures.json"

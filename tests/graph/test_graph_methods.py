@@ -1,7 +1,6 @@
 """Methods on a small graph of two communities, and their limits."""
 
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,6 @@ from jaxunlearn.graph import objectives
 from jaxunlearn.graph.layers import GCN, Encoder
 from jaxunlearn.losses import kl_to_teacher
 
-DATA = pathlib.Path(__file__).parents[1] / "data"
 KEY = jax.random.key(5)
 N = 20
 ADAM = optax.adam(0.02)
@@ -62,29 +60,6 @@ METHODS = {
   ),
   "gnndelete": lambda t: graph.gnndelete(t, num_steps=4),
 }
-NOISE = {
-  "d2dgn_non_edges": lambda t: graph.d2dgn(
-    t,
-    num_steps=4,
-    knowledge="feature",
-    feature_loss="kl",
-    destroyer="non_edges",
-    destroyer_steps=3,
-  )
-}
-FAST = ("unlink", "d2dgn", "gnndelete")
-CASES = [
-  pytest.param(
-    name,
-    on_edges,
-    make,
-    id=f"{name}-{'edges' if on_edges else 'nodes'}",
-    marks=() if on_edges and name in FAST else pytest.mark.slow,
-  )
-  for name, make in (METHODS | NOISE).items()
-  for on_edges in (True, False)
-  if on_edges or name in ("retrain", "d2dgn", "gnndelete")
-]
 
 
 def close(a, b, **tolerance):
@@ -99,49 +74,6 @@ def move(a, b):
   """The largest change of a parameter."""
   deltas = jax.tree.map(lambda x, y: jnp.abs(x - y).max(), a.params, b.params)
   return max(jax.tree.leaves(deltas))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "on_edges", "make"), CASES)
-def test_vmap_equals_the_loop_and_a_new_request_does_not_recompile(
-  name, on_edges, make
-):
-  task, data, original = problem(on_edges)
-  traces = []
-
-  def convolve(*args, **kwargs):
-    traces.append(1)
-    return task.convolve(*args, **kwargs)
-
-  method = make(task._replace(convolve=convolve))
-  masks = jnp.stack([request(w, on_edges) for w in ([0, 5], [3], [1, 2, 9])])
-  keys = jax.random.split(KEY, 3)
-  single = jax.jit(lambda m, k: method(original, data, m, k)[0])
-  loop = [single(m, k) for m, k in zip(masks, keys)]
-  before = len(traces)
-  single(request([4, 7], on_edges), KEY)
-  assert len(traces) == before  # Nothing was traced anew.
-  many, _ = jax.jit(lambda m, k: ju.unlearn_many(method, original, data, m, k))(
-    masks, keys
-  )
-  for i, one in enumerate(loop):
-    close(jax.tree.map(lambda leaf: leaf[i], many), one, rtol=2e-4, atol=2e-5)
-  # The graph that is left comes along.
-  gone = task.removed(data, masks[0])
-  kept = graph.edge_weight(task.graph)
-  np.testing.assert_array_equal(graph.weight_of(loop[0]), kept * (1 - gone))
-  assert gone.sum() > 0
-
-
-@pytest.mark.slow
-def test_jit_equals_no_jit_and_the_same_key_gives_the_same_bits():
-  task, data, original = problem()
-  method, mask = graph.d2dgn(task, num_steps=3), request([0, 5])
-  plain, _ = method(original, data, mask, KEY)
-  jitted, _ = method.compiled(original, data, mask, KEY)
-  again, _ = method.compiled(original, data, mask, KEY)
-  same(jitted, again)
-  close(plain, jitted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -423,70 +355,6 @@ def test_distances_do_not_read_rows_of_weight_zero(distance):
 # GNNDelete.
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["mse_mean", "kld_mean", "cosine_mean"])
-def test_both_losses_are_the_published_ones(kind):
-  file = np.load(DATA / "gnndelete__losses.npz")
-  distance = {
-    "mse_mean": graph.embedding_mse,
-    "kld_mean": graph.embedding_kl,
-    "cosine_mean": graph.embedding_cosine,
-  }[kind]
-  edges = jnp.asarray(file["edge_index"].T[file["deleted_edge_mask"] > 0])
-  others = jnp.asarray(file["negative_edges"].T)
-  alpha = float(file["alpha"])
-
-  def losses(z1, z2):
-    parts = []
-    for i, z in ((1, z1), (2, z2)):
-      old = jnp.asarray(file[f"z{i}_original"])
-      near = (file[f"node_{i}hop_mask"] > 0) & ~(file["endpoint_mask"] > 0)
-      dec = graph.deleted_edge_consistency(
-        z, old, edges, others, jnp.ones(len(edges)), distance
-      )
-      parts.append((dec, distance(z, old, jnp.asarray(near, jnp.float32))))
-    return parts
-
-  def both(z1, z2):
-    return sum(alpha * dec + (1 - alpha) * ni for dec, ni in losses(z1, z2))
-
-  z = jnp.asarray(file["z1"]), jnp.asarray(file["z2"])
-  for i, (dec, ni) in enumerate(losses(*z), 1):
-    np.testing.assert_allclose(
-      dec, file[f"nodeemb_{kind}_loss_r{i}"], rtol=1e-5
-    )
-    np.testing.assert_allclose(ni, file[f"nodeemb_{kind}_loss_l{i}"], rtol=1e-5)
-  np.testing.assert_allclose(
-    both(*z), file[f"nodeemb_{kind}_both_all"], rtol=1e-5
-  )
-  for slope, i in zip(jax.grad(both, (0, 1))(*z), (1, 2)):
-    wanted = file[f"nodeemb_{kind}_grad_z{i}"]
-    assert np.abs(slope - wanted).max() <= 1e-5 * np.abs(wanted).max()
-
-
-def test_the_papers_losses_count_the_ends_as_neighbours():
-  file = np.load(DATA / "gnndelete__losses.npz")
-  for i in (1, 2):
-    zone = jnp.asarray(file[f"node_{i}hop_mask"], jnp.float32)
-    z, old = jnp.asarray(file[f"z{i}"]), jnp.asarray(file[f"z{i}_original"])
-    np.testing.assert_allclose(
-      graph.embedding_mse(z, old, zone), file[f"ni_layer{i}_paper"], rtol=1e-5
-    )
-
-
-def test_zones_are_the_published_hops_in_both_directions():
-  file = np.load(DATA / "gnndelete__losses.npz")
-  index = file["edge_index"].T
-  rows = index[:, 0] < index[:, 1]
-  g = graph.from_edges(file["x"], index[rows])
-  gone = jnp.asarray(file["deleted_edge_mask"][rows] > 0)
-  ends = graph.endpoints(g, gone)
-  np.testing.assert_array_equal(ends, file["endpoint_mask"] > 0)
-  for hops in (1, 2):
-    wanted = file[f"node_{hops}hop_mask_undirected"] > 0
-    np.testing.assert_array_equal(graph.hops(g, ends, hops), wanted)
-
-
 def operators(out):
   return out.model_state["deletions"][-1]["operators"]
 
@@ -627,12 +495,6 @@ def test_rows_in_another_order_are_refused():
   far = {**data, "x": data["x"].at[0].set(N + 1)}
   with pytest.raises(ValueError, match=r"data\['x'\] in 0 .. 20"):
     graph.unlink(task)(original, far, request([1], False), KEY)
-
-
-def test_gnndelete_takes_hard_requests_only():
-  task, data, original = problem()
-  with pytest.raises(ValueError, match="dtype bool"):
-    graph.gnndelete(task)(original, data, request([0]) * 0.5, KEY)
 
 
 def test_training_weights_of_another_length_are_refused():

@@ -1,22 +1,11 @@
 """Attention maps against published code's numbers and their own definition."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxunlearn import losses
 from jaxunlearn.losses.attention import attention_difference, attention_map
-
-DATA = pathlib.Path(__file__).parent.parent / "data"
-TRANSFER = ["kt_T1_beta0", "kt_T1_beta250", "kt_T2_beta250"]
-
-
-def golden(name):
-  with np.load(DATA / f"zero_shot__{name}.npz") as file:
-    return {key: file[key] for key in file.files}
 
 
 def assert_close(found, wanted, tolerance=1e-5):
@@ -26,75 +15,8 @@ def assert_close(found, wanted, tolerance=1e-5):
   assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
 
 
-def channels_last(activations):
-  return jnp.moveaxis(jnp.asarray(activations), 1, -1)
-
-
-def channels_first(gradient):
-  return np.moveaxis(np.asarray(gradient), -1, 1)
-
-
 def gap(x, y, norm="squared"):
   return attention_difference(attention_map(x), attention_map(y), norm=norm)
-
-
-def test_maps_and_their_difference_equal_the_published_ones():
-  d = golden("attention_diff")
-  x, y = channels_last(d["x"]), channels_last(d["y"])
-  assert_close(attention_map(x), d["attention_x"])
-  assert_close(attention_map(y), d["attention_y"])
-  loss = lambda x: gap(x, y).mean()
-  value, grad = jax.value_and_grad(loss)(x)
-  assert_close(value, d["out_code"])
-  assert_close(channels_first(grad), d["grad_x_code"])
-  assert_close(gap(x, y, "plain").mean(), d["out_paper_mean_l2_norm"])
-
-
-@pytest.mark.parametrize("name", TRANSFER)
-def test_the_students_loss_equals_the_published_one(name):
-  d = golden(name)
-  layers = range(3)
-  teacher = [channels_last(d[f"teacher_act{i}"]) for i in layers]
-  student = [channels_last(d[f"student_act{i}"]) for i in layers]
-
-  def loss(logits, activations, released=True):
-    kl = losses.kl_to_teacher(
-      logits,
-      jnp.asarray(d["teacher_logits"]),
-      float(d["temperature"]),
-      per_class_mean=released,
-    )
-    norm = "squared" if released else "plain"
-    gaps = [gap(a, b, norm) for a, b in zip(activations, teacher)]
-    return (kl + float(d["at_beta"]) * sum(gaps)).mean()
-
-  logits = jnp.asarray(d["student_logits"])
-  value, (by_logits, by_layer) = jax.value_and_grad(loss, (0, 1))(
-    logits, student
-  )
-  assert_close(value, d["out_code"])
-  assert_close(by_logits, d["grad_student_logits_code"])
-  for i in layers:
-    assert_close(channels_first(by_layer[i]), d[f"grad_student_act{i}_code"])
-  assert_close(loss(logits, student, released=False), d["out_paper"])
-
-
-@pytest.mark.parametrize("name", TRANSFER)
-def test_the_generators_loss_equals_the_published_one(name):
-  d = golden(name)
-  temperature = float(d["temperature"])
-
-  def loss(student, teacher):
-    kl = losses.kl_to_teacher(
-      student, teacher, temperature, per_class_mean=True
-    )
-    return -kl.mean()
-
-  logits = jnp.asarray(d["student_logits"]), jnp.asarray(d["teacher_logits"])
-  value, (by_student, by_teacher) = jax.value_and_grad(loss, (0, 1))(*logits)
-  assert_close(value, d["generator_code"])
-  assert_close(by_student, d["generator_grad_student_logits_code"])
-  assert_close(by_teacher, d["generator_grad_teacher_logits_code"])
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 3, 4), (5, 3, 2, 6)])

@@ -48,50 +48,6 @@ def torch_mlp():
   return from_functions(lambda key, x: None, apply)
 
 
-def test_the_largest_gradients_are_those_of_the_released_code():
-  file = np.load(DATA / "salun__mask_from_gradient.npz")
-  grads = [jnp.asarray(file[f"grad_{n}"]) for n in NAMES]
-  for ratio, kept in zip(file["ratios"], file["kept_counts"]):
-    found = sal.largest(grads, float(ratio))
-    assert count(found) == kept
-    for n, mask in zip(NAMES, found):
-      wanted = file[f"mask_{round(100 * ratio):03d}_{n}"]
-      np.testing.assert_array_equal(mask, wanted == 1)
-
-
-def test_ties_are_broken_by_place_and_the_count_is_exact():
-  file = np.load(DATA / "salun__mask_ties_counts.npz")
-  grads = [file[f"grad_{n}"] for n in NAMES]
-  flat = np.concatenate([np.abs(g).ravel() for g in grads])
-  for ratio, kept in zip(file["ratios"], file["kept_counts"]):
-    found = np.concatenate(
-      [np.ravel(m) for m in sal.largest(grads, float(ratio))]
-    )
-    assert found.sum() == kept
-    best = sorted(range(flat.size), key=lambda i: (-flat[i], i))[:kept]
-    assert set(np.flatnonzero(found)) == set(best)
-
-
-def test_the_mask_is_that_of_the_mean_forget_gradient():
-  file = np.load(DATA / "salun__mask_mlp_batches.npz")
-  params = {n: jnp.asarray(file[f"param_{n}"]) for n in NAMES}
-  # Rows to keep beside the forget set, which must not matter.
-  x = np.concatenate([file["x"], 5 * np.ones_like(file["x"][:4])])
-  label = np.concatenate([file["y"], [0, 1, 2, 3]])
-  data = {"x": jnp.asarray(x), "label": jnp.asarray(label)}
-  mask = jnp.arange(15) < 11
-  saliency = np.concatenate(
-    [file[f"saliency_paper_{n}"].ravel() for n in NAMES]
-  )
-  for chunk in (4, 64):
-    found = sal.saliency_mask(torch_mlp(), 0.5, chunk_size=chunk)(
-      Variables(params), data, mask, KEY
-    )
-    flat = np.concatenate([np.ravel(found[n]) for n in NAMES])
-    assert flat.sum() == saliency.size // 2
-    assert saliency[flat].min() >= saliency[~flat].max()
-
-
 def test_a_traced_share_marks_as_many_as_a_given_one():
   model, data, variables, mask = setting()
   run = lambda keep: sal.saliency_mask(model, keep)(variables, data, mask, KEY)

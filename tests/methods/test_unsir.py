@@ -9,7 +9,6 @@ import problems
 import pytest
 
 import jaxunlearn as ju
-from jaxunlearn.adapters.functions import from_functions
 from jaxunlearn.core.types import Carry, Env
 from jaxunlearn.methods import unsir
 
@@ -29,35 +28,6 @@ SMALL = {
 def close(a, b, tolerance=1e-5):
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
   assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
-
-
-def test_impair_and_repair_follow_the_published_steps():
-  g = np.load(GOLDEN / "unsir__impair_repair_step.npz")
-
-  def apply(params, x):
-    h = jax.nn.relu(x.reshape(len(x), -1) @ params["w1"].T + params["b1"][None])
-    return h @ params["w2"].T + params["b2"][None]
-
-  model = from_functions(lambda key, x: None, apply)
-  names = ("w1", "b1", "w2", "b2")
-  params = {k: jnp.asarray(g[f"model_{k}"]) for k in names}
-  nothing = jnp.zeros(20, bool)
-  for stage in ("impair", "repair"):
-    data = {
-      "x": jnp.asarray(g[f"{stage}_x"]),
-      "label": jnp.asarray(g[f"{stage}_y"], jnp.int32),
-    }
-    step = ju.phase(
-      ju.supervised(model),
-      optax.adam(float(g[f"{stage}_lr"])),
-      1,
-      draw=ju.Draw(retain=ju.ALL),
-    )
-    variables, info = step(ju.Variables(params), data, nothing, KEY)
-    params = variables.params
-    close(info.loss[0], g[f"{stage}_loss"])
-    for k in names:
-      close(params[k], g[f"{stage}_{k}"])
 
 
 def test_noise_in_train_mode_follows_the_released_loop():
@@ -264,11 +234,3 @@ def test_integer_inputs_are_refused_since_noise_is_learned():
   whole = {**data, "x": data["x"].astype(jnp.int32)}
   with pytest.raises(ValueError, match="float dtype for noise to be learned"):
     ju.unsir(model, **SMALL)(variables, whole, data["label"] == 1, KEY)
-
-
-def test_soft_requests_are_refused():
-  model, data, variables = problems.trained()
-  soft = (data["label"] == 1) * 0.9
-  for method in (ju.unsir(model, **SMALL), ju.bad_teacher(model)):
-    with pytest.raises(ValueError, match="dtype bool for this method"):
-      method(variables, data, soft, KEY)

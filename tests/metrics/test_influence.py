@@ -20,7 +20,6 @@ from jaxunlearn.metrics.influence import (
 
 DATA_DIR = pathlib.Path(__file__).resolve().parents[1] / "data"
 PRODUCTS = [gauss_newton_vector_product, hessian_vector_product]
-EXACT = {"tol": 1e-13, "max_steps": 200}  # For float64.
 
 
 def golden(case):
@@ -35,60 +34,6 @@ def linear(loss):
 
 
 RIDGE = linear(lambda out, rows: 0.5 * (out - rows["y"]) ** 2)
-LOGISTIC = linear(lambda out, rows: jnp.logaddexp(0.0, out) - rows["y"] * out)
-
-
-def close64(found, wanted):
-  assert np.abs(found - wanted).max() <= 1e-9 * np.abs(wanted).max()
-
-
-@pytest.mark.parametrize("curvature", PRODUCTS)
-@pytest.mark.parametrize("case", ["random_rows", "high_leverage_rows"])
-@pytest.mark.parametrize("convention", ["mean", "sum"])
-def test_removing_rows_from_ridge_regression_is_the_golden_vector(
-  case, convention, curvature
-):
-  g = golden(f"remove_{case}")
-  n = len(g["y"])
-  # A sum with ridge r is n times a mean with ridge r / n.
-  damping = g["ridge_mean"] if convention == "mean" else g["ridge_sum"] / n
-  with jax.enable_x64(True):
-    data = {"x": jnp.asarray(g["X"]), "y": jnp.asarray(g["y"])}
-    start = Variables(jnp.asarray(g[f"params_full_{convention}"]))
-    change, info = influence.influence_of_request(
-      RIDGE,
-      start,
-      data,
-      jnp.asarray(g["remove_mask"] == 1),
-      damping=float(damping),
-      curvature=curvature,
-      chunk_size=64,
-      **EXACT,
-    )
-    assert bool(info.is_converged)
-    close64(start.params + change, g[f"influence_{convention}"])
-
-
-def test_removing_rows_from_logistic_regression_is_the_golden_vector():
-  g = golden("logistic_remove_hard_rows")
-  with jax.enable_x64(True):
-    data = {"x": jnp.asarray(g["X"]), "y": jnp.asarray(g["y"])}
-    start = Variables(jnp.asarray(g["params_full"]))
-    change, _ = influence.influence_of_request(
-      LOGISTIC,
-      start,
-      data,
-      jnp.asarray(g["remove_mask"] == 1),
-      damping=float(g["ridge_sum"]) / 200,
-      chunk_size=64,
-      **EXACT,
-    )
-    close64(start.params + change, g["influence"])
-    predicted = g["params_full"] + np.asarray(change)
-  # First order only: it goes the right way and most of it.
-  before = np.linalg.norm(g["params_full"] - g["params_retrained"])
-  after = np.linalg.norm(predicted - g["params_retrained"])
-  assert after < 0.6 * before
 
 
 def test_scores_predict_the_loss_of_a_query_after_leaving_a_row_out():

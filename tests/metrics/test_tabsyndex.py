@@ -69,39 +69,6 @@ def diabetes():
   return rows[order[:221]], rows[order[221:]]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_published_mode_is_what_the_authors_code_returns(case):
-  g, categories, task = golden(case)
-  with jax.enable_x64(True):
-    found = tabsyndex(
-      g["real"],
-      g["fake"],
-      KEY,
-      categories=categories,
-      task=task,
-      mode="published",
-      efficacy="sklearn",
-    )
-    matrices = [
-      association_matrix(g[name], categories=categories)
-      for name in ("real", "fake")
-    ]
-    columns = support_coverage(
-      g["real"], g["fake"], categories=categories, mode="published"
-    )
-  np.testing.assert_allclose(found.basic, g["basic_score"], atol=1e-9)
-  np.testing.assert_allclose(found.correlation, g["corr_score"], atol=1e-9)
-  np.testing.assert_allclose(found.support, g["sup_score"], atol=1e-9)
-  np.testing.assert_allclose(columns, g["support_per_column"], atol=1e-9)
-  np.testing.assert_allclose(matrices[0], g["association_real"], atol=1e-9)
-  np.testing.assert_allclose(matrices[1], g["association_fake"], atol=1e-9)
-  np.testing.assert_allclose(found.efficacy, g["ml_score"], atol=0.02)
-  # Their optimiser stops early; see the next test for the minimum itself.
-  np.testing.assert_allclose(found.pmse_ratio, g["pmse_ratio"], rtol=1e-3)
-  np.testing.assert_allclose(found.total, g["score"], atol=5e-3)
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_the_pmse_ratio_is_that_of_the_minimum_that_scipy_finds(case):
   g, categories, _ = golden(case)

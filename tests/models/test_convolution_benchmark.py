@@ -19,6 +19,7 @@ def call(*arguments):
   )
 
 
+@pytest.mark.optimized(reason="It times loops.")
 @pytest.mark.slow
 def test_the_smoke_preset_times_every_task_and_implementation(tmp_path):
   out = tmp_path / "new" / "times.json"

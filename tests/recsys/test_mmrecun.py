@@ -9,16 +9,13 @@ import optax
 import pytest
 from recsys.small_recsys import (
   RECIPE,
-  counting,
   dataset,
   embedded,
   nothing,
-  small,
   trained,
 )
 
 from jaxunlearn import recsys
-from jaxunlearn.core.training import unlearn_many
 from jaxunlearn.core.types import Carry, Env, Variables
 
 FEW = {"num_steps": 4, "batch_size": 64}
@@ -112,48 +109,6 @@ def test_an_empty_request_is_finetuning(schedule):
     # its epsilon.
     tuned = recsys.finetune(model, optimizer=ADAM, **FEW)
     close(params, call(tuned, nothing()), atol=1e-4)
-
-
-SLOW = (
-  *("alternate", "amnesiac", "ascent", "finetune", "full graph"),
-  *("retrain", "reverse", "sequential"),
-)
-
-
-@pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(n, marks=pytest.mark.slow if n in SLOW else ())
-    for n in sorted(methods())
-  ],
-)
-def test_vmap_over_requests_equals_the_loop_and_compiles_once(name):
-  masks = jnp.stack([request(), jnp.roll(request(), 40), nothing()])
-  keys = jax.random.split(KEY, 3)
-  method = methods()[name]
-  _, variables = trained()
-  data = dataset().train
-  many = jax.jit(
-    lambda v, d, m, k: unlearn_many(method, v, d, m, k, strategy="vmap")[0]
-  )(variables, data, masks, keys)
-  single = jax.jit(method)
-  for lane in range(3):
-    one = single(variables, data, masks[lane], keys[lane])[0]
-    close(jax.tree.map(lambda x: x[lane], many), one, rtol=1e-3, atol=1e-4)
-  assert single._cache_size() == 1
-
-
-def test_a_new_request_traces_nothing_anew():
-  model, traces = counting(small())
-  method = jax.jit(recsys.mmrecun(model, optimizer=ADAM, **FEW))
-  _, variables = trained()
-  data = dataset().train
-  first = method(variables, data, request(), KEY)[0]
-  before = len(traces)
-  assert before > 0
-  second = method(variables, data, jnp.roll(request(), 40), KEY)[0]
-  assert len(traces) == before
-  assert differ(first, second) > 1e-3
 
 
 @pytest.mark.slow

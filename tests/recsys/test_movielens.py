@@ -35,7 +35,7 @@ def good(folder):
 
 def test_a_core_of_positives_is_split_and_has_two_modalities(tmp_path):
   good(tmp_path)
-  data = movielens(tmp_path, seed=0)
+  data = movielens(tmp_path, seed=0).data
   assert (data.num_users, data.num_items) == (6, 6)
   sizes = [len(part["x"]) for part in data[:3]]
   assert sizes == [24, 6, 6]
@@ -54,7 +54,7 @@ def test_ratings_below_the_threshold_are_no_interactions(tmp_path):
   good(tmp_path)
   with pytest.raises(ValueError, match="in a 5-core, got none"):
     movielens(tmp_path, seed=0, min_rating=5)  # Three users are left.
-  kept = movielens(tmp_path / "ml-100k", seed=0, min_rating=5, core=3)
+  kept = movielens(tmp_path / "ml-100k", seed=0, min_rating=5, core=3).data
   assert (kept.num_users, kept.num_items) == (3, 6)
 
 

@@ -135,6 +135,11 @@ def test_check_writable_rejects_a_folder_that_takes_no_file(
     files.check_writable(tmp_path)
 
 
+def test_check_writable_does_not_take_nothing_for_the_working_folder():
+  with pytest.raises(ValueError, match="got an empty path"):
+    files.check_writable("")
+
+
 def test_check_writable_rejects_a_path_that_cannot_exist():
   with pytest.raises(ValueError, match="writable directory"):
     files.check_writable("a\0b")

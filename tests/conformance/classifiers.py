@@ -1,0 +1,230 @@
+"""Rows of the methods for any model, and of relearning."""
+
+import jax
+import problems
+from conformance import worlds
+from conformance.case import row
+from conformance.worlds import ADAM
+
+import jaxunlearn as ju
+from jaxunlearn import attacks
+
+STEPS = {"optimizer": ADAM, "num_steps": 5, "batch_size": 8}
+SALUN = {
+  "num_classes": 4,
+  "num_epochs": 2,
+  "forget_steps": 1,
+  "retain_steps": 2,
+  "batch_size": 8,
+  "optimizer": ADAM,
+}
+SCRUB = {
+  "optimizer": ADAM,
+  "num_epochs": 3,
+  "max_epochs": 2,
+  "max_steps": 2,
+  "min_steps": 3,
+  "forget_batch_size": 8,
+  "retain_batch_size": 16,
+}
+
+
+def ledger():
+  return jax.tree.map(lambda p: 0.1 * p, problems.trained()[2].params)
+
+
+def _classes(factory, build, variant="", **flags):
+  return row(worlds.classes, factory, build, variant, **flags)
+
+
+CLASSIFIERS = [
+  _classes(ju.retrain, lambda m: ju.retrain(m, **STEPS), reads="retain"),
+  _classes(ju.finetune, lambda m: ju.finetune(m, **STEPS), reads="retain"),
+  _classes(
+    ju.gradient_ascent,
+    lambda m: ju.gradient_ascent(m, loss_ceiling=5.0, **STEPS),
+    reads="forget",
+  ),
+  _classes(
+    ju.neggrad_plus,
+    lambda m: ju.neggrad_plus(
+      m,
+      optimizer=ADAM,
+      num_steps=5,
+      forget_batch_size=8,
+      retain_batch_size=16,
+    ),
+  ),
+  _classes(
+    ju.random_label,
+    lambda m: ju.random_label(m, num_classes=4, **STEPS),
+    soft_request=False,
+  ),
+  _classes(
+    ju.random_label,
+    lambda m: ju.random_label(
+      m, num_classes=4, redraw="batch", exclude_true=False, **STEPS
+    ),
+    "batch",
+    soft_request=False,
+    slow=True,
+  ),
+  _classes(
+    ju.random_label,
+    lambda m: ju.random_label(
+      m,
+      num_classes=4,
+      order="sequential",
+      num_epochs=2,
+      forget_steps=2,
+      redraw="epoch",
+      **STEPS,
+    ),
+    "sequential",
+    soft_request=False,
+    slow=True,
+  ),
+  _classes(
+    ju.l1_sparse,
+    lambda m: ju.l1_sparse(m, penalty=1e-3, plain_steps=1, **STEPS),
+    reads="retain",
+  ),
+  _classes(
+    ju.salun,
+    lambda m: ju.salun(m, **SALUN),
+    soft_request=False,
+    slow=True,
+  ),
+  _classes(
+    ju.salun,
+    lambda m: ju.salun(m, schedule="mixed", **SALUN),
+    "mixed",
+    soft_request=False,
+    slow=True,
+  ),
+  _classes(ju.ssd, lambda m: ju.ssd(m, alpha=1.0, batch_size=8), keyless=True),
+  _classes(
+    ju.ssd,
+    lambda m: ju.ssd(m, selection=10.0, estimator="example", batch_size=8),
+    "adaptive",
+    keyless=True,
+    slow=True,
+  ),
+  _classes(
+    ju.boundary_shrink,
+    lambda m: ju.boundary_shrink(m, radius=0.5, exclude_true=True, **STEPS),
+    reads="forget",
+  ),
+  _classes(
+    ju.boundary_expand,
+    lambda m: ju.boundary_expand(m, **STEPS),
+    reads="forget",
+  ),
+  _classes(
+    ju.influence_unlearning,
+    lambda m: ju.influence_unlearning(
+      m, damping=0.1, max_iterations=8, chunk_size=16
+    ),
+    keyless=True,
+  ),
+  _classes(
+    ju.amnesiac,
+    lambda m: ju.amnesiac(m, ledger(), **STEPS),
+    reads="retain",
+    low_precision=False,  # The ledger is that of the float32 training.
+  ),
+  _classes(
+    ju.cf_k, lambda m: ju.cf_k(m, num_layers=1, **STEPS), reads="retain"
+  ),
+  _classes(
+    ju.eu_k, lambda m: ju.eu_k(m, num_layers=1, **STEPS), reads="retain"
+  ),
+  _classes(
+    ju.fisher_forgetting,
+    lambda m: ju.fisher_forgetting(
+      m, num_classes=4, noise_scale=1e-4, chunk_size=16
+    ),
+    devices=False,  # Noise that is scaled by a small number's root.
+    soft_request=False,
+  ),
+  _classes(ju.scrub, lambda m: ju.scrub(m, **SCRUB), slow=True),
+  _classes(
+    ju.scrub,
+    lambda m: ju.scrub(m, rewind_data=problems.blobs(20, seed=1), **SCRUB),
+    "rewind",
+    slow=True,
+  ),
+  _classes(
+    ju.unsir,
+    lambda m: ju.unsir(
+      m,
+      num_classes=4,
+      max_classes=2,
+      noise_batch=8,
+      noise_steps=4,
+      impair_steps=4,
+      repair_steps=3,
+      batch_size=16,
+      copies=3.0,
+      retain_per_class=10,
+    ),
+    reads="retain",
+    soft_request=False,
+    slow=True,
+  ),
+  _classes(
+    ju.zero_shot_noise,
+    lambda m: ju.zero_shot_noise(
+      m,
+      num_classes=4,
+      noise_steps=4,
+      noise_batch=8,
+      impair_steps=4,
+      repair_steps=3,
+      batch_size=16,
+    ),
+    reads="nothing",
+    soft_request=False,
+    slow=True,
+  ),
+  _classes(
+    ju.gkt,
+    lambda m: ju.gkt(
+      m,
+      num_classes=4,
+      cycles=3,
+      student_steps=2,
+      batch_size=16,
+      z_dim=4,
+      gate=0.3,
+    ),
+    reads="nothing",
+    soft_request=False,
+    slow=True,
+  ),
+  _classes(
+    ju.bad_teacher,
+    lambda m: ju.bad_teacher(m, num_steps=5, batch_size=16),
+    soft_request=False,
+  ),
+  row(
+    worlds.targets,
+    ju.blindspot,
+    lambda m: ju.blindspot(
+      m, attention=0.0, blind_steps=3, num_steps=5, batch_size=8
+    ),
+    soft_request=False,
+  ),
+  row(
+    worlds.targets,
+    ju.gaussian_amnesiac,
+    lambda m: ju.gaussian_amnesiac(m, num_steps=5, batch_size=8),
+    soft_request=False,
+  ),
+  _classes(
+    attacks.relearning,
+    lambda m: attacks.relearning(m, **STEPS),
+    reads="forget",
+    slow=True,
+  ),
+]

@@ -1,0 +1,355 @@
+"""What every transform of every room must do, from three programs each.
+
+Four lanes under `vmap`: request A with key 1, the same again, request B with
+key 1, request A with key 2. One call under `jit`, for A, B and poisoned rows.
+One call under a weight mask. With eight devices, one more. What needs no
+numbers is traced only.
+"""
+
+import importlib
+import inspect
+import pathlib
+import pkgutil
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conformance.cases import CASES, PARTS
+from conformance.classifiers import CLASSIFIERS
+from conformance.programs import (
+  HAS_REQUEST,
+  at,
+  change,
+  first,
+  key,
+  lanes,
+  method,
+  moved,
+  single,
+)
+
+import jaxunlearn as ju
+from jaxunlearn import graph
+
+BY_NAME = {case.name: case for case in CASES}
+
+
+# Of the scope of the session, so that the tests of a case run one after another
+# and in one worker, which compiles its programs once.
+@pytest.fixture(
+  scope="session",
+  params=[
+    pytest.param(name, marks=[pytest.mark.slow] if case.slow else [])
+    for name, case in BY_NAME.items()
+  ],
+)
+def case(request):
+  return BY_NAME[request.param]
+
+
+def test_equal_lanes_have_the_same_bits(case):
+  out, _ = lanes(case)
+  chex.assert_trees_all_equal(at(out, 0), at(out, 1))
+
+
+def test_the_key_matters_where_something_is_drawn(case):
+  out, _ = lanes(case)
+  one, other = (moved(case, at(out, lane)) for lane in (0, 3))
+  if case.keyless:
+    chex.assert_trees_all_equal(one, other)
+  else:
+    assert change(one, other) > 1e-6
+
+
+def test_the_request_matters_unless_a_concept_stands_in_its_place(case):
+  out, _ = lanes(case)
+  one, other = (moved(case, at(out, lane)) for lane in (0, 2))
+  if case.requestless:
+    chex.assert_trees_all_equal(one, other)
+  else:
+    assert change(one, other) > 1e-6
+
+
+def test_the_model_moves_and_stays_finite(case):
+  out, _ = lanes(case)
+  chex.assert_tree_all_finite(out)
+  before = case.world().variables
+  if case.identity:
+    chex.assert_trees_all_equal(at(out, 0), before)
+  elif case.moves:
+    assert change(at(out, 0).params, before.params) > 1e-4
+  else:
+    chex.assert_trees_all_equal(at(out, 0).params, before.params)
+
+
+def test_structure_shapes_and_dtypes_stay(case):
+  out, _ = lanes(case)
+  after, before = at(out, 0), case.world().variables
+  if not case.keeps_state:
+    after, before = after.params, before.params
+  chex.assert_trees_all_equal_shapes_and_dtypes(after, before)
+
+
+def test_a_lane_under_vmap_is_the_call_alone_and_it_compiles_once(case):
+  call, traces = single(case)
+  tolerance = {"rtol": 1e-3, "atol": 1e-4}
+  out, info = lanes(case)
+  alone, alone_info = first(case)
+  chex.assert_trees_all_close(at(out, 0), alone, **tolerance)
+  chex.assert_trees_all_close(at(info, 0), alone_info, **tolerance)
+  other, _ = call(case.world().requests[1])
+  chex.assert_trees_all_close(at(out, 2), other, **tolerance)
+  assert len(traces) == 1  # The second request was served by the same program.
+
+
+def test_the_same_call_gives_the_same_bits(case):
+  call, _ = single(case)
+  chex.assert_trees_all_equal(call(case.world().requests[0]), first(case))
+
+
+def poisoned(case, rows):
+  """The data with the inputs of the given rows nan, and how many these are."""
+  data = case.world().data
+  x = data["x"]
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    return data, 0
+  spread = rows.reshape(-1, *[1] * (x.ndim - 1))
+  return {**data, "x": jnp.where(spread, jnp.nan, x)}, int(rows.sum())
+
+
+def test_rows_that_it_does_not_read_may_hold_nan(case):
+  if case.reads == "all":
+    pytest.skip("it reads all rows")
+  forget = case.world().requests[0]
+  unread = {
+    "forget": ~forget,
+    "retain": forget,
+    "nothing": jnp.ones_like(forget),
+  }[case.reads]
+  data, count = poisoned(case, unread)
+  assert count > 0
+  out, _ = single(case)[0](forget, data=data)
+  chex.assert_trees_all_equal(out, first(case)[0])
+
+
+@pytest.mark.skipif(not HAS_REQUEST, reason="the library has no Request yet")
+def test_rows_in_neither_mask_are_invisible(case):
+  """Their numbers change no bit."""
+  call, _ = single(case)
+  forget, gone = case.world().requests
+  retain = ~forget & ~gone
+  data, _ = poisoned(case, gone)
+  chex.assert_trees_all_equal(
+    call(forget, data=data, retain=retain)[0], call(forget, retain=retain)[0]
+  )
+
+
+def test_weights_outside_a_mask_keep_their_bits(case):
+  if not case.moves:
+    pytest.skip("it moves no params")
+  world = case.world()
+  before, after = (
+    jax.tree.leaves(v.params) for v in (world.variables, first(case)[0])
+  )
+  moving = [i for i, (a, b) in enumerate(zip(before, after)) if (a != b).any()]
+  if len(moving) > 1:  # Every second leaf of those that move may do so.
+    free = set(moving[::2])
+    mask = [jnp.full(p.shape, i in free) for i, p in enumerate(before)]
+  else:  # Every second entry.
+    mask = [(jnp.arange(p.size) % 2 == 0).reshape(p.shape) for p in before]
+  tree = jax.tree.structure(world.variables.params)
+  masked = ju.masked(method(case), jax.tree.unflatten(tree, mask))
+  out, _ = jax.jit(masked)(
+    world.variables, world.data, world.requests[0], key()
+  )
+  inside = 0.0
+  for old, new, free in zip(before, jax.tree.leaves(out.params), mask):
+    np.testing.assert_array_equal(
+      np.where(free, 0, new), np.where(free, 0, old)
+    )
+    inside = max(inside, float(jnp.where(free, abs(new - old), 0).max()))
+  assert inside > 1e-5
+
+
+@pytest.mark.slow
+def test_eight_devices_equal_one(case):
+  if not case.devices:
+    pytest.skip("its batch cannot be shared")
+  world, transform = case.world(), method(case)
+  one, _ = first(case)
+  many, _ = jax.pmap(
+    lambda v, _: transform(
+      v, world.data, world.requests[0], key(), axis_name="batch"
+    ),
+    axis_name="batch",
+    in_axes=(None, 0),
+  )(world.variables, jnp.arange(8))
+  chex.assert_trees_all_close(at(many, 0), one, rtol=1e-3, atol=1e-4)
+  chex.assert_trees_all_equal(at(many, 0), at(many, 7))
+
+
+def test_the_graph_that_is_left_comes_along(case):
+  world = case.world()
+  if not isinstance(world.subject, graph.GraphModel):
+    pytest.skip("it is not of a graph")
+  gone = world.subject.removed(world.data, world.requests[0])
+  kept = graph.edge_weight(world.subject.graph)
+  np.testing.assert_array_equal(
+    graph.weight_of(first(case)[0]), kept * (1 - gone)
+  )
+  assert gone.sum() > 0
+
+
+# What is traced only: cheap, so that no row is slow.
+
+EVERY = pytest.mark.parametrize("name", BY_NAME)
+
+
+def traced(case, variables, forget):
+  data = case.world().data
+  return jax.eval_shape(method(case), variables, data, forget, key())
+
+
+@EVERY
+def test_bfloat16_params_stay_so(name):
+  case = BY_NAME[name]
+  if not case.low_precision:
+    pytest.skip("it takes float32 params only")
+  variables = case.world().variables
+  low = jax.tree.map(lambda p: p.astype(jnp.bfloat16), variables.params)
+  out, info = traced(
+    case, variables._replace(params=low), case.world().requests[0]
+  )
+  chex.assert_trees_all_equal_shapes_and_dtypes(
+    out.params, jax.eval_shape(lambda: low)
+  )
+  is_phase = lambda leaf: isinstance(leaf, ju.PhaseInfo)
+  for leaf in jax.tree.leaves(info, is_leaf=is_phase):
+    assert not is_phase(leaf) or leaf.loss.dtype == jnp.float32
+
+
+@EVERY
+def test_a_request_that_does_not_fit_is_refused(name):
+  case = BY_NAME[name]
+  variables, forget = case.world().variables, case.world().requests[0]
+  shape = re.escape(str(forget.shape))
+  with pytest.raises(ValueError, match=f"of shape {shape}"):
+    traced(case, variables, forget[:-1])
+  with pytest.raises(ValueError, match="dtype bool"):
+    traced(case, variables, forget.astype(jnp.int32))
+
+
+@EVERY
+def test_a_soft_request_is_taken_or_refused(name):
+  case = BY_NAME[name]
+  variables, soft = case.world().variables, case.world().requests[0] * 0.5
+  if case.soft_request:
+    traced(case, variables, soft)
+  else:
+    with pytest.raises(ValueError, match="dtype bool"):
+      traced(case, variables, soft)
+
+
+@EVERY
+def test_impossible_requests_are_refused_by_the_driver(name):
+  case = BY_NAME[name]
+  world = case.world()
+  forget = world.requests[0]
+  serve = lambda data, mask: ju.unlearn(
+    method(case), world.variables, data, mask, key()
+  )
+  with pytest.raises(ValueError, match="empty request"):
+    serve(world.data, jnp.zeros_like(forget))
+  with pytest.raises(ValueError, match=f"covers all {forget.size} rows"):
+    serve(world.data, jnp.ones_like(forget))
+  broken, count = poisoned(case, jnp.arange(forget.size) == 3)
+  if count:
+    with pytest.raises(ValueError, match=r"data\['x'\] to be finite"):
+      serve(broken, forget)
+
+
+# The table itself.
+
+
+def path(factory):
+  """Without the name of the package."""
+  module = factory.__module__.removeprefix("jaxunlearn.")
+  return f"{module}.{factory.__name__}"
+
+
+def factories():
+  """Paths of the public functions of the package that return a transform."""
+  for info in pkgutil.walk_packages(ju.__path__, "jaxunlearn."):
+    module = importlib.import_module(info.name)
+    for name, value in vars(module).items():
+      if (
+        inspect.isfunction(value)
+        and not name.startswith("_")
+        and value.__module__ == info.name
+      ):
+        returned = str(value.__annotations__.get("return"))
+        if returned.split(".")[-1] == "Transform":
+          yield path(value)
+
+
+def test_every_public_factory_has_a_row():
+  found, covered = set(factories()), {path(case.factory) for case in CASES}
+  missing = sorted(found - covered - set(PARTS))
+  assert not missing, f"Give them a row in tests/conformance: {missing}"
+  assert covered | set(PARTS) <= found
+  assert not covered & set(PARTS)
+  assert len(BY_NAME) == len(CASES), "Two rows have one name."
+
+
+def test_needs_say_what_is_read():
+  drawn = {
+    name: tuple(size != 0 for size in method(case).needs.sizes)
+    for name, case in BY_NAME.items()
+  }
+  # Forget rows, retain rows, rows of either.
+  wanted = {
+    "methods.finetune": (False, True, False),
+    "methods.gradient_ascent": (True, False, False),
+    "methods.bad_teacher": (False, False, True),
+    "methods.unsir": (False, True, False),
+    "methods.scrub": (True, True, False),
+    "methods.fisher_forgetting": (False, True, False),
+    "methods.boundary_shrink": (True, False, False),
+    "methods.zero_shot_noise": (False, False, False),
+    "methods.gkt": (False, False, False),
+    "methods.ssd": (True, True, False),
+  }
+  assert {name: drawn[name] for name in wanted} == wanted
+  for name, case in BY_NAME.items():
+    forget, retain, mixed = drawn[name]
+    if case.reads == "nothing" and case.requestless:
+      read = {link.reads for link, _ in method(case).expand(key())}
+      assert read <= {"nothing", "shapes"}, name
+    if case.reads in ("nothing", "retain"):
+      assert not forget and not mixed, name
+    if case.reads in ("nothing", "forget"):
+      assert not retain and not mixed, name
+
+
+def test_the_public_names_are_sorted_and_exist():
+  assert sorted(ju.__all__) == ju.__all__
+  assert all(hasattr(ju, name) for name in ju.__all__)
+  assert len(set(ju.__all__)) == len(ju.__all__)
+
+
+def test_the_readme_lists_the_methods_that_there_are():
+  readme = pathlib.Path(__file__).parents[2] / "README.md"
+  cells = [
+    line.split("|")[1]
+    for line in readme.read_text().splitlines()
+    if line.startswith("| `")
+  ]
+  listed = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+  listed -= {"rewind_data"}
+  assert listed <= set(ju.__all__)
+  factories = (case.factory for case in CLASSIFIERS)
+  built = {f.__name__ for f in factories if ".methods." in f.__module__}
+  assert listed == built

@@ -1,0 +1,74 @@
+"""No key is used twice where that would show."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conformance import worlds
+
+import jaxunlearn as ju
+from jaxunlearn.adapters.functions import from_functions
+
+ROWS = {"x": np.zeros((4, 1), np.float32)}
+
+
+def drawn(steps):
+  """A phase whose loss is a number drawn with the step's key."""
+  return ju.phase(
+    lambda variables, batch, key: jax.random.uniform(key, (1,)),
+    optax.sgd(0.0),
+    steps,
+  )
+
+
+def test_every_step_of_every_link_and_round_has_a_key_of_its_own():
+  method = ju.chain(
+    drawn(3), ju.repeat(ju.chain(drawn(2), drawn(2)), 2), drawn(1)
+  )
+  variables = ju.Variables({"w": jnp.zeros(1)})
+  request = jnp.arange(4) < 1
+  _, info = jax.jit(method)(variables, ROWS, request, jax.random.key(0))
+  seen = np.concatenate(
+    [
+      np.ravel(leaf)
+      for leaf in jax.tree.leaves(info)
+      if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+  )
+  assert len(seen) == 3 + 2 * 4 + 1
+  assert len(set(seen.tolist())) == len(seen)
+
+
+@pytest.mark.parametrize("name", ["fisher_forgetting", "scrub"])
+def test_weights_of_one_shape_get_noise_of_their_own(name):
+  """Two layers that are equal differ afterwards, although both moved."""
+  world = worlds.classes()
+  twin = jnp.ones((6, 6)) / 3
+
+  def apply(params, x):
+    return x @ params["a"] @ params["b"] @ params["c"]
+
+  model = from_functions(lambda key, x: None, apply)
+  last = world.variables.params["output"]["kernel"][:6]
+  variables = ju.Variables({"a": twin, "b": twin, "c": last})
+  if name == "scrub":
+    # Of no step but the noise with which it starts.
+    method = ju.scrub(
+      model,
+      optimizer=optax.sgd(0.0),
+      num_epochs=1,
+      max_epochs=0,
+      max_steps=1,
+      min_steps=1,
+      forget_batch_size=8,
+      retain_batch_size=8,
+    )
+  else:
+    method = ju.fisher_forgetting(model, num_classes=4, noise_scale=1e-2)
+  out, _ = jax.jit(method)(
+    variables, world.data, world.requests[0], jax.random.key(0)
+  )
+  noise = [np.ravel(out.params[layer] - twin) for layer in ("a", "b")]
+  assert min(np.abs(n).max() for n in noise) > 0
+  assert np.corrcoef(*noise)[0, 1] < 0.9

@@ -1,0 +1,172 @@
+"""What the battery calls transforms on: a small model per room.
+
+Rooms are imported where they are used, so that one can be worked on alone.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import problems
+import tiny_attention
+
+import jaxunlearn as ju
+
+ADAM = optax.adam(0.01)
+
+
+class World(NamedTuple):
+  """A model, its rows and two requests that differ.
+
+  Attributes:
+    subject: what a factory is given: a model, a graph task, ...
+    variables: the trained model's.
+    data: pytree, leaves [N, ...].
+    requests: bool [2, N].
+  """
+
+  subject: Any
+  variables: Any
+  data: Any
+  requests: jax.Array
+
+
+@functools.cache
+def classes() -> World:
+  """Four classes; requests are classes 1 and 3."""
+  model, data, variables = problems.trained()
+  requests = jnp.stack([data["label"] == 1, data["label"] == 3])
+  return World(model, variables, data, requests)
+
+
+@functools.cache
+def targets() -> World:
+  """The same rows with real numbers to be fitted."""
+  world = classes()
+  label = jax.nn.one_hot(world.data["label"], 4)
+  model = world.subject._replace(loss=ju.losses.on_targets("l2"))
+  return world._replace(subject=model, data={**world.data, "label": label})
+
+
+def filled(init, seed=0):
+  """Numbers of a usual size in the place of `init`'s; nothing is compiled."""
+  rng = np.random.default_rng(seed)
+
+  def fill(leaf):
+    fan_in = leaf.shape[-2] if leaf.ndim > 1 else 4
+    noise = rng.standard_normal(leaf.shape) / np.sqrt(fan_in)
+    return jnp.asarray(noise, leaf.dtype)
+
+  return jax.tree.map(fill, jax.eval_shape(init, jax.random.key(0)))
+
+
+def _community_graph(on_edges: bool) -> World:
+  from jaxunlearn import graph
+  from jaxunlearn.graph.layers import GCN, Encoder
+
+  rng, size = np.random.default_rng(1), 20
+  side = np.arange(size) % 2
+  pairs = np.argwhere(np.triu(np.ones((size, size)), 1))
+  same = side[pairs[:, 0]] == side[pairs[:, 1]]
+  edges = pairs[rng.random(len(pairs)) < np.where(same, 0.35, 0.03)]
+  x = rng.normal(size=(size, 5)) + side[:, None]
+  made = graph.from_edges(x.astype(np.float32), edges, pad_edges_to=48)
+  if on_edges:
+    task = graph.link_prediction(Encoder(GCN, (6, 4)), made)
+    data = graph.link_data(made)
+  else:
+    task = graph.node_classification(Encoder(GCN, (6, 4), 2), made)
+    data = graph.node_data(side, np.arange(16))
+  params = filled(lambda key: task.model.init(key, None).params)
+  state = {"edge_weight": graph.edge_weight(made)}
+  rows = jnp.arange(len(data["label"]))
+  first, second = jnp.array([0, 5]), jnp.array([1, 2, 9])
+  requests = jnp.stack([jnp.isin(rows, first), jnp.isin(rows, second)])
+  return World(task, ju.Variables(params, state), data, requests)
+
+
+@functools.cache
+def edges() -> World:
+  """A graph of two communities; requests are edges."""
+  return _community_graph(on_edges=True)
+
+
+@functools.cache
+def nodes() -> World:
+  """The same graph; requests are nodes."""
+  return _community_graph(on_edges=False)
+
+
+@functools.cache
+def interactions() -> World:
+  """24 users and 20 items; requests are users."""
+  from jaxunlearn import recsys
+
+  made = recsys.synthetic(jax.random.key(0), num_users=24, num_items=20)[0]
+  model = recsys.lightgcn(24, 20, dim=4, features=made.features)
+  variables = filled(model.init)
+  users = ([1, 4, 9], [2, 7])
+  requests = jnp.stack([recsys.requests.users(made.train, u) for u in users])
+  return World(model, variables, made.train, requests)
+
+
+SHARDS = 3
+SHARD_STEPS = {
+  "optimizer": optax.adam(0.02),
+  "num_steps": 5,
+  "batch_size": 32,
+  "aggregator_steps": 4,
+}
+
+
+def shard() -> jax.Array:
+  """By user, so that a user's request touches one shard."""
+  return interactions().data["x"][:, 0] % SHARDS
+
+
+@functools.cache
+def shards() -> World:
+  """A model per shard of users and their aggregation."""
+  from jaxunlearn import recsys
+
+  world = interactions()
+  rows = jnp.ones(len(world.data["x"]), bool)
+  train = functools.partial(
+    recsys.train_shards, world.subject, shard(), SHARDS, world.data, rows
+  )
+  variables = filled(lambda key: train(key, **SHARD_STEPS)[0])
+  requests = jnp.stack([recsys.requests.users(world.data, [u]) for u in (4, 5)])
+  return world._replace(variables=variables, requests=requests)
+
+
+@functools.cache
+def prompts() -> World:
+  """A denoiser with prompts; requests are rows of one prompt and of another."""
+  model = tiny_attention.model()
+  variables = ju.Variables(tiny_attention.params(jax.random.key(2)))
+  said = (
+    tiny_attention.CONCEPT,
+    tiny_attention.OTHER,
+    tiny_attention.RETAIN[:2],
+  )
+  tokens = jnp.concatenate(said)
+  shape = (len(tokens), *tiny_attention.SHAPE)
+  x = jax.random.uniform(jax.random.key(3), shape, minval=-1.0, maxval=1.0)
+  row = jnp.arange(len(tokens)) // 2
+  requests = jnp.stack([row == 0, row == 1])
+  return World(model, variables, {"x": x, "tokens": tokens}, requests)
+
+
+@functools.cache
+def kernels() -> World:
+  """The same with the layers of attention as dense layers name them."""
+  world = prompts()
+  params = world.variables.params
+  layers = params["denoiser"]["attn2"]
+  dense = {name: {"kernel": kernel} for name, kernel in layers.items()}
+  denoiser = {**params["denoiser"], "attn2": dense}
+  params = {**params, "denoiser": denoiser}
+  return world._replace(variables=world.variables._replace(params=params))

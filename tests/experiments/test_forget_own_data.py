@@ -1,0 +1,143 @@
+"""What users bring: labels, inputs, copies, and models of more classes."""
+
+import numpy as np
+import pytest
+
+from experiments import cautions, data, forget, methods, requests
+
+
+def save(folder, **arrays):
+  rng = np.random.default_rng(0)
+  y = np.arange(60) % 3
+  x = rng.normal(size=(60, 4)).astype(np.float32)
+  tests = {"x_test": x[:21] + 1, "y_test": y[:21]}
+  np.savez(folder / "own.npz", **{"x": x, "y": y, **tests, **arrays})
+  return f"npz:{folder / 'own.npz'}"
+
+
+def prepare(source, **options):
+  usual = {"methods": "finetune", "request": "class:1", "preset": "smoke"}
+  return forget.prepare(forget.Options(data=source, **{**usual, **options}))
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    lambda y: y[:, None],
+    lambda y: y.astype(float),
+    lambda y: y.astype(np.uint64),
+    lambda y: y.astype(np.int8)[:, None],
+  ],
+)
+def test_labels_are_whole_numbers_however_they_are_written(tmp_path, change):
+  y = np.arange(60) % 3
+  loaded = data.load(save(tmp_path, y=change(y)), preset="smoke")
+  assert loaded.train["label"].dtype == np.int32
+  np.testing.assert_array_equal(loaded.train["label"], y)
+  assert len(loaded.notes) == (change(y).ndim == 2)
+
+
+@pytest.mark.parametrize(
+  ("arrays", "words"),
+  [
+    ({"y": np.arange(60) % 3 + 1}, "1 .. 3 without 0; subtract 1 from labels"),
+    (
+      {"y": np.where(np.arange(60), np.arange(60) % 3, 2**31 - 1)},
+      "2147483647",
+    ),
+    ({"y": np.where(np.arange(60), np.arange(60) % 3, 2**40)}, str(2**40)),
+    ({"y": np.arange(60) % 3 + 0.5}, "integers of shape [N]"),
+    ({"y": np.full(60, np.nan)}, "integers of shape [N]"),
+    ({"y": np.eye(60, 3)}, "integers of shape [N]"),
+    ({"x": np.full((60, 4), 2**40)}, "32 bits hold, got 1099511627776"),
+    ({"x": np.full((60, 4), 1e300)}, "240 values that are nan or infinite"),
+  ],
+)
+def test_what_does_not_fit_is_refused(tmp_path, arrays, words):
+  with pytest.raises(ValueError) as found:
+    data.load(save(tmp_path, **arrays), preset="smoke")
+  assert words in str(found.value) and len(str(found.value)) < 300
+
+
+def test_integers_reach_a_model_that_wants_them(tmp_path):
+  x = np.random.default_rng(0).integers(0, 50, (60, 7))
+  source = save(tmp_path, x=x, x_test=x[:21])
+  plan = prepare(source, model="own_models:tokens", methods="all")
+  assert plan.dataset.train["x"].dtype == np.int32
+  np.testing.assert_array_equal(plan.dataset.train["x"], x)
+  assert not set(plan.settings) & {"unsir", "gkt", "boundary_shrink"}
+  with pytest.raises(ValueError, match="without unsir for inputs that are int"):
+    prepare(source, model="own_models:tokens", methods="unsir")
+  assert prepare(source).dataset.train["x"].dtype == np.float32
+
+
+def test_images_of_bytes_become_floats(tmp_path):
+  x = np.zeros((60, 8, 8, 3), np.uint8)
+  loaded = data.load(save(tmp_path, x=x, x_test=x[:21]), preset="smoke")
+  assert loaded.train["x"].dtype == np.float32
+
+
+def test_images_whose_channels_come_first_are_refused(tmp_path):
+  x = np.zeros((60, 3, 32, 32), np.float32)
+  source = save(tmp_path, x=x, x_test=x[:21])
+  for model in ("cnn", "resnet", "vit"):
+    with pytest.raises(ValueError, match="channels come first"):
+      prepare(source, model=model)
+
+
+@pytest.mark.parametrize("gone", [3, 9])
+def test_a_class_that_is_gone_is_no_gap(tmp_path, gone):
+  y = np.arange(200) % 10
+  left = y != gone
+  x = np.random.default_rng(0).normal(size=(200, 4))[left]
+  source = save(tmp_path, x=x, y=y[left], x_test=x[:50], y_test=y[:50])
+  plan = prepare(source, model="own_models:ten_outputs", request="each-class")
+  assert plan.dataset.num_classes == len(plan.dataset.class_names) == 10
+  assert len(plan.requests.names) == 9
+  assert any(f"of class {gone}" in note for note in plan.notes)
+  with pytest.raises(ValueError, match=r"y|gaps"):
+    prepare(source)
+  assert prepare(source, classes=10).dataset.num_classes == 10
+
+
+def test_labels_beyond_the_models_outputs_are_refused(tmp_path):
+  y = np.arange(60) % 3 + 1
+  source = save(tmp_path, y=y, y_test=y[:21])
+  with pytest.raises(ValueError, match=r"labels are 1 .. 3 and count from 0"):
+    prepare(source, model="own_models:linen_factory")
+
+
+def test_a_model_that_fails_in_training_alone_is_refused(tmp_path):
+  with pytest.raises(ValueError, match="to take a training step") as found:
+    prepare(save(tmp_path), model="own_models:fails_in_training")
+  assert "\n" not in str(found.value)
+
+
+def test_copies_of_deleted_rows_are_counted(tmp_path):
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(60, 4)), np.arange(60) % 3
+  x[30:33], x[33], x[0, 0], x[30, 0] = x[:3], x[1], 0.0, -0.0
+  x_test = rng.normal(size=(21, 4))
+  x_test[:2] = x[:2]
+  (tmp_path / "rows.txt").write_text("0\n1\n2\n")
+  source = save(tmp_path, x=x, y=y, x_test=x_test)
+  plan = prepare(source, request=f"index:{tmp_path / 'rows.txt'}")
+  # Row 33 has the inputs of row 1 and another label.
+  found = cautions.count_copies(plan.dataset, plan.requests.masks)
+  assert found.tolist() == [[3, 2]]
+  assert "3 kept training rows and 2 test rows are copies" in plan.notes[0]
+  assert "has 3 rows: each moves a share of them by 33 points" in plan.notes[1]
+
+
+def test_a_mask_of_integers_is_a_mask(tmp_path):
+  wanted = np.arange(60) >= 55
+  np.save(tmp_path / "mask.npy", wanted.astype(int))
+  loaded = data.load(save(tmp_path), preset="smoke")
+  found = requests.parse(f"index:{tmp_path / 'mask.npy'}", loaded)
+  np.testing.assert_array_equal(found.masks[0], wanted)
+
+
+def test_every_method_that_moves_inputs_is_left_out_for_integers():
+  moving = {n for n, m in methods.METHODS.items() if m.moves_inputs}
+  chosen = methods.choose("all", has_ledger=True, takes_floats=False)
+  assert moving and not moving & set(chosen)
