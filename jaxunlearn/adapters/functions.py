@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
+from jaxunlearn.adapters.flags import FLAG_SIGNS, keywords
 from jaxunlearn.core import checks
 from jaxunlearn.core.types import Model, PyTree, Variables
 from jaxunlearn.losses.classification import cross_entropy
 
 Loss = Callable[[jax.Array, PyTree], jax.Array]
-
-# What people call the argument, or field, that tells training from evaluation.
-_TRAIN_NAMES = (
-  *("train", "training", "is_training", "is_train", "in_training"),
-  *("train_mode", "training_mode", "enable_dropout"),
-)
-_EVAL_NAMES = (
-  *("deterministic", "use_running_average", "eval", "is_eval", "eval_mode"),
-  *("evaluation", "inference", "is_inference", "inference_mode"),
-  *("test", "is_test", "testing", "test_mode"),
-)
-FLAG_SIGNS = {
-  **dict.fromkeys(_TRAIN_NAMES, True),
-  **dict.fromkeys(_EVAL_NAMES, False),
-}
 
 
 def default_loss(outputs: jax.Array, rows: PyTree) -> jax.Array:
@@ -130,19 +115,3 @@ def from_functions(
     return outputs, state if train else variables.model_state
 
   return Model(init_variables, apply_variables, loss or default_loss, features)
-
-
-def keywords(function: Callable[..., Any], names: tuple[str, ...]) -> list[str]:
-  """The names among `names` that `function` takes as keyword arguments.
-
-  A `**kwargs` counts as taking all of them; a function without a readable
-  signature takes none.
-  """
-  try:
-    parameters = inspect.signature(function).parameters.values()
-  except (TypeError, ValueError):
-    return []
-  if any(p.kind is p.VAR_KEYWORD for p in parameters):
-    return list(names)
-  by_name = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
-  return [name for name in names if name in by_name]

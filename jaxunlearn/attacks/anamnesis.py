@@ -70,10 +70,8 @@ class AnamnesisIndex(NamedTuple):
 
   Attributes:
     value: float32 [], >= 0.
-    is_lower_bound: bool [], the unlearned model did not reach the target: the
-      index is at least `value`.
-    is_defined: bool [], the retrained model reached it, and the unlearned one
-      did not diverge before; `value` is nan if not.
+    is_lower_bound: bool [], the index is at least `value`: it did not get there.
+    is_defined: bool [], whether there is a `value`; else it is nan.
   """
 
   value: jax.Array
@@ -325,8 +323,8 @@ def anamnesis_index(
     the retrained model did not reach the target, a flagged lower bound where
     only the unlearned one did not. A model already at the target has relearn
     time 0: 0 / 0 is 1 (neither had anything to relearn), k / 0 is inf. Counted
-    from 1 instead, no time is 0. nan, and no bound, where the unlearned model
-    diverged before it got there: that is no forgetting.
+    from 1 instead, no time is 0. An unlearned model that diverged before it got
+    there has nan and no bound: that is no forgetting.
 
   Raises:
     ValueError: (concrete) the targets differ.
@@ -346,8 +344,7 @@ def anamnesis_index(
   at_zero = jnp.where((ours == 0) & ours_reached, 1.0, jnp.inf)
   ratio = ours / jnp.where(theirs == 0, 1, theirs)
   value = jnp.where(theirs == 0, at_zero, ratio)
-  is_lost = ~(ours_reached | jnp.asarray(unlearned.is_finite))
-  known = theirs_reached & ~is_lost
+  known = theirs_reached & (ours_reached | unlearned.is_finite)
   return AnamnesisIndex(
     jnp.where(known, value, jnp.nan).astype(jnp.float32),
     known & ~ours_reached,

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn.core import checks
+from jaxunlearn.core import checks, integers
 
 
 def classes(labels: jax.Array, forget: Sequence[int] | jax.Array) -> jax.Array:
@@ -41,11 +41,11 @@ def classes(labels: jax.Array, forget: Sequence[int] | jax.Array) -> jax.Array:
     [False, True, False, True]
   """
   labels = _column(labels, "labels")
-  wanted = checks.integers(forget, "classes").reshape(-1)
+  wanted = integers.as_given(forget, "classes").reshape(-1)
   if wanted.size == 0:
     raise ValueError("Expected at least one class, got none.")
   if not (checks.is_concrete(labels) and checks.is_concrete(wanted)):
-    checks.narrowed({"labels": labels, "classes": wanted}, "request")
+    integers.narrowed({"labels": labels, "classes": wanted}, "request")
     labels, wanted = jnp.asarray(labels), jnp.asarray(wanted)
     return (labels[:, None] == wanted[None, :]).any(axis=1)
   known = np.unique(labels)
@@ -77,7 +77,7 @@ def indices(num_rows: int, rows: Sequence[int] | jax.Array) -> jax.Array:
       or of 0 and 1, in place of row numbers.
   """
   checks.count(num_rows=num_rows)
-  numbers = checks.integers(rows, "row numbers").reshape(-1)
+  numbers = integers.as_given(rows, "row numbers").reshape(-1)
   if not checks.is_concrete(numbers):
     slots = jnp.where(numbers < 0, num_rows, numbers)
     return jnp.zeros(num_rows, bool).at[slots].set(True, mode="drop")
@@ -126,7 +126,7 @@ def predicate(data: Any, condition: Callable[[Any], jax.Array]) -> jax.Array:
   if is_wide and checks.is_concrete(jnp.zeros(())):
     wide = jax.enable_x64(True)
   else:  # A program that is being traced has one width throughout.
-    checks.narrowed(data, "data")
+    integers.narrowed(data, "data")
   try:
     with wide:
       mask = jax.vmap(condition)(data)
@@ -174,7 +174,7 @@ def value_range(
   is_concrete = all(map(checks.is_concrete, [values, *ends]))
   # On the host, where 64 bits stay 64 bits.
   xp: Any = np if is_concrete else jnp
-  checks.narrowed([] if is_concrete else [values, *ends], "value_range")
+  integers.narrowed([] if is_concrete else [values, *ends], "value_range")
   values = xp.asarray(values)
   if values.ndim != 1 or not jnp.issubdtype(values.dtype, jnp.number):
     raise ValueError(
@@ -248,6 +248,6 @@ def groups(column: Any, values: Sequence[Any] | Any) -> jax.Array:
 def _column(labels: Any, name: str) -> Any:
   """Integers [N], one per row; [N, 1] would stand against every other row."""
   n = np.shape(labels)[0] if np.ndim(labels) else 1
-  labels = checks.integers(labels, name)
+  labels = integers.as_given(labels, name)
   checks.labels(labels, name=name, length=n)
   return labels

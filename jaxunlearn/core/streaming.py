@@ -25,8 +25,8 @@ from jaxunlearn.core.host_batches import (
   feeder,
 )
 from jaxunlearn.core.phase import all_finite, sample_key
+from jaxunlearn.core.run_settings import Run, Settings
 from jaxunlearn.core.types import (
-  ALL,
   Batch,
   Carry,
   Env,
@@ -93,8 +93,8 @@ def stream(
   bare = not isinstance(variables, Variables)
   variables = Variables(variables) if bare else variables
   links = transform.expand(key)
-  run = _Run(links, variables, data, forget_mask)
-  feed, known = feeder(batches), _Settings(run)
+  run = Run(links, variables, data, forget_mask)
+  feed, known = feeder(batches), Settings(run)
   with contextlib.ExitStack() as stack:
     store, resumed, identity = None, None, {}
     if checkpoint_dir is not None:
@@ -134,7 +134,7 @@ def stream(
         link, link_key, state, source, losses, counts, bar, every, keep
       )
       carry = link.finish(state)
-      infos = [*infos, (link.name, run.info(link, link_key, losses, state))]
+      infos = [*infos, (link.name, _info(run, link, link_key, losses, state))]
   return (carry.variables.params if bare else carry.variables), infos
 
 
@@ -174,25 +174,17 @@ def _walk(
   return _join(moving, constant)
 
 
-class _Run(NamedTuple):
-  """What stays the same throughout a run."""
-
-  links: list[tuple[Transform, jax.Array]]
-  variables: Variables
-  data: PyTree
-  forget_mask: Any
-
-  def info(
-    self, link: Transform, key: jax.Array, losses: Any, state: Any
-  ) -> PhaseInfo:
-    counts: list[Any] = [-1, -1]
-    if self.forget_mask is not None and self.data is not None:
-      plan = sampling.make_plan(
-        self.data, self.forget_mask, link.needs, sample_key(key)
-      )
-      counts = [plan.forget_count, plan.retain_count]
-    finite = all_finite((jnp.asarray(losses), state.trained))
-    return PhaseInfo(jnp.asarray(losses), finite, *map(jnp.asarray, counts))
+def _info(
+  run: Run, link: Transform, key: jax.Array, losses: Any, state: Any
+) -> PhaseInfo:
+  counts: list[Any] = [-1, -1]
+  if run.forget_mask is not None and run.data is not None:
+    plan = sampling.make_plan(
+      run.data, run.forget_mask, link.needs, sample_key(key)
+    )
+    counts = [plan.forget_count, plan.retain_count]
+  finite = all_finite((jnp.asarray(losses), state.trained))
+  return PhaseInfo(jnp.asarray(losses), finite, *map(jnp.asarray, counts))
 
 
 class _Resumed(NamedTuple):
@@ -204,7 +196,7 @@ class _Resumed(NamedTuple):
 
 
 def _identity(
-  transform: Transform, run: _Run, key: jax.Array, batches: Any
+  transform: Transform, run: Run, key: jax.Array, batches: Any
 ) -> dict[str, Any]:
   """What tells one run's checkpoints from another's, its settings apart."""
   given = getattr(batches, "request", None)
@@ -223,115 +215,13 @@ def _identity(
   }
 
 
-class _Settings:
-  """What the links compute, learning rates and all: told from their programs.
-
-  The step of a phase that draws rows can be traced once it is known what a row
-  looks like, which the first batch says, and after it the checkpoint.
-  """
-
-  def __init__(self, run: _Run):
-    self.run = run
-    self.row: PyTree = None  # `ShapeDtypeStruct`s, without the row axis.
-    self.programs: list[list[str | None]] = []
-
-  def see(self, rows: PyTree) -> None:
-    """Takes notice of the rows of a batch; None of a phase without rows."""
-    if rows is not None and self.row is None:
-      of_leaf = lambda leaf: jax.ShapeDtypeStruct(
-        np.shape(leaf)[1:], jax.dtypes.canonicalize_dtype(leaf.dtype)
-      )
-      self.row, self.programs = jax.tree.map(of_leaf, rows), []
-    if not self.programs:
-      self.programs, _ = self.trace()
-
-  def trace(self) -> tuple[list[list[str | None]], list[PhaseState | None]]:
-    """Of each link its programs, and the state that its phase begins with."""
-    run = self.run
-    carry: Any = Carry(run.variables, run.variables, {})
-    programs, states, known = [], [], {}
-    for link, key in run.links:
-      leaves, structure = jax.tree.flatten(carry)
-      shapes = tuple((np.shape(leaf), leaf.dtype) for leaf in leaves)
-      here = (link, structure, shapes)  # Rounds of a loop are traced once.
-      if here not in known:
-        known[here] = self._trace_link(link, key, carry)
-      found, state, carry = known[here]
-      programs.append(found)
-      states.append(state)
-    return programs, states
-
-  def _trace_link(self, link: Transform, key: jax.Array, carry: Carry) -> Any:
-    program = fingerprints.program
-    if not link.is_phase:
-      once = lambda carry, data, mask, key: link.run(
-        carry, data, mask, key, Env()
-      )[0]
-      run = self.run
-      found, carry = program(once, carry, run.data, run.forget_mask, key)
-      return [found], None, carry
-    begin, state = program(lambda c, key: link.init(c, key, Env()), carry, key)
-    end, carry = program(link.finish, state)
-    step = None
-    if link.needs.sizes == NOTHING or self.row is not None:
-      batch = self._batch(link)
-      step, _ = program(
-        link.compiled_step, state.moving(), state.carry, batch, key
-      )
-    return [begin, end, step], state, carry
-
-  def _batch(self, link: Transform) -> Batch:
-    """A batch as the phase draws it; of all rows, any number stands for N."""
-    if link.needs.sizes == NOTHING:
-      return sampling.empty_batch()
-    n = sum(2 if size == ALL else size for size in link.needs.sizes)
-    of: Any = lambda dtype: jax.ShapeDtypeStruct((n,), dtype)
-    rows = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct((n, *leaf.shape), leaf.dtype), self.row
-    )
-    ids = [of(jnp.int32)] * 3
-    return Batch(rows, of(jnp.float32), of(jnp.bool_), *ids)
-
-  def to_json(self) -> dict[str, Any]:
-    structure: Any
-    leaves, structure = jax.tree.flatten(self.row)
-    try:
-      written = structure.serialize_using_proto().hex()
-    except ValueError:  # Rows in a container of the caller's own.
-      return {"programs": self.programs, "row": None}
-    row = [[list(leaf.shape), str(leaf.dtype)] for leaf in leaves]
-    return {"programs": self.programs, "row": [written, row]}
-
-  def different(self, stored: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
-    """The links whose settings are others, and the states of all."""
-    if stored["row"] is not None:
-      written, leaves = stored["row"]
-      treedef: Any = jax.tree_util.PyTreeDef
-      structure = treedef.deserialize_using_proto(
-        jax.tree_util.default_registry, bytes.fromhex(written)
-      )
-      row = [jax.ShapeDtypeStruct(s, jnp.dtype(d)) for s, d in leaves]
-      self.row = jax.tree.unflatten(structure, row)
-    self.programs, states = self.trace()
-    names = [
-      link.name
-      for (link, _), ours, theirs in zip(
-        self.run.links, self.programs, stored["programs"]
-      )
-      if any(a != b for a, b in zip(ours, theirs) if None not in (a, b))
-    ]
-    return list(dict.fromkeys(names)), states
-
-
 def _join(moving: Any, constant: Carry) -> PhaseState:
   """A state of its donated part and the part that stays."""
   trained, model_state, opt_state, step = moving
   return PhaseState(trained, model_state, opt_state, step, constant)
 
 
-def _one_shot(
-  link: Transform, key: jax.Array, carry: Carry, run: _Run
-) -> Carry:
+def _one_shot(link: Transform, key: jax.Array, carry: Carry, run: Run) -> Carry:
   carry, _ = link.run(carry, run.data, run.forget_mask, key, Env())
   return carry
 
@@ -365,7 +255,7 @@ def _save(store, identity, known, counts, number, state, losses, infos) -> None:
 
 
 def _resume(
-  store: Any, run: _Run, identity: dict[str, Any], known: _Settings
+  store: Any, run: Run, identity: dict[str, Any], known: Settings
 ) -> _Resumed | None:
   from jaxunlearn.core import checkpoints
 

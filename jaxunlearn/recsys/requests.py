@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn.core import checks
+from jaxunlearn.core import checks, integers
 from jaxunlearn.core import requests as rows
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.recsys.types import pairs_of
@@ -143,7 +143,7 @@ def _of_items(data: PyTree, chosen: jax.Array) -> jax.Array:
 
 
 def _matching(column: Any, ids: Ids, kind: str) -> jax.Array:
-  wanted = checks.integers(ids, f"{kind} ids").reshape(-1)
+  wanted = integers.as_given(ids, f"{kind} ids").reshape(-1)
   if checks.is_concrete(wanted) and checks.is_concrete(column):
     column = np.asarray(column)
     asked = wanted[wanted != -1]
@@ -155,7 +155,7 @@ def _matching(column: Any, ids: Ids, kind: str) -> jax.Array:
         f"Expected a {kind} that has interactions, got id {missing[0]}."
       )
     return jnp.asarray(np.isin(column, asked))
-  checks.narrowed({f"{kind} ids": wanted, "data": column}, "request")
+  integers.narrowed({f"{kind} ids": wanted, "data": column}, "request")
   # Sorted search, so that memory is [N + K] whatever the request. Padding is
   # -1 and no id is.
   known = jnp.sort(jnp.asarray(wanted))

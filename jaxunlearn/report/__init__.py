@@ -18,11 +18,11 @@ from jaxunlearn.report.definitions import NEAREST as NEAREST
 from jaxunlearn.report.definitions import Metric as Metric
 from jaxunlearn.report.definitions import describe as describe
 from jaxunlearn.report.densities import density_panels as density_panels
+from jaxunlearn.report.doubts import doubts as doubts
 from jaxunlearn.report.files import check_writable as check_writable
 from jaxunlearn.report.files import write_bytes as write_bytes
 from jaxunlearn.report.files import write_json as write_json
 from jaxunlearn.report.files import write_text as write_text
-from jaxunlearn.report.findings import doubts as doubts
 from jaxunlearn.report.findings import drift_findings as drift_findings
 from jaxunlearn.report.findings import findings as findings
 from jaxunlearn.report.findings import retrained_gaps as retrained_gaps

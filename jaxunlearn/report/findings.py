@@ -12,6 +12,14 @@ from jaxunlearn.report.definitions import (
   format_mean,
   format_value,
 )
+from jaxunlearn.report.doubts import (
+  MARGIN,
+  RETAIN,
+  doubts,
+  noise,
+  sign,
+  statistic_of,
+)
 from jaxunlearn.report.results import (
   ORIGINAL,
   RETRAINED,
@@ -27,18 +35,9 @@ GAP_METRICS = (
   "test_accuracy",
   "membership_share",
 )
-RETAIN = "retain_accuracy"
-TEST = "test_accuracy"
 INDEX = "anamnesis_index"
-FORGET_ROWS = "forget_rows"
-CHANCE = "chance_accuracy"
-# Differences in accuracy below one point are not worth a sentence, retain
-# accuracy is called damaged from three points on, and where the retrained model
-# is further than five from the original, the two are not of one kind.
+# Retain accuracy is called damaged from three points on.
 DAMAGE = 0.03
-MARGIN = 0.01
-COMPARABLE = 0.05
-FEW_ROWS = 3  # So few decide nothing: each is a third of the accuracy.
 RELEARNS_EARLY = 0.8  # Of the retrained model's steps.
 SHOWN_NAMES = 6
 
@@ -80,95 +79,6 @@ def findings(
     sentences += _cost(summary, definitions)
   sentences += _cautions(summary)
   return sentences
-
-
-def doubts(summary: Summary) -> list[str]:
-  """Why nearness to the retrained model says nothing in these results.
-
-  - It differs from the original on the rows to be kept, which no forgetting
-    explains: trained by another recipe, or in vain.
-  - Neither of the two learned anything. What guessing reaches is the column
-    `chance_accuracy`; without one, accuracies that agree with each other and
-    with 1 / classes for some small number of classes are taken for guesses.
-  - There are at most three rows to be forgotten, by the column `forget_rows`.
-
-  Args:
-    summary: see `summarise`.
-
-  Returns:
-    A sentence for each; none where the retrained model is a standard.
-  """
-  return [*_incomparable(summary), *_untrained(summary), *_too_few(summary)]
-
-
-def _incomparable(summary: Summary) -> list[str]:
-  ours, theirs = _of(summary, ORIGINAL, RETAIN), _of(summary, RETRAINED, RETAIN)
-  if ours is None or theirs is None or not _sign(theirs, ours):
-    return []
-  if abs(ours.mean - theirs.mean) <= COMPARABLE:
-    return []
-  return [
-    f"The retrained model is no standard here: it is right on "
-    f"{_percent(theirs)} of the rows to be kept, the original model on "
-    f"{_percent(ours)}. Their difference is not that of forgetting, so no method "
-    "is recommended by its gap to the retrained model."
-  ]
-
-
-def _untrained(summary: Summary) -> list[str]:
-  found = [
-    _of(summary, method, name)
-    for method in (ORIGINAL, RETRAINED)
-    for name in (RETAIN, TEST)
-  ]
-  shares = [s.mean for s in found if s is not None]
-  retain = [s.mean for s in found[::2] if s is not None]
-  if len(retain) < 2:
-    return []
-  chance = _of(summary, RETRAINED, CHANCE)
-  if chance is not None:
-    guesses = max(retain) <= chance.mean + COMPARABLE
-  else:
-    level = sum(shares) / len(shares)
-    nearest = 1 / max(round(1 / level), 2) if level else 0.0
-    guesses = (
-      max(abs(s - nearest) for s in shares) <= DAMAGE and len(shares) > 2
-    )
-  if not guesses:
-    return []
-  return [
-    f"The original and the retrained model are right on {100 * retain[0]:.1f} % "
-    f"and {100 * retain[1]:.1f} % of the rows to be kept, about as often as "
-    "guessing would be: neither has learned anything, and that they agree, or "
-    "that a method agrees with them, says nothing of forgetting."
-  ]
-
-
-def _too_few(summary: Summary) -> list[str]:
-  counts = [
-    summary.cells.get((RETRAINED, request), {}).get(FORGET_ROWS)
-    for request in summary.requests
-  ]
-  known = [s.mean for s in counts if s is not None and s.n]
-  total = round(sum(known))  # 0 where nothing is known.
-  if not 1 <= total <= FEW_ROWS:
-    return []
-  rows = "1 row is" if total == 1 else f"{total} rows are"
-  return [
-    f"Only {rows} to be forgotten, so that each counts for {100 / total:.0f} "
-    "points of the accuracy on them: so few rows decide nothing, and the methods "
-    "are not ranked. An audit of more requests would."
-  ]
-
-
-def _of(summary: Summary, method: str, name: str) -> Statistic | None:
-  """A statistic that has a value, or None."""
-  found = summary.overall.get(method, {}).get(name)
-  return found if found is not None and found.n else None
-
-
-def _percent(statistic: Statistic) -> str:
-  return f"{100 * statistic.mean:.1f} %"
 
 
 def drift_findings(
@@ -296,7 +206,7 @@ def _nearness(summary: Summary, definitions: Sequence[Metric]) -> list[str]:
   near = [
     m
     for m in ranked[1:]
-    if gaps[m].mean - gaps[best].mean <= _noise(gaps[m], gaps[best])
+    if gaps[m].mean - gaps[best].mean <= noise(gaps[m], gaps[best])
   ]
   if near:
     sentences.append(
@@ -314,7 +224,7 @@ def _nearness(summary: Summary, definitions: Sequence[Metric]) -> list[str]:
 
 
 def _relearns_early(summary: Summary, method: str) -> bool:
-  index = _of(summary, method, INDEX)
+  index = statistic_of(summary, method, INDEX)
   if index is None:
     return False
   error = 2 * index.std / math.sqrt(index.n) if index.n > 1 else 0.0
@@ -326,7 +236,7 @@ def _forgetting(summary: Summary) -> list[str]:
   kinds: dict[str, list[str]] = {"more": [], "less": [], "same": [], "both": []}
   for method in summary.candidates:
     signs = {
-      _sign(
+      sign(
         summary.cells.get((method, request), {}).get(FORGET),
         summary.cells.get((RETRAINED, request), {}).get(FORGET),
       )
@@ -335,12 +245,12 @@ def _forgetting(summary: Summary) -> list[str]:
     if {-1, 1} <= signs:
       kinds["both"].append(method)
       continue
-    sign = _sign(
+    side = sign(
       summary.overall[method].get(FORGET),
       summary.overall[RETRAINED].get(FORGET),
     )
-    if sign is not None:
-      kinds[{-1: "more", 1: "less", 0: "same"}[sign]].append(method)
+    if side is not None:
+      kinds[{-1: "more", 1: "less", 0: "same"}[side]].append(method)
   sentences = []
   if kinds["more"]:
     sentences.append(
@@ -370,16 +280,16 @@ def _damage(summary: Summary) -> list[str]:
   standards = {
     name: standard
     for name, standard in (
-      ("the original model's", _of(summary, ORIGINAL, RETAIN)),
-      ("the retrained model's", _of(summary, RETRAINED, RETAIN)),
+      ("the original model's", statistic_of(summary, ORIGINAL, RETAIN)),
+      ("the retrained model's", statistic_of(summary, RETRAINED, RETAIN)),
     )
     if standard is not None
   }
   damaged = []
   for method in summary.candidates:
-    ours = _of(summary, method, RETAIN)
+    ours = statistic_of(summary, method, RETAIN)
     if ours is not None and any(
-      _sign(ours, standard) == -1 and standard.mean - ours.mean > DAMAGE
+      sign(ours, standard) == -1 and standard.mean - ours.mean > DAMAGE
       for standard in standards.values()
     ):
       damaged.append(method)
@@ -450,23 +360,6 @@ def _cautions(summary: Summary) -> list[str]:
 
 def _share(statistic: Statistic) -> float:
   return statistic.rows / statistic.total if statistic.total else 0.0
-
-
-def _sign(ours: Statistic | None, theirs: Statistic | None) -> int | None:
-  """-1 below, 1 above, 0 about the same; None where a value is missing."""
-  if ours is None or theirs is None or not (ours.n and theirs.n):
-    return None
-  difference = ours.mean - theirs.mean
-  if abs(difference) <= max(MARGIN, _noise(ours, theirs)):
-    return 0
-  return 1 if difference > 0 else -1
-
-
-def _noise(a: Statistic, b: Statistic) -> float:
-  """Two standard errors of the difference of two means; 0 where unknown."""
-  if a.n < 2 or b.n < 2:
-    return 0.0
-  return 2 * math.sqrt(a.std**2 / a.n + b.std**2 / b.n)
 
 
 def _join(names: Sequence[str]) -> str:

@@ -453,6 +453,10 @@ def test_the_wrong_constructor_says_so():
     from_linen(Nnx)
   with pytest.raises(ValueError, match=r"Expected factory to take nnx.Rngs"):
     from_nnx(lambda: None)
+  with pytest.raises(ValueError, match="factory to be a function, got int"):
+    from_nnx(3)
+  with pytest.raises(ValueError, match="loss to be a function, got 'mse'"):
+    from_linen(nn.Dense(3), loss="mse")
 
 
 def _network(x, train):
@@ -553,6 +557,8 @@ class NnxNoisy(NnxFlag):
     (EvalMode(), {}),
     (Field(), {}),
     (Frozen(), {"train_argument": "not frozen"}),
+    (EvalMode(), {"train_argument": "eval_mode"}),
+    (EvalMode(), {"train_argument": "not eval_mode"}),
     (Anything(), {"train_argument": "noisy"}),
     (NnxFlag, {}),
     (NnxAttribute, {}),

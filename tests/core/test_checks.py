@@ -8,7 +8,7 @@ from flax import nnx
 
 import jaxunlearn as ju
 from jaxunlearn.adapters.functions import from_functions
-from jaxunlearn.core import checks
+from jaxunlearn.core import checks, integers
 
 DATA = {"x": jnp.zeros((4, 2)), "label": jnp.zeros(4, jnp.int32)}
 
@@ -181,7 +181,7 @@ WRONG = {
     r"in 0 \.\. 2, got 0 \.\. 4294967296",
   ),
   "ids of 64 bits": (
-    lambda: checks.narrowed({"id": np.array([1, 2**32])}, "data"),
+    lambda: integers.narrowed({"id": np.array([1, 2**32])}, "data"),
     r"data\['id'\] to fit into int32, got 1 \.\. 4294967296; number them",
   ),
   "a text as number": (
@@ -226,4 +226,4 @@ def test_the_right_kind_of_thing_passes():
   checks.transforms([ju.chain(name="nothing")])
   checks.columns(DATA, "x")
   checks.weights(np.array([0, 0.5]), length=2)
-  checks.narrowed({"x": np.arange(3), "y": np.uint64(7), "z": "text"}, "data")
+  integers.narrowed({"x": np.arange(3), "y": np.uint64(7), "z": "text"}, "data")
