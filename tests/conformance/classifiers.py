@@ -81,7 +81,6 @@ CLASSIFIERS = [
       **STEPS,
     ),
     "sequential",
-    soft_request=False,
     slow=True,
   ),
   _classes(
@@ -92,7 +91,6 @@ CLASSIFIERS = [
   _classes(
     ju.salun,
     lambda m: ju.salun(m, **SALUN),
-    soft_request=False,
     slow=True,
   ),
   _classes(
@@ -145,7 +143,6 @@ CLASSIFIERS = [
       m, num_classes=4, noise_scale=1e-4, chunk_size=16
     ),
     devices=False,  # Noise that is scaled by a small number's root.
-    soft_request=False,
   ),
   _classes(ju.scrub, lambda m: ju.scrub(m, **SCRUB), slow=True),
   _classes(
