@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from jaxunlearn.core import requests
@@ -54,6 +54,8 @@ def test_each_class_stacks_the_single_class_requests():
 @given(st.integers(1, 40), st.data())
 def test_indices_selects_exactly_the_named_rows(n, data):
   rows = data.draw(st.lists(st.integers(-1, n - 1), max_size=2 * n))
+  # N numbers that are all 0 and 1 are refused as a mask, see the test of that.
+  assume(not (len(rows) == n > 2 and set(rows) <= {0, 1}))
   mask = np.asarray(requests.indices(n, np.asarray(rows, np.int32)))
   assert set(np.flatnonzero(mask)) == {r for r in rows if r >= 0}
 
