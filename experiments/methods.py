@@ -126,7 +126,7 @@ def _influence_unlearning(a: Access, s: Settings) -> ju.Transform:
 
 
 def _ssd(a: Access, s: Settings) -> ju.Transform:
-  return ju.ssd(a.model, **s)
+  return ju.ssd_adaptive(a.model, **s)
 
 
 def _amnesiac(a: Access, s: Settings) -> ju.Transform:

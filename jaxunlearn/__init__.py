@@ -15,11 +15,15 @@ from jaxunlearn import attacks as attacks
 from jaxunlearn import losses as losses
 from jaxunlearn import metrics as metrics
 from jaxunlearn.core import requests as requests
+from jaxunlearn.core.combinators import alternate as alternate
 from jaxunlearn.core.combinators import chain as chain
 from jaxunlearn.core.combinators import edit as edit
+from jaxunlearn.core.combinators import ema as ema
 from jaxunlearn.core.combinators import masked as masked
+from jaxunlearn.core.combinators import per_row as per_row
 from jaxunlearn.core.combinators import provide as provide
 from jaxunlearn.core.combinators import repeat as repeat
+from jaxunlearn.core.combinators import restore as restore
 from jaxunlearn.core.devices import make_mesh as make_mesh
 from jaxunlearn.core.devices import rows_for_budget as rows_for_budget
 from jaxunlearn.core.drivers import predict as predict
@@ -27,10 +31,12 @@ from jaxunlearn.core.drivers import unlearn as unlearn
 from jaxunlearn.core.drivers import unlearn_sequence as unlearn_sequence
 from jaxunlearn.core.host_batches import host_batch as host_batch
 from jaxunlearn.core.host_batches import host_batches as host_batches
+from jaxunlearn.core.keys import derive as derive
 from jaxunlearn.core.per_example import map_rows as map_rows
 from jaxunlearn.core.per_example import sum_rows as sum_rows
-from jaxunlearn.core.phase import apply_rows as apply_rows
+from jaxunlearn.core.phase import PARAMS as PARAMS
 from jaxunlearn.core.phase import phase as phase
+from jaxunlearn.core.phase import remember as remember
 from jaxunlearn.core.phase import supervised as supervised
 from jaxunlearn.core.streaming import stream as stream
 from jaxunlearn.core.training import lanes_for_budget as lanes_for_budget
@@ -40,13 +46,19 @@ from jaxunlearn.core.training import train_many as train_many
 from jaxunlearn.core.training import unlearn_many as unlearn_many
 from jaxunlearn.core.trees import last_layers as last_layers
 from jaxunlearn.core.types import ALL as ALL
-from jaxunlearn.core.types import Batch as Batch
-from jaxunlearn.core.types import Context as Context
 from jaxunlearn.core.types import Draw as Draw
+from jaxunlearn.core.types import Fit as Fit
+from jaxunlearn.core.types import Losses as Losses
 from jaxunlearn.core.types import Model as Model
 from jaxunlearn.core.types import PhaseInfo as PhaseInfo
+from jaxunlearn.core.types import Request as Request
+from jaxunlearn.core.types import Slot as Slot
+from jaxunlearn.core.types import Step as Step
+from jaxunlearn.core.types import Task as Task
 from jaxunlearn.core.types import Transform as Transform
 from jaxunlearn.core.types import Variables as Variables
+from jaxunlearn.core.types import apply_rows as apply_rows
+from jaxunlearn.methods._saliency import saliency_mask as saliency_mask
 from jaxunlearn.methods.amnesiac import amnesiac as amnesiac
 from jaxunlearn.methods.amnesiac import train_logged as train_logged
 from jaxunlearn.methods.bad_teacher import bad_teacher as bad_teacher
@@ -69,10 +81,10 @@ from jaxunlearn.methods.influence_unlearning import (
 from jaxunlearn.methods.last_layers import cf_k as cf_k
 from jaxunlearn.methods.last_layers import eu_k as eu_k
 from jaxunlearn.methods.random_label import random_label as random_label
-from jaxunlearn.methods.salun import saliency_mask as saliency_mask
 from jaxunlearn.methods.salun import salun as salun
 from jaxunlearn.methods.scrub import scrub as scrub
 from jaxunlearn.methods.ssd import ssd as ssd
+from jaxunlearn.methods.ssd import ssd_adaptive as ssd_adaptive
 from jaxunlearn.methods.unsir import unsir as unsir
 from jaxunlearn.methods.zero_shot import zero_shot_noise as zero_shot_noise
 
@@ -109,13 +121,19 @@ def __dir__() -> list[str]:
 
 __all__ = [
   "ALL",
-  "Batch",
-  "Context",
+  "PARAMS",
   "Draw",
+  "Fit",
+  "Losses",
   "Model",
   "PhaseInfo",
+  "Request",
+  "Slot",
+  "Step",
+  "Task",
   "Transform",
   "Variables",
+  "alternate",
   "amnesiac",
   "apply_rows",
   "attacks",
@@ -126,8 +144,10 @@ __all__ = [
   "cf_k",
   "chain",
   "continual",
+  "derive",
   "diffusion",
   "edit",
+  "ema",
   "eu_k",
   "finetune",
   "fisher_forgetting",
@@ -148,19 +168,23 @@ __all__ = [
   "masked",
   "metrics",
   "neggrad_plus",
+  "per_row",
   "phase",
   "predict",
   "provide",
   "random_label",
   "recsys",
+  "remember",
   "repeat",
   "requests",
+  "restore",
   "retrain",
   "rows_for_budget",
   "saliency_mask",
   "salun",
   "scrub",
   "ssd",
+  "ssd_adaptive",
   "stream",
   "sum_rows",
   "supervised",

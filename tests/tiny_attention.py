@@ -18,9 +18,7 @@ OTHER = jnp.array([[1, 4, 0, 0, 0], [1, 3, 4, 0, 0]])
 RETAIN = jnp.array([[1, 5, 0, 0, 0], [1, 6, 0, 0, 0], [1, 3, 7, 0, 0]])
 
 
-def model(traces=None):
-  """`traces` grows each time the network is traced."""
-
+def model():
   def embed(params, tokens):
     return params["text_encoder"]["token_embedding"][tokens]
 
@@ -29,27 +27,25 @@ def model(traces=None):
     return jnp.tanh(embeddings @ params["text_encoder"]["mix"] + place)
 
   def eps_with_attention(params, x, t, context):
-    if traces is not None:
-      traces.append(1)
     net = params["denoiser"]
     flat = x.reshape(x.shape[0], -1)
     query = jnp.tanh(flat @ net["attn2"]["to_q"])
     scores = jnp.einsum("be,ble->bl", query, context @ net["attn2"]["to_k"])
     value = context @ net["attn2"]["to_v"]
-    attention = jax.nn.softmax(scores)
-    said = jnp.einsum("bl,bli->bi", attention, value)
-    noise = (net["gain"] * flat + said).reshape(x.shape)
-    return noise, (attention[:, None, None],)
+    seen = jax.nn.softmax(scores)
+    said = jnp.einsum("bl,bli->bi", seen, value)
+    eps = (net["gain"] * flat + said).reshape(x.shape)
+    return eps, (seen[:, None, None],)
 
   return Diffusion(
     init=params,
     eps=lambda *args: eps_with_attention(*args)[0],
-    eps_with_attention=eps_with_attention,
     encode=lambda p, tokens: encode_embeddings(p, embed(p, tokens)),
     null_tokens=jnp.array([1, 0, 0, 0, 0]),
     alphas_bar=LEVELS,
     image_shape=SHAPE,
     clip=1.5,
+    eps_with_attention=eps_with_attention,
     embed=embed,
     encode_embeddings=encode_embeddings,
     vocab_size=VOCAB,

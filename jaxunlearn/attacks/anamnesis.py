@@ -27,14 +27,14 @@ import numpy as np
 import optax
 
 from jaxunlearn.attacks.knowledge_recovery import Evaluate, scalar
-from jaxunlearn.core import checks, sampling
-from jaxunlearn.core.phase import all_finite, phase, sample_key, supervised
+from jaxunlearn.core import checks
+from jaxunlearn.core.combinators import alternate, chain
+from jaxunlearn.core.phase import phase, supervised
+from jaxunlearn.core.recording import record
 from jaxunlearn.core.types import (
   Carry,
   Draw,
-  Env,
   Model,
-  PhaseState,
   PyTree,
   Transform,
   Variables,
@@ -268,40 +268,29 @@ def relearn(
   wanted = _rows.widened(jnp.asarray(target))
   attack = relearning(
     model,
-    num_steps=num_steps,
+    num_steps=1,
     batch_size=batch_size,
     optimizer=optimizer,
     train_mode=train_mode,
   )
   bare = not isinstance(variables, Variables)
-  lifted = Variables(variables) if bare else variables
-  data = jax.tree.map(jnp.asarray, data)
-  draw, env = attack.needs, Env()
-  plan = sampling.make_plan(
-    data, jnp.asarray(relearn_mask), draw, sample_key(key), env
-  )
-  carry = Carry(lifted, lifted, {})
-  start = attack.init(carry, key, env)
 
-  def measure(state: PhaseState) -> jax.Array:
-    current = attack.finish(state).variables
+  def measure(carry: Carry) -> jax.Array:
+    current = carry.variables
     return scalar(evaluate(current.params if bare else current))
 
-  # As in a phase, what is constant stays outside the scan's carry.
-  def body(moving, step):
-    batch = sampling.draw_batch(data, plan, draw, step, env)
-    state, loss = attack.step(PhaseState(*moving, carry), batch, key, env)
-    return state.moving(), (loss, measure(state))
-
-  moving, (loss, values) = jax.lax.scan(
-    body, start.moving(), jnp.arange(num_steps, dtype=jnp.int32)
-  )
-  curve = jnp.concatenate([measure(start)[None], values])
+  # One step per round, which goes on where the last one was.
+  rounds = alternate(attack, record("value", measure), rounds=num_steps)
+  first = record("start", measure)
+  _, info = chain(first, rounds)(variables, data, relearn_mask, key)
+  learned = info["alternate"]
+  curve = jnp.concatenate([info["start"][None], learned["value"]])
   steps, reached = steps_to_target(
     curve, wanted, direction=direction, count_from_zero=count_from_zero
   )
-  finite = all_finite((loss, moving[0]))
-  return Relearned(steps, reached, curve, wanted, loss, finite)
+  found = learned[attack.name]
+  finite = found.is_finite.all()
+  return Relearned(steps, reached, curve, wanted, found.loss[:, 0], finite)
 
 
 def anamnesis_index(

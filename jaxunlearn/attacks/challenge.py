@@ -31,6 +31,7 @@ from jaxunlearn.attacks import _normals
 from jaxunlearn.attacks.shadow import Statistic, query_statistics
 from jaxunlearn.attacks.u_lira import Unlearn
 from jaxunlearn.core import checks
+from jaxunlearn.core.keys import derive
 from jaxunlearn.core.training import map_many, train
 from jaxunlearn.core.types import Model, PyTree, Variables
 from jaxunlearn.metrics import _rows
@@ -40,7 +41,6 @@ CAP = 50.0
 _PEAKED = 0.01  # Ratio of ranges below which a sample counts as degenerate.
 _BIN = 0.5
 # Apart from every key that training makes of the same one.
-_METHOD = 0x756E6C72
 
 
 class ForgettingQuality(NamedTuple):
@@ -261,7 +261,7 @@ def forgetting_quality_runs(
     start = original
     if start is None:
       start, _ = train(model, data, everything, key, **recipe)
-    method_key = jax.random.fold_in(key, _METHOD)
+    method_key = derive(key, "unlearn")
     unlearned, _ = unlearn(start, data, forget_mask, method_key)
     retrained, _ = train(model, data, ~forget_mask, retrain_key, **recipe)
     return ask(unlearned), ask(retrained)

@@ -27,14 +27,14 @@ import numpy as np
 from jaxunlearn.attacks import _normals
 from jaxunlearn.attacks.shadow import Augment, Statistic, query_statistics
 from jaxunlearn.core import checks
+from jaxunlearn.core.keys import derive
 from jaxunlearn.core.training import map_many, train
-from jaxunlearn.core.types import Model, PyTree, Variables
+from jaxunlearn.core.types import Model, PyTree, Request, Variables
 from jaxunlearn.metrics.membership import logit_confidence, separation_auc
 
-Unlearn = Callable[[Variables, PyTree, jax.Array, jax.Array], Any]
+Unlearn = Callable[[Variables, PyTree, Any, jax.Array], Any]
 
 # Apart from every key that training makes of the same one.
-_METHOD, _RETRAIN, _FILL = 0x756E6C72, 0x72657472, 0x66696C6C
 
 
 class ULiraStatistics(NamedTuple):
@@ -181,13 +181,8 @@ def u_lira_shadows(
 ) -> ULiraStatistics:
   """Trains shadows, lets each unlearn, and asks them about every row.
 
-  A method takes all rows outside the request for retained ones, but a shadow
-  never saw some of them. So each method is given the shadow's own training rows
-  in an array of the old length: rows that were left out are replaced by copies
-  of random training rows, retained and forgotten alike, which keeps shapes
-  fixed and the proportion of forget rows nearly so. That is one copy of the
-  data for each model in memory; `strategy` bounds how many. A model trained on
-  every row is given the data as they are.
+  Rows that a shadow never saw are in neither mask of its request, so that all
+  shadows share one copy of the data.
 
   Args:
     model: what to train.
@@ -195,7 +190,7 @@ def u_lira_shadows(
     train_masks: bool [S, N], see `shadow.u_lira_masks`.
     forget_masks: bool [S, N], a part of them.
     keys: PRNG keys [S]. Training uses them as `shadow.train_shadows` does.
-    unlearn: a `Transform`, or any `(variables, data, forget_mask, key) ->
+    unlearn: a `Transform`, or any `(variables, data, request, key) ->
       (variables, info)`.
     retrained: static; also train every shadow without its forget rows.
     augment: see `shadow.train_shadows`, as are the rest.
@@ -251,16 +246,11 @@ def u_lira_shadows(
 
   def one(members: jax.Array, forget: jax.Array, key: jax.Array) -> Any:
     trained, _ = train(model, data, members, key, **recipe)
-    rows = own_rows(members, jax.random.fold_in(key, _FILL))
-    unlearned, _ = unlearn(
-      trained,
-      jax.tree.map(lambda leaf: leaf[rows], data),
-      forget[rows],
-      jax.random.fold_in(key, _METHOD),
-    )
+    request = Request(forget, members & ~forget)
+    unlearned, _ = unlearn(trained, data, request, derive(key, "unlearn"))
     again = None
     if retrained:
-      again_key = jax.random.fold_in(key, _RETRAIN)
+      again_key = derive(key, "retrain")
       again = ask(train(model, data, members & ~forget, again_key, **recipe)[0])
     return ask(trained), ask(unlearned), again
 
@@ -268,25 +258,6 @@ def u_lira_shadows(
     one, train_masks, forget_masks, keys, strategy=strategy, mesh=mesh
   )
   return ULiraStatistics(before, after, again, train_masks, forget_masks)
-
-
-def own_rows(members: jax.Array, key: jax.Array) -> jax.Array:
-  """Row numbers int32 [N]: a member's own, else those of members in turn.
-
-  Copies are spread as evenly as can be over the members, in a random order.
-  Without any member every row stands for itself.
-  """
-  order = jnp.argsort(
-    jnp.where(members, jax.random.uniform(key, members.shape), 2.0)
-  )
-  count = jnp.maximum(members.sum(), 1)
-  vacancy = jnp.cumsum(~members) - 1
-  rows = jnp.where(
-    members | ~members.any(),
-    jnp.arange(members.shape[0]),
-    order[vacancy % count],
-  )
-  return rows.astype(jnp.int32)
 
 
 def u_lira_report(

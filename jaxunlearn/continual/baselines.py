@@ -44,7 +44,7 @@ from jaxunlearn.continual.types import (
 from jaxunlearn.core import checks, sampling
 from jaxunlearn.core.per_example import sum_rows
 from jaxunlearn.core.training import fitting
-from jaxunlearn.core.types import Model, PyTree, Variables
+from jaxunlearn.core.types import Fit, Model, PyTree, Variables
 
 
 def _new_loss(model: Model, variables: Variables, step: StepRows) -> jax.Array:
@@ -323,13 +323,8 @@ def retraining(
   """
   checks.non_negative(num_steps=num_steps)
   checks.positive(batch_size=batch_size)
-  fit = fitting(
-    model,
-    optimizer=optimizer,
-    num_steps=num_steps,
-    batch_size=batch_size,
-    train_mode=False,
-  )
+  recipe = Fit(optimizer, num_steps, batch_size)
+  fit = fitting(model, recipe, train_mode=False)
 
   def init(variables, data, key):
     del key

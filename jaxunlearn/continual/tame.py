@@ -53,14 +53,15 @@ from jaxunlearn.core import checks
 from jaxunlearn.core.sampling import take_rows
 from jaxunlearn.core.training import fitting, init_variables
 from jaxunlearn.core.types import (
-  Batch,
   Carry,
   Env,
+  Fit,
   Model,
   PhaseState,
   PyTree,
   Transform,
   Variables,
+  as_step,
 )
 
 
@@ -122,9 +123,7 @@ def tame(
 
   def training(batch_size: int) -> Transform:
     """The library's own training, of which a step takes the rows given."""
-    return fitting(
-      model, optimizer=optimizer, num_steps=1, batch_size=batch_size
-    )
+    return fitting(model, Fit(optimizer, 1, batch_size))
 
   guess = float(np.log(num_classes))
 
@@ -220,17 +219,12 @@ def tame(
     expert = jnp.where(is_left, found, before).astype(jnp.int32)
 
     own = jax.tree.map(lambda leaf: leaf[expert], state.experts)
-    variables = Variables(*own[:2])
-    batch = Batch(
-      rows,
-      weight,
-      jnp.zeros(row_id.shape, bool),
-      row_id,
-      jnp.arange(row_id.shape[0], dtype=jnp.int32),
-      jnp.zeros(row_id.shape, jnp.int32),
-    )
+    params, model_state, opt_state, step = own
+    variables = Variables(params, model_state)
+    batch = as_step(rows)._replace(weight=weight, row_id=row_id)
     carry = Carry(variables, variables, {})
-    phase = PhaseState(own[0], own[1], own[2], own[3], carry)
+    begin = jnp.zeros((), jnp.int32)
+    phase = PhaseState(params, model_state, opt_state, step, begin, carry)
     step_key = jax.random.fold_in(state.init_keys[expert], 2)
     moved, _ = training(row_id.shape[0]).step(phase, batch, step_key, Env())
     experts = jax.tree.map(

@@ -10,7 +10,7 @@ Class: heuristic. After a request, train it anew from the purged buffer.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from jaxunlearn.continual.tame_types import Tame, TameState, squashed
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import masked
 from jaxunlearn.core.training import fitting, train
-from jaxunlearn.core.types import Model, PhaseInfo, PyTree, Variables
+from jaxunlearn.core.types import Model, PhaseInfo, PyTree, Variables, as_fit
 
 
 class TamePrediction(NamedTuple):
@@ -248,7 +248,7 @@ def _pruned(
   key: jax.Array,
   *,
   fraction: float | jax.Array,
-  **recipe: Any,
+  **recipe: Unpack[FitFields],
 ) -> Variables:
   """Prunes, and trains on what is left."""
   mask = magnitude_mask(variables.params, fraction)
@@ -257,6 +257,6 @@ def _pruned(
     mask,
     variables.params,
   )
-  retrain = masked(fitting(model, **recipe), mask)
+  retrain = masked(fitting(model, as_fit(None, recipe)), mask)
   start = Variables(params, variables.model_state)
   return retrain(start, data, ~weights, key)[0]

@@ -216,14 +216,24 @@ def hard_request(forget_mask: Any, name: str = "forget_mask") -> None:
     )
 
 
-def request_values(forget_mask: Any, name: str = "forget_mask") -> None:
+def request_values(
+  forget_mask: Any, retain: Any = None, name: str = "forget_mask"
+) -> None:
   """A concrete request must select some rows and leave some.
 
   Raises:
-    ValueError: it is empty, covers everything, or has weights outside [0, 1].
+    ValueError: it is empty, covers everything, has weights outside [0, 1], or
+      shares of a row that add up to more than 1.
   """
   if not is_concrete(forget_mask):
     return
+  if retain is not None and is_concrete(retain):
+    both = np.asarray(forget_mask, np.float32) + np.asarray(retain, np.float32)
+    if (both > 1 + 1e-6).any():
+      raise ValueError(
+        f"Expected {name} and retain to share no row, got "
+        f"{int((both > 1 + 1e-6).sum())} rows in both."
+      )
   mask = np.asarray(forget_mask)
   if mask.dtype != np.bool_ and not (
     np.isfinite(mask).all() and mask.min() >= 0 and mask.max() <= 1
@@ -239,6 +249,15 @@ def request_values(forget_mask: Any, name: str = "forget_mask") -> None:
       f"Expected {name} to leave rows to retain, got a request that covers all "
       f"{mask.size} rows."
     )
+
+
+def finite_rows(data: Any, seen: Any, name: str = "data") -> None:
+  """Every concrete float leaf is finite in the rows that may be seen."""
+  if not is_concrete(seen):
+    return
+  rows = np.flatnonzero(np.asarray(seen))
+  everything = rows.size == np.shape(seen)[0]
+  finite(data if everything else jax.tree.map(lambda x: x[rows], data), name)
 
 
 @_at_once

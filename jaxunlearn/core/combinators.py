@@ -8,15 +8,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from jaxunlearn.core import checks
-from jaxunlearn.core.phase import mask_change
+from jaxunlearn.core import checks, keys, per_example, sampling
+from jaxunlearn.core.phase import mask_change, remember, sample_key
 from jaxunlearn.core.types import (
   ALL,
   Carry,
   Draw,
   Env,
   PyTree,
+  Request,
+  Slot,
   Transform,
   Variables,
 )
@@ -25,7 +28,7 @@ _READS = ("rows", "shapes", "nothing")
 
 
 def edit(
-  fn: Callable[[Variables, PyTree, jax.Array, jax.Array], Any],
+  fn: Callable[[Variables, PyTree, Request, jax.Array], Any],
   *,
   needs: Draw | None = None,
   reads: str = "rows",
@@ -34,7 +37,7 @@ def edit(
   """A one-shot change of the model.
 
   Args:
-    fn: `(variables, data, forget_mask, key) -> variables`, or `-> (variables,
+    fn: `(variables, data, request, key) -> variables`, or `-> (variables,
       info)`.
     needs: the data that `fn` reads; nothing by default.
     reads: "rows" if what it returns depends on data or request; "shapes" if on
@@ -47,10 +50,10 @@ def edit(
   """
   checks.one_of(_READS, reads=reads)
 
-  def run(carry, data, forget_mask, key, env):
+  def run(carry, data, request, key, env):
     _check_reads(name, reads, data, env)
     before = carry.variables
-    out = fn(before, data, forget_mask, key)
+    out = fn(before, data, request, key)
     info = None
     if isinstance(out, tuple) and not isinstance(out, Variables):
       out, info = out
@@ -68,28 +71,78 @@ def edit(
 
 
 def provide(
-  name: str,
-  fn: Callable[[Carry, PyTree, jax.Array, jax.Array], PyTree],
+  slot: Slot,
+  fn: Callable[[Carry, PyTree, Request, jax.Array], PyTree],
   *,
   needs: Draw | None = None,
   reads: str = "rows",
 ) -> Transform:
-  """Computes something that later links of the chain find by name.
+  """Computes something that later links of the chain find in a slot.
 
   Args:
-    name: its name in `Context.extra`: a teacher, noise, an optimiser's state.
-    fn: `(carry, data, forget_mask, key) -> pytree`.
+    slot: where it is left: a teacher, noise, a network.
+    fn: `(carry, data, request, key) -> pytree`.
     needs: the data that `fn` reads; nothing by default.
     reads: as of `edit`.
   """
   checks.one_of(_READS, reads=reads)
 
-  def run(carry, data, forget_mask, key, env):
-    _check_reads(name, reads, data, env)
-    value = fn(carry, data, forget_mask, key)
-    return carry._replace(extra={**carry.extra, name: value}), None
+  def run(carry, data, request, key, env):
+    _check_reads(slot.label, reads, data, env)
+    return carry.put(slot, fn(carry, data, request, key)), None
 
-  return _one_shot(name, run, needs, reads)
+  return _one_shot(slot.label, run, needs, reads)
+
+
+def per_row(
+  slot: Slot[jax.Array],
+  fn: Callable[[Variables, PyTree], jax.Array],
+  *,
+  chunk_size: int = 256,
+) -> Transform:
+  """Computes something of the original model once for every row.
+
+  Its outputs, or the losses of a reference: objectives then read
+  `step[slot][step.row_id]`, and need no second forward pass per step.
+
+  Args:
+    slot: where it is left, leaves [N, ...].
+    fn: `(variables, rows) -> pytree`, leaves [B, ...].
+    chunk_size: static; rows at a time.
+  """
+
+  def compute(carry, data, request, key):
+    del request, key
+    of_rows = lambda rows: fn(carry.original, rows)
+    return per_example.map_chunks(of_rows, data, chunk_size=chunk_size)
+
+  return provide(slot, compute, needs=Draw(mixed=ALL))
+
+
+def restore() -> Transform:
+  """Goes back to the original model; slots keep what was learned meanwhile."""
+
+  def run(carry, data, request, key, env):
+    return carry._replace(variables=carry.original), None
+
+  return _one_shot("restore", run, None, "nothing")
+
+
+def ema(slot: Slot[PyTree], decay: float | jax.Array) -> Transform:
+  """Moves the running average of the params in a slot on by one update.
+
+  Args:
+    slot: a pytree like the params; begin it by `provide`.
+    decay: in [0, 1], the share that stays. May be traced.
+  """
+  checks.fraction(decay=decay)
+
+  def run(carry, data, request, key, env):
+    now = carry.variables.params
+    average = optax.incremental_update(now, carry[slot], 1 - decay)
+    return carry.put(slot, average), None
+
+  return _one_shot("ema", run, None, "nothing")
 
 
 def _one_shot(
@@ -124,28 +177,22 @@ def chain(*links: Transform, name: str = "chain") -> Transform:
   Returns:
     A `Transform` whose info is a dict from link name to the link's info; links
     without info are left out, a name that comes again gets a number.
-  """
-  names: list[str] = []
-  for link in links:
-    unique, number = link.name, 1
-    while unique in names:
-      number += 1
-      unique = f"{link.name}_{number}"
-    names.append(unique)
 
-  def run(carry, data, forget_mask, key, env):
-    infos = {}
-    for link, link_name, link_key in zip(
-      links, names, jax.random.split(key, len(links))
-    ):
-      carry, info = link.run(carry, data, forget_mask, link_key, env)
-      if info is not None:
-        infos[link_name] = info
-    return carry, infos
+  Raises:
+    ValueError: a link that is no `Transform`.
+  """
+  checks.transforms(links)
+
+  def run(carry, data, request, key, env):
+    return _in_turn(
+      links, carry, data, request, jax.random.split(key, len(links)), env
+    )
 
   def expand(key):
-    keys = jax.random.split(key, len(links))
-    return [pair for link, k in zip(links, keys) for pair in link.expand(k)]
+    link_keys = jax.random.split(key, len(links))
+    return [
+      pair for link, k in zip(links, link_keys) for pair in link.expand(k)
+    ]
 
   steps = sum(link.num_steps for link in links)
   return Transform(
@@ -153,42 +200,173 @@ def chain(*links: Transform, name: str = "chain") -> Transform:
   )
 
 
+def _in_turn(links, carry, data, request, link_keys, env, plans=()):
+  """The links one after the other, and their infos by name.
+
+  Args:
+    plans: what the phases among them draw by; none makes their own.
+  """
+  infos: dict[str, Any] = {}
+  plans = plans or [None] * len(links)
+  for link, link_key, plan in zip(links, link_keys, plans):
+    if plan is None:
+      carry, info = link.run(carry, data, request, link_key, env)
+    else:
+      state = link.init(carry, link_key, env)
+      state, info = link.walk(state, data, request, link_key, env, plan)
+      carry = link.finish(state)
+    if info is not None:
+      name, number = link.name, 1
+      while name in infos:
+        number += 1
+        name = f"{link.name}_{number}"
+      infos[name] = info
+  return carry, infos
+
+
+Choose = Callable[[Variables, PyTree, Request, jax.Array], jax.Array]
+
+
 def repeat(
   transform: Transform,
   times: int,
   *,
-  choose: Callable[..., jax.Array] | None = None,
+  choose: Choose | None = None,
   name: str = "",
 ) -> Transform:
-  """The same transform several times, as one `lax.scan`.
+  """The same transform several times, each time afresh, as one `lax.scan`.
 
   Args:
     transform: what to repeat. What it provides for itself is dropped at the end
-      of each round; entries that existed before it are carried from round to
+      of each round; slots that were filled before it are carried from round to
       round.
     times: static, >= 0.
-    choose: None keeps the last round. Or `(stack, data, forget_mask, key) ->
+    choose: None keeps the last round. Or `(stack, data, request, key) ->
       int32 []`, the round to go back to; `stack` holds the variables before the
       first round and after each, leaves [times + 1, ...].
-    name: the key of its info in a chain; the transform's own by default.
+    name: the key of the info in a chain; the transform's own by default.
 
   Returns:
     A `Transform` whose info is that of `transform` with a leading axis [times].
   """
-  checks.non_negative(times=times)
+  checks.transforms((transform,))
 
-  def run(carry, data, forget_mask, key, env):
-    original, outer = carry.original, carry.extra
+  def one(carry, data, request, round_key, env, prepared):
+    del prepared
+    return transform.run(carry, data, request, round_key, env)
+
+  return _rounds(
+    one,
+    lambda key: jax.random.split(key, times),
+    transform.expand,
+    times,
+    transform.num_steps,
+    transform.needs,
+    choose,
+    name or transform.name,
+  )
+
+
+def alternate(
+  *links: Transform,
+  rounds: int,
+  choose: Choose | None = None,
+  name: str = "alternate",
+) -> Transform:
+  """Links in turn, round after round: two networks that learn from each other.
+
+  A phase among the links goes on where it was: its optimiser's state, its place
+  in the rows that it draws and its count of steps live on from round to round,
+  so that rows are drawn without replacement across rounds. Any other transform,
+  a `chain` around a phase too, starts afresh each round. Phases wrapped by
+  `remember` with one slot share an optimiser.
+
+  Args:
+    *links: phases and other transforms.
+    rounds: static, >= 0.
+    choose: see `repeat`.
+    name: the key of the info in an outer chain.
+
+  Returns:
+    A `Transform` whose info is that of `chain(*links)`, leaves [rounds, ...].
+  """
+  checks.transforms(links)
+  going_on = tuple(
+    remember(link, link.memory or Slot(f"{link.name} optimizer"), _count(link))
+    if link.is_phase
+    else link
+    for link in links
+  )
+
+  def link_keys(key, number):
+    """Those of phases stay the same: their count of steps tells rounds apart."""
+    return [
+      k if link.is_phase else jax.random.fold_in(k, number)
+      for link, k in zip(going_on, jax.random.split(key, len(links)))
+    ]
+
+  def prepare(carry, data, request, key, env):
+    """Fills the slots that phases go on from, and plans their draws, once."""
+    plans = []
+    for link, link_key in zip(going_on, link_keys(key, 0)):
+      plan = None
+      if link.is_phase:
+        state = link.init(carry, link_key, env)
+        steps = carry.slots.get(link.count, jnp.zeros((), jnp.int32))
+        carry = carry.put(link.memory, state.opt_state).put(link.count, steps)
+        if link.needs.source is None:
+          k = sample_key(link_key)
+          plan = sampling.make_plan(data, request, link.needs, k, env)
+      plans.append(plan)
+    return carry, plans
+
+  def one(carry, data, request, round_key, env, plans):
+    link_keys_now = link_keys(*round_key)
+    return _in_turn(going_on, carry, data, request, link_keys_now, env, plans)
+
+  def expand(round_key):
+    key, number = round_key
+    pairs = zip(going_on, link_keys(key, number))
+    return [pair for link, k in pairs for pair in link.expand(k)]
+
+  return _rounds(
+    one,
+    lambda key: (jnp.broadcast_to(key, (rounds,)), jnp.arange(rounds)),
+    expand,
+    rounds,
+    sum(link.num_steps for link in links),
+    largest_draw(link.needs for link in links),
+    choose,
+    name,
+    prepare,
+  )
+
+
+def _count(link: Transform) -> Slot[jax.Array]:
+  return link.count or Slot(f"{link.name} steps")
+
+
+def _rounds(
+  one, round_keys, expand_one, times, steps, needs, choose, name, prepare=None
+) -> Transform:
+  """`times` rounds of `one` as a scan over what `round_keys` gives them."""
+  checks.count(0, times=times)
+
+  def run(carry, data, request, key, env):
+    prepared = None
+    if prepare is not None:
+      carry, prepared = prepare(carry, data, request, key, env)
+    original, outer = carry.original, carry.slots
 
     def body(moving, round_key):
-      variables, extra = moving
-      inner = Carry(variables, original, {**outer, **extra})
-      inner, info = transform.run(inner, data, forget_mask, round_key, env)
+      variables, slots = moving
+      inner = Carry(variables, original, {**outer, **slots})
+      inner, info = one(inner, data, request, round_key, env, prepared)
       kept = inner.variables if choose is not None else None
-      return (inner.variables, {k: inner.extra[k] for k in outer}), (info, kept)
+      return (inner.variables, {k: inner.slots[k] for k in outer}), (info, kept)
 
-    (variables, extra), (info, kept) = jax.lax.scan(
-      body, (carry.variables, dict(outer)), jax.random.split(key, times)
+    (variables, slots), (info, kept) = jax.lax.scan(
+      body, (carry.variables, dict(outer)), round_keys(key), length=times
     )
     if choose is not None:
       stack = jax.tree.map(
@@ -196,25 +374,20 @@ def repeat(
         carry.variables,
         kept,
       )
-      choose_key = jax.random.fold_in(key, times)
-      best = choose(stack, data, forget_mask, choose_key)
+      best = choose(stack, data, request, keys.derive(key, "choose"))
       variables = jax.tree.map(lambda leaf: leaf[best], stack)
-    return Carry(variables, original, extra), info
+    return Carry(variables, original, slots), info
 
   def expand(key):
     if choose is not None:
       raise ValueError("Expected no choice among rounds in a host loop.")
-    return [
-      pair for k in jax.random.split(key, times) for pair in transform.expand(k)
+    each = round_keys(key)
+    rounds = [
+      jax.tree.map(lambda leaf, i=i: leaf[i], each) for i in range(times)
     ]
+    return [pair for round_key in rounds for pair in expand_one(round_key)]
 
-  return Transform(
-    name or transform.name,
-    run,
-    times * transform.num_steps,
-    transform.needs,
-    expand,
-  )
+  return Transform(name, run, times * steps, needs, expand)
 
 
 def masked(
@@ -232,7 +405,7 @@ def masked(
     transform: any transform.
     weight_mask: pytree like `params`, or a prefix of it, of bool or of weights
       in [0, 1], True = may change. Or a function `(variables, data,
-      forget_mask, key) -> pytree`, called once on the original model.
+      request, key) -> pytree`, called once on the original model.
     needs: the data that such a function reads.
   """
   computed = callable(weight_mask)
@@ -240,14 +413,13 @@ def masked(
   def inside(env: Env, mask: PyTree) -> Env:
     return env._replace(weight_masks=(*env.weight_masks, mask))
 
-  def run(carry, data, forget_mask, key, env):
+  def run(carry, data, request, key, env):
     mask = weight_mask
     if computed:
-      # Apart from every key that the transform itself makes of this one.
-      mask_key = jax.random.fold_in(key, 0x6D61736B)
-      mask = weight_mask(carry.original, data, forget_mask, mask_key)
+      mask_key = keys.derive(key, "mask")
+      mask = weight_mask(carry.original, data, request, mask_key)
     checks.weight_mask(mask, carry.original.params)
-    return transform.run(carry, data, forget_mask, key, inside(env, mask))
+    return transform.run(carry, data, request, key, inside(env, mask))
 
   # Each link is wrapped once, so that a host loop compiles its step once.
   wrapped_links: dict[int, tuple[Transform, Transform]] = {}
@@ -266,9 +438,9 @@ def masked(
     return pairs
 
   def masked_link(link: Transform) -> Transform:
-    def link_run(carry, data, forget_mask, key, env):
+    def link_run(carry, data, request, key, env):
       env = inside(env, weight_mask)
-      return link.run(carry, data, forget_mask, key, env)
+      return link.run(carry, data, request, key, env)
 
     def link_step(state, batch, key, env):
       return link.step(state, batch, key, inside(env, weight_mask))
@@ -292,6 +464,8 @@ def largest_draw(draws: Iterable[Draw]) -> Draw:
 
   largest = [0, 0, 0]
   for draw in draws:
+    if draw.source is not None:  # Its rows are made, not data.
+      continue
     for kind, size in enumerate(draw.sizes):
       both = (largest[kind], size)
       largest[kind] = ALL if ALL in both else max(both)

@@ -8,21 +8,27 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks, fingerprints, sampling
-from jaxunlearn.core.phase import sample_key
-from jaxunlearn.core.types import ALL, Batch, PyTree, Transform
+from jaxunlearn.core.phase import pool_of, sample_key
+from jaxunlearn.core.types import (
+  ALL,
+  PyTree,
+  Request,
+  Step,
+  Transform,
+  as_request,
+)
 
-BatchSource = Callable[[Transform, jax.Array, int], Iterator[Batch]]
+BatchSource = Callable[[Transform, jax.Array, int], Iterator[Step]]
 
 NOTHING = (0, 0, 0)  # The sizes of a draw of no rows.
 
 
 def host_batch(
   rows: PyTree, forget: Any, weight: Any = None, start: int = 0
-) -> Batch:
+) -> Step:
   """A batch for `stream` from host arrays.
 
   Args:
@@ -46,24 +52,24 @@ def host_batch(
     )
   if weight.shape != (n,):
     raise ValueError(f"Expected weight of shape ({n},), got {weight.shape}.")
-  slot = np.arange(n, dtype=np.int32)
+  place = np.arange(n, dtype=np.int32)
   fields: list[Any] = [
     weight.astype(np.float32),
     forget,
-    slot + np.int32(start),
-    slot,
+    place + np.int32(start),
+    place,
     np.zeros(n, np.int32),
   ]
-  return Batch(rows, *fields)
+  return Step(rows, *fields)
 
 
-def host_batches(data: PyTree, forget_mask: Any) -> BatchSource:
+def host_batches(data: PyTree, request: Any) -> BatchSource:
   """Draws batches from host arrays exactly as a phase draws them on the device.
 
   Args:
     data: pytree of NumPy arrays or memory maps [N, ...]; only the drawn rows are
       read.
-    forget_mask: bool [N].
+    request: a `Request`, or bool [N], True = forget.
 
   Returns:
     A source for `stream`.
@@ -71,14 +77,13 @@ def host_batches(data: PyTree, forget_mask: Any) -> BatchSource:
   Raises:
     ValueError: the mask does not fit the data.
   """
-  checks.request(data, forget_mask)
-  mask = jnp.asarray(forget_mask)
+  request = as_request(request, data)
 
-  def source(link: Transform, key: jax.Array, start: int) -> Iterator[Batch]:
+  def source(link: Transform, key: jax.Array, start: int) -> Iterator[Step]:
     draw = link.needs
-    plan = sampling.make_plan(data, mask, draw, sample_key(key))
-    sizes = draw._replace(select=None)
-    for step in range(start, link.num_steps):
+    plan = sampling.make_plan(data, request, draw, sample_key(key))
+    sizes = draw._replace(select=None, source=None)
+    for step in itertools.count(start):
       batch = jax.device_get(_row_numbers(plan, sizes, step))
       rows = jax.tree.map(operator.itemgetter(batch.row_id), data)
       yield batch._replace(rows=rows)
@@ -86,7 +91,7 @@ def host_batches(data: PyTree, forget_mask: Any) -> BatchSource:
   # For `stream` to tell one run's checkpoints from another's; a function around
   # this one hands it on, `mine.request = source.request`.
   source.request = {  # type: ignore[attr-defined]
-    "request": fingerprints.checksum([mask]),
+    "request": fingerprints.checksum(request),
     "data": fingerprints.checksum(data),
   }
   return source
@@ -96,9 +101,14 @@ def host_batches(data: PyTree, forget_mask: Any) -> BatchSource:
 _row_numbers = jax.jit(sampling.row_numbers, static_argnums=1)
 
 
-def check_batch(link: Transform, batch: Batch) -> None:
+def reads_host(link: Transform) -> bool:
+  """Whether a phase's rows come from the host."""
+  return link.needs.sizes != NOTHING and link.needs.source is None
+
+
+def check_batch(link: Transform, batch: Step) -> None:
   """A step takes rows for what their place says they are."""
-  if not isinstance(batch, Batch):
+  if not isinstance(batch, Step):
     raise ValueError(
       f"Expected batches for {link.name} as host_batch makes them, got "
       f"{type(batch).__name__}."
@@ -126,7 +136,7 @@ def check_batch(link: Transform, batch: Batch) -> None:
     )
 
 
-def feeder(batches: BatchSource | Iterable[Batch]) -> Callable[..., Any]:
+def feeder(batches: BatchSource | Iterable[Step]) -> Callable[..., Any]:
   """One way to ask for batches, whatever the caller has.
 
   Raises:
@@ -134,13 +144,13 @@ def feeder(batches: BatchSource | Iterable[Batch]) -> Callable[..., Any]:
   """
   if not callable(batches) and not isinstance(batches, Iterable):
     raise ValueError(
-      "Expected batches to be host_batches(data, forget_mask), a function or an "
+      "Expected batches to be host_batches(data, request), a function or an "
       f"iterable, got {type(batches).__name__}."
     )
   iterator = None if callable(batches) else iter(batches)
   seen = 0
 
-  def plain(used: int) -> Iterator[Batch]:
+  def plain(used: int) -> Iterator[Step]:
     nonlocal seen
     assert iterator is not None
     for batch in iterator:
@@ -148,9 +158,13 @@ def feeder(batches: BatchSource | Iterable[Batch]) -> Callable[..., Any]:
       if seen > used:  # A resumed run skips what it has used.
         yield batch
 
-  def feed(link: Transform, key: jax.Array, start: int, used: int) -> Any:
+  def feed(link: Transform, key: jax.Array, state: Any, used: int) -> Any:
+    start = int(state.step)
     if link.needs.sizes == NOTHING:
       return itertools.repeat(sampling.empty_batch())
+    if link.needs.source is not None:  # Rows that an earlier link made.
+      rows, request = pool_of(state.carry, None, Request(), link.needs)
+      return host_batches(jax.device_get(rows), request)(link, key, start)
     if callable(batches):
       return iter(batches(link, key, start))
     return plain(used)

@@ -15,16 +15,20 @@ def derive(key: jax.Array, name: str) -> jax.Array:
   derived from.
 
   Args:
-    key: typed PRNG key, [] or, under `vmap`, one of many.
+    key: typed PRNG key, or keys of any shape.
     name: what it is for; static. Other names, other keys (up to a collision of
       CRC-32, one in four billion pairs).
 
   Returns:
-    A key of the same type.
+    A key of the same type and shape.
 
   Example:
     >>> key = jax.random.key(0)
     >>> bool(derive(key, "train") == derive(key, "measure"))
     False
   """
-  return jax.random.fold_in(key, zlib.crc32(name.encode()))
+  tag = zlib.crc32(name.encode())
+  fold = lambda k: jax.random.fold_in(k, tag)
+  for _ in range(key.ndim):
+    fold = jax.vmap(fold)
+  return fold(key)

@@ -10,10 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import chain, provide, repeat
-from jaxunlearn.core.types import Carry, Draw, Info, Transform, Variables
-
-_COUNT = "rounds_done"
+from jaxunlearn.core.combinators import alternate, chain, provide
+from jaxunlearn.core.types import (
+  Carry,
+  Draw,
+  Info,
+  Slot,
+  Transform,
+  Variables,
+)
 
 
 def record(name: str, fn: Callable[[Carry], Info]) -> Transform:
@@ -24,39 +29,41 @@ def record(name: str, fn: Callable[[Carry], Info]) -> Transform:
     fn: of what flows through the chain; what gives None is left out.
   """
 
-  def run(carry, data, forget_mask, key, env):
+  def run(carry, data, request, key, env):
     return carry, fn(carry)
 
   this = Transform(name, run, 0, Draw(), lambda key: [(this, key)])
   return this
 
 
-def repeat_with_curve(
-  transform: Transform,
-  times: int,
+def alternate_with_curve(
+  *links: Transform,
+  rounds: int,
   evaluate: Callable[[Variables], Any] | None,
-  *,
   every: int = 1,
+  name: str = "rounds",
 ) -> Transform:
-  """`repeat`, with the model evaluated after every so many rounds.
+  """`alternate`, with the model evaluated after every so many rounds.
 
   Evaluating changes no bit of the result.
 
   Args:
-    transform: what to repeat; its info must be a dict, as a chain's is.
-    times: static, >= 0.
+    *links: see `alternate`.
+    rounds: static, >= 0.
     evaluate: `variables -> pytree of arrays`; None records nothing. Its cost is
       that of the evaluations that are kept.
     every: static, >= 1.
+    name: the key of the info in an outer chain.
 
   Returns:
-    A `Transform` whose info is that of `transform`, leaves [times, ...], and
-    "curve", leaves [times // every, ...], of the rounds every, 2 every, ...
+    A `Transform` whose info is that of `alternate`, leaves [rounds, ...], and
+    "curve", leaves [rounds // every, ...], of the rounds every, 2 every, ...
 
   Raises:
-    ValueError: times < 0, every < 1.
+    ValueError: rounds < 0, every < 1.
   """
-  checks.positive(every=every)
+  checks.count(1, every=every)
+  done: Slot[jax.Array] = Slot("rounds done")
 
   def look(carry):
     if evaluate is None:
@@ -64,25 +71,24 @@ def repeat_with_curve(
     shapes = jax.eval_shape(evaluate, carry.variables)
     # The count belongs to no lane: under vmap this stays one branch or other.
     return jax.lax.cond(
-      carry.extra[_COUNT] % every == 0,
+      carry[done] % every == 0,
       evaluate,
       lambda _: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes),
       carry.variables,
     )
 
-  count = provide(_COUNT, lambda c, *_: c.extra[_COUNT] + 1, reads="nothing")
-  start = provide(_COUNT, lambda *_: jnp.zeros((), jnp.int32), reads="nothing")
-  one = chain(transform, count, record("curve", look), name="rounds")
-  whole = chain(start, repeat(one, times), name=transform.name)
+  zero = provide(done, lambda *_: jnp.zeros((), jnp.int32), reads="nothing")
+  one_more = provide(done, lambda c, *_: c[done] + 1, reads="nothing")
+  turns = alternate(*links, one_more, record("curve", look), rounds=rounds)
+  whole = chain(zero, turns, name=name)
 
   def run(*args):
     carry, info = whole.run(*args)
-    extra = {k: v for k, v in carry.extra.items() if k != _COUNT}
-    rounds = info["rounds"]
-    found = dict(rounds[transform.name])
-    if "curve" in rounds:
+    found = dict(info[turns.name])
+    if "curve" in found:
       thin = lambda leaf: leaf[every - 1 :: every]
-      found["curve"] = jax.tree.map(thin, rounds["curve"])
-    return carry._replace(extra=extra), found
+      found["curve"] = jax.tree.map(thin, found["curve"])
+    slots = {k: v for k, v in carry.slots.items() if k is not done}
+    return carry._replace(slots=slots), found
 
   return dataclasses.replace(whole, run=run)

@@ -10,14 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import fingerprints, sampling
-from jaxunlearn.core.host_batches import NOTHING
+from jaxunlearn.core.host_batches import NOTHING, reads_host
+from jaxunlearn.core.phase import pool_of
 from jaxunlearn.core.types import (
   ALL,
-  Batch,
   Carry,
   Env,
   PhaseState,
   PyTree,
+  Request,
+  Step,
   Transform,
   Variables,
 )
@@ -29,7 +31,7 @@ class Run(NamedTuple):
   links: list[tuple[Transform, jax.Array]]
   variables: Variables
   data: PyTree
-  forget_mask: Any
+  request: Request | None
 
 
 class Settings:
@@ -77,29 +79,37 @@ class Settings:
         carry, data, mask, key, Env()
       )[0]
       run = self.run
-      found, carry = program(once, carry, run.data, run.forget_mask, key)
+      found, carry = program(once, carry, run.data, run.request, key)
       return [found], None, carry
     begin, state = program(lambda c, key: link.init(c, key, Env()), carry, key)
     end, carry = program(link.finish, state)
     step = None
-    if link.needs.sizes == NOTHING or self.row is not None:
-      batch = self._batch(link)
+    if not reads_host(link) or self.row is not None:
+      batch = self._batch(link, state)
       step, _ = program(
-        link.compiled_step, state.moving(), state.carry, batch, key
+        link.compiled_step, state.moving(), state.begin, state.carry, batch, key
       )
     return [begin, end, step], state, carry
 
-  def _batch(self, link: Transform) -> Batch:
+  def _batch(self, link: Transform, state: PhaseState) -> Step:
     """A batch as the phase draws it; of all rows, any number stands for N."""
     if link.needs.sizes == NOTHING:
       return sampling.empty_batch()
+    row = self.row
+    if link.needs.source is not None:  # Rows that an earlier link made.
+      pool, _ = jax.eval_shape(
+        lambda carry: pool_of(carry, None, Request(), link.needs), state.carry
+      )
+      row = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), pool
+      )
     n = sum(2 if size == ALL else size for size in link.needs.sizes)
     of: Any = lambda dtype: jax.ShapeDtypeStruct((n,), dtype)
     rows = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct((n, *leaf.shape), leaf.dtype), self.row
+      lambda leaf: jax.ShapeDtypeStruct((n, *leaf.shape), leaf.dtype), row
     )
     ids = [of(jnp.int32)] * 3
-    return Batch(rows, of(jnp.float32), of(jnp.bool_), *ids)
+    return Step(rows, of(jnp.float32), of(jnp.bool_), *ids)
 
   def to_json(self) -> dict[str, Any]:
     structure: Any

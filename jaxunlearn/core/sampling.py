@@ -15,15 +15,25 @@ domain size, and after r rounds a row's place is within 2^-r of uniform.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.types import ALL, Batch, Draw, Env, PyTree
+from jaxunlearn.core.types import (
+  ALL,
+  Draw,
+  Env,
+  NoRows,
+  PyTree,
+  Request,
+  Step,
+)
 
 _ROUNDS = 16
+_AHEAD = 2**22  # Draws that are made before a loop, at most: 32 MB.
 _FORGET, _RETAIN, _MIXED = range(3)  # The order of `Draw.sizes`.
 
 
@@ -74,14 +84,18 @@ def draw_rows(pool: Pool, position: jax.Array) -> tuple[jax.Array, jax.Array]:
   count = jnp.maximum(pool.size, 1).astype(jnp.uint32)
   epoch, x = position // count, position % count
   tag = _mix(epoch + jnp.uint32(0x9E3779B9))
-  for round_seed in pool.seed:
+
+  def swap_or_not(x: jax.Array, round_seed: jax.Array) -> tuple[Any, None]:
     # 24 random bits give a float in [0, 1) exactly.
     unit = (_mix(round_seed[0] ^ tag) >> 8).astype(jnp.float32) * 2.0**-24
     k = jnp.floor(unit * count.astype(jnp.float32)).astype(jnp.uint32)
     k = jnp.minimum(k, count - 1)
     partner = jnp.where(x <= k, k - x, k + (count - x))
     swap = _mix(jnp.maximum(x, partner) ^ round_seed[1] ^ tag) >> 31
-    x = jnp.where(swap == 1, partner, x)
+    return jnp.where(swap == 1, partner, x), None
+
+  # A loop and not sixteen copies, which would be half of a phase's program.
+  x, _ = jax.lax.scan(swap_or_not, x, pool.seed)
   return pool.order[x], epoch.astype(jnp.int32)
 
 
@@ -89,7 +103,7 @@ class Plan(NamedTuple):
   """What the batches of a phase are drawn from; a pytree of arrays.
 
   Attributes:
-    forget: float32 [N], the request.
+    forget: float32 [N], the share of each row in the request.
     pools: a `Pool` for each kind of row, None for a kind that is not drawn.
     forget_count: int32 [], eligible forget rows (over all devices).
     retain_count: int32 [], eligible retain rows (over all devices).
@@ -103,7 +117,7 @@ class Plan(NamedTuple):
 
 def make_plan(
   data: PyTree,
-  forget_mask: jax.Array,
+  request: Request,
   draw: Draw,
   key: jax.Array,
   env: Env | None = None,
@@ -112,31 +126,38 @@ def make_plan(
 
   Args:
     data: pytree of arrays [N, ...], for `draw.select`.
-    forget_mask: bool [N], or float weights in [0, 1] unless mixed rows are
-      drawn, which are either forgotten or not.
+    request: masks over them; of bools if mixed rows are drawn, which are
+      either forgotten or not. Rows in neither mask are never drawn.
     draw: what a step draws.
     key: PRNG key; one key, one stream of rows.
     env: devices that share a batch.
 
   Raises:
-    ValueError: a float mask for a draw of mixed rows.
+    ValueError: a float mask for a draw of mixed rows; a draw without rows to
+      draw from.
   """
   env = Env() if env is None else env
+  if request.forget is None or request.retain is None:
+    if draw.sizes != (0, 0, 0):
+      raise ValueError(
+        "Expected data and a request over its rows for a draw of "
+        f"{draw.sizes}, got a request of a concept alone."
+      )
+    none = jnp.zeros(0)
+    request = request._replace(forget=none, retain=none)
   if draw.mixed:
-    checks.hard_request(forget_mask)
-  n = checks.num_rows(data)
+    checks.hard_request(request.forget)
   select_key, *pool_keys = jax.random.split(key, 4)
-  forget = jnp.asarray(forget_mask).astype(jnp.float32)
-  kept = jnp.ones(n, bool)
-  if draw.select is not None:
-    kept = draw.select(data, forget_mask, select_key)
+  forget = request.forget.astype(jnp.float32)
+  retain = request.retain.astype(jnp.float32)
   shards = env.axis_name is not None and env.sharded_rows
   if shards:
     device = jax.lax.axis_index(env.axis_name)
     pool_keys = [jax.random.fold_in(k, device) for k in pool_keys]
-  weights = [
-    jnp.where(kept, w, 0.0) for w in (forget, 1.0 - forget, jnp.ones(n))
-  ]
+  weights = [forget, retain, jnp.maximum(forget, retain)]
+  if draw.select is not None:
+    kept = draw.select(data, request, select_key)
+    weights = [jnp.where(kept, w, 0.0) for w in weights]
   pools = tuple(
     make_pool(weight, pool_key) if size else None
     for size, weight, pool_key in zip(draw.sizes, weights, pool_keys)
@@ -149,9 +170,60 @@ def make_plan(
   return Plan(forget, pools, total(weights[_FORGET]), total(weights[_RETAIN]))
 
 
+Drawn = tuple[tuple[jax.Array, jax.Array] | None, ...]
+
+
+def draw_ahead(
+  plan: Plan, draw: Draw, steps: jax.Array, env: Env | None = None
+) -> Drawn | None:
+  """The draws of many steps at once, leaves [T, B]; None if they are too many.
+
+  Outside of the loop over the steps they cost next to nothing.
+  """
+  env = Env() if env is None else env
+  sizes = [size for size in draw.sizes if size != ALL]
+  if not 0 < math.prod((steps.shape[0], sum(sizes))) <= _AHEAD:
+    return None
+  return jax.vmap(lambda step: _drawn(plan, draw, step, env))(steps)
+
+
+def _drawn(plan: Plan, draw: Draw, step: jax.Array, env: Env) -> Drawn:
+  """Row numbers and epochs of one step for each kind that is a mini-batch."""
+  devices, device = _devices(env)
+  made: list[tuple[jax.Array, jax.Array] | None] = []
+  for size, pool in zip(draw.sizes, plan.pools):
+    if pool is None or size == ALL:
+      made.append(None)
+      continue
+    if size % devices:
+      raise ValueError(
+        f"Expected a batch that {devices} devices can share, got {size} rows."
+      )
+    share = size // devices
+    within = jnp.arange(share, dtype=jnp.int32)
+    # Of rows of its own a device takes its share, of common ones its places.
+    if env.sharded_rows:
+      position = step * share + within
+    else:
+      position = step * size + within + device * share
+    made.append(draw_rows(pool, position.astype(jnp.uint32)))
+  return tuple(made)
+
+
+def _devices(env: Env) -> tuple[Any, Any]:
+  if env.axis_name is None:
+    return 1, jnp.int32(0)
+  index = jax.lax.axis_index(env.axis_name)
+  return jax.lax.axis_size(env.axis_name), jnp.int32(index)
+
+
 def row_numbers(
-  plan: Plan, draw: Draw, step: jax.Array, env: Env | None = None
-) -> Batch:
+  plan: Plan,
+  draw: Draw,
+  step: jax.Array,
+  env: Env | None = None,
+  drawn: Drawn | None = None,
+) -> Step:
   """The batch of a step as row numbers, without the rows.
 
   Args:
@@ -159,62 +231,62 @@ def row_numbers(
     draw: the one it was made for; its sizes are static.
     step: int32 [].
     env: devices that share the batch; each gets its share.
+    drawn: None, or this step's draws, made by `draw_ahead`.
 
   Raises:
     ValueError: a draw size that the number of devices does not divide.
   """
   env = Env() if env is None else env
   step = jnp.asarray(step, jnp.int32)
+  drawn = _drawn(plan, draw, step, env) if drawn is None else drawn
   n = plan.forget.shape[0]
-  devices: Any = 1
-  device: Any = 0
-  if env.axis_name is not None:
-    devices = jax.lax.axis_size(env.axis_name)
-    device = jax.lax.axis_index(env.axis_name)
+  _, device = _devices(env)
   kinds, offset = [], 0
-  for kind, (size, pool) in enumerate(zip(draw.sizes, plan.pools)):
+  for kind, (size, pool, found) in enumerate(
+    zip(draw.sizes, plan.pools, drawn)
+  ):
     if pool is None:
       continue
-    if size == ALL:
-      row_id = slot = jnp.arange(n, dtype=jnp.int32)
+    if found is None:  # Every row.
+      row_id = place = jnp.arange(n, dtype=jnp.int32)
       epoch = jnp.broadcast_to(step, (n,))
-    elif size % devices:
-      raise ValueError(
-        f"Expected a batch that {devices} devices can share, got {size} rows."
-      )
     else:
-      share = size // devices
-      within = jnp.arange(share, dtype=jnp.int32)
-      slot = within + jnp.int32(device) * share
-      # Of rows of its own a device takes its share, of common ones its slots.
-      own = env.sharded_rows
-      position = step * share + within if own else step * size + slot
-      row_id, epoch = draw_rows(pool, position.astype(jnp.uint32))
+      row_id, epoch = found
+      share = row_id.shape[0]
+      place = jnp.arange(share, dtype=jnp.int32) + device * share
     if kind == _MIXED:
       is_forget = plan.forget[row_id] > 0
     else:
       is_forget = jnp.full(row_id.shape, kind == _FORGET)
     weight = pool.weight[row_id]
-    kinds.append(Batch(None, weight, is_forget, row_id, slot + offset, epoch))
+    kinds.append((weight, is_forget, row_id, place + offset, epoch))
     offset += n if size == ALL else size
   if not kinds:
     return empty_batch()
-  return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *kinds)
+  weight, forget, row_id, place, epoch = map(jnp.concatenate, zip(*kinds))
+  return Step(NoRows(), weight, forget, row_id, place, epoch)
 
 
-def empty_batch() -> Batch:
+def empty_batch() -> Step:
   """The batch of a step that draws nothing."""
   none = jnp.zeros(0, jnp.int32)
-  return Batch(
-    None, none.astype(jnp.float32), none.astype(bool), none, none, none
+  return Step(
+    NoRows(), none.astype(jnp.float32), none.astype(bool), none, none, none
   )
 
 
 def draw_batch(
-  data: PyTree, plan: Plan, draw: Draw, step: jax.Array, env: Env | None = None
-) -> Batch:
+  data: PyTree,
+  plan: Plan,
+  draw: Draw,
+  step: jax.Array,
+  env: Env | None = None,
+  drawn: Drawn | None = None,
+) -> Step:
   """The batch of a step with its rows, see `row_numbers`."""
-  batch = row_numbers(plan, draw, step, env)
+  batch = row_numbers(plan, draw, step, env, drawn)
+  if draw.sizes == (0, 0, 0):
+    return batch
   rows = take_rows(data, batch.row_id, batch.weight)
   return batch._replace(rows=rows)
 

@@ -19,22 +19,24 @@ import numpy as np
 
 from jaxunlearn.core import checks, fingerprints, sampling
 from jaxunlearn.core.host_batches import (
-  NOTHING,
   BatchSource,
   check_batch,
   feeder,
+  reads_host,
 )
-from jaxunlearn.core.phase import all_finite, sample_key
+from jaxunlearn.core.phase import sample_key
 from jaxunlearn.core.run_settings import Run, Settings
 from jaxunlearn.core.types import (
-  Batch,
   Carry,
   Env,
   PhaseInfo,
   PhaseState,
   PyTree,
+  Request,
+  Step,
   Transform,
   Variables,
+  as_request,
 )
 
 _SHOW_AFTER = 2.0  # Seconds before a progress bar appears.
@@ -43,14 +45,15 @@ _SHOW_AFTER = 2.0  # Seconds before a progress bar appears.
 def stream(
   transform: Transform,
   variables: Variables,
-  batches: BatchSource | Iterable[Batch],
+  batches: BatchSource | Iterable[Step],
   key: jax.Array,
   *,
   data: PyTree = None,
-  forget_mask: jax.Array | None = None,
+  request: Request | jax.Array | None = None,
   checkpoint_dir: Any = None,
   checkpoint_every: int = 100,
   progress: bool = True,
+  forget_mask: jax.Array | None = None,
 ) -> tuple[Variables, list[tuple[str, PhaseInfo]]]:
   """Applies a transform batch by batch from the host.
 
@@ -68,7 +71,7 @@ def stream(
     key: typed PRNG key.
     data: what one-shot links of the method read (labels, or all rows); pytree
       of arrays [N, ...].
-    forget_mask: bool [N], for those links.
+    request: a `Request` or bool [N], for those links.
     checkpoint_dir: where to save the state; a directory of this run alone. If
       it holds a state of the same run, the run goes on from there. The same are
       the method with all its settings, the original, the key, data and request
@@ -77,10 +80,11 @@ def stream(
       program from the same method and is then refused.
     checkpoint_every: steps between saves.
     progress: show a bar when the run takes longer than two seconds.
+    forget_mask: the name of `request` in release 0.1.
 
   Returns:
     The unlearned variables, and `(name, PhaseInfo)` for each phase in order; its
-    counts are -1 where no `forget_mask` was given.
+    counts are -1 where no `request` was given.
 
   Raises:
     ValueError: batches end early, do not have the sizes that the phase draws or
@@ -93,7 +97,10 @@ def stream(
   bare = not isinstance(variables, Variables)
   variables = Variables(variables) if bare else variables
   links = transform.expand(key)
-  run = Run(links, variables, data, forget_mask)
+  request = forget_mask if request is None else request
+  if request is not None:
+    request = as_request(request, data)
+  run = Run(links, variables, data, request)
   feed, known = feeder(batches), Settings(run)
   with contextlib.ExitStack() as stack:
     store, resumed, identity = None, None, {}
@@ -117,7 +124,7 @@ def stream(
       else:
         state = link.init(carry, link_key, Env())
         losses = np.zeros(link.num_steps, np.float32)
-      source = feed(link, link_key, int(state.step), counts.used)
+      source = feed(link, link_key, state, counts.used)
 
       def keep(
         state: PhaseState,
@@ -152,39 +159,40 @@ def _walk(
   """The steps of one phase that are left; fills in their losses."""
   # Donated buffers must be nobody else's.
   moving: Any = jax.tree.map(jnp.copy, state.moving())
-  constant, pending = state.carry, []
-  for index in range(int(state.step), link.num_steps):
+  pending: list[jax.Array] = []
+  for index in range(int(state.step - state.begin), link.num_steps):
     batch = next(source, None)
     if batch is None:
       raise ValueError(
         f"Expected {link.num_steps} batches for {link.name}, got {index}."
       )
     check_batch(link, batch)
-    moving, loss = link.compiled_step(moving, constant, batch, key)
+    moving, loss = link.compiled_step(
+      moving, state.begin, state.carry, batch, key
+    )
     pending.append(loss)
     counts.done += 1
-    counts.used += link.needs.sizes != NOTHING
+    counts.used += reads_host(link)
     bar(counts.done, link.name, loss)
     due = every is not None and counts.done % every == 0
     if due or index + 1 == link.num_steps:
       losses[index + 1 - len(pending) : index + 1] = jax.device_get(pending)
       pending.clear()
     if due:
-      keep(_join(moving, constant), batch.rows)
-  return _join(moving, constant)
+      keep(state.moved_to(moving), batch.rows)
+  return state.moved_to(moving)
 
 
 def _info(
   run: Run, link: Transform, key: jax.Array, losses: Any, state: Any
 ) -> PhaseInfo:
   counts: list[Any] = [-1, -1]
-  if run.forget_mask is not None and run.data is not None:
+  if run.request is not None and run.data is not None:
     plan = sampling.make_plan(
-      run.data, run.forget_mask, link.needs, sample_key(key)
+      run.data, run.request, link.needs, sample_key(key)
     )
     counts = [plan.forget_count, plan.retain_count]
-  finite = all_finite((jnp.asarray(losses), state.trained))
-  return PhaseInfo(jnp.asarray(losses), finite, *map(jnp.asarray, counts))
+  return link.info(state, jnp.asarray(losses), *map(jnp.asarray, counts))
 
 
 class _Resumed(NamedTuple):
@@ -201,13 +209,12 @@ def _identity(
   """What tells one run's checkpoints from another's, its settings apart."""
   given = getattr(batches, "request", None)
   given = given if isinstance(given, Mapping) else {"request": given}
-  mask = run.forget_mask
   return {
     "method": transform.name,
     "phases": [[link.name, link.num_steps] for link, _ in run.links],
     "variables": fingerprints.checksum(run.variables),
     "request": [
-      None if mask is None else fingerprints.checksum([mask]),
+      None if run.request is None else fingerprints.checksum(run.request),
       given.get("request"),
     ],
     "data": [fingerprints.checksum(run.data), given.get("data")],
@@ -215,14 +222,8 @@ def _identity(
   }
 
 
-def _join(moving: Any, constant: Carry) -> PhaseState:
-  """A state of its donated part and the part that stays."""
-  trained, model_state, opt_state, step = moving
-  return PhaseState(trained, model_state, opt_state, step, constant)
-
-
 def _one_shot(link: Transform, key: jax.Array, carry: Carry, run: Run) -> Carry:
-  carry, _ = link.run(carry, run.data, run.forget_mask, key, Env())
+  carry, _ = link.run(carry, run.data, run.request, key, Env())
   return carry
 
 
@@ -280,7 +281,8 @@ def _resume(
   bare = state._replace(carry=state.carry._replace(original=None))
   phases = [previous for previous, _ in run.links[:number] if previous.is_phase]
   scalar = lambda dtype: jax.ShapeDtypeStruct((), dtype)
-  counts: list[Any] = [scalar(jnp.bool_), scalar(jnp.int32), scalar(jnp.int32)]
+  kinds = (jnp.bool_, jnp.int32, jnp.int32, jnp.float32)
+  counts: list[Any] = [scalar(dtype) for dtype in kinds]
 
   def like_info(steps: Any) -> PhaseInfo:
     return PhaseInfo(steps, *counts)

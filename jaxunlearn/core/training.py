@@ -7,114 +7,168 @@ the same function of a mask, mapped over a stack of masks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
 from jaxunlearn.core import checks, devices
+from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.phase import phase, supervised
 from jaxunlearn.core.types import (
   Draw,
+  Fit,
+  FitFields,
   Info,
-  Model,
   PhaseInfo,
   PyTree,
+  Request,
+  Task,
   Transform,
   Variables,
+  as_fit,
+  as_task,
 )
+
+# Variables to begin from, or a function of the key that makes them.
+Start = Variables | Callable[[jax.Array], Variables]
 
 
 def train(
-  model: Model,
+  task: Task | Any,
   data: PyTree,
   weights: jax.Array,
   key: jax.Array,
+  fit: Fit | None = None,
   *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
+  start: Start | None = None,
   train_mode: bool = True,
   axis_name: str | None = None,
   sharded_rows: bool = False,
+  **fields: Unpack[FitFields],
 ) -> tuple[Variables, PhaseInfo]:
-  """Trains a fresh model on the rows that a mask selects.
+  """Trains a model on the rows that a mask selects.
+
+      variables, info = train(model, data, mask, key, Fit(optax.adam(1e-3), 300))
 
   Args:
-    model: what to train.
-    data: pytree of arrays [N, ...] with the inputs under "x".
+    task: what to train: a `Task`, or a model of any room.
+    data: pytree of arrays [N, ...]; of a `Model` with the inputs under "x".
     weights: bool [N], True = train on the row; or float weights in [0, 1].
     key: decides the initial params and the order of rows. The same key and an
       all-True mask give the same bits whatever the request was.
-    optimizer: any optax optimiser.
-    num_steps: static; the same for every mask, so a model of fewer rows sees
-      each of them more often.
-    batch_size: static; rows a step, drawn without replacement within an epoch.
+    fit: the recipe. Its number of steps is the same for every mask, so a model
+      of fewer rows sees each of them more often.
+    start: what to begin from, so that "retrained" can mean fine-tuned again
+      from the same pretrained weights; fresh params by default.
     train_mode: static; dropout active and BatchNorm's statistics moving.
     axis_name: devices that share the batch; see `Transform`.
     sharded_rows: see `Env`.
+    **fields: the fields of `Fit` by keyword, instead of one or to change it.
 
   Returns:
     The trained variables and the `PhaseInfo` of the run.
 
   Raises:
-    ValueError: weights of a wrong shape or dtype, a count that is not positive.
+    ValueError: weights of a wrong shape, dtype or value, or of no row; a count
+      that is not positive; labels that the model has no output for.
   """
-  checks.positive(batch_size=batch_size)
+  task, fit = as_task(task), as_fit(fit, fields)
+  checks.typed_key(key)
   checks.request(data, weights, name="weights")
-  weights = jnp.asarray(weights)
+  checks.weights(weights)
   init_key, fit_key = jax.random.split(key)
-  variables = init_variables(model, data, init_key)
-  fit = fitting(
-    model,
-    optimizer=optimizer,
-    num_steps=num_steps,
-    batch_size=batch_size,
-    train_mode=train_mode,
-  )
+  if isinstance(start, Variables):
+    variables = start
+  else:
+    variables = task.init(init_key, data) if start is None else start(init_key)
+  check_labels(task, variables, data, weights)
+  data = jax.tree.map(jnp.asarray, data)
+  weights = jnp.asarray(weights)
   left_out = ~weights if weights.dtype == jnp.bool_ else 1 - weights
-  return fit(
+  variables, info = fitting(task, fit, train_mode=train_mode)(
     variables,
     data,
-    left_out,
+    Request(left_out, weights),
     fit_key,
     axis_name=axis_name,
     sharded_rows=sharded_rows,
   )
+  return variables, info if isinstance(info, PhaseInfo) else info["fit"]
 
 
 def fitting(
-  model: Model,
+  task: Task | Any,
+  fit: Fit,
   *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
   train_mode: bool = True,
   select: Callable[..., jax.Array] | None = None,
   name: str = "fit",
 ) -> Transform:
-  """The phase that fits the task's loss on the retain rows (see `Draw`)."""
-  return phase(
-    supervised(model, train=train_mode),
-    optimizer,
-    num_steps,
-    draw=Draw(retain=batch_size, select=select),
+  """Fits the task's loss on the retain rows (see `Draw`)."""
+  task = as_task(task)
+  fitted = phase(
+    supervised(task, train=train_mode),
+    fit,
+    draw=Draw(retain=fit.batch_size, select=select),
     name=name,
   )
+  return prepared(task, fitted)
+
+
+def prepared(task: Task, link: Transform) -> Transform:
+  """The link after what the task has to do to a model under a request."""
+  if task.prepare is None:
+    return link
+  return chain(task.prepare, link, name=link.name)
 
 
 def init_variables(
-  model: Model, data: PyTree, key: jax.Array, like: Variables | None = None
+  task: Task | Any, data: PyTree, key: jax.Array, like: Variables | None = None
 ) -> Variables:
-  """Fresh variables, of the dtypes of `like`; of the data only shapes are used."""
-  inputs = jax.tree.map(
-    lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), data["x"]
-  )
-  fresh = model.init(key, inputs)
+  """Fresh variables, of the dtypes of `like`; of the data only shapes are used.
+
+  What is frozen in `like` stays as it is.
+  """
+  fresh = as_task(task).init(key, data)
   if like is None:
     return fresh
-  return jax.tree.map(lambda new, old: new.astype(old.dtype), fresh, like)
+  cast = lambda new, old: new.astype(old.dtype)
+  params, state = jax.tree.map(cast, tuple(fresh[:2]), tuple(like[:2]))
+  return Variables(params, state, like.frozen)
+
+
+def check_labels(
+  task: Task, variables: Variables, data: PyTree, seen: jax.Array
+) -> None:
+  """Integer labels of a classifier are [N] and have an output each.
+
+  Other labels are targets of a regression, which are left alone, as are tasks
+  that predict nothing or have no "label".
+
+  Args:
+    task: whose outputs are counted.
+    variables: its variables; shapes suffice.
+    data: the rows [N, ...], not yet narrowed to 32 bits.
+    seen: [N], positive for the rows whose labels matter.
+
+  Raises:
+    ValueError: they are not.
+  """
+  if task.predict is None or not isinstance(data, dict) or "x" not in data:
+    return
+  label = data.get("label")
+  if label is None or not jnp.issubdtype(jnp.result_type(label), jnp.integer):
+    return
+  row = jax.tree.map(lambda x: jnp.asarray(x[:1]), data["x"])
+  outputs = jax.eval_shape(task.predict, variables, row)
+  if getattr(outputs, "ndim", 0) != 2 or outputs.shape[-1] < 2:
+    return
+  checks.labels(label, None, "data['label']", length=checks.num_rows(data))
+  if checks.is_concrete(label) and checks.is_concrete(seen):
+    rows = np.asarray(label)[np.asarray(seen) > 0]
+    checks.labels(rows, outputs.shape[-1], "data['label']")
 
 
 def map_many(
@@ -166,15 +220,16 @@ def map_many(
 
 
 def train_many(
-  model: Model,
+  task: Task | Any,
   data: PyTree,
   weights: jax.Array,
   keys: jax.Array,
+  fit: Fit | None = None,
   *,
   strategy: str | int = "vmap",
   mesh: jax.sharding.Mesh | None = None,
   batch_axis: str | None = None,
-  **recipe: Any,
+  **options: Any,
 ) -> tuple[Variables, PhaseInfo]:
   """Trains a model for every mask of a stack, in one program.
 
@@ -189,14 +244,15 @@ def train_many(
       train_many(model, data, masks, keys, mesh=mesh, batch_axis="batch", ...)
 
   Args:
-    model: what to train.
+    task: what to train.
     data: pytree of arrays [N, ...], shared by all; every device holds it.
-    weights: bool or float [M, N], a mask a model.
+    weights: bool or float [M, N], a mask per model.
     keys: PRNG keys [M]; equal keys give models that differ by their mask only.
+    fit: the recipe, see `train`.
     strategy: see `map_many`.
     mesh: see `map_many`.
     batch_axis: see `map_many`; its devices have to divide `batch_size`.
-    **recipe: the keyword arguments of `train`.
+    **options: the other keyword arguments of `train`.
 
   Returns:
     Variables and infos with a leading axis [M].
@@ -206,9 +262,9 @@ def train_many(
       `batch_axis` do not divide.
   """
   if batch_axis is not None:
-    recipe["axis_name"] = batch_axis
+    options["axis_name"] = batch_axis
   return map_many(
-    lambda mask, key: train(model, data, mask, key, **recipe),
+    lambda mask, key: train(task, data, mask, key, fit, **options),
     weights,
     keys,
     strategy=strategy,
@@ -221,7 +277,7 @@ def unlearn_many(
   transform: Transform,
   variables: Variables,
   data: PyTree,
-  forget_masks: jax.Array,
+  requests: Request | jax.Array,
   keys: jax.Array,
   *,
   is_stacked: bool = False,
@@ -239,8 +295,9 @@ def unlearn_many(
     transform: the method.
     variables: the original model, for all requests; or with `is_stacked` a
       model a request, leaves [M, ...].
-    data: pytree of arrays [N, ...], shared by all.
-    forget_masks: bool or float [M, N], a request a lane.
+    data: pytree of arrays [N, ...], shared by all; None where none is read.
+    requests: bool or float [M, N], a mask per request; or a `Request` with
+      leaves [M, ...].
     keys: PRNG keys [M].
     is_stacked: static; whether the variables have a leading axis [M].
     strategy: see `map_many`.
@@ -254,14 +311,14 @@ def unlearn_many(
     ValueError: as `map_many` and the transform.
   """
 
-  def one(mask: jax.Array, key: jax.Array, *own: Variables) -> Any:
+  def one(request: Any, key: jax.Array, *own: Variables) -> Any:
     original = own[0] if own else variables
-    return transform(original, data, mask, key, axis_name=batch_axis)
+    return transform(original, data, request, key, axis_name=batch_axis)
 
   originals = (variables,) if is_stacked else ()
   return map_many(
     one,
-    forget_masks,
+    requests,
     keys,
     *originals,
     strategy=strategy,

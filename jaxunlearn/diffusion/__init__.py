@@ -1,10 +1,15 @@
 """Prompt-conditioned diffusion models: sampling, training and unlearning them.
 
 A model is a `Diffusion`, a few pure functions and a noise schedule; data is
-{"x": images [N, H, W, C], "tokens": int [N, L]}, a request a bool mask over its
-rows, and a method an ordinary `Transform`.
+{"x": images [N, H, W, C], "tokens": int [N, L]}. A request is a concept in prompts
+(`requests.concept`), a mask over the rows, or both, and a method an ordinary
+`Transform`. Methods that need a loss only (`ju.finetune`, `ju.gradient_ascent`,
+...) take the model itself, or a `denoising_task` of it.
 """
 
+from jaxunlearn.core.training import train as train
+from jaxunlearn.core.training import train_many as train_many
+from jaxunlearn.diffusion import requests as requests
 from jaxunlearn.diffusion import schedules as schedules
 from jaxunlearn.diffusion.adv_unlearn import adv_unlearn as adv_unlearn
 from jaxunlearn.diffusion.concept_ablation import (
@@ -33,6 +38,7 @@ from jaxunlearn.diffusion.prompt_attack import AttackRates as AttackRates
 from jaxunlearn.diffusion.prompt_attack import PromptAttack as PromptAttack
 from jaxunlearn.diffusion.prompt_attack import attack_prompts as attack_prompts
 from jaxunlearn.diffusion.prompt_attack import attack_rates as attack_rates
+from jaxunlearn.diffusion.requests import Concept as Concept
 from jaxunlearn.diffusion.safe_guidance import (
   SAFETY_MAX as SAFETY_MAX,
 )
@@ -51,8 +57,8 @@ from jaxunlearn.diffusion.safe_guidance import (
 from jaxunlearn.diffusion.safe_guidance import (
   safe_guidance as safe_guidance,
 )
+from jaxunlearn.diffusion.salun import guided_task as guided_task
 from jaxunlearn.diffusion.salun import replace_words as replace_words
-from jaxunlearn.diffusion.salun import saliency_mask as saliency_mask
 from jaxunlearn.diffusion.salun import salun as salun
 from jaxunlearn.diffusion.samplers import image_keys as image_keys
 from jaxunlearn.diffusion.samplers import sample as sample
@@ -61,16 +67,17 @@ from jaxunlearn.diffusion.samplers import trajectory as trajectory
 from jaxunlearn.diffusion.samplers import walk as walk
 from jaxunlearn.diffusion.score_distillation import one_step as one_step
 from jaxunlearn.diffusion.sfd import sfd as sfd
-from jaxunlearn.diffusion.training import denoising as denoising
+from jaxunlearn.diffusion.steps import Sampling as Sampling
+from jaxunlearn.diffusion.surgery import gradient_surgery as gradient_surgery
+from jaxunlearn.diffusion.training import denoising_task as denoising_task
 from jaxunlearn.diffusion.training import drop_words as drop_words
-from jaxunlearn.diffusion.training import fitting as fitting
-from jaxunlearn.diffusion.training import train as train
-from jaxunlearn.diffusion.training import train_many as train_many
 from jaxunlearn.diffusion.types import Diffusion as Diffusion
 from jaxunlearn.diffusion.types import Predictor as Predictor
 from jaxunlearn.diffusion.types import parameter_group as parameter_group
 from jaxunlearn.diffusion.types import parameter_groups as parameter_groups
 from jaxunlearn.diffusion.uce import uce as uce
+from jaxunlearn.methods.baselines import finetune as fitting
+from jaxunlearn.methods.salun import saliency_mask as saliency_mask
 
 __all__ = [
   "SAFETY_MAX",
@@ -78,10 +85,12 @@ __all__ = [
   "SAFETY_STRONG",
   "SAFETY_WEAK",
   "AttackRates",
+  "Concept",
   "Diffusion",
   "Predictor",
   "PromptAttack",
   "SafetyStrength",
+  "Sampling",
   "adv_unlearn",
   "attach",
   "attack_prompts",
@@ -91,14 +100,16 @@ __all__ = [
   "classifier_free",
   "concept_ablation",
   "concept_curve",
-  "denoising",
+  "denoising_task",
   "doco",
   "drop_words",
   "esd",
   "fitting",
   "forget_me_not",
   "from_linen",
+  "gradient_surgery",
   "guided_eps",
+  "guided_task",
   "hand_over",
   "image_keys",
   "one_step",
@@ -106,6 +117,7 @@ __all__ = [
   "parameter_groups",
   "partial_diffusion",
   "replace_words",
+  "requests",
   "safe_guidance",
   "saliency_mask",
   "salun",

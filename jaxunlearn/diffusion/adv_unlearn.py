@@ -10,81 +10,102 @@ Source: Zhang et al. (2024), "Defensive Unlearning with Adversarial Training for
 Robust Concept Erasure in Diffusion Models", arXiv:2405.15234, and its released
 code (OPTML-Group/AdvUnlearn).
 Class: heuristic. Data access: none; prompts only.
-Cost: 2 num_images generations of sampler_steps each; then for every step of the
-model attack_steps + 2 gradients of batch_size rows.
+Cost: 2 num_images generations; then for every step of the model as many gradients
+of a batch as the attack has steps, and 2.
 Differences from the released code: noisy images come from a bank of the original
 model's unfinished samples, made once, instead of anew at each step; their time
 is the sampler's own; each attack step sees its own gradient, there the sum of
 all so far; the last update of the attack counts; one adversary is sought for all
-prompts of the concept, there for the one drawn; embeddings are put in by
-counting tokens, not words. Its attack "pgd" has no projection either: it is
+prompts of the concept, there for the one drawn; prompts to retain are drawn with
+replacement; embeddings are put in by counting tokens, not words. Its attack "pgd" has no projection either: it is
 Adam; its "fast_at" is `optax.chain(optax.scale_by_sign(), optax.adam(1e-3))`.
 The empty prompt is encoded by the trained encoder wherever the result is used.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import chain, provide, repeat
-from jaxunlearn.core.phase import Objective, phase
-from jaxunlearn.core.types import PyTree, Transform
-from jaxunlearn.diffusion import samplers, schedules, splicing, steps
-from jaxunlearn.diffusion.guidance import both_eps, classifier_free
+from jaxunlearn.core.combinators import alternate, chain, provide, repeat
+from jaxunlearn.core.phase import Objective, phase, remember
+from jaxunlearn.core.types import (
+  Draw,
+  Fit,
+  FitFields,
+  PyTree,
+  Slot,
+  Transform,
+  as_fit,
+)
+from jaxunlearn.diffusion import requests, splicing, steps
+from jaxunlearn.diffusion.guidance import both_eps
+from jaxunlearn.diffusion.requests import Concept
+from jaxunlearn.diffusion.steps import Sampling
 from jaxunlearn.diffusion.training import check_time_weights, noise_error
 from jaxunlearn.diffusion.types import Diffusion
 
+MODEL = Fit(optax.adam(1e-5), num_steps=1000, batch_size=1)
+SAMPLING = Sampling(num_images=64)
 _STARTS = ("random", "latest")
+_NAMES = requests.NAMES._replace(retain="retain_prompts")
 
 
-class Task(NamedTuple):
-  """What the losses have in common.
+class Adversary(NamedTuple):
+  """Whom `adv_unlearn` defends against.
 
   Attributes:
-    diffusion: the model.
-    concept: int [M, L].
-    retain: int [R, L].
-    points: int [M], where embeddings are put into the concept's prompts.
-    time_weights: None, or float [T].
+    fit: of the embeddings before each step of the model, from a fresh
+      optimiser; Adam of 1e-3, 30 steps of one image as released.
+    num_tokens: static; K, its embeddings. It takes as many as the attacker will
+      use.
+    insertion: static; where they go, see `splicing.insertion_points`.
+    start: static; embeddings of "random" words, or the "latest" ones.
+    warm_up: static; steps of the model before it comes.
   """
 
-  diffusion: Diffusion
-  concept: jax.Array
-  retain: jax.Array
-  points: jax.Array
-  time_weights: jax.Array | None
+  fit: Fit = Fit(optax.adam(1e-3), num_steps=30, batch_size=1)
+  num_tokens: int = 1
+  insertion: str = "prefix"
+  start: str = "random"
+  warm_up: int = 200
+
+
+class Retention(NamedTuple):
+  """How `adv_unlearn` keeps what is to stay.
+
+  Attributes:
+    weight: gamma >= 0; read if `steps` is 0. May be traced.
+    batch_size: static; images of retain prompts per step.
+    steps: static; 0 adds both losses; otherwise each step is one on the first
+      and so many on the second, with one optimiser.
+  """
+
+  weight: float | jax.Array = 1.0
+  batch_size: int = 5
+  steps: int = 0
+
+
+ADVERSARY, RETENTION = Adversary(), Retention()
 
 
 def adv_unlearn(
   diffusion: Diffusion,
-  prompts: jax.Array,
-  retain_prompts: jax.Array,
+  prompts: jax.Array | None = None,
+  retain_prompts: jax.Array | None = None,
+  fit: Fit = MODEL,
   *,
+  adversary: Adversary = ADVERSARY,
+  retention: Retention = RETENTION,
   group: str = "text-layers",
-  optimizer: optax.GradientTransformation | None = None,
-  num_steps: int = 1000,
-  warm_up: int = 200,
-  batch_size: int = 1,
-  retain_batch_size: int = 5,
   eta: float | jax.Array = 1.0,
-  retain_weight: float | jax.Array = 1.0,
-  retain_steps: int = 0,
-  num_tokens: int = 1,
-  insertion: str = "prefix",
-  attack_optimizer: optax.GradientTransformation | None = None,
-  attack_steps: int = 30,
-  attack_start: str = "random",
-  num_images: int = 64,
-  sampler_steps: int = 50,
-  guidance: float | jax.Array = 3.0,
+  sampling: Sampling = SAMPLING,
   time_weights: jax.Array | None = None,
-  chunk_size: int = 64,
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Trains against prompts that are attacked anew before every step.
 
@@ -95,204 +116,208 @@ def adv_unlearn(
       adversary:  min  ||eps(x_t, c') - eps_0(x_t, c)||^2      over embeddings
       model:      min  ||eps(x_t, c') - eps_0(x_t, null)
                          + eta (eps_0(x_t, c) - eps_0(x_t, null))||^2
-                       + retain_weight ||eps(x_r, r) - eps_0(x_r, r)||^2
+                       + gamma ||eps(x_r, r) - eps_0(x_r, r)||^2
 
-  The first `warm_up` steps have no adversary. Nothing is differentiated through
-  the attack.
+  The first steps have no adversary. Nothing is differentiated through the
+  attack.
 
   Args:
     diffusion: the model; needs `embed` and `encode_embeddings`.
-    prompts: int [M, L], what names the concept, and nothing that is to stay.
-      May be traced.
-    retain_prompts: int [R, L], prompts to retain, R >= retain_batch_size. May be
-      traced.
+    prompts: int [M, L], what names the concept, and nothing that is to stay;
+      None takes those of the request. May be traced.
+    retain_prompts: int [R, L], prompts to retain; None takes the request's. May
+      be traced.
+    fit: of the model, the warm-up included; Adam of 1e-5, 1000 steps of one
+      image of the concept by default.
+    adversary: its recipe, its place in the prompts and when it comes.
+    retention: weight and rows of the second loss.
     group: static; which parameters learn, of `parameter_groups`: "text-layers",
       or "xattn".
-    optimizer: of the model; Adam of 1e-5 by default.
-    num_steps: static; steps of the model, the warm-up included.
-    warm_up: static; steps without an adversary.
-    batch_size: static; images of the concept a step.
-    retain_batch_size: static; different images of retain prompts a step.
     eta: how far away from the concept. May be traced.
-    retain_weight: gamma; read if retain_steps is 0. May be traced.
-    retain_steps: static; 0 adds both losses; otherwise each step is one on the
-      first and so many on the second, with one optimiser.
-    num_tokens: static; K, the adversary's embeddings. It takes as many as the
-      attacker will use.
-    insertion: static; where they go, see `splicing.insertion_points`.
-    attack_optimizer: of the adversary, fresh at every step; Adam of 1e-3 by
-      default.
-    attack_steps: static.
-    attack_start: static; embeddings of "random" words, or the "latest" ones.
-    num_images: static; N, of the concept in its bank, N sampler_steps images in
-      all, and of the retain prompts in theirs; one a prompt if these are more.
-      At least a batch.
-    sampler_steps: static; of the sampler that makes them.
-    guidance: of that sampler. May be traced.
+    sampling: of the unfinished samples, num_images of the concept and as many of
+      the retain prompts.
     time_weights: None, or float [T] that multiply all errors at each time.
-    chunk_size: static; images made at a time.
+    **fields: the fields of `fit` by keyword.
 
   Returns:
-    A `Transform` with infos "warm_up" and "rounds": "attack", losses [rounds,
-    attack_steps], and "defend", losses [rounds, 1]; with `retain_steps` the
-    first and the last hold "erase" and "retain". Data and request are not read.
+    A `Transform` with infos "warm_up" and "rounds", in which "defend" (or with
+    steps of retention "erase" and "retain") has losses [rounds, steps], and
+    "attack" those of each attack. It reads no data.
 
   Raises:
     ValueError: prompts that do not fit or without room for the embeddings, a
-      concept's prompt among those to retain, fewer of these than a batch, a
-      count or coefficient out of range, an unknown word, a model that takes no
-      embeddings.
+      concept's prompt among those to retain, a count or coefficient out of
+      range, an unknown word, a model that takes no embeddings.
   """
-  concept, retain = _check_prompts(
-    diffusion, prompts, retain_prompts, retain_batch_size
-  )
+  fit = steps.confined(as_fit(fit, fields), group)
+  attack_fit = as_fit(adversary.fit, {})
   splicing.embedders(diffusion)
-  splicing.check_room(diffusion, prompts, num_tokens, "prompts")
-  checks.positive(
-    batch_size=batch_size,
-    retain_batch_size=retain_batch_size,
-    chunk_size=chunk_size,
-  )
-  steps.check_sampler_steps(diffusion, sampler_steps)
-  checks.non_negative(
-    warm_up=warm_up,
-    attack_steps=attack_steps,
-    retain_steps=retain_steps,
-    retain_weight=retain_weight,
-  )
+  checks.count(0, warm_up=adversary.warm_up, steps=retention.steps)
+  checks.positive(batch_size=retention.batch_size)
+  checks.non_negative(weight=retention.weight)
+  checks.one_of(_STARTS, start=adversary.start)
+  checks.one_of(splicing.INSERTIONS, insertion=adversary.insertion)
+  steps.check_sampling(diffusion, sampling)
   check_time_weights(diffusion, time_weights)
-  checks.one_of(_STARTS, attack_start=attack_start)
-  checks.one_of(splicing.INSERTIONS, insertion=insertion)
-  if num_steps < warm_up:
-    raise ValueError(f"Expected num_steps >= {warm_up}, got {num_steps}.")
-  if num_images < max(batch_size, retain_batch_size):
+  if fit.num_steps < adversary.warm_up:
     raise ValueError(
-      f"Expected num_images >= {max(batch_size, retain_batch_size)}, a batch, "
-      f"got {num_images}."
+      f"Expected num_steps >= {adversary.warm_up}, the warm-up, got "
+      f"{fit.num_steps}."
     )
-  adversary = attack_optimizer or optax.adam(1e-3)
-  learner = steps.restricted(optimizer or optax.adam(1e-5), group)
-  points = splicing.insertion_points(diffusion, concept, insertion)
+  read = requests.reader(
+    diffusion,
+    Concept(prompts, retain=retain_prompts),
+    *("prompts", "retain"),
+    names=_NAMES,
+  )
+  requests.check_apart(prompts, retain_prompts, "retain_prompts")
+  if prompts is not None:
+    splicing.check_room(diffusion, prompts, adversary.num_tokens, "prompts")
+  concept: Slot[Concept] = Slot("concept")
+  concept_bank: Slot[dict[str, jax.Array]] = Slot("concept_bank")
+  retain_bank: Slot[dict[str, jax.Array]] = Slot("retain_bank")
+  words: Slot[jax.Array] = Slot("adversary")
 
-  def bank(tokens):
-    def make(carry, data, forget_mask, key):
+  def bank(slot, field):
+    def make(carry, data, request, key):
+      tokens = getattr(carry[concept], field)
       return unfinished_images(
-        diffusion,
-        carry.original.params,
-        tokens,
-        key,
-        num_images=max(num_images, len(tokens)),
-        num_steps=sampler_steps,
-        guidance=guidance,
-        chunk_size=chunk_size,
+        diffusion, carry.original.params, tokens, key, sampling
       )
 
-    return make
+    return provide(slot, make, reads="nothing")
 
-  def random_words(carry, data, forget_mask, key):
+  def random_words(carry, data, request, key):
     table = splicing.embedding_table(diffusion, carry.original.params)
-    return table[jax.random.randint(key, (num_tokens,), 0, table.shape[0])]
+    size = (adversary.num_tokens,)
+    return table[jax.random.randint(key, size, 0, table.shape[0])]
 
-  task = Task(diffusion, concept, retain, points, time_weights)
-  forget = {on: erasure(task, batch_size, eta, on) for on in (False, True)}
-  remember = retention(task, retain_batch_size)
+  losses = Objectives(diffusion, adversary.insertion, eta, time_weights)
+  retain = losses.retention()
 
-  def learn(objective, count, name):
-    return phase(objective, learner, count, shared_state="optimizer", name=name)
+  def both(erase):
+    def objective(variables, step, key):
+      row_key, retain_key = jax.random.split(key)
+      rows = steps.some_rows(step[retain_bank], row_key, retention.batch_size)
+      kept = retain(variables, step._replace(rows=rows), retain_key)
+      # On every row alike, so that the mean over rows leaves it as it is.
+      return erase(variables, step, key) + retention.weight * kept.mean()
 
-  def defence(count, name, attacked):
-    erase = forget[attacked]
-    if retain_steps:
-      turn = chain(
-        learn(erase, 1, "erase"), learn(remember, retain_steps, "retain")
-      )
-      return repeat(turn, count, name=name)
+    return objective
 
-    def both(variables, batch, key):
-      first, second = jax.random.split(key)
-      kept = remember(variables, batch, second)
-      return erase(variables, batch, first) + retain_weight * kept
+  memory: Slot[PyTree] = Slot("optimizer")
+  counts: tuple[Slot, Slot] = Slot("steps"), Slot("retain steps")
 
-    return learn(both, count, name)
+  def learn(objective, num_steps, size, source, name):
+    draw = Draw(retain=size, source=source)
+    one = fit._replace(num_steps=num_steps)
+    link = phase(objective, one, draw=draw, name=name)
+    return remember(link, memory, counts[source is retain_bank])
 
-  start = provide("adversary", random_words, reads="nothing")
+  def defence(erase):
+    size = fit.batch_size
+    if not retention.steps:
+      return [learn(both(erase), 1, size, concept_bank, "defend")]
+    kept = (retention.steps, retention.batch_size, retain_bank, "retain")
+    return [learn(erase, 1, size, concept_bank, "erase"), learn(retain, *kept)]
+
+  start = provide(words, random_words, reads="nothing")
   attack = phase(
-    imitation(task, batch_size),
-    adversary,
-    attack_steps,
-    target="adversary",
+    losses.imitation(),
+    attack_fit,
+    draw=Draw(retain=attack_fit.batch_size, source=concept_bank),
+    on=words,
     name="attack",
   )
-  fresh = (start,) if attack_start == "random" else ()
-  return chain(
-    provide("concept_bank", bank(concept), reads="nothing"),
-    provide("retain_bank", bank(retain), reads="nothing"),
-    provide(
-      "optimizer",
-      lambda carry, *_: learner.init(carry.variables.params),
-      reads="nothing",
-    ),
+  fresh = [start] if adversary.start == "random" else []
+  attacked = chain(*fresh, attack, *defence(losses.erasure(words)))
+  links = chain(
+    bank(concept_bank, "prompts"),
+    bank(retain_bank, "retain"),
     start,
-    defence(warm_up, "warm_up", False),
-    repeat(
-      chain(*fresh, attack, defence(1, "defend", True), name="rounds"),
-      num_steps - warm_up,
+    alternate(
+      *defence(losses.erasure(None)), rounds=adversary.warm_up, name="warm_up"
     ),
+    repeat(attacked, fit.num_steps - adversary.warm_up, name="rounds"),
     name="adv_unlearn",
   )
+  return requests.telling(concept, read, links)
 
 
-def erasure(
-  task: Task, batch_size: int, eta: Any, is_attacked: bool
-) -> Objective:
-  """ESD's loss under the concept's prompts, or under the adversary's."""
+class Objectives(NamedTuple):
+  """The three losses, on rows of `unfinished_images`.
 
-  def objective(variables, batch, key):
-    diffusion, context, params = task.diffusion, batch.context, variables.params
-    bank = context.extra["concept_bank"]
-    x_t, t, which = draw_unfinished(bank, key, batch_size)
-    original = jax.lax.stop_gradient(context.original.params)
-    known = diffusion.encode(original, task.concept[which])
-    null, prompted = both_eps(diffusion, original, x_t, t, known)
-    if is_attacked:
-      given = _attacked(task, params, which, context.extra["adversary"])
-    else:
-      given = diffusion.encode(params, task.concept[which])
-    wanted = null - eta * (prompted - null)
-    return _error(task, diffusion.eps(params, x_t, t, given), wanted, t)
+  Attributes:
+    diffusion: the model.
+    insertion: where the adversary's embeddings go.
+    eta: see `adv_unlearn`.
+    time_weights: None, or float [T].
+  """
 
-  return objective
+  diffusion: Diffusion
+  insertion: str
+  eta: float | jax.Array
+  time_weights: jax.Array | None
 
+  def erasure(self, words: Slot[jax.Array] | None) -> Objective:
+    """ESD's loss under the concept's prompts, or under the adversary's."""
 
-def retention(task: Task, batch_size: int) -> Objective:
-  """How far the model is from the original under prompts to retain."""
+    def objective(variables, step, key):
+      del key
+      diffusion, rows = self.diffusion, step.rows
+      original = jax.lax.stop_gradient(step.original.params)
+      known = diffusion.encode(original, rows["tokens"])
+      null, prompted = both_eps(
+        diffusion, original, rows["x"], rows["time"], known
+      )
+      embeddings = None if words is None else step[words]
+      given = self._context(variables.params, rows, embeddings)
+      wanted = null - self.eta * (prompted - null)
+      return self._error(variables.params, rows, given, wanted)
 
-  def objective(variables, batch, key):
-    diffusion, context, params = task.diffusion, batch.context, variables.params
-    bank = context.extra["retain_bank"]
-    x_t, t, which = draw_unfinished(bank, key, batch_size)
-    original = jax.lax.stop_gradient(context.original.params)
-    tokens = task.retain[which]
-    predict = lambda p: diffusion.eps(p, x_t, t, diffusion.encode(p, tokens))
-    return _error(task, predict(params), predict(original), t)
+    return objective
 
-  return objective
+  def retention(self) -> Objective:
+    """How far the model is from the original under prompts to retain."""
 
+    def objective(variables, step, key):
+      del key
+      given = self._context(variables.params, step.rows, None)
+      wanted = self._original(step)
+      return self._error(variables.params, step.rows, given, wanted)
 
-def imitation(task: Task, batch_size: int) -> Objective:
-  """The adversary's loss: the model predicts what the original did."""
+    return objective
 
-  def objective(adversary, batch, key):
-    diffusion, context = task.diffusion, batch.context
-    bank = context.extra["concept_bank"]
-    x_t, t, which = draw_unfinished(bank, key, batch_size)
-    params, original = context.variables.params, context.original.params
-    known = diffusion.encode(original, task.concept[which])
-    given = _attacked(task, params, which, adversary)
-    wanted = diffusion.eps(original, x_t, t, known)
-    return _error(task, diffusion.eps(params, x_t, t, given), wanted, t)
+  def imitation(self) -> Objective:
+    """The adversary's loss: the model predicts what the original did."""
 
-  return objective
+    def objective(embeddings, step, key):
+      del key
+      params = step.variables.params
+      given = self._context(params, step.rows, embeddings)
+      return self._error(params, step.rows, given, self._original(step))
+
+    return objective
+
+  def _original(self, step) -> jax.Array:
+    rows, params = step.rows, step.original.params
+    context = self.diffusion.encode(params, rows["tokens"])
+    return self.diffusion.eps(params, rows["x"], rows["time"], context)
+
+  def _context(self, params, rows, embeddings) -> jax.Array:
+    """The context [B, L, D] of prompts, with the adversary's embeddings [K, E]."""
+    tokens = rows["tokens"]
+    if embeddings is None:
+      return self.diffusion.encode(params, tokens)
+    many = jnp.broadcast_to(embeddings, (len(tokens), *embeddings.shape))
+    points = splicing.insertion_points(self.diffusion, tokens, self.insertion)
+    return splicing.encode_with(self.diffusion, params, tokens, many, points)
+
+  def _error(self, params, rows, context, wanted) -> jax.Array:
+    x, t = rows["x"], rows["time"]
+    predicted = self.diffusion.eps(params, x, t, context)
+    wanted = jax.lax.stop_gradient(wanted)
+    return noise_error(predicted, wanted, t, self.time_weights)
 
 
 def unfinished_images(
@@ -300,99 +325,18 @@ def unfinished_images(
   params: PyTree,
   tokens: jax.Array,
   key: jax.Array,
-  *,
-  num_images: int,
-  num_steps: int,
-  guidance: float | jax.Array = 3.0,
-  chunk_size: int = 64,
+  sampling: Sampling,
 ) -> dict[str, jax.Array]:
-  """A bank of samples as they are before every step of the sampler.
-
-  Args:
-    diffusion: the model.
-    params: its params.
-    tokens: int [M, L], taken in turn.
-    key: PRNG key.
-    num_images: static; N.
-    num_steps: static; S.
-    guidance: of the sampler; may be traced.
-    chunk_size: static; images at a time.
+  """A bank of samples as they are before every one of a sampler's S steps.
 
   Returns:
-    {"x": float [N, S, H, W, C], "prompt": int32 [N], "time": int32 [S]}.
-
-  Raises:
-    ValueError: a count that is not positive; as `sample`.
+    {"x": float [N * S, H, W, C], "tokens": int [N * S, L], "time": int32}.
   """
-  checks.positive(num_images=num_images, chunk_size=chunk_size)
-  which = jnp.arange(num_images, dtype=jnp.int32) % tokens.shape[0]
-
-  def make(row):
-    number, image_key = row
-    keys = image_key[None]
-    predictor = classifier_free(
-      diffusion, params, tokens[number][None], guidance
-    )
-    start = samplers.start_noise(diffusion, keys)
-    return samplers.trajectory(
-      diffusion, predictor, start, keys, num_steps=num_steps
-    )[:-1, 0]
-
-  rows = (which, jax.random.split(key, num_images))
-  images = jax.lax.map(make, rows, batch_size=chunk_size)
-  times = schedules.sampling_times(diffusion.num_train_steps, num_steps)
-  return {"x": images, "prompt": which, "time": times}
-
-
-def draw_unfinished(
-  bank: dict[str, jax.Array], key: jax.Array, batch_size: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Different images of a bank, each at a random step.
-
-  Returns:
-    x_t [B, H, W, C], t int32 [B], the prompts' numbers int32 [B].
-  """
-  count, num_steps = bank["x"].shape[:2]
-  row_key, step_key = jax.random.split(key)
-  rows = jax.random.permutation(row_key, count)[:batch_size]
-  step = jax.random.randint(step_key, (batch_size,), 0, num_steps)
-  return bank["x"][rows, step], bank["time"][step], bank["prompt"][rows]
-
-
-def _attacked(
-  task: Task, params: PyTree, which: jax.Array, adversary: jax.Array
-) -> jax.Array:
-  """The context [B, L, D] of prompts with the adversary's embeddings [K, E]."""
-  many = jnp.broadcast_to(adversary, (which.size, *adversary.shape))
-  return splicing.encode_with(
-    task.diffusion, params, task.concept[which], many, task.points[which]
+  made = steps.made_images(
+    diffusion, params, tokens, key, sampling, is_unfinished=True
   )
-
-
-def _error(
-  task: Task, predicted: jax.Array, wanted: jax.Array, t: jax.Array
-) -> jax.Array:
-  """The mean squared error as the one loss of a phase, [1]."""
-  wanted = jax.lax.stop_gradient(wanted)
-  return noise_error(predicted, wanted, t, task.time_weights).mean()[None]
-
-
-def _check_prompts(
-  diffusion: Diffusion, concept: Any, retain: Any, batch_size: int
-) -> tuple[jax.Array, jax.Array]:
-  concept = steps.check_prompts(diffusion, concept, "prompts")
-  retain = steps.check_prompts(diffusion, retain, "retain_prompts")
-  if retain.shape[0] < batch_size:
-    raise ValueError(
-      f"Expected retain_prompts to fill a batch of {batch_size}, got "
-      f"{retain.shape[0]} prompts."
-    )
-  if checks.is_concrete(concept) and checks.is_concrete(retain):
-    asked, kept = np.asarray(concept), np.asarray(retain)
-    same = (asked[:, None] == kept[None]).all(axis=2).any(axis=0)
-    if same.any():
-      raise ValueError(
-        "Expected retain_prompts without prompts of the concept, got one at "
-        f"{int(same.argmax())}."
-      )
-  return concept, retain
+  return {
+    "x": made["x"],
+    "tokens": tokens[made["prompt"]],
+    "time": made["time"],
+  }

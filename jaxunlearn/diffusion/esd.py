@@ -5,48 +5,73 @@ from Diffusion Models", arXiv:2303.07345, and its released code.
 Class: heuristic. Data access: none; images are made by the model itself.
 Cost: a step 2 evaluations of the network for each sampled step of an image, 2 of
 the original and one gradient.
-Differences: the loss is taken at the time at which the sampler was left (the
-first code drew a time near it: `times="interval"`). The later code samples with
-the original model (`sampler="original"`) and takes the concept's own noise for
-a base (`base="cond"`, whose eta is one larger for the same target). ESD-u is the
-first code's "noxattn", without time embedding and output layer.
+Differences from the first release, `FIRST_RELEASE`: its noisy image is that of
+the sampler's step, its times are counted on another grid. From the later one,
+`SECOND_RELEASE`, whose eta is one larger for the same target: its ESD-u moves the
+time embedding and the output layer too (`group="full"` less cross-attention).
+ESD-u is the first release's "noxattn".
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple, Unpack
+
 import jax
-import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.phase import Objective, phase
-from jaxunlearn.core.types import Transform
-from jaxunlearn.diffusion import steps
-from jaxunlearn.diffusion.guidance import both_eps
-from jaxunlearn.diffusion.training import (
-  check_time_weights,
-  noise_error,
-  row_keys,
+from jaxunlearn.core.phase import phase
+from jaxunlearn.core.types import (
+  Draw,
+  Fit,
+  FitFields,
+  Request,
+  Slot,
+  Transform,
+  as_fit,
 )
+from jaxunlearn.diffusion import requests, steps
+from jaxunlearn.diffusion.guidance import both_eps
+from jaxunlearn.diffusion.steps import SAMPLING, Sampling
+from jaxunlearn.diffusion.training import check_time_weights, noise_error
 from jaxunlearn.diffusion.types import Diffusion
+
+PUBLISHED = Fit(optax.adam(1e-5), num_steps=1000, batch_size=1)
+
+
+class Variant(NamedTuple):
+  """In which the paper and the released codes differ; all static.
+
+  Attributes:
+    base: "null", the noise under the empty prompt, or "cond", under the prompt,
+      is what the negated concept is added to.
+    sampler: "current" or "original", the model whose images are begun.
+    times: the time of the loss: "step", that of the image; "interval", drawn
+      between it and the sampler's next.
+  """
+
+  base: str = "null"
+  sampler: str = "current"
+  times: str = "step"
+
+
+PAPER = Variant()
+FIRST_RELEASE = Variant(times="interval")
+SECOND_RELEASE = Variant(base="cond", sampler="original")
 
 
 def esd(
   diffusion: Diffusion,
-  prompts: jax.Array,
+  prompts: jax.Array | None = None,
+  fit: Fit = PUBLISHED,
   *,
+  from_prompts: jax.Array | None = None,
   group: str = "xattn",
   eta: float | jax.Array = 1.0,
-  base: str = "null",
-  from_prompts: jax.Array | None = None,
-  optimizer: optax.GradientTransformation | None = None,
-  num_steps: int = 1000,
-  batch_size: int = 1,
-  sampler: str = "current",
-  sampler_steps: int = 50,
-  guidance: float | jax.Array = 3.0,
-  times: str = "step",
+  variant: Variant = PAPER,
+  sampling: Sampling = SAMPLING,
   time_weights: jax.Array | None = None,
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Trains a concept's prompts to predict the noise of the negated concept.
 
@@ -57,112 +82,76 @@ def esd(
 
   Args:
     diffusion: the model.
-    prompts: int [M, L], what names the concept; one is drawn for each image. May
-      be traced. Prompts that name something else too erase that as well.
+    prompts: int [M, L], what names the concept, drawn in turn; None takes those
+      of the request. May be traced. Prompts that name something else too erase
+      that as well.
+    fit: Adam of 1e-5, 1000 steps of one image by default.
+    from_prompts: None, or int [M, L]: train these prompts, on images begun under
+      them, in place of the concept's, each with the concept of its number
+      ("nurse" without "woman"; released with `SECOND_RELEASE`). May be traced.
     group: static; what may move, of `parameter_groups`: "xattn" is ESD-x, for
       concepts that a word brings about (styles), "noxattn" ESD-u.
     eta: how far the concept is negated; 0 only takes the prompt's effect away,
       -1 asks for the original model. May be traced.
-    base: "null", the noise under the empty prompt, or "cond", under the prompt,
-      is what the negated concept is added to.
-    from_prompts: None, or int [M, L]: train these prompts, on images begun under
-      them, in place of the concept's, each with the concept of its number
-      ("nurse" without "woman"; released with `base="cond"`). May be traced.
-    optimizer: Adam of 1e-5 by default.
-    num_steps: static.
-    batch_size: static; images a step.
-    sampler: "current" or "original", whose images are begun.
-    sampler_steps: static; S, of the sampler.
-    guidance: of the sampler. May be traced.
-    times: the time of the loss: "step", that of the image; "interval", drawn
-      between it and the sampler's next.
-    time_weights: None, the published loss; or float [T], see `denoising`.
+    variant: `PAPER`, `FIRST_RELEASE` or `SECOND_RELEASE`.
+    sampling: of the images that are begun.
+    time_weights: None, the published loss; or float [T], see `denoising_task`.
+    **fields: the fields of `Fit` by keyword.
 
   Returns:
-    A `Transform` of one phase, which reads neither data nor request.
+    A `Transform` of one phase, which reads no data.
 
   Raises:
     ValueError: no prompts, prompts of a wrong length or out of range, an unknown
       option, a count that is not positive.
   """
-  return phase(
-    _objective(
-      diffusion,
-      steps.check_prompts(diffusion, prompts, "prompts"),
-      from_prompts,
-      eta=eta,
-      base=base,
-      batch_size=batch_size,
-      sampler=sampler,
-      sampler_steps=sampler_steps,
-      guidance=guidance,
-      times=times,
-      time_weights=time_weights,
-    ),
-    steps.restricted(
-      optax.adam(1e-5) if optimizer is None else optimizer, group
-    ),
-    num_steps,
-    name="esd",
-  )
-
-
-def _objective(
-  diffusion: Diffusion,
-  erased: jax.Array,
-  from_prompts: jax.Array | None,
-  *,
-  eta: float | jax.Array,
-  base: str,
-  batch_size: int,
-  sampler: str,
-  sampler_steps: int,
-  guidance: float | jax.Array,
-  times: str,
-  time_weights: jax.Array | None,
-) -> Objective:
-  checks.one_of(("null", "cond"), base=base)
-  checks.one_of(("current", "original"), sampler=sampler)
-  checks.one_of(("step", "interval"), times=times)
-  checks.positive(batch_size=batch_size)
-  steps.check_sampler_steps(diffusion, sampler_steps)
+  fit = steps.confined(as_fit(fit, fields), group)
+  checks.one_of(("null", "cond"), base=variant.base)
+  checks.one_of(("current", "original"), sampler=variant.sampler)
+  checks.one_of(("step", "interval"), times=variant.times)
+  steps.check_sampling(diffusion, sampling)
   check_time_weights(diffusion, time_weights)
-  trained = erased
+  read = requests.reader(diffusion, requests.Concept(prompts), "prompts")
   if from_prompts is not None:
-    trained = steps.check_prompts(diffusion, from_prompts, "from_prompts")
+    from_prompts = requests.check_prompts(
+      diffusion, from_prompts, "from_prompts"
+    )
+  pairs: Slot[dict[str, jax.Array]] = Slot("prompts")
+  grid = steps.step_times(diffusion, sampling.num_steps)
+
+  def erased_and_trained(request: Request) -> dict[str, jax.Array]:
+    erased = read(request).prompts
+    trained = erased if from_prompts is None else from_prompts
     if trained.shape != erased.shape:
       raise ValueError(
-        f"Expected from_prompts of shape {erased.shape}, one a prompt, got "
+        f"Expected from_prompts of shape {erased.shape}, one per prompt, got "
         f"{trained.shape}."
       )
-  grid = steps.step_times(diffusion, sampler_steps)
+    return {"erased": erased, "trained": trained}
 
-  def objective(variables, batch, key):
-    params = variables.params
-    original = batch.context.original.params
-    rows = row_keys(key, jnp.arange(batch_size))
-    keys = jax.vmap(lambda k: jax.random.split(k, 3))(rows)
-    number = steps.draw_numbers(trained.shape[0], keys[:, 0])
-    tokens = trained[number]
-    x, step = steps.begun_images(
+  def objective(variables, step, key):
+    params, original = variables.params, step.original.params
+    keys = jax.vmap(jax.random.split)(step.keys(key))
+    erased, tokens = step.rows["erased"], step.rows["trained"]
+    x, number = steps.begun_images(
       diffusion,
-      params if sampler == "current" else original,
+      params if variant.sampler == "current" else original,
       tokens,
-      keys[:, 1],
-      num_steps=sampler_steps,
-      guidance=guidance,
+      keys[:, 0],
+      num_steps=sampling.num_steps,
+      guidance=sampling.guidance,
     )
-    t = grid[step]
-    if times == "interval":
+    t = grid[number]
+    if variant.times == "interval":
       t = jax.vmap(lambda k, low, high: jax.random.randint(k, (), low, high))(
-        keys[:, 2], grid[step + 1] + 1, t + 1
+        keys[:, 1], grid[number + 1] + 1, t + 1
       )
     encode = diffusion.encode
     null, concept = both_eps(
-      diffusion, original, x, t, encode(original, erased[number])
+      diffusion, original, x, t, encode(original, erased)
     )
     start = null
-    if base == "cond":
+    if variant.base == "cond":
       start = concept
       if from_prompts is not None:
         start = diffusion.eps(original, x, t, encode(original, tokens))
@@ -170,4 +159,6 @@ def _objective(
     predicted = diffusion.eps(params, x, t, encode(params, tokens))
     return noise_error(predicted, wanted, t, time_weights)
 
-  return objective
+  draw = Draw(retain=fit.batch_size, source=pairs)
+  erase = phase(objective, fit, draw=draw, name="esd")
+  return requests.telling(pairs, erased_and_trained, erase)

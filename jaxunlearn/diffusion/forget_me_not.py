@@ -12,41 +12,45 @@ is taken image by image and averaged, where the code's batch is one image.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain, provide
+from jaxunlearn.core.legacy import old_fits
 from jaxunlearn.core.phase import phase
-from jaxunlearn.core.types import Draw, Transform
-from jaxunlearn.diffusion import steps
-from jaxunlearn.diffusion.training import (
-  check_data,
-  noise_error,
-  noisy_rows,
-  row_keys,
+from jaxunlearn.core.types import (
+  Draw,
+  Fit,
+  FitFields,
+  Slot,
+  Transform,
+  as_fit,
 )
+from jaxunlearn.diffusion import requests, steps
+from jaxunlearn.diffusion.requests import Concept
+from jaxunlearn.diffusion.training import check_data, noise_error, noisy_rows
 from jaxunlearn.diffusion.types import Diffusion
 
-_WORDS = "concept_embeddings"
+PUBLISHED = Fit(steps.clipped_adamw(2e-6), num_steps=35, batch_size=1)
+NO_INVERSION = Fit(optax.adam(1e-3), num_steps=0, batch_size=1)
+INVERSION = NO_INVERSION._replace(num_steps=500)  # As released.
+_NAMES = requests.NAMES._replace(prompts="prompt", marks="positions")
 
 
+@old_fits(inversion=("inversion_optimizer", "inversion_steps", ""))
 def forget_me_not(
   diffusion: Diffusion,
-  prompt: jax.Array,
-  positions: jax.Array,
+  prompt: jax.Array | None = None,
+  positions: jax.Array | None = None,
+  fit: Fit = PUBLISHED,
   *,
+  inversion: Fit = NO_INVERSION,
   group: str = "full",
   squared: bool = False,
-  optimizer: optax.GradientTransformation | None = None,
-  num_steps: int = 35,
-  batch_size: int = 1,
-  inversion_steps: int = 0,
-  inversion_optimizer: optax.GradientTransformation | None = None,
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Steers attention away from the concept's words on the concept's images.
 
@@ -57,21 +61,20 @@ def forget_me_not(
 
   Args:
     diffusion: the model; it has `eps_with_attention`.
-    prompt: int [L], "a photo of" the concept. May be traced.
+    prompt: int [L], "a photo of" the concept; None takes the first prompt of the
+      request. May be traced.
     positions: bool [L], which of its tokens are the concept (and the end of the
-      text, in the authors' option `use_pooler`): `word_positions`. May be
-      traced.
+      text, in the authors' option `use_pooler`): `word_positions`; None takes
+      the request's marks of that prompt. May be traced.
+    fit: AdamW of 2e-6 with decay 0.01, gradients clipped to norm 1, 35 steps of
+      one image of the forget set by default.
+    inversion: of textual inversion before: embeddings that say what the forget
+      set shows, learned in the place of the concept's words. By default there
+      is none, the words stand for it; `INVERSION` is the released one.
     group: static; what may move, of `parameter_groups`: "full" as released,
       "xattn" the authors' option `only_optimize_ca`.
     squared: static; the sum instead of its root.
-    optimizer: AdamW of 2e-6 with decay 0.01, gradients clipped to norm 1, by
-      default.
-    num_steps: static.
-    batch_size: static; images of the forget set a step.
-    inversion_steps: static; 0, the concept's words stand for it; or steps of
-      textual inversion before (500 as released): embeddings that say what the
-      forget set shows, learned in the place of the words.
-    inversion_optimizer: of those; Adam of 1e-3 by default.
+    **fields: the fields of `Fit` by keyword.
 
   Returns:
     A `Transform` with info "forget", and "invert" where there is inversion,
@@ -83,79 +86,75 @@ def forget_me_not(
       group, a count out of range, a model without attention maps (or, with
       inversion, without embeddings); from the call, images that do not fit.
   """
-  if jnp.shape(prompt) != (diffusion.length,):
-    raise ValueError(
-      f"Expected prompt of shape ({diffusion.length},), got "
-      f"{jnp.shape(prompt)}."
-    )
-  words = steps.check_prompts(diffusion, jnp.asarray(prompt)[None], "prompt")
-  marked = _check_positions(diffusion, positions)
-  checks.positive(batch_size=batch_size)
-  checks.non_negative(inversion_steps=inversion_steps)
+  fit = steps.confined(as_fit(fit, fields), group)
+  inversion = as_fit(inversion, {})
+  one = lambda value: None if value is None else jnp.asarray(value)[None]
+  read = requests.reader(
+    diffusion,
+    Concept(one(prompt), marks=one(positions)),
+    *("prompts", "marks"),
+    names=_NAMES,
+  )
   if diffusion.eps_with_attention is None:
     raise ValueError("Expected diffusion.eps_with_attention, got None.")
-  inverted = inversion_steps > 0
+  is_inverted = inversion.num_steps > 0
   embed: Any = diffusion.embed
   encode_embeddings: Any = diffusion.encode_embeddings
-  if inverted and (embed is None or encode_embeddings is None):
+  if is_inverted and (embed is None or encode_embeddings is None):
     raise ValueError(
       "Expected diffusion.embed and encode_embeddings for inversion, got None."
     )
   with_attention = diffusion.eps_with_attention
+  concept: Slot[Concept] = Slot("concept")
+  words: Slot[jax.Array] = Slot("concept_embeddings")
 
-  def context_of(params, learned):
+  def first_prompt(request):
+    found = read(request)
+    return Concept(found.prompts[:1], marks=jnp.asarray(found.marks)[0])
+
+  def context_of(params, step, learned, size):
     """[B, L, D], of the words, or of what was learned in their place."""
+    asked = step[concept]
     if learned is None:
-      return diffusion.encode(params, words)
-    mixed = jnp.where(marked[None, :, None], learned, embed(params, words))
-    return encode_embeddings(params, mixed)
+      context = diffusion.encode(params, asked.prompts)
+    else:
+      own = embed(params, asked.prompts)
+      mixed = jnp.where(asked.marks[None, :, None], learned, own)
+      context = encode_embeddings(params, mixed)
+    return jnp.broadcast_to(context, (size, *context.shape[1:]))
 
-  def noisy(batch, key):
-    check_data(diffusion, batch.rows, prompted=False)
-    return noisy_rows(diffusion, batch.rows["x"], row_keys(key, batch.slot))
+  def noisy(step, key):
+    check_data(diffusion, step.rows, prompted=False)
+    return noisy_rows(diffusion, step.rows["x"], step.keys(key))
 
-  def spread(context, x):
-    return jnp.broadcast_to(context, (x.shape[0], *context.shape[1:]))
-
-  def invert(learned, batch, key):
-    params = batch.context.variables.params
-    x, t, noise = noisy(batch, key)
-    context = spread(context_of(params, learned), x)
+  def invert(learned, step, key):
+    params = step.variables.params
+    x, t, noise = noisy(step, key)
+    context = context_of(params, step, learned, len(x))
     return noise_error(diffusion.eps(params, x, t, context), noise, t)
 
-  def forget(variables, batch, key):
-    x, t, _ = noisy(batch, key)
-    learned = batch.context.extra[_WORDS] if inverted else None
-    context = spread(context_of(variables.params, learned), x)
-    _, maps = with_attention(variables.params, x, t, context)
-    return attention_norm(maps, marked, squared=squared)
+  def forget(variables, step, key):
+    params = variables.params
+    x, t, _ = noisy(step, key)
+    learned = step[words] if is_inverted else None
+    context = context_of(params, step, learned, len(x))
+    _, maps = with_attention(params, x, t, context)
+    return attention_norm(maps, step[concept].marks, squared=squared)
 
-  if optimizer is None:
-    optimizer = steps.clipped_adamw(2e-6)
-  links = [
-    phase(
-      forget,
-      steps.restricted(optimizer, group),
-      num_steps,
-      draw=Draw(forget=batch_size),
-      name="forget",
-    )
-  ]
-  if inverted:
-    first = lambda carry, *_: embed(carry.variables.params, words)
-    links = [
-      provide(_WORDS, first, reads="nothing"),
-      phase(
-        invert,
-        inversion_optimizer or optax.adam(1e-3),
-        inversion_steps,
-        draw=Draw(forget=batch_size),
-        target=_WORDS,
-        name="invert",
-      ),
-      *links,
-    ]
-  return chain(*links, name="forget_me_not")
+  def fitted(objective, fit, name, **options):
+    draw = Draw(forget=fit.batch_size)
+    return phase(objective, fit, draw=draw, name=name, **options)
+
+  def own_words(carry, *_):
+    return embed(carry.variables.params, carry[concept].prompts)
+
+  links = [fitted(forget, fit, "forget")]
+  if is_inverted:
+    start = provide(words, own_words, reads="nothing")
+    links = [start, fitted(invert, inversion, "invert", on=words), *links]
+  return requests.telling(
+    concept, first_prompt, chain(*links, name="forget_me_not")
+  )
 
 
 def attention_norm(
@@ -188,14 +187,3 @@ def attention_norm(
 def word_positions(prompt: jax.Array, words: jax.Array) -> jax.Array:
   """Where the tokens `words` [K] stand in a prompt [..., L]; bool [..., L]."""
   return jnp.isin(jnp.asarray(prompt), jnp.asarray(words))
-
-
-def _check_positions(diffusion: Diffusion, positions: Any) -> jax.Array:
-  shape, dtype = jnp.shape(positions), jnp.asarray(positions).dtype
-  if shape != (diffusion.length,) or dtype != jnp.bool_:
-    raise ValueError(
-      f"Expected positions bool [{diffusion.length}], got {dtype} {shape}."
-    )
-  if checks.is_concrete(positions) and not np.asarray(positions).any():
-    raise ValueError("Expected positions to mark the concept, got none.")
-  return jnp.asarray(positions)

@@ -20,9 +20,13 @@ unlearned model's params, no others. White box.
 Cost a prompt: outer_steps (inner_steps + 2 num_steps) evaluations, and as many
 generations for the control; soft_steps gradients.
 Differences from the released code: all candidates are generated, where that
-stops at the first success (the rate is the same); the ids are judged as they
-are, without a round trip through text; rows are projected on the simplex by
-sorting, exactly, instead of bisection.
+stops at the first success (the rate is the same); images come from DDIM, there
+from 50 steps of a linear multistep sampler; the ids are judged as they are,
+without a round trip through text; rows are projected on the simplex by sorting,
+exactly, instead of bisection; the control draws as many random prompts as there
+are candidates, there 40. Left out are tokens spread over the prompt, the
+absolute error, other seeds, projection on the nearest tokens (P4D), and
+universal prompts.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Source: Fan et al. (2024), arXiv:2310.12508 (generation), and the released code.
 Class: heuristic. Data access: forget and retain rows, images and prompts. Model
 state: there is none. Cost: for the mask one gradient over all rows, of which
-those to keep weigh 0; one gradient and one more forward pass a step.
+those to keep weigh 0; one gradient and one more forward pass per step.
 Differences from the released code: both prompts see the same noisy image and the
 same dropped prompts; forget and retain terms are both means over pixels (its
 DDPM part sums the retain term, so that its alpha of 1e-3 is about 3 here); the
@@ -13,37 +13,51 @@ mask is that of the mean over the forget set, weights outside it get no update.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxunlearn.core import checks, per_example
+from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import masked
 from jaxunlearn.core.phase import Objective, phase
-from jaxunlearn.core.saliency import largest
-from jaxunlearn.core.types import ALL, Draw, PyTree, Transform
+from jaxunlearn.core.types import (
+  ALL,
+  Draw,
+  Fit,
+  FitFields,
+  Losses,
+  PyTree,
+  Slot,
+  Step,
+  Task,
+  Transform,
+  Variables,
+  as_fit,
+)
+from jaxunlearn.diffusion import requests, steps
 from jaxunlearn.diffusion.guidance import guided_eps
-from jaxunlearn.diffusion.steps import restricted
+from jaxunlearn.diffusion.requests import Concept
 from jaxunlearn.diffusion.training import (
   Augment,
+  changed_prompts,
   check_data,
   check_time_weights,
   noise_error,
   noisy_rows,
-  row_keys,
 )
 from jaxunlearn.diffusion.types import Diffusion, parameter_group
+from jaxunlearn.methods.salun import saliency_mask
+
+PUBLISHED = Fit(optax.adam(1e-5), num_steps=1000, batch_size=8)
 
 
 def salun(
   diffusion: Diffusion,
-  relabel: Augment,
+  relabel: Augment | None = None,
+  fit: Fit = PUBLISHED,
   *,
-  optimizer: optax.GradientTransformation | None = None,
-  num_steps: int = 1000,
-  batch_size: int = 8,
   keep: float | jax.Array = 0.5,
   retain_weight: float | jax.Array = 0.5,
   null_rate: float | jax.Array = 0.1,
@@ -51,7 +65,7 @@ def salun(
   group: str = "full",
   mask_guidance: float | jax.Array = 8.5,
   time_weights: jax.Array | None = None,
-  chunk_size: int = 256,
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Learns to see in a concept's images what another prompt says.
 
@@ -63,10 +77,12 @@ def salun(
   Args:
     diffusion: the model.
     relabel: static; `(tokens int [L], key) -> tokens int [L]`, another prompt
-      for that of a forget row: `replace_words`, or a constant prompt.
-    optimizer: Adam of 1e-5 by default, the published setting.
-    num_steps: static.
-    batch_size: static; forget rows a step, and as many retain rows.
+      for that of a forget row: `replace_words`, or a constant prompt. None takes
+      the request's anchors: that of the row's own prompt, if it is one of the
+      concept's, or else any.
+    fit: how, with as many retain rows as forget rows per step; Adam of 1e-5,
+      1000 steps of 8 by default, the published setting. The mask takes as many
+      rows at a time.
     keep: share of the group's weights that may change, in [0, 1]; 1 is plain
       relabelling. May be traced.
     retain_weight: alpha >= 0; may be traced.
@@ -77,8 +93,8 @@ def salun(
       taken.
     mask_guidance: w of the guided noise whose error marks the weights; the
       published 1 + 7.5. May be traced.
-    time_weights: None, the paper's loss; or float [T], see `denoising`.
-    chunk_size: static; rows at a time for the mask.
+    time_weights: None, the paper's loss; or float [T], see `denoising_task`.
+    **fields: the fields of `Fit` by keyword.
 
   Returns:
     A `Transform` whose info is a `PhaseInfo`, needing forget and retain rows. An
@@ -87,138 +103,127 @@ def salun(
 
   Raises:
     ValueError: an option outside its range, an unknown group; from the call,
-      rows that do not fit the model.
+      rows that do not fit the model, no relabelling and no anchors.
   """
-  checks.positive(batch_size=batch_size)
+  fit = as_fit(fit, fields)
   checks.non_negative(retain_weight=retain_weight)
-  mask = saliency_mask(
-    diffusion,
-    keep,
-    group=group,
-    guidance=mask_guidance,
-    time_weights=time_weights,
-    chunk_size=chunk_size,
-  )
-  fit = phase(
-    relabelling(
-      diffusion,
-      relabel,
-      null_rate=null_rate,
-      augment=augment,
-      time_weights=time_weights,
-    ),
-    restricted(optimizer or optax.adam(1e-5), group),
-    num_steps,
-    draw=Draw(forget=batch_size, retain=batch_size),
+  checks.fraction(keep=keep, null_rate=null_rate)
+  check_time_weights(diffusion, time_weights)
+  concept: Slot[Concept] = Slot("concept")
+
+  if relabel is None:
+    new = lambda step: to_anchors(step[concept])
+  else:
+    new = lambda step: relabel
+  fitted = phase(
+    relabelling(diffusion, new, null_rate, augment, time_weights),
+    steps.confined(fit, group),
+    draw=Draw(forget=fit.batch_size, retain=fit.batch_size),
     retain_weight=retain_weight,
     name="salun",
   )
+  if relabel is None:
+    read = requests.reader(diffusion, Concept(), "prompts", "anchors")
+    fitted = requests.telling(concept, read, fitted)
   # Without a choice there is no gradient to take.
-  if not (checks.is_concrete(keep) and keep == 1):
-    fit = masked(fit, mask, needs=Draw(forget=ALL))
-  return fit
+  if checks.is_concrete(keep) and keep == 1:
+    return fitted
+  task = guided_task(diffusion, mask_guidance, time_weights=time_weights)
+  chunk_size = 256 if fit.batch_size == ALL else fit.batch_size
+  mask = mask_within(task, keep, group=group, chunk_size=chunk_size)
+  return masked(fitted, mask, needs=Draw(forget=ALL))
 
 
 def relabelling(
   diffusion: Diffusion,
-  relabel: Augment,
-  *,
+  relabel: Callable[[Step], Augment],
   null_rate: float | jax.Array = 0.1,
   augment: Augment | None = None,
   time_weights: jax.Array | None = None,
 ) -> Objective:
-  """SalUn's loss of rows, an objective; arguments are those of `salun`.
+  """SalUn's loss of rows; `relabel` of a step is what its forget rows become."""
 
-  Returns:
-    `(variables, batch, key) -> losses [B]`, means over pixels.
-  """
-  checks.fraction(null_rate=null_rate)
-  check_time_weights(diffusion, time_weights)
-
-  def objective(variables, batch, key):
-    check_data(diffusion, batch.rows)
-    params, x = variables.params, batch.rows["x"]
-
-    def prompts(tokens, key):
-      null_key, word_key, new_key = jax.random.split(key, 3)
-      if augment is not None:
-        tokens = augment(tokens, word_key)
-      is_null = jax.random.bernoulli(null_key, null_rate)
-      pair = jnp.stack([tokens, relabel(tokens, new_key)])
-      return jnp.where(is_null, diffusion.null_tokens[None], pair)
-
-    keys = jax.vmap(jax.random.split)(row_keys(key, batch.slot))
-    x_t, t, noise = noisy_rows(diffusion, x, keys[:, 0])
-    tokens = jax.vmap(prompts)(batch.rows["tokens"], keys[:, 1])
+  def objective(variables, step, key):
+    check_data(diffusion, step.rows)
+    params, new = variables.params, relabel(step)
+    keys = jax.vmap(jax.random.split)(step.keys(key))
+    x_t, t, noise = noisy_rows(diffusion, step.rows["x"], keys[:, 0])
+    change = lambda row, key: changed_prompts(
+      diffusion, row, key, null_rate, augment, new
+    )
+    tokens = jax.vmap(change)(step.rows["tokens"], keys[:, 1])
     of = lambda q, c: diffusion.eps(q, x_t, t, diffusion.encode(q, c))
     other = of(jax.lax.stop_gradient(params), tokens[:, 1])
-    forget = batch.forget[:, None, None, None]
+    forget = step.forget[:, None, None, None]
     wanted = jnp.where(forget, other, noise)
     return noise_error(of(params, tokens[:, 0]), wanted, t, time_weights)
 
   return objective
 
 
-def saliency_mask(
+def guided_task(
   diffusion: Diffusion,
-  keep: float | jax.Array = 0.5,
-  *,
-  group: str = "full",
   guidance: float | jax.Array = 8.5,
+  *,
   time_weights: jax.Array | None = None,
-  chunk_size: int = 256,
-) -> Callable[..., PyTree]:
-  """A weight mask for `masked`: where the forget set's guided loss is steepest.
-
-  Marks the share `keep` of largest |G|, G the gradient of the mean of
-  |eps_guided(x_t, t, c) - noise|^2 over the forget set, one draw of t and noise
-  a row.
+) -> Task:
+  """|eps_guided(x_t, t, c) - noise|^2 of rows, whose gradient marks weights.
 
   Args:
     diffusion: the model.
-    keep: in [0, 1]; floor(keep * P) of the group's P weights. May be traced.
-    group: static; one of `parameter_groups`; others are not marked.
     guidance: see `mask_guidance` of `salun`.
     time_weights: see `salun`.
-    chunk_size: static; rows at a time.
-
-  Returns:
-    `(variables, data, forget_mask, key) -> pytree of bool like the params`;
-    False everywhere for an empty request.
-
-  Raises:
-    ValueError: keep outside [0, 1], chunk_size < 1.
   """
-  checks.fraction(keep=keep)
-  checks.positive(chunk_size=chunk_size)
-  check_time_weights(diffusion, time_weights)
 
-  def mask(variables, data, forget_mask, key):
-    check_data(diffusion, data)
+  def loss(variables, step, key, *, train=False):
+    check_data(diffusion, step.rows)
+    params = variables.params
+    x_t, t, noise = noisy_rows(diffusion, step.rows["x"], step.keys(key))
+    context = diffusion.encode(params, step.rows["tokens"])
+    guided = guided_eps(diffusion, params, x_t, t, context, guidance)
+    return Losses(noise_error(guided, noise, t, time_weights))
 
-    def chunk(rows, weight):
-      keys = row_keys(key, rows["row"])
-      x_t, t, noise = noisy_rows(diffusion, rows["x"], keys)
+  return diffusion.task._replace(loss=loss)
 
-      def loss(params):
-        context = diffusion.encode(params, rows["tokens"])
-        guided = guided_eps(diffusion, params, x_t, t, context, guidance)
-        losses = noise_error(guided, noise, t, time_weights)
-        return jnp.where(weight > 0, weight * losses, 0.0).sum()
 
-      return jax.grad(loss)(variables.params)
+def mask_within(
+  task: Task, keep: float | jax.Array, *, group: str, chunk_size: int
+) -> Callable[..., PyTree]:
+  """`saliency_mask` among the weights of one group; others are not marked."""
 
-    rows: dict[str, Any] = {name: data[name] for name in ("x", "tokens")}
-    rows["row"] = jnp.arange(forget_mask.shape[0])
-    total = per_example.sum_chunks(
-      chunk, rows, forget_mask, chunk_size=chunk_size
+  def mask(variables, data, request, key):
+    leaves, tree = jax.tree.flatten(variables.params)
+    marks = jax.tree.leaves(parameter_group(variables.params, group))
+
+    def filled(chosen, others):
+      rest = iter(chosen)
+      pairs = zip(marks, others, strict=True)
+      return tree.unflatten([next(rest) if m else o for m, o in pairs])
+
+    def loss(chosen, step, key, *, train=False):
+      whole = variables._replace(params=filled(chosen.params, leaves))
+      return task.loss(whole, step, key, train=train)
+
+    own = Variables([p for p, m in zip(leaves, marks, strict=True) if m])
+    of_group = task._replace(loss=loss)
+    marked = saliency_mask(of_group, keep, chunk_size=chunk_size)(
+      own, data, request, key
     )
-    chosen = _largest_in(total, keep, parameter_group(variables.params, group))
-    # Of gradients that are all 0 the first would be taken.
-    is_asked = (forget_mask > 0).any()
-    return jax.tree.map(lambda marks: marks & is_asked, chosen)
+    return filled(marked, [jnp.zeros(p.shape, bool) for p in leaves])
 
   return mask
+
+
+def to_anchors(concept: Concept) -> Augment:
+  """The anchor of a prompt of the concept, and any for other prompts."""
+
+  def augment(tokens, key):
+    same = (concept.prompts == tokens[None]).all(axis=1)
+    drawn = jax.random.randint(key, (), 0, same.size)
+    which = jnp.where(same.any(), jnp.argmax(same), drawn)
+    return concept.anchors[which].astype(tokens.dtype)
+
+  return augment
 
 
 def replace_words(table: jax.Array) -> Augment:
@@ -243,19 +248,3 @@ def replace_words(table: jax.Array) -> Augment:
     return jnp.where(tokens < table.size, known, tokens).astype(tokens.dtype)
 
   return augment
-
-
-def _largest_in(
-  scores: PyTree, keep: float | jax.Array, group: PyTree
-) -> PyTree:
-  """`largest` among the leaves that the group marks; False in the others."""
-  leaves, tree = jax.tree.flatten(scores)
-  marks = jax.tree.leaves(group)
-  chosen = iter(largest([s for s, m in zip(leaves, marks) if m], keep))
-  return jax.tree.unflatten(
-    tree,
-    [
-      next(chosen) if m else jnp.zeros(s.shape, bool)
-      for s, m in zip(leaves, marks, strict=True)
-    ],
-  )

@@ -3,35 +3,46 @@
 Source: Chen et al. (2025), arXiv:2409.11219, and the released code; the loss is
 that of score identity distillation, Zhou et al. (2024), arXiv:2404.04057.
 Class: heuristic. Data access: none; the model makes its own images. Model state:
-there is none. Cost a step, for the retained prompts and again for the concept:
+there is none. Cost per step, for the retained prompts and again for the concept:
 one gradient of the fake score, and one of the generator through the generator,
 the fake score and the frozen model.
 What comes back are the params of a generator that makes an image in ONE
 evaluation (`one_step`); the samplers of a diffusion model are not for it.
 Differences from the released code: retained prompts are drawn uniformly from
-those given, where the code takes the labels of a loader of retained rows; an
-external classifier as the override, the Diff-Instruct gradient, and what the code
-does about nan in half precision, are left out.
+those given, where the code takes the labels of a loader of retained rows; both
+networks start from the params given, there from their running average; left out
+are overrides that are random classes or an external classifier's answer, the
+Diff-Instruct gradient, the warm-up on other times, and what the code does about
+nan in half precision. The defaults are those of CIFAR-10; for Stable Diffusion
+the code takes rates of 3e-6 and 1e-6, alpha 1, both weights 1, guidance 4.5,
+other times and no average.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import chain, provide, repeat
+from jaxunlearn.core.combinators import alternate, chain, ema, provide
+from jaxunlearn.core.legacy import old_fits
 from jaxunlearn.core.phase import Objective, mask_change, phase
-from jaxunlearn.core.types import PyTree, Transform
-from jaxunlearn.diffusion import samplers, schedules
+from jaxunlearn.core.types import (
+  Draw,
+  Fit,
+  FitFields,
+  PyTree,
+  Slot,
+  Transform,
+  as_fit,
+)
+from jaxunlearn.diffusion import requests, samplers, schedules
 from jaxunlearn.diffusion.guidance import guided_eps
+from jaxunlearn.diffusion.requests import Concept
 from jaxunlearn.diffusion.score_distillation import (
   check_times,
   from_noise,
@@ -39,163 +50,159 @@ from jaxunlearn.diffusion.score_distillation import (
   score_identity_loss,
   wide,
 )
-from jaxunlearn.diffusion.steps import check_prompts, restricted
+from jaxunlearn.diffusion.steps import confined
 from jaxunlearn.diffusion.training import noisy_rows, squared_error
-from jaxunlearn.diffusion.types import Diffusion
+from jaxunlearn.diffusion.types import Diffusion, parameter_group
 
-_FAKE, _AVERAGE, _RETAIN = "fake_score", "average", "retained_prompts"
-_OPTIMIZERS = ("fake_optimizer", "generator_optimizer")
+_ADAM = optax.chain(optax.clip(1.0), optax.adam(1e-5, b1=0.0))
+GENERATOR = Fit(_ADAM, num_steps=50_000, batch_size=128)
+FAKE = Fit(_ADAM, num_steps=1, batch_size=128)
+_NAMES = Concept("forget_tokens", "override_tokens", "retain_tokens", "marks")
+
+# The params of the fake score; a second stage goes on with those of the first.
+FAKE_SCORE: Slot[PyTree] = Slot("fake_score")
 
 
+class Distillation(NamedTuple):
+  """The loss of `sfd`; all may be traced.
+
+  Attributes:
+    forget_weight: kappa_f >= 0, of both losses; 0 distils only.
+    retain_weight: kappa_r >= 0.
+    alpha: see `score_identity_loss`.
+    times: (t_min, t_init, t_max): noise is added at times in [t_min, t_max), the
+      generator asks the network at t_init. By default those with as much signal
+      as the published ones.
+    guidance: None, or the guidance of the fake score and of the frozen model.
+  """
+
+  forget_weight: float | jax.Array = 0.01
+  retain_weight: float | jax.Array = 1.0
+  alpha: float | jax.Array = 1.2
+  times: tuple[Any, Any, Any] | None = None
+  guidance: float | jax.Array | None = None
+
+
+DISTILLATION = Distillation()
+
+
+@old_fits(fake=("fake_optimizer", "", ""))
 def sfd(
   diffusion: Diffusion,
-  forget_tokens: jax.Array,
-  override_tokens: jax.Array,
+  forget_tokens: jax.Array | None = None,
+  override_tokens: jax.Array | None = None,
+  fit: Fit = GENERATOR,
   *,
-  retain_tokens: jax.Array,
-  optimizer: optax.GradientTransformation | None = None,
-  fake_optimizer: optax.GradientTransformation | None = None,
-  num_steps: int = 50_000,
-  batch_size: int = 128,
-  forget_weight: float | jax.Array = 0.01,
-  retain_weight: float | jax.Array = 1.0,
-  alpha: float | jax.Array = 1.2,
+  retain_tokens: jax.Array | None = None,
+  fake: Fit = FAKE,
+  loss: Distillation = DISTILLATION,
   ema_decay: float | jax.Array = 0.9999,
-  times: tuple[Any, Any, Any] | None = None,
-  guidance: float | jax.Array | None = None,
   group: str = "full",
-  is_checkpointed: bool = False,
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Distils the model into one step, the concept from another prompt's score.
 
-  Each step first fits the fake score to the generator's images, then the
+  Each round first fits the fake score to the generator's images, then the
   generator to `score_identity_loss` of retained prompts, and of the concept's
   with the frozen model asked for the override. The two stages of the paper are
 
-      chain(sfd(..., forget_weight=0.0, retain_tokens=every_prompt), sfd(...))
+      chain(sfd(..., loss=Distillation(forget_weight=0.0)), sfd(...))
 
   Args:
     diffusion: the model.
-    forget_tokens: int [F, L], the concept's prompts, F > 0; may be traced, as
-      all prompts.
+    forget_tokens: int [F, L], the concept's prompts, F > 0; None takes those of
+      the request. May be traced, as all prompts.
     override_tokens: int [F, L], what the generator makes for them instead; the
-      empty prompt may be among them.
-    retain_tokens: int [R, L], prompts to keep, R > 0; likewise.
-    optimizer: of the generator; by default clips every entry to +-1 and takes
-      Adam of 1e-5 without momentum, as published.
-    fake_optimizer: of the fake score; the same by default.
-    num_steps: static.
-    batch_size: static; images of retained prompts a step, and as many of the
-      concept.
-    forget_weight: kappa_f >= 0, of both losses; 0 distils only. May be traced.
-    retain_weight: kappa_r >= 0; may be traced.
-    alpha: see `score_identity_loss`; may be traced.
+      empty prompt may be among them. None takes the request's anchors.
+    fit: of the generator, one step per round; by default clips every entry to
+      +-1 and takes Adam of 1e-5 without momentum, 50,000 steps with 128 images
+      of retained prompts and as many of the concept, as published.
+    retain_tokens: int [R, L], prompts to keep, R > 0; None takes the request's.
+    fake: of the fake score, its steps per round; as the generator's by default.
+    loss: weights, times and guidance.
     ema_decay: of the average of the generator that is returned, in [0, 1]; may
       be traced.
-    times: (t_min, t_init, t_max): noise is added at times in [t_min, t_max), the
-      generator asks the network at t_init; may be traced. By default those with
-      as much signal as the published ones.
-    guidance: None, or the guidance of the fake score and of the frozen model.
     group: static; one of `parameter_groups`, of generator and fake score.
-    is_checkpointed: static; whether activations are computed twice to save
-      memory.
+    **fields: the fields of `fit` by keyword.
 
   Returns:
-    A `Transform` whose info["steps"] holds a `PhaseInfo` of "fake_score" and of
-    "generator" with losses [num_steps, 1]; the generator's has no lower bound
-    and says nothing of progress.
+    A `Transform` whose info["rounds"] holds a `PhaseInfo` of "fake_score" and of
+    "generator" with losses [fit.num_steps, steps of a round]; the generator's
+    has no lower bound and says nothing of progress.
 
   Raises:
     ValueError: no prompts, prompts that do not fit the model, concept and
       override alike or of different number, (unless forget_weight is 0) prompts
       to forget among those to keep, an option out of range, times out of order.
   """
-  checks.positive(batch_size=batch_size)
+  fit, fake = as_fit(fit, fields), as_fit(fake, {})
   checks.non_negative(
-    num_steps=num_steps,
-    forget_weight=forget_weight,
-    retain_weight=retain_weight,
-    alpha=alpha,
+    forget_weight=loss.forget_weight,
+    retain_weight=loss.retain_weight,
+    alpha=loss.alpha,
   )
-  checks.fraction(ema_decay=ema_decay)
-  forget, override, retain = _check_request(
-    diffusion, forget_tokens, override_tokens, retain_tokens, forget_weight
-  )
-  span = published_times(diffusion) if times is None else times
-  check_times(span, diffusion.num_train_steps)
-  fake_objective, generator_objective = _objectives(
+  read = requests.reader(
     diffusion,
-    (forget, override, retain),
-    span,
-    (retain_weight, forget_weight),
-    alpha=alpha,
-    guidance=guidance,
-    is_checkpointed=is_checkpointed,
+    Concept(forget_tokens, override_tokens, retain_tokens),
+    *("prompts", "anchors", "retain"),
+    names=_NAMES,
   )
-  optimizers = (
-    restricted(fake_optimizer or _published_optimizer(), group),
-    restricted(optimizer or _published_optimizer(), group),
+  requests.check_differ(forget_tokens, override_tokens, "override_tokens")
+  is_forgetting = not (
+    checks.is_concrete(loss.forget_weight) and loss.forget_weight == 0
   )
+  if is_forgetting:
+    requests.check_apart(forget_tokens, retain_tokens, "retain_tokens")
+  times = published_times(diffusion) if loss.times is None else loss.times
+  check_times(times, diffusion.num_train_steps)
+  concept: Slot[Concept] = Slot("concept")
+  average: Slot[PyTree] = Slot("average")
+  prompts: Slot[dict[str, jax.Array]] = Slot("prompts")
+  fit_fake, fit_generator = _objectives(diffusion, loss._replace(times=times))
 
-  def draw(carry, data, forget_mask, key):
-    return jax.random.randint(key, (batch_size,), 0, retain.shape[0])
+  def drawn(carry, data, request, key):
+    """The round's prompts, which both networks see."""
+    return _pairs(carry[concept], loss, key, fit.batch_size)
 
-  def average(carry, data, forget_mask, key):
-    # What does not change keeps its bits.
-    return jax.tree.map(
-      lambda old, new: (
-        old + ((1 - ema_decay) * (wide(new) - old)).astype(old.dtype)
-      ),
-      carry.extra[_AVERAGE],
-      carry.variables.params,
-    )
+  def turn(objective, fit, name, **on):
+    draw = Draw(retain=2 * fit.batch_size, source=prompts)
+    return phase(objective, confined(fit, group), draw=draw, name=name, **on)
 
-  def updates(objective, index, name, target=None):
-    return phase(
-      objective,
-      optimizers[index],
-      1,
-      target=target,
-      shared_state=_OPTIMIZERS[index],
-      name=name,
-    )
-
-  return chain(
-    *_starts(optimizers),
-    repeat(
-      chain(
-        _provide(_RETAIN, draw),
-        updates(fake_objective, 0, "fake_score", _FAKE),
-        updates(generator_objective, 1, "generator"),
-        _provide(_AVERAGE, average),
-        name="steps",
-      ),
-      num_steps,
+  begin = lambda carry, *_: carry.slots.get(FAKE_SCORE, carry.original.params)
+  # In half precision a slow average would stay where it is.
+  start = lambda carry, *_: jax.tree.map(wide, carry.variables.params)
+  links = chain(
+    provide(FAKE_SCORE, begin, reads="nothing"),
+    provide(average, start, reads="nothing"),
+    alternate(
+      provide(prompts, drawn, reads="nothing"),
+      turn(fit_fake, fake, "fake_score", on=FAKE_SCORE),
+      turn(fit_generator, fit._replace(num_steps=1), "generator"),
+      ema(average, ema_decay),
+      rounds=fit.num_steps,
+      name="rounds",
     ),
-    _adopt(_AVERAGE),
+    _adopt(average, group),
     name="sfd",
   )
+  return requests.telling(concept, read, links)
 
 
 def _objectives(
-  diffusion: Diffusion,
-  prompts: tuple[jax.Array, jax.Array, jax.Array],
-  times: tuple[Any, Any, Any],
-  weights: tuple[Any, Any],
-  *,
-  alpha: float | jax.Array,
-  guidance: float | jax.Array | None,
-  is_checkpointed: bool,
+  diffusion: Diffusion, loss: Distillation
 ) -> tuple[Objective, Objective]:
-  """What the fake score and the generator minimise; arguments as of `sfd`.
-
-  Args:
-    prompts: to forget, their overrides, to retain.
-    weights: of the retained prompts, and of those to forget.
-  """
-  t_min, t_init, t_max = (jnp.asarray(t, jnp.int32) for t in times)
+  """What the fake score and the generator minimise, on rows of `_pairs`."""
+  t_min, t_init, t_max = (jnp.asarray(t, jnp.int32) for t in loss.times or ())
   num_values = math.prod(diffusion.image_shape)
-  plain, eps = _networks(diffusion, guidance, is_checkpointed)
+
+  def plain(params, x, t, tokens):
+    return diffusion.eps(params, x, t, diffusion.encode(params, tokens))
+
+  def eps(params, x, t, tokens):
+    if loss.guidance is None:
+      return plain(params, x, t, tokens)
+    context = diffusion.encode(params, tokens)
+    return guided_eps(diffusion, params, x, t, context, loss.guidance)
 
   def make(params, tokens, keys):
     z = samplers.start_noise(diffusion, keys)
@@ -206,161 +213,74 @@ def _objectives(
   def noised(x, keys):
     return noisy_rows(diffusion, x, keys, times=(t_min, t_max))
 
-  def draw(batch, key):
-    """Prompts told to each side, their weights, keys of images and noise."""
-    prompt_key, key = jax.random.split(key)
-    asked, told, by_row = _pairs(
-      prompts, weights, batch.context.extra[_RETAIN], prompt_key
-    )
-    return asked, told, by_row, *jax.random.split(key, (2, asked.shape[0]))
-
-  def fake_objective(fake, batch, key):
-    asked, _, by_row, make_keys, noise_keys = draw(batch, key)
-    generator = batch.context.variables.params
-    x = jax.lax.stop_gradient(make(generator, asked, make_keys))
-    x_t, t, noise = noised(x, noise_keys)
+  def fit_fake(fake, step, key):
+    keys = jax.vmap(jax.random.split)(step.keys(key))
+    asked = step.rows["asked"]
+    x = make(step.variables.params, asked, keys[:, 0])
+    x_t, t, noise = noised(jax.lax.stop_gradient(x), keys[:, 1])
     error = squared_error(eps(fake, x_t, t, asked), noise)
-    return _weighted(num_values * error, by_row)
+    return _weighted(num_values * error, step.rows["weight"])
 
-  def generator_objective(variables, batch, key):
-    asked, told, by_row, make_keys, noise_keys = draw(batch, key)
-    fake = batch.context.extra[_FAKE]
-    x = make(variables.params, asked, make_keys)
-    x_t, t, _ = noised(x, noise_keys)
+  def fit_generator(variables, step, key):
+    keys = jax.vmap(jax.random.split)(step.keys(key))
+    asked, told = step.rows["asked"], step.rows["told"]
+    x = make(variables.params, asked, keys[:, 0])
+    x_t, t, _ = noised(x, keys[:, 1])
     clean = lambda e: schedules.predict_clean(diffusion.alphas_bar, x_t, e, t)
-    real = clean(eps(batch.context.original.params, x_t, t, told))
-    losses = score_identity_loss(
-      real, clean(eps(fake, x_t, t, asked)), x, alpha
-    )
-    return _weighted(losses, by_row)
+    real = clean(eps(step.original.params, x_t, t, told))
+    false = clean(eps(step[FAKE_SCORE], x_t, t, asked))
+    losses = score_identity_loss(real, false, x, loss.alpha)
+    return _weighted(losses, step.rows["weight"])
 
-  return fake_objective, generator_objective
-
-
-def _networks(
-  diffusion: Diffusion,
-  guidance: float | jax.Array | None,
-  is_checkpointed: bool,
-) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
-  """`(params, x, t, tokens) -> eps` of the generator, and of the scores."""
-
-  def plain(params, x, t, tokens):
-    return diffusion.eps(params, x, t, diffusion.encode(params, tokens))
-
-  def guided(params, x, t, tokens):
-    context = diffusion.encode(params, tokens)
-    return guided_eps(diffusion, params, x, t, context, guidance)
-
-  eps = plain if guidance is None else guided
-  if is_checkpointed:
-    return jax.checkpoint(plain), jax.checkpoint(eps)
-  return plain, eps
+  return fit_fake, fit_generator
 
 
 def _pairs(
-  prompts: tuple[jax.Array, jax.Array, jax.Array],
-  weights: tuple[Any, Any],
-  which_kept: jax.Array,
-  key: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Prompts of the generator, of the frozen model, and the rows' weights.
+  concept: Concept, loss: Distillation, key: jax.Array, size: int
+) -> dict[str, jax.Array]:
+  """Prompts of the generator and of the frozen model, and their weights.
 
   Retained ones [B, L], then as many of the concept.
   """
-  forget, override, retain = prompts
-  size = which_kept.shape[0]
-  kept = retain[which_kept]
-  which = jax.random.randint(key, (size,), 0, forget.shape[0])
+  kept_key, asked_key = jax.random.split(key)
+  draw = lambda key, rows: jax.random.randint(key, (size,), 0, rows.shape[0])
+  kept = concept.retain[draw(kept_key, concept.retain)]
+  which = draw(asked_key, concept.prompts)
   # A concept of weight 0 is not even looked at: its gradient may be nan.
-  is_asked = jnp.asarray(weights[1]) > 0
+  is_asked = jnp.asarray(loss.forget_weight) > 0
   halves = lambda tokens: jnp.concatenate(
     [kept, jnp.where(is_asked, tokens[which], kept)]
   )
-  by_half = jnp.stack([jnp.asarray(w) for w in weights])
-  # The phase takes the mean over both halves; the paper adds their means.
-  return halves(forget), halves(override), 2 * jnp.repeat(by_half, size)
-
-
-def _published_optimizer() -> optax.GradientTransformation:
-  return optax.chain(optax.clip(1.0), optax.adam(1e-5, b1=0.0))
+  by_half = jnp.stack(
+    [jnp.asarray(w) for w in (loss.retain_weight, loss.forget_weight)]
+  )
+  # A phase takes the mean over both halves; the paper adds their means.
+  return {
+    "asked": halves(concept.prompts),
+    "told": halves(concept.anchors),
+    "weight": 2 * jnp.repeat(by_half, size),
+  }
 
 
 def _weighted(losses: jax.Array, weights: jax.Array) -> jax.Array:
   return jnp.where(weights > 0, weights * losses, 0.0)
 
 
-def _starts(optimizers: tuple[Any, Any]) -> list[Transform]:
-  """Fake score, average and both optimisers' states before the first step."""
-  # After an earlier stage its fake score goes on; the average starts anew.
-  fake = lambda carry, *_: carry.extra.get(_FAKE, carry.original.params)
-  # In half precision a slow average would stay where it is.
-  generator = lambda carry, *_: jax.tree.map(wide, carry.variables.params)
-  return [
-    _provide(_FAKE, fake),
-    _provide(_AVERAGE, generator),
-    _provide(_OPTIMIZERS[0], lambda c, *_: optimizers[0].init(c.extra[_FAKE])),
-    _provide(
-      _OPTIMIZERS[1], lambda c, *_: optimizers[1].init(c.variables.params)
-    ),
-  ]
+def _adopt(average: Slot[PyTree], group: str) -> Transform:
+  """Puts the average in the place of the params of a group."""
 
-
-def _provide(name: str, fn: Callable[..., PyTree]) -> Transform:
-  return provide(name, fn, reads="nothing")
-
-
-def _adopt(name: str) -> Transform:
-  """Puts what earlier links made in the place of the params."""
-
-  def run(carry, data, forget_mask, key, env):
+  def run(carry, data, request, key, env):
     before = carry.variables.params
     params = jax.tree.map(
-      lambda old, new: new.astype(old.dtype), before, carry.extra[name]
+      lambda moves, old, new: new.astype(old.dtype) if moves else old,
+      parameter_group(before, group),
+      before,
+      carry[average],
     )
     for weight_mask in env.weight_masks:
       params = mask_change(before, params, weight_mask)
     variables = carry.variables._replace(params=params)
     return carry._replace(variables=variables), None
 
-  link = provide(name, lambda *_: None, reads="nothing")
-  this = dataclasses.replace(link, run=run, expand=lambda key: [(this, key)])
+  this = Transform("adopt", run, 0, Draw(), lambda key: [(this, key)])
   return this
-
-
-def _check_request(
-  diffusion: Diffusion,
-  forget_tokens: Any,
-  override_tokens: Any,
-  retain_tokens: Any,
-  forget_weight: Any,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  forget = check_prompts(diffusion, forget_tokens, "forget_tokens")
-  override = check_prompts(
-    diffusion, override_tokens, "override_tokens", may_be_empty=True
-  )
-  retain = check_prompts(
-    diffusion, retain_tokens, "retain_tokens", may_be_empty=True
-  )
-  if override.shape != forget.shape:
-    raise ValueError(
-      f"Expected an override for each of {forget.shape[0]} prompts to forget, "
-      f"got {override.shape[0]}."
-    )
-  if not all(checks.is_concrete(t) for t in (forget, override, retain)):
-    return forget, override, retain
-  asked, told, kept = (np.asarray(t) for t in (forget, override, retain))
-  if (asked == told).all(axis=1).any():
-    same = int((asked == told).all(axis=1).argmax())
-    raise ValueError(
-      f"Expected override_tokens other than forget_tokens, got the same at "
-      f"{same}."
-    )
-  distilled = checks.is_concrete(forget_weight) and forget_weight == 0
-  known = set(map(tuple, kept.tolist()))
-  both = [tuple(row) in known for row in asked.tolist()]
-  if any(both) and not distilled:
-    raise ValueError(
-      "Expected retain_tokens without prompts to forget, got forget_tokens at "
-      f"{both.index(True)} among them."
-    )
-  return forget, override, retain

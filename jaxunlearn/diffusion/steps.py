@@ -7,23 +7,26 @@ an optimiser that is `restricted` to it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.types import PyTree
+from jaxunlearn.core.types import Fit, PyTree
 from jaxunlearn.diffusion import samplers, schedules
 from jaxunlearn.diffusion.guidance import classifier_free
 from jaxunlearn.diffusion.types import (
   Diffusion,
-  check_tokens,
   parameter_group,
   parameter_groups,
 )
+
+
+def confined(fit: Fit, group: str) -> Fit:
+  """A `Fit` whose optimiser is `restricted` to a group."""
+  return fit._replace(optimizer=restricted(fit.optimizer, group))
 
 
 def restricted(
@@ -49,45 +52,39 @@ def restricted(
   )
 
 
-def check_prompts(
-  diffusion: Diffusion, tokens: Any, name: str, *, may_be_empty: bool = False
-) -> jax.Array:
-  """The prompts of a concept, int [M, L] with M > 0; none is the empty prompt.
+class Sampling(NamedTuple):
+  """How a method makes images for itself, by DDIM.
 
-  Args:
-    diffusion: the model.
-    tokens: what is checked.
-    name: how messages call it.
-    may_be_empty: allows the empty prompt, as what comes in a concept's place.
+  Attributes:
+    num_steps: static; S, 1 .. T, steps of the sampler.
+    guidance: 1 is the prompt alone; may be traced.
+    num_images: static; N, images of each kind, one per prompt at least; not
+      read by methods that make new ones at every step.
+    chunk_size: static; images at a time, which bounds memory.
+  """
+
+  num_steps: int = 50
+  guidance: float | jax.Array = 3.0
+  num_images: int = 1000
+  chunk_size: int = 64
+
+
+SAMPLING = Sampling()
+
+
+def check_sampling(diffusion: Diffusion, sampling: Sampling) -> None:
+  """A sampler's steps are 1 .. T, counts positive.
 
   Raises:
     ValueError: they are not.
   """
-  check_tokens(diffusion, tokens, name)
-  if jnp.shape(tokens)[0] == 0:
-    raise ValueError(f"Expected {name} to hold prompts, got none.")
-  null = diffusion.null_tokens
-  known = checks.is_concrete(tokens) and checks.is_concrete(null)
-  if known and not may_be_empty:
-    empty = (np.asarray(tokens) == np.asarray(null)).all(axis=1)
-    if empty.any():
-      raise ValueError(
-        f"Expected {name} to name a concept, got the empty prompt at "
-        f"{int(empty.argmax())}."
-      )
-  return jnp.asarray(tokens)
-
-
-def check_sampler_steps(diffusion: Diffusion, sampler_steps: int) -> None:
-  """A sampler has from one step to as many as the model has times.
-
-  Raises:
-    ValueError: it has not.
-  """
-  if not 1 <= sampler_steps <= diffusion.num_train_steps:
+  checks.positive(
+    num_images=sampling.num_images, chunk_size=sampling.chunk_size
+  )
+  if not 1 <= sampling.num_steps <= diffusion.num_train_steps:
     raise ValueError(
-      f"Expected sampler_steps in 1 .. {diffusion.num_train_steps}, got "
-      f"{sampler_steps}."
+      f"Expected sampling.num_steps in 1 .. {diffusion.num_train_steps}, got "
+      f"{sampling.num_steps}."
     )
 
 
@@ -101,9 +98,10 @@ def clipped_adamw(
   )
 
 
-def draw_numbers(count: int, keys: jax.Array) -> jax.Array:
-  """A number of 0 .. count - 1 for each key [B]; int32 [B]."""
-  return jax.vmap(lambda key: jax.random.randint(key, (), 0, count))(keys)
+def some_rows(rows: PyTree, key: jax.Array, count: int) -> PyTree:
+  """Rows [count, ...] of a pytree, drawn uniformly with replacement."""
+  number = jax.random.randint(key, (count,), 0, checks.num_rows(rows, "rows"))
+  return jax.tree.map(lambda leaf: leaf[number], rows)
 
 
 def begun_images(
@@ -174,11 +172,9 @@ def made_images(
   params: PyTree,
   tokens: jax.Array,
   key: jax.Array,
+  sampling: Sampling,
   *,
-  num_images: int,
-  num_steps: int = 50,
-  guidance: float | jax.Array = 3.0,
-  chunk_size: int = 64,
+  is_unfinished: bool = False,
 ) -> dict[str, jax.Array]:
   """Images that the model makes for prompts, taken in turn.
 
@@ -187,32 +183,37 @@ def made_images(
     params: its params.
     tokens: int [M, L], M > 0.
     key: one PRNG key.
-    num_images: static; N.
-    num_steps: static; of the sampler.
-    guidance: of the sampler; may be traced.
-    chunk_size: static; images at a time, which bounds memory.
+    sampling: how; at least M images are made.
+    is_unfinished: static; each image as it is before every one of the S steps,
+      instead of at the end.
 
   Returns:
-    {"x": float [N, H, W, C], "prompt": int32 [N], the prompt's number}.
-
-  Raises:
-    ValueError: a count that is not positive; as `sample`.
+    {"x": float [N, H, W, C], "prompt": int32 [N], the prompt's number}; or, of
+    unfinished ones, those of N * S rows, and "time": int32 [N * S].
   """
-  checks.positive(num_images=num_images, chunk_size=chunk_size)
   tokens = jnp.asarray(tokens)
-  which = jnp.arange(num_images, dtype=jnp.int32) % tokens.shape[0]
+  many = max(sampling.num_images, tokens.shape[0])
+  which = jnp.arange(many, dtype=jnp.int32) % tokens.shape[0]
 
   def make(row):
     number, image_key = row
-    return samplers.sample(
-      diffusion,
-      params,
-      tokens[number][None],
-      image_key[None],
-      num_steps=num_steps,
-      guidance=guidance,
-    )[0]
+    keys = image_key[None]
+    predictor = classifier_free(
+      diffusion, params, tokens[number][None], sampling.guidance
+    )
+    start = samplers.start_noise(diffusion, keys)
+    walk = samplers.trajectory if is_unfinished else samplers.walk
+    made = walk(diffusion, predictor, start, keys, num_steps=sampling.num_steps)
+    return made[:-1, 0] if is_unfinished else made[0]
 
-  keys = jax.random.split(key, num_images)
-  images = jax.lax.map(make, (which, keys), batch_size=chunk_size)
-  return {"x": images, "prompt": which}
+  keys = samplers.image_keys(key, many)
+  x = jax.lax.map(make, (which, keys), batch_size=sampling.chunk_size)
+  if not is_unfinished:
+    return {"x": x, "prompt": which}
+  num_steps = sampling.num_steps
+  times = schedules.sampling_times(diffusion.num_train_steps, num_steps)
+  return {
+    "x": x.reshape(-1, *diffusion.image_shape),
+    "prompt": jnp.repeat(which, num_steps),
+    "time": jnp.tile(times, many),
+  }

@@ -1,8 +1,7 @@
-"""The denoising loss of prompted images, and training under a mask.
+"""The denoising loss of prompted images, which the generic methods train by.
 
-Data is {"x": float [N, H, W, C], "tokens": int [N, L], ...}, a request a bool
-mask over its rows; the model retrained without a concept is `train` under the
-mask of the other rows.
+Data is {"x": float [N, H, W, C], "tokens": int [N, L], ...}; the model retrained
+without a concept is `ju.train` under the mask of the other rows.
 
 Source: Ho et al. (2020), arXiv:2006.11239, equation 14, averaged over pixels
 instead of summed; dropped prompts as in Ho and Salimans (2022),
@@ -17,12 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.phase import Objective, phase
-from jaxunlearn.core.training import map_many
-from jaxunlearn.core.types import Draw, PhaseInfo, PyTree, Transform, Variables
+from jaxunlearn.core.types import Losses, PyTree, Step, Task, Variables
 from jaxunlearn.diffusion import schedules
 from jaxunlearn.diffusion.types import Diffusion, check_images, check_tokens
 
@@ -42,7 +38,7 @@ def noisy_rows(
   Args:
     diffusion: its schedule is taken.
     x: clean images [B, H, W, C].
-    keys: PRNG keys [B], one a row.
+    keys: PRNG keys [B], one per row.
     times: (low, high), t is uniform over low .. high - 1; by default all times.
       May be traced.
   """
@@ -55,11 +51,6 @@ def noisy_rows(
 
   t, noise = jax.vmap(draw)(keys, x)
   return schedules.add_noise(diffusion.alphas_bar, x, noise, t), t, noise
-
-
-def row_keys(key: jax.Array, slot: jax.Array) -> jax.Array:
-  """A key for each row of a step's batch, whatever device holds it; [B]."""
-  return jax.vmap(jax.random.fold_in, (None, 0))(key, slot)
 
 
 def squared_error(predicted: jax.Array, wanted: jax.Array) -> jax.Array:
@@ -81,7 +72,7 @@ def noise_error(
     predicted: [B, H, W, C].
     wanted: of that shape.
     t: int [B].
-    time_weights: None, or float [T]; see `denoising`.
+    time_weights: None, or float [T]; see `denoising_task`.
   """
   error = squared_error(predicted, wanted)
   return error if time_weights is None else error * jnp.asarray(time_weights)[t]
@@ -104,17 +95,19 @@ def check_time_weights(diffusion: Diffusion, time_weights: Any) -> None:
     checks.non_negative(time_weights=np.asarray(time_weights).min())
 
 
-def denoising(
+def denoising_task(
   diffusion: Diffusion,
   *,
   null_rate: float | jax.Array = 0.1,
   augment: Augment | None = None,
   time_weights: jax.Array | None = None,
-) -> Objective:
-  """The training loss ||eps(x_t, t, prompt) - noise||^2 of rows, an objective.
+) -> Task:
+  """The training loss ||eps(x_t, t, prompt) - noise||^2 of rows, as a `Task`.
+
+      variables, info = ju.train(denoising_task(model), data, mask, key, Fit(...))
 
   Time, noise and what happens to the prompt are drawn from the step's key and
-  the row's slot.
+  the row's place. Prompts are changed in training mode only.
 
   Args:
     diffusion: the model.
@@ -126,35 +119,69 @@ def denoising(
       times, where the prompt decides, weigh more.
 
   Returns:
-    `(variables, batch, key) -> losses [B]`, means over pixels.
+    A `Task` for data {"x": float [N, H, W, C] in [-1, 1], "tokens": int [N, L]};
+    losses are means over pixels.
 
   Raises:
     ValueError: null_rate outside [0, 1], time weights of another shape or
-      negative; from the objective, rows that do not fit the model.
+      negative; from `init` and the loss, rows that do not fit the model.
   """
   checks.fraction(null_rate=null_rate)
   check_time_weights(diffusion, time_weights)
 
-  def objective(variables, batch, key):
-    check_data(diffusion, batch.rows)
-    x, tokens = batch.rows["x"], batch.rows["tokens"]
+  def init(key: jax.Array, data: PyTree) -> Variables:
+    check_data(diffusion, data)
+    return Variables(diffusion.init(key))
 
-    def prompt(tokens, key):
-      null_key, word_key = jax.random.split(key)
-      if augment is not None:
-        tokens = augment(tokens, word_key)
-      is_null = jax.random.bernoulli(null_key, null_rate)
-      return jnp.where(is_null, diffusion.null_tokens, tokens)
-
-    keys = jax.vmap(jax.random.split)(row_keys(key, batch.slot))
-    x_t, t, noise = noisy_rows(diffusion, x, keys[:, 0])
-    tokens = jax.vmap(prompt)(tokens, keys[:, 1])
+  def loss(
+    variables: Variables, step: Step, key: jax.Array, *, train: bool = False
+  ) -> Losses:
+    check_data(diffusion, step.rows)
     params = variables.params
-    context = diffusion.encode(params, tokens)
-    predicted = diffusion.eps(params, x_t, t, context)
-    return noise_error(predicted, noise, t, time_weights)
+    keys = jax.vmap(jax.random.split)(step.keys(key))
+    x_t, t, noise = noisy_rows(diffusion, step.rows["x"], keys[:, 0])
+    tokens = step.rows["tokens"]
+    if train:
+      change = lambda row, key: changed_prompts(
+        diffusion, row, key, null_rate, augment
+      )[0]
+      tokens = jax.vmap(change)(tokens, keys[:, 1])
+    predicted = diffusion.eps(params, x_t, t, diffusion.encode(params, tokens))
+    return Losses(noise_error(predicted, noise, t, time_weights))
 
-  return objective
+  return Task(init, loss)
+
+
+def changed_prompts(
+  diffusion: Diffusion,
+  tokens: jax.Array,
+  key: jax.Array,
+  null_rate: float | jax.Array,
+  augment: Augment | None,
+  relabel: Augment | None = None,
+) -> jax.Array:
+  """What training makes of a prompt, and of another one in its place.
+
+  Args:
+    diffusion: the model.
+    tokens: int [L].
+    key: PRNG key.
+    null_rate: see `denoising_task`.
+    augment: see `denoising_task`.
+    relabel: None, or what makes the other prompt of the changed one; both are
+      dropped together.
+
+  Returns:
+    int [1, L], or with `relabel` [2, L].
+  """
+  null_key, word_key, new_key = jax.random.split(key, 3)
+  if augment is not None:
+    tokens = augment(tokens, word_key)
+  prompts = tokens[None]
+  if relabel is not None:
+    prompts = jnp.stack([tokens, relabel(tokens, new_key)])
+  is_null = jax.random.bernoulli(null_key, null_rate)
+  return jnp.where(is_null, diffusion.null_tokens[None], prompts)
 
 
 def drop_words(rates: jax.Array, pad: int = 0) -> Augment:
@@ -188,128 +215,6 @@ def drop_words(rates: jax.Array, pad: int = 0) -> Augment:
   return augment
 
 
-def fitting(
-  diffusion: Diffusion,
-  *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
-  null_rate: float | jax.Array = 0.1,
-  augment: Augment | None = None,
-  time_weights: jax.Array | None = None,
-  name: str = "fit",
-) -> Transform:
-  """The phase that fits the denoising loss on the retain rows.
-
-  Fine-tuning as a method, or the way to go on training. Arguments and errors
-  are those of `train`; an empty pool of rows teaches nothing.
-  """
-  checks.positive(batch_size=batch_size)
-  return phase(
-    denoising(
-      diffusion,
-      null_rate=null_rate,
-      augment=augment,
-      time_weights=time_weights,
-    ),
-    optimizer,
-    num_steps,
-    draw=Draw(retain=batch_size),
-    name=name,
-  )
-
-
-def train(
-  diffusion: Diffusion,
-  data: PyTree,
-  weights: jax.Array,
-  key: jax.Array,
-  *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
-  null_rate: float | jax.Array = 0.1,
-  augment: Augment | None = None,
-  time_weights: jax.Array | None = None,
-) -> tuple[Variables, PhaseInfo]:
-  """Trains a fresh model on the rows that a mask selects.
-
-  Args:
-    diffusion: what to train.
-    data: {"x": float [N, H, W, C] in [-1, 1], "tokens": int [N, L], ...}.
-    weights: bool [N], True = train on the row; or float weights in [0, 1].
-    key: decides the initial params and all draws. The same key and an all-True
-      mask give the same bits whatever the request was.
-    optimizer: any optax optimiser.
-    num_steps: static.
-    batch_size: static; rows a step, drawn without replacement within an epoch.
-    null_rate: see `denoising`.
-    augment: see `denoising`.
-    time_weights: see `denoising`.
-
-  Returns:
-    The trained variables and the `PhaseInfo` of the run.
-
-  Raises:
-    ValueError: weights of a wrong shape or dtype, (outside jit) weights outside
-      [0, 1], no rows to train on or rows to train on that are not finite, rows
-      that do not fit the model, tokens out of range, a count that is not
-      positive.
-  """
-  check_data(diffusion, data)
-  checks.request(data, weights, "weights")
-  weights = jnp.asarray(weights)
-  _check_rows(data, weights)
-  init_key, fit_key = jax.random.split(key)
-  fit = fitting(
-    diffusion,
-    optimizer=optimizer,
-    num_steps=num_steps,
-    batch_size=batch_size,
-    null_rate=null_rate,
-    augment=augment,
-    time_weights=time_weights,
-  )
-  left_out = ~weights if weights.dtype == jnp.bool_ else 1 - weights
-  return fit(Variables(diffusion.init(init_key)), data, left_out, fit_key)
-
-
-def train_many(
-  diffusion: Diffusion,
-  data: PyTree,
-  weights: jax.Array,
-  keys: jax.Array,
-  *,
-  strategy: str | int = "vmap",
-  mesh: jax.sharding.Mesh | None = None,
-  **recipe: Any,
-) -> tuple[Variables, PhaseInfo]:
-  """Trains a model for every mask of a stack, in one program.
-
-  Args:
-    diffusion: what to train.
-    data: shared by all.
-    weights: bool or float [M, N], a mask a model.
-    keys: PRNG keys [M]; equal keys give models that differ by their mask only.
-    strategy: see `core.training.map_many`.
-    mesh: see there.
-    **recipe: the keyword arguments of `train`.
-
-  Returns:
-    Variables and infos with a leading axis [M].
-
-  Raises:
-    ValueError: as `map_many` and `train`.
-  """
-  return map_many(
-    lambda mask, key: train(diffusion, data, mask, key, **recipe),
-    weights,
-    keys,
-    strategy=strategy,
-    mesh=mesh,
-  )
-
-
 def check_data(
   diffusion: Diffusion, data: PyTree, *, prompted: bool = True
 ) -> None:
@@ -323,31 +228,7 @@ def check_data(
   Raises:
     ValueError: they are not, or a leaf is missing.
   """
-  wanted = ("x", "tokens") if prompted else ("x",)
-  if not isinstance(data, dict) or any(name not in data for name in wanted):
-    found = sorted(data) if isinstance(data, dict) else type(data).__name__
-    names = " and ".join(f'"{name}"' for name in wanted)
-    raise ValueError(f"Expected data with {names}, got {found}.")
+  checks.columns(data, *(("x", "tokens") if prompted else ("x",)))
   check_images(diffusion, data["x"], 'data["x"]')
   if prompted:
     check_tokens(diffusion, data["tokens"], 'data["tokens"]')
-
-
-def _check_rows(data: PyTree, weights: jax.Array) -> None:
-  """Where it can be looked at: rows are selected, and those are finite."""
-  if not checks.is_concrete(weights):
-    return
-  found = np.asarray(weights)
-  if not ((found >= 0) & (found <= 1)).all():
-    raise ValueError("Expected weights in [0, 1], got values outside.")
-  taken = found > 0
-  if not taken.any():
-    raise ValueError("Expected weights to select rows, got none.")
-  if checks.is_concrete(data["x"]):
-    finite = np.isfinite(np.asarray(data["x"])).reshape(len(taken), -1)
-    bad = int((taken & ~finite.all(axis=1)).sum())
-    if bad:
-      raise ValueError(
-        f'Expected data["x"] to be finite where it is trained on, got {bad} '
-        "rows with nan or infinite values."
-      )

@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.types import PyTree
+from jaxunlearn.core.types import PyTree, Task
 
 TEXT = "text_encoder"
 # Names that diffusers and this library give to cross- and self-attention.
 _CROSS, _SELF, _KEY_VALUE = "attn2", "attn1", ("to_k", "to_v")
 # The time embedding and the output layer with its normalisation, which ESD's
-# "noxattn" leaves out.
+# "noxattn" leaves out. What each block makes of the embedded time is left in.
 _ENDS = (
-  *("time_embedding", "time_embed", "time_proj"),
+  *("time_embedding", "time_embed"),
   *("conv_norm_out", "norm_out", "conv_out", "output"),
 )
 _EMBEDDINGS = ("token_embedding", "position_embedding", "embeddings")
@@ -61,13 +61,20 @@ class Diffusion(NamedTuple):
   vocab_size: int | None = None
 
   @property
+  def task(self) -> Task:
+    """Training as the generic methods see it: `training.denoising_task`."""
+    from jaxunlearn.diffusion.training import denoising_task
+
+    return denoising_task(self)
+
+  @property
   def num_train_steps(self) -> int:
     """T; times are 0 (nearly clean) .. T - 1 (nearly noise)."""
     return self.alphas_bar.shape[0]
 
   @property
   def length(self) -> int:
-    """L, tokens a prompt."""
+    """L, tokens per prompt."""
     return self.null_tokens.shape[0]
 
   def context_of(self, params: PyTree, tokens: jax.Array) -> jax.Array:

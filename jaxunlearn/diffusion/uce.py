@@ -19,14 +19,12 @@ import jax.numpy as jnp
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import edit
 from jaxunlearn.core.types import PyTree, Transform
+from jaxunlearn.diffusion import requests
+from jaxunlearn.diffusion.requests import Concept
 from jaxunlearn.diffusion.splicing import prompt_lengths
-from jaxunlearn.diffusion.steps import check_prompts
-from jaxunlearn.diffusion.types import (
-  Diffusion,
-  check_tokens,
-  parameter_group,
-)
+from jaxunlearn.diffusion.types import Diffusion, parameter_group
 
+_NAMES = Concept("erase_tokens", "guide_tokens", "preserve_tokens", "marks")
 _SPANS = ("last", "tail")
 _EXACT = jax.lax.Precision.HIGHEST  # Some devices would multiply in less.
 
@@ -58,15 +56,33 @@ class Rows(NamedTuple):
   is_valid: jax.Array
 
 
+class Positions(NamedTuple):
+  """The token of each prompt that counts; None says by default.
+
+  Attributes:
+    erase: None, or int [E]; by default the last that the request marks, or the
+      last before the padding (the last token of the empty prompt); the first of
+      a prompt of nothing else. Where another token marks the end of a prompt
+      than fills it, say which.
+    guide: None, or int [E].
+    preserve: None, or int [P].
+  """
+
+  erase: Any = None
+  guide: Any = None
+  preserve: Any = None
+
+
+POSITIONS = Positions()
+
+
 def uce(
   diffusion: Diffusion,
-  erase_tokens: jax.Array,
+  erase_tokens: jax.Array | None = None,
   guide_tokens: jax.Array | None = None,
   *,
   preserve_tokens: jax.Array | None = None,
-  erase_positions: jax.Array | None = None,
-  guide_positions: jax.Array | None = None,
-  preserve_positions: jax.Array | None = None,
+  positions: Positions = POSITIONS,
   span: str = "last",
   identity_weight: float | jax.Array = 0.5,
   erase_weight: float | jax.Array = 1.0,
@@ -82,20 +98,18 @@ def uce(
       alpha sum |W' c_e - W c_g|^2 + beta sum |W' c_p - W c_p|^2
         + lambda |W' - W|^2
 
+      edited, info = uce(model)(variables, None, requests.concept(model, ...), key)
+
   Args:
     diffusion: its params hold cross-attention under "attn2", with "to_k" and
       "to_v" kernels [D, out].
     erase_tokens: int [E, L], prompts that name the concept, E > 0, none of them
-      empty; may be traced, as all prompts.
+      empty; may be traced, as all prompts. None takes the request's prompts,
+      and of its anchors and prompts to retain what is not given here.
     guide_tokens: None, the empty prompt for all (moderation); or int [E, L],
       what each of them shall look like.
     preserve_tokens: None, or int [P, L], prompts to leave as they are.
-    erase_positions: int [E], the token of each prompt that counts; by default
-      the last before the padding (the last token of the empty prompt); the
-      first of a prompt of nothing else. Where another token marks the end of a
-      prompt than fills it, say which.
-    guide_positions: see there.
-    preserve_positions: see there.
+    positions: which tokens count; may be traced.
     span: "last", that token alone, as in the current script; "tail", it and all
       that follow, padding too, as in the older one: in a causal encoder they
       know of the concept as well. Concept and guide are then aligned from their
@@ -119,40 +133,26 @@ def uce(
   checks.non_negative(
     erase_weight=erase_weight, preserve_weight=preserve_weight
   )
-  check_prompts(diffusion, erase_tokens, "erase_tokens")
-  erase = _prompts(diffusion, erase_tokens, erase_positions, "erase")
-  many = erase[0].shape[0]
-  if guide_tokens is None:
-    guide_tokens = jnp.broadcast_to(
-      diffusion.null_tokens, (many, diffusion.length)
-    )
-  guide = _prompts(diffusion, guide_tokens, guide_positions, "guide")
-  if guide[0].shape[0] != many:
-    raise ValueError(
-      f"Expected a guide for each of {many} prompts to erase, got "
-      f"{guide[0].shape[0]}."
-    )
-  if preserve_tokens is None:
-    preserve_tokens = jnp.zeros((0, diffusion.length), jnp.int32)
-  preserve = _prompts(
-    diffusion, preserve_tokens, preserve_positions, "preserve"
-  )
+  told = Concept(erase_tokens, guide_tokens, preserve_tokens)
+  read = requests.reader(diffusion, told, "prompts", names=_NAMES)
 
-  def fn(variables, data, forget_mask, key):
-    del data, forget_mask, key  # Nothing is drawn; prompts are the request.
-    params = variables.params
+  def rows(params, tokens, given, kind, marks=None):
+    where = _positions(diffusion, tokens, given, kind, marks)
+    return take_span(diffusion.encode(params, tokens), where, span)
 
-    def rows(prompts):
-      tokens, positions = prompts
-      context = diffusion.encode(params, tokens)
-      return take_span(context, positions, span)
-
-    of_erase, of_guide = rows(erase), rows(guide)
+  def fn(variables, data, request, key):
+    del data, key  # Nothing is drawn.
+    concept, params = read(request), variables.params
+    guide, preserve = concept.anchors, concept.retain
+    if guide is None:
+      guide = jnp.broadcast_to(diffusion.null_tokens, concept.prompts.shape)
+    if preserve is None:
+      preserve = jnp.zeros((0, diffusion.length), jnp.int32)
     edited, info = edit_kernels(
       _kernels(params),
-      of_erase,
-      of_guide,
-      rows(preserve),
+      rows(params, concept.prompts, positions.erase, "erase", concept.marks),
+      rows(params, guide, positions.guide, "guide"),
+      rows(params, preserve, positions.preserve, "preserve"),
       identity_weight=identity_weight,
       erase_weight=erase_weight,
       preserve_weight=preserve_weight,
@@ -229,23 +229,21 @@ def take_span(context: jax.Array, positions: jax.Array, span: str) -> Rows:
   return Rows(values, index < length)
 
 
-def _prompts(
-  diffusion: Diffusion, tokens: Any, positions: Any, kind: str
-) -> tuple[jax.Array, jax.Array]:
-  """Prompts and positions, checked."""
-  check_tokens(diffusion, tokens, f"{kind}_tokens")
-  tokens = jnp.asarray(tokens)
-  if positions is None:
-    last = prompt_lengths(diffusion, tokens) - 1
-    return tokens, jnp.maximum(last, 0)
-  name = f"{kind}_positions"
-  if jnp.shape(positions) != tokens.shape[:1]:
+def _positions(
+  diffusion: Diffusion, tokens: jax.Array, given: Any, kind: str, marks: Any
+) -> jax.Array:
+  """Of each prompt [E, L] the token that counts; int [E]."""
+  if given is None and marks is not None:
+    return diffusion.length - 1 - jnp.argmax(jnp.flip(marks, 1), axis=1)
+  if given is None:
+    return jnp.maximum(prompt_lengths(diffusion, tokens) - 1, 0)
+  name = f"positions.{kind}"
+  if jnp.shape(given) != tokens.shape[:1]:
     raise ValueError(
-      f"Expected {name} of shape {tokens.shape[:1]}, got "
-      f"{jnp.shape(positions)}."
+      f"Expected {name} of shape {tokens.shape[:1]}, got {jnp.shape(given)}."
     )
-  checks.labels(positions, diffusion.length, name)
-  return tokens, jnp.asarray(positions)
+  checks.labels(given, diffusion.length, name)
+  return jnp.asarray(given)
 
 
 def _is_kernel(leaf: jax.Array, is_marked: bool) -> bool:

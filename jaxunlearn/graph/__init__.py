@@ -46,6 +46,7 @@ from jaxunlearn.graph.requests import (
 )
 from jaxunlearn.graph.structure import (
   NonEdges,
+  are_joined,
   draw_non_edges,
   edge_rows,
   edge_weight,
@@ -64,16 +65,18 @@ from jaxunlearn.graph.tasks import (
   link_prediction,
   node_classification,
   node_data,
+  unlink,
   weight_of,
   with_weight,
 )
-from jaxunlearn.graph.training import fitting, retrain, train, unlink
+from jaxunlearn.graph.training import retrain, train, train_many
 
 __all__ = [
   "EdgeDistance",
   "GraphModel",
   "NonEdges",
   "PresenceAttack",
+  "are_joined",
   "balanced_shards",
   "bernoulli_kl",
   "d2dgn",
@@ -92,7 +95,6 @@ __all__ = [
   "embedding_mse",
   "endpoints",
   "fit_presence",
-  "fitting",
   "forward_flops",
   "from_edges",
   "gnndelete",
@@ -115,6 +117,7 @@ __all__ = [
   "shard_rows",
   "touched",
   "train",
+  "train_many",
   "train_shards",
   "unlink",
   "weight_of",

@@ -1,7 +1,7 @@
 """Baselines on graphs: gradient ascent, and descent on what is left.
 
-Class: heuristic. Both take the request's edges out of the graph first; retraining
-and plain `unlink` are in `training`, shards in `partition`.
+Class: heuristic. Both take the request's edges out of the graph first; plain
+`unlink` is in `tasks`, retraining in `training`, shards in `partition`.
 Sources: as run by GNNDelete (arXiv:2302.13406): gradient ascent on the forget set;
 Descent-to-Delete, Neel, Roth and Sharifi-Malvajerdi (2020), arXiv:2007.02923,
 whose certificate needs a convex loss and does not hold here.
@@ -9,74 +9,58 @@ whose certificate needs a convex loss and does not hold here.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain, edit
-from jaxunlearn.core.phase import phase
-from jaxunlearn.core.types import ALL, Draw, Transform
+from jaxunlearn.core.types import ALL, Fit, FitFields, Transform, as_fit
+from jaxunlearn.graph.legacy import old_rate
 from jaxunlearn.graph.tasks import GraphModel
-from jaxunlearn.graph.training import fitting, real_rows, unlink
+from jaxunlearn.methods import baselines
+
+ASCENT = Fit(optax.adam(1e-3), 10, ALL)
+DESCENT = Fit(optax.adam(1e-3), 1, ALL)
 
 
+@old_rate
 def gradient_ascent(
-  task: GraphModel,
-  *,
-  num_steps: int = 10,
-  learning_rate: float | jax.Array = 1e-3,
+  task: GraphModel, fit: Fit | None = None, **fields: Unpack[FitFields]
 ) -> Transform:
-  """Maximises the task's loss on the forget set, after unlinking it.
-
-  The objective has no bound: a few steps too many destroy the model.
+  """The library's `gradient_ascent`, by default of ten full-batch steps of Adam.
 
   Args:
     task: see `link_prediction`, `node_classification`.
-    num_steps: full-batch steps; static. 0 is `unlink`.
-    learning_rate: of Adam; may be traced.
+    fit: `ASCENT` by default; of 0 steps it is `unlink`.
+    **fields: the fields of `Fit` by keyword.
 
   Returns:
     A `Transform`. An empty request changes nothing.
-
-  Raises:
-    ValueError: learning_rate <= 0.
   """
-  checks.positive(learning_rate=learning_rate)
-
-  def objective(variables, batch, key):
-    del key
-    outputs = task.model.predict(variables, batch.rows["x"])
-    return task.model.loss(outputs, batch.rows)
-
-  climb = phase(
-    objective,
-    optax.adam(learning_rate),
-    num_steps,
-    draw=Draw(forget=ALL, select=real_rows(task)),
-    forget_weight=-1.0,
-    name="ascend",
-  )
-  return chain(unlink(task), climb, name="gradient_ascent")
+  return baselines.gradient_ascent(task, as_fit(fit or ASCENT, fields))
 
 
+@old_rate
 def descent_to_delete(
   task: GraphModel,
+  fit: Fit | None = None,
   *,
-  num_steps: int = 1,
-  learning_rate: float | jax.Array = 1e-3,
   max_norm: float = 1.0,
   noise_scale: float | jax.Array = 0.0,
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Goes on training on what is left, and may blur the result with noise.
 
   Args:
     task: see `link_prediction`, `node_classification`.
-    num_steps: full-batch steps of Adam; static.
-    learning_rate: may be traced.
+    fit: `DESCENT` by default, a full-batch step of Adam.
     max_norm: the gradient's norm is clipped here, > 0.
     noise_scale: standard deviation of the Gaussian noise that is added to the
       params in the end, >= 0; 0 is plain fine-tuning. May be traced.
+    **fields: the fields of `Fit` by keyword.
 
   Returns:
     A `Transform`. Never reads a forget row.
@@ -84,27 +68,23 @@ def descent_to_delete(
   Raises:
     ValueError: an option outside its range.
   """
-  checks.positive(learning_rate=learning_rate, max_norm=max_norm)
+  checks.positive(max_norm=max_norm)
   checks.non_negative(noise_scale=noise_scale)
+  fit = as_fit(fit or DESCENT, fields)
+  clipped = optax.chain(optax.clip_by_global_norm(max_norm), fit.optimizer)
 
-  def blur(variables, data, forget_mask, key):
-    del data, forget_mask
-    leaves, structure = jax.tree.flatten(variables.params)
-    keys = jax.random.split(key, len(leaves))
-    noisy = [
-      x
-      + jnp.asarray(noise_scale, x.dtype)
-      * jax.random.normal(k, x.shape, x.dtype)
-      for x, k in zip(leaves, keys)
-    ]
-    return variables._replace(params=jax.tree.unflatten(structure, noisy))
+  def blur(variables, data, request, key):
+    del data, request
+    noise = optax.tree.random_like(key, variables.params)
+    params = jax.tree.map(
+      lambda x, e: x + jnp.asarray(noise_scale, x.dtype) * e,
+      variables.params,
+      noise,
+    )
+    return variables._replace(params=params)
 
-  optimizer = optax.chain(
-    optax.clip_by_global_norm(max_norm), optax.adam(learning_rate)
-  )
   return chain(
-    unlink(task),
-    fitting(task, optimizer=optimizer, num_steps=num_steps),
+    baselines.finetune(task, fit._replace(optimizer=clipped)),
     edit(blur, reads="nothing", name="blur"),
     name="descent_to_delete",
   )

@@ -240,10 +240,20 @@ def presence(attack: PresenceAttack, features: jax.Array) -> jax.Array:
 
 
 def forward_flops(task: GraphModel, variables: Variables) -> float:
-  """Floating-point operations of a forward pass, by the compiler's count.
+  """Floating-point operations of a forward pass.
 
-  Of the embeddings of all nodes, deletion operators included; nan where the
-  backend does not say.
+  Of the embeddings of all nodes, by the compiler's count, and of deletion
+  operators on the nodes of their zones (the program multiplies all nodes and
+  drops the rest); nan where the backend does not say.
   """
-  cost: Any = jax.jit(task.embed).lower(variables).compile().cost_analysis()
-  return float((cost or {}).get("flops", float("nan")))
+  state = dict(variables.model_state)
+  stack = state.pop("deletions", None)
+  plain = variables._replace(model_state=state)
+  cost: Any = jax.jit(task.embed).lower(plain).compile().cost_analysis()
+  flops = float((cost or {}).get("flops", float("nan")))
+  if stack is not None:
+    flops += sum(
+      2.0 * int(zone.sum()) * width**2
+      for zone, width in zip(stack["zones"], task.widths)
+    )
+  return flops

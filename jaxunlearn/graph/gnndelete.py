@@ -21,7 +21,7 @@ to the first); the last step is kept, not the best on validation and forget edge
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -30,20 +30,33 @@ import optax
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain, provide
 from jaxunlearn.core.phase import phase
-from jaxunlearn.core.types import ALL, Draw, PyTree, Transform
+from jaxunlearn.core.types import (
+  ALL,
+  Draw,
+  Fit,
+  FitFields,
+  PyTree,
+  Slot,
+  Transform,
+  Variables,
+  as_fit,
+)
 from jaxunlearn.graph import structure
+from jaxunlearn.graph.legacy import old_rate
 from jaxunlearn.graph.objectives import embedding_mse
 from jaxunlearn.graph.tasks import (
   GraphModel,
   Layers,
   apply_deletions,
   delete_rows,
+  no_deletions,
+  unlink,
   weight_of,
   with_weight,
 )
-from jaxunlearn.graph.training import unlink
 
 Distance = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+DELETE = Fit(optax.adam(1e-3), 1000, ALL)
 
 
 class Frozen(NamedTuple):
@@ -52,7 +65,7 @@ class Frozen(NamedTuple):
   Attributes:
     first: [n, d], the frozen first layer on the retained graph.
     reference: the original's layers, see `reference_graph`.
-    zones: a bool [n] a layer, the nodes within its number of hops of an end of
+    zones: bool [n] per layer, the nodes within its number of hops of an end of
       a forgotten edge.
     ends: bool [n], these ends.
     removed: float32 [E], 1 for a forgotten edge.
@@ -67,32 +80,33 @@ class Frozen(NamedTuple):
   free: structure.NonEdges
 
 
+@old_rate
 def gnndelete(
   task: GraphModel,
+  fit: Fit | None = None,
   *,
-  num_steps: int = 1000,
-  learning_rate: float | jax.Array = 1e-3,
   dec_weight: float | jax.Array = 0.5,
   layerwise: bool = True,
   reference_graph: str = "full",
   operator_init: str = "constant",
   distance: Distance = embedding_mse,
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Trains deletion operators around the forget set; the model's params stay.
 
   The operators W_l [d_l, d_l] of layer l multiply the rows within l hops of an
-  end of a forgotten edge. Minimises w DEC_l + (1 - w) NI_l, w = `dec_weight`,
-  with Adam. Operators and zones become part of the model state, "deletions", a
-  tuple with an entry a request served. So the state grows: later requests are
-  calls of their own, `unlearn_sequence` refuses to scan over them. (Slots set
-  aside beforehand would be of fixed shape, but one request too many would
-  silently undo the first.)
+  end of a forgotten edge. Minimises w DEC_l + (1 - w) NI_l, w = `dec_weight`.
+
+  Operators and zones become part of the model state, "deletions", a place for
+  each request served. A task of `max_deletions=K` has K places from the start,
+  so that shapes stay and `unlearn_sequence` can serve K requests; one too many
+  makes the model nan, where it could silently undo others. Without, the state
+  grows by a place with each call.
 
   Args:
     task: see `link_prediction`, `node_classification`; of nodes to forget, all
       incident edges are (so that of an isolated node nothing is).
-    num_steps: full-batch steps; static.
-    learning_rate: of Adam; may be traced.
+    fit: `DELETE` by default, 1000 steps of Adam; each is full batch.
     dec_weight: w in [0, 1]; may be traced.
     layerwise: a layer's loss trains its own operator alone, else all before it.
     reference_graph: "full", NI's reference is the original model on the graph
@@ -101,27 +115,32 @@ def gnndelete(
       NI alone against "retain" has a gradient of 0 up to rounding, which Adam
       still turns into small steps.
     distance: `(z, target, weight) -> []`, see `objectives`.
+    **fields: the fields of `Fit` by keyword.
 
   Returns:
     A `Transform` with info "delete". An empty request gives a model of equal
-    outputs: its zones hold no node.
+    outputs: its zones hold no node, and its place is free for the next one.
 
   Raises:
-    ValueError: an option outside its range.
+    ValueError: an option outside its range; a soft request; (concrete) no place
+      that is free.
   """
+  fit = as_fit(fit or DELETE, fields)
   checks.fraction(dec_weight=dec_weight)
-  checks.positive(learning_rate=learning_rate)
   checks.one_of(("full", "retain"), reference_graph=reference_graph)
   checks.one_of(("constant", "identity"), operator_init=operator_init)
+  frozen: Slot[Frozen] = Slot("frozen")
+  operators: Slot[tuple[jax.Array, ...]] = Slot("operators")
 
-  def frozen(carry, data, forget_mask, key):
+  def freeze(carry, data, request, key):
     del key
-    checks.hard_request(forget_mask)
-    variables = carry.variables
-    before = weight_of(variables)
-    removed = jnp.where(before > 0, task.removed(data, forget_mask), 0)
+    checks.hard_request(request.forget)
+    variables, edges = carry.variables, task.of_edges(data, request)
+    before = weight_of(variables) * (edges.forget + edges.retain)
+    removed = jnp.where(before > 0, edges.forget, 0)
     left = with_weight(variables, jnp.where(removed > 0, 0, before))
-    referred = variables if reference_graph == "full" else left
+    is_full = reference_graph == "full"
+    referred = with_weight(variables, before) if is_full else left
     ends = structure.endpoints(task.graph, removed > 0)
     zones = tuple(
       structure.hops(task.graph, ends, index + 1, before)
@@ -129,26 +148,18 @@ def gnndelete(
     )
     first = task.convolve(left, 0, task.graph.nodes, weight_of(left))
     first = apply_deletions(left, 0, first)
-    return Frozen(
-      first,
-      task.embed(referred),
-      zones,
-      ends,
-      removed,
-      structure.non_edges(task.graph, before),
-    )
+    free = structure.non_edges(task.graph, before)
+    return Frozen(first, task.embed(referred), zones, ends, removed, free)
 
-  def operators(carry, data, forget_mask, key):
-    del data, forget_mask, key
+  def start(carry, data, request, key):
     dtype = jax.tree.leaves(carry.variables.params)[0].dtype
     if operator_init == "identity":
       return tuple(jnp.eye(d, dtype=dtype) for d in task.widths)
     return tuple(jnp.full((d, d), 1e-3, dtype) for d in task.widths)
 
-  def objective(operators, batch, key):
-    context = batch.context
-    known, variables = context.extra["frozen"], context.variables
-    layers = _layers(task, variables, operators, known, layerwise)
+  def objective(trained, step, key):
+    known = step[frozen]
+    layers = _layers(task, step.variables, trained, known, layerwise)
     pairs = structure.edge_rows(task.graph)
     others = structure.draw_non_edges(known.free, key, pairs.shape[0])
     total = jnp.zeros((), jnp.float32)
@@ -161,18 +172,20 @@ def gnndelete(
       total += dec_weight * dec + (1 - dec_weight) * influence
     return total[None]
 
+  def attach(carry, data, request, key, env):
+    deletion = {"operators": carry[operators], "zones": carry[frozen].zones}
+    stack = _with_deletion(task, carry.variables, deletion)
+    state = {**carry.variables.model_state, "deletions": stack}
+    variables = carry.variables._replace(model_state=state)
+    return carry._replace(variables=variables), None
+
+  last = Transform("attach", attach, 0, Draw(), lambda key: [(last, key)])
   return chain(
-    provide("frozen", frozen, needs=Draw(mixed=ALL)),
+    provide(frozen, freeze, needs=Draw(mixed=ALL)),
     unlink(task),
-    provide("operators", operators, reads="nothing"),
-    phase(
-      objective,
-      optax.adam(learning_rate),
-      num_steps,
-      target="operators",
-      name="delete",
-    ),
-    _attach(),
+    provide(operators, start, reads="nothing"),
+    phase(objective, fit, on=operators, name="delete"),
+    last,
     name="gnndelete",
   )
 
@@ -214,21 +227,26 @@ def _layers(task, variables, operators, known: Frozen, layerwise) -> Layers:
   return tuple(outputs)
 
 
-def _attach() -> Transform:
-  """Puts the operators and their zones into the variables."""
+def _with_deletion(
+  task: GraphModel, variables: Variables, deletion: PyTree
+) -> PyTree:
+  """The variables' stack of deletions with another one in its first free place."""
+  stack = variables.model_state.get("deletions")
+  more = no_deletions(task, task.max_deletions or 1, variables)
+  if stack is None:
+    stack = more
+  elif not task.max_deletions:
+    stack = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), stack, more)
+  is_free = ~stack["zones"][-1].any(axis=1)
+  place, is_full = is_free.argmax(), ~is_free.any()
+  if checks.is_concrete(is_full) and is_full:
+    raise ValueError(
+      f"Expected at most max_deletions={task.max_deletions} requests, got "
+      "another."
+    )
 
-  def run(carry, data, forget_mask, key, env):
-    del data, forget_mask, key, env
-    state: PyTree = carry.variables.model_state
-    deletion = {
-      "operators": carry.extra["operators"],
-      "zones": carry.extra["frozen"].zones,
-    }
-    state = {**state, "deletions": (*state.get("deletions", ()), deletion)}
-    variables = carry.variables._replace(model_state=state)
-    return carry._replace(variables=variables), None
+  def put(old: jax.Array, new: jax.Array) -> jax.Array:
+    wrong = jnp.asarray(jnp.nan, old.dtype)  # Of a zone, every node.
+    return jnp.where(is_full, wrong, old.at[place].set(new))
 
-  this = Transform(
-    "attach", run, 0, Draw(), lambda key: [(this, key)], "nothing"
-  )
-  return this
+  return jax.tree.map(put, stack, deletion)

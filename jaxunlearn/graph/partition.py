@@ -1,7 +1,7 @@
-"""A partition baseline: a model a shard, and only the touched ones anew.
+"""A partition baseline: a model per shard, and only the touched ones anew.
 
 Source: after GraphEraser, Chen et al. (2021), arXiv:2103.14991: balanced
-partition of the nodes by label propagation, one model a shard, aggregation.
+partition of the nodes by label propagation, one model per shard, aggregation.
 Class: exact, in that the models of the touched shards are retrained; a model
 never sees edges between rows of two shards, which costs accuracy, all the more
 with many shards. Nodes that are no rows (without a training label) are part of
@@ -13,17 +13,16 @@ edges go.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.training import map_many
-from jaxunlearn.core.types import PyTree, Variables
+from jaxunlearn.core.types import Fit, FitFields, PyTree, Variables
 from jaxunlearn.graph import structure
 from jaxunlearn.graph.tasks import GraphModel, with_weight
-from jaxunlearn.graph.training import train
+from jaxunlearn.graph.training import train_many
 
 
 def balanced_shards(
@@ -101,11 +100,12 @@ def train_shards(
   data: PyTree,
   rows: jax.Array,
   keys: jax.Array,
+  fit: Fit | None = None,
   *,
   strategy: str | int = "vmap",
-  **recipe: Any,
+  **fields: Unpack[FitFields],
 ) -> Variables:
-  """A model a shard, in one program; leaves [num_shards, ...].
+  """A model per shard, in one program; leaves [num_shards, ...].
 
   Unlearning is the same call with `rows & ~forget_mask` and the same keys: a
   shard that the request does not touch gives back its bits, so that a service
@@ -116,11 +116,11 @@ def train_shards(
     data: its rows.
     rows: bool [S, N], of `shard_rows`.
     keys: PRNG keys [S].
-    strategy: see `core.training.map_many`.
-    **recipe: of `training.train`.
+    fit: the recipe, full batch.
+    strategy: see `map_many`.
+    **fields: the fields of `Fit` by keyword.
   """
-  one = lambda mask, key: train(task, data, mask, key, **recipe)[0]
-  return map_many(one, rows, keys, strategy=strategy)
+  return train_many(task, data, rows, keys, fit, strategy=strategy, **fields)[0]
 
 
 def touched(rows: jax.Array, forget_mask: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ from jaxunlearn.core import checks
 
 # Pairs are numbered u * n + v in 32 bits.
 _MAX_NODES = 65_535
+_NONE = np.uint32(2**32 - 1)
 
 
 def from_edges(
@@ -180,13 +181,13 @@ class NonEdges(NamedTuple):
   """The pairs of nodes that no edge joins, ready to be drawn.
 
   Attributes:
-    gaps: uint32 [n + 2 E], how many free pairs come before each taken one, in
-      the order of pairs; the largest number where there is none.
+    taken: uint32 [n + 2 E], the other pairs (u, v) as numbers u n + v, sorted;
+      the largest number where there is none.
     total: uint32 [], ordered free pairs; an undirected one counts twice.
     num_nodes: int32 [], real nodes.
   """
 
-  gaps: jax.Array
+  taken: jax.Array
   total: jax.Array
   num_nodes: jax.Array
 
@@ -212,15 +213,11 @@ def non_edges(graph: Any, weight: jax.Array | None = None) -> NonEdges:
   taken = jnp.repeat(weight > 0, 2)
   ids = jnp.arange(n, dtype=jnp.uint32)
   u, v = graph.senders.astype(jnp.uint32), graph.receivers.astype(jnp.uint32)
-  top = jnp.uint32(2**32 - 1)
-  codes = jnp.concatenate([jnp.where(taken, u * n + v, top), ids * n + ids])
-  codes = jnp.sort(codes)
-  rank = jnp.arange(codes.size, dtype=jnp.uint32)
-  gaps = jnp.where(codes == top, top, codes - rank)
+  codes = jnp.concatenate([jnp.where(taken, u * n + v, _NONE), ids * n + ids])
   count = jnp.uint32(n * n - n) - taken.sum(dtype=jnp.uint32)
   if checks.is_concrete(count) and int(count) == 0:
     raise ValueError("Expected a pair that no edge joins, got none.")
-  return NonEdges(gaps, count, jnp.int32(n))
+  return NonEdges(jnp.sort(codes), count, jnp.int32(n))
 
 
 def draw_non_edges(free: NonEdges, key: jax.Array, count: int) -> jax.Array:
@@ -228,7 +225,18 @@ def draw_non_edges(free: NonEdges, key: jax.Array, count: int) -> jax.Array:
   place = jax.random.randint(
     key, (count,), jnp.uint32(0), jnp.maximum(free.total, 1), jnp.uint32
   )
-  before = jnp.searchsorted(free.gaps, place, side="right")
+  # How many free pairs come before each taken one.
+  rank = jnp.arange(free.taken.size, dtype=jnp.uint32)
+  gaps = jnp.where(free.taken == _NONE, _NONE, free.taken - rank)
+  before = jnp.searchsorted(gaps, place, side="right")
   code = place + before.astype(jnp.uint32)
   n = free.num_nodes.astype(jnp.uint32)
   return jnp.stack([code // n, code % n], axis=1).astype(jnp.int32)
+
+
+def are_joined(free: NonEdges, pairs: jax.Array) -> jax.Array:
+  """Which pairs int [B, 2] an edge joins; bool [B], False for padding."""
+  n = free.num_nodes.astype(jnp.uint32)
+  u, v = pairs.astype(jnp.uint32).T
+  place = jnp.searchsorted(free.taken, u * n + v)
+  return free.taken.at[place].get(mode="clip") == u * n + v

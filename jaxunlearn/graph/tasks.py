@@ -5,10 +5,14 @@ of nodes int32 [B, 2], or node numbers int32 [B]. Which edges carry messages is
 part of its values, `model_state["edge_weight"]` float32 [E], so that an
 unlearned model brings the graph that is left along, and every attack, metric
 and driver of the library takes it as it is.
+
+`GraphModel.task` is what the methods take that need only a loss. Its `prepare`
+is `unlink` (UtU, "Unlink to Unlearn", Tan et al. (2024), arXiv:2402.10695).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,12 +21,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.types import Model, PyTree, Variables
+from jaxunlearn.core.combinators import chain, provide
+from jaxunlearn.core.types import (
+  ALL,
+  Draw,
+  Losses,
+  Model,
+  PyTree,
+  Request,
+  Slot,
+  Step,
+  Task,
+  Transform,
+  Variables,
+)
 from jaxunlearn.graph import structure
 from jaxunlearn.losses.classification import cross_entropy
 from jaxunlearn.losses.distillation import kl_to_teacher
 
 Layers = tuple[jax.Array, ...]
+# The pairs that no edge joins, in the graph that is left.
+NON_EDGES: Slot[structure.NonEdges] = Slot("non_edges")
 
 
 class GraphModel(NamedTuple):
@@ -39,6 +58,7 @@ class GraphModel(NamedTuple):
     decode: `(variables, z [n, d], x) -> logits`, [B] for pairs, [B, C] for
       nodes, from the last layer's output.
     divergence: `(logits, teacher_logits) -> [B]`, KL(teacher || student).
+    max_deletions: places for requests of `gnndelete` in the model state.
   """
 
   model: Model
@@ -48,6 +68,41 @@ class GraphModel(NamedTuple):
   convolve: Callable[..., jax.Array]
   decode: Callable[[Variables, jax.Array, jax.Array], jax.Array]
   divergence: Callable[[jax.Array, jax.Array], jax.Array]
+  max_deletions: int = 0
+
+  @property
+  def task(self) -> Task:
+    """What methods fit that need only a loss.
+
+    A row's loss is its cross entropy; to that of an edge to retain comes that of
+    a pair that no edge joins, drawn afresh each step. Weight 0 have padding and
+    edges to retain that the variables do not hold: they went with an earlier
+    request. Messages run over the whole graph at every step, whatever the batch.
+    """
+
+    def loss(
+      variables: Variables, step: Step, key: jax.Array, *, train: bool = False
+    ) -> Losses:
+      del train  # Nothing is random but the pairs.
+      x, layers = step.rows["x"], self.embed(variables)
+      found = self.logits(variables, layers, x)
+      if not self.on_edges:
+        return Losses(self.model.loss(found, step.rows))
+      free: Any = step.slots.get(NON_EDGES)
+      if free is None:
+        free = structure.non_edges(self.graph, weight_of(variables))
+      others = structure.draw_non_edges(free, key, x.shape[0])
+      wrong = jax.nn.softplus(self.logits(variables, layers, others))
+      value = jax.nn.softplus(-found) + jnp.where(step.forget, 0.0, wrong)
+      there = step.forget | structure.are_joined(free, x)
+      there &= x[:, 0] != x[:, 1]  # Only padding joins a node with itself.
+      return Losses(value, there.astype(value.dtype))
+
+    init = lambda key, data: self.model.init(key, None)
+    model, prepare = self.model, unlink(self)
+    if self.on_edges:
+      prepare = chain(prepare, provide_non_edges(self), name="prepare")
+    return Task(init, loss, model.predict, model.features, prepare)
 
   def embed(
     self, variables: Variables, pairs: jax.Array | None = None
@@ -69,6 +124,30 @@ class GraphModel(NamedTuple):
   ) -> jax.Array:
     """`model.predict` from embeddings that are there already."""
     return self.decode(variables, layers[-1], x)
+
+  def fresh(self, key: jax.Array, like: Variables) -> Variables:
+    """New params in the dtypes of `like`, on its graph, nothing deleted."""
+    made = self.model.init(key, None)
+    params = jax.tree.map(
+      lambda new, old: new.astype(old.dtype), made.params, like.params
+    )
+    return with_weight(made._replace(params=params), weight_of(like))
+
+  def of_edges(self, data: PyTree, request: Request) -> Request:
+    """A request over rows as one over edges, float32 [E].
+
+    Of rows in neither mask, an edge goes and stays in no part, while a node's
+    edges are left alone: what it took along went with its own request.
+
+    Raises:
+      ValueError: as `removed`.
+    """
+    forget, retain = map(jnp.asarray, request[:2])
+    if self.on_edges:
+      left = 1.0 - self.removed(data, 1.0 - retain)
+      return Request(forget.astype(jnp.float32), left)
+    gone = self.removed(data, forget)
+    return Request(gone, 1.0 - gone)
 
   def removed(self, data: PyTree, forget_mask: jax.Array) -> jax.Array:
     """The share of each edge that a request takes away, float32 [E].
@@ -117,13 +196,66 @@ def with_weight(variables: Variables, weight: jax.Array) -> Variables:
   )
 
 
+def unlink(task: GraphModel) -> Transform:
+  """Takes the edges of a request out of the graph and changes no parameter.
+
+  The cheapest baseline, and hard to beat in fidelity to the retrained model.
+  Requests add up: an edge that is gone stays gone. A soft request leaves its
+  complement of an edge's weight.
+
+  Args:
+    task: see `link_prediction`, `node_classification`.
+
+  Returns:
+    A `Transform` of no steps. The identity for an empty request.
+  """
+  slot: Slot[jax.Array] = Slot("unlink")
+
+  # Of the original's graph: fresh params know nothing of earlier requests.
+  def left(carry, data, request, key):
+    return weight_of(carry.original) * task.of_edges(data, request).retain
+
+  weigh = provide(slot, left, needs=Draw(mixed=ALL))
+
+  def run(carry, data, request, key, env):
+    found, _ = weigh.run(carry, data, request, key, env)
+    variables = with_weight(carry.variables, found[slot])
+    return carry._replace(variables=variables), None
+
+  this = dataclasses.replace(weigh, run=run, expand=lambda key: [(this, key)])
+  return this
+
+
+def provide_non_edges(task: GraphModel) -> Transform:
+  """The link that prepares the draw of pairs that no edge joins."""
+  return provide(
+    NON_EDGES,
+    lambda carry, data, request, key: structure.non_edges(
+      task.graph, weight_of(carry.variables)
+    ),
+    reads="nothing",
+  )
+
+
 def apply_deletions(
   variables: Variables, index: int, z: jax.Array
 ) -> jax.Array:
   """A layer's output [n, d] after the deletion operators, oldest first."""
-  for deletion in variables.model_state.get("deletions", ()):
-    z = delete_rows(z, deletion["operators"][index], deletion["zones"][index])
+  stack = variables.model_state.get("deletions")
+  if stack is not None:
+    for operator, zone in zip(stack["operators"][index], stack["zones"][index]):
+      z = delete_rows(z, operator, zone)
   return z
+
+
+def no_deletions(task: GraphModel, places: int, like: Variables) -> PyTree:
+  """An empty stack of deletion operators [K, d, d] and zones [K, n] by layer."""
+  dtype = jax.tree.leaves(like.params)[0].dtype
+  n = task.graph.nodes.shape[0]
+  return {
+    "operators": tuple(jnp.zeros((places, d, d), dtype) for d in task.widths),
+    "zones": tuple(jnp.zeros((places, n), bool) for _ in task.widths),
+  }
 
 
 def delete_rows(z: jax.Array, operator: jax.Array, zone: jax.Array):
@@ -131,12 +263,15 @@ def delete_rows(z: jax.Array, operator: jax.Array, zone: jax.Array):
   return jnp.where(zone[:, None], z @ operator.astype(z.dtype), z)
 
 
-def link_prediction(encoder: Any, graph: Any) -> GraphModel:
+def link_prediction(
+  encoder: Any, graph: Any, *, max_deletions: int = 0
+) -> GraphModel:
   """Whether an edge joins two nodes: the logit is <z[u], z[v]>.
 
   Args:
     encoder: a `layers.Encoder`, or a linen module with its three methods.
     graph: see `from_edges`; the training edges.
+    max_deletions: static; see `gnndelete`.
   """
 
   def decode(variables, z, pairs):
@@ -145,15 +280,20 @@ def link_prediction(encoder: Any, graph: Any) -> GraphModel:
     ends = z[pairs]
     return (ends[..., 0, :] * ends[..., 1, :]).sum(axis=-1)
 
-  return _task(encoder, graph, decode, link_loss, bernoulli_kl, on_edges=True)
+  return _task(
+    encoder, graph, decode, link_loss, bernoulli_kl, True, max_deletions
+  )
 
 
-def node_classification(encoder: Any, graph: Any) -> GraphModel:
+def node_classification(
+  encoder: Any, graph: Any, *, max_deletions: int = 0
+) -> GraphModel:
   """The class of a node, by the encoder's head.
 
   Args:
     encoder: a `layers.Encoder` with `num_classes`.
     graph: see `from_edges`.
+    max_deletions: static; see `gnndelete`.
 
   Raises:
     ValueError: an encoder without a head.
@@ -167,7 +307,9 @@ def node_classification(encoder: Any, graph: Any) -> GraphModel:
     )
 
   loss = lambda outputs, rows: cross_entropy(outputs, rows["label"])
-  return _task(encoder, graph, decode, loss, kl_to_teacher, on_edges=False)
+  return _task(
+    encoder, graph, decode, loss, kl_to_teacher, False, max_deletions
+  )
 
 
 def link_data(graph: Any) -> PyTree:
@@ -223,14 +365,21 @@ def bernoulli_kl(logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
   return value + slope * (s - fixed)
 
 
-def _task(encoder, graph, decode, loss, divergence, *, on_edges) -> GraphModel:
+def _task(
+  encoder, graph, decode, loss, divergence, on_edges, max_deletions
+) -> GraphModel:
+  checks.count(0, max_deletions=max_deletions)
+
   def init(key, inputs):
     del inputs  # The graph knows its sizes.
     made = encoder.init(
       key, graph.nodes, graph.senders, graph.receivers, graph.edges
     )
-    params = made["params"]
-    return Variables(params, {"edge_weight": structure.edge_weight(graph)})
+    fresh = Variables(made["params"])
+    state = {"edge_weight": structure.edge_weight(graph)}
+    if max_deletions:
+      state["deletions"] = no_deletions(task, max_deletions, fresh)
+    return fresh._replace(model_state=state)
 
   def convolve(variables, index, x, weight, pairs=None):
     senders, receivers = graph.senders, graph.receivers
@@ -267,6 +416,7 @@ def _task(encoder, graph, decode, loss, divergence, *, on_edges) -> GraphModel:
     convolve,
     decode,
     divergence,
+    max_deletions,
   )
   return task
 

@@ -131,14 +131,13 @@ def error_of(kind: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
   return absolute_error if kind == "l1" else squared_error
 
 
-def check_targets(rows: Any, forget_mask: Any = None) -> None:
+def check_targets(rows: Any, retain: Any = None) -> None:
   """Raises a ValueError unless rows["label"] holds real targets.
 
   Args:
     rows: data or a batch.
-    forget_mask: None looks at the dtype only. Bool or float [N]: the targets of
-      retain rows also have to be finite, where their values are concrete; those
-      of forget rows are not read.
+    retain: None looks at the dtype only. Bool or float [N]: the targets of
+      these rows also have to be finite, where their values are concrete.
   """
   label = rows["label"]
   dtype = getattr(label, "dtype", None) or jnp.asarray(label).dtype
@@ -146,10 +145,10 @@ def check_targets(rows: Any, forget_mask: Any = None) -> None:
     raise ValueError(
       f"Expected data['label'] of a floating dtype, real targets, got {dtype}."
     )
-  if forget_mask is None or isinstance(label, jax.ShapeDtypeStruct):
+  if retain is None or isinstance(label, jax.ShapeDtypeStruct):
     return
-  if checks.is_concrete(label) and checks.is_concrete(forget_mask):
-    kept = 1.0 - jnp.asarray(forget_mask).astype(jnp.float32)
+  if checks.is_concrete(label) and checks.is_concrete(retain):
+    kept = jnp.asarray(retain).astype(jnp.float32)
     checks.finite({"label": sampling.blank_rows(label, kept)}, "data")
 
 

@@ -9,17 +9,31 @@ Model state: not taken back; the repair phase moves it, from retain rows.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import chain, edit, provide
-from jaxunlearn.core.phase import phase, supervised
-from jaxunlearn.core.training import fitting, init_variables
-from jaxunlearn.core.types import Carry, Draw, Env, Model, PyTree, Transform
+from jaxunlearn.core.combinators import chain, edit
+from jaxunlearn.core.phase import phase, remember, supervised
+from jaxunlearn.core.training import fitting, init_variables, prepared
+from jaxunlearn.core.types import (
+  Carry,
+  Draw,
+  Env,
+  Fit,
+  FitFields,
+  PyTree,
+  Request,
+  Slot,
+  Task,
+  Transform,
+  Variables,
+  as_fit,
+  as_task,
+)
 
 
 class LedgerState(NamedTuple):
@@ -62,91 +76,89 @@ def with_ledger(
 
 
 def train_logged(
-  model: Model,
+  task: Task | Any,
   data: PyTree,
   requests: jax.Array,
   key: jax.Array,
+  fit: Fit | None = None,
   *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
   train_mode: bool = True,
-) -> tuple[Any, PyTree]:
+  **fields: Unpack[FitFields],
+) -> tuple[Variables, PyTree]:
   """Trains on all rows as `train` does and keeps the ledger.
 
   The same draws and updates; another program, so bits may differ by rounding.
 
   Args:
-    model: the model.
+    task: as of `train`.
     data: pytree of arrays [N, ...].
     requests: bool [R, N].
     key: as of `train`.
-    optimizer: as of `train`.
-    num_steps: as of `train`.
-    batch_size: as of `train`.
+    fit: as of `train`.
     train_mode: as of `train`.
+    **fields: as of `train`.
 
   Returns:
     The variables, and the ledger: like the params, leaves [R, ...].
   """
+  task, fit = as_task(task), as_fit(fit, fields)
   if requests.ndim != 2 or requests.dtype != jnp.bool_:
     raise ValueError(
       f"Expected requests of shape [R, N] and dtype bool, got "
       f"{requests.shape} of {requests.dtype}."
     )
   checks.request(data, requests[0], name="requests")
-  logging = with_ledger(optimizer, requests)
-  start = provide(
-    "ledger", lambda carry, *_: logging.init(carry.variables.params)
-  )
-  fit = phase(
-    supervised(model, train=train_mode),
-    logging,
-    num_steps,
-    draw=Draw(retain=batch_size),
-    shared_state="ledger",
+  ledger: Slot[LedgerState] = Slot("ledger")
+  logged = phase(
+    supervised(task, train=train_mode),
+    fit._replace(optimizer=with_ledger(fit.optimizer, requests)),
+    draw=Draw(retain=fit.batch_size),
+    name="fit",
   )
   init_key, fit_key = jax.random.split(key)
-  variables = init_variables(model, data, init_key)
-  carry = Carry(variables, variables, {})
-  nothing = jnp.zeros(requests.shape[1], bool)
-  carry, _ = start.run(carry, data, nothing, init_key, Env())
-  carry, _ = fit.run(carry, data, nothing, fit_key, Env())
-  return carry.variables, carry.extra["ledger"].ledger
+  variables = init_variables(task, data, init_key)
+  everything = jnp.ones(requests.shape[1], bool)
+  carry, _ = prepared(task, remember(logged, ledger)).run(
+    Carry(variables, variables, {}),
+    data,
+    Request(~everything, everything),
+    fit_key,
+    Env(),
+  )
+  return carry.variables, carry[ledger].ledger
 
 
 def amnesiac(
-  model: Model,
+  task: Task | Any,
   ledger: PyTree,
+  fit: Fit | None = None,
   *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
   train_mode: bool = True,
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Subtracts a request's updates, then repairs on the retain set.
 
   Args:
-    model: the model.
+    task: what was trained.
     ledger: the entry of `train_logged`'s ledger for this request, like params.
-    optimizer: of the repair phase.
-    num_steps: of the repair phase; 0 is the bare subtraction.
-    batch_size: retain rows a step.
+    fit: of the repair; with no steps it is the bare subtraction.
     train_mode: of the repair phase.
-  """
+    **fields: the fields of `Fit` by keyword, instead of one or to change it.
 
-  def subtract(variables, data, forget_mask, key):
-    params = jax.tree.map(jnp.subtract, variables.params, ledger)
+  Raises:
+    ValueError: from the call, a ledger that does not fit the params.
+  """
+  repair = fitting(
+    task, as_fit(fit, fields), train_mode=train_mode, name="repair"
+  )
+
+  def subtract(variables, data, request, key):
+    checks.same_structure(ledger, variables.params, "ledger")
+    params = jax.tree.map(
+      lambda p, gone: (p - gone).astype(p.dtype), variables.params, ledger
+    )
     return variables._replace(params=params)
 
-  repair = fitting(
-    model,
-    optimizer=optimizer,
-    num_steps=num_steps,
-    batch_size=batch_size,
-    train_mode=train_mode,
-    name="repair",
-  )
   return chain(
     edit(subtract, reads="nothing", name="subtract"), repair, name="amnesiac"
   )

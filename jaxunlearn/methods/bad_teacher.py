@@ -2,14 +2,16 @@
 
 Source: Chundawat, Tarun, Mandal and Kankanhalli (2023), "Can Bad Teaching Induce
 Forgetting?", arXiv:2205.08096.
-Class: heuristic. Labels are not read. Model state: frozen; `train_mode=True` is
-the released code, where statistics drift to batches of forget and retain rows.
-Cost: one gradient and two teachers' forward a step.
+Class: heuristic. Labels are not read. Model state: moves to batches of forget
+and retain rows, as in the released code; `train_mode=False` freezes it.
+Cost: one gradient and two teachers' forward per step.
 Difference from the released code: it divides the divergence by the number of
 classes too, `reduction="released"`.
 """
 
 from __future__ import annotations
+
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,22 +20,37 @@ import optax
 from jaxunlearn import losses
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain, provide
-from jaxunlearn.core.phase import apply_rows, phase
+from jaxunlearn.core.phase import phase
 from jaxunlearn.core.training import init_variables
-from jaxunlearn.core.types import Draw, Model, Transform, Variables
+from jaxunlearn.core.types import (
+  Draw,
+  Fit,
+  FitFields,
+  Losses,
+  Model,
+  PyTree,
+  Request,
+  Slot,
+  Step,
+  Transform,
+  Variables,
+  apply_rows,
+  as_fit,
+)
+
+NOTEBOOK = Fit(optax.adam(1e-4), 60)  # The authors', one epoch.
 
 
 def bad_teacher(
   model: Model,
+  fit: Fit = NOTEBOOK,
   *,
-  optimizer: optax.GradientTransformation | None = None,
-  num_steps: int = 60,
-  batch_size: int = 256,
-  temperature: float = 1.0,
-  retain_fraction: float = 0.3,
+  temperature: float | jax.Array = 1.0,
+  retain_fraction: float | jax.Array = 0.3,
   reduction: str = "batchmean",
   incompetent: Variables | None = None,
-  train_mode: bool = False,
+  train_mode: bool = True,
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Distils from two teachers: the original, and an incompetent one.
 
@@ -43,62 +60,60 @@ def bad_teacher(
 
   Args:
     model: a classifier.
-    optimizer: Adam of 1e-4 by default.
-    num_steps: steps; the defaults are the authors' notebook (one epoch).
-    batch_size: rows of both kinds a step, in their natural proportion.
+    fit: how, on rows of both kinds in their natural proportion.
     temperature: T > 0. May be traced.
     retain_fraction: the share of the retain set that is used, chosen at random
       once; in [0, 1]. May be traced.
     reduction: "batchmean", the sum over classes; "released", their mean.
     incompetent: the incompetent teacher; by default a fresh network drawn from
       the key. One unlucky teacher decides the outcome, so vary the key.
-    train_mode: dropout active and BatchNorm's statistics moving.
+    train_mode: the student's dropout active and BatchNorm's statistics moving.
+    **fields: the fields of `Fit` by keyword, to change `fit`.
 
   Returns:
     A `Transform` with info "distil". A full request reads the incompetent
     teacher only; an empty one distils the model from itself.
 
   Raises:
-    ValueError: an option outside its range.
+    ValueError: an option outside its range; from the call, a soft request.
   """
+  fit = as_fit(fit, fields)
   checks.positive(temperature=temperature)
   checks.fraction(retain_fraction=retain_fraction)
   checks.one_of(("batchmean", "released"), reduction=reduction)
+  untaught: Slot[Variables] = Slot("incompetent")
 
-  def choose_teacher(carry, data, forget_mask, key):
+  def choose_teacher(carry, data, request, key):
     if incompetent is not None:
       return incompetent
     return init_variables(model, data, key)
 
-  def select(data, forget_mask, key):
-    """All forget rows, and a share of the others."""
-    order = jax.random.permutation(key, forget_mask.shape[0])
-    retained = ~forget_mask
+  def select(data: PyTree, request: Request, key: jax.Array) -> jax.Array:
+    """All forget rows, and a share of the retain rows."""
+    checks.hard_request(request.forget)
+    retained = request.retain
+    order = jax.random.permutation(key, retained.shape[0])
     # The rank of each retain row among the retain rows, in random order.
     rank = jnp.zeros_like(order).at[order].set(jnp.cumsum(retained[order]))
-    wanted = jnp.round(retain_fraction * retained.sum())
-    return ~retained | (rank <= wanted)
+    return request.forget | (
+      retained & (rank <= jnp.round(retain_fraction * retained.sum()))
+    )
 
-  def objective(variables, batch, key):
-    extra, x = batch.context.extra, batch.rows["x"]
-    student, state = apply_rows(model, variables, batch, key, train=train_mode)
-    competent = model.predict(batch.context.original, x)
-    untrained = model.predict(extra["incompetent"], x)
-    teacher = jnp.where(batch.forget[:, None], untrained, competent)
+  def objective(variables: Variables, step: Step, key: jax.Array) -> Losses:
+    student, state = apply_rows(model, variables, step, key, train=train_mode)
+    x = step.rows["x"]
+    competent = model.predict(step.original, x)
+    untrained = model.predict(step[untaught], x)
+    teacher = jnp.where(step.forget[:, None], untrained, competent)
     kl = losses.kl_to_teacher(
       student, teacher, temperature, per_class_mean=reduction == "released"
     )
-    return kl, state
+    return Losses(kl, None, state)
 
   reads = "shapes" if incompetent is None else "nothing"
+  draw = Draw(mixed=fit.batch_size, select=select)
   return chain(
-    provide("incompetent", choose_teacher, reads=reads),
-    phase(
-      objective,
-      optimizer or optax.adam(1e-4),
-      num_steps,
-      draw=Draw(mixed=batch_size, select=select),
-      name="distil",
-    ),
+    provide(untaught, choose_teacher, reads=reads),
+    phase(objective, fit, draw=draw, name="distil"),
     name="bad_teacher",
   )

@@ -1,8 +1,11 @@
 """The baselines of one phase: retrain, fine-tune, l1-sparse, ascent, NegGrad+.
 
+Each takes a `Task`, or a model of any room.
 Class: `retrain` is exact; the others are heuristic, without guarantee.
-Model state: `retrain` starts it anew, `finetune` and `l1_sparse` update it, from
-retain rows; the ascending methods leave it frozen unless `train_mode` is set.
+Model state: `retrain` starts it anew and the others move it, as in training.
+Published code of the ascending methods lets the statistics drift to forget rows
+too; `train_mode=False` freezes them, as the small-scale notebook of NegGrad+
+does.
 Sources: the recipes of Golatkar et al. (2020), arXiv:1911.04933; Graves et al.
 (2021), AAAI; Kurmanji et al. (2023), arXiv:2302.09880 (NegGrad+); Jia et al. (2023),
 arXiv:2304.04934 (l1-sparse; its schedule counts epochs, here steps).
@@ -10,92 +13,87 @@ arXiv:2304.04934 (l1-sparse; its schedule counts epochs, here steps).
 
 from __future__ import annotations
 
+from typing import Any, Unpack
+
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain, edit
 from jaxunlearn.core.phase import phase, supervised
-from jaxunlearn.core.training import fitting, init_variables
-from jaxunlearn.core.types import Draw, Model, Transform
+from jaxunlearn.core.training import fitting, init_variables, prepared
+from jaxunlearn.core.types import (
+  Draw,
+  Fit,
+  FitFields,
+  Losses,
+  Step,
+  Task,
+  Transform,
+  Variables,
+  as_fit,
+  as_task,
+)
 
 
 def retrain(
-  model: Model,
+  task: Task | Any,
+  fit: Fit | None = None,
   *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
   train_mode: bool = True,
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Trains from scratch on the retain set: the gold standard.
 
   The original params are not read. With an empty request and the key of the
-  original training it gives back the original's bits; see `core.training.train`.
+  original training it gives back the original's bits; see `train`.
 
   Args:
-    model: the model.
-    optimizer: that of the original training.
-    num_steps: that of the original training.
-    batch_size: that of the original training.
+    task: what to train.
+    fit: the recipe of the original training.
     train_mode: dropout active and BatchNorm's statistics moving.
+    **fields: the fields of `Fit` by keyword, instead of one or to change it.
   """
+  fit, task = as_fit(fit, fields), as_task(task)
   fresh = edit(
-    lambda variables, data, forget_mask, key: init_variables(
-      model, data, key, like=variables
+    lambda variables, data, request, key: init_variables(
+      task, data, key, like=variables
     ),
     reads="shapes",
     name="init",
   )
-  fit = fitting(
-    model,
-    optimizer=optimizer,
-    num_steps=num_steps,
-    batch_size=batch_size,
-    train_mode=train_mode,
-  )
-  return chain(fresh, fit, name="retrain")
+  return chain(fresh, fitting(task, fit, train_mode=train_mode), name="retrain")
 
 
 def finetune(
-  model: Model,
+  task: Task | Any,
+  fit: Fit | None = None,
   *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
   train_mode: bool = True,
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Goes on training on the retain set and hopes for catastrophic forgetting.
 
   Never reads a forget row. With `num_steps=0` it is the identity.
 
   Args:
-    model: the model.
-    optimizer: starts fresh.
-    num_steps: steps.
-    batch_size: retain rows a step.
+    task: what was trained.
+    fit: how; the optimiser starts fresh.
     train_mode: dropout active and BatchNorm's statistics moving.
+    **fields: see `retrain`.
   """
-  return fitting(
-    model,
-    optimizer=optimizer,
-    num_steps=num_steps,
-    batch_size=batch_size,
-    train_mode=train_mode,
-    name="finetune",
-  )
+  fit = as_fit(fit, fields)
+  return fitting(task, fit, train_mode=train_mode, name="finetune")
 
 
 def l1_sparse(
-  model: Model,
+  task: Task | Any,
+  fit: Fit | None = None,
   *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
   penalty: float | jax.Array = 5e-4,
   plain_steps: int = 0,
   train_mode: bool = True,
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Fine-tuning that makes the params sparse on the way.
 
@@ -105,52 +103,47 @@ def l1_sparse(
   Never reads a forget row.
 
   Args:
-    model: the model.
-    optimizer: starts fresh.
-    num_steps: steps.
-    batch_size: retain rows a step.
+    task: what was trained.
+    fit: how; the optimiser starts fresh.
     penalty: a_0 >= 0; 0 is `finetune`. May be traced.
     plain_steps: the last steps, without penalty.
     train_mode: dropout active and BatchNorm's statistics moving.
+    **fields: see `retrain`.
 
   Raises:
     ValueError: penalty < 0, plain_steps outside 0 .. num_steps.
   """
+  fit, task = as_fit(fit, fields), as_task(task)
   checks.non_negative(penalty=penalty)
-  if not 0 <= plain_steps <= num_steps:
+  if not 0 <= plain_steps <= fit.num_steps:
     raise ValueError(
-      f"Expected plain_steps in 0 .. {num_steps}, got {plain_steps}."
+      f"Expected plain_steps in 0 .. {fit.num_steps}, got {plain_steps}."
     )
-  plain = supervised(model, train=train_mode)
-  sparse_steps = max(num_steps - plain_steps, 1)
+  plain = supervised(task, train=train_mode)
+  sparse_steps = max(fit.num_steps - plain_steps, 1)
 
-  def objective(variables, batch, key):
-    losses, state = plain(variables, batch, key)
+  def objective(variables: Variables, step: Step, key: jax.Array) -> Losses:
+    out = plain(variables, step, key)
     norm = sum(
       jnp.abs(leaf.astype(jnp.promote_types(jnp.float32, leaf.dtype))).sum()
       for leaf in jax.tree.leaves(variables.params)
     )
-    left = jnp.maximum(1.0 - batch.context.step / sparse_steps, 0.0)
+    left = jnp.maximum(1.0 - step.index / sparse_steps, 0.0)
     # On every row alike, so that the mean over rows leaves it as it is.
-    return losses + penalty * left * norm, state
+    each = 1.0 if out.weight is None else out.weight
+    return out._replace(value=out.value + penalty * left * norm * each)
 
-  return phase(
-    objective,
-    optimizer,
-    num_steps,
-    draw=Draw(retain=batch_size),
-    name="l1_sparse",
-  )
+  draw = Draw(retain=fit.batch_size)
+  return prepared(task, phase(objective, fit, draw=draw, name="l1_sparse"))
 
 
 def gradient_ascent(
-  model: Model,
+  task: Task | Any,
+  fit: Fit | None = None,
   *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
   loss_ceiling: float | None = None,
-  train_mode: bool = False,
+  train_mode: bool = True,
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Maximises the loss on the forget set (NegGrad).
 
@@ -158,67 +151,72 @@ def gradient_ascent(
   `info.is_finite` says whether they did.
 
   Args:
-    model: the model.
-    optimizer: of the ascent; it is given the negated gradient.
-    num_steps: few.
-    batch_size: forget rows a step.
+    task: what was trained.
+    fit: of the ascent, a few steps on forget rows; its optimiser is given the
+      negated gradient.
     loss_ceiling: nats; a row whose loss is above stops ascending. None: none.
-    train_mode: True lets BatchNorm's statistics drift to the forget set, as
-      published code does.
+    train_mode: dropout active and BatchNorm's statistics moving, as released.
+    **fields: see `retrain`.
   """
-  plain = supervised(model, train=train_mode)
+  fit, task = as_fit(fit, fields), as_task(task)
+  plain = supervised(task, train=train_mode)
 
-  def objective(variables, batch, key):
-    losses, state = plain(variables, batch, key)
-    if loss_ceiling is not None:
-      losses = jnp.minimum(losses, loss_ceiling)
-    return losses, state
+  def objective(variables: Variables, step: Step, key: jax.Array) -> Losses:
+    out = plain(variables, step, key)
+    if loss_ceiling is None:
+      return out
+    each = 1.0 if out.weight is None else out.weight
+    return out._replace(value=jnp.minimum(out.value, loss_ceiling * each))
 
-  return phase(
+  ascent = phase(
     objective,
-    optimizer,
-    num_steps,
-    draw=Draw(forget=batch_size),
+    fit,
+    draw=Draw(forget=fit.batch_size),
     forget_weight=-1.0,
     name="gradient_ascent",
   )
+  return prepared(task, ascent)
 
 
 def neggrad_plus(
-  model: Model,
+  task: Task | Any,
+  fit: Fit | None = None,
   *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  forget_batch_size: int,
-  retain_batch_size: int,
-  retain_share: float = 0.95,
-  train_mode: bool = False,
+  forget_batch_size: int | None = None,
+  retain_batch_size: int | None = None,
+  retain_share: float | jax.Array = 0.95,
+  train_mode: bool = True,
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Descends on the retain set and ascends on the forget set at once.
 
   Minimises `share * mean loss(retain) - (1 - share) * mean loss(forget)`.
 
   Args:
-    model: the model.
-    optimizer: any.
-    num_steps: steps.
-    forget_batch_size: forget rows a step.
-    retain_batch_size: retain rows a step.
+    task: what was trained.
+    fit: how; its batch size holds for either kind of rows.
+    forget_batch_size: forget rows per step, if not as many.
+    retain_batch_size: retain rows per step, likewise.
     retain_share: the weight of the retain rows in [0, 1]; 1 is fine-tuning, 0
       gradient ascent; near 1 for a stable run. May be traced.
-    train_mode: True normalises both kinds of rows as one batch and lets the
-      statistics drift, as some published code does.
+    train_mode: dropout active and BatchNorm's statistics moving, over both
+      kinds of rows as one batch.
+    **fields: see `retrain`.
 
   Raises:
     ValueError: retain_share outside [0, 1].
   """
+  fit, task = as_fit(fit, fields), as_task(task)
   checks.fraction(retain_share=retain_share)
-  return phase(
-    supervised(model, train=train_mode),
-    optimizer,
-    num_steps,
-    draw=Draw(forget=forget_batch_size, retain=retain_batch_size),
+  both = phase(
+    supervised(task, train=train_mode),
+    fit,
+    draw=Draw(
+      fit.batch_size if forget_batch_size is None else forget_batch_size,
+      fit.batch_size if retain_batch_size is None else retain_batch_size,
+    ),
     forget_weight=-(1.0 - retain_share),
     retain_weight=retain_share,
     name="neggrad_plus",
   )
+  return prepared(task, both)

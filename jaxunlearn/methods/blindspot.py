@@ -6,9 +6,9 @@ Class: heuristic. Data access: forget rows without their targets; retain rows.
 Model state: `train_mode` moves it, from all drawn rows as published; the
 blindspot model's own moves in its training, from retain rows, and is then
 frozen.
-Cost: blind_steps + num_steps gradients of a batch, and in the second part one
-forward of the blindspot model and (with attention) one more of both for their
-activations. More blind steps bring the blindspot model nearer to retraining,
+Cost: the gradients of both fits, and in the second one forward of the blindspot
+model and (with attention) one more of both for their activations. More blind
+steps bring the blindspot model nearer to retraining,
 which they are when there are as many as retraining has.
 Differences from the released code: activations are the student's in evaluation
 mode, without dropout; the energy of a map is averaged over the last axis, here
@@ -20,7 +20,6 @@ the two kinds of rows, is exactly the mean over rows that is taken here.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,26 +30,40 @@ import optax
 from jaxunlearn import losses
 from jaxunlearn.core import checks, sampling
 from jaxunlearn.core.combinators import chain, provide
-from jaxunlearn.core.phase import apply_rows, phase
-from jaxunlearn.core.training import fitting, init_variables
-from jaxunlearn.core.types import Draw, Model, Transform, Variables
+from jaxunlearn.core.legacy import old_fits
+from jaxunlearn.core.phase import phase, supervised
+from jaxunlearn.core.training import init_variables
+from jaxunlearn.core.types import (
+  Draw,
+  Fit,
+  Losses,
+  Model,
+  Slot,
+  Step,
+  Transform,
+  Variables,
+  apply_rows,
+  as_fit,
+)
 from jaxunlearn.losses import regression
 
-_BLIND = "blindspot"
+TEACHER = Fit(optax.adam(0.01), 200)
+STUDENT = Fit(optax.adam(1e-3), 100)
 
 
+@old_fits(
+  fit=("optimizer", "num_steps", "batch_size"),
+  blind_fit=("blind_optimizer", "blind_steps", "batch_size"),
+)
 def blindspot(
   model: Model,
+  fit: Fit = STUDENT,
   *,
+  blind_fit: Fit = TEACHER,
+  blind: Variables | None = None,
   output_loss: str = "l1",
   attention: float | jax.Array = 50.0,
   attention_features: Sequence[str] | None = None,
-  blind_optimizer: optax.GradientTransformation | None = None,
-  blind_steps: int = 200,
-  blind: Variables | None = None,
-  optimizer: optax.GradientTransformation | None = None,
-  num_steps: int = 100,
-  batch_size: int = 256,
   train_mode: bool = True,
 ) -> Transform:
   """Trains a fresh model briefly on retain rows and imitates it on the others.
@@ -68,18 +81,15 @@ def blindspot(
   Args:
     model: a regression model; its rows have float targets under "label". With
       features, unless attention is a plain 0.
+    fit: of the student, on rows of both kinds.
+    blind_fit: of the blindspot model, on retain rows; at least one step.
+    blind: a blindspot model that was trained before, in its place. It must never
+      have seen the rows of THIS request.
     output_loss: "l1" or "l2", between outputs on forget rows; take the model's.
     attention: beta >= 0. May be traced; a plain 0 reads no features. 50 belongs
       to targets of the order of 10 to 100 and `output_loss` "l1": divide it by
       as much as the targets are smaller.
     attention_features: the layers by name; all in `Model.features` by default.
-    blind_optimizer: of the blindspot model; Adam of 0.01 by default.
-    blind_steps: steps of its training, on retain rows; > 0.
-    blind: a blindspot model that was trained before, in its place. It must never
-      have seen the rows of THIS request.
-    optimizer: of the student; Adam of 1e-3 by default.
-    num_steps: of the student.
-    batch_size: rows a step, of both parts.
     train_mode: static; in both parts, dropout active and BatchNorm's statistics
       moving, as released. The blindspot model teaches in evaluation mode.
 
@@ -94,12 +104,10 @@ def blindspot(
       (concrete values) targets of retain rows that are not finite; a soft
       request; a given blindspot model of another structure.
   """
-  # Looks whether the loss is known.
-  regression.error_of(output_loss)
-  checks.positive(batch_size=batch_size)
+  fit, blind_fit = as_fit(fit, {}), as_fit(blind_fit, {})
+  checks.one_of(regression.KINDS, output_loss=output_loss)
   checks.non_negative(attention=attention)
-  if blind is None:
-    checks.positive(blind_steps=blind_steps)
+  checks.count(1, blind_steps=blind_fit.num_steps)
   with_maps = not (isinstance(attention, int | float) and attention == 0)
   if with_maps and model.features is None:
     raise ValueError(
@@ -107,68 +115,52 @@ def blindspot(
       "model.features=None; pass attention=0 to match outputs only."
     )
 
-  def given(carry, data, forget_mask, key):
+  taught: Slot[Variables] = Slot("blindspot")
+
+  def start(carry, data, request, key):
     if data is not None:  # A stream may do without.
-      regression.check_targets(data, forget_mask)
+      checks.hard_request(request.forget)
+      regression.check_targets(data, request.retain)
+    if blind is None:
+      return init_variables(model, data, key, like=carry.variables)
     checks.same_structure(blind, carry.variables, "blind")
     return blind
 
-  def fresh(carry, data, forget_mask, key):
-    regression.check_targets(data, forget_mask)
-    return init_variables(model, data, key, like=carry.variables)
-
-  def objective(variables, batch, key):
-    regression.check_targets(batch.rows)
-    teacher, x = batch.context.extra[_BLIND], batch.rows["x"]
-    outputs, state = apply_rows(model, variables, batch, key, train=train_mode)
+  def objective(variables: Variables, step: Step, key: jax.Array) -> Losses:
+    regression.check_targets(step.rows)
+    teacher, x = step[taught], step.rows["x"]
+    outputs, state = apply_rows(model, variables, step, key, train=train_mode)
     # What is to be forgotten has no target here, not even a bad one.
     label = sampling.blank_rows(
-      batch.rows["label"], (~batch.forget).astype(jnp.float32)
+      step.rows["label"], (~step.forget).astype(jnp.float32)
     )
-    task = model.loss(outputs, {**batch.rows, "label": label})
+    task = model.loss(outputs, {**step.rows, "label": label})
     maps = [
       _maps(model, v, x, attention_features) if with_maps else {}
       for v in (variables, teacher)
     ]
-    lost = blindspot_loss(
+    value = blindspot_loss(
       outputs,
       model.predict(teacher, x),
       task,
-      batch.forget,
+      step.forget,
       *maps,
       attention=attention,
       output_loss=output_loss,
     )
-    return lost, state
+    return Losses(value, None, state)
 
-  links = [provide(_BLIND, given, reads="nothing")]
+  links = [
+    provide(taught, start, reads="shapes" if blind is None else "nothing")
+  ]
   if blind is None:
-    links = [
-      provide(_BLIND, fresh, reads="shapes"),
-      _swap(),
-      _without_weight_masks(
-        fitting(
-          model,
-          optimizer=blind_optimizer or optax.adam(0.01),
-          num_steps=blind_steps,
-          batch_size=batch_size,
-          train_mode=train_mode,
-          name="blind",
-        )
-      ),
-      _swap(),
-    ]
-  return chain(
-    *links,
-    phase(
-      objective,
-      optimizer or optax.adam(1e-3),
-      num_steps,
-      draw=Draw(mixed=batch_size),
-      name="unlearn",
-    ),
-    name="blindspot",
-  )
+    # In a slot, so that no weight mask of the student's holds it.
+    own = supervised(model, train=train_mode)
+    draw = Draw(retain=blind_fit.batch_size)
+    links += [phase(own, blind_fit, draw=draw, on=taught, name="blind")]
+  draw = Draw(mixed=fit.batch_size)
+  links += [phase(objective, fit, draw=draw, name="unlearn")]
+  return chain(*links, name="blindspot")
 
 
 def blindspot_loss(
@@ -234,31 +226,3 @@ def _maps(
         f"Expected attention_features among {sorted(found)}, got {name!r}."
       )
   return {name: losses.attention_map(found[name]) for name in chosen}
-
-
-def _swap() -> Transform:
-  """Exchanges the model with the blindspot model, so that a phase trains it."""
-
-  def run(carry, data, forget_mask, key, env):
-    extra = {**carry.extra, _BLIND: carry.variables}
-    return carry._replace(variables=carry.extra[_BLIND], extra=extra), None
-
-  this = Transform("swap", run, 0, Draw(), lambda key: [(this, key)])
-  return this
-
-
-def _without_weight_masks(link: Transform) -> Transform:
-  """A phase that trains all weights, whichever the student may change."""
-
-  def run(carry, data, forget_mask, key, env):
-    return link.run(
-      carry, data, forget_mask, key, env._replace(weight_masks=())
-    )
-
-  def step(state, batch, key, env):
-    return link.step(state, batch, key, env._replace(weight_masks=()))
-
-  this = dataclasses.replace(
-    link, run=run, step=step, expand=lambda key: [(this, key)]
-  )
-  return this

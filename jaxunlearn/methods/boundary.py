@@ -1,9 +1,10 @@
 """Boundary unlearning: moves the decision boundary over the forget set.
 
 Source: Chen et al. (2023), arXiv:2303.11570, as carried by the code of SalUn.
-Class: heuristic. Data access: forget rows with labels only. Model state: frozen
-unless `train_mode` is set. Cost a step: shrinking, one gradient, and of the
-original one gradient by the input and one forward pass; expanding, one gradient.
+Class: heuristic. Data access: forget rows with labels only. Model state: moves
+to the forget set, as in that code; `train_mode=False` freezes it. Cost per step:
+shrinking, one gradient, and of the original one gradient by the input and one
+forward pass; expanding, one gradient.
 Difference from the source: the neighbouring class is found anew at each step
 (the original is frozen, so it is always the same), and inputs are not clipped
 after the step towards it unless a range is given.
@@ -12,29 +13,43 @@ after the step towards it unless a range is given.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxunlearn import losses
 from jaxunlearn.core import checks, trees
 from jaxunlearn.core.combinators import chain, provide
-from jaxunlearn.core.phase import apply_rows, phase, supervised
-from jaxunlearn.core.types import Draw, Model, PyTree, Transform, Variables
+from jaxunlearn.core.phase import phase, supervised
+from jaxunlearn.core.types import (
+  Carry,
+  Draw,
+  Env,
+  Fit,
+  FitFields,
+  Losses,
+  Model,
+  PyTree,
+  Slot,
+  Step,
+  Transform,
+  Variables,
+  apply_rows,
+  as_fit,
+)
+from jaxunlearn.methods._classes import class_labels
 
 
 def boundary_shrink(
   model: Model,
+  fit: Fit | None = None,
   *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
   radius: float | jax.Array = 0.1,
   exclude_true: bool = False,
   input_range: tuple[float, float] | None = None,
-  train_mode: bool = False,
+  train_mode: bool = True,
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Fits each forget row to the class next to it.
 
@@ -43,9 +58,7 @@ def boundary_shrink(
 
   Args:
     model: a classifier of one array of floats, labels under "label".
-    optimizer: any.
-    num_steps: few.
-    batch_size: forget rows a step.
+    fit: how, a few steps on forget rows.
     radius: of the step, in units of the input; 0 gives the class that the
       original predicts. May be traced.
     exclude_true: the most likely wrong class, also where the step does not
@@ -53,15 +66,18 @@ def boundary_shrink(
     input_range: what the perturbed input is clipped to, as images are; None
       does not clip.
     train_mode: dropout active and BatchNorm's statistics moving.
+    **fields: the fields of `Fit` by keyword, instead of one or to change it.
 
   Raises:
-    ValueError: radius < 0; when called, inputs that are no floats.
+    ValueError: radius < 0; from the call, inputs that are no floats, labels
+      that are not int [N].
   """
+  fit = as_fit(fit, fields)
   checks.non_negative(radius=radius)
   plain = supervised(model, train=train_mode)
 
-  def neighbour(original, rows):
-    def total(x):
+  def neighbour(original: Variables, rows: PyTree) -> jax.Array:
+    def total(x: jax.Array) -> jax.Array:
       return model.loss(model.predict(original, x), {**rows, "x": x}).sum()
 
     if not jnp.issubdtype(rows["x"].dtype, jnp.floating):
@@ -74,32 +90,26 @@ def boundary_shrink(
     if input_range is not None:
       x = jnp.clip(x, *input_range)
     logits = model.predict(original, x)
+    label = class_labels(rows, logits.shape[-1])
     if exclude_true:
-      true = jax.nn.one_hot(rows["label"], logits.shape[-1], dtype=bool)
+      true = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
       logits = jnp.where(true, -jnp.inf, logits)
-    return logits.argmax(axis=-1).astype(rows["label"].dtype)
+    return logits.argmax(axis=-1).astype(label.dtype)
 
-  def objective(variables, batch, key):
-    label = neighbour(batch.context.original, batch.rows)
-    rows = {**batch.rows, "label": label}
-    return plain(variables, batch._replace(rows=rows), key)
+  def objective(variables: Variables, step: Step, key: jax.Array) -> Losses:
+    rows = {**step.rows, "label": neighbour(step.original, step.rows)}
+    return plain(variables, step._replace(rows=rows), key)
 
-  return phase(
-    objective,
-    optimizer,
-    num_steps,
-    draw=Draw(forget=batch_size),
-    name="boundary_shrink",
-  )
+  draw = Draw(forget=fit.batch_size)
+  return phase(objective, fit, draw=draw, name="boundary_shrink")
 
 
 def boundary_expand(
   model: Model,
+  fit: Fit | None = None,
   *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
-  train_mode: bool = False,
+  train_mode: bool = True,
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Fits the forget set to a class of its own, which is then taken away.
 
@@ -110,10 +120,9 @@ def boundary_expand(
   Args:
     model: a classifier whose last layer holds its outputs in the last axis of
       its parameters (kernels [..., C], biases [C]).
-    optimizer: any.
-    num_steps: few.
-    batch_size: forget rows a step.
+    fit: how, a few steps on forget rows.
     train_mode: dropout active and BatchNorm's statistics moving.
+    **fields: the fields of `Fit` by keyword, instead of one or to change it.
 
   Returns:
     A `Transform`; the unlearned model has C outputs again.
@@ -122,59 +131,57 @@ def boundary_expand(
     ValueError: when called, if the last layer has no kernel [..., C].
   """
 
-  def objective(expanded, batch, key):
-    params, unit = expanded.params
+  fit = as_fit(fit, fields)
+  unit: Slot[PyTree] = Slot("unit")
+
+  def objective(expanded: Variables, step: Step, key: jax.Array) -> Losses:
+    params, weights = expanded.params
     run = lambda p: apply_rows(
-      model, expanded._replace(params=p), batch, key, train=train_mode
+      model, expanded._replace(params=p), step, key, train=train_mode
     )
     logits, state = run(params)
     # The unit's output is that of the first one, had it the unit's weights. The
     # compiler merges all that the two passes have in common.
-    extra = run(_with_unit(params, unit))[0][..., :1]
+    extra = run(_with_unit(params, weights))[0][..., :1]
     wide = jnp.concatenate([logits, extra], axis=-1)
-    last = jnp.full(batch.row_id.shape, logits.shape[-1], jnp.int32)
-    return losses.cross_entropy(wide, last), state
+    last = jnp.full(step.row_id.shape, logits.shape[-1], jnp.int32)
+    return Losses(losses.cross_entropy(wide, last), None, state)
 
-  fit = phase(
-    objective,
-    optimizer,
-    num_steps,
-    draw=Draw(forget=batch_size),
-    name="expand",
+  expand = phase(
+    objective, fit, draw=Draw(forget=fit.batch_size), name="expand"
   )
   draw_unit = provide(
-    "unit",
-    lambda carry, data, forget_mask, key: _new_unit(
+    unit,
+    lambda carry, data, request, key: _new_unit(
       model, carry.variables, data["x"], key
     ),
     reads="shapes",
   )
-  return chain(draw_unit, _beside("unit", fit), name="boundary_expand")
+  return chain(draw_unit, _beside(unit, expand), name="boundary_expand")
 
 
-def _beside(name: str, link: Transform) -> Transform:
-  """The phase with the params (params, extra[name]) in place of the params.
+def _beside(slot: Slot[PyTree], link: Transform) -> Transform:
+  """The phase with the params (params, carry[slot]) in place of the params.
 
   What a weight mask says of the params goes on holding; the rest moves freely.
   """
 
-  def widen(carry):
+  def widen(carry: Carry) -> Carry:
     variables = carry.variables
-    both = (variables.params, carry.extra[name])
+    both = (variables.params, carry[slot])
     return carry._replace(variables=variables._replace(params=both))
 
-  def narrow(carry):
+  def narrow(carry: Carry) -> Carry:
     params, entry = carry.variables.params
     variables = carry.variables._replace(params=params)
-    extra = {**carry.extra, name: entry}
-    return carry._replace(variables=variables, extra=extra)
+    return carry._replace(variables=variables).put(slot, entry)
 
-  def widen_env(env):
+  def widen_env(env: Env) -> Env:
     masks = tuple((mask, True) for mask in env.weight_masks)
     return env._replace(weight_masks=masks)
 
-  def run(carry, data, forget_mask, key, env):
-    carry, info = link.run(widen(carry), data, forget_mask, key, widen_env(env))
+  def run(carry, data, request, key, env):
+    carry, info = link.run(widen(carry), data, request, key, widen_env(env))
     return narrow(carry), info
 
   wide = dataclasses.replace(
@@ -207,10 +214,10 @@ def _new_unit(
     shapes = [flat[path].shape for path in last]
     raise ValueError(
       f"Expected a last layer with a kernel [..., {num_classes}], one column "
-      f"an output, got parameters of shapes {shapes}."
+      f"per output, got parameters of shapes {shapes}."
     )
 
-  def column(path, leaf, leaf_key):
+  def column(leaf: jax.Array, leaf_key: jax.Array) -> jax.Array:
     shape = (*leaf.shape[:-1], 1)
     if leaf.ndim == 1:
       return jnp.zeros(shape, leaf.dtype)
@@ -219,7 +226,7 @@ def _new_unit(
 
   keys = jax.random.split(key, len(leaves))
   return {
-    jax.tree_util.keystr(path): column(path, leaf, k)
+    jax.tree_util.keystr(path): column(leaf, k)
     for (path, leaf), k in zip(leaves.items(), keys)
   }
 
@@ -227,7 +234,7 @@ def _new_unit(
 def _with_unit(params: PyTree, unit: dict[str, Any]) -> PyTree:
   """The params with the unit in the place of the first output."""
 
-  def place(path, leaf):
+  def place(path: Any, leaf: jax.Array) -> jax.Array:
     new = unit.get(jax.tree_util.keystr(path))
     return leaf if new is None else jnp.concatenate([new, leaf[..., 1:]], -1)
 

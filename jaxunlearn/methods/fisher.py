@@ -2,7 +2,7 @@
 
 Source: Golatkar, Achille and Soatto (2020), arXiv:1911.04933, as released.
 Class: heuristic; a one-shot edit. Model state: not touched.
-Cost: K backward passes a retain row (K classes), the exact expectation of the
+Cost: K backward passes per retain row (K classes), the exact expectation of the
 squared gradient over the model's own labels.
 Difference from the source: the theory gives noise in proportion to F^-1/4; the
 released code, followed here, uses a standard deviation of F^-1/2.
@@ -10,12 +10,24 @@ released code, followed here, uses a standard deviation of F^-1/2.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks, per_example, trees
 from jaxunlearn.core.combinators import edit
-from jaxunlearn.core.types import ALL, Draw, Model, PyTree, Transform, Variables
+from jaxunlearn.core.types import (
+  ALL,
+  Draw,
+  PyTree,
+  Request,
+  Task,
+  Transform,
+  Variables,
+  as_task,
+)
+from jaxunlearn.methods._classes import class_labels
 
 _CAP = 1e3  # Variance bounds of the released code, before `noise_scale`.
 _OUTPUT_CAP = 1e2
@@ -24,7 +36,7 @@ _BOOST = 10.0  # The extra factor on the output layer and on vectors.
 
 
 def diagonal_fisher(
-  model: Model,
+  task: Task | Any,
   variables: Variables,
   data: PyTree,
   weights: jax.Array,
@@ -36,7 +48,7 @@ def diagonal_fisher(
   F = mean over rows of sum_y p(y|x) (d/dparams log p(y|x))^2.
 
   Args:
-    model: a classifier.
+    task: a classifier: a `Task` that predicts, or a model that has one.
     variables: its variables.
     data: pytree of arrays [N, ...].
     weights: bool or float [N], the rows that count.
@@ -46,10 +58,16 @@ def diagonal_fisher(
     Pytree like the params, float32, non-negative; zeros for no rows.
   """
 
-  def one_row(row):
-    def log_probs(params):
+  predict = as_task(task).predict
+  if predict is None:
+    raise ValueError(
+      "Expected a Task that predicts, got one without `predict`."
+    )
+
+  def one_row(row: PyTree) -> PyTree:
+    def log_probs(params: PyTree) -> jax.Array:
       inputs = jax.tree.map(lambda x: x[None], row["x"])
-      logits = model.predict(variables._replace(params=params), inputs)[0]
+      logits = predict(variables._replace(params=params), inputs)[0]
       return jax.nn.log_softmax(logits.astype(jnp.float32))
 
     value = log_probs(variables.params)
@@ -67,10 +85,10 @@ def diagonal_fisher(
 
 
 def fisher_forgetting(
-  model: Model,
+  task: Task | Any,
   *,
   num_classes: int,
-  noise_scale: float = 1e-6,
+  noise_scale: float | jax.Array = 1e-6,
   chunk_size: int = 32,
 ) -> Transform:
   """Adds Gaussian noise of variance `noise_scale / F`, F over the retain set.
@@ -81,22 +99,27 @@ def fisher_forgetting(
   replaced by noise around zero.
 
   Args:
-    model: a classifier with integer labels under "label".
+    task: as of `diagonal_fisher`, with integer labels under "label".
     num_classes: K.
     noise_scale: the published search is 1e-8 .. 1e-5; 0 adds no noise (and
       leaves all but the output columns of whole forgotten classes alone). May
       be traced.
     chunk_size: see `diagonal_fisher`.
+
+  Raises:
+    ValueError: an option outside its range; from the call, labels that are not
+      int [N] or (concrete values) out of range.
   """
   checks.non_negative(noise_scale=noise_scale)
+  checks.count(1, num_classes=num_classes, chunk_size=chunk_size)
+  task = as_task(task)
 
-  def apply_noise(variables, data, forget_mask, key):
-    weights = 1.0 - forget_mask.astype(jnp.float32)
+  def apply_noise(variables, data, request, key):
+    gone = whole_classes(class_labels(data, num_classes), request, num_classes)
     fisher = diagonal_fisher(
-      model, variables, data, weights, chunk_size=chunk_size
+      task, variables, data, request.retain, chunk_size=chunk_size
     )
-    gone = whole_classes(data["label"], forget_mask, num_classes)
-    output = trees.last_layers(model, variables, data["x"], 1)
+    output = trees.last_layers(task, variables, data["x"], 1)
     leaves, treedef = jax.tree.flatten(variables.params)
     keys = jax.random.split(key, len(leaves))
     noisy = [
@@ -111,16 +134,25 @@ def fisher_forgetting(
 
 
 def whole_classes(
-  label: jax.Array, forget_mask: jax.Array, num_classes: int
+  label: jax.Array, request: Request, num_classes: int
 ) -> jax.Array:
-  """Which classes a request covers entirely; bool [num_classes]."""
-  member = jax.nn.one_hot(label, num_classes, dtype=jnp.float32)
-  rows = member.sum(axis=0)
-  forgotten = (member * (forget_mask[:, None] > 0)).sum(axis=0)
-  return (rows > 0) & (forgotten == rows)
+  """Classes with rows to forget and none to retain; bool [num_classes]."""
+  rows = lambda mask: (
+    jnp.zeros(num_classes, bool)
+    .at[jnp.where(mask > 0, label, num_classes)]
+    .set(True, mode="drop")
+  )
+  return rows(request.forget) & ~rows(request.retain)
 
 
-def _perturb(mean, fisher, output_mask, key, gone, noise_scale):
+def _perturb(
+  mean: jax.Array,
+  fisher: jax.Array,
+  output_mask: jax.Array,
+  key: jax.Array,
+  gone: jax.Array,
+  noise_scale: float | jax.Array,
+) -> jax.Array:
   """One leaf's draw; kernels are [..., in, out], the last axis the outputs."""
   classes = gone.shape[0]
   has_classes = mean.ndim > 0 and mean.shape[-1] == classes

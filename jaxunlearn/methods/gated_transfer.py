@@ -12,8 +12,8 @@ the classes does as well and gives the same bits:
     unlearned, info = method(variables, table, table["label"] == 3, key)
 
 Model state: the student's own, moved by kept inputs.
-Cost: cycles * (generator_steps + student_steps) * batch_size gradients of one
-row, and half of that again in forward passes of the teacher for the generator.
+Cost: cycles * (the steps of both fits) * batch size gradients of one row, and half
+of that again in forward passes of the teacher for the generator.
 Differences from the released code: that schedules its rates by the loss on real
 retain rows (use an optax schedule), knows class 0 only, draws z out of step once
 a cycle was empty, and keeps its student's statistics at their start
@@ -23,7 +23,7 @@ a cycle was empty, and keeps its student's statistics at their start
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -31,15 +31,79 @@ import optax
 
 from jaxunlearn import losses
 from jaxunlearn.core import checks
-from jaxunlearn.core.classes import input_shape as shape_of_input
-from jaxunlearn.core.classes import provide_classes
 from jaxunlearn.core.combinators import chain, edit, provide
+from jaxunlearn.core.legacy import old_fits
 from jaxunlearn.core.phase import phase
-from jaxunlearn.core.recording import record, repeat_with_curve
-from jaxunlearn.core.types import Model, PyTree, Transform, Variables
+from jaxunlearn.core.recording import alternate_with_curve, record
+from jaxunlearn.core.types import (
+  Carry,
+  Fit,
+  Losses,
+  Model,
+  PyTree,
+  Slot,
+  Step,
+  Transform,
+  Variables,
+  as_fit,
+)
 from jaxunlearn.losses.attention import attention_difference, attention_map
+from jaxunlearn.methods._classes import input_shape as shape_of_input
+from jaxunlearn.methods._classes import provide_classes
 
 MakeGenerator = Callable[[Sequence[int]], Model]
+GENERATE = Fit(optax.adam(1e-3), 1)
+LEARN = Fit(optax.adam(1e-3), 10)
+
+
+class GktOptions(NamedTuple):
+  """What one seldom changes of `gkt`.
+
+  Attributes:
+    z_dim: length of z, standard normal.
+    temperature: T > 0 of both softmaxes. May be traced.
+    attention: weight of the attention term, beta. May be traced; a plain 0 needs
+      no features.
+    attention_features: the names of the layers in `Model.features`; all by
+      default. Taken in evaluation mode; those of one name must have as many
+      positions in the student.
+    reduction: "paper": divergence summed over classes, attention as the length
+      of the difference. "released": both as means of squares and the like, the
+      scale that attention = 250 was chosen for.
+    clip: the largest global norm of a gradient, of both networks. May be traced.
+    student_variables: where the student starts; fresh ones, drawn from the key,
+      by default.
+    train_mode: static; the student's dropout active, BatchNorm by statistics of
+      kept inputs, and moving.
+    evaluate_every: how many cycles lie between two evaluations.
+    input_shape: of one input; that of `data["x"]` by default.
+  """
+
+  z_dim: int = 128
+  temperature: float | jax.Array = 1.0
+  attention: float | jax.Array = 0.0
+  attention_features: Sequence[str] | None = None
+  reduction: str = "paper"
+  clip: float | jax.Array = 5.0
+  student_variables: Variables | None = None
+  train_mode: bool = True
+  evaluate_every: int = 1
+  input_shape: Sequence[int] | None = None
+
+
+class GktFields(TypedDict, total=False):
+  """The fields of `GktOptions` as keywords of `gkt`."""
+
+  z_dim: int
+  temperature: float | jax.Array
+  attention: float | jax.Array
+  attention_features: Sequence[str] | None
+  reduction: str
+  clip: float | jax.Array
+  student_variables: Variables | None
+  train_mode: bool
+  evaluate_every: int
+  input_shape: Sequence[int] | None
 
 
 class Lesson(NamedTuple):
@@ -59,30 +123,29 @@ class Lesson(NamedTuple):
   weight: jax.Array
 
 
+_CLASSES: Slot[jax.Array] = Slot("classes")
+_Z: Slot[jax.Array] = Slot("z")
+_BLANK: Slot[jax.Array] = Slot("blank")  # Of an input's shape.
+_GENERATOR: Slot[Variables] = Slot("generator")
+_LESSON: Slot[Lesson] = Slot("lesson")
+
+
+@old_fits(
+  generate=("generator_optimizer", "generator_steps", "batch_size"),
+  learn=("student_optimizer", "student_steps", "batch_size"),
+)
 def gkt(
   model: Model,
-  *,
   num_classes: int,
+  *,
   cycles: int = 150,
-  generator_steps: int = 1,
-  student_steps: int = 10,
-  batch_size: int = 256,
-  z_dim: int = 128,
-  gate: float = 0.01,
-  temperature: float = 1.0,
-  attention: float = 0.0,
-  attention_features: Sequence[str] | None = None,
-  reduction: str = "paper",
+  generate: Fit = GENERATE,
+  learn: Fit = LEARN,
+  gate: float | jax.Array = 0.01,
   generator: MakeGenerator | None = None,
-  generator_optimizer: optax.GradientTransformation | None = None,
-  student_optimizer: optax.GradientTransformation | None = None,
-  clip: float = 5.0,
   student: Model | None = None,
-  student_variables: Variables | None = None,
-  train_mode: bool = True,
   evaluate: Callable[[Variables], Any] | None = None,
-  evaluate_every: int = 1,
-  input_shape: Sequence[int] | None = None,
+  **options: Unpack[GktFields],
 ) -> Transform:
   """Teaches a fresh network all that the model knows but some classes.
 
@@ -91,9 +154,9 @@ def gkt(
   student imitates the teacher on the others. Each cycle draws z once:
 
       x = generator(z);  keep x where max_{c in request} p_teacher(c | x) <= gate
-      generator_steps:  minimise -KL(teacher || student)       over the generator
-      student_steps:    minimise  KL(teacher || student) + attention * sum_l d_l
-                                                               over the student
+      generate:  minimise -KL(teacher || student)  over the generator
+      learn:     minimise  KL(teacher || student) + attention * sum_l d_l
+                                                        over the student
 
   with means over kept inputs and d_l the difference of attention maps of layer
   l. A step without a kept input changes nothing. Optimisers live through all
@@ -113,36 +176,18 @@ def gkt(
     model: a classifier, the teacher.
     num_classes: K.
     cycles: rounds of generator and student; harder data than digits want more.
-    generator_steps: steps of the generator a cycle.
-    student_steps: steps of the student a cycle, >= 1.
-    batch_size: inputs a cycle, the same for all its steps.
-    z_dim: length of z, standard normal.
+    generate: of the generator, per cycle. Its optimiser lives through all cycles,
+      as the student's does, and counts its steps, for schedules.
+    learn: of the student, per cycle; its batch size is the inputs of a cycle,
+      the same for all steps of both.
     gate: the largest probability of a class to forget that an input may have; in
       [0, 1], 1 drops nothing and then nothing is forgotten. May be traced.
-    temperature: T > 0 of both softmaxes. May be traced.
-    attention: weight of the attention term, beta. May be traced; a plain 0 needs
-      no features.
-    attention_features: the names of the layers in `Model.features`; all by
-      default. Taken in evaluation mode; those of one name must have as many
-      positions in the student.
-    reduction: "paper": divergence summed over classes, attention as the length
-      of the difference. "released": both as means of squares and the like, the
-      scale that attention = 250 was chosen for.
     generator: `shape of an input -> Model` from z to inputs, always in training
       mode; `models.generator.default_generator` by default.
-    generator_optimizer: Adam of 1e-3 by default.
-    student_optimizer: Adam of 1e-3 by default; its steps count on through the
-      cycles, for schedules.
-    clip: the largest global norm of a gradient, of both. May be traced.
     student: another architecture; the teacher's own by default. With another,
       give the method `Variables`.
-    student_variables: where the student starts; fresh ones, drawn from the key,
-      by default.
-    train_mode: static; the student's dropout active, BatchNorm by statistics of
-      kept inputs, and moving.
     evaluate: `variables -> pytree of scalars`, recorded on the way.
-    evaluate_every: after every so many cycles.
-    input_shape: of one input; that of `data["x"]` by default.
+    **options: the fields of `GktOptions`.
 
   Returns:
     A `Transform` with info "cycles": "generate" and "learn", a `PhaseInfo` each
@@ -159,121 +204,112 @@ def gkt(
   """
   from jaxunlearn.models.generator import default_generator
 
-  checks.positive(
-    generator_steps=generator_steps,
-    student_steps=student_steps,
-    batch_size=batch_size,
-    z_dim=z_dim,
-    temperature=temperature,
-    clip=clip,
+  o = GktOptions(**options)
+  generate, learn = as_fit(generate, {}), as_fit(learn, {})
+  checks.count(
+    1, generator_steps=generate.num_steps, student_steps=learn.num_steps
   )
+  checks.count(1, batch_size=learn.batch_size, z_dim=o.z_dim)
+  checks.count(0, cycles=cycles)
+  checks.positive(temperature=o.temperature, clip=o.clip)
   checks.fraction(gate=gate)
-  checks.non_negative(cycles=cycles, attention=attention)
-  checks.one_of(("paper", "released"), reduction=reduction)
+  checks.non_negative(attention=o.attention)
+  checks.one_of(("paper", "released"), reduction=o.reduction)
   pupil = model if student is None else student
   # A plain 0 costs nothing; a traced one cannot be looked at.
-  attends = not (checks.is_concrete(attention) and attention == 0)
+  attends = not (checks.is_concrete(o.attention) and o.attention == 0)
   for network, name in ((model, "model"), (pupil, "student")):
     if attends and network.features is None:
       raise ValueError(
         f"Expected {name}.features, intermediate activations by name, for "
         "attention > 0, got None; pass features to the adapter, or attention=0."
       )
-  released = reduction == "released"
+  released = o.reduction == "released"
   norm = "squared" if released else "plain"
-  z_shape = (batch_size, z_dim)
-  make_generator = default_generator if generator is None else generator
-  look = _attention_maps(attention_features if attends else ())
-  optimizers = {
-    "generator": _patient(generator_optimizer or optax.adam(1e-3), clip),
-    "student": _patient(student_optimizer or optax.adam(1e-3), clip),
-  }
+  make = default_generator if generator is None else generator
+  look = _attention_maps(o.attention_features if attends else ())
 
-  def start(variables, data, forget_mask, key):
-    if student_variables is not None:
-      return student_variables
-    blank = jnp.zeros((1, *shape_of_input(data, input_shape)))
+  def start(variables, data, request, key):
+    if o.student_variables is not None:
+      return o.student_variables
+    blank = jnp.zeros((1, *shape_of_input(data, o.input_shape)))
     fresh = pupil.init(key, blank)
     if student is not None:
       return fresh
-    return jax.tree.map(lambda n, o: n.astype(o.dtype), fresh, variables)
+    return jax.tree.map(lambda n, old: n.astype(old.dtype), fresh, variables)
 
-  def draw_z(carry, data, forget_mask, key):
-    return jax.random.normal(key, z_shape)
+  def blank_input(carry: Carry, data: PyTree, *_: Any) -> jax.Array:
+    return jnp.zeros(shape_of_input(data, o.input_shape))
 
-  def generate(params, extra):
-    network = make_generator(extra["blank"].shape)
-    variables = Variables(params, extra["generator_state"])
-    return network.apply(variables, extra["z"], train=True)[0]
+  def fresh_generator(carry: Carry, *args: Any) -> Variables:
+    network = make(carry[_BLANK].shape)
+    return network.init(args[-1], jnp.zeros((2, o.z_dim)))
 
-  def teach(x, original, extra):
+  def draw_z(*args: Any) -> jax.Array:
+    return jax.random.normal(args[-1], (learn.batch_size, o.z_dim))
+
+  def inputs(network: Variables, blank: jax.Array, z: jax.Array) -> jax.Array:
+    return make(blank.shape).apply(network, z, train=True)[0]
+
+  def teach(x: jax.Array, original: Variables, classes: jax.Array) -> Lesson:
     """What the teacher says about inputs, and which of them it lets through."""
     logits = model.predict(original, x)
-    kept = band_pass(logits, extra["classes"], gate)
-    rows, weight = _kept_in_turn(kept)
+    rows, weight = _kept_in_turn(band_pass(logits, classes, gate))
     return Lesson(x[rows], logits[rows], {}, weight)
 
-  def divergence(logits, lesson):
+  def divergence(logits: jax.Array, lesson: Lesson) -> jax.Array:
     return losses.kl_to_teacher(
-      logits, lesson.teacher, temperature, per_class_mean=released
+      logits, lesson.teacher, o.temperature, per_class_mean=released
     )
 
-  def disagreement(params, batch, key):
-    context = batch.context
-    x = generate(params, context.extra)
-    lesson = teach(x, context.original, context.extra)
+  def disagreement(network: Variables, step: Step, key: jax.Array) -> jax.Array:
+    x = inputs(network, step[_BLANK], step[_Z])
+    lesson = teach(x, step.original, step[_CLASSES])
     logits, _ = pupil.apply(
-      context.variables, lesson.x, train=train_mode, key=key
+      step.variables, lesson.x, train=o.train_mode, key=key
     )
     return -_mean(divergence(logits, lesson), lesson.weight)
 
-  def prepare(carry, data, forget_mask, key):
-    extra = carry.extra
-    x = generate(extra["generator"], extra)
-    lesson = teach(x, carry.original, extra)
+  def prepare(carry: Carry, *_: Any) -> Lesson:
+    x = inputs(carry[_GENERATOR], carry[_BLANK], carry[_Z])
+    lesson = teach(x, carry.original, carry[_CLASSES])
     return lesson._replace(maps=look(model, carry.original, lesson.x))
 
-  def imitation(variables, batch, key):
-    lesson = batch.context.extra["lesson"]
-    logits, state = pupil.apply(variables, lesson.x, train=train_mode, key=key)
+  def imitation(variables: Variables, step: Step, key: jax.Array) -> Losses:
+    lesson = step[_LESSON]
+    logits, state = pupil.apply(
+      variables, lesson.x, train=o.train_mode, key=key
+    )
     each = divergence(logits, lesson)
     maps = look(pupil, variables, lesson.x)
     for name, wanted in lesson.maps.items():
       gap = attention_difference(maps[name], wanted, norm=norm)
-      each = each + attention * gap
+      each = each + o.attention * gap
     taught = lesson.weight.any()
     state = jax.tree.map(
       lambda new, old: jnp.where(taught, new, old), state, variables.model_state
     )
-    return _mean(each, lesson.weight), state
+    return Losses(_mean(each, lesson.weight), None, state)
 
-  cycle = chain(
-    provide("z", draw_z, reads="nothing"),
-    phase(
-      disagreement,
-      optimizers["generator"],
-      generator_steps,
-      target="generator",
-      shared_state="generator_optimizer",
-      name="generate",
-    ),
-    provide("lesson", prepare, reads="nothing"),
-    phase(
-      imitation,
-      optimizers["student"],
-      student_steps,
-      shared_state="student_optimizer",
-      name="learn",
-    ),
-    record("kept", lambda carry: carry.extra["lesson"].weight.mean()),
-    name="cycles",
-  )
+  def patient(fit: Fit) -> Fit:
+    return fit._replace(optimizer=_patient(fit.optimizer, o.clip))
+
   return chain(
-    provide_classes(num_classes),
+    provide_classes(_CLASSES, num_classes),
     edit(start, reads="shapes", name="student"),
-    *_start_generator(make_generator, z_shape, input_shape),
-    *_start_optimizers(optimizers),
-    repeat_with_curve(cycle, cycles, evaluate, every=evaluate_every),
+    provide(_BLANK, blank_input, reads="shapes"),
+    provide(_GENERATOR, fresh_generator, reads="nothing"),
+    alternate_with_curve(
+      provide(_Z, draw_z, reads="nothing"),
+      phase(disagreement, patient(generate), on=_GENERATOR, name="generate"),
+      provide(_LESSON, prepare, reads="nothing"),
+      phase(imitation, patient(learn), name="learn"),
+      record("kept", lambda carry: carry[_LESSON].weight.mean()),
+      rounds=cycles,
+      evaluate=evaluate,
+      every=o.evaluate_every,
+      name="cycles",
+    ),
     name="gkt",
   )
 
@@ -320,7 +356,9 @@ def _mean(each: jax.Array, weight: jax.Array) -> jax.Array:
   return (total / jnp.maximum(weight.sum(), 1.0))[None]
 
 
-def _attention_maps(names: Sequence[str] | None):
+def _attention_maps(
+  names: Sequence[str] | None,
+) -> Callable[[Model, Variables, PyTree], dict[str, jax.Array]]:
   """`(network, variables, x) -> {name: [B, P]}` of all layers or those named."""
 
   def look(network: Model, variables: Variables, x: PyTree):
@@ -336,43 +374,6 @@ def _attention_maps(names: Sequence[str] | None):
     return {name: attention_map(features[name]) for name in chosen}
 
   return look
-
-
-def _start_generator(make, z_shape, input_shape):
-  """Provides "blank", of an input's shape, and the generator's two parts."""
-
-  def blank(carry, data, forget_mask, key):
-    return jnp.zeros(shape_of_input(data, input_shape))
-
-  def fresh(carry, data, forget_mask, key):
-    network = make(carry.extra["blank"].shape)
-    return network.init(key, jnp.zeros((2, z_shape[1])))
-
-  def part(name):
-    return lambda carry, *_: getattr(carry.extra["generator"], name)
-
-  return (
-    provide("blank", blank, reads="shapes"),
-    provide("generator", fresh, reads="nothing"),
-    provide("generator_state", part("model_state"), reads="nothing"),
-    provide("generator", part("params"), reads="nothing"),
-  )
-
-
-def _start_optimizers(optimizers):
-  """Provides the states of both optimisers."""
-  return (
-    provide(
-      "generator_optimizer",
-      lambda c, *_: optimizers["generator"].init(c.extra["generator"]),
-      reads="nothing",
-    ),
-    provide(
-      "student_optimizer",
-      lambda c, *_: optimizers["student"].init(c.variables.params),
-      reads="nothing",
-    ),
-  )
 
 
 def _patient(

@@ -2,14 +2,16 @@
 
 Source: Tarun, Chundawat, Mandal and Kankanhalli (2023), "Deep Regression
 Unlearning", arXiv:2210.08196: the counterpart of random labels in regression.
-Class: heuristic. Data access: all rows; the targets of forget rows enter the
+Class: heuristic. Data access: rows of both kinds; the targets of forget rows enter the
 mean and the standard deviation alone, and not even there where both are given.
 Model state: `train_mode` moves it, from all drawn rows.
-Cost: one gradient a step.
+Cost: one gradient per step.
 Differences from the released code: none but the random numbers.
 """
 
 from __future__ import annotations
+
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +20,33 @@ import optax
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain, provide
 from jaxunlearn.core.phase import phase, supervised
-from jaxunlearn.core.types import Draw, Model, Transform
+from jaxunlearn.core.sampling import blank_rows
+from jaxunlearn.core.types import (
+  Draw,
+  Fit,
+  FitFields,
+  Losses,
+  Model,
+  Slot,
+  Step,
+  Transform,
+  Variables,
+  as_fit,
+)
 from jaxunlearn.losses.regression import check_targets
+from jaxunlearn.methods import _rows
+
+DEFAULT = Fit(optax.adam(1e-3), 100)
 
 
 def gaussian_amnesiac(
   model: Model,
+  fit: Fit = DEFAULT,
   *,
-  optimizer: optax.GradientTransformation | None = None,
-  num_steps: int = 100,
-  batch_size: int = 256,
   mean: float | jax.Array | None = None,
   std: float | jax.Array | None = None,
   train_mode: bool = True,
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Draws new targets for the forget set, once, and fine-tunes on all rows.
 
@@ -40,13 +56,12 @@ def gaussian_amnesiac(
   Args:
     model: a regression model; its rows have float targets under "label", [N] or
       [N, ...] (then each entry has moments of its own).
-    optimizer: Adam of 1e-3 by default.
-    num_steps: steps.
-    batch_size: rows of both kinds a step, in their natural proportion.
+    fit: how, on rows of both kinds in their natural proportion.
     mean: of the distribution, with `std`; that of the targets by default. May be
       traced.
     std: >= 0; 0 regresses every forget row to the mean. May be traced.
     train_mode: static; dropout active and BatchNorm's statistics moving.
+    **fields: the fields of `Fit` by keyword, to change `fit`.
 
   Returns:
     A `Transform` with info "relabel". An empty request is fine-tuning on all
@@ -57,7 +72,7 @@ def gaussian_amnesiac(
       other; targets that are no floats; (concrete values) targets that are not
       finite where they are read; a soft request.
   """
-  checks.positive(batch_size=batch_size)
+  fit = as_fit(fit, fields)
   if (mean is None) != (std is None):
     raise ValueError(
       f"Expected both mean and std or neither, got mean={mean}, std={std}."
@@ -65,57 +80,46 @@ def gaussian_amnesiac(
   if std is not None:
     checks.non_negative(std=std)
   plain = supervised(model, train=train_mode)
+  moments: Slot[tuple[jax.Array, jax.Array]] = Slot("target moments")
+  target_key: Slot[jax.Array] = Slot("target key")
 
-  def moments(carry, data, forget_mask, key):
-    if mean is not None:
-      if data is not None:  # A stream may do without.
-        check_targets(data, forget_mask)
-      return jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-    return target_moments(data["label"])
+  def find_moments(carry, data, request, key):
+    if data is not None:  # A stream may do without.
+      checks.hard_request(request.forget)
+      check_targets(data, request.retain)
+    if mean is None:
+      return target_moments(data["label"], _rows.seen(request))
+    return jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
 
-  def objective(variables, batch, key):
-    check_targets(batch.rows)
-    label = batch.rows["label"]
-    extra = batch.context.extra
-    drawing = jax.random.wrap_key_data(
-      extra["target_key"], impl=jax.random.key_impl(key)
-    )
+  def objective(variables: Variables, step: Step, key: jax.Array) -> Losses:
+    check_targets(step.rows)
+    label = step.rows["label"]
     # By row, so that a row keeps its target in every epoch.
-    normal = jax.vmap(
-      lambda i: jax.random.normal(
-        jax.random.fold_in(drawing, i), label.shape[1:]
-      )
-    )(batch.row_id)
-    targets = replace_targets(
-      label, batch.forget, normal, *extra["target_moments"]
+    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    normal = jax.vmap(lambda k: jax.random.normal(k, label.shape[1:]))(
+      fold(step[target_key], step.row_id)
     )
-    rows = {**batch.rows, "label": targets}
-    return plain(variables, batch._replace(rows=rows), key)
+    targets = replace_targets(label, step.forget, normal, *step[moments])
+    rows = {**step.rows, "label": targets}
+    return plain(variables, step._replace(rows=rows), key)
 
   reads = "rows" if mean is None else "nothing"
   return chain(
-    provide("target_moments", moments, reads=reads),
-    provide(
-      "target_key",
-      lambda carry, data, forget_mask, key: jax.random.key_data(key),
-      reads="nothing",
-    ),
-    phase(
-      objective,
-      optimizer or optax.adam(1e-3),
-      num_steps,
-      draw=Draw(mixed=batch_size),
-      name="relabel",
-    ),
+    provide(moments, find_moments, reads=reads),
+    provide(target_key, lambda *args: args[-1], reads="nothing"),
+    phase(objective, fit, draw=Draw(mixed=fit.batch_size), name="relabel"),
     name="gaussian_amnesiac",
   )
 
 
-def target_moments(targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+def target_moments(
+  targets: jax.Array, visible: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
   """Mean and standard deviation over rows, with N - 1 in the denominator.
 
   Args:
     targets: float [N, ...].
+    visible: bool or float [N], the rows that count; all by default.
 
   Returns:
     Two arrays [...], in at least float32; a deviation of 0 for one row.
@@ -124,14 +128,17 @@ def target_moments(targets: jax.Array) -> tuple[jax.Array, jax.Array]:
     ValueError: no rows, no floats, or (concrete values) some are not finite.
   """
   targets = jnp.asarray(targets)
-  check_targets({"label": targets})
+  weight = jnp.ones(targets.shape[:1]) if visible is None else visible
+  check_targets({"label": targets}, weight)
   if targets.shape[0] == 0:
     raise ValueError("Expected targets of some rows, got 0.")
-  checks.finite({"label": targets}, "data")
-  targets = targets.astype(jnp.promote_types(jnp.float32, targets.dtype))
-  mean = targets.mean(axis=0)
-  squares = jnp.square(targets - mean[None]).sum(axis=0)
-  return mean, jnp.sqrt(squares / max(targets.shape[0] - 1, 1))
+  weight = (weight > 0).astype(jnp.float32)
+  dtype = jnp.promote_types(jnp.float32, targets.dtype)
+  targets = blank_rows(targets.astype(dtype), weight)
+  count = weight.sum()
+  mean = targets.sum(axis=0) / jnp.maximum(count, 1)
+  apart = blank_rows(jnp.square(targets - mean[None]), weight).sum(axis=0)
+  return mean, jnp.sqrt(apart / jnp.maximum(count - 1, 1))
 
 
 def replace_targets(

@@ -7,31 +7,43 @@ Class: heuristic (exact for least squares with the curvature and no damping). A
 one-shot edit. Data access: all rows with labels. Model state: not touched,
 everything in evaluation mode. Cost: two gradients over all rows, and for each
 iteration of the solver a forward and a backward pass over the retain set;
-"released": one gradient a sample.
+the released one: one gradient per sample.
 Difference from the sources: their recursion is not WoodFisher's inverse (the
-vector it subtracts stays a multiple of the first sample's gradient). It is here
-as `variant="released"`; the default solves the damped system.
+vector it subtracts stays a multiple of the first sample's gradient). It is
+`influence_released`; `influence_unlearning` solves the damped system.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.scipy.sparse.linalg import cg
 
 from jaxunlearn.core import checks, per_example, sampling
 from jaxunlearn.core.combinators import edit
-from jaxunlearn.core.types import ALL, Draw, Model, PyTree, Transform
+from jaxunlearn.core.types import (
+  ALL,
+  Draw,
+  Model,
+  PyTree,
+  Task,
+  Transform,
+  Variables,
+  as_task,
+)
+from jaxunlearn.methods import _rows
+
+_NEEDS = Draw(forget=ALL, retain=ALL)
 
 
 class InfluenceInfo(NamedTuple):
   """How well the system was solved.
 
   Attributes:
-    residual: float32 [], |H step - v| / |v|; 0 for an empty request, nan for
-      the variant "released".
+    residual: float32 [], |H step - v| / |v|; 0 for an empty request.
   """
 
   residual: jax.Array
@@ -45,8 +57,6 @@ def influence_unlearning(
   max_iterations: int = 50,
   tolerance: float = 1e-5,
   chunk_size: int = 256,
-  variant: str = "solve",
-  num_samples: int = 1000,
 ) -> Transform:
   """Adds `scale * H^-1 v` to the params.
 
@@ -63,81 +73,127 @@ def influence_unlearning(
     max_iterations: static; of conjugate gradients.
     tolerance: relative residual at which they stop.
     chunk_size: static; rows at a time.
-    variant: "solve", or "released": the published recursion over
-      `num_samples + 2` retain rows, which takes no damping.
-    num_samples: static; its N. Published: 1000.
 
   Returns:
     A `Transform` of no steps, info `InfluenceInfo`. An empty request changes
     nothing.
 
   Raises:
-    ValueError: damping < 0, an unknown variant, a count < 1.
+    ValueError: damping < 0, a count < 1; something that is no `Model`, whose
+      loss is a function of its outputs.
   """
-  checks.one_of(("solve", "released"), variant=variant)
   checks.non_negative(damping=damping)
-  checks.positive(
-    max_iterations=max_iterations,
-    tolerance=tolerance,
-    chunk_size=chunk_size,
-    num_samples=num_samples,
+  checks.positive(tolerance=tolerance)
+  checks.count(1, max_iterations=max_iterations, chunk_size=chunk_size)
+  if not isinstance(model, Model):
+    raise ValueError(
+      "Expected a Model, whose loss is a function of its outputs, got "
+      f"{type(model).__name__}."
+    )
+
+  def apply(variables, data, request, key):
+    _, _, v = _difference(model.task, variables, data, request, key, chunk_size)
+    retain = request.retain.astype(jnp.float32)
+    count = jnp.maximum(retain.sum(), 1.0)
+
+    def product(direction: PyTree) -> PyTree:
+      total = per_example.sum_chunks(
+        lambda rows, weight: _curvature(
+          model, variables, direction, rows, weight
+        ),
+        data,
+        retain,
+        chunk_size=chunk_size,
+      )
+      return jax.tree.map(
+        lambda t, d: t / count + damping * d, total, direction
+      )
+
+    step, _ = cg(product, v, tol=tolerance, maxiter=max_iterations)
+    left, size = optax.tree.sub(product(step), v), optax.tree.norm(v)
+    residual = optax.tree.norm(left) / jnp.where(size > 0, size, 1.0)
+    return _stepped(variables, step, scale), InfluenceInfo(residual)
+
+  return edit(apply, needs=_NEEDS, name="influence_unlearning")
+
+
+def influence_released(
+  task: Task | Any,
+  *,
+  scale: float | jax.Array = 1.0,
+  num_samples: int = 1000,
+  chunk_size: int = 256,
+) -> Transform:
+  """The published recursion in the place of `H^-1 v`; it takes no damping.
+
+  Args:
+    task: a `Task`, or a model of any room.
+    scale: see `influence_unlearning`.
+    num_samples: static; its N, of `N + 2` retain rows. Published: 1000.
+    chunk_size: static; rows at a time.
+
+  Returns:
+    A `Transform` of no steps. An empty request changes nothing.
+
+  Raises:
+    ValueError: a count < 1.
+  """
+  checks.count(1, num_samples=num_samples, chunk_size=chunk_size)
+  task = as_task(task)
+
+  def apply(variables, data, request, key):
+    loss, rows, v = _difference(task, variables, data, request, key, chunk_size)
+    pool = sampling.make_pool(request.retain, key)
+    # It stops once its index, from 0, is beyond N.
+    positions = jnp.arange(num_samples + 2, dtype=jnp.uint32)
+    row_id, _ = sampling.draw_rows(pool, positions)
+
+    def sample(row: jax.Array) -> PyTree:
+      one = jax.tree.map(lambda leaf: leaf[row][None], rows)
+      return jax.grad(lambda params: loss(params, one)[0])(variables.params)
+
+    def body(carry: tuple[PyTree, PyTree], row: jax.Array):
+      v, u = carry
+      g = sample(row)
+      s = _dot(u, g)
+      factor = _dot(v, g) / (num_samples + s)
+      v = jax.tree.map(lambda a, b: a - factor * b, v, u)
+      u = jax.tree.map(lambda b: b * (1.0 - s / (num_samples + s)), u)
+      return (v, u), None
+
+    first = jax.tree.map(lambda a, g: g.astype(a.dtype), v, sample(row_id[0]))
+    (step, _), _ = jax.lax.scan(body, (v, first), row_id[1:])
+    return _stepped(variables, step, scale)
+
+  return edit(apply, needs=_NEEDS, name="influence_released")
+
+
+def _difference(task, variables, data, request, key, chunk_size):
+  """The loss of rows, all rows, and v."""
+  visible = _rows.seen(request)
+  losses, rows = _rows.original_loss(task, variables, data, visible, key)
+  loss = lambda params, some: _rows.row_means(losses(params, some))
+  forget = request.forget.astype(jnp.float32)
+  retain = request.retain.astype(jnp.float32)
+  forget_count, retain_count = forget.sum(), jnp.maximum(retain.sum(), 1.0)
+  count = jnp.maximum(forget_count + retain.sum(), 1.0)
+  share = forget_count / (count * retain_count)
+  gradient = lambda weights: _rows.summed_gradient(
+    loss, variables.params, rows, weights, chunk_size=chunk_size
   )
-
-  def gradient(variables, data, weights):
-    def chunk(rows, weight):
-      def total(params):
-        value = _losses(model, variables, params, rows)
-        return jnp.where(weight > 0, weight * value, 0.0).sum()
-
-      return jax.grad(total)(variables.params)
-
-    return per_example.sum_chunks(chunk, data, weights, chunk_size=chunk_size)
-
-  def apply(variables, data, forget_mask, key):
-    forget = forget_mask.astype(jnp.float32)
-    retain = 1.0 - forget
-    forget_count, retain_count = forget.sum(), jnp.maximum(retain.sum(), 1.0)
-    count = jnp.maximum(forget_count + retain.sum(), 1.0)
-    share = forget_count / (count * retain_count)
-    v = jax.tree.map(
-      lambda f, r: f / count - share * r,
-      gradient(variables, data, forget),
-      gradient(variables, data, retain),
-    )
-    if variant == "released":
-      step = _released(model, variables, data, retain, v, num_samples, key)
-      residual = jnp.full((), jnp.nan)
-    else:
-
-      def product(direction):
-        total = per_example.sum_chunks(
-          lambda rows, weight: _curvature(
-            model, variables, direction, rows, weight
-          ),
-          data,
-          retain,
-          chunk_size=chunk_size,
-        )
-        return jax.tree.map(
-          lambda t, d: t / retain_count + damping * d, total, direction
-        )
-
-      step, _ = cg(product, v, tol=tolerance, maxiter=max_iterations)
-      left = jax.tree.map(jnp.subtract, product(step), v)
-      size = _norm(v)
-      residual = _norm(left) / jnp.where(size > 0, size, 1.0)
-    params = jax.tree.map(
-      lambda p, s: p + (scale * s).astype(p.dtype), variables.params, step
-    )
-    return variables._replace(params=params), InfluenceInfo(residual)
-
-  needs = Draw(forget=ALL, retain=ALL)
-  return edit(apply, needs=needs, name="influence_unlearning")
+  v = jax.tree.map(
+    lambda f, r: f / count - share * r, gradient(forget), gradient(retain)
+  )
+  return loss, rows, v
 
 
-def _losses(model, variables, params, rows):
-  outputs = model.predict(variables._replace(params=params), rows["x"])
-  return model.loss(outputs, rows)
+def _stepped(
+  variables: Variables, step: PyTree, scale: float | jax.Array
+) -> Variables:
+  params = jax.tree.map(
+    lambda p, s: p + (scale * s).astype(p.dtype), variables.params, step
+  )
+  return variables._replace(params=params)
 
 
 def _curvature(model, variables, direction, rows, weight):
@@ -162,37 +218,8 @@ def _curvature(model, variables, direction, rows, weight):
   return pull(curved)[0]
 
 
-def _released(model, variables, data, retain, v, num_samples, key) -> PyTree:
-  """The recursion of the published code, on retain rows in random order."""
-  pool = sampling.make_pool(retain, key)
-  # It stops once its index, from 0, is beyond N.
-  positions = jnp.arange(num_samples + 2, dtype=jnp.uint32)
-  row_id, _ = sampling.draw_rows(pool, positions)
-
-  def sample(row):
-    one = jax.tree.map(lambda leaf: leaf[row][None], data)
-    loss = lambda params: _losses(model, variables, params, one)[0]
-    return jax.grad(loss)(variables.params)
-
-  def body(carry, row):
-    v, u = carry
-    g = sample(row)
-    s = _dot(u, g)
-    factor = _dot(v, g) / (num_samples + s)
-    v = jax.tree.map(lambda a, b: a - factor * b, v, u)
-    u = jax.tree.map(lambda b: b * (1.0 - s / (num_samples + s)), u)
-    return (v, u), None
-
-  first = jax.tree.map(lambda a, g: g.astype(a.dtype), v, sample(row_id[0]))
-  return jax.lax.scan(body, (v, first), row_id[1:])[0][0]
-
-
 def _dot(a: PyTree, b: PyTree) -> jax.Array:
   products = jax.tree.map(
     lambda x, y: jnp.vdot(x, y.astype(x.dtype)).astype(jnp.float32), a, b
   )
   return sum(jax.tree.leaves(products), start=jnp.zeros(()))
-
-
-def _norm(a: PyTree) -> jax.Array:
-  return jnp.sqrt(_dot(a, a))

@@ -2,87 +2,78 @@
 
 Source: Goel et al. (2022), arXiv:2201.06640.
 Class: heuristic; the frozen layers keep what they learned of the forget set.
-Model state: updated from retain rows. Cost: one gradient a step.
+Model state: updated from retain rows. Cost: one gradient per step.
 Difference from the source: normalisation layers within the last k layers are
 trained and, in EU-k, started anew with the rest.
 """
 
 from __future__ import annotations
 
-import optax
+from typing import Unpack
 
 from jaxunlearn.core import trees
 from jaxunlearn.core.combinators import chain, edit, masked
 from jaxunlearn.core.training import fitting, init_variables
-from jaxunlearn.core.types import Model, Transform
+from jaxunlearn.core.types import (
+  Fit,
+  FitFields,
+  Model,
+  Transform,
+  as_fit,
+)
 
 
 def cf_k(
   model: Model,
+  fit: Fit | None = None,
   *,
   num_layers: int,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
   train_mode: bool = True,
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Fine-tunes the last k layers on the retain set ("catastrophic forgetting").
 
   Args:
     model: the model.
+    fit: how; the frozen weights keep their bits under decay too.
     num_layers: k, counted in layers with a kernel from the output; all of them
       make it fine-tuning.
-    optimizer: any; the frozen weights keep their bits under decay too.
-    num_steps: steps.
-    batch_size: retain rows a step.
     train_mode: dropout active and BatchNorm's statistics moving.
+    **fields: the fields of `Fit` by keyword, instead of one or to change it.
   """
-  fit = fitting(
-    model,
-    optimizer=optimizer,
-    num_steps=num_steps,
-    batch_size=batch_size,
-    train_mode=train_mode,
-    name="cf_k",
-  )
-  return _in_last_layers(model, fit, num_layers)
+  fit = as_fit(fit, fields)
+  fitted = fitting(model, fit, train_mode=train_mode, name="cf_k")
+  return _in_last_layers(model, fitted, num_layers)
 
 
 def eu_k(
   model: Model,
+  fit: Fit | None = None,
   *,
   num_layers: int,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
   train_mode: bool = True,
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Trains the last k layers from scratch on the retain set ("exact unlearning").
 
   Args:
     model: the model.
+    fit: the recipe of the original training.
     num_layers: k, counted in layers with a kernel from the output; all of them
       make it retraining, but for running statistics, which start from the
       original's.
-    optimizer: that of the original training.
-    num_steps: that of the original training.
-    batch_size: retain rows a step.
     train_mode: dropout active and BatchNorm's statistics moving.
+    **fields: the fields of `Fit` by keyword, instead of one or to change it.
   """
 
-  def fresh_params(variables, data, forget_mask, key):
+  def fresh_params(variables, data, request, key):
     fresh = init_variables(model, data, key, like=variables)
     return variables._replace(params=fresh.params)
 
-  fit = fitting(
-    model,
-    optimizer=optimizer,
-    num_steps=num_steps,
-    batch_size=batch_size,
-    train_mode=train_mode,
-  )
   whole = chain(
-    edit(fresh_params, reads="shapes", name="init"), fit, name="eu_k"
+    edit(fresh_params, reads="shapes", name="init"),
+    fitting(model, as_fit(fit, fields), train_mode=train_mode),
+    name="eu_k",
   )
   return _in_last_layers(model, whole, num_layers)
 
@@ -90,7 +81,7 @@ def eu_k(
 def _in_last_layers(
   model: Model, transform: Transform, num_layers: int
 ) -> Transform:
-  def weight_mask(variables, data, forget_mask, key):
+  def weight_mask(variables, data, request, key):
     return trees.last_layers(model, variables, data["x"], num_layers)
 
   return masked(transform, weight_mask)

@@ -3,8 +3,10 @@
 Source: Fan et al. (2024), arXiv:2310.12508 (Algorithm of the classification
 part); SalUn-soft from the released code.
 Class: heuristic. Data access: forget and retain rows with labels. Model state:
-frozen unless `train_mode` is set. Cost: one gradient over the forget set for the
-mask, one gradient a step.
+moves, from rows of both kinds and whatever the mask, as released; with
+`train_mode=False` it is frozen, and the steps of the published rate then run
+away in a network with BatchNorm. Cost: one gradient over the forget set for the
+mask, one gradient per step.
 Differences from the released code: the mask is that of the mean loss over the
 whole forget set (the code adds up batch means, so that rows of a short batch
 count more); ties go to the first weight in the order of the pytree; weights
@@ -15,94 +17,27 @@ back (the same result); a retain weight, which the paper has and the code lacks.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxunlearn.core import checks, per_example, relabel
+from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import masked
-from jaxunlearn.core.saliency import largest
-from jaxunlearn.core.types import ALL, Draw, Model, PyTree, Transform
-
-
-def salun(
-  model: Model,
-  *,
-  num_classes: int,
-  num_epochs: int,
-  forget_steps: int,
-  retain_steps: int,
-  batch_size: int,
-  keep: float | jax.Array = 0.5,
-  optimizer: optax.GradientTransformation | None = None,
-  retain_weight: float | jax.Array = 1.0,
-  schedule: str = "sequential",
-  exclude_true: bool = False,
-  train_mode: bool = False,
-  chunk_size: int = 256,
-) -> Transform:
-  """Random-label unlearning that may change only the salient weights.
-
-  Args:
-    model: a classifier with integer labels under "label".
-    num_classes: K >= 2.
-    num_epochs: epochs of `forget_steps + retain_steps` steps.
-    forget_steps: steps on the forget set an epoch; the forget rows over
-      `batch_size` make one pass.
-    retain_steps: steps on the retain set an epoch.
-    batch_size: rows a step.
-    keep: share of the weights that may change, in [0, 1]; see `saliency_mask`.
-      1 is `random_label`, bit for bit with the same key; 0 returns the original
-      params. May be traced.
-    optimizer: `sgd(0.013)` by default, the published setting.
-    retain_weight: coefficient of the retain rows' loss. May be traced.
-    schedule: "sequential", as on CIFAR-10: each epoch the forget set, with new
-      labels at every step, then the retain set; "mixed", as on CIFAR-100: new
-      labels once a pass, both kinds of rows in their natural proportion.
-    exclude_true: draw among the wrong classes only; published: False.
-    train_mode: dropout active and BatchNorm's statistics moving, as released.
-    chunk_size: static; rows at a time for the mask.
-
-  Returns:
-    A `Transform`, needing forget and retain rows.
-
-  Raises:
-    ValueError: an unknown schedule, keep outside [0, 1], num_classes < 2, a
-      count < 0.
-  """
-  checks.one_of(("sequential", "mixed"), schedule=schedule)
-  checks.non_negative(
-    num_epochs=num_epochs, forget_steps=forget_steps, retain_steps=retain_steps
-  )
-  options: dict[str, Any] = {
-    "num_classes": num_classes,
-    "optimizer": sgd(0.013) if optimizer is None else optimizer,
-    "batch_size": batch_size,
-    "exclude_true": exclude_true,
-    "train_mode": train_mode,
-    "retain_weight": retain_weight,
-  }
-  if schedule == "mixed":
-    steps = num_epochs * (forget_steps + retain_steps)
-    fit = relabel.mixed(model, num_steps=steps, redraw="epoch", **options)
-  else:
-    fit = relabel.sequential(
-      model,
-      num_epochs=num_epochs,
-      forget_steps=forget_steps,
-      retain_steps=retain_steps,
-      redraw="batch",
-      **options,
-    )
-  mask = saliency_mask(model, keep, chunk_size=chunk_size)
-  # Times one would be the same but for the last bit, which compilers may round
-  # in another way.
-  if not (checks.is_concrete(keep) and keep == 1):
-    fit = masked(fit, mask, needs=Draw(forget=ALL))
-  return dataclasses.replace(fit, name="salun")
+from jaxunlearn.core.legacy import old_fits
+from jaxunlearn.core.types import (
+  ALL,
+  Draw,
+  Fit,
+  FitFields,
+  Model,
+  PyTree,
+  Transform,
+  as_fit,
+)
+from jaxunlearn.methods import _relabel
+from jaxunlearn.methods._saliency import saliency_mask as saliency_mask
 
 
 def sgd(
@@ -118,50 +53,85 @@ def sgd(
   )
 
 
-def saliency_mask(
-  model: Model, keep: float | jax.Array = 0.5, *, chunk_size: int = 256
-) -> Callable[..., PyTree]:
-  """A weight mask for `masked`: where the forget set's loss is steepest.
+# A tenth of CIFAR-10's 45,000 training rows: passes over 40,500 and 4,500.
+CIFAR10 = Fit(sgd(0.013), 159, 256)
+CIFAR10_FORGET_STEPS = 18
 
-  The gradient G of the mean loss over the forget set is taken in evaluation mode;
-  of all weights together, the share `keep` of largest |G| is marked; none for an
-  empty request.
 
-      masked(any_transform, saliency_mask(model), needs=Draw(forget=ALL))
+@old_fits(fit=("", "retain_steps", ""))
+def salun(
+  model: Model,
+  fit: Fit = CIFAR10,
+  *,
+  num_classes: int,
+  num_epochs: int = 10,
+  forget_steps: int = CIFAR10_FORGET_STEPS,
+  keep: float | jax.Array = 0.5,
+  retain_weight: float | jax.Array = 1.0,
+  schedule: str = "sequential",
+  exclude_true: bool = False,
+  train_mode: bool = True,
+  **fields: Unpack[FitFields],
+) -> Transform:
+  """Random-label unlearning that may change only the salient weights.
 
   Args:
-    model: any; its `loss` is taken.
-    keep: in [0, 1]; see `largest`. May be traced.
-    chunk_size: static; rows at a time.
+    model: a classifier with integer labels under "label".
+    fit: how; its steps are those on the retain set per epoch. Published for a
+      tenth of CIFAR-10 by default.
+    num_classes: K >= 2.
+    num_epochs: epochs of `forget_steps + fit.num_steps` steps.
+    forget_steps: steps on the forget set per epoch; the forget rows over the
+      batch size make one pass.
+    keep: share of the weights that may change, in [0, 1]; see `saliency_mask`.
+      1 is `random_label`, bit for bit with the same key; 0 returns the original
+      params. May be traced.
+    retain_weight: coefficient of the retain rows' loss. May be traced.
+    schedule: "sequential", as on CIFAR-10: each epoch the forget set, with new
+      labels at every step, then the retain set; "mixed", as on CIFAR-100: new
+      labels once a pass, both kinds of rows in their natural proportion.
+    exclude_true: draw among the wrong classes only; published: False.
+    train_mode: dropout active and BatchNorm's statistics moving, as released.
+    **fields: the fields of `Fit` by keyword, to change `fit`.
 
   Returns:
-    `(variables, data, forget_mask, key) -> pytree of bool like the params`.
+    A `Transform`, needing forget and retain rows.
 
   Raises:
-    ValueError: keep outside [0, 1], chunk_size < 1.
+    ValueError: an unknown schedule, keep outside [0, 1], num_classes < 2, a
+      count < 0; from the call, labels that are not int [N].
   """
-  checks.fraction(keep=keep)
-  checks.positive(chunk_size=chunk_size)
-
-  def mask(variables, data, forget_mask, key):
-    del key
-
-    def chunk(rows, weight):
-      def loss(params):
-        outputs = model.predict(variables._replace(params=params), rows["x"])
-        losses = model.loss(outputs, rows)
-        return jnp.where(weight > 0, weight * losses, 0.0).sum()
-
-      return jax.grad(loss)(variables.params)
-
-    total = per_example.sum_chunks(
-      chunk, data, forget_mask, chunk_size=chunk_size
+  fit = as_fit(fit, fields)
+  checks.one_of(("sequential", "mixed"), schedule=schedule)
+  checks.count(0, num_epochs=num_epochs, forget_steps=forget_steps)
+  is_mixed = schedule == "mixed"
+  objective = _relabel.random_labels(
+    model,
+    num_classes,
+    redraw="epoch" if is_mixed else "batch",
+    exclude_true=exclude_true,
+    train_mode=train_mode,
+    retain_weight=retain_weight,
+  )
+  if is_mixed:
+    steps = num_epochs * (forget_steps + fit.num_steps)
+    whole = fit._replace(num_steps=steps)
+    fitted = _relabel.mixed(objective, whole, num_classes)
+  else:
+    fitted = _relabel.sequential(
+      objective,
+      fit,
+      num_classes,
+      num_epochs=num_epochs,
+      forget_steps=forget_steps,
+      retain_steps=fit.num_steps,
     )
-    # Of gradients that are all 0 the first would be taken.
-    is_asked = (forget_mask > 0).any()
-    return jax.tree.map(lambda marks: marks & is_asked, largest(total, keep))
-
-  return mask
+  mask = saliency_mask(model, keep)
+  # Times one would be the same but for the last bit, which compilers may round
+  # in another way.
+  if not (checks.is_concrete(keep) and keep == 1):
+    fitted = masked(fitted, mask, needs=Draw(forget=ALL))
+  return dataclasses.replace(fitted, name="salun")
 
 
 class SoftState(NamedTuple):
@@ -205,7 +175,7 @@ def soft_threshold(
   def init(params):
     return SoftState(jnp.zeros((), jnp.int32), params)
 
-  def update(updates, state, params=None):
+  def update(updates: PyTree, state: SoftState, params: PyTree = None):
     change = jax.tree.map(
       lambda u, p, r: (p + u) - r, updates, params, state.reference
     )

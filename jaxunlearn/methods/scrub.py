@@ -1,8 +1,9 @@
 """SCRUB and SCRUB+R: disobey a teacher on the forget set, obey it elsewhere.
 
 Source: Kurmanji et al. (2023), arXiv:2302.09880.
-Class: heuristic. Model state: moves in the obeying phases (retain rows), frozen
-in the disobeying ones. Cost: one gradient and one teacher's forward a step.
+Class: heuristic. Model state: the student trains in training mode, so that it
+moves in the phases of either kind, as in the source. Cost: one gradient and one
+teacher's forward per step.
 Difference from the source: `jitter`. At the start student and teacher agree, so
 the first disobeying phase has no gradient but rounding noise; a small relative
 noise on the params breaks the tie on purpose.
@@ -16,47 +17,63 @@ import optax
 
 from jaxunlearn import losses
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import chain, edit, provide, repeat
+from jaxunlearn.core.combinators import Choose, alternate, chain, edit
 from jaxunlearn.core.drivers import predict
-from jaxunlearn.core.phase import apply_rows, phase
-from jaxunlearn.core.types import Draw, Model, PyTree, Transform
+from jaxunlearn.core.legacy import old_fits
+from jaxunlearn.core.phase import phase, remember
+from jaxunlearn.core.types import (
+  Draw,
+  Fit,
+  Losses,
+  Model,
+  PyTree,
+  Slot,
+  Step,
+  Transform,
+  Variables,
+  apply_rows,
+  as_fit,
+)
+from jaxunlearn.methods._classes import class_labels
+
+SMALL = Fit(
+  optax.adamw(5e-4, weight_decay=0.1), 25, 32
+)  # The small-scale study's.
 
 
+@old_fits(fit=("optimizer", "min_steps", "retain_batch_size"))
 def scrub(
   model: Model,
+  fit: Fit = SMALL,
   *,
-  optimizer: optax.GradientTransformation,
-  num_epochs: int,
-  max_epochs: int,
-  max_steps: int,
-  min_steps: int,
-  forget_batch_size: int,
-  retain_batch_size: int,
-  temperature: float = 2.0,
-  distillation_weight: float = 0.5,
-  task_weight: float = 1.0,
-  jitter: float = 0.01,
+  num_epochs: int = 10,
+  max_epochs: int = 3,
+  max_steps: int = 5,
+  forget_batch_size: int | None = None,
+  temperature: float | jax.Array = 2.0,
+  distillation_weight: float | jax.Array = 0.5,
+  jitter: float | jax.Array = 0.01,
   rewind_data: PyTree | None = None,
 ) -> Transform:
   """Alternates between leaving the original model's outputs and keeping them.
 
   With d = T^2 KL(original || student): the first `max_epochs` epochs begin with
   steps that maximise d on the forget set; every epoch ends with steps that
-  minimise `task_weight * loss + distillation_weight * d` on the retain set. One
-  optimiser serves both.
+  minimise `loss + distillation_weight * d` on the retain set. One optimiser
+  serves both.
 
   Args:
     model: a classifier.
-    optimizer: its step count runs over all phases, for schedules.
+    fit: of the obeying steps: so many per epoch, on retain rows. Its optimiser
+      serves the disobeying ones too and goes on through all epochs, for
+      schedules.
     num_epochs: E; 0 returns the model with its jitter.
     max_epochs: how many of them begin with disobeying, <= E.
-    max_steps: disobeying steps an epoch.
-    min_steps: obeying steps an epoch.
-    forget_batch_size: forget rows a disobeying step.
-    retain_batch_size: retain rows an obeying step.
+    max_steps: disobeying steps per epoch.
+    forget_batch_size: forget rows per disobeying step; as many as retain rows
+      by default.
     temperature: T > 0. May be traced.
-    distillation_weight: of d on the retain set. May be traced.
-    task_weight: of the task's loss on the retain set. May be traced.
+    distillation_weight: of d on the retain set, beside the loss. May be traced.
     jitter: noise at the start, relative to each leaf's root mean square; 0 for
       none. May be traced.
     rewind_data: SCRUB+R. Rows `{"x", "label"}` never trained on: of the epochs
@@ -65,11 +82,15 @@ def scrub(
       to the forget set's classes; of equals the last. (The source chooses among all epochs.)
 
   Raises:
-    ValueError: max_epochs > num_epochs, or equal to it with rewind_data; a
-      temperature that is not positive.
+    ValueError: max_epochs > num_epochs, or equal to it with rewind_data; an
+      option outside its range.
   """
+  fit = as_fit(fit, {})
   checks.positive(temperature=temperature)
-  checks.non_negative(num_epochs=num_epochs, max_epochs=max_epochs)
+  checks.non_negative(jitter=jitter)
+  checks.count(
+    0, num_epochs=num_epochs, max_epochs=max_epochs, max_steps=max_steps
+  )
   if max_epochs > num_epochs:
     raise ValueError(
       f"Expected max_epochs <= num_epochs, got {max_epochs} > {num_epochs}."
@@ -80,55 +101,51 @@ def scrub(
       f"choose: {max_epochs} of {num_epochs}."
     )
 
-  def distance(logits, batch):
-    teacher = model.predict(batch.context.original, batch.rows["x"])
-    kl = losses.kl_to_teacher(logits, teacher, temperature)
-    return temperature**2 * kl
+  def distance(logits: jax.Array, step: Step) -> jax.Array:
+    teacher = model.predict(step.original, step.rows["x"])
+    return temperature**2 * losses.kl_to_teacher(logits, teacher, temperature)
 
-  def disobey(variables, batch, key):
-    logits, _ = apply_rows(model, variables, batch, key, train=False)
-    return distance(logits, batch)
+  def disobey(variables: Variables, step: Step, key: jax.Array) -> Losses:
+    logits, state = apply_rows(model, variables, step, key, train=True)
+    return Losses(distance(logits, step), None, state)
 
-  def obey(variables, batch, key):
-    logits, state = apply_rows(model, variables, batch, key, train=True)
-    task = task_weight * model.loss(logits, batch.rows)
-    return task + distillation_weight * distance(logits, batch), state
+  def obey(variables: Variables, step: Step, key: jax.Array) -> Losses:
+    logits, state = apply_rows(model, variables, step, key, train=True)
+    task = model.loss(logits, step.rows)
+    value = task + distillation_weight * distance(logits, step)
+    return Losses(value, None, state)
 
-  max_phase = phase(
-    disobey,
-    optimizer,
-    max_steps,
-    draw=Draw(forget=forget_batch_size),
-    forget_weight=-1.0,
-    name="max",
-    shared_state="optimizer",
+  shared: Slot[PyTree] = Slot("optimizer")
+  forget_rows = (
+    fit.batch_size if forget_batch_size is None else forget_batch_size
   )
-  min_phase = phase(
-    obey,
-    optimizer,
-    min_steps,
-    draw=Draw(retain=retain_batch_size),
-    name="min",
-    shared_state="optimizer",
+  max_phase = remember(
+    phase(
+      disobey,
+      fit._replace(num_steps=max_steps),
+      draw=Draw(forget=forget_rows),
+      forget_weight=-1.0,
+      name="max",
+    ),
+    shared,
   )
-  start = provide(
-    "optimizer",
-    lambda carry, *_: optimizer.init(carry.variables.params),
-    reads="nothing",
+  min_phase = remember(
+    phase(obey, fit, draw=Draw(retain=fit.batch_size), name="min"),
+    shared,
+    Slot("min steps"),
   )
   choose = None if rewind_data is None else _rewind(model, rewind_data)
-  both = chain(max_phase, min_phase, name="scrub")
+  settling = num_epochs - max_epochs
   return chain(
     edit(_add_jitter(jitter), reads="nothing", name="jitter"),
-    start,
-    repeat(both, max_epochs),
-    repeat(min_phase, num_epochs - max_epochs, choose=choose, name="settle"),
+    alternate(max_phase, min_phase, rounds=max_epochs, name="scrub"),
+    alternate(min_phase, rounds=settling, choose=choose, name="settle"),
     name="scrub",
   )
 
 
-def _add_jitter(jitter):
-  def add(variables, data, forget_mask, key):
+def _add_jitter(jitter: float | jax.Array):
+  def add(variables, data, request, key):
     leaves, treedef = jax.tree.flatten(variables.params)
     noisy = []
     for leaf, k in zip(leaves, jax.random.split(key, len(leaves))):
@@ -141,28 +158,29 @@ def _add_jitter(jitter):
   return add
 
 
-def _rewind(model, held_out):
+def _rewind(model: Model, held_out: PyTree) -> Choose:
   """Chooses the epoch whose forget error is that of rows never seen."""
 
-  def errors(variables, rows):
-    wrong = predict(model, variables, rows["x"]).argmax(-1) != rows["label"]
-    return wrong.astype(jnp.float32)
+  def errors(variables: Variables, rows: PyTree) -> jax.Array:
+    outputs = predict(model, variables, rows["x"])
+    label = class_labels(rows, outputs.shape[-1])
+    return (outputs.argmax(-1) != label).astype(jnp.float32)
 
-  def choose(stack, data, forget_mask, key):
+  def choose(stack, data, request, key):
     label, unseen = data["label"], held_out["label"]
     last = jax.tree.map(lambda leaf: leaf[-1], stack)
+    forget = request.forget.astype(jnp.float32)
     # Rows of each class count as often as in the forget set.
     same = (unseen[:, None] == label[None, :]).astype(jnp.float32)
-    wanted = (same * forget_mask[None, :]).sum(axis=1)
+    wanted = (same * forget[None, :]).sum(axis=1)
     share = wanted / jnp.maximum(
       (unseen[:, None] == unseen[None, :]).sum(axis=1), 1
     )
     reference = (share * errors(last, held_out)).sum() / jnp.maximum(
       share.sum(), 1e-12
     )
-    forgotten = forget_mask.astype(jnp.float32)
-    error = jax.lax.map(lambda v: (errors(v, data) * forgotten).sum(), stack)
-    error = error / jnp.maximum(forgotten.sum(), 1.0)
+    error = jax.lax.map(lambda v: (errors(v, data) * forget).sum(), stack)
+    error = error / jnp.maximum(forget.sum(), 1.0)
     # Of equals the last, which has healed longest.
     return len(error) - 1 - jnp.abs(error - reference)[::-1].argmin()
 

@@ -5,8 +5,8 @@ label-free LF-SSD, arXiv:2402.19308, and the adaptive ASSD, arXiv:2402.10098.
 Class: heuristic; a one-shot edit without a gradient step. Model state: not
 touched, gradients are taken in evaluation mode.
 Data access: forget rows with labels, and either all rows or their importance,
-computed once after training. Cost: a gradient a forget row (estimator
-"example") or a batch of them ("batch"), and as much for the other rows where
+computed once after training. Cost: a gradient per forget row (estimator
+"example") or batch of them ("batch"), and as much for the other rows where
 no importance is stored.
 
 Estimators. The paper defines the importance as the diagonal Fisher information,
@@ -15,7 +15,7 @@ the published ones, squares the gradient of each batch's mean loss. There batch
 size and order are settings, and a fixed alpha has a meaning only with them.
 With "example" and q = |forget| / |all| no weight has importance_forget /
 importance_full > 1/q, so that alpha >= 1/q selects nothing: the published alpha
-of 10 is a no-op for one of ten equal classes. The default alpha adapts instead.
+of 10 is a no-op for one of ten equal classes. `ssd_adaptive` looks for its own.
 Made for classes and other groups that lean on weights of their own: of rows
 scattered over all classes the importances are alike, and the edit damages what
 it should keep.
@@ -26,7 +26,10 @@ straddle the two.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +37,19 @@ import jax.numpy as jnp
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import edit
 from jaxunlearn.core.sampling import take_rows
-from jaxunlearn.core.types import ALL, Draw, Model, PyTree, Transform, Variables
+from jaxunlearn.core.types import (
+  ALL,
+  Draw,
+  Losses,
+  PyTree,
+  Task,
+  Transform,
+  Variables,
+  as_task,
+)
+from jaxunlearn.methods import _rows
 
+Threshold = Callable[[PyTree, PyTree, jax.Array], jax.Array]
 _ESTIMATORS = ("example", "batch")
 
 
@@ -52,12 +66,11 @@ class SsdInfo(NamedTuple):
 
 
 def ssd(
-  model: Model,
+  task: Task | Any,
   *,
-  alpha: float | jax.Array | None = None,
-  dampening: float | jax.Array = 0.3,
+  alpha: float | jax.Array | Threshold = 10.0,
+  dampening: float | jax.Array = 1.0,
   exponent: float | jax.Array = 1.0,
-  selection: float | jax.Array = 1.5,
   estimator: str = "batch",
   batch_size: int = 64,
   importance_full: PyTree | None = None,
@@ -69,22 +82,19 @@ def ssd(
   is multiplied by min((dampening * d / f)^exponent, 1).
 
   Args:
-    model: any; its `loss` is taken.
-    alpha: >= 0, the threshold. None takes `adaptive_alpha` (ASSD), which fits
-      requests of any size; published fixed values are 5 to 50. With the
+    task: a `Task`, or a model of any room.
+    alpha: >= 0, the threshold; published: 5 to 50, 10 for ResNet-18. With the
       estimator "example", alpha >= |all| / |forget| selects nothing, silently:
-      see the module and `SsdInfo.selected_count`. May be traced.
+      see the module and `SsdInfo.selected_count`. May be traced. Or a function
+      `(importance_forget, importance_full, share of rows to forget) -> alpha`.
     dampening: lambda >= 0; 0 sets selected weights to zero, large values change
-      nothing. Published: 1, or 0.1. May be traced.
+      nothing. Published: 1, or 0.1 for faces. May be traced.
     exponent: of the shrinking factor. May be traced.
-    selection: with alpha=None, how many weights are selected; see
-      `adaptive_alpha`. Published: 1. The defaults of this and of dampening were
-      chosen on the classes of digits. May be traced.
     estimator: "example", the paper's, or "batch", the released code's.
     batch_size: static; rows at a time. "example": memory holds so many
       gradients, the result does not depend on it. "batch": it does.
     importance_full: from `importance` on all training rows with the same
-      estimator, batch size and model; then only forget rows are read. None
+      estimator, batch size and task; then only forget rows are read. None
       computes it from the data of the request.
     label_free: LF-SSD; see `importance`.
 
@@ -92,34 +102,30 @@ def ssd(
     A `Transform` of no steps, info `SsdInfo`. An empty request changes nothing.
 
   Raises:
-    ValueError: alpha, dampening, exponent or selection < 0, an unknown estimator,
-      batch_size < 1; when called, an importance that does not fit the params.
+    ValueError: alpha, dampening or exponent < 0, an unknown estimator,
+      batch_size < 1; from the call, an importance that does not fit the params.
   """
-  numbers = {"dampening": dampening, "exponent": exponent}
-  numbers["selection" if alpha is None else "alpha"] = (
-    selection if alpha is None else alpha
-  )
-  checks.non_negative(**numbers)
-  checks.one_of(_ESTIMATORS, estimator=estimator)
-  checks.positive(batch_size=batch_size)
+  checks.non_negative(dampening=dampening, exponent=exponent)
+  if not callable(alpha):
+    checks.non_negative(alpha=alpha)
   kind = (estimator, batch_size, label_free)
+  _check_kind(*kind)
+  task = as_task(task)
 
-  def apply(variables, data, forget_mask, key):
-    del key
-    params, weights = variables.params, forget_mask.astype(jnp.float32)
-    total, count = _sums(model, variables, data, weights, *kind)
+  def apply(variables, data, request, key):
+    params, visible = variables.params, _rows.seen(request)
+    loss, rows = _loss(task, variables, data, visible, key, label_free)
+    total, count = _sums(loss, params, rows, request.forget, *kind)
     forget = full = _ratio(total, count)
     if importance_full is not None:
       checks.same_structure(importance_full, params, "importance_full")
       full = importance_full
     else:
-      rest = _sums(model, variables, data, 1.0 - weights, *kind)
+      rest = _sums(loss, params, rows, request.retain, *kind)
       full = _ratio(*jax.tree.map(jnp.add, (total, count), rest))
-    threshold = alpha
-    if threshold is None:
-      threshold = adaptive_alpha(
-        forget, full, weights.mean(), selection=selection
-      )
+    asked = request.forget.astype(jnp.float32).sum()
+    share = asked / (asked + request.retain.astype(jnp.float32).sum())
+    threshold = alpha(forget, full, share) if callable(alpha) else alpha
     smaller = dampen(
       params,
       forget,
@@ -142,12 +148,42 @@ def ssd(
   return edit(apply, needs=needs, name="ssd")
 
 
+def ssd_adaptive(
+  task: Task | Any,
+  *,
+  selection: float | jax.Array = 1.5,
+  dampening: float | jax.Array = 0.3,
+  **options: Any,
+) -> Transform:
+  """`ssd` with a threshold that fits requests of any size (ASSD).
+
+  Args:
+    task: see `ssd`.
+    selection: >= 0, how many weights are selected; see `adaptive_alpha`.
+      Published: 1. The defaults of this and of dampening were chosen on the
+      classes of digits. May be traced.
+    dampening: see `ssd`.
+    **options: the other keyword arguments of `ssd`.
+
+  Returns:
+    As `ssd`.
+
+  Raises:
+    ValueError: selection < 0, and as `ssd`.
+  """
+  checks.non_negative(selection=selection)
+  alpha = functools.partial(adaptive_alpha, selection=selection)
+  plain = ssd(task, alpha=alpha, dampening=dampening, **options)
+  return dataclasses.replace(plain, name="ssd_adaptive")
+
+
 def importance(
-  model: Model,
+  task: Task | Any,
   variables: Variables,
   data: PyTree,
   weights: jax.Array,
   *,
+  key: jax.Array | None = None,
   estimator: str = "batch",
   batch_size: int = 64,
   label_free: bool = False,
@@ -160,10 +196,11 @@ def importance(
   count alike.
 
   Args:
-    model: the model, used in evaluation mode.
+    task: a `Task`, or a model of any room; in evaluation mode.
     variables: its variables.
     data: pytree of arrays [N, ...].
     weights: bool [N], or float weights >= 0; the rows that count.
+    key: PRNG key, for a loss that draws; `jax.random.key(0)` by default.
     estimator: "example" or "batch".
     batch_size: static; see `ssd`.
     label_free: LF-SSD: the squared norm of the outputs in place of the loss, the
@@ -176,9 +213,14 @@ def importance(
     ValueError: an unknown estimator, batch_size < 1, weights of a wrong shape.
   """
   checks.request(data, weights, name="weights")
+  _check_kind(estimator, batch_size, label_free)
+  key = jax.random.key(0) if key is None else key
+  everything = jnp.ones(weights.shape, bool)
+  loss, rows = _loss(
+    as_task(task), variables, data, everything, key, label_free
+  )
   kind = (estimator, batch_size, label_free)
-  total, count = _sums(model, variables, data, weights, *kind)
-  return _ratio(total, count)
+  return _ratio(*_sums(loss, variables.params, rows, weights, *kind))
 
 
 def dampen(
@@ -289,14 +331,34 @@ def _ratio(total: PyTree, count: jax.Array) -> PyTree:
   return jax.tree.map(lambda t: t / jnp.where(count > 0, count, 1.0), total)
 
 
-def _sums(model, variables, data, weights, estimator, batch_size, label_free):
+def _check_kind(estimator: str, batch_size: int, label_free: bool) -> None:
+  checks.one_of(_ESTIMATORS, estimator=estimator)
+  checks.count(1, batch_size=batch_size)
+  checks.one_of((True, False), label_free=label_free)
+
+
+def _loss(task, variables, data, visible, key, label_free):
+  """What is differentiated, `(params, Rows) -> Losses`, and all rows."""
+  loss, rows = _rows.original_loss(task, variables, data, visible, key)
+  if not label_free:
+    return loss, rows
+  if task.predict is None:
+    raise ValueError("Expected a Task that predicts for label_free=True.")
+
+  def norm(params: PyTree, asked: _rows.Rows) -> Losses:
+    outputs = task.predict(variables._replace(params=params), asked.rows["x"])
+    outputs = outputs.astype(jnp.promote_types(jnp.float32, outputs.dtype))
+    return Losses(jnp.square(outputs).reshape(len(outputs), -1).sum(axis=1))
+
+  return norm, rows
+
+
+def _sums(loss, params, data, weights, estimator, batch_size, label_free):
   """The sum of what `importance` averages, and the weight of what it sums.
 
   The rows that count are gathered first, so that the loop, whose length is a
   run-time number, never walks over the others.
   """
-  checks.one_of(_ESTIMATORS, estimator=estimator)
-  checks.positive(batch_size=batch_size)
   weights = weights.astype(jnp.float32)
   n = checks.num_rows(data)
   size = min(batch_size, n)
@@ -304,46 +366,41 @@ def _sums(model, variables, data, weights, estimator, batch_size, label_free):
   row_count = (weights > 0).sum(dtype=jnp.int32)
   measure = jnp.abs if label_free else jnp.square
 
-  def losses(params, rows):
-    outputs = model.predict(variables._replace(params=params), rows["x"])
-    if label_free:
-      outputs = outputs.astype(jnp.promote_types(jnp.float32, outputs.dtype))
-      return jnp.square(outputs).reshape(len(outputs), -1).sum(axis=1)
-    return model.loss(outputs, rows)
-
-  def measured(grads):
+  def measured(grads: PyTree) -> PyTree:
     wide = lambda g: g.astype(jnp.promote_types(jnp.float32, g.dtype))
     return jax.tree.map(lambda g: measure(wide(g)), grads)
 
-  def of_rows(rows, weight):
-    def one(row):
+  def of_rows(rows: _rows.Rows, weight: jax.Array) -> tuple[PyTree, jax.Array]:
+    def one(row: _rows.Rows) -> PyTree:
       single = jax.tree.map(lambda x: x[None], row)
-      grad = jax.grad(lambda p: losses(p, single)[0])
-      return measured(grad(variables.params))
+      mean = lambda p: _rows.row_means(loss(p, single))[0]
+      return measured(jax.grad(mean)(params))
 
-    def add(value):
+    def add(value: jax.Array) -> jax.Array:
       w = weight.reshape(weight.shape + (1,) * (value.ndim - 1))
       return jnp.where(w > 0, w * value, 0.0).sum(axis=0)
 
     return jax.tree.map(add, jax.vmap(one)(rows)), weight.sum()
 
-  def of_batch(rows, weight):
-    def mean_loss(params):
-      value = jnp.where(weight > 0, weight * losses(params, rows), 0.0)
-      return value.sum() / jnp.maximum(weight.sum(), 1e-12)
+  def of_batch(rows: _rows.Rows, weight: jax.Array) -> tuple[PyTree, jax.Array]:
+    def mean_loss(params: PyTree) -> jax.Array:
+      out = loss(params, rows)
+      w = weight if out.weight is None else weight * out.weight
+      value = jnp.where(w > 0, weight * out.value, 0.0).sum()
+      return value / jnp.maximum(w.sum(), 1e-12)
 
-    return measured(jax.grad(mean_loss)(variables.params)), jnp.ones(())
+    return measured(jax.grad(mean_loss)(params)), jnp.ones(())
 
   one_chunk = of_rows if estimator == "example" else of_batch
 
-  def body(index, total):
+  def body(index: jax.Array, total: PyTree) -> PyTree:
     position = index * size + jnp.arange(size)
     row_id = order[jnp.minimum(position, n - 1)]
     weight = jnp.where(position < row_count, weights[row_id], 0.0)
     added = one_chunk(take_rows(data, row_id, weight), weight)
     return jax.tree.map(jnp.add, total, added)
 
-  like = jax.eval_shape(body, 0, _zero_sums(variables.params))
+  like = jax.eval_shape(body, 0, _zero_sums(params))
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
   return jax.lax.fori_loop(0, -(-row_count // size), body, zeros)
 

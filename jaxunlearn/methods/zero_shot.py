@@ -6,46 +6,60 @@ Class: heuristic. Data access: none. Of `data` only the labels under the mask ar
 read, to learn which classes are asked for, and the shape of an input; a table of
 the classes, `{"label": jnp.arange(K)}`, does as well and gives the same bits.
 Model state: frozen; `train_mode=True` moves it to the statistics of noise.
-Cost: noise_steps * num_classes * noise_batch + (impair_steps + repair_steps) *
-batch_size gradients of one row.
+Cost: the noise's steps * num_classes * its rows, and the steps * rows of the other
+two fits, gradients of one row.
 Differences: there is no published code of this method; counts, rates and
 penalties are ours, chosen on scikit-learn's digits with an MLP.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxunlearn import losses
 from jaxunlearn.core import checks
-from jaxunlearn.core.classes import input_shape as shape_of_input
-from jaxunlearn.core.classes import provide_classes
 from jaxunlearn.core.combinators import chain, provide
+from jaxunlearn.core.legacy import old_fits
 from jaxunlearn.core.phase import Objective, phase
-from jaxunlearn.core.types import Model, Transform
+from jaxunlearn.core.types import (
+  Fit,
+  Losses,
+  Model,
+  Slot,
+  Step,
+  Transform,
+  Variables,
+  as_fit,
+)
+from jaxunlearn.methods._classes import input_shape as shape_of_input
+from jaxunlearn.methods._classes import provide_classes
+
+CLASSES: Slot[jax.Array] = Slot("classes")  # bool [K], those to forget.
+NOISE: Slot[jax.Array] = Slot("noise")  # float32 [K, B, ...]
+DIGITS_NOISE = Fit(optax.adam(0.1), 60, 64)
+DIGITS_IMPAIR = Fit(optax.adam(1e-3), 15)
+DIGITS_REPAIR = Fit(optax.adam(4e-3), 40)
 
 
+@old_fits(
+  noise=("noise_optimizer", "noise_steps", "noise_batch"),
+  impair=("impair_optimizer", "impair_steps", "batch_size"),
+  repair=("repair_optimizer", "repair_steps", "batch_size"),
+)
 def zero_shot_noise(
   model: Model,
-  *,
   num_classes: int,
-  noise_optimizer: optax.GradientTransformation | None = None,
-  noise_steps: int = 60,
-  noise_batch: int = 64,
-  forget_penalty: float = 0.05,
-  retain_penalty: float = 0.03,
-  impair_optimizer: optax.GradientTransformation | None = None,
-  impair_steps: int = 15,
-  repair_optimizer: optax.GradientTransformation | None = None,
-  repair_steps: int = 40,
-  batch_size: int = 256,
-  copies: float = 3.0,
+  *,
+  noise: Fit = DIGITS_NOISE,
+  impair: Fit = DIGITS_IMPAIR,
+  repair: Fit = DIGITS_REPAIR,
+  forget_penalty: float | jax.Array = 0.05,
+  retain_penalty: float | jax.Array = 0.03,
+  copies: float | jax.Array = 3.0,
   train_mode: bool = False,
   input_shape: Sequence[int] | None = None,
 ) -> Transform:
@@ -59,18 +73,14 @@ def zero_shot_noise(
   Args:
     model: a classifier with integer labels under "label".
     num_classes: K.
-    noise_optimizer: Adam of 0.1 by default.
-    noise_steps: steps of the noise.
-    noise_batch: noise inputs a class.
+    noise: of the noise; its rows are the inputs per class.
+    impair: of the damage, on noise of all classes.
+    repair: of the healing; starts fresh. Without steps it leaves a model that is
+      hardly of use.
     forget_penalty: coefficient of the squared norm of error-maximising noise,
       whose loss has no lower bound without it. May be traced.
     retain_penalty: the same of error-minimising noise; a large one keeps it from
       looking like its class. May be traced.
-    impair_optimizer: Adam of 1e-3 by default.
-    impair_steps: steps.
-    repair_optimizer: Adam of 4e-3 by default; starts fresh.
-    repair_steps: steps; 0 leaves a model that is hardly of use.
-    batch_size: noise inputs a step of impairing and repairing.
     copies: how often noise of a forgotten class counts against that of a kept
       one while impairing. May be traced.
     train_mode: static; dropout active and BatchNorm's statistics moving while
@@ -78,8 +88,8 @@ def zero_shot_noise(
     input_shape: of one input; that of `data["x"]` by default.
 
   Returns:
-    A `Transform` with infos "learn_noise" (loss summed over classes), "impair"
-    and "repair". A request for part of a class is one for the class. Classes
+    A `Transform` with infos "noise" (the phase "learn_noise", its loss summed
+    over classes), "impair" and "repair". A request for part of a class is one for the class. Classes
     that an earlier request took must be in the next one too: no row tells that
     they are gone, and the noise of a class to keep brings it back. Under jit,
     where requests cannot be looked at, one of no class impairs on the noise of
@@ -89,31 +99,20 @@ def zero_shot_noise(
     ValueError: an option outside its range; a soft request; (concrete values)
       a request of no class or of every class, labels out of range; no shape.
   """
-  fit = functools.partial(
-    train_on_noise, model, batch_size=batch_size, train_mode=train_mode
-  )
   return chain(
     learn_noise(
       model,
-      optimizer=noise_optimizer or optax.adam(0.1),
-      num_steps=noise_steps,
-      batch_size=noise_batch,
+      num_classes,
+      noise,
       forget_penalty=forget_penalty,
       retain_penalty=retain_penalty,
-      num_classes=num_classes,
       input_shape=input_shape,
     ),
-    fit(
-      optimizer=impair_optimizer or optax.adam(1e-3),
-      num_steps=impair_steps,
-      copies=copies,
-      name="impair",
+    train_on_noise(
+      model, impair, copies=copies, train_mode=train_mode, name="impair"
     ),
-    fit(
-      optimizer=repair_optimizer or optax.adam(4e-3),
-      num_steps=repair_steps,
-      copies=0.0,
-      name="repair",
+    train_on_noise(
+      model, repair, copies=0.0, train_mode=train_mode, name="repair"
     ),
     name="zero_shot_noise",
   )
@@ -121,33 +120,30 @@ def zero_shot_noise(
 
 def learn_noise(
   model: Model,
-  *,
   num_classes: int,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
+  fit: Fit,
+  *,
   forget_penalty: float | jax.Array,
   retain_penalty: float | jax.Array,
   input_shape: Sequence[int] | None = None,
 ) -> Transform:
-  """Provides "classes", bool [K], and learned "noise", float32 [K, B, ...]."""
-  checks.positive(batch_size=batch_size)
+  """Leaves `CLASSES`, bool [K], and learned `NOISE`, float32 [K, B, ...]."""
+  fit = as_fit(fit, {})
   checks.non_negative(
     forget_penalty=forget_penalty, retain_penalty=retain_penalty
   )
 
-  def start(carry, data, forget_mask, key):
+  def start(carry, data, request, key):
     shape = shape_of_input(data, input_shape)
-    return jax.random.normal(key, (num_classes, batch_size, *shape))
+    return jax.random.normal(key, (num_classes, fit.batch_size, *shape))
 
   return chain(
-    provide_classes(num_classes),
-    provide("noise", start, reads="shapes"),
+    provide_classes(CLASSES, num_classes),
+    provide(NOISE, start, reads="shapes"),
     phase(
       noise_objective(model, forget_penalty, retain_penalty),
-      optimizer,
-      num_steps,
-      target="noise",
+      fit,
+      on=NOISE,
       name="learn_noise",
     ),
     name="noise",
@@ -165,14 +161,14 @@ def noise_objective(
   scale however many classes there are.
   """
 
-  def objective(noise, batch, key):
+  def objective(noise: jax.Array, step: Step, key: jax.Array) -> jax.Array:
     many, size = noise.shape[:2]
     rows = noise.reshape(many * size, *noise.shape[2:])
-    labels = np.repeat(np.arange(many), size)
-    logits = model.predict(batch.context.variables, rows)
+    labels = jnp.repeat(jnp.arange(many), size)
+    logits = model.predict(step.variables, rows)
     away = losses.error_maximising(logits, labels, rows, forget_penalty)
     towards = losses.error_minimising(logits, labels, rows, retain_penalty)
-    forget = batch.context.extra["classes"][labels]
+    forget = step[CLASSES][labels]
     return jnp.where(forget, away, towards).reshape(many, size).sum(axis=0)
 
   return objective
@@ -180,23 +176,21 @@ def noise_objective(
 
 def train_on_noise(
   model: Model,
+  fit: Fit,
   *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
   copies: float | jax.Array,
   train_mode: bool = False,
   name: str,
 ) -> Transform:
   """Fits the task's loss on learned noise; `copies` 0 on kept classes only."""
-  checks.positive(batch_size=batch_size)
+  fit = as_fit(fit, {})
   checks.non_negative(copies=copies)
 
-  def objective(variables, batch, key):
+  def objective(variables: Variables, step: Step, key: jax.Array) -> Losses:
     class_key, row_key, apply_key = jax.random.split(key, 3)
-    noise = batch.context.extra["noise"]
-    weight = jnp.where(batch.context.extra["classes"], copies, 1.0)
-    shape = (batch_size,)
+    noise = step[NOISE]
+    weight = jnp.where(step[CLASSES], copies, 1.0)
+    shape = (fit.batch_size,)
     label = jax.random.categorical(class_key, jnp.log(weight), shape=shape)
     row = jax.random.randint(row_key, shape, 0, noise.shape[1])
     rows = {"x": noise[label, row], "label": label}
@@ -204,6 +198,7 @@ def train_on_noise(
       variables, rows["x"], train=train_mode, key=apply_key
     )
     # Without a class to draw from, the labels mean nothing.
-    return jnp.where(weight.sum() > 0, model.loss(logits, rows), 0.0), state
+    value = jnp.where(weight.sum() > 0, model.loss(logits, rows), 0.0)
+    return Losses(value, None, state)
 
-  return phase(objective, optimizer, num_steps, name=name)
+  return phase(objective, fit, name=name)

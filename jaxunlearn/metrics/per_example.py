@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks, per_example
 from jaxunlearn.core.sampling import blank_rows
-from jaxunlearn.core.types import Model, PyTree, Variables
+from jaxunlearn.core.types import Model, PyTree, Variables, as_step, as_task
 from jaxunlearn.metrics import _rows
 
 Losses = Callable[[PyTree, PyTree], jax.Array]
@@ -40,7 +40,7 @@ def per_example_loss(
   """The task's loss of every row, in evaluation mode.
 
   Args:
-    model: its `loss` is taken.
+    model: a model or a `Task`; its `loss` is taken.
     variables: its variables; bare params will do for a model without state.
     data: pytree of arrays [N, ...] with the inputs under "x".
     weights: None, or bool or float [N], see the module.
@@ -192,10 +192,11 @@ def gradient_gram(
   return per_example.map_chunks(block, others, chunk_size=others_chunk_size).T
 
 
-def losses_of(model: Model, variables: Variables) -> tuple[Losses, PyTree]:
-  """A model's losses as a function of float32 params, and those params.
+def losses_of(task: Any, variables: Variables) -> tuple[Losses, PyTree]:
+  """A task's losses as a function of float32 params, and those params.
 
   The model computes in its own dtype; derivatives come out in float32 or wider.
+  What a loss draws it draws from one key, so that equal rows have equal losses.
 
   Returns:
     `(params, rows [B]) -> losses [B]` in evaluation mode, and the params.
@@ -204,13 +205,16 @@ def losses_of(model: Model, variables: Variables) -> tuple[Losses, PyTree]:
     variables if isinstance(variables, Variables) else Variables(variables)
   )
 
+  task, key = as_task(task), jax.random.key(0)
+
   def losses(params: PyTree, rows: PyTree) -> jax.Array:
-    found = model.loss(outputs_of(model, lifted, params, rows), rows)
+    own = _cast(params, lifted.params)
+    found = task.loss(lifted._replace(params=own), as_step(rows), key).value
     wanted = checks.num_rows(rows)
     if found.shape != (wanted,):
       raise ValueError(
-        f"Expected model.loss to return one loss for each of {wanted} rows, "
-        f"got shape {found.shape}."
+        f"Expected the task to return one loss for each of {wanted} rows, got "
+        f"shape {found.shape}."
       )
     return _rows.widened(found)
 
@@ -221,8 +225,12 @@ def outputs_of(
   model: Model, variables: Variables, params: PyTree, rows: PyTree
 ) -> jax.Array:
   """Outputs [B, ...] with other params, cast to the dtypes of the model's own."""
-  own = jax.tree.map(lambda p, v: p.astype(v.dtype), params, variables.params)
+  own = _cast(params, variables.params)
   return model.predict(variables._replace(params=own), rows["x"])
+
+
+def _cast(params: PyTree, like: PyTree) -> PyTree:
+  return jax.tree.map(lambda p, v: p.astype(v.dtype), params, like)
 
 
 def row_gradients(losses: Losses, params: PyTree, rows: PyTree) -> PyTree:

@@ -4,6 +4,9 @@ Data is {"x": int [N, 2]} of (user, item), a request a bool mask [N] over it, an
 a method an ordinary `Transform`.
 """
 
+from jaxunlearn.core.training import train as train
+from jaxunlearn.core.training import train_many as train_many
+from jaxunlearn.methods.baselines import retrain as retrain
 from jaxunlearn.recsys import requests as requests
 from jaxunlearn.recsys.baselines import amnesiac as amnesiac
 from jaxunlearn.recsys.baselines import finetune as finetune
@@ -28,9 +31,6 @@ from jaxunlearn.recsys.models import from_module as from_module
 from jaxunlearn.recsys.models import lightgcn as lightgcn
 from jaxunlearn.recsys.models import mgcn as mgcn
 from jaxunlearn.recsys.models import vbpr as vbpr
-from jaxunlearn.recsys.objectives import fitting as fitting
-from jaxunlearn.recsys.objectives import retrain as retrain
-from jaxunlearn.recsys.objectives import train as train
 from jaxunlearn.recsys.receraser import balanced_shards as balanced_shards
 from jaxunlearn.recsys.receraser import receraser as receraser
 from jaxunlearn.recsys.receraser import sharded as sharded
@@ -49,7 +49,6 @@ __all__ = [
   "bpr_mf",
   "evaluator",
   "finetune",
-  "fitting",
   "from_module",
   "gradient_ascent",
   "interaction_graph",
@@ -69,6 +68,7 @@ __all__ = [
   "split_by_user",
   "synthetic",
   "train",
+  "train_many",
   "train_shards",
   "unlink",
   "vbpr",

@@ -8,52 +8,68 @@ AAAI, carried over to interactions here.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain, edit, provide
 from jaxunlearn.core.phase import phase
-from jaxunlearn.core.types import Draw, Transform
-from jaxunlearn.losses.ranking import bpr
-from jaxunlearn.recsys.negatives import draw_unseen
-from jaxunlearn.recsys.objectives import (
-  fitting,
-  triples,
-  with_graph,
-  with_history,
+from jaxunlearn.core.types import (
+  Draw,
+  Fit,
+  FitFields,
+  Slot,
+  Transform,
+  as_fit,
 )
+from jaxunlearn.losses.ranking import bpr
+from jaxunlearn.methods import baselines
+from jaxunlearn.recsys.negatives import draw_unseen
+from jaxunlearn.recsys.objectives import SEEN, see, triples
 from jaxunlearn.recsys.types import Recommender
 
 
 def finetune(
   model: Recommender,
+  fit: Fit | None = None,
   *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
   graph: str = "retain",
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Goes on training on the retained interactions: MMRecUN with alpha = 1.
 
-  Of a forgotten row it reads only that its item is no negative.
+  The library's `finetune`, but that no forgotten item is a negative.
 
   Args:
     model: the recommender.
-    optimizer: starts fresh.
-    num_steps: steps.
-    batch_size: retained interactions a step.
-    graph: "retain" or "full".
+    fit: the recipe; the batch is of retained interactions.
+    graph: "retain" or "full", see `Recommender.task_on`.
+    **fields: the fields of `Fit` by keyword.
   """
-  return fitting(
-    model,
-    optimizer=optimizer,
-    num_steps=num_steps,
-    batch_size=batch_size,
-    graph=graph,
-    name="finetune",
-  )
+  return baselines.finetune(model.task_on(graph, "full"), fit, **fields)
+
+
+def gradient_ascent(
+  model: Recommender,
+  fit: Fit | None = None,
+  *,
+  graph: str = "retain",
+  **fields: Unpack[FitFields],
+) -> Transform:
+  """Maximises BPR on the forgotten interactions.
+
+  The library's `gradient_ascent`, but that no forgotten item is a negative.
+  Without bound, unlike reverse BPR; `is_finite` of the info tells.
+
+  Args:
+    model: the recommender.
+    fit: the recipe, of few steps; the batch is of forgotten interactions.
+    graph: "retain" or "full", see `Recommender.task_on`.
+    **fields: the fields of `Fit` by keyword.
+  """
+  return baselines.gradient_ascent(model.task_on(graph, "full"), fit, **fields)
 
 
 def unlink() -> Transform:
@@ -63,7 +79,7 @@ def unlink() -> Transform:
   is forgotten. Reads nothing.
   """
   return edit(
-    lambda variables, data, forget_mask, key: variables,
+    lambda variables, data, request, key: variables,
     reads="nothing",
     name="unlink",
   )
@@ -71,116 +87,64 @@ def unlink() -> Transform:
 
 def reverse_only(
   model: Recommender,
+  fit: Fit | None = None,
   *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
   graph: str = "retain",
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Reverse BPR on the forgotten interactions alone: MMRecUN with alpha = 0.
 
   Args:
     model: the recommender.
-    optimizer: starts fresh.
-    num_steps: few.
-    batch_size: forgotten interactions a step.
-    graph: "retain" or "full".
+    fit: the recipe, of few steps; the batch is of forgotten interactions.
+    graph: "retain" or "full", see `Recommender.task_on`.
+    **fields: the fields of `Fit` by keyword.
   """
-  return _on_forgotten(
-    model, optimizer, num_steps, batch_size, graph, "reverse_only"
-  )
-
-
-def gradient_ascent(
-  model: Recommender,
-  *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
-  graph: str = "retain",
-) -> Transform:
-  """Maximises BPR on the forgotten interactions.
-
-  Without bound, unlike reverse BPR; `info["ascent"].is_finite` tells.
-
-  Args:
-    model: the recommender.
-    optimizer: of the ascent; it is given the negated gradient.
-    num_steps: few.
-    batch_size: forgotten interactions a step.
-    graph: "retain" or "full".
-  """
-  return _on_forgotten(
-    model, optimizer, num_steps, batch_size, graph, "gradient_ascent"
+  fit = as_fit(fit, fields)
+  draw = Draw(forget=fit.batch_size)
+  return chain(
+    see(model, graph),
+    phase(triples(model), fit, draw=draw, name="reverse"),
+    name="reverse_only",
   )
 
 
 def amnesiac(
   model: Recommender,
+  fit: Fit | None = None,
   *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
   graph: str = "retain",
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Relabels each forgotten interaction with a random item and trains on.
 
-  The item is drawn once a call from those that the user never interacted with;
-  the batch mixes retained and relabelled rows in their natural proportion. A
-  bool request only.
+  The item is drawn once per call from those that the user never interacted
+  with; the batch mixes retained and relabelled rows in their natural
+  proportion. A bool request only.
 
   Args:
     model: the recommender.
-    optimizer: starts fresh.
-    num_steps: steps.
-    batch_size: interactions a step.
-    graph: "retain" or "full".
+    fit: the recipe; the batch is of interactions of both kinds.
+    graph: "retain" or "full", see `Recommender.task_on`.
+    **fields: the fields of `Fit` by keyword.
   """
-  checks.positive(batch_size=batch_size)
+  fit = as_fit(fit, fields)
+  labels: Slot[jax.Array] = Slot("labels")
 
-  def draw(carry, data, forget_mask, key):
-    checks.hard_request(forget_mask)
-    keys = jax.random.split(key, forget_mask.shape[0])
+  def relabel(carry, data, request, key):
+    checks.hard_request(request.forget)
+    keys = jax.random.split(key, request.forget.shape[0])
     user, item = data["x"][:, 0], data["x"][:, 1]
-    other, has_one = draw_unseen(carry.extra["history"], user, keys)
-    return jnp.where(forget_mask & has_one, other, item)
+    other, has_one = draw_unseen(carry[SEEN].history, user, keys)
+    return jnp.where(request.forget & has_one, other, item)
 
-  def relabelled(batch):
-    return batch.context.extra["labels"][batch.row_id]
+  def relabelled(step):
+    return step[labels][step.row_id]
 
-  fit = phase(
-    triples(model, forget_loss=bpr, positives=relabelled),
-    optimizer,
-    num_steps,
-    draw=Draw(mixed=batch_size),
-    name="fit",
-  )
+  objective = triples(model, forget_loss=bpr, positives=relabelled)
   return chain(
-    with_graph(model, graph),
-    with_history(model),
-    provide("labels", draw),
-    fit,
+    see(model, graph),
+    provide(labels, relabel),
+    phase(objective, fit, draw=Draw(mixed=fit.batch_size), name="fit"),
     name="amnesiac",
   )
-
-
-def _on_forgotten(
-  model: Recommender,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
-  graph: str,
-  name: str,
-) -> Transform:
-  """A phase that sees forgotten interactions only."""
-  checks.positive(batch_size=batch_size)
-  ascends = name == "gradient_ascent"
-  fit = phase(
-    triples(model, forget_loss=bpr) if ascends else triples(model),
-    optimizer,
-    num_steps,
-    draw=Draw(forget=batch_size),
-    forget_weight=-1.0 if ascends else 1.0,
-    name="ascent" if ascends else "reverse",
-  )
-  return chain(with_graph(model, graph), with_history(model), fit, name=name)

@@ -13,6 +13,8 @@ steps as the original training, of one batch each.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -20,24 +22,31 @@ import optax
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain, masked
 from jaxunlearn.core.phase import phase
-from jaxunlearn.core.types import Draw, PyTree, Transform
-from jaxunlearn.recsys.objectives import triples, with_graph, with_history
+from jaxunlearn.core.types import (
+  Draw,
+  Fit,
+  FitFields,
+  PyTree,
+  Transform,
+  as_fit,
+)
+from jaxunlearn.recsys.objectives import see, triples
 from jaxunlearn.recsys.types import Recommender
 
 SCHEDULES = ("joint", "alternate", "sequential")
+UNLEARN = Fit(optax.adam(5e-3), 100, 2048)
 
 
 def mmrecun(
   model: Recommender,
+  fit: Fit | None = None,
   *,
-  optimizer: optax.GradientTransformation | None = None,
-  num_steps: int = 100,
-  batch_size: int = 2048,
   retain_weight: float | jax.Array = 0.9,
   schedule: str = "joint",
   reverse_steps: int | None = None,
   graph: str = "retain",
   weight_mask: PyTree | None = None,
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Unlearns interactions by ranking them below items never seen.
 
@@ -47,9 +56,8 @@ def mmrecun(
 
   Args:
     model: the recommender.
-    optimizer: starts fresh; None is Adam with a rate of 5e-3.
-    num_steps: static, optimisation steps altogether.
-    batch_size: static, interactions of each kind a step.
+    fit: `UNLEARN` by default, Adam with a rate of 5e-3; its steps are those
+      altogether, its batch is of each kind of interactions.
     retain_weight: alpha in [0, 1]; 1 is fine-tuning. May be traced. A
       sequential schedule does not use it.
     schedule: static; "joint" adds the two losses at every step, "alternate"
@@ -60,6 +68,7 @@ def mmrecun(
     graph: "retain" rebuilds the interaction graph without the request before
       unlearning, "full" keeps it; serve the result on the same.
     weight_mask: None, or what may move, a prefix of the params; see `masked`.
+    **fields: the fields of `Fit` by keyword.
 
   Returns:
     A `Transform`. An empty request is fine-tuning.
@@ -70,45 +79,33 @@ def mmrecun(
   """
   checks.fraction(retain_weight=retain_weight)
   checks.one_of(SCHEDULES, schedule=schedule)
-  checks.non_negative(num_steps=num_steps)
-  checks.positive(batch_size=batch_size)
+  fit = as_fit(fit or UNLEARN, fields)
+  total, batch_size = fit.num_steps, fit.batch_size
   if reverse_steps is None:
-    reverse_steps = 3 * num_steps // 8
-  if not 0 <= reverse_steps <= num_steps:
+    reverse_steps = 3 * total // 8
+  if not 0 <= reverse_steps <= total:
     raise ValueError(
-      f"Expected reverse_steps in 0 .. {num_steps}, got {reverse_steps}."
+      f"Expected reverse_steps in 0 .. {total}, got {reverse_steps}."
     )
-  optimizer = optax.adam(5e-3) if optimizer is None else optimizer
   objective = triples(model)
 
-  def in_turn(variables, batch, key):
-    losses = objective(variables, batch, key)
-    is_reverse = batch.context.step % 2 == 0
-    return jnp.where(batch.forget == is_reverse, losses, 0.0)
+  def in_turn(variables, step, key):
+    losses = objective(variables, step, key)
+    is_turn = step.forget == (step.index % 2 == 0)
+    return losses._replace(value=jnp.where(is_turn, losses.value, 0.0))
 
   if schedule == "sequential":
+    reverse = fit._replace(num_steps=reverse_steps)
+    forward = fit._replace(num_steps=total - reverse_steps)
     links = [
-      phase(
-        objective,
-        optimizer,
-        reverse_steps,
-        draw=Draw(forget=batch_size),
-        name="reverse",
-      ),
-      phase(
-        objective,
-        optimizer,
-        num_steps - reverse_steps,
-        draw=Draw(retain=batch_size),
-        name="forward",
-      ),
+      phase(objective, reverse, draw=Draw(forget=batch_size), name="reverse"),
+      phase(objective, forward, draw=Draw(retain=batch_size), name="forward"),
     ]
   else:
     links = [
       phase(
         in_turn if schedule == "alternate" else objective,
-        optimizer,
-        num_steps,
+        fit,
         draw=Draw(forget=batch_size, retain=batch_size),
         forget_weight=1.0 - retain_weight,
         retain_weight=retain_weight,
@@ -117,6 +114,4 @@ def mmrecun(
     ]
   if weight_mask is not None:
     links = [masked(link, weight_mask) for link in links]
-  return chain(
-    with_graph(model, graph), with_history(model), *links, name="mmrecun"
-  )
+  return chain(see(model, graph), *links, name="mmrecun")

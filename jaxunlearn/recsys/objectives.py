@@ -1,74 +1,111 @@
-"""What all methods of this room optimise: triples of the drawn interactions."""
+"""What the methods of this room optimise: triples of the drawn interactions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import chain, edit, provide
-from jaxunlearn.core.phase import phase
+from jaxunlearn.core import checks, sampling
+from jaxunlearn.core.combinators import provide
 from jaxunlearn.core.types import (
-  Batch,
-  Draw,
-  Info,
+  Losses,
   PyTree,
+  Request,
+  Slot,
+  Step,
+  Task,
   Transform,
   Variables,
+  read_slot,
 )
 from jaxunlearn.losses.ranking import bpr, reverse_bpr
-from jaxunlearn.recsys.negatives import draw_unseen, make_history
-from jaxunlearn.recsys.types import (
-  Embeddings,
-  Recommender,
-  check_data,
-  check_weights,
-)
+from jaxunlearn.recsys.negatives import History, draw_unseen, make_history
+from jaxunlearn.recsys.types import Embeddings, Recommender, check_data
 
 _TEMPERATURE = 0.2
 SETS = ("retain", "full")
 
 
-def with_graph(model: Recommender, graph: str = "retain") -> Transform:
-  """The link that checks the request and provides the interaction graph."""
-  checks.one_of(SETS, graph=graph)
+class Seen(NamedTuple):
+  """What a model sees of the interactions beside the rows of a step.
 
-  def make(carry, data, forget_mask, key):
-    check_data(data, forget_mask, model.num_users, model.num_items)
-    nothing = jnp.zeros(forget_mask.shape, bool)
-    return model.graph(data, forget_mask if graph == "retain" else nothing)
+  Attributes:
+    graph: what `Recommender.embed` takes.
+    history: what negatives are drawn around.
+  """
 
-  return provide("graph", make)
+  graph: PyTree
+  history: History
 
 
-def with_history(model: Recommender, history: str = "full") -> Transform:
-  """The link that provides what negatives are drawn around.
+SEEN: Slot[Seen] = Slot("seen")
+
+
+def task_of(
+  model: Recommender, graph: str = "retain", history: str = "retain"
+) -> Task:
+  """See `Recommender.task_on`."""
+  objective = triples(model, forget_loss=bpr)
+
+  def loss(
+    variables: Variables, step: Step, key: jax.Array, *, train: bool = False
+  ) -> Losses:
+    del train  # Nothing is random but the negatives.
+    return objective(variables, step, key)
+
+  init = lambda key, data: model.init(key)
+  return Task(init, loss, prepare=see(model, graph, history))
+
+
+def see(
+  model: Recommender, graph: str = "retain", history: str = "full"
+) -> Transform:
+  """The link that checks the request and fills `SEEN`.
 
   Args:
     model: the model.
-    history: "full": an item that a user ever interacted with, forgotten or not,
-      is no negative. "retain": forgotten rows are not read at all.
+    graph: "retain", the graph of the interactions to retain; "full", also of
+      those to forget.
+    history: "full", no item that a user interacted with, forgotten or not, is a
+      negative; "retain", forgotten rows are not read at all.
   """
+  checks.one_of(SETS, graph=graph)
   checks.one_of(SETS, history=history)
+  return provide(
+    SEEN,
+    lambda carry, data, request, key: seen(
+      model, data, request, graph, history
+    ),
+  )
 
-  def make(carry, data, forget_mask, key):
-    weight = jnp.asarray(forget_mask).astype(jnp.float32)
-    counted = weight < 1 if history == "retain" else weight >= 0
-    return make_history(data, counted, model.num_users, model.num_items)
 
-  return provide("history", make)
+def seen(
+  model: Recommender, data: PyTree, request: Request, graph: str, history: str
+) -> Seen:
+  """What `see` provides; rows in neither mask are not read."""
+  forget, retain = (
+    jnp.asarray(mask).astype(jnp.float32)
+    for mask in (request.forget, request.retain)
+  )
+  sets = {"retain": retain, "full": forget + retain}
+  check_data(data, request, model.num_users, model.num_items)
+  data = sampling.blank_rows({"x": data["x"]}, sets["full"])
+  return Seen(
+    model.graph(data, 1.0 - sets[graph]),
+    make_history(data, sets[history] > 0, model.num_users, model.num_items),
+  )
 
 
-def row_keys(key: jax.Array, batch: Batch) -> jax.Array:
-  """A key for each row that depends on the row and not on its slot.
+def row_keys(key: jax.Array, step: Step) -> jax.Array:
+  """A key for each row that depends on the row and not on its place.
 
   So the retained rows of a step get the same negatives whether or not forgotten
   rows are drawn beside them.
   """
-  tag = batch.row_id.astype(jnp.uint32) + batch.epoch.astype(
+  tag = step.row_id.astype(jnp.uint32) + step.epoch.astype(
     jnp.uint32
   ) * jnp.uint32(0x9E3779B9)
   return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, tag)
@@ -78,28 +115,26 @@ def triples(
   model: Recommender,
   *,
   forget_loss: Callable[[jax.Array, jax.Array], jax.Array] = reverse_bpr,
-  positives: Callable[[Batch], jax.Array] | None = None,
-) -> Callable[..., jax.Array]:
+  positives: Callable[[Step], jax.Array] | None = None,
+) -> Callable[[Variables, Step, jax.Array], Losses]:
   """The objective: BPR of retained rows, another loss of forgotten ones.
 
   The model's penalty and contrastive term are added to retained rows. A row
-  whose user has seen every item has no negative and a loss of 0.
+  whose user has seen every item has no negative and weight 0.
 
   Args:
     model: the model.
     forget_loss: `(positive, negative) -> [B]` for rows of the request.
-    positives: None takes the rows' items; or `batch -> int [B]`.
+    positives: None takes the rows' items; or `step -> int [B]`.
   """
 
-  def objective(
-    variables: Variables, batch: Batch, key: jax.Array
-  ) -> jax.Array:
-    extra = batch.context.extra
-    made = model.embed(variables, extra["graph"])
-    user, item = batch.rows["x"][:, 0], batch.rows["x"][:, 1]
+  def objective(variables: Variables, step: Step, key: jax.Array) -> Losses:
+    graph, history = read_slot(step.slots, SEEN)
+    made = model.embed(variables, graph)
+    user, item = step.rows["x"][:, 0], step.rows["x"][:, 1]
     if positives is not None:
-      item = positives(batch)
-    other, has_one = draw_unseen(extra["history"], user, row_keys(key, batch))
+      item = positives(step)
+    other, has_one = draw_unseen(history, user, row_keys(key, step))
     parts = made.users[user], made.items[item], made.items[other]
     of_user, of_item, of_other = (
       p.astype(jnp.promote_types(jnp.float32, p.dtype)) for p in parts
@@ -108,13 +143,12 @@ def triples(
     negative = (of_user * of_other).sum(axis=1)
     squares = sum((p**2).sum(axis=1) for p in (of_user, of_item, of_other))
     forward = bpr(positive, negative) + 0.5 * model.penalty * squares
-    losses = jnp.where(batch.forget, forget_loss(positive, negative), forward)
-    losses = jnp.where(has_one, losses, 0.0)
+    losses = jnp.where(step.forget, forget_loss(positive, negative), forward)
     if made.views:
-      counted = (batch.weight > 0) & ~batch.forget
+      counted = (step.weight > 0) & ~step.forget
       contrast = _contrast(made, user, item, counted)
       losses = losses + model.contrast_weight * contrast
-    return losses
+    return Losses(losses, has_one.astype(losses.dtype))
 
   return objective
 
@@ -146,110 +180,3 @@ def _unit(x: jax.Array) -> jax.Array:
   wide = x.astype(jnp.promote_types(jnp.float32, x.dtype))
   square = (wide**2).sum(axis=1, keepdims=True)
   return wide * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
-
-
-def fitting(
-  model: Recommender,
-  *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
-  graph: str = "retain",
-  history: str = "full",
-  name: str = "fit",
-) -> Transform:
-  """Fits BPR on the retained interactions.
-
-  Args:
-    model: the model.
-    optimizer: starts fresh.
-    num_steps: static.
-    batch_size: retained interactions a step, one negative each.
-    graph: "retain" or "full", see `with_graph`.
-    history: "retain" or "full", see `with_history`.
-    name: the key of its info in a chain.
-  """
-  checks.positive(batch_size=batch_size)
-  fit = phase(
-    triples(model), optimizer, num_steps, draw=Draw(retain=batch_size)
-  )
-  return chain(
-    with_graph(model, graph), with_history(model, history), fit, name=name
-  )
-
-
-def retrain(
-  model: Recommender,
-  *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
-) -> Transform:
-  """Trains from scratch on the retained interactions: the gold standard.
-
-  Exact: nothing of a forgotten row is read, neither as an edge nor as an item
-  that is no negative. With an empty request and the key of `train` it gives
-  the original back, up to rounding.
-
-  Args:
-    model: the model.
-    optimizer: that of the original training.
-    num_steps: that of the original training.
-    batch_size: that of the original training.
-  """
-
-  def fresh(variables, data, forget_mask, key):
-    return jax.tree.map(
-      lambda new, old: new.astype(old.dtype), model.init(key), variables
-    )
-
-  fit = fitting(
-    model,
-    optimizer=optimizer,
-    num_steps=num_steps,
-    batch_size=batch_size,
-    history="retain",
-  )
-  return chain(edit(fresh, reads="nothing", name="init"), fit, name="retrain")
-
-
-def train(
-  model: Recommender,
-  data: PyTree,
-  weights: jax.Array,
-  key: jax.Array,
-  *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
-) -> tuple[Variables, Info]:
-  """Trains a fresh recommender on the interactions that a mask selects.
-
-  Args:
-    model: what to train.
-    data: {"x": int [N, 2]}.
-    weights: bool [N], True = train on the interaction; or float in [0, 1].
-    key: decides the initial params, the order of rows and the negatives.
-    optimizer: any optax optimiser.
-    num_steps: static.
-    batch_size: static; interactions a step.
-
-  Returns:
-    The trained variables, and the info of `fitting`.
-
-  Raises:
-    ValueError: ids out of range, weights of a wrong shape or dtype, or that
-      select nothing.
-  """
-  check_weights(data, weights)
-  weights = jnp.asarray(weights)
-  left_out = ~weights if weights.dtype == jnp.bool_ else 1 - weights
-  init_key, fit_key = jax.random.split(key)
-  fit = fitting(
-    model,
-    optimizer=optimizer,
-    num_steps=num_steps,
-    batch_size=batch_size,
-    history="retain",
-  )
-  return fit(model.init(init_key), data, left_out, fit_key)

@@ -14,23 +14,35 @@ code averages over all entries); no dropout in the aggregation.
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import chain, edit, masked, provide
+from jaxunlearn.core.combinators import chain, edit, provide
+from jaxunlearn.core.legacy import old_fits
 from jaxunlearn.core.phase import phase
-from jaxunlearn.core.training import map_many
-from jaxunlearn.core.types import Draw, PyTree, Transform, Variables
-from jaxunlearn.recsys.objectives import train, triples, with_history
+from jaxunlearn.core.training import map_many, train
+from jaxunlearn.core.types import (
+  Draw,
+  Fit,
+  FitFields,
+  PyTree,
+  Transform,
+  Variables,
+  as_fit,
+)
+from jaxunlearn.recsys.objectives import SEEN, Seen, seen, triples
 from jaxunlearn.recsys.types import (
   Embeddings,
   Recommender,
   check_data,
-  check_weights,
   pairs_of,
 )
+
+AGGREGATE = Fit(optax.adagrad(0.05), 100, 2048)
 
 
 def balanced_shards(
@@ -107,7 +119,7 @@ def balanced_shards(
 
 
 def _fill(cost: jax.Array, limit: int) -> jax.Array:
-  """Rows to shards by increasing cost [M, K], at most `limit` a shard."""
+  """Rows to shards by increasing cost [M, K], at most `limit` per shard."""
   many, num_shards = cost.shape
   order = jnp.argsort(cost.reshape(-1))
 
@@ -125,7 +137,7 @@ def _fill(cost: jax.Array, limit: int) -> jax.Array:
 def sharded(
   model: Recommender, shard: jax.Array, num_shards: int
 ) -> Recommender:
-  """The recommender that aggregates one model a shard by attention.
+  """The recommender that aggregates one model per shard by attention.
 
   Per shard e_k <- W_k e_k + b_k; the attention over shards is the softmax of
   h . relu(A e_k + b), for users and for items apart. The shards' embeddings get
@@ -175,17 +187,16 @@ def sharded(
   )
 
 
+@old_fits(aggregator=("aggregator_optimizer", "aggregator_steps", ""))
 def receraser(
   model: Recommender,
   shard: jax.Array,
   num_shards: int,
+  fit: Fit | None = None,
   *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
-  aggregator_optimizer: optax.GradientTransformation | None = None,
-  aggregator_steps: int = 100,
+  aggregator: Fit = AGGREGATE,
   strategy: str | int = "map",
+  **fields: Unpack[FitFields],
 ) -> Transform:
   """Retrains the shards that a request touches, and the aggregation.
 
@@ -197,31 +208,20 @@ def receraser(
     model: of each shard.
     shard: int [N].
     num_shards: K.
-    optimizer: of a shard's training.
-    num_steps: of a shard's training; about a K-th of those of one model.
-    batch_size: interactions a step, of shards and of the aggregation.
-    aggregator_optimizer: None is Adagrad with a rate of 0.05.
-    aggregator_steps: of the aggregation.
+    fit: of a shard's training; about a K-th of the steps of one model.
+    aggregator: of the aggregation; by default 100 steps of Adagrad.
     strategy: see `map_many`; with "map", outside `vmap`, untouched shards cost
       nothing, otherwise they are computed and dropped.
+    **fields: the fields of `fit` by keyword.
 
   Returns:
     A `Transform`; info "retrained" holds bool [K], the shards that were.
   """
-  return _receraser(
-    model,
-    shard,
-    num_shards,
-    False,
-    strategy,
-    aggregator_optimizer,
-    aggregator_steps,
-    optimizer=optimizer,
-    num_steps=num_steps,
-    batch_size=batch_size,
-  )
+  fit = as_fit(fit, fields)
+  return _receraser(model, shard, num_shards, fit, aggregator, strategy, False)
 
 
+@old_fits(aggregator=("aggregator_optimizer", "aggregator_steps", ""))
 def train_shards(
   model: Recommender,
   shard: jax.Array,
@@ -229,13 +229,11 @@ def train_shards(
   data: PyTree,
   weights: jax.Array,
   key: jax.Array,
+  fit: Fit | None = None,
   *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
-  aggregator_optimizer: optax.GradientTransformation | None = None,
-  aggregator_steps: int = 100,
+  aggregator: Fit = AGGREGATE,
   strategy: str | int = "map",
+  **fields: Unpack[FitFields],
 ) -> tuple[Variables, PyTree]:
   """Trains every shard's model and the aggregation from scratch.
 
@@ -246,74 +244,53 @@ def train_shards(
     data: {"x": int [N, 2]}.
     weights: bool [N], True = train on the interaction.
     key: PRNG key.
-    optimizer: as of `receraser`, which describes the others too.
-    num_steps: of a shard's training.
-    batch_size: interactions a step.
-    aggregator_optimizer: of the aggregation.
-    aggregator_steps: of the aggregation.
+    fit: as of `receraser`, which describes the others too.
+    aggregator: of the aggregation.
     strategy: see `map_many`.
+    **fields: the fields of `fit` by keyword.
   """
-  check_weights(data, weights)
+  checks.request({"x": pairs_of(data)}, weights, name="weights")
+  checks.weights(weights)
   checks.hard_request(weights, "weights")
   init_key, fit_key = jax.random.split(key)
-  fit = _receraser(
-    model,
-    shard,
-    num_shards,
-    True,
-    strategy,
-    aggregator_optimizer,
-    aggregator_steps,
-    optimizer=optimizer,
-    num_steps=num_steps,
-    batch_size=batch_size,
-  )
+  fit = as_fit(fit, fields)
+  method = _receraser(model, shard, num_shards, fit, aggregator, strategy, True)
   fresh = sharded(model, shard, num_shards).init(init_key)
-  return fit(fresh, data, ~jnp.asarray(weights), fit_key)
+  return method(fresh, data, ~jnp.asarray(weights), fit_key)
 
 
 def _receraser(
   model: Recommender,
   shard: jax.Array,
   num_shards: int,
-  is_first: bool,
+  fit: Fit,
+  aggregator: Fit,
   strategy: str | int,
-  aggregator_optimizer: optax.GradientTransformation | None,
-  aggregator_steps: int,
-  **recipe,
+  is_first: bool,
 ) -> Transform:
   """Both trainings; the first one trains every shard."""
   whole = sharded(model, shard, num_shards)
   shard = jnp.asarray(shard)
-  if aggregator_optimizer is None:
-    aggregator_optimizer = optax.adagrad(0.05)
 
-  def refit(variables, data, forget_mask, key):
-    checks.hard_request(forget_mask)
-    check_data(data, forget_mask, model.num_users, model.num_items)
+  def refit(variables, data, request, key):
+    checks.hard_request(request.forget)
+    check_data(data, request, model.num_users, model.num_items)
     checks.request(data, shard == 0, name="shard")
     numbers = jnp.arange(num_shards)
     own = shard[None, :] == numbers[:, None]
-    touched = (own & forget_mask[None, :]).any(axis=1) | is_first
+    touched = (own & request.forget[None, :]).any(axis=1) | is_first
 
-    def one(params, k, is_touched, key):
+    def one(params, mine, is_touched, key):
       def retrained():
-        weights = (shard == k) & ~forget_mask
-        new = train(model, data, weights, key, **recipe)[0].params
+        new = train(model, data, mine & request.retain, key, fit)[0].params
         return jax.tree.map(lambda n, o: n.astype(o.dtype), new, params)
 
       return jax.lax.cond(is_touched, retrained, lambda: params)
 
     shard_key, fresh_key = jax.random.split(key)
     keys = jax.random.split(shard_key, num_shards)
-    shards = map_many(
-      one,
-      variables.params["shards"],
-      numbers,
-      touched,
-      keys,
-      strategy=strategy,
-    )
+    old = variables.params["shards"]
+    shards = map_many(one, old, own, touched, keys, strategy=strategy)
     old = variables.params["aggregator"]
     fresh = _aggregators(fresh_key, num_shards, old["users"]["bias"].shape[1])
     params = {
@@ -322,23 +299,22 @@ def _receraser(
     }
     return variables._replace(params=params), touched
 
-  def frozen(carry, data, forget_mask, key):
-    return _each(model, carry.variables, whole.graph(data, forget_mask))
+  # What `triples` hands to `embed`: here the shards' embeddings, made once.
+  def embedded(carry, data, request, key):
+    found = seen(whole, data, request, "retain", "retain")
+    return Seen(_each(model, carry.variables, found.graph), found.history)
 
-  aggregating = whole._replace(embed=_aggregate)
-  fit = phase(
-    triples(aggregating),
-    aggregator_optimizer,
-    aggregator_steps,
-    draw=Draw(retain=recipe["batch_size"]),
+  join = phase(
+    triples(whole._replace(embed=_aggregate)),
+    aggregator,
+    draw=Draw(retain=aggregator.batch_size),
+    on="aggregator",
     name="aggregate",
   )
   return chain(
     edit(refit, name="retrained"),
-    # What `triples` hands to `embed`: here the shards' embeddings, made once.
-    provide("graph", frozen),
-    with_history(model, "retain"),
-    masked(fit, {"shards": False, "aggregator": True}),
+    provide(SEEN, embedded),
+    join,
     name="receraser",
   )
 

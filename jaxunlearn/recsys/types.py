@@ -9,7 +9,13 @@ import jax
 import numpy as np
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.types import PyTree, Variables
+from jaxunlearn.core.types import (
+  PyTree,
+  Request,
+  Task,
+  Variables,
+  as_request,
+)
 
 
 class Embeddings(NamedTuple):
@@ -50,6 +56,27 @@ class Recommender(NamedTuple):
   penalty: float | jax.Array = 1e-4
   contrast_weight: float | jax.Array = 0.0
 
+  @property
+  def task(self) -> Task:
+    """What the library's own methods fit; nothing of a forgotten row is read."""
+    return self.task_on()
+
+  def task_on(self, graph: str = "retain", history: str = "retain") -> Task:
+    """The task on other interactions than the retained ones.
+
+    A retained row's loss is BPR with a drawn negative, plus penalty and
+    contrastive term; a forgotten row's is BPR alone. A row whose user has seen
+    every item has no negative and weight 0.
+
+    Args:
+      graph: "retain", the model sees the interactions to retain; "full", also
+        those to forget.
+      history: which items are no negatives of a user, likewise.
+    """
+    from jaxunlearn.recsys import objectives  # It needs this class.
+
+    return objectives.task_of(self, graph, history)
+
   def embed_under(
     self, variables: Variables, data: PyTree, forget_mask: jax.Array
   ) -> Embeddings:
@@ -60,40 +87,33 @@ class Recommender(NamedTuple):
       data: {"x": int [N, 2]}, the training interactions.
       forget_mask: bool [N]; all False is the graph of the original model.
     """
-    check_data(data, forget_mask, self.num_users, self.num_items)
+    request = as_request(forget_mask, data)
+    check_data(data, request, self.num_users, self.num_items)
     if not isinstance(variables, Variables):
       variables = Variables(variables)
     return self.embed(variables, self.graph(data, forget_mask))
 
 
 def check_data(
-  data: PyTree, forget_mask: Any, num_users: int, num_items: int
+  data: PyTree, request: Request, num_users: int, num_items: int
 ) -> None:
   """Raises a ValueError for interactions or a request that cannot be served.
 
   An empty request passes: methods then go on training. Values are looked at
-  where they are concrete only.
+  where they are concrete only, and never those of rows in neither mask.
   """
   pairs = pairs_of(data)
-  checks.request({"x": pairs}, forget_mask)
-  check_pairs(pairs, num_users, num_items)
-  if not checks.is_concrete(forget_mask):
+  if not all(map(checks.is_concrete, request[:2])):
     return
-  mask = np.asarray(forget_mask).astype(np.float32)
-  if not ((mask >= 0) & (mask <= 1)).all():  # Also catches nan.
+  forget, retain = (np.asarray(m, np.float32) for m in request[:2])
+  if not all(((m >= 0) & (m <= 1)).all() for m in (forget, retain)):
     raise ValueError("Expected forget_mask weights in [0, 1], got others.")
-  if mask.size and mask.min() >= 1:
+  if not retain.any():
     raise ValueError(
       "Expected forget_mask to leave interactions to retain, got a request "
-      f"that covers all {mask.size}."
+      f"that covers all {retain.size}."
     )
-
-
-def check_weights(data: PyTree, weights: Any) -> None:
-  """Raises a ValueError for training weights of another form or of nothing."""
-  checks.request({"x": pairs_of(data)}, weights, name="weights")
-  if checks.is_concrete(weights) and not np.asarray(weights).any():
-    raise ValueError("Expected weights to select interactions, got none.")
+  check_pairs(pairs[np.flatnonzero(forget + retain)], num_users, num_items)
 
 
 def pairs_of(data: PyTree) -> jax.Array:

@@ -11,7 +11,7 @@ packing of rows; both players move at every step, by one Adam; a condition is th
 category of a random column in a row drawn uniformly, so that rare categories are
 not drawn more often than they occur. Training is a phase over the rows that a
 mask selects, so that masks and keys vmap and checkpoints are those of
-`repeat_with_curve`.
+`alternate_with_curve`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ import optax
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.columns import Columns, columns_of
-from jaxunlearn.core.combinators import chain, provide
 from jaxunlearn.core.phase import Objective, phase
-from jaxunlearn.core.recording import repeat_with_curve
-from jaxunlearn.core.types import Draw, Transform, Variables
+from jaxunlearn.core.recording import alternate_with_curve
+from jaxunlearn.core.types import Draw, Request, Transform, Variables
 from jaxunlearn.tables.encoding import (
   Encoding,
   check_rows,
@@ -275,20 +274,11 @@ def _training(
     optimizer,
     num_steps // num_checkpoints,
     draw=Draw(retain=batch_size),
-    shared_state="optimizer",
     name="fit",
   )
-  start = provide(
-    "optimizer",
-    lambda carry, *_: optimizer.init(carry.variables.params),
-    reads="nothing",
+  return alternate_with_curve(
+    stretch, rounds=num_checkpoints, evaluate=lambda variables: variables
   )
-  stretches = repeat_with_curve(
-    chain(stretch, name="stretches"),
-    num_checkpoints,
-    lambda variables: variables,
-  )
-  return chain(start, stretches)
 
 
 def _generator(
@@ -300,29 +290,27 @@ def _generator(
   """`fit` and `sample` around a network's training and its outputs."""
 
   def fit(x, weights, key):
-    left_out = (
-      ~jnp.asarray(weights)
-      if jnp.asarray(weights).dtype == jnp.bool_
-      else 1 - jnp.asarray(weights)
-    )
     x, weights = check_rows(x, weights, columns)
     encoding = fit_encoding(x, weights, columns)
     rows = {"x": encode(encoding, x, columns)}
+    weights = jnp.asarray(weights).astype(jnp.float32)
+    left_out = 1 - weights
     init_key, fit_key = jax.random.split(key)
     like = jnp.zeros((1, columns.num_features), x.dtype)
     variables = Variables(init(init_key, like))
-    variables, info = fitting(variables, rows, left_out, fit_key)
-    found = info["stretches"]
-    many = len(found["fit"].loss)
+    variables, info = fitting(
+      variables, rows, Request(left_out, weights), fit_key
+    )
+    many = len(info["fit"].loss)
     stacked = jax.tree.map(
       lambda leaf: jnp.broadcast_to(leaf[None], (many, *leaf.shape)), encoding
     )
-    info = LearntInfo(
-      found["fit"].loss,
-      found["fit"].is_finite.all(),
-      Learnt(stacked, found["curve"]),
+    learnt = LearntInfo(
+      info["fit"].loss,
+      info["fit"].is_finite.all(),
+      Learnt(stacked, info["curve"]),
     )
-    return Learnt(encoding, variables), info
+    return Learnt(encoding, variables), learnt
 
   def sample(state: Learnt, key: jax.Array, num_rows: int) -> jax.Array:
     feature_key, code_key = jax.random.split(key)

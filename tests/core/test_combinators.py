@@ -6,9 +6,20 @@ import optax
 import problems
 import pytest
 
-from jaxunlearn.core.combinators import chain, edit, masked, provide, repeat
-from jaxunlearn.core.phase import phase, supervised
-from jaxunlearn.core.types import ALL, Draw, Variables
+from jaxunlearn.core.combinators import (
+  alternate,
+  chain,
+  edit,
+  ema,
+  masked,
+  per_row,
+  provide,
+  repeat,
+  restore,
+)
+from jaxunlearn.core.phase import phase, remember, supervised
+from jaxunlearn.core.recording import record
+from jaxunlearn.core.types import ALL, Draw, Request, Slot, Variables
 
 DATA = {"x": jnp.array([1.0, 2.0, 3.0])}
 MASK = jnp.array([True, False, False])
@@ -71,46 +82,167 @@ def test_repeat_draws_anew_each_round():
 
 
 def test_repeat_can_go_back_to_the_best_round():
-  def nearest_to_three(stack, data, forget_mask, key):
+  def nearest_to_three(stack, data, request, key):
     return jnp.abs(stack.params - 3.2).argmin()
 
   back, _ = jax.jit(repeat(ADD_ONE, 6, choose=nearest_to_three))(
     jnp.float32(0), DATA, MASK, KEY
   )
   assert back == 3.0
-  never = lambda stack, data, forget_mask, key: jnp.int32(0)
+  never = lambda stack, data, request, key: jnp.int32(0)
   start, _ = repeat(ADD_ONE, 6, choose=never)(jnp.float32(0), DATA, MASK, KEY)
   assert start == 0.0
 
 
 def test_what_a_round_provides_stays_in_the_round():
   inner = chain(
-    provide("seen", lambda carry, *_: carry.variables.params),
+    provide(Slot("seen"), lambda carry, *_: carry.variables.params),
     ADD_ONE,
   )
-  outer = chain(provide("kept", lambda *_: jnp.float32(7)), repeat(inner, 2))
+  outer = chain(
+    provide(Slot("kept"), lambda *_: jnp.float32(7)), repeat(inner, 2)
+  )
   params, _ = outer(jnp.float32(0), DATA, MASK, KEY)
   assert params == 2.0
 
 
-def test_phases_can_share_an_optimiser():
+def test_a_phase_among_alternating_links_goes_on_where_it_was():
+  # One key for both: the first of one link is that of the whole.
   optimizer = optax.adam(0.1)
-  start = provide(
-    "opt", lambda carry, *_: optimizer.init(carry.variables.params)
+  draw = Draw(retain=2)
+  part = lambda n: phase(problems.quadratic(), optimizer, n, draw=draw)
+  going_on, info = alternate(part(2), rounds=3)(jnp.float32(0), DATA, MASK, KEY)
+  whole, wanted = part(6)(
+    jnp.float32(0), DATA, MASK, jax.random.split(KEY, 1)[0]
   )
-  part = descend(2, optimizer=optimizer, shared_state="opt")
-  shared, _ = chain(start, repeat(part, 3))(jnp.float32(0), DATA, MASK, KEY)
-  whole, _ = descend(6, optimizer=optimizer)(jnp.float32(0), DATA, MASK, KEY)
-  fresh, _ = repeat(descend(2, optimizer=optimizer), 3)(
+  assert going_on == whole
+  chex.assert_trees_all_equal(info["phase"].loss.ravel(), wanted.loss)
+  afresh, _ = repeat(part(2), 3)(jnp.float32(0), DATA, MASK, KEY)
+  assert abs(afresh - whole) > 1e-3
+
+
+def test_a_chain_among_alternating_links_starts_afresh():
+  part = descend(2, optimizer=optax.adam(0.1))
+  fresh, _ = repeat(part, 3)(jnp.float32(0), DATA, MASK, KEY)
+  same, _ = alternate(chain(part), rounds=3)(jnp.float32(0), DATA, MASK, KEY)
+  chex.assert_trees_all_close(same, fresh, rtol=1e-6)
+
+
+def test_phases_can_share_an_optimiser():
+  adam: Slot = Slot("adam")
+  part = lambda n: remember(descend(n, optimizer=optax.adam(0.1)), adam)
+  whole, _ = descend(6, optimizer=optax.adam(0.1))(
     jnp.float32(0), DATA, MASK, KEY
   )
-  chex.assert_trees_all_close(shared, whole, rtol=1e-6)
-  assert abs(fresh - whole) > 1e-3
+  for shared in (
+    chain(part(1), alternate(part(2), part(1), rounds=1), part(2)),
+    alternate(part(1), part(2), rounds=2),
+    chain(part(4), repeat(part(1), 2)),
+  ):
+    found, _ = shared(jnp.float32(0), DATA, MASK, KEY)
+    chex.assert_trees_all_close(found, whole, rtol=1e-6)
+  with pytest.raises(ValueError, match="a phase to remember, got 'chain'"):
+    remember(chain(), adam)
+
+
+def test_rows_are_drawn_without_replacement_across_rounds():
+  seen: Slot[jax.Array] = Slot("seen")
+  data = {"x": jnp.arange(12.0)}
+
+  def loss(params, step, key):
+    return params * step.rows["x"]
+
+  note = lambda n: alternate(
+    phase(loss, optax.sgd(1.0), 1, draw=Draw(retain=4), on=seen), rounds=n
+  )
+  method = chain(
+    provide(seen, lambda *_: jnp.float32(0)),
+    note(3),
+    record("sum", lambda carry: carry[seen]),
+  )
+  nothing = jnp.zeros(12, bool)
+  _, info = method(jnp.float32(0), data, nothing, KEY)
+  # Three rounds of four rows are one pass over all twelve.
+  np.testing.assert_allclose(info["sum"], -np.arange(12).sum() / 4)
+
+
+def test_two_networks_learn_from_each_other_in_turn():
+  other: Slot[jax.Array] = Slot("other")
+  chase = phase(
+    lambda v, step, key: (v.params - step[other] - 1) ** 2 * jnp.ones(1),
+    optax.sgd(0.5),
+    1,
+    name="chase",
+  )
+  flee = phase(
+    lambda z, step, key: (z - step.variables.params - 1) ** 2 * jnp.ones(1),
+    optax.sgd(0.5),
+    1,
+    on=other,
+    name="flee",
+  )
+  method = chain(
+    provide(other, lambda *_: jnp.float32(0)), alternate(chase, flee, rounds=3)
+  )
+  params, info = jax.jit(method)(jnp.float32(0), DATA, MASK, KEY)
+  assert params == 5 and info["alternate"]["flee"].loss.shape == (3, 1)
+
+
+def test_a_row_by_row_result_of_the_original_is_there_for_every_row():
+  double: Slot[jax.Array] = Slot("double")
+  read = phase(
+    lambda v, step, key: v.params * step[double][step.row_id],
+    optax.sgd(1.0),
+    1,
+    draw=Draw(retain=ALL),
+  )
+  method = chain(
+    ADD_ONE, per_row(double, lambda v, rows: rows["x"] * 2 + v.params), read
+  )
+  # Of the original, 0, and not of what the first link made of it.
+  params, _ = method(jnp.float32(0), DATA, MASK, KEY)
+  assert params == 1 - 5 and method.needs.mixed == ALL
+
+
+def test_an_average_follows_the_params_and_the_original_comes_back():
+  mean: Slot[jax.Array] = Slot("mean")
+  start = provide(mean, lambda carry, *_: carry.variables.params)
+  method = chain(
+    start,
+    alternate(ADD_ONE, ema(mean, 0.5), rounds=2),
+    restore(),
+    record("mean", lambda carry: carry[mean]),
+  )
+  params, info = method(jnp.float32(0), DATA, MASK, KEY)
+  assert params == 0 and info["mean"] == 0.5 * 0.5 + 0.5 * 2
+
+
+def test_frozen_values_are_read_and_come_back_as_they_were():
+  start = Variables(jnp.float32(0), {}, {"base": jnp.float32(2)})
+  loss = lambda v, step, key: (v.params - v.frozen["base"]) ** 2 * jnp.ones(1)
+  lose = edit(lambda v, *_: v._replace(frozen={}))
+  method = chain(phase(loss, optax.sgd(0.5), 3), lose)
+  after, _ = method(start, DATA, MASK, KEY)
+  assert after.params == 2 and after.frozen == start.frozen
+
+
+def test_a_method_that_reads_no_rows_takes_a_concept_alone():
+  move = edit(
+    lambda v, data, request, key: v._replace(
+      params=v.params + request.concept["by"]
+    ),
+    reads="nothing",
+  )
+  by = jnp.arange(3.0)
+  run = jax.jit(jax.vmap(lambda c: move(jnp.float32(0), None, c, KEY)[0]))
+  assert (run(Request(concept={"by": by})) == by).all()
+  with pytest.raises(ValueError, match="data for 'add'"):
+    ADD_ONE(jnp.float32(0), None, Request(concept={"by": by}), KEY)
 
 
 def test_the_original_is_that_of_the_whole_chain():
   keep = phase(
-    lambda v, batch, key: 0.5 * (v.params - batch.context.original.params) ** 2,
+    lambda v, batch, key: 0.5 * (v.params - batch.original.params) ** 2,
     optax.sgd(1.0),
     1,
   )
@@ -169,8 +301,8 @@ def test_masks_multiply():
 
 
 def test_a_mask_can_be_computed_from_the_original_model_and_the_request():
-  def where_large(variables, data, forget_mask, key):
-    return jnp.abs(variables.params) > forget_mask.sum()
+  def where_large(variables, data, request, key):
+    return jnp.abs(variables.params) > request.forget.sum()
 
   shift = chain(
     edit(lambda v, *_: v._replace(params=v.params * 0)), name="shift"
@@ -273,7 +405,7 @@ def test_a_computed_mask_is_independent_of_what_it_masks():
 
 
 def test_links_that_read_rows_refuse_rows_spread_over_devices():
-  whole = provide("count", lambda carry, data, mask, key: mask.sum())
+  whole = provide(Slot("count"), lambda carry, data, request, key: request)
   call = lambda x, mask: chain(whole)(
     jnp.float32(0), {"x": x}, mask, KEY, axis_name="i", sharded_rows=True
   )[0]

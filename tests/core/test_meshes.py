@@ -27,7 +27,7 @@ from jaxunlearn.core.training import (
   train_many,
   unlearn_many,
 )
-from jaxunlearn.core.types import Draw
+from jaxunlearn.core.types import Draw, Fit
 
 KEY = jax.random.key(0)
 KEYS = jax.random.split(KEY, 8)
@@ -116,7 +116,7 @@ def test_requests_served_together_equal_one_by_one():
 def test_models_of_their_own_go_on_training_over_a_mesh():
   model, data = problems.mlp(), problems.blobs()
   inits = jax.vmap(lambda k: model.init(k, data["x"]))(KEYS)
-  fit = fitting(model, **RECIPE)
+  fit = fitting(model, Fit(**RECIPE))
   nothing = jnp.zeros((8, 60), bool)
   many, _ = jax.jit(
     lambda v: unlearn_many(
@@ -134,7 +134,7 @@ def test_models_of_their_own_go_on_training_over_a_mesh():
 def test_a_new_stack_of_requests_compiles_nothing():
   model, data, variables = problems.trained()
   counted, traces = problems.counting(model)
-  fit = fitting(counted, **RECIPE)
+  fit = fitting(counted, Fit(**RECIPE))
   run = jax.jit(
     lambda m: unlearn_many(fit, variables, data, m, KEYS, **placed("both"))
   )
@@ -190,7 +190,7 @@ def test_a_batch_axis_needs_a_mesh_that_has_it():
 def test_a_donated_original_gives_its_memory_to_the_unlearned_model():
   model, data, variables = problems.trained()
   counted, traces = problems.counting(model)
-  fit = fitting(counted, **RECIPE)
+  fit = fitting(counted, Fit(**RECIPE))
   mask = data["label"] == 1
   kept, _ = unlearn(fit, variables, data, mask, KEY)
   copies = [jax.tree.map(jnp.copy, variables) for _ in range(2)]
@@ -205,7 +205,7 @@ def test_a_donated_original_gives_its_memory_to_the_unlearned_model():
 
 def test_donated_stacks_of_models_are_aliased_on_every_device():
   model, data = problems.mlp(), problems.blobs()
-  fit = fitting(model, **RECIPE)
+  fit = fitting(model, Fit(**RECIPE))
   nothing = jnp.zeros((8, 60), bool)
   run = jax.jit(
     lambda v, k: unlearn_many(
@@ -306,3 +306,26 @@ def test_a_backend_without_figures_is_an_error(monkeypatch):
   monkeypatch.setattr(jax.stages.Compiled, "memory_analysis", lambda self: None)
   with pytest.raises(ValueError, match="reports the memory of a program, got"):
     program_bytes(lambda x: x, jnp.ones(3))
+
+
+def test_params_and_moments_keep_their_sharding():
+  model, data, variables = problems.trained()
+  mesh = make_mesh(models=8)
+  spec = jax.sharding.PartitionSpec
+  where = lambda leaf: jax.sharding.NamedSharding(
+    mesh, spec("models") if leaf.shape[0] % 8 == 0 else spec()
+  )
+  placed = jax.tree.map(
+    lambda leaf: jax.device_put(leaf, where(leaf)), variables
+  )
+  fit = phase(supervised(model), optax.adam(0.01), 3, draw=Draw(retain=16))
+  mask = data["label"] == 1
+  whole, _ = jax.jit(fit)(variables, data, mask, KEY)
+  spread, _ = jax.jit(fit)(placed, data, mask, KEY)
+  chex.assert_trees_all_close(spread, whole, **SAME)
+  kept = jax.tree.map(
+    lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim),
+    spread.params,
+    placed.params,
+  )
+  assert all(jax.tree.leaves(kept)), kept

@@ -6,15 +6,21 @@ import optax
 import problems
 import pytest
 
+from jaxunlearn.core.combinators import chain, edit, masked, provide
 from jaxunlearn.core.phase import phase, supervised
+from jaxunlearn.core.recording import record
 from jaxunlearn.core.types import (
   ALL,
-  Batch,
   Carry,
   Draw,
   Env,
+  Fit,
+  Losses,
   Model,
+  Request,
+  Slot,
   Variables,
+  as_step,
 )
 
 DATA = {"x": jnp.array([1.0, 2.0, 3.0])}
@@ -150,27 +156,139 @@ def test_hyper_parameters_may_be_traced_and_vmapped():
 
 
 def test_something_else_than_the_params_can_be_optimised():
-  from jaxunlearn.core.combinators import chain, provide
-
+  z: Slot[jax.Array] = Slot("z")
   pull = phase(
-    lambda z, batch, key: jnp.square(z - batch.context.variables.params),
+    lambda z, step, key: jnp.square(z - step.variables.params),
     optax.sgd(0.5),
     4,
-    target="z",
+    on=z,
   )
-  read = phase(
-    lambda v, batch, key: v.params * batch.context.extra["z"],
-    optax.sgd(1.0),
-    1,
-  )
-  both = chain(provide("z", lambda *_: jnp.zeros(2)), pull, read)
+  read = phase(lambda v, step, key: v.params * step[z], optax.sgd(1.0), 1)
+  both = chain(provide(z, lambda *_: jnp.zeros(2)), pull, read)
   params, info = both(jnp.float32(1), DATA, MASK, KEY)
   # z' = z - 0.5 * (z - 1) each step (the mean of two halves the gradient).
-  z = 1 - 0.5**4
-  chex.assert_trees_all_close(params, 1 - z, rtol=1e-6)
+  found = 1 - 0.5**4
+  chex.assert_trees_all_close(params, 1 - found, rtol=1e-6)
   assert set(info) == {"phase", "phase_2"}
   with pytest.raises(ValueError, match="earlier link to provide 'z', got"):
     pull(jnp.float32(1), DATA, MASK, KEY)
+
+
+def test_a_slot_of_variables_brings_its_own_model_state():
+  net: Slot[Variables] = Slot("net")
+
+  def count(variables, step, key):
+    state = {"seen": variables.model_state["seen"] + 1}
+    return Losses((variables.params - 3.0) ** 2 * jnp.ones(1), None, state)
+
+  start = provide(net, lambda *_: Variables(jnp.zeros(()), {"seen": 0.0}))
+  read = edit(lambda v, *_: v)
+  look = record("net", lambda carry: carry[net])
+  fit = phase(count, optax.sgd(0.5), 4, on=net)
+  _, info = chain(start, fit, read, look)(jnp.float32(1), DATA, MASK, KEY)
+  assert info["net"].model_state["seen"] == 4 and info["net"].params == 3
+
+
+def test_a_path_trains_a_part_of_the_params():
+  variables = {"a": {"b": jnp.float32(1), "c": jnp.float32(1)}}
+  loss = lambda v, step, key: jnp.stack(jax.tree.leaves(v.params)) ** 2
+  after, info = phase(loss, optax.sgd(0.1), 3, on="a/b")(
+    variables, DATA, MASK, KEY
+  )
+  assert after["a"]["c"] == 1 and after["a"]["b"] < 1 and info.moved == 1
+  shut, _ = masked(phase(loss, optax.sgd(0.1), 3, on="a/b"), {"a": False})(
+    variables, DATA, MASK, KEY
+  )
+  assert shut["a"]["b"] == 1
+  with pytest.raises(ValueError, match="params below 'd', got"):
+    phase(loss, optax.sgd(0.1), 1, on="d")(variables, DATA, MASK, KEY)
+
+
+def test_rows_may_come_from_a_slot():
+  made: Slot[dict] = Slot("made")
+  fill = provide(made, lambda *_: {"x": jnp.array([5.0, 7.0])}, reads="nothing")
+  fit = phase(
+    problems.quadratic(),
+    optax.sgd(1.0),
+    1,
+    draw=Draw(retain=ALL, source=made),
+  )
+  method = chain(fill, fit)
+  params, _ = method(jnp.float32(0), None, Request(concept=jnp.ones(1)), KEY)
+  assert params == 6 and method.needs.sizes == (0, 0, 0)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_microbatches_and_remat_give_the_same_update(parts, weighted):
+  model, data, variables = problems.trained()
+
+  def loss(v, step, key):
+    out = supervised(model)(v, step, key)
+    tokens = (step.row_id % 3 + 1).astype(jnp.float32)
+    return Losses(out.value * tokens, tokens) if weighted else out
+
+  draw = Draw(forget=4, retain=8)
+  run = lambda fit: phase(loss, fit, draw=draw, forget_weight=-0.1)(
+    variables, data, data["label"] == 1, KEY
+  )
+  plain = run(Fit(optax.adam(0.01), 3))
+  split = run(Fit(optax.adam(0.01), 3, microbatches=parts, remat=True))
+  chex.assert_trees_all_close(split, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mean_over_tokens_weighs_rows_by_how_many_they_have():
+  tokens = jnp.array([1.0, 4.0, 2.0])
+  loss = lambda v, step, key: Losses(
+    tokens[step.row_id] * (v.params - step.rows["x"]), tokens[step.row_id]
+  )
+  fit = phase(loss, optax.sgd(1.0), 1, draw=Draw(mixed=ALL))
+  _, info = fit(jnp.float32(0), DATA, MASK, KEY)
+  wanted = -np.average([1, 2, 3], weights=[1, 4, 2])
+  chex.assert_trees_all_close(info.loss[0], wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "draw", [Draw(mixed=4), Draw(ALL, ALL), Draw(forget=2, retain=2)]
+)
+def test_rows_in_neither_mask_are_invisible(draw):
+  model, data, variables = problems.trained()
+  request = Request(data["label"] == 1, data["label"] > 1)
+  hidden = (data["label"] == 0)[:, None]
+  poisoned = {**data, "x": jnp.where(hidden, jnp.nan, data["x"])}
+  fit = jax.jit(phase(supervised(model), optax.adam(0.01), 4, draw=draw))
+  clean, info = fit(variables, data, request, KEY)
+  other, _ = fit(variables, poisoned, request, KEY)
+  chex.assert_trees_all_equal(clean, other)
+  assert info.retain_count == 30 and info.forget_count == 15
+
+
+OPTIMIZERS = {
+  "lbfgs": optax.lbfgs(),
+  "polyak_sgd": optax.polyak_sgd(),
+  "plateau": optax.chain(optax.adam(0.1), optax.contrib.reduce_on_plateau()),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimisers_find_the_loss_and_its_gradient(name):
+  fit = phase(problems.quadratic(), OPTIMIZERS[name], 8, draw=Draw(retain=ALL))
+  params, info = jax.jit(fit)(jnp.float32(0), DATA, MASK, KEY)
+  assert info.loss[-1] < info.loss[0] and jnp.isfinite(params)
+
+
+def test_small_steps_of_half_precision_add_up():
+  start = {"w": jnp.full(4, 1.0, jnp.bfloat16)}
+  loss = lambda v, step, key: v.params["w"].astype(jnp.float32)
+  fit = phase(loss, optax.sgd(1e-3), 400)
+  after, info = fit(start, DATA, MASK, KEY)
+  # A quarter of the slope each: 400 steps of 2.5e-4, each far below half a
+  # unit in the last place of 1.
+  assert after["w"].dtype == jnp.bfloat16
+  np.testing.assert_allclose(after["w"].astype(float), 0.9, atol=0.004)
+  assert info.moved == 1
+  still, info = phase(loss, optax.sgd(0.0), 2)(start, DATA, MASK, KEY)
+  assert info.moved == 0
 
 
 def test_bfloat16_params_stay_bfloat16():
@@ -221,22 +339,43 @@ def test_an_objective_of_wrong_length_is_rejected():
 def test_a_host_batch_of_another_size_is_rejected():
   fit = phase(problems.quadratic(), optax.sgd(0.1), 1, draw=Draw(retain=2))
   carry = Carry(Variables(jnp.float32(0)), Variables(jnp.float32(0)), {})
-  batch = Batch(
-    DATA,
-    jnp.ones(3),
-    MASK,
-    *(jnp.arange(3, dtype=jnp.int32),) * 2,
-    jnp.zeros(3, jnp.int32),
-  )
+  batch = as_step(DATA)
   with pytest.raises(ValueError, match="the 2 rows that a step draws, got 3"):
     fit.step(fit.init(carry, KEY, Env()), batch, KEY, Env())
 
 
-def test_bad_sizes_are_rejected():
-  with pytest.raises(ValueError, match="num_steps >= 0"):
-    phase(problems.quadratic(), optax.sgd(0.1), -1)
-  with pytest.raises(ValueError, match=r"draw.retain >= -1, got -3"):
-    phase(problems.quadratic(), optax.sgd(0.1), 1, draw=Draw(retain=-3))
+SGD = optax.sgd(0.1)
+
+
+@pytest.mark.parametrize(
+  ("make", "message"),
+  [
+    (lambda f: phase(f, SGD, -1), "num_steps .* >= 0"),
+    (lambda f: phase(f, SGD, 2.5), "num_steps .* whole number"),
+    (lambda f: phase(f, "adam", 1), "optimizer .* optax"),
+    (lambda f: phase(f, Fit(SGD, 1), 1), "got a Fit"),
+    (lambda f: phase(f, SGD, 1, draw=Draw(retain=-3)), "draw.retain >= -1"),
+    (
+      lambda f: phase(f, Fit(SGD, 1, microbatches=2)),
+      "draw for 2 microbatches",
+    ),
+    (
+      lambda f: phase(f, Fit(SGD, 1, microbatches=3), draw=Draw(retain=4)),
+      "3 microbatches divide",
+    ),
+    (
+      lambda f: phase(f, SGD, 1)(jnp.float32(0), DATA, MASK, KEY),
+      "draw of rows",
+    ),
+    (
+      lambda f: phase(f, SGD, 1)(jnp.float32(0), DATA, MASK, 5),
+      "key to be a typed PRNG key",
+    ),
+  ],
+)
+def test_bad_phases_are_rejected(make, message):
+  with pytest.raises(ValueError, match=message):
+    make(problems.quadratic())
 
 
 def test_shapes_alone_are_enough():

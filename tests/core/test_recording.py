@@ -9,7 +9,7 @@ import problems
 import pytest
 
 import jaxunlearn as ju
-from jaxunlearn.core.recording import repeat_with_curve
+from jaxunlearn.core.recording import alternate_with_curve
 
 KEY = jax.random.key(0)
 DATA = {"x": jnp.array([1.0, 3.0]), "label": jnp.zeros(2, jnp.int32)}
@@ -20,8 +20,9 @@ def rounds(times=6, evaluate=None, every=1):
   step = ju.phase(
     problems.quadratic(), optax.sgd(0.5), 1, draw=ju.Draw(retain=1), name="fit"
   )
-  one = ju.chain(step, name="rounds_of_fit")
-  return repeat_with_curve(one, times, evaluate, every=every)
+  return alternate_with_curve(
+    step, rounds=times, evaluate=evaluate, every=every
+  )
 
 
 def seen(variables):
@@ -63,7 +64,7 @@ def test_no_round_and_lanes_of_their_own():
 
 
 def test_bad_counts_are_rejected():
-  with pytest.raises(ValueError, match="every > 0"):
-    rounds(every=0)
-  with pytest.raises(ValueError, match="times >= 0"):
+  with pytest.raises(ValueError, match="every .* >= 1"):
+    rounds(evaluate=seen, every=0)
+  with pytest.raises(ValueError, match="times .* >= 0"):
     rounds(-1)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from jaxunlearn.core import sampling
-from jaxunlearn.core.types import ALL, Draw, Env
+from jaxunlearn.core.types import ALL, Draw, Env, Request, as_request
 
+KEY = jax.random.key(0)
 N = 50
 DRAW_STREAM = jax.jit(
   lambda weight, seed: sampling.draw_rows(
@@ -77,7 +78,7 @@ class Prepared(NamedTuple):
 
 
 def prepared(data, mask, draw, key, env=None):
-  plan = sampling.make_plan(data, mask, draw, key, env)
+  plan = sampling.make_plan(data, as_request(mask, data), draw, key, env)
   return Prepared(
     lambda step: sampling.draw_batch(data, plan, draw, step, env), plan
   )
@@ -99,7 +100,7 @@ def test_kinds_are_never_mixed_up(mask):
     assert live[:3].all() == bool(mask.any())
     assert live[3:7].all() == bool((~mask).any())
     np.testing.assert_array_equal(batch.rows["x"][live], batch.row_id[live])
-    np.testing.assert_array_equal(batch.slot, np.arange(12))
+    np.testing.assert_array_equal(batch.place, np.arange(12))
 
 
 def test_a_row_of_no_weight_is_zeros_even_if_it_is_nan():
@@ -122,7 +123,7 @@ def test_all_takes_every_row_with_its_weight():
 
 def test_select_limits_what_is_drawn():
   mask = jnp.arange(20) < 10
-  select = lambda data, forget_mask, key: data["x"] % 2 == 0
+  select = lambda data, request, key: data["x"] % 2 == 0
   sampler = make(Draw(retain=5, mixed=10, select=select), mask)
   batch = sampler.at(0)
   assert sorted(batch.row_id[:5].tolist()) == [10, 12, 14, 16, 18]
@@ -140,10 +141,37 @@ def test_devices_share_a_batch_without_overlap():
     return make(draw, mask, Env("i")).at(3)
 
   many = jax.vmap(shard, axis_name="i")(jnp.arange(8))
-  order = np.argsort(np.asarray(many.slot).ravel())
-  for name in ("row_id", "weight", "forget", "slot"):
+  order = np.argsort(np.asarray(many.place).ravel())
+  for name in ("row_id", "weight", "forget", "place"):
     flat = np.asarray(getattr(many, name)).ravel()[order]
     np.testing.assert_array_equal(flat, getattr(one, name))
+
+
+@pytest.mark.parametrize("env", [Env(), Env("i")])
+def test_draws_made_ahead_are_those_of_each_step(env):
+  draw = Draw(forget=8, mixed=16)
+  mask = jnp.arange(24) < 8
+  data = {"x": jnp.arange(24)}
+  plan = sampling.make_plan(data, as_request(mask, data), draw, KEY)
+
+  def both(_):
+    ahead = sampling.draw_ahead(plan, draw, jnp.arange(3, 6), env)
+    third = jax.tree.map(lambda leaf: leaf[2], ahead)
+    one = sampling.draw_batch(data, plan, draw, 5, env)
+    return one, sampling.draw_batch(data, plan, draw, 5, env, third)
+
+  one, other = jax.vmap(both, axis_name="i")(jnp.arange(8))
+  jax.tree.map(np.testing.assert_array_equal, one[:6], other[:6])
+
+
+def test_rows_in_neither_mask_are_in_no_pool():
+  request = Request(jnp.arange(9) < 2, jnp.arange(9) >= 6)
+  data = {"x": jnp.arange(9)}
+  draw = Draw(forget=2, retain=3, mixed=5)
+  plan = sampling.make_plan(data, request, draw, KEY)
+  drawn = sampling.draw_batch(data, plan, draw, 0).rows["x"].tolist()
+  assert sorted(drawn[:2]) == [0, 1] and sorted(drawn[2:5]) == [6, 7, 8]
+  assert sorted(drawn[5:]) == [0, 1, 6, 7, 8]
 
 
 def test_a_batch_that_devices_cannot_share_is_rejected():

@@ -8,36 +8,31 @@ import numpy as np
 import optax
 import pytest
 import tiny_attention
-from tiny_attention import CONCEPT, OTHER, RETAIN, SHAPE, WIDTH
+from tiny_attention import CONCEPT, RETAIN, SHAPE, WIDTH
 
 from jaxunlearn import diffusion
 from jaxunlearn.core.combinators import chain, provide
 from jaxunlearn.core.phase import phase
 from jaxunlearn.core.recording import record
-from jaxunlearn.core.types import Batch, Context, Variables
-from jaxunlearn.diffusion import splicing
+from jaxunlearn.core.types import Draw, Fit, Request, Slot, Variables, as_step
 from jaxunlearn.diffusion.adv_unlearn import (
-  Task,
-  draw_unfinished,
-  erasure,
-  imitation,
-  retention,
+  Adversary,
+  Objectives,
+  Retention,
   unfinished_images,
 )
-from jaxunlearn.diffusion.types import parameter_group
+from jaxunlearn.diffusion.steps import Sampling
 
-NAN_DATA = {"x": jnp.full((4, 3), jnp.nan)}
-MASK = jnp.array([True, False, False, True])
+NO_ROWS = Request()
 KEY = jax.random.key(0)
+ADVERSARY = Adversary(Fit(optax.adam(1e-3), 2, 4), num_tokens=2, warm_up=1)
+RETENTION = Retention(batch_size=3)
 SMALL = {
   "num_steps": 4,
-  "warm_up": 1,
   "batch_size": 4,
-  "retain_batch_size": 3,
-  "num_tokens": 2,
-  "attack_steps": 2,
-  "num_images": 4,
-  "sampler_steps": 3,
+  "adversary": ADVERSARY,
+  "retention": RETENTION,
+  "sampling": Sampling(3, num_images=4),
 }
 ETA = 0.7
 
@@ -61,13 +56,10 @@ def banks():
   def make(params, tokens, seed):
     key = jax.random.key(seed)
     return unfinished_images(
-      MODEL, params, tokens, key, num_images=6, num_steps=4
+      MODEL, params, tokens, key, Sampling(4, num_images=6)
     )
 
-  return {
-    "concept_bank": make(PARAMS, CONCEPT, 1),
-    "retain_bank": make(PARAMS, RETAIN, 2),
-  }
+  return make(PARAMS, CONCEPT, 1), make(PARAMS, RETAIN, 2)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -76,125 +68,102 @@ def made_first():
   banks()
 
 
-def task(**options):
-  points = splicing.insertion_points(MODEL, CONCEPT)
-  return Task(MODEL, CONCEPT, RETAIN, points, None)._replace(**options)
+WORDS = Slot("adversary")
 
 
-def batch(adversary=None, current=None):
-  extra = {**banks(), "adversary": adversary}
-  now = Variables(PARAMS if current is None else current)
-  empty = jnp.zeros(0)
-  return Batch({}, empty, empty, empty, empty, empty)._replace(
-    context=Context(Variables(PARAMS), now, extra, jnp.int32(0))
+def losses(**options):
+  return Objectives(MODEL, "prefix", ETA, None)._replace(**options)
+
+
+def step(bank=0, adversary=None):
+  """Every third row of a bank, in a step that has got nowhere."""
+  rows = jax.tree.map(lambda leaf: leaf[::3], banks()[bank])
+  return as_step(rows, {WORDS: adversary})._replace(
+    original=Variables(PARAMS), variables=Variables(PARAMS)
   )
-
-
-def drawn(bank, key, size):
-  """What a step draws, checked on its own below."""
-  return draw_unfinished(banks()[bank], key, size)
 
 
 def test_the_erasing_loss_is_that_of_the_formula():
   current = shaken(PARAMS, 5)
   weights = jnp.linspace(0.5, 2, 20)
-  loss = erasure(task(time_weights=weights), 3, ETA, False)
-  got = jax.jit(lambda c: loss(Variables(c), batch(), KEY))(current)
-  x, t, which = drawn("concept_bank", KEY, 3)
+  loss = losses(time_weights=weights).erasure(None)
+  got = jax.jit(lambda c: loss(Variables(c), step(), KEY))(current)
+  rows = step().rows
+  tokens, t = rows["tokens"], rows["time"]
   eps = lambda p, tokens: np.asarray(
-    MODEL.eps(p, x, t, MODEL.encode(p, tokens)), np.float64
+    MODEL.eps(p, rows["x"], t, MODEL.encode(p, tokens)), np.float64
   )
-  null = eps(PARAMS, jnp.tile(MODEL.null_tokens, (3, 1)))
-  wanted = null - ETA * (eps(PARAMS, CONCEPT[which]) - null)
-  error = ((eps(current, CONCEPT[which]) - wanted) ** 2).mean(axis=(1, 2, 3))
-  np.testing.assert_allclose(
-    got, [(error * np.asarray(weights)[t]).mean()], rtol=1e-4
-  )
+  null = eps(PARAMS, jnp.tile(MODEL.null_tokens, (len(t), 1)))
+  wanted = null - ETA * (eps(PARAMS, tokens) - null)
+  error = ((eps(current, tokens) - wanted) ** 2).mean(axis=(1, 2, 3))
+  np.testing.assert_allclose(got, error * np.asarray(weights)[t], rtol=1e-4)
 
 
 def test_an_adversary_of_no_embeddings_is_none():
   now = Variables(shaken(PARAMS, 5))
-  with_none = batch(jnp.zeros((0, WIDTH)))
-  with_two = batch(jnp.ones((2, WIDTH)))
-  loss = lambda on: jax.jit(
-    lambda given: erasure(task(), 3, ETA, on)(now, given, KEY)
+  loss = lambda words, given: jax.jit(
+    lambda adversary: losses().erasure(words)(now, step(0, adversary), KEY)
+  )(given)
+  wanted = loss(None, jnp.zeros((0, WIDTH)))
+  np.testing.assert_allclose(
+    loss(WORDS, jnp.zeros((0, WIDTH))), wanted, rtol=1e-5, atol=1e-6
   )
-  plain, attacked = loss(False), loss(True)
-  wanted = plain(with_none)
-  np.testing.assert_allclose(attacked(with_none), wanted, rtol=1e-6)
-  moved = attacked(with_two)
+  moved = loss(WORDS, jnp.ones((2, WIDTH)))
   assert abs(float(moved[0] - wanted[0])) > 1e-4
 
 
 def test_the_retaining_loss_is_nothing_at_the_original_model():
-  loss = jax.jit(lambda p: retention(task(), 3)(Variables(p), batch(), KEY))
-  np.testing.assert_allclose(loss(PARAMS), [0.0], atol=1e-10)
-  assert float(loss(shaken(PARAMS, 5))[0]) > 1e-3
+  retain = losses().retention()
+  loss = jax.jit(lambda p: retain(Variables(p), step(1), KEY))
+  np.testing.assert_allclose(loss(PARAMS), np.zeros(8), atol=1e-10)
+  assert float(loss(shaken(PARAMS, 5)).max()) > 1e-3
 
 
 def test_the_adversary_at_the_original_prompt_imitates_perfectly():
-  loss = jax.jit(
-    lambda adversary: imitation(task(), 3)(adversary, batch(), KEY)
-  )
+  loss = jax.jit(lambda adversary: losses().imitation()(adversary, step(), KEY))
   nothing = loss(jnp.zeros((0, WIDTH)))
-  np.testing.assert_allclose(nothing, [0.0], atol=1e-10)
-  assert float(loss(jnp.ones((2, WIDTH)))[0]) > 1e-4
+  np.testing.assert_allclose(nothing, np.zeros(8), atol=1e-10)
+  assert float(loss(jnp.ones((2, WIDTH))).max()) > 1e-4
 
 
 def test_images_of_the_bank_lie_on_the_way_of_the_sampler():
-  bank = banks()["concept_bank"]
-  assert bank["x"].shape == (6, 4, *SHAPE)
-  assert bank["prompt"].tolist() == [0, 1, 0, 1, 0, 1]
-  np.testing.assert_array_equal(bank["time"], [19, 14, 9, 4])
+  bank = banks()[0]
+  assert bank["x"].shape == (24, *SHAPE)
+  np.testing.assert_array_equal(bank["tokens"][::4], jnp.tile(CONCEPT, (3, 1)))
+  np.testing.assert_array_equal(bank["time"], [19, 14, 9, 4] * 6)
   key = jax.random.split(jax.random.key(1), 6)[3]
   predictor = diffusion.classifier_free(MODEL, PARAMS, CONCEPT[1:], 3.0)
   noise = diffusion.start_noise(MODEL, key[None])
   way = diffusion.trajectory(MODEL, predictor, noise, key[None], num_steps=4)
-  np.testing.assert_allclose(bank["x"][3], way[:-1, 0], atol=1e-5)
+  np.testing.assert_allclose(bank["x"][12:16], way[:-1, 0], atol=1e-5)
 
 
-def test_a_step_draws_different_images_at_their_times():
-  bank = {
-    "x": jnp.arange(20.0).reshape(5, 4),
-    "prompt": jnp.arange(5) * 10,
-    "time": jnp.array([9, 6, 3, 0]),
-  }
-  seen = []
-  for seed in range(30):
-    x, t, which = draw_unfinished(bank, jax.random.key(seed), 3)
-    row, step = np.asarray(x) // 4, np.asarray(x) % 4
-    assert len(set(row.tolist())) == 3
-    np.testing.assert_array_equal(which, row * 10)
-    np.testing.assert_array_equal(t, 9 - 3 * step)
-    seen += [tuple(pair) for pair in zip(row, step)]
-  assert len(set(seen)) > 16  # of 20 pairs
-
-
-def attack(task, params, start, rate, num_steps, extra, batch_size):
+def attack(objectives, params, start, rate, num_steps, rows, batch_size):
   """The adversary that an attack by Adam ends with, and its losses."""
+  bank = Slot("bank")
   run = chain(
-    *(provide(k, lambda *_, v=v: v) for k, v in extra.items()),
-    provide("adversary", lambda *_: start),
+    provide(bank, lambda *_: rows, reads="nothing"),
+    provide(WORDS, lambda *_: start, reads="nothing"),
     phase(
-      imitation(task, batch_size),
-      optax.adam(rate),
-      num_steps,
-      target="adversary",
+      objectives.imitation(),
+      Fit(optax.adam(rate), num_steps),
+      draw=Draw(retain=batch_size, source=bank),
+      on=WORDS,
       name="attack",
     ),
-    record("end", lambda carry: carry.extra["adversary"]),
+    record("end", lambda carry: carry[WORDS]),
   )
-  _, info = run(Variables(params), NAN_DATA, MASK, KEY)
+  _, info = run(Variables(params), None, NO_ROWS, KEY)
   return info["end"], info["attack"].loss
 
 
 def test_the_attack_gets_better_and_does_nothing_at_rate_zero():
   start = jax.random.normal(jax.random.key(8), (2, WIDTH))
   run = jax.jit(
-    lambda rate: attack(task(), PARAMS, start, rate, 80, banks(), 6)
+    lambda rate: attack(losses(), PARAMS, start, rate, 80, banks()[0], 6)
   )
-  _, losses = run(0.05)
-  assert float(losses[-20:].mean()) < 0.7 * float(losses[:20].mean())
+  _, found = run(0.05)
+  assert float(found[-20:].mean()) < 0.7 * float(found[:20].mean())
   same, _ = run(0.0)
   np.testing.assert_array_equal(same, start)
 
@@ -216,24 +185,15 @@ def test_two_attack_steps_are_those_of_adam_by_hand():
     eps=lambda p, x, t, c: (c.sum(axis=1) @ p["weight"]).reshape(x.shape),
   )
   prompt = CONCEPT[:1]
-  points = splicing.insertion_points(linear, prompt)
   start, rate = rng.normal(size=(2, WIDTH)), 0.3
   bank = {
-    "x": jnp.zeros((1, 2, *SHAPE)),
-    "prompt": jnp.zeros(1, int),
+    "x": jnp.zeros((2, *SHAPE)),
+    "tokens": jnp.repeat(prompt, 2, 0),
     "time": jnp.array([5, 2]),
   }
   cast = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
-  got, losses = jax.jit(
-    lambda p, a: attack(
-      Task(linear, prompt, RETAIN, points, None),
-      p,
-      a,
-      rate,
-      2,
-      {"concept_bank": bank},
-      1,
-    )
+  got, found = jax.jit(
+    lambda p, a: attack(losses(diffusion=linear), p, a, rate, 2, bank, 1)
   )(cast({"table": table, "weight": weight}), cast(start))
 
   # [1, 2, 0, 0, 0] becomes [1, a, a', 2, 0]: two of padding drop out.
@@ -248,25 +208,18 @@ def test_two_attack_steps_are_those_of_adam_by_hand():
     square = 0.999 * square + 0.001 * gradient**2
     scaled = np.sqrt(square / (1 - 0.999**step)) + 1e-8
     a = a - rate * mean / (1 - 0.9**step) / scaled
-  np.testing.assert_allclose(losses, by_hand, rtol=1e-5)
+  np.testing.assert_allclose(found, by_hand, rtol=1e-5)
   np.testing.assert_allclose(got, a, rtol=1e-4)
-
-
-TRACES = []
 
 
 @functools.cache
 def run(**options):
-  """A program for concepts and models; `TRACES` grows when it is traced."""
+  """A program for concepts and models."""
   options = {**SMALL, **options}
   return jax.jit(
     lambda p, concept: diffusion.adv_unlearn(
-      tiny_attention.model(TRACES),
-      concept,
-      RETAIN,
-      optimizer=optax.sgd(0.1),
-      **options,
-    )(p, NAN_DATA, MASK, KEY)
+      MODEL, concept, RETAIN, optimizer=optax.sgd(0.1), **options
+    )(p, None, NO_ROWS, KEY)
   )
 
 
@@ -276,55 +229,25 @@ def far(a, b):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  "group", ["text-layers", pytest.param("xattn", marks=pytest.mark.slow)]
-)
-def test_only_the_group_moves_and_data_are_not_read(group):
-  out, info = run(group=group)(PARAMS, CONCEPT)
-  changed = jax.tree.map(lambda a, b: bool((a != b).any()), out, PARAMS)
-  assert changed == parameter_group(PARAMS, group)
-  assert info["warm_up"].loss.shape == (1,)
-  assert info["rounds"]["attack"].loss.shape == (3, 2)
-  assert info["rounds"]["defend"].loss.shape == (3, 1)
-  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out))
-
-
-def test_a_new_concept_gives_another_model_without_compiling():
-  base, _ = run(group="text-layers")(PARAMS, CONCEPT)
-  before = len(TRACES)
-  other, _ = run(group="text-layers")(PARAMS, OTHER)
-  assert before > 0 and len(TRACES) == before
-  assert far(base, other) > 1e-3
-
-
-@pytest.mark.slow
-def test_models_and_concepts_in_one_program_are_those_one_by_one():
-  fit = run(group="text-layers")
-  models, concepts = (PARAMS, shaken(PARAMS, 12)), (CONCEPT, OTHER)
-  stacked = jax.tree.map(lambda *x: jnp.stack(x), *models)
-  many, _ = jax.jit(jax.vmap(fit))(stacked, jnp.stack(concepts))
-  for i in range(2):
-    one, _ = fit(models[i], concepts[i])
-    assert far(jax.tree.map(lambda x: x[i], many), one) < 2e-4
-
-
-@pytest.mark.slow
 def test_what_is_retained_weighs_what_it_should():
   """In one program for both weights."""
 
   def left(weight):
-    options = {**SMALL, "num_steps": 60, "warm_up": 60}
+    options = {
+      "num_steps": 60,
+      "adversary": ADVERSARY._replace(warm_up=60),
+      "retention": RETENTION._replace(weight=weight),
+    }
     method = diffusion.adv_unlearn(
       MODEL,
       CONCEPT,
       RETAIN,
       optimizer=optax.adam(0.001),
-      retain_weight=weight,
-      **options,
+      **{**SMALL, **options},
     )
-    out, info = method(PARAMS, NAN_DATA, MASK, KEY)
+    out, info = method(PARAMS, None, NO_ROWS, KEY)
     assert info["rounds"]["defend"].loss.shape == (0, 1)
-    return retention(task(), 6)(Variables(out), batch(), KEY)[0]
+    return losses().retention()(Variables(out), step(1), KEY).mean()
 
   none, much = jax.jit(jax.vmap(left))(jnp.array([0.0, 100.0]))
   assert float(much) < 0.2 * float(none)
@@ -332,67 +255,27 @@ def test_what_is_retained_weighs_what_it_should():
 
 @pytest.mark.slow
 def test_options_change_what_is_computed():
-  base, _ = run(group="text-layers")(PARAMS, CONCEPT)
-  for option in ({"attack_start": "latest"}, {"retain_steps": 2}):
+  base, _ = run()(PARAMS, CONCEPT)
+  for option in (
+    {"adversary": ADVERSARY._replace(start="latest")},
+    {"retention": RETENTION._replace(steps=2)},
+  ):
     other, _ = run(**option)(PARAMS, CONCEPT)
     assert far(base, other) > 1e-6
 
 
 def test_turns_with_steps_of_their_own_have_infos_of_their_own():
-  info = jax.eval_shape(run(retain_steps=2), PARAMS, CONCEPT)[1]
-  rounds = info["rounds"]["defend"]
-  assert rounds["erase"].loss.shape == (3, 1, 1)
-  assert rounds["retain"].loss.shape == (3, 1, 2)
+  turns = run(retention=RETENTION._replace(steps=2))
+  info = jax.eval_shape(turns, PARAMS, CONCEPT)[1]
+  assert info["rounds"]["erase"].loss.shape == (3, 1)
+  assert info["rounds"]["retain"].loss.shape == (3, 2)
   assert info["warm_up"]["retain"].loss.shape == (1, 2)
 
 
 def test_few_images_are_one_a_prompt_at_least():
-  options = {"batch_size": 1, "retain_batch_size": 1, "num_images": 1}
-  method = diffusion.adv_unlearn(MODEL, CONCEPT, RETAIN, **{**SMALL, **options})
-  names = ("concept_bank", "retain_bank")
-  made = record("made", lambda carry: {k: carry.extra[k] for k in names})
-  _, info = jax.eval_shape(chain(method, made), PARAMS, NAN_DATA, MASK, KEY)
-  assert info["made"]["concept_bank"]["x"].shape == (2, 3, *SHAPE)
-  assert info["made"]["retain_bank"]["x"].shape == (3, 3, *SHAPE)
-
-
-@pytest.mark.parametrize(
-  "change, message",
-  [
-    ({"retain_prompts": RETAIN[:0]}, "retain_prompts to hold prompts"),
-    ({"retain_batch_size": 4}, "fill a batch of 4"),
-    (
-      {"retain_prompts": jnp.concatenate([RETAIN, CONCEPT])},
-      "without prompts of the concept",
-    ),
-    ({"prompts": CONCEPT[:, :4]}, "prompts of shape"),
-    ({"prompts": jnp.array([[1, 0, 0, 0, 0]])}, "to name a concept"),
-    ({"num_tokens": 3}, "padding for num_tokens=3"),
-    ({"insertion": "inside"}, "insertion to be one of"),
-    ({"attack_start": "zero"}, "attack_start to be one of"),
-    ({"group": "most"}, "group to be one of"),
-    ({"warm_up": -1}, "warm_up >= 0"),
-    ({"warm_up": 5}, "num_steps >= 5"),
-    ({"batch_size": 0}, "batch_size > 0"),
-    ({"attack_steps": -1}, "attack_steps >= 0"),
-    ({"retain_steps": -1}, "retain_steps >= 0"),
-    ({"retain_weight": -1.0}, "retain_weight >= 0"),
-    ({"num_images": 3}, "num_images >= 4"),
-    ({"sampler_steps": 0}, "sampler_steps in 1 .. 20"),
-    ({"chunk_size": 0}, "chunk_size > 0"),
-    ({"time_weights": jnp.ones(3)}, "time_weights of shape"),
-    ({"diffusion": 0}, "encode_embeddings to be set"),
-  ],
-)
-def test_errors_say_what_was_found(change, message):
-  given = {
-    "diffusion": MODEL,
-    "prompts": CONCEPT,
-    "retain_prompts": RETAIN,
-    **SMALL,
-    **change,
-  }
-  if given["diffusion"] == 0:
-    given["diffusion"] = MODEL._replace(encode_embeddings=None)
-  with pytest.raises(ValueError, match=message):
-    diffusion.adv_unlearn(**given)
+  few = Sampling(3, num_images=1)
+  for tokens in (CONCEPT, RETAIN):
+    made = jax.eval_shape(
+      lambda p, t=tokens: unfinished_images(MODEL, p, t, KEY, few), PARAMS
+    )
+    assert made["x"].shape == (3 * len(tokens), *SHAPE)

@@ -15,9 +15,10 @@ from tiny_diffusion import (
   small,
 )
 
-from jaxunlearn.core.types import Draw
+from jaxunlearn.core.types import Draw, Fit
 from jaxunlearn.diffusion import steps
 from jaxunlearn.diffusion.forget_me_not import (
+  NO_INVERSION,
   attention_norm,
   forget_me_not,
   word_positions,
@@ -71,13 +72,11 @@ def test_attention_that_underflows_has_a_gradient_of_zero():
   assert float(jax.grad(norm)(jnp.float32(0.0))) == pytest.approx(0.25)
 
 
-def attentive(traces=None):
+def attentive():
   """A linear model whose attention to token j is softmax(gain tokens)_j."""
   model = linear()
 
   def eps_with_attention(params, x, t, context):
-    if traces is not None:
-      traces.append(1)
     level = gain_of(params) * (1 + jnp.square(x).mean(axis=(1, 2, 3)))
     probabilities = jax.nn.softmax(level[:, None] * context[..., 0], axis=-1)
     maps = jnp.broadcast_to(probabilities[:, None, None], (x.shape[0], 2, 1, 3))
@@ -130,7 +129,13 @@ def test_attention_to_the_concept_falls():
 
 @pytest.mark.slow
 def test_only_rows_of_the_request_are_read():
-  fit = jax.jit(forget(small(), optimizer=optax.adam(1e-2), inversion_steps=2))
+  fit = jax.jit(
+    forget(
+      small(),
+      optimizer=optax.adam(1e-2),
+      inversion=NO_INVERSION._replace(num_steps=2),
+    )
+  )
   spoilt = {
     "x": jnp.where(REQUEST[:, None, None, None], ROWS["x"], jnp.nan),
     "other": jnp.full(8, jnp.nan),
@@ -154,39 +159,12 @@ def test_an_empty_request_changes_nothing_and_a_full_one_reads_all():
   )
 
 
-@pytest.mark.slow
-def test_many_requests_and_prompts_equal_a_loop_and_compile_once():
-  traces: list = []
-  model = attentive(traces)
-
-  @jax.jit
-  def erase(prompt, positions, request, key):
-    fit = forget(model, prompt, positions, optimizer=optax.sgd(0.1))
-    moved, info = fit(model.init(key), ROWS, request, key)
-    return gain_of(moved), info["forget"].loss
-
-  prompts = jnp.stack([PROMPT, jnp.array([1, 3, 0])])
-  positions = jnp.stack([POSITIONS, jnp.array([False, True, False])])
-  requests, keys = jnp.stack([REQUEST, ~REQUEST]), jax.random.split(KEY, 2)
-  many = jax.vmap(erase)(prompts, positions, requests, keys)
-  alone = erase(prompts[0], positions[0], requests[0], keys[0])
-  traced = len(traces)
-  other = erase(prompts[1], positions[1], requests[1], keys[1])
-  assert traced > 0 and len(traces) == traced
-  for i, one in enumerate((alone, other)):
-    for stacked, single in zip(many, one, strict=True):
-      np.testing.assert_allclose(stacked[i], single, rtol=1e-5)
-  assert abs(float(alone[0]) - 0.3) > 1e-3
-
-
 def test_inversion_learns_the_words_alone():
   """No step of forgetting follows: the model has its bits."""
   fit = forget(
     small(),
     num_steps=0,
-    inversion_steps=60,
-    batch_size=4,
-    inversion_optimizer=optax.adam(0.1),
+    inversion=Fit(optax.adam(0.1), 60, 4),
   )
   moved, info = jax.jit(fit)(params(), ROWS, REQUEST, KEY)
   jax.tree.map(np.testing.assert_array_equal, params(), moved)
@@ -202,8 +180,8 @@ def test_forgetting_goes_on_with_the_learned_words():
       params(), ROWS, REQUEST, KEY
     )[1]["forget"].loss
   )
-  still = run(inversion_steps=1, inversion_optimizer=optax.sgd(0.0))
-  learned = run(inversion_steps=1, inversion_optimizer=optax.adam(0.5))
+  still = run(inversion=Fit(optax.sgd(0.0), 1, 2))
+  learned = run(inversion=Fit(optax.adam(0.5), 1, 2))
   assert abs(still - learned).max() > 1e-4
 
 
@@ -211,52 +189,3 @@ def test_words_are_found_where_they_stand():
   prompts = jnp.array([[1, 5, 2], [1, 2, 0]])
   found = word_positions(prompts, jnp.array([2, 3]))
   assert found.tolist() == [[False, False, True], [False, True, False]]
-
-
-@pytest.mark.slow
-def test_params_keep_their_dtype_and_the_key_decides():
-  half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params())
-  rows = {"x": ROWS["x"].astype(jnp.bfloat16)}
-  fit = jax.jit(forget(small(), optimizer=optax.adam(1e-2)))
-  moved, info = fit(half, rows, REQUEST, KEY)
-  assert all(p.dtype == jnp.bfloat16 for p in jax.tree.leaves(moved))
-  assert info["forget"].loss.dtype == jnp.float32
-  again, _ = fit(half, rows, REQUEST, KEY)
-  jax.tree.map(np.testing.assert_array_equal, moved, again)
-  _, other = fit(half, rows, REQUEST, jax.random.key(6))
-  assert (other["forget"].loss != info["forget"].loss).any()
-
-
-@pytest.mark.parametrize(
-  "options, message",
-  [
-    ({"prompt": jnp.ones(7, int)}, r"prompt of shape \(3,\), got \(7,\)"),
-    ({"prompt": PROMPT[None]}, r"prompt of shape \(3,\), got \(1, 3\)"),
-    ({"prompt": jnp.array([1, 0, 0])}, "prompt to name a concept"),
-    ({"prompt": jnp.array([1, 9, 0])}, "prompt in 0 .. 5"),
-    ({"positions": jnp.zeros(3, bool)}, "positions to mark the concept"),
-    ({"positions": jnp.zeros(3, int)}, r"positions bool \[3\], got int32"),
-    ({"positions": jnp.ones(4, bool)}, r"positions bool \[3\], got bool \(4,"),
-    ({"group": "heads"}, "group to be one of"),
-    ({"batch_size": 0}, "batch_size > 0"),
-    ({"num_steps": -1}, "num_steps >= 0"),
-    ({"inversion_steps": -1}, "inversion_steps >= 0"),
-  ],
-)
-def test_mistakes_are_named(options, message):
-  with pytest.raises(ValueError, match=message):
-    forget(small(), **options)
-
-
-def test_what_a_model_or_its_rows_lack_is_named():
-  with pytest.raises(ValueError, match="eps_with_attention, got None"):
-    forget(linear())
-  with pytest.raises(ValueError, match="encode_embeddings for inversion"):
-    forget(attentive(), inversion_steps=1)
-  with pytest.raises(ValueError, match="maps of cross-attention layers"):
-    attention_norm((), POSITIONS)
-  wrong = {"x": jnp.zeros((8, 3, 2, 3))}
-  with pytest.raises(ValueError, match=r'data\["x"\] of shape \[B, 2, 2, 3\]'):
-    forget(small())(params(), wrong, REQUEST, KEY)
-  with pytest.raises(ValueError, match=r'data with "x", got \[\'tokens\'\]'):
-    forget(small())(params(), {"tokens": jnp.ones((8, 3))}, REQUEST, KEY)

@@ -8,17 +8,21 @@ import numpy as np
 import optax
 import pytest
 
+from jaxunlearn.core.keys import derive
 from jaxunlearn.core.phase import phase
-from jaxunlearn.core.types import ALL, Batch, Draw, Variables
+from jaxunlearn.core.types import ALL, Draw, Request, Variables, as_step
 from jaxunlearn.diffusion import schedules
+from jaxunlearn.diffusion.requests import Concept
 from jaxunlearn.diffusion.salun import (
+  guided_task,
+  mask_within,
   relabelling,
   replace_words,
-  saliency_mask,
   salun,
+  to_anchors,
 )
 from jaxunlearn.diffusion.steps import restricted
-from jaxunlearn.diffusion.training import noisy_rows, row_keys
+from jaxunlearn.diffusion.training import noisy_rows
 from jaxunlearn.diffusion.types import Diffusion
 
 SHAPE, LENGTH, VOCAB = (2, 2, 3), 4, 6
@@ -82,6 +86,10 @@ def rows(n=12, seed=0):
   }
 
 
+def swap(step):
+  return replace_words(TABLE)
+
+
 def method(table=TABLE, **options):
   given = {"optimizer": optax.adam(1e-2), "num_steps": 3, "batch_size": 4}
   return salun(MODEL, replace_words(table), **{**given, **options})
@@ -91,6 +99,11 @@ def method(table=TABLE, **options):
 def fit(q, data, forget, key, keep):
   """One program for many tests."""
   return method(keep=keep)(q, data, forget, key)
+
+
+def masks_of(keep, group="full", guidance=8.5, chunk_size=256):
+  task = guided_task(MODEL, guidance)
+  return mask_within(task, keep, group=group, chunk_size=chunk_size)
 
 
 def leaves(tree):
@@ -114,16 +127,15 @@ def linear_model():
 
 
 def test_the_losses_are_those_of_the_paper():
-  data, slot = rows(4), jnp.arange(4)
   forget = jnp.array([True, True, False, False])
-  batch = Batch(data, jnp.ones(4), forget, slot, slot, slot)
+  step = as_step(data := rows(4))._replace(forget=forget)
   weights = jnp.linspace(0.5, 2, 20)
   p = {"denoiser": jnp.float32(0.7)}
-  found = relabelling(
-    linear_model(), replace_words(TABLE), null_rate=0.0, time_weights=weights
-  )(Variables(p), batch, KEY)
+  found = relabelling(linear_model(), swap, 0.0, None, weights)(
+    Variables(p), step, KEY
+  )
   # The draws are the module's own; the losses are not.
-  keys = jax.vmap(jax.random.split)(row_keys(KEY, slot))[:, 0]
+  keys = jax.vmap(jax.random.split)(step.keys(KEY))[:, 0]
   x_t, t, noise = map(np.asarray, noisy_rows(linear_model(), data["x"], keys))
   word = np.asarray(data["tokens"])[:, 1, None, None, None]
   other = np.asarray(TABLE)[word]
@@ -138,9 +150,9 @@ def test_the_losses_are_those_of_the_paper():
   assert float(found[0]) > 0.01
   # A word that stays itself teaches nothing, and the target is a constant.
   assert float(found[1]) == 0.0
-  loss = lambda q: relabelling(
-    linear_model(), replace_words(TABLE), null_rate=0.0
-  )(Variables({"denoiser": q}), batch, KEY)[0]
+  loss = lambda q: relabelling(linear_model(), swap, 0.0)(
+    Variables({"denoiser": q}), step, KEY
+  )[0]
   gap = (word - other)[0]
   slope = 2 * (0.7 * gap * (x_t[0] + word[0])).mean()
   np.testing.assert_allclose(jax.grad(loss)(0.7), slope, rtol=1e-4)
@@ -148,11 +160,10 @@ def test_the_losses_are_those_of_the_paper():
 
 def test_both_prompts_are_dropped_together():
   """With the empty prompt for all, forget rows have no loss."""
-  data, slot = rows(4), jnp.arange(4)
   forget = jnp.array([True, False, True, False])
-  batch = Batch(data, jnp.ones(4), forget, slot, slot, slot)
-  objective = relabelling(MODEL, replace_words(TABLE), null_rate=1.0)
-  found = objective(Variables(params()), batch, KEY)
+  step = as_step(rows(4))._replace(forget=forget)
+  objective = relabelling(MODEL, swap, 1.0)
+  found = objective(Variables(params()), step, KEY)
   np.testing.assert_array_equal(found < 1e-10, forget)
   assert float(found[~forget].min()) > 0.01
 
@@ -163,9 +174,8 @@ def test_the_mask_has_exactly_the_stated_number_of_weights():
 
   @jax.jit
   def masks(variables, keep):
-    given = variables, data, forget, KEY
-    full = saliency_mask(MODEL, keep)(*given)
-    return full, saliency_mask(MODEL, keep, group="text")(*given)
+    given = variables, data, Request(forget, ~forget), KEY
+    return masks_of(keep)(*given), masks_of(keep, group="text")(*given)
 
   for keep in (0.0, 0.3, 0.5, 1.0):
     full, text = masks(_variables(), keep)
@@ -183,9 +193,9 @@ def test_the_mask_marks_the_steepest_weights_of_the_guided_loss():
   data, chunk = rows(), 4
   forget = data["kind"] == 0
   guidance = 3.0
-  mark = saliency_mask(MODEL, 0.25, guidance=guidance, chunk_size=chunk)
-  mask = jax.jit(mark)(_variables(), data, forget, KEY)
-  keys = row_keys(KEY, jnp.arange(12))
+  mark = masks_of(0.25, guidance=guidance, chunk_size=chunk)
+  mask = jax.jit(mark)(_variables(), data, Request(forget, ~forget), KEY)
+  keys = as_step(data).keys(KEY)
   x_t, t, noise = noisy_rows(MODEL, data["x"], keys)
 
   def loss(q):
@@ -211,9 +221,8 @@ def test_weights_outside_the_mask_keep_their_bits_with_decay_and_clipping():
     optax.clip_by_global_norm(1.0), optax.adamw(1e-2, weight_decay=0.5)
   )
   out, info = jax.jit(method(optimizer=optimizer))(params(), data, forget, KEY)
-  mask_key = jax.random.fold_in(KEY, 0x6D61736B)  # As `masked` makes it.
-  mask = jax.jit(saliency_mask(MODEL, 0.5))(
-    _variables(), data, forget, mask_key
+  mask = jax.jit(masks_of(0.5))(
+    _variables(), data, Request(forget, ~forget), derive(KEY, "mask")
   )
   moved = flat(out) != flat(params())
   assert not moved[~flat(mask)].any()
@@ -228,7 +237,7 @@ def test_all_weights_is_plain_relabelling():
   unmasked = jax.jit(method(keep=1.0))
   found, _ = unmasked(params(), data, forget, KEY)
   plain = phase(
-    relabelling(MODEL, replace_words(TABLE)),
+    relabelling(MODEL, swap),
     restricted(optax.adam(1e-2), "full"),
     3,
     draw=Draw(forget=4, retain=4),
@@ -243,30 +252,6 @@ def test_all_weights_is_plain_relabelling():
   assert (flat(tuned) != flat(params())).any()
 
 
-@pytest.mark.slow
-def test_vmap_over_requests_concepts_and_models_equals_the_loop():
-  data = rows()
-
-  @jax.jit
-  def one(q, table, forget, key, keep):
-    transform = method(table, optimizer=optax.sgd(1e-2), num_steps=2, keep=keep)
-    return transform(q, data, forget, key)[0]
-
-  tables = jnp.stack([TABLE, jnp.array([0, 1, 2, 4, 4, 5])])
-  masks = jnp.stack([data["kind"] == 0, data["kind"] == 1])
-  keys, keeps = jax.random.split(KEY), jnp.array([0.5, 0.25])
-  models = jax.tree.map(lambda a, b: jnp.stack([a, b]), params(), params(1))
-  alone = [
-    one(params(i), tables[i], masks[i], keys[i], keeps[i]) for i in range(2)
-  ]
-  assert one._cache_size() == 1
-  many = jax.jit(jax.vmap(one))(models, tables, masks, keys, keeps)
-  for i in range(2):
-    lane = jax.tree.map(lambda leaf, i=i: leaf[i], many)
-    np.testing.assert_allclose(flat(lane), flat(alone[i]), atol=1e-5)
-    assert abs(flat(alone[i]) - flat(params(i))).max() > 1e-4
-
-
 def test_the_same_key_gives_the_same_bits_and_rows_of_no_weight_do_not_count():
   data = rows()
   forget = data["kind"] == 0
@@ -275,17 +260,17 @@ def test_the_same_key_gives_the_same_bits_and_rows_of_no_weight_do_not_count():
   jax.tree.map(np.testing.assert_array_equal, first, again)
   other = run(jax.random.key(9))
   assert (flat(other) != flat(first)).any()
-  # Soft: rows of weight 0 are nowhere in the gradient of the mask.
+  # Rows to keep are nowhere in the gradient of the mask.
   broken = {
     **data,
     "x": jnp.where(
       (data["kind"] == 2)[:, None, None, None], jnp.nan, data["x"]
     ),
   }
-  mask = jax.jit(saliency_mask(MODEL, 0.5))
+  mask, request = jax.jit(masks_of(0.5)), Request(forget, ~forget)
   for a, b in zip(
-    leaves(mask(_variables(), data, forget, KEY)),
-    leaves(mask(_variables(), broken, forget, KEY)),
+    leaves(mask(_variables(), data, request, KEY)),
+    leaves(mask(_variables(), broken, request, KEY)),
   ):
     np.testing.assert_array_equal(a, b)
 
@@ -323,40 +308,14 @@ def test_it_says_what_it_needs_and_keeps_dtypes():
   }
 
 
-@pytest.mark.parametrize(
-  "options, match",
-  [
-    ({"keep": 1.5}, "keep in"),
-    ({"batch_size": 0}, "batch_size > 0"),
-    ({"num_steps": -1}, "num_steps >= 0"),
-    ({"retain_weight": -1.0}, "retain_weight >= 0"),
-    ({"null_rate": 2.0}, "null_rate in"),
-    ({"chunk_size": 0}, "chunk_size > 0"),
-    ({"group": "everything"}, "group to be one of"),
-    ({"time_weights": jnp.ones(3)}, "time_weights of shape"),
-    ({"table": TABLE[None]}, "table of shape"),
-    ({"table": TABLE + 1}, "table in 0 .. 5"),
-    ({"table": TABLE * 1.0}, "table of integer"),
-  ],
-)
-def test_options_out_of_range_are_refused(options, match):
-  with pytest.raises(ValueError, match=match):
-    method(**options)
-
-
-def test_rows_that_do_not_fit_are_refused():
-  data = rows()
-  forget = data["kind"] == 0
-  for bad, match in (
-    ({"x": data["x"]}, 'data with "x" and "tokens"'),
-    ({**data, "x": data["x"][:, :1]}, 'data\\["x"\\] of shape'),
-    ({**data, "tokens": data["tokens"] + 9}, "tokens"),
-  ):
-    with pytest.raises(ValueError, match=match):
-      method()(params(), bad, forget, KEY)
-  with pytest.raises(ValueError, match='data\\["x"\\] of shape'):
-    method(keep=1.0)(params(), {**data, "x": data["x"][:, :1]}, forget, KEY)
-  with pytest.raises(ValueError, match='data with "x" and "tokens"'):
-    method(keep=1.0)(params(), {"x": data["x"]}, forget, KEY)
-  with pytest.raises(ValueError, match="forget_mask of shape"):
-    method()(params(), data, forget[:3], KEY)
+def test_a_prompt_of_the_concept_becomes_its_anchor_and_others_any():
+  prompts = jnp.array([[1, 2, 0, 0], [1, 3, 0, 0]])
+  augment = to_anchors(Concept(prompts, anchors=prompts + 2))
+  keys = jax.random.split(KEY, 50)
+  for i in range(2):
+    found = jax.vmap(lambda k, i=i: augment(prompts[i], k))(keys)
+    assert (found == prompts[None, i] + 2).all()
+  other = jax.vmap(lambda k: augment(prompts[0] + 3, k))(keys)
+  assert {tuple(row) for row in other.tolist()} == {
+    tuple(row) for row in (prompts + 2).tolist()
+  }

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxunlearn.core.types import Variables
-from jaxunlearn.diffusion import schedules
+from jaxunlearn.core.types import Request
+from jaxunlearn.diffusion import requests, schedules
 from jaxunlearn.diffusion.splicing import prompt_lengths
 from jaxunlearn.diffusion.types import Diffusion, parameter_group
 from jaxunlearn.diffusion.uce import (
+  Positions,
   Rows,
   edit_kernels,
   take_span,
@@ -67,20 +68,12 @@ def params(seed=0):
   }
 
 
-def data(value=np.nan):
-  """Rows that no method may read."""
-  return {
-    "x": jnp.full((4, *SHAPE), value),
-    "tokens": jnp.zeros((4, LENGTH), jnp.int32),
-  }
-
-
-MASK = jnp.array([True, False, True, False])
+NO_ROWS = Request()
 
 
 def run(transform, q=None):
   q = params() if q is None else q
-  return jax.jit(transform)(q, data(), MASK, KEY)
+  return jax.jit(transform)(q, None, NO_ROWS, KEY)
 
 
 def kernels(q):
@@ -161,8 +154,6 @@ def test_only_keys_and_values_change_and_data_are_not_read():
   ):
     # A bias adds the same to concept and guide.
     assert bool((old == new).all()) == (not moved or old.ndim == 1)
-  finite, _ = jax.jit(transform)(params(), data(0.0), ~MASK, KEY)
-  jax.tree.map(np.testing.assert_array_equal, edited, finite)
   assert transform.needs.sizes == (0, 0, 0) and transform.reads == "nothing"
 
 
@@ -258,12 +249,18 @@ def test_the_default_guide_is_the_empty_prompt_and_positions_can_be_given():
       model(),
       ERASE,
       null,
-      erase_positions=jnp.array([2, 1]),
-      guide_positions=jnp.array([0, 0]),
+      positions=Positions(jnp.array([2, 1]), jnp.array([0, 0])),
     )
   )
   jax.tree.map(np.testing.assert_array_equal, default, named)
-  other, _ = run(uce(model(), ERASE, null, erase_positions=jnp.array([1, 1])))
+  marked = jnp.array([[0, 1, 0, 0, 0], [1, 1, 0, 0, 0]], bool)
+  request = requests.concept(model(), ERASE, null, marks=marked)
+  other, _ = jax.jit(uce(model()))(params(), None, request, KEY)
+  placed, _ = run(
+    uce(model(), ERASE, null, positions=Positions(jnp.array([1, 1])))
+  )
+  for a, b in zip(kernels(other).values(), kernels(placed).values()):
+    np.testing.assert_allclose(a, b, atol=1e-5)
   assert any(
     (a != b).any()
     for a, b in zip(kernels(default).values(), kernels(other).values())
@@ -271,8 +268,8 @@ def test_the_default_guide_is_the_empty_prompt_and_positions_can_be_given():
   # A prompt of padding alone has no last word: its first token counts.
   blank = jnp.zeros((1, LENGTH), jnp.int32)
   kept = [
-    run(uce(model(), ERASE, preserve_tokens=blank, preserve_positions=p))[0]
-    for p in (None, jnp.array([0]))
+    run(uce(model(), ERASE, preserve_tokens=blank, positions=p))[0]
+    for p in (Positions(), Positions(preserve=jnp.array([0])))
   ]
   jax.tree.map(np.testing.assert_array_equal, *kept)
 
@@ -281,7 +278,7 @@ def test_vmap_over_concepts_equals_the_loop_and_a_new_one_compiles_nothing():
   one = jax.jit(
     lambda q, erase, guide, weight: uce(
       model(), erase, guide, preserve_tokens=KEEP, erase_weight=weight
-    )(q, data(), MASK, KEY)[0]
+    )(q, None, NO_ROWS, KEY)[0]
   )
   erase, guide = jnp.stack([ERASE, GUIDE]), jnp.stack([GUIDE, KEEP[:2]])
   weights = jnp.array([0.5, 2.0])
@@ -315,44 +312,3 @@ def test_half_precision_params_stay_so_and_are_solved_for_in_float32():
   )
   for a, b in zip(kernels(edited).values(), kernels(wide).values()):
     np.testing.assert_allclose(a, b, atol=0.03)
-
-
-def test_variables_come_back_as_variables():
-  edited, info = run(uce(model(), ERASE, GUIDE), Variables(params()))
-  assert isinstance(edited, Variables) and info._fields == (
-    "erase_error",
-    "is_finite",
-  )
-
-
-@pytest.mark.parametrize(
-  "options, match",
-  [
-    ({"erase_tokens": ERASE[:0]}, "erase_tokens to hold prompts"),
-    ({"erase_tokens": jnp.array([NULL, NULL])}, "got the empty prompt at 0"),
-    ({"erase_tokens": jnp.zeros((2, 7), jnp.int32)}, "erase_tokens of shape"),
-    ({"erase_tokens": ERASE + 9}, "erase_tokens in 0 .. 8"),
-    ({"guide_tokens": GUIDE[:1]}, "guide for each of 2 prompts"),
-    ({"preserve_tokens": KEEP * 1.0}, "preserve_tokens of integer"),
-    ({"erase_positions": jnp.zeros(3, int)}, "erase_positions of shape"),
-    ({"erase_positions": jnp.array([0, 5])}, "erase_positions in 0 .. 4"),
-    ({"identity_weight": 0.0}, "identity_weight > 0"),
-    ({"erase_weight": -1.0}, "erase_weight >= 0"),
-    ({"preserve_weight": -1.0}, "preserve_weight >= 0"),
-    ({"span": "all"}, "span to be one of"),
-  ],
-)
-def test_what_does_not_fit_is_refused(options, match):
-  given = {"erase_tokens": ERASE, "guide_tokens": GUIDE, **options}
-  erase, guide = given.pop("erase_tokens"), given.pop("guide_tokens")
-  with pytest.raises(ValueError, match=match):
-    uce(model(), erase, guide, **given)
-
-
-def test_params_without_cross_attention_are_refused():
-  bare = {"text_encoder": params()["text_encoder"], "denoiser": {}}
-  with pytest.raises(ValueError, match="in the group 'xattn-kv'"):
-    uce(model(), ERASE, GUIDE)(bare, data(), MASK, KEY)
-  bare["denoiser"] = {"attn2": {"to_k": {"bias": jnp.zeros(8)}}}
-  with pytest.raises(ValueError, match="kernels \\[D, out\\] of keys"):
-    uce(model(), ERASE, GUIDE)(bare, data(), MASK, KEY)

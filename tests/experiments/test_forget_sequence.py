@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxunlearn.core.classes import requested_classes
 from problems import RECIPE, blobs, trained
 
 import jaxunlearn as ju
@@ -19,7 +20,6 @@ from experiments import (
   sequence,
   study,
 )
-from jaxunlearn.core.classes import requested_classes
 from jaxunlearn.core.combinators import edit
 
 METHODS = "finetune,amnesiac"

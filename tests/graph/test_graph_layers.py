@@ -107,27 +107,19 @@ def test_a_node_classifier_without_a_head_is_refused():
     graph.node_classification(Encoder(GCN, (6, 4)), g)
 
 
-@pytest.mark.parametrize(
-  ("rows", "message"),
-  [
+def test_bad_rows_and_bare_params_are_refused():
+  task = task_of(GCN)
+  variables = init(task, 0)
+  for rows, message in (
     (jnp.zeros((3,), jnp.int32), r"pairs \[B, 2\]"),
     (jnp.zeros((3, 3), jnp.int32), r"pairs \[B, 2\]"),
     (jnp.array([[0, 12]]), "node numbers in 0 .. 11"),
     (jnp.ones((3, 2)), "integer"),
-  ],
-)
-def test_rows_that_are_no_pairs_of_nodes_are_refused(rows, message):
-  task = task_of(GCN)
-  variables = init(task, 0)
-  with pytest.raises(ValueError, match=message):
-    task.model.predict(variables, rows)
-
-
-def test_bare_params_are_refused():
-  task = task_of(GCN)
-  params = init(task, 0).params
+  ):
+    with pytest.raises(ValueError, match=message):
+      task.model.predict(variables, rows)
   with pytest.raises(ValueError, match="got bare params"):
-    task.model.predict(Variables(params), jnp.asarray(EDGES))
+    task.model.predict(Variables(variables.params), jnp.asarray(EDGES))
 
 
 def test_features_are_the_ends_of_a_pair_side_by_side():

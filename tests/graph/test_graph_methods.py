@@ -11,13 +11,16 @@ import pytest
 import jaxunlearn as ju
 from jaxunlearn import graph
 from jaxunlearn.core.recording import record
+from jaxunlearn.core.types import as_step
 from jaxunlearn.graph import objectives
+from jaxunlearn.graph.d2dgn import TEACHERS
 from jaxunlearn.graph.layers import GCN, Encoder
 from jaxunlearn.losses import kl_to_teacher
 
 KEY = jax.random.key(5)
 N = 20
 ADAM = optax.adam(0.02)
+GENTLE = optax.adam(0.01)
 
 
 @functools.cache
@@ -48,16 +51,8 @@ def request(which, on_edges=True):
 
 
 METHODS = {
-  "unlink": graph.unlink,
   "retrain": lambda t: graph.retrain(t, optimizer=ADAM, num_steps=4),
-  "gradient_ascent": lambda t: graph.gradient_ascent(t, num_steps=3),
-  "descent_to_delete": lambda t: graph.descent_to_delete(
-    t, num_steps=3, noise_scale=0.01
-  ),
   "d2dgn": lambda t: graph.d2dgn(t, num_steps=4),
-  "d2dgn_feature": lambda t: graph.d2dgn(
-    t, num_steps=4, knowledge="feature", student_init="random"
-  ),
   "gnndelete": lambda t: graph.gnndelete(t, num_steps=4),
 }
 
@@ -76,27 +71,31 @@ def move(a, b):
   return max(jax.tree.leaves(deltas))
 
 
-@pytest.mark.slow
-def test_eight_devices_serve_eight_requests_as_one_does():
+@pytest.mark.parametrize("name", METHODS)
+def test_rows_in_neither_mask_and_padding_are_never_read(name):
   task, data, original = problem()
-  masks = jnp.stack([request([i, i + 9]) for i in range(8)])
-  keys = jax.random.split(KEY, 8)
-  method = graph.d2dgn(task, num_steps=3)
-  serve = lambda mesh: jax.jit(
-    lambda m, k: ju.unlearn_many(method, original, data, m, k, mesh=mesh)[0]
-  )(masks, keys)
-  close(serve(ju.make_mesh(models=8)), serve(None), rtol=1e-4, atol=1e-5)
+  unseen = (graph.edge_weight(task.graph) == 0) | request([3, 9])
+  forget = request([0, 5])
+  asked = ju.Request(forget, ~forget & ~unseen)
+  other = {**data, "x": jnp.where(unseen[:, None], 10**6, data["x"])}
+  method = METHODS[name](task)
+  runs = [method.compiled(original, d, asked, KEY)[0] for d in (data, other)]
+  same(*runs)
+  left = graph.edge_weight(task.graph) * ~(forget | unseen)
+  np.testing.assert_array_equal(graph.weight_of(runs[0]), left)
 
 
-def test_padding_is_never_trained_on():
+def test_a_loss_by_itself_is_that_of_a_phase():
   task, data, original = problem()
-  real = graph.edge_weight(task.graph) > 0
-  assert 0 < real.sum() < real.size
-  other = {**data, "x": jnp.where(real[:, None], data["x"], 7)}
-  for make in (METHODS["retrain"], METHODS["d2dgn"]):
-    method, mask = make(task), request([0, 5])
-    runs = [method.compiled(original, d, mask, KEY)[0] for d in (data, other)]
-    same(*runs)
+  one, free = task.task, graph.non_edges(task.graph)
+  step = as_step(data)
+  losses = one.loss(original, step, KEY)
+  real = graph.edge_weight(task.graph)
+  np.testing.assert_array_equal(losses.weight, real)
+  x, others = data["x"], graph.draw_non_edges(free, KEY, len(data["x"]))
+  yes, no = (task.model.predict(original, pairs) for pairs in (x, others))
+  wanted = np.logaddexp(0, -yes) + np.logaddexp(0, no)
+  np.testing.assert_allclose(losses.value, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_an_empty_request_leaves_the_model():
@@ -149,8 +148,32 @@ def test_requests_add_up():
     twice, _ = make(task)(once, data, second, KEY)
     left = graph.edge_weight(task.graph) * (1 - (first | second))
     np.testing.assert_array_equal(graph.weight_of(twice), left)
-  assert len(twice.model_state["deletions"]) == 2
+  assert len(operators(twice)) == 2
   assert np.isfinite(task.model.predict(twice, data["x"])).all()
+
+
+def test_places_set_aside_serve_a_sequence_and_no_request_more():
+  task, data, original = problem()
+  roomy = graph.link_prediction(
+    Encoder(GCN, (6, 4)), task.graph, max_deletions=2
+  )
+  empty = roomy.model.init(KEY, None).model_state["deletions"]
+  state = {**original.model_state, "deletions": empty}
+  start = original._replace(model_state=state)
+  masks = jnp.stack([request([0, 5]), request([3]), request([7])])
+  keys = jax.random.split(KEY, 3)
+  method = METHODS["gnndelete"](roomy)
+  served, _ = ju.unlearn_sequence(method, start, data, masks, keys)
+  scores = jax.vmap(lambda v: roomy.model.predict(v, data["x"]))(served)
+  assert np.isfinite(scores[:2]).all() and not np.isfinite(scores[2]).any()
+  grown = original
+  for mask, key in zip(masks[:2], keys):
+    grown, _ = METHODS["gnndelete"](task)(grown, data, mask, key)
+  wanted = task.model.predict(grown, data["x"])
+  np.testing.assert_allclose(scores[1], wanted, rtol=1e-3, atol=1e-4)
+  full = jax.tree.map(lambda leaf: leaf[1], served)
+  with pytest.raises(ValueError, match="at most max_deletions=2 requests"):
+    method(full, data, masks[2], KEY)
 
 
 def test_retraining_does_not_read_the_features_of_forgotten_nodes():
@@ -189,7 +212,7 @@ def test_gradient_ascent_lowers_the_forgotten_edges_and_zero_steps_unlink():
   unlinked, _ = graph.unlink(task)(original, data, mask, KEY)
   none, _ = graph.gradient_ascent(task, num_steps=0)(original, data, mask, KEY)
   same(none, unlinked)
-  some, _ = graph.gradient_ascent(task, num_steps=5, learning_rate=0.01)(
+  some, _ = graph.gradient_ascent(task, num_steps=5, optimizer=GENTLE)(
     original, data, mask, KEY
   )
   before, after = (
@@ -236,7 +259,7 @@ def test_a_weight_of_one_on_the_full_graph_changes_nothing(knowledge, on_edges):
 
 def teachers_of(task, data, original, mask, **options):
   method = ju.chain(
-    graph.d2dgn(task, **options), record("seen", lambda c: c.extra["teachers"])
+    graph.d2dgn(task, **options), record("seen", lambda c: c[TEACHERS])
   )
   out, info = method.compiled(original, data, mask, KEY)
   return out, info["seen"]
@@ -248,7 +271,7 @@ def test_a_weight_of_zero_reaches_the_destroyer_on_the_forget_set():
   mask = request([0, 5])
   out, seen = teachers_of(
     task, data, original, mask, num_steps=300, retain_weight=0.0,
-    learning_rate=0.01,
+    optimizer=GENTLE,
   )  # fmt: skip
   p = jax.nn.sigmoid(task.model.predict(out, data["x"]))[mask]
   wanted = jax.nn.sigmoid(seen.gone)[mask]
@@ -294,7 +317,7 @@ def test_more_weight_on_the_retain_set_forgets_less():
   score = []
   for weight in (0.2, 0.99):
     method = graph.d2dgn(
-      task, num_steps=60, learning_rate=0.01, retain_weight=weight
+      task, num_steps=60, optimizer=GENTLE, retain_weight=weight
     )
     out, _ = method.compiled(original, data, mask, KEY)
     logits = task.model.predict(out, data["x"])
@@ -356,7 +379,8 @@ def test_distances_do_not_read_rows_of_weight_zero(distance):
 
 
 def operators(out):
-  return out.model_state["deletions"][-1]["operators"]
+  """Those of the first layer, by request."""
+  return out.model_state["deletions"]["operators"][0]
 
 
 @pytest.mark.slow
@@ -387,7 +411,7 @@ def test_gnndelete_leaves_params_and_far_nodes_alone():
   )
   original = jax.jit(lambda key: task.model.init(key, None))(KEY)
   mask = jnp.arange(11) == 0
-  out, _ = graph.gnndelete(task, num_steps=10, learning_rate=0.01)(
+  out, _ = graph.gnndelete(task, num_steps=10, optimizer=GENTLE)(
     original, data, mask, KEY
   )
   same(out.params, original.params)
@@ -411,10 +435,10 @@ def test_a_layers_loss_trains_that_layers_operator_alone():
 
   def first(layerwise, variables):
     method = graph.gnndelete(
-      task, num_steps=4, layerwise=layerwise, learning_rate=0.01
+      task, num_steps=4, layerwise=layerwise, optimizer=GENTLE
     )
     out, _ = method.compiled(variables, data, request([0, 5]), KEY)
-    return operators(out)[0]
+    return operators(out)
 
   same(first(True, original), first(True, twisted))
   assert np.abs(first(False, original) - first(False, twisted)).max() > 1e-4
@@ -423,7 +447,7 @@ def test_a_layers_loss_trains_that_layers_operator_alone():
 def test_gnndelete_moves_forgotten_edges_towards_unjoined_pairs():
   task, data, original = problem()
   mask = request([0, 5, 8])
-  out, info = graph.gnndelete(task, num_steps=80, learning_rate=0.01).compiled(
+  out, info = graph.gnndelete(task, num_steps=80, optimizer=GENTLE).compiled(
     original, data, mask, KEY
   )
   loss = info["delete"].loss
@@ -435,71 +459,81 @@ def test_gnndelete_moves_forgotten_edges_towards_unjoined_pairs():
   assert logits[0] < logits[1]
 
 
+@pytest.mark.slow
+def test_a_destroyer_is_no_model_that_began_as_the_original_did():
+  task, data, original = problem()
+  mask = request([0, 5])
+  begun = graph.train(
+    task, data, jnp.ones(48, bool), KEY, optimizer=ADAM, num_steps=1
+  )[0]
+  seen = [
+    teachers_of(task, data, original, mask, num_steps=1, **options)[1]
+    for options in (
+      {},
+      {"destroyer": "non_edges", "destroyer_steps": 3, "feature_loss": "kl"},
+    )
+  ]
+  first = task.model.predict(begun, data["x"])
+  assert all(np.abs(s.gone - first).max() > 0.1 for s in seen)
+  assert np.abs(seen[0].gone - seen[1].gone).max() > 1e-3
+
+
 # What is refused.
 
 TASK = lambda on_edges=True: problem(on_edges)[0]
+BAD_OPTIONS = [
+  (lambda: graph.d2dgn(TASK(), retain_weight=1.2), "retain_weight"),
+  (lambda: graph.d2dgn(TASK(), num_steps=-1), "num_steps"),
+  (lambda: graph.d2dgn(TASK(), destroyer_steps=-1), "destroyer_steps"),
+  (lambda: graph.d2dgn(TASK(), knowledge="all"), "knowledge"),
+  (lambda: graph.d2dgn(TASK(), feature_loss="l1"), "feature_loss"),
+  (lambda: graph.d2dgn(TASK(), destroyer="none"), "destroyer"),
+  (lambda: graph.d2dgn(TASK(), student_init="ones"), "student_init"),
+  (lambda: graph.d2dgn(TASK(), student_graph="half"), "student_graph"),
+  (lambda: graph.d2dgn(TASK(False), destroyer="non_edges"), "for nodes"),
+  (lambda: graph.gnndelete(TASK(), dec_weight=-0.1), "dec_weight"),
+  (lambda: graph.gnndelete(TASK(), reference_graph="no"), "reference_graph"),
+  (lambda: graph.gnndelete(TASK(), operator_init="no"), "operator_init"),
+  (lambda: graph.descent_to_delete(TASK(), max_norm=0.0), "max_norm > 0"),
+  (lambda: graph.descent_to_delete(TASK(), noise_scale=-1), "noise_scale"),
+  (lambda: graph.node_data(np.ones(3)), r"labels int \[n\]"),
+  (lambda: graph.node_data(np.ones(3, int), [7]), "nodes in 0 .. 2"),
+]
 
 
-@pytest.mark.parametrize(
-  ("make", "message"),
-  [
-    (lambda: graph.d2dgn(TASK(), retain_weight=1.2), "retain_weight"),
-    (lambda: graph.d2dgn(TASK(), learning_rate=0.0), "learning_rate > 0"),
-    (lambda: graph.d2dgn(TASK(), destroyer_steps=-1), "destroyer_steps"),
-    (lambda: graph.d2dgn(TASK(), knowledge="all"), "knowledge"),
-    (lambda: graph.d2dgn(TASK(), feature_loss="l1"), "feature_loss"),
-    (lambda: graph.d2dgn(TASK(), destroyer="none"), "destroyer"),
-    (lambda: graph.d2dgn(TASK(), student_init="ones"), "student_init"),
-    (lambda: graph.d2dgn(TASK(), student_graph="half"), "student_graph"),
-    (lambda: graph.d2dgn(TASK(False), destroyer="non_edges"), "for nodes"),
-    (lambda: graph.gnndelete(TASK(), dec_weight=-0.1), "dec_weight"),
-    (lambda: graph.gnndelete(TASK(), learning_rate=0.0), "learning_rate > 0"),
-    (lambda: graph.gnndelete(TASK(), reference_graph="no"), "reference_graph"),
-    (lambda: graph.gnndelete(TASK(), operator_init="no"), "operator_init"),
-    (lambda: graph.gradient_ascent(TASK(), learning_rate=-1), "learning_rate"),
-    (lambda: graph.descent_to_delete(TASK(), max_norm=0.0), "max_norm > 0"),
-    (lambda: graph.descent_to_delete(TASK(), noise_scale=-1), "noise_scale"),
-    (lambda: graph.node_data(np.ones(3)), r"labels int \[n\]"),
-    (lambda: graph.node_data(np.ones(3, int), [7]), "nodes in 0 .. 2"),
-  ],
-)
-def test_a_bad_option_is_refused(make, message):
-  with pytest.raises(ValueError, match=message):
-    make()
+def test_bad_options_are_refused():
+  for make, message in BAD_OPTIONS:
+    with pytest.raises(ValueError, match=message):
+      make()
 
 
-@pytest.mark.parametrize("make", [METHODS["d2dgn"], METHODS["gnndelete"]])
-def test_a_bad_request_is_refused(make):
+def test_the_rate_of_old_calls_is_that_of_adam():
   task, data, original = problem()
-  method = make(task)
-  with pytest.raises(ValueError, match="forget_mask of shape"):
-    method(original, data, jnp.ones(3, bool), KEY)
-  with pytest.raises(ValueError, match="dtype bool"):
-    method(original, data, jnp.ones(len(data["x"]), jnp.int32), KEY)
+  with pytest.warns(DeprecationWarning, match="in the place of learning_rate"):
+    old = graph.gradient_ascent(task, num_steps=2, learning_rate=0.01)
+  new = graph.gradient_ascent(task, num_steps=2, optimizer=GENTLE)
+  same(*(m.compiled(original, data, request([1]), KEY)[0] for m in (old, new)))
+
+
+def test_bad_requests_are_refused():
+  task, data, original = problem()
   short = jax.tree.map(lambda leaf: leaf[:10], data)
-  with pytest.raises(ValueError, match="the graph's edges"):
-    method(original, short, jnp.ones(10, bool), KEY)
-  with pytest.raises(ValueError, match="got bare params"):
-    method(original.params, data, request([0]), KEY)
-
-
-def test_rows_in_another_order_are_refused():
-  task, data, original = problem()
   turned = {**data, "x": jnp.roll(data["x"], 1, axis=0)}
-  with pytest.raises(ValueError, match="the graph's edges in their order"):
-    graph.unlink(task)(original, turned, request([0]), KEY)
+  one = request([0])
+  for variables, rows, mask, message in (
+    (original, data, jnp.ones(3, bool), "forget_mask of shape"),
+    (original, data, one.astype(int), "dtype bool"),
+    (original, short, jnp.ones(10, bool), "the graph's edges"),
+    (original.params, data, one, "got bare params"),
+    (original, turned, one, "the graph's edges in their order"),
+    (original, data, one * 0.5, "dtype bool"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      graph.gnndelete(task)(variables, rows, mask, KEY)
   # What is forgotten need not be there any more.
   without = {**data, "x": data["x"].at[0].set(-1)}
-  graph.unlink(task)(original, without, request([0]), KEY)
+  graph.unlink(task)(original, without, one, KEY)
   task, data, original = problem(on_edges=False)
   far = {**data, "x": data["x"].at[0].set(N + 1)}
   with pytest.raises(ValueError, match=r"data\['x'\] in 0 .. 20"):
     graph.unlink(task)(original, far, request([1], False), KEY)
-
-
-def test_training_weights_of_another_length_are_refused():
-  task, data, _ = problem()
-  with pytest.raises(ValueError, match="weights of shape"):
-    graph.train(task, data, jnp.ones(3), KEY, optimizer=ADAM, num_steps=2)
-  with pytest.raises(ValueError, match="num_steps > 0"):
-    graph.train(task, data, request([]), KEY, optimizer=ADAM, num_steps=0)

@@ -50,27 +50,27 @@ def test_int64_ids_are_taken_and_isolated_nodes_are_fine():
   assert g.senders.dtype == jnp.int32 and g.nodes.shape[0] == N
 
 
-@pytest.mark.parametrize(
-  ("kwargs", "message"),
-  [
-    ({"edges": np.array([[0, 14]])}, "node numbers in 0 .. 13"),
-    ({"edges": np.array([[-1, 2]])}, "node numbers in 0 .. 13"),
-    ({"edges": np.array([[3, 3]])}, "without self-loops"),
-    ({"edges": np.array([[1, 2], [2, 1]])}, "each edge once"),
-    ({"edges": np.zeros((0, 2), int)}, "a graph with edges"),
-    ({"edges": np.zeros((2, 3), int)}, r"edges int \[E, 2\]"),
-    ({"edges": np.zeros((2, 2))}, r"edges int \[E, 2\]"),
-    ({"features": FEATURES * np.nan}, "features.* to be finite"),
-    ({"features": FEATURES[0]}, r"features float \[n, d\]"),
-    ({"features": np.ones((N, 2), int)}, r"features float \[n, d\]"),
-    ({"pad_edges_to": 3}, "pad_edges_to >= 24"),
-    ({"pad_edges_to": 30, "pad_nodes_to": N}, "pad_nodes_to >= 15"),
-    ({"pad_nodes_to": 3}, "pad_nodes_to >= 14"),
-  ],
+BAD_GRAPHS = (
+  ({"edges": np.array([[0, 14]])}, "node numbers in 0 .. 13"),
+  ({"edges": np.array([[-1, 2]])}, "node numbers in 0 .. 13"),
+  ({"edges": np.array([[3, 3]])}, "without self-loops"),
+  ({"edges": np.array([[1, 2], [2, 1]])}, "each edge once"),
+  ({"edges": np.zeros((0, 2), int)}, "a graph with edges"),
+  ({"edges": np.zeros((2, 3), int)}, r"edges int \[E, 2\]"),
+  ({"edges": np.zeros((2, 2))}, r"edges int \[E, 2\]"),
+  ({"features": FEATURES * np.nan}, "features.* to be finite"),
+  ({"features": FEATURES[0]}, r"features float \[n, d\]"),
+  ({"features": np.ones((N, 2), int)}, r"features float \[n, d\]"),
+  ({"pad_edges_to": 3}, "pad_edges_to >= 24"),
+  ({"pad_edges_to": 30, "pad_nodes_to": N}, "pad_nodes_to >= 15"),
+  ({"pad_nodes_to": 3}, "pad_nodes_to >= 14"),
 )
-def test_a_bad_graph_is_refused(kwargs, message):
-  with pytest.raises(ValueError, match=message):
-    graph.from_edges(**{"features": FEATURES, "edges": EDGES, **kwargs})
+
+
+def test_bad_graphs_are_refused():
+  for kwargs, message in BAD_GRAPHS:
+    with pytest.raises(ValueError, match=message):
+      graph.from_edges(**{"features": FEATURES, "edges": EDGES, **kwargs})
 
 
 @pytest.mark.parametrize("num_hops", [0, 1, 2, 3])
@@ -124,51 +124,51 @@ def test_a_sampled_request_has_its_size_and_keeps_to_the_eligible():
   np.testing.assert_array_equal(one, masks[3])
 
 
-@pytest.mark.parametrize(
-  ("call", "message"),
-  [
-    (lambda: graph.hops(GRAPH, jnp.ones(3, bool), 1), r"node_mask bool \[14\]"),
-    (lambda: graph.hops(GRAPH, jnp.ones(N), 1), r"node_mask bool \[14\]"),
-    (lambda: graph.edges_within(GRAPH, jnp.ones(N)), r"node_mask bool \[14\]"),
-    (lambda: graph.hops(GRAPH, jnp.ones(N, bool), -1), "num_hops >= 0"),
-    (lambda: graph.sample_edges(jax.random.key(0), GRAPH, 1.5), "fraction"),
-    (
-      lambda: graph.sample_edges(
-        jax.random.key(0), GRAPH, 0.5, jnp.arange(24) < 3
-      ),
-      "at least 12 eligible edges, got 3",
+BAD_ARGUMENTS = (
+  (lambda: graph.hops(GRAPH, jnp.ones(3, bool), 1), r"node_mask bool \[14\]"),
+  (lambda: graph.hops(GRAPH, jnp.ones(N), 1), r"node_mask bool \[14\]"),
+  (lambda: graph.edges_within(GRAPH, jnp.ones(N)), r"node_mask bool \[14\]"),
+  (lambda: graph.hops(GRAPH, jnp.ones(N, bool), -1), "num_hops >= 0"),
+  (lambda: graph.sample_edges(jax.random.key(0), GRAPH, 1.5), "fraction"),
+  (
+    lambda: graph.sample_edges(
+      jax.random.key(0), GRAPH, 0.5, jnp.arange(24) < 3
     ),
-    (
-      lambda: graph.sample_edges(jax.random.key(0), GRAPH, 0.5, jnp.ones(2)),
-      "Expected eligible bool",
+    "at least 12 eligible edges, got 3",
+  ),
+  (
+    lambda: graph.sample_edges(jax.random.key(0), GRAPH, 0.5, jnp.ones(2)),
+    "Expected eligible bool",
+  ),
+  (lambda: graph.edge_classes(GRAPH, np.zeros(3, int), [0]), "labels of"),
+  (lambda: graph.edge_classes(GRAPH, np.zeros(N, int), [4]), "a class"),
+  (
+    lambda: graph.edge_classes(GRAPH, np.zeros(N, int), [0], ends="one"),
+    "ends",
+  ),
+  (
+    lambda: graph.non_edges(
+      graph.from_edges(FEATURES[:3], np.array([[0, 1], [0, 2], [1, 2]]))
     ),
-    (lambda: graph.edge_classes(GRAPH, np.zeros(3, int), [0]), "labels of"),
-    (lambda: graph.edge_classes(GRAPH, np.zeros(N, int), [4]), "a class"),
-    (
-      lambda: graph.edge_classes(GRAPH, np.zeros(N, int), [0], ends="one"),
-      "ends",
+    "a pair that no edge joins",
+  ),
+  (
+    lambda: graph.non_edges(
+      graph.from_edges(np.ones((70_000, 1), np.float32), np.array([[0, 1]]))
     ),
-    (
-      lambda: graph.non_edges(
-        graph.from_edges(FEATURES[:3], np.array([[0, 1], [0, 2], [1, 2]]))
-      ),
-      "a pair that no edge joins",
-    ),
-    (
-      lambda: graph.non_edges(
-        graph.from_edges(np.ones((70_000, 1), np.float32), np.array([[0, 1]]))
-      ),
-      "at most 65535 nodes",
-    ),
-    (
-      lambda: partition.balanced_shards(jax.random.key(0), GRAPH, 99),
-      "num_shards <= 14",
-    ),
-  ],
+    "at most 65535 nodes",
+  ),
+  (
+    lambda: partition.balanced_shards(jax.random.key(0), GRAPH, 99),
+    "num_shards <= 14",
+  ),
 )
-def test_a_bad_argument_is_refused(call, message):
-  with pytest.raises(ValueError, match=message):
-    call()
+
+
+def test_bad_arguments_are_refused():
+  for call, message in BAD_ARGUMENTS:
+    with pytest.raises(ValueError, match=message):
+      call()
 
 
 def test_drawn_pairs_are_uniform_over_all_free_pairs_and_never_an_edge():
@@ -194,6 +194,9 @@ def test_a_deleted_edge_is_a_free_pair():
   taken = {tuple(sorted(e)) for e in EDGES.tolist()}
   assert found & taken == {tuple(sorted(EDGES[7].tolist()))}
   assert len(found) == N * (N - 1) // 2 - len(EDGES) + 1
+  joined = graph.are_joined(free, jnp.asarray(EDGES[:, ::-1]))
+  np.testing.assert_array_equal(joined, np.arange(len(EDGES)) != 7)
+  assert not graph.are_joined(free, jnp.asarray(pairs)).any()
 
 
 def test_shards_are_balanced_and_keep_communities_together():

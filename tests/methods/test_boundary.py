@@ -150,7 +150,7 @@ def test_expanding_respects_a_weight_mask_and_streams():
     host_batches(data, mask),
     KEY,
     data=data,
-    forget_mask=mask,
+    request=mask,
     progress=False,
   )
   chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=1e-6)
@@ -188,18 +188,6 @@ def test_neither_reads_a_retain_row():
     chex.assert_trees_all_equal(one, two)
 
 
-def test_a_radius_below_zero_is_rejected():
-  with pytest.raises(ValueError, match="radius >= 0"):
-    boundary_shrink(problems.mlp(), radius=-0.1, **WIDE)
-
-
-def test_inputs_that_cannot_be_moved_are_rejected():
-  model, data, variables, mask = setting()
-  whole = {**data, "x": data["x"].astype(jnp.int32)}
-  with pytest.raises(ValueError, match="float dtype, since inputs are moved"):
-    boundary_shrink(model, **WIDE)(variables, whole, mask, KEY)
-
-
 def test_l1_sparse_without_penalty_is_fine_tuning():
   model, data, variables, mask = setting()
   steps = {"optimizer": SGD, "num_steps": 4, "batch_size": 8}
@@ -230,11 +218,3 @@ def test_the_l1_penalty_falls_linearly_to_zero_and_stays_there():
   norm = sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(variables.params))
   assert info.loss[0] == pytest.approx(0.002 * norm, rel=1e-4)
   assert info.loss[4] == 0
-
-
-def test_l1_sparse_rejects_what_makes_no_sense():
-  steps = {"optimizer": SGD, "num_steps": 4, "batch_size": 8}
-  with pytest.raises(ValueError, match="penalty >= 0"):
-    l1_sparse(problems.mlp(), penalty=-1.0, **steps)
-  with pytest.raises(ValueError, match=r"plain_steps in 0 \.\. 4"):
-    l1_sparse(problems.mlp(), plain_steps=5, **steps)

@@ -99,9 +99,9 @@ def test_the_scale_of_the_loss_does_not_matter(estimator):
   model, data, variables, mask = setting()
   scaled = model._replace(loss=lambda o, rows: 3.0 * model.loss(o, rows))
   one, two = (
-    ssd.ssd(m, estimator=estimator, batch_size=16)(variables, data, mask, KEY)[
-      0
-    ]
+    ssd.ssd_adaptive(m, estimator=estimator, batch_size=16)(
+      variables, data, mask, KEY
+    )[0]
     for m in (model, scaled)
   )
   chex.assert_trees_all_close(one, two, rtol=1e-4, atol=1e-6)
@@ -189,8 +189,8 @@ def test_weights_only_shrink_and_dead_units_stay():
 @pytest.mark.parametrize("estimator", ["example", "batch"])
 def test_an_empty_request_changes_nothing(estimator):
   model, data, variables, mask = setting()
-  for alpha in (None, 2.0):
-    out, info = jax.jit(ssd.ssd(model, alpha=alpha, estimator=estimator))(
+  for factory in (ssd.ssd, ssd.ssd_adaptive):
+    out, info = jax.jit(factory(model, estimator=estimator))(
       variables, data, jnp.zeros_like(mask), KEY
     )
     chex.assert_trees_all_equal(out, variables)
@@ -201,11 +201,12 @@ def test_a_stored_importance_needs_forget_rows_alone():
   model, data, variables, mask = setting()
   options = {"estimator": "example", "batch_size": 16}
   full = ssd.importance(model, variables, data, jnp.ones(60, bool), **options)
-  stored = ssd.ssd(model, importance_full=full, **options)
-  assert stored.needs.retain == 0 and ssd.ssd(model).needs.retain != 0
+  stored = ssd.ssd_adaptive(model, importance_full=full, **options)
+  whole = ssd.ssd_adaptive(model, **options)
+  assert stored.needs.retain == 0 and whole.needs.retain != 0
   poisoned = {**data, "x": jnp.where(mask[:, None], data["x"], jnp.nan)}
   found, _ = stored(variables, poisoned, mask, KEY)
-  wanted, _ = ssd.ssd(model, **options)(variables, data, mask, KEY)
+  wanted, _ = whole(variables, data, mask, KEY)
   chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-6)
 
 
@@ -263,7 +264,7 @@ def test_on_digits_a_class_goes_and_the_others_stay():
   masks = requests.each_class(data["label"], 10)
 
   def accuracies(mask):
-    out, _ = ssd.ssd(model)(original, data, mask, KEY)
+    out, _ = ssd.ssd_adaptive(model)(original, data, mask, KEY)
     right = model.predict(out, data["x"]).argmax(-1) == data["label"]
     return [jnp.where(m, right, 0).sum() / m.sum() for m in (mask, ~mask)]
 
@@ -271,35 +272,3 @@ def test_on_digits_a_class_goes_and_the_others_stay():
   right = model.predict(original, data["x"]).argmax(-1) == data["label"]
   assert right.mean() > 0.99
   assert (forget < 0.1).sum() >= 9 and retain.min() > 0.97
-
-
-def test_bfloat16_params_keep_their_dtype():
-  model, data, variables, mask = setting()
-  half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), variables)
-  out, _ = ssd.ssd(model, alpha=0.5)(half, data, mask, KEY)
-  chex.assert_trees_all_equal_dtypes(out, half)
-  f = ssd.importance(model, half, data, mask)
-  assert {leaf.dtype for leaf in jax.tree.leaves(f)} == {jnp.dtype("float32")}
-
-
-def test_bad_arguments_are_rejected():
-  model, data, variables, mask = setting()
-  for options, match in (
-    ({"alpha": -1.0}, "alpha >= 0"),
-    ({"dampening": -1.0}, "dampening >= 0"),
-    ({"exponent": -1.0}, "exponent >= 0"),
-    ({"selection": -1.0}, "selection >= 0"),
-    ({"estimator": "row"}, "estimator to be one of"),
-    ({"batch_size": 0}, "batch_size > 0"),
-  ):
-    with pytest.raises(ValueError, match=match):
-      ssd.ssd(model, **options)
-  with pytest.raises(ValueError, match=r"importance_full.* got nothing"):
-    ssd.ssd(model, importance_full={"a": 1.0})(variables, data, mask, KEY)
-  with pytest.raises(ValueError, match="importance_forget"):
-    ssd.dampen({"a": 1.0}, {"b": 1.0}, {"a": 1.0}, alpha=1.0)
-  for options in ({"estimator": "row"}, {"batch_size": 0}):
-    with pytest.raises(ValueError, match="Expected"):
-      ssd.importance(model, variables, data, mask, **options)
-  with pytest.raises(ValueError, match=r"weights of shape \(60,\)"):
-    ssd.importance(model, variables, data, mask[:5])

@@ -34,17 +34,6 @@ def trained():
   return model, fit(dataset().train, jax.random.key(1))
 
 
-def counting(model):
-  """The model, and a list that grows each time its embedding is traced."""
-  traces = []
-
-  def embed(variables, graph):
-    traces.append(1)
-    return model.embed(variables, graph)
-
-  return model._replace(embed=embed), traces
-
-
 def embedded(model, variables, data, forget_mask):
   """`embed_under` as one program."""
   return jax.jit(model.embed_under)(variables, data, forget_mask)

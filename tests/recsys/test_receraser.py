@@ -9,6 +9,7 @@ import optax
 import pytest
 from recsys.small_recsys import dataset, embedded, nothing, small, trained
 
+import jaxunlearn as ju
 from jaxunlearn import recsys
 
 SHARDS = 3
@@ -16,7 +17,7 @@ STEPS = {
   "optimizer": optax.adam(0.02),
   "num_steps": 5,
   "batch_size": 32,
-  "aggregator_steps": 4,
+  "aggregator": ju.Fit(optax.adagrad(0.05), 4, 32),
 }
 KEY = jax.random.key(0)
 
@@ -139,25 +140,32 @@ def test_the_aggregate_is_a_weighted_sum_of_the_shards():
 def test_bad_input_is_refused():
   data = dataset().train
   made = recsys.Embeddings(jnp.ones((24, 2)), jnp.ones((20, 2)))
-  with pytest.raises(ValueError, match="slack >= 1"):
-    recsys.balanced_shards(made, data, 2, KEY, slack=0.5)
-  with pytest.raises(ValueError, match="by to be one of"):
-    recsys.balanced_shards(made, data, 2, KEY, by="item")
-  with pytest.raises(ValueError, match="num_shards <= 24"):
-    recsys.balanced_shards(made, data, 25, KEY, by="user")
-  with pytest.raises(ValueError, match="num_shards > 0"):
-    recsys.sharded(small(), shard(), 0)
-  with pytest.raises(ValueError, match=r"shard in 0 \.\. 1"):
-    recsys.sharded(small(), shard(), 2)
-  short = recsys.receraser(small(), shard()[1:], SHARDS, **STEPS)
-  with pytest.raises(ValueError, match="shard of shape"):
-    short(first(), data, recsys.requests.users(data, [4]), KEY)
-  method = recsys.receraser(small(), shard(), SHARDS, **STEPS)
-  with pytest.raises(ValueError, match="dtype bool for this method"):
-    method(first(), data, jnp.zeros(len(data["x"])), KEY)
-  with pytest.raises(ValueError, match="weights of dtype bool"):
-    recsys.train_shards(
-      small(), shard(), SHARDS, data, jnp.ones(len(data["x"])), KEY, **STEPS
-    )
-  with pytest.raises(ValueError, match="weights to select interactions"):
-    recsys.train_shards(small(), shard(), SHARDS, data, nothing(), KEY, **STEPS)
+  part = lambda count, **o: recsys.balanced_shards(made, data, count, KEY, **o)
+  method = lambda s: recsys.receraser(small(), s, SHARDS, **STEPS)
+  asked, soft = recsys.requests.users(data, [4]), jnp.ones(len(data["x"]))
+  first_of = lambda weights: recsys.train_shards(
+    small(), shard(), SHARDS, data, weights, KEY, **STEPS
+  )
+  for call, match in (
+    (lambda: part(2, slack=0.5), "slack >= 1"),
+    (lambda: part(2, by="item"), "by to be one of"),
+    (lambda: part(25, by="user"), "num_shards <= 24"),
+    (lambda: recsys.sharded(small(), shard(), 0), "num_shards > 0"),
+    (lambda: recsys.sharded(small(), shard(), 2), r"shard in 0 \.\. 1"),
+    (lambda: method(shard()[1:])(first(), data, asked, KEY), "shard of shape"),
+    (
+      lambda: method(shard())(first(), data, soft * 0, KEY),
+      "dtype bool for this method",
+    ),
+    (lambda: first_of(soft), "weights of dtype bool"),
+    (lambda: first_of(nothing()), "weights to select rows"),
+  ):
+    with pytest.raises(ValueError, match=match):
+      call()
+
+
+def test_old_keywords_are_fields_of_the_aggregators_fit():
+  old = {k: v for k, v in STEPS.items() if k != "aggregator"}
+  with pytest.warns(DeprecationWarning, match="aggregator_steps"):
+    method = recsys.receraser(small(), shard(), 3, **old, aggregator_steps=7)
+  assert method.num_steps == 7

@@ -239,31 +239,31 @@ def test_a_module_of_ones_own_is_a_recommender():
 
 def test_bad_models_are_refused():
   features = {"a": jnp.ones((3, 2))}
-  with pytest.raises(ValueError, match=r"features\['a'\] of shape \(4, F\)"):
-    recsys.vbpr(2, 4, features)
-  with pytest.raises(ValueError, match="to be finite"):
-    recsys.vbpr(2, 3, {"a": jnp.full((3, 2), jnp.nan)})
-  with pytest.raises(ValueError, match="at least one modality"):
-    recsys.mgcn(2, 3, {})
-  with pytest.raises(ValueError, match="dim > 0"):
-    recsys.bpr_mf(2, 3, dim=0)
-  with pytest.raises(ValueError, match="num_users > 0"):
-    recsys.bpr_mf(0, 3)
-  with pytest.raises(ValueError, match="num_users > 0"):
-    recsys.from_module(None, 0, 3)
-  with pytest.raises(ValueError, match="num_layers >= 0"):
-    recsys.lightgcn(2, 3, num_layers=-1)
-  with pytest.raises(ValueError, match="penalty >= 0"):
-    recsys.lightgcn(2, 3, penalty=-1.0)
-  with pytest.raises(ValueError, match="layout to be one of"):
-    recsys.lightgcn(2, 3, layout="sparse")
-  with pytest.raises(ValueError, match="layout to be one of"):
-    graphs.interaction_graph(
-      {"x": jnp.zeros((1, 2), int)}, jnp.zeros(1, bool), 1, 1, layout="sparse"
-    )
-  with pytest.raises(ValueError, match=r"features \[num_items, F\]"):
-    recsys.item_neighbours(jnp.ones(3))
-  with pytest.raises(ValueError, match="features to be finite"):
-    recsys.item_neighbours(jnp.full((3, 2), jnp.inf))
-  with pytest.raises(ValueError, match="num_neighbours > 0"):
-    recsys.item_neighbours(jnp.ones((3, 2)), 0)
+  for call, match in (
+    (lambda: recsys.vbpr(2, 4, features), r"features\['a'\] of shape \(4, F\)"),
+    (
+      lambda: recsys.vbpr(2, 3, {"a": jnp.full((3, 2), jnp.nan)}),
+      "to be finite",
+    ),
+    (lambda: recsys.mgcn(2, 3, {}), "at least one modality"),
+    (lambda: recsys.bpr_mf(2, 3, dim=0), "dim > 0"),
+    (lambda: recsys.bpr_mf(0, 3), "num_users > 0"),
+    (lambda: recsys.from_module(None, 0, 3), "num_users > 0"),
+    (lambda: recsys.lightgcn(2, 3, num_layers=-1), "num_layers >= 0"),
+    (lambda: recsys.lightgcn(2, 3, penalty=-1.0), "penalty >= 0"),
+    (lambda: recsys.lightgcn(2, 3, layout="sparse"), "layout to be one of"),
+    (
+      lambda: graphs.interaction_graph(
+        {"x": jnp.zeros((1, 2), int)}, jnp.zeros(1, bool), 1, 1, layout="sparse"
+      ),
+      "layout to be one of",
+    ),
+    (lambda: recsys.item_neighbours(jnp.ones(3)), r"features \[num_items, F\]"),
+    (
+      lambda: recsys.item_neighbours(jnp.full((3, 2), jnp.inf)),
+      "features to be finite",
+    ),
+    (lambda: recsys.item_neighbours(jnp.ones((3, 2)), 0), "num_neighbours > 0"),
+  ):
+    with pytest.raises(ValueError, match=match):
+      call()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxunlearn.core.saliency import largest
+from jaxunlearn.methods._saliency import largest
 
 
 def scores(seed=0):

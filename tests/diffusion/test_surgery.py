@@ -7,8 +7,12 @@ import optax
 import pytest
 
 from jaxunlearn.core.phase import phase
-from jaxunlearn.core.surgery import conflicts, gradient_surgery, with_gradient
 from jaxunlearn.core.types import Variables
+from jaxunlearn.diffusion.surgery import (
+  conflicts,
+  gradient_surgery,
+  with_gradient,
+)
 
 
 def trees(seed=0):

@@ -1,0 +1,110 @@
+"""Which weights matter to the forget set: those of the steepest loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxunlearn.core import checks
+from jaxunlearn.core.types import PyTree, as_task
+from jaxunlearn.methods import _rows
+
+
+def saliency_mask(
+  task: Any, keep: float | jax.Array = 0.5, *, chunk_size: int = 256
+) -> Callable[..., PyTree]:
+  """A weight mask for `masked`: where the forget set's loss is steepest.
+
+  Of all weights together the share `keep` of largest |gradient| of the mean
+  loss over the forget set is marked; none for an empty request.
+
+      masked(any_transform, saliency_mask(model), needs=Draw(forget=ALL))
+
+  Args:
+    task: a `Task`, or a model of any room.
+    keep: in [0, 1]; see `largest`. May be traced.
+    chunk_size: static; rows at a time.
+
+  Returns:
+    `(variables, data, request, key) -> pytree of bool like the params`. A loss
+    that draws (noise, times) does so by row from the key.
+
+  Raises:
+    ValueError: keep outside [0, 1], chunk_size < 1.
+  """
+  checks.fraction(keep=keep)
+  slope = forget_gradient(task, chunk_size=chunk_size)
+
+  def mask(variables, data, request, key):
+    marked = largest(slope(variables, data, request, key), keep)
+    # Of gradients that are all 0 the first would be taken.
+    is_asked = (request.forget > 0).any()
+    return jax.tree.map(lambda marks: marks & is_asked, marked)
+
+  return mask
+
+
+def forget_gradient(
+  task: Any, *, chunk_size: int = 256
+) -> Callable[..., PyTree]:
+  """`(variables, data, request, key) -> gradient` of the loss to forget.
+
+  The gradient of the sum over the forget set, in evaluation mode.
+  """
+  checks.count(1, chunk_size=chunk_size)
+  task = as_task(task)
+
+  def gradient(variables, data, request, key):
+    visible = _rows.seen(request)
+    loss, rows = _rows.original_loss(task, variables, data, visible, key)
+    return _rows.summed_gradient(
+      lambda params, some: loss(params, some).value,
+      variables.params,
+      rows,
+      request.forget,
+      chunk_size=chunk_size,
+    )
+
+  return gradient
+
+
+def largest(scores: PyTree, keep: float | jax.Array) -> PyTree:
+  """Marks the entries of largest absolute value over all leaves together.
+
+  Args:
+    scores: pytree of float arrays, P entries altogether; a nan comes last.
+    keep: in [0, 1]; floor(keep * P) entries are marked, of equal ones the first
+      in the order of the pytree. May be traced, and is then a float32, whose
+      product may round to the next number.
+
+  Returns:
+    Pytree of bool like the scores.
+
+  Raises:
+    ValueError: a pytree without leaves.
+  """
+  leaves, treedef = jax.tree.flatten(scores)
+  if not leaves:
+    raise ValueError("Expected scores to hold arrays, got an empty pytree.")
+  flat = jnp.concatenate(
+    [jnp.abs(s).astype(jnp.float32).reshape(-1) for s in leaves]
+  )
+  if checks.is_concrete(keep):
+    count = jnp.asarray(math.floor(float(keep) * flat.size), jnp.int32)
+  else:
+    count = jnp.floor(keep * flat.size).astype(jnp.int32)
+  order = jnp.argsort(-flat, stable=True)
+  marked = (
+    jnp.zeros(flat.size, bool).at[order].set(jnp.arange(flat.size) < count)
+  )
+  ends = [0]
+  for s in leaves:
+    ends.append(ends[-1] + s.size)
+  return jax.tree.unflatten(
+    treedef,
+    [marked[a:b].reshape(s.shape) for a, b, s in zip(ends, ends[1:], leaves)],
+  )
