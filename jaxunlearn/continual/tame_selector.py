@@ -10,7 +10,7 @@ Class: heuristic. After a request, train it anew from the purged buffer.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,14 @@ from jaxunlearn.continual.tame_types import Tame, TameState, squashed
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import masked
 from jaxunlearn.core.training import fitting, train
-from jaxunlearn.core.types import Model, PhaseInfo, PyTree, Variables, as_fit
+from jaxunlearn.core.types import (
+  FitFields,
+  Model,
+  PhaseInfo,
+  PyTree,
+  Variables,
+  as_fit,
+)
 
 
 class TamePrediction(NamedTuple):

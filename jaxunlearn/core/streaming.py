@@ -223,7 +223,8 @@ def _identity(
 
 
 def _one_shot(link: Transform, key: jax.Array, carry: Carry, run: Run) -> Carry:
-  carry, _ = link.run(carry, run.data, run.request, key, Env())
+  request = Request() if run.request is None else run.request
+  carry, _ = link.run(carry, run.data, request, key, Env())
   return carry
 
 

@@ -287,7 +287,7 @@ def test_small_steps_of_half_precision_add_up():
   assert after["w"].dtype == jnp.bfloat16
   np.testing.assert_allclose(after["w"].astype(float), 0.9, atol=0.004)
   assert info.moved == 1
-  still, info = phase(loss, optax.sgd(0.0), 2)(start, DATA, MASK, KEY)
+  _, info = phase(loss, optax.sgd(0.0), 2)(start, DATA, MASK, KEY)
   assert info.moved == 0
 
 

@@ -64,7 +64,7 @@ def test_no_round_and_lanes_of_their_own():
 
 
 def test_bad_counts_are_rejected():
-  with pytest.raises(ValueError, match="every .* >= 1"):
+  with pytest.raises(ValueError, match=r"every .* >= 1"):
     rounds(evaluate=seen, every=0)
-  with pytest.raises(ValueError, match="times .* >= 0"):
+  with pytest.raises(ValueError, match=r"times .* >= 0"):
     rounds(-1)
