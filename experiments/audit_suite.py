@@ -21,7 +21,7 @@ import jaxunlearn as ju
 from experiments import study
 from jaxunlearn import attacks, metrics
 from jaxunlearn.core import checks
-from jaxunlearn.core.phase import all_finite
+from jaxunlearn.core.reduction import all_finite
 
 QUANTIZED_BITS = 4
 MIN_SHADOWS = 4

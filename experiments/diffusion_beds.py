@@ -12,7 +12,8 @@ from experiments import diffusion_cifar as cifar
 from experiments import diffusion_data as prompted
 from experiments import diffusion_testbed as testbed
 from jaxunlearn import diffusion
-from jaxunlearn.core.types import Model, Variables
+from jaxunlearn.core.tasks import Model
+from jaxunlearn.core.types import Variables
 
 DOMAINS = ("object", "style")
 # Forgotten unless told otherwise, and what a concept becomes where a method asks

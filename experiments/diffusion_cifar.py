@@ -14,7 +14,8 @@ from experiments import data as datasets
 from experiments import diffusion_data as prompted
 from experiments import diffusion_testbed as testbed
 from jaxunlearn import diffusion
-from jaxunlearn.core.types import Model, Variables
+from jaxunlearn.core.tasks import Model
+from jaxunlearn.core.types import Variables
 from jaxunlearn.models.resnet import resnet18
 
 OBJECTS = datasets.CIFAR10_CLASSES

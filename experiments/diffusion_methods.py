@@ -22,7 +22,7 @@ from experiments import diffusion_data as prompted
 from experiments.diffusion_beds import Bed, Concept, every_prompt
 from experiments.diffusion_study import GUIDANCE, Maker
 from jaxunlearn import diffusion
-from jaxunlearn.core.types import Transform
+from jaxunlearn.core.transform import Transform
 from jaxunlearn.diffusion.steps import clipped_adamw
 
 # What a concept is steered to where a method asks for one: half round the circle

@@ -17,7 +17,8 @@ from experiments.diffusion_beds import (
   Size,
 )
 from jaxunlearn import diffusion
-from jaxunlearn.core.types import PyTree, Transform, Variables
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import PyTree, Variables
 
 GUIDANCE = 4.0
 # A stretch of retraining whose time stands for all of it.

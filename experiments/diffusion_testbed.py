@@ -12,8 +12,9 @@ import optax
 from experiments import diffusion_data as prompted
 from jaxunlearn import diffusion
 from jaxunlearn.adapters.flax import from_linen
+from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import train as train_model
-from jaxunlearn.core.types import Model, Variables
+from jaxunlearn.core.types import Variables
 from jaxunlearn.losses.classification import cross_entropy
 from jaxunlearn.models.mlp import MLP
 

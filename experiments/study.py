@@ -21,7 +21,7 @@ from experiments.data import Dataset
 from experiments.requests import Requests
 from jaxunlearn import metrics
 from jaxunlearn.attacks.anamnesis import Relearned, anamnesis_index
-from jaxunlearn.core.phase import all_finite
+from jaxunlearn.core.reduction import all_finite
 from jaxunlearn.core.training import init_variables
 
 NUM_TEACHERS = 8

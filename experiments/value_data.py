@@ -37,8 +37,8 @@ from experiments import common, data, flags
 from experiments import value_data_output as output
 from experiments.flags import described
 from jaxunlearn.adapters.functions import from_functions
+from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import train
-from jaxunlearn.core.types import Model
 from jaxunlearn.valuation.banzhaf import banzhaf_msr
 from jaxunlearn.valuation.closed_form import logistic_utility
 from jaxunlearn.valuation.clusters import cluster_rows, interleaved

@@ -8,8 +8,9 @@ import numpy as np
 import optax
 
 from jaxunlearn.adapters.functions import from_functions
+from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import train
-from jaxunlearn.core.types import Model, Variables
+from jaxunlearn.core.types import Variables
 
 NUM_CLASSES = 4
 DIM = 6

@@ -21,7 +21,7 @@ from experiments.bench.study import (
   Setting,
 )
 from jaxunlearn.core.keys import derive
-from jaxunlearn.core.phase import all_finite
+from jaxunlearn.core.reduction import all_finite
 from jaxunlearn.core.types import PyTree
 
 

@@ -23,7 +23,8 @@ from experiments.benchmarks.peers_tasks import (
   tensors,
 )
 from jaxunlearn.core.training import init_variables
-from jaxunlearn.core.types import Transform, Variables
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import Variables
 
 # The library's method, of the untrained network that only Bad Teacher uses, and
 # the same by hand.

@@ -16,7 +16,7 @@ import optax
 
 from experiments import data
 from jaxunlearn.adapters.flax import from_linen
-from jaxunlearn.core.types import Model
+from jaxunlearn.core.tasks import Model
 from jaxunlearn.models import CNN, MLP
 
 CLASSES = 10

@@ -42,7 +42,7 @@ from experiments.flags import described
 from experiments.studies import forget_graph_pieces as pieces
 from experiments.studies import forget_graph_view as view
 from jaxunlearn import attacks, graph, metrics, report
-from jaxunlearn.core.phase import all_finite
+from jaxunlearn.core.reduction import all_finite
 from jaxunlearn.graph.layers import GAT, GCN, GIN, Encoder
 from jaxunlearn.report.verdict import DAMAGE, TELLTALE, TRACE
 

@@ -39,7 +39,7 @@ from jaxunlearn import metrics, report
 from jaxunlearn.attacks import anamnesis
 from jaxunlearn.attacks.regression import regression_attack
 from jaxunlearn.core import keys
-from jaxunlearn.core.phase import all_finite
+from jaxunlearn.core.reduction import all_finite
 from jaxunlearn.losses.regression import on_targets
 from jaxunlearn.methods.blindspot import blindspot
 from jaxunlearn.methods.gaussian_amnesiac import gaussian_amnesiac

@@ -30,7 +30,8 @@ from jaxunlearn.adapters.nnx_modules import (
   with_variables,
 )
 from jaxunlearn.core import checks
-from jaxunlearn.core.types import Model, PyTree, Variables
+from jaxunlearn.core.tasks import Model
+from jaxunlearn.core.types import PyTree, Variables
 
 __all__ = [
   "from_linen",

@@ -9,7 +9,8 @@ import jax
 
 from jaxunlearn.adapters.flags import FLAG_SIGNS, keywords
 from jaxunlearn.core import checks
-from jaxunlearn.core.types import Model, PyTree, Variables
+from jaxunlearn.core.tasks import Model
+from jaxunlearn.core.types import PyTree, Variables
 from jaxunlearn.losses.classification import cross_entropy
 
 Loss = Callable[[jax.Array, PyTree], jax.Array]

@@ -15,7 +15,8 @@ from flax import nnx
 from jaxunlearn.adapters.flags import FLAG_SIGNS, asleep, find_flags
 from jaxunlearn.adapters.functions import Loss, default_loss
 from jaxunlearn.core import checks
-from jaxunlearn.core.types import Model, PyTree, Variables
+from jaxunlearn.core.tasks import Model
+from jaxunlearn.core.types import PyTree, Variables
 
 NnxFactory = Callable[[nnx.Rngs], nnx.Module]
 

@@ -31,14 +31,9 @@ from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import alternate, chain
 from jaxunlearn.core.phase import phase, supervised
 from jaxunlearn.core.recording import record
-from jaxunlearn.core.types import (
-  Carry,
-  Draw,
-  Model,
-  PyTree,
-  Transform,
-  Variables,
-)
+from jaxunlearn.core.tasks import Model
+from jaxunlearn.core.transform import Carry, Transform
+from jaxunlearn.core.types import Draw, PyTree, Variables
 from jaxunlearn.metrics import _rows
 
 DIRECTIONS = ("higher", "lower")

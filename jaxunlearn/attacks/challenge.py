@@ -32,8 +32,9 @@ from jaxunlearn.attacks.shadow import Statistic, query_statistics
 from jaxunlearn.attacks.u_lira import Unlearn
 from jaxunlearn.core import checks
 from jaxunlearn.core.keys import derive
+from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import map_many, train
-from jaxunlearn.core.types import Model, PyTree, Variables
+from jaxunlearn.core.types import PyTree, Variables
 from jaxunlearn.metrics import _rows
 from jaxunlearn.metrics.membership import logit_confidence
 

@@ -24,7 +24,8 @@ import optax
 from jaxunlearn.attacks.concept_retrieval import ORIGINAL, UNLEARNED
 from jaxunlearn.core import checks
 from jaxunlearn.core.phase import phase
-from jaxunlearn.core.types import Model, Variables
+from jaxunlearn.core.tasks import Model
+from jaxunlearn.core.types import Variables
 from jaxunlearn.losses.classification import cross_entropy
 from jaxunlearn.metrics import _rows
 

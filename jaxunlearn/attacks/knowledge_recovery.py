@@ -19,7 +19,8 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.training import map_many
-from jaxunlearn.core.types import PyTree, Transform, Variables
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import PyTree, Variables
 from jaxunlearn.metrics import _rows
 
 Evaluate = Callable[[Any], jax.Array]

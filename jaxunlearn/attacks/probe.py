@@ -29,7 +29,8 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.sampling import take_rows
-from jaxunlearn.core.types import Model, PyTree, Variables
+from jaxunlearn.core.tasks import Model
+from jaxunlearn.core.types import PyTree, Variables
 from jaxunlearn.metrics import _rows, utility
 
 

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.drivers import predict
+from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import map_many, train
-from jaxunlearn.core.types import Model, PyTree, Variables
+from jaxunlearn.core.types import PyTree, Variables
 from jaxunlearn.metrics.membership import logit_confidence
 
 Statistic = Callable[[jax.Array, jax.Array], jax.Array]

@@ -28,8 +28,9 @@ from jaxunlearn.attacks import _normals
 from jaxunlearn.attacks.shadow import Augment, Statistic, query_statistics
 from jaxunlearn.core import checks
 from jaxunlearn.core.keys import derive
+from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import map_many, train
-from jaxunlearn.core.types import Model, PyTree, Request, Variables
+from jaxunlearn.core.types import PyTree, Request, Variables
 from jaxunlearn.metrics.membership import logit_confidence, separation_auc
 
 Unlearn = Callable[[Variables, PyTree, Any, jax.Array], Any]

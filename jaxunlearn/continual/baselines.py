@@ -43,8 +43,9 @@ from jaxunlearn.continual.types import (
 )
 from jaxunlearn.core import checks, sampling
 from jaxunlearn.core.per_example import sum_rows
+from jaxunlearn.core.tasks import Fit, Model
 from jaxunlearn.core.training import fitting
-from jaxunlearn.core.types import Fit, Model, PyTree, Variables
+from jaxunlearn.core.types import PyTree, Variables
 
 
 def _new_loss(model: Model, variables: Variables, step: StepRows) -> jax.Array:

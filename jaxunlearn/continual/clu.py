@@ -35,8 +35,9 @@ from jaxunlearn.continual.replay import (
 from jaxunlearn.continual.types import Learner
 from jaxunlearn.continual.views import turned_crops
 from jaxunlearn.core import checks
+from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import init_variables
-from jaxunlearn.core.types import Model, PyTree, Variables
+from jaxunlearn.core.types import PyTree, Variables
 from jaxunlearn.losses import contrastive
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]

@@ -38,8 +38,9 @@ from jaxunlearn.continual.types import (
   empty_ledger,
 )
 from jaxunlearn.core import checks, sampling
-from jaxunlearn.core.phase import all_finite
-from jaxunlearn.core.types import Model, PyTree, Variables
+from jaxunlearn.core.reduction import all_finite
+from jaxunlearn.core.tasks import Model
+from jaxunlearn.core.types import PyTree, Variables
 
 
 class Rows(NamedTuple):

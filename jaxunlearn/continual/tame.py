@@ -51,18 +51,10 @@ from jaxunlearn.continual.tame_types import (
 )
 from jaxunlearn.core import checks
 from jaxunlearn.core.sampling import take_rows
+from jaxunlearn.core.tasks import Fit, Model
 from jaxunlearn.core.training import fitting, init_variables
-from jaxunlearn.core.types import (
-  Carry,
-  Env,
-  Fit,
-  Model,
-  PhaseState,
-  PyTree,
-  Transform,
-  Variables,
-  as_step,
-)
+from jaxunlearn.core.transform import Carry, Env, PhaseState, Transform
+from jaxunlearn.core.types import PyTree, Variables, as_step
 
 
 def tame(

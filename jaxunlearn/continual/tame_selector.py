@@ -19,15 +19,10 @@ import optax
 from jaxunlearn.continual.tame_types import Tame, TameState, squashed
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import masked
+from jaxunlearn.core.tasks import FitFields, Model, as_fit
 from jaxunlearn.core.training import fitting, train
-from jaxunlearn.core.types import (
-  FitFields,
-  Model,
-  PhaseInfo,
-  PyTree,
-  Variables,
-  as_fit,
-)
+from jaxunlearn.core.transform import PhaseInfo
+from jaxunlearn.core.types import PyTree, Variables
 
 
 class TamePrediction(NamedTuple):

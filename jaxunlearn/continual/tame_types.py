@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxunlearn.continual.buffer import Buffer
 from jaxunlearn.core import checks
-from jaxunlearn.core.types import Model, PyTree, Variables
+from jaxunlearn.core.tasks import Model
+from jaxunlearn.core.types import PyTree, Variables
 
 
 class TameState(NamedTuple):

@@ -10,16 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import check_labels
-from jaxunlearn.core.types import (
-  Info,
-  Model,
-  PyTree,
-  Request,
-  Transform,
-  Variables,
-  as_request,
-)
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import Info, PyTree, Request, Variables, as_request
 
 
 def unlearn(

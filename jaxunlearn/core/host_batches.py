@@ -12,14 +12,8 @@ import numpy as np
 
 from jaxunlearn.core import checks, fingerprints, sampling
 from jaxunlearn.core.phase import pool_of, sample_key
-from jaxunlearn.core.types import (
-  ALL,
-  PyTree,
-  Request,
-  Step,
-  Transform,
-  as_request,
-)
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import ALL, PyTree, Request, Step, as_request
 
 BatchSource = Callable[[Transform, jax.Array, int], Iterator[Step]]
 

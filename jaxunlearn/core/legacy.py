@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from jaxunlearn.core.types import Fit, as_fit
+from jaxunlearn.core.tasks import Fit, as_fit
 
 F = TypeVar("F", bound=Callable[..., Any])
 _PARTS = ("optimizer", "num_steps", "batch_size")

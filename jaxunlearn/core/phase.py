@@ -11,26 +11,36 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks, sampling
-from jaxunlearn.core.types import (
-  ALL,
+from jaxunlearn.core.reduction import (
+  all_finite,
+  mask_updates,
+  over_devices,
+  split_rows,
+  sums_of,
+  vary,
+)
+from jaxunlearn.core.targets import (
+  below,
+  narrowed,
+  read_target,
+  widened,
+  write_target,
+)
+from jaxunlearn.core.tasks import Fit, as_task
+from jaxunlearn.core.transform import (
   Carry,
-  Draw,
   Env,
-  Fit,
-  Losses,
   PhaseInfo,
   PhaseState,
-  PyTree,
-  Request,
-  Slot,
-  Step,
   Transform,
-  Variables,
-  as_task,
 )
+from jaxunlearn.core.types import ALL, Draw, Losses, PyTree, Request, Slot, Step
 
 Objective = Callable[[Any, Step, jax.Array], "Losses | jax.Array"]
+
 _KINDS = ("forget", "retain", "mixed")
+
+
 PARAMS = ""  # The path of what a phase trains by default: all params.
 
 
@@ -116,8 +126,8 @@ def phase(
 
   def init(carry: Carry, key: jax.Array, env: Env) -> PhaseState:
     del key, env
-    trained, model_state = _read(carry, on)
-    trained = jax.tree.map(_widened, trained)
+    trained, model_state = read_target(carry, on)
+    trained = jax.tree.map(widened, trained)
     zero = jnp.zeros((), jnp.int32)
     return PhaseState(
       trained, model_state, optimizer.init(trained), zero, zero, carry
@@ -130,7 +140,7 @@ def phase(
     step_key = jax.random.fold_in(_step_key(key), state.step)
 
     def losses_of(trained: PyTree, model_state: PyTree, rows: Step) -> Losses:
-      now = _write(carry, on, trained, model_state)
+      now = write_target(carry, on, trained, model_state)
       first = now[on] if isinstance(on, Slot) else now.variables
       seen = rows._replace(
         index=state.step,
@@ -145,8 +155,8 @@ def phase(
       trained: PyTree, model_state: PyTree, rows: Step, counts: Any = None
     ) -> tuple[jax.Array, PyTree]:
       out = losses_of(trained, model_state, rows)
-      sums, found = _sums(out, rows.weight, part, env)
-      counts = _over_devices(found, env) if counts is None else counts
+      sums, found = sums_of(out, rows.weight, part, env)
+      counts = over_devices(found, env) if counts is None else counts
       value = sum(
         c * s / jnp.where(n > 0, n, 1.0) for c, s, n in zip(scale, sums, counts)
       )
@@ -155,20 +165,20 @@ def phase(
       return jnp.asarray(value), model_state
 
     grad_fn = jax.value_and_grad(total, has_aux=True)
-    trained = _vary(state.trained, env)
+    trained = vary(state.trained, env)
     if parts == 1:
       (loss, model_state), grads = grad_fn(trained, state.model_state, batch)
     else:
-      split = _split(batch, draw, parts, env)
+      split = split_rows(batch, draw, parts, env)
 
       def count(fields: tuple[Any, ...]) -> list[jax.Array]:
         rows = Step(*fields)
         out = losses_of(trained, state.model_state, rows)
-        return _sums(out, rows.weight, part, env)[1]
+        return sums_of(out, rows.weight, part, env)[1]
 
       # Of this pass only the weights are used; the compiler drops the rest.
       counts = [n.sum() for n in jax.lax.map(count, split)]
-      counts = _over_devices(counts, env)
+      counts = over_devices(counts, env)
 
       def add(so_far: Any, fields: tuple[Any, ...]) -> tuple[Any, None]:
         loss, grads, model_state = so_far
@@ -209,7 +219,7 @@ def phase(
     )
     if isinstance(on, str):
       for weight_mask in env.weight_masks:
-        updates = mask_updates(updates, _below(weight_mask, on))
+        updates = mask_updates(updates, below(weight_mask, on))
     trained = optax.apply_updates(state.trained, updates)
     moving = (trained, model_state, opt_state, state.step + 1)
     return state.moved_to(moving), loss
@@ -222,15 +232,15 @@ def phase(
     return advance(state, batch._replace(rows=rows), key, env)
 
   def finish(state: PhaseState) -> Carry:
-    before, _ = _read(state.carry, on)
-    trained = jax.tree.map(_narrowed, state.trained, before)
-    return _write(state.carry, on, trained, state.model_state)
+    before, _ = read_target(state.carry, on)
+    trained = jax.tree.map(narrowed, state.trained, before)
+    return write_target(state.carry, on, trained, state.model_state)
 
   def info(
     end: PhaseState, losses: jax.Array, forget_count: Any, retain_count: Any
   ) -> PhaseInfo:
-    before, _ = _read(end.carry, on)
-    after = jax.tree.map(_narrowed, end.trained, before)
+    before, _ = read_target(end.carry, on)
+    after = jax.tree.map(narrowed, end.trained, before)
     finite = all_finite((losses, end.trained))
     moved = _share_moved(before, after)
     return PhaseInfo(losses, finite, forget_count, retain_count, moved)
@@ -359,186 +369,3 @@ def _share_moved(before: PyTree, after: PyTree) -> jax.Array:
   size = sum(leaf.size for leaf in jax.tree.leaves(before))
   total = sum(jax.tree.leaves(changed), start=jnp.zeros((), jnp.int32))
   return total / jnp.float32(max(size, 1))
-
-
-def _widened(leaf: jax.Array) -> jax.Array:
-  """Half precision as float32: steps below its last place must add up."""
-  is_half = leaf.dtype in (jnp.bfloat16, jnp.float16)
-  return leaf.astype(jnp.float32) if is_half else leaf
-
-
-def _narrowed(leaf: jax.Array, like: jax.Array) -> jax.Array:
-  return leaf.astype(like.dtype)
-
-
-def _steps_of(path: str) -> list[str]:
-  return [name for name in path.split("/") if name]
-
-
-def _below(tree: PyTree, path: str) -> PyTree:
-  """The subtree at a path; of a tree that ends above it, that end."""
-  for name in _steps_of(path):
-    if not hasattr(tree, "keys"):
-      return tree
-    tree = tree[name]
-  return tree
-
-
-def _with(tree: PyTree, path: list[str], value: PyTree) -> PyTree:
-  if not path:
-    return value
-  return {**tree, path[0]: _with(tree[path[0]], path[1:], value)}
-
-
-def _read(carry: Carry, on: str | Slot) -> tuple[PyTree, PyTree]:
-  """What a phase trains, and the model state that goes with it."""
-  if not isinstance(on, Slot):
-    variables = carry.variables
-    if _steps_of(on):
-      try:
-        return _below(variables.params, on), variables.model_state
-      except KeyError as error:
-        raise ValueError(
-          f"Expected params below {on!r}, got {sorted(variables.params)}."
-        ) from error
-    return variables.params, variables.model_state
-  value = carry[on]
-  if isinstance(value, Variables):
-    return value.params, value.model_state
-  return value, {}
-
-
-def _write(
-  carry: Carry, on: str | Slot, trained: PyTree, model_state: PyTree
-) -> Carry:
-  """The carry with it trained, in the dtypes that it had."""
-  before, _ = _read(carry, on)
-  trained = jax.tree.map(_narrowed, trained, before)
-  if not isinstance(on, Slot):
-    params = _with(carry.variables.params, _steps_of(on), trained)
-    variables = carry.variables._replace(params=params, model_state=model_state)
-    return carry._replace(variables=variables)
-  value = carry[on]
-  if isinstance(value, Variables):
-    return carry.put(
-      on, value._replace(params=trained, model_state=model_state)
-    )
-  return carry.put(on, trained)
-
-
-def _over_devices(counts: list[jax.Array], env: Env) -> list[jax.Array]:
-  if env.axis_name is None:
-    return counts
-  return jax.lax.psum(counts, env.axis_name)
-
-
-def _bounds(draw: Draw, length: int, env: Env) -> list[tuple[int, int]]:
-  """Where each kind of rows begins and ends in this device's batch."""
-  devices = 1 if env.axis_name is None else jax.lax.axis_size(env.axis_name)
-  # A device holds its share of each mini-batch, and every row of an `ALL`.
-  shares = [0 if size == ALL else size // devices for size in draw.sizes]
-  rest = length - sum(shares)
-  if rest and ALL not in draw.sizes:
-    raise ValueError(
-      f"Expected a batch of the {sum(shares)} rows that a step draws, got "
-      f"{length}."
-    )
-  every = rest // max(draw.sizes.count(ALL), 1)
-  ends, end = [], 0
-  for size, share in zip(draw.sizes, shares):
-    start, end = end, end + (every if size == ALL else share)
-    ends.append((start, end))
-  return ends
-
-
-def _sums(
-  out: Losses, weight: jax.Array, draw: Draw, env: Env
-) -> tuple[list[jax.Array], list[jax.Array]]:
-  """This device's sums of values, and of weights, over each kind of rows."""
-  losses = out.value
-  losses = losses.astype(jnp.promote_types(jnp.float32, losses.dtype))
-  each = jnp.ones_like(losses) if out.weight is None else out.weight
-  each = each.astype(losses.dtype)
-  nothing = jnp.zeros((), losses.dtype)
-  if draw.sizes == (0, 0, 0):
-    return [nothing, nothing, losses.sum()], [nothing, nothing, each.sum()]
-  if losses.shape != weight.shape:
-    raise ValueError(
-      "Expected the objective to return one loss for each of the "
-      f"{weight.size} drawn rows, got shape {losses.shape}."
-    )
-  w = weight.astype(losses.dtype) * each
-  sums = jnp.where(w > 0, weight.astype(losses.dtype) * losses, 0.0)
-  bounds = _bounds(draw, weight.size, env)
-  return [sums[a:b].sum() for a, b in bounds], [w[a:b].sum() for a, b in bounds]
-
-
-def _split(batch: Step, draw: Draw, parts: int, env: Env) -> tuple[PyTree, ...]:
-  """The batch's fields in `parts` parts with the same share of each kind."""
-
-  def split(leaf: jax.Array) -> jax.Array:
-    pieces = [
-      leaf[a:b].reshape(parts, (b - a) // parts, *leaf.shape[1:])
-      for a, b in _bounds(draw, leaf.shape[0], env)
-    ]
-    return jnp.concatenate(pieces, axis=1)
-
-  # Rows and what belongs to each; the rest is the same for all parts.
-  parted = [batch.rows, batch.weight, batch.forget, batch.row_id]
-  return jax.tree.map(split, (*parted, batch.place, batch.epoch))
-
-
-def mask_updates(updates: PyTree, weight_mask: PyTree) -> PyTree:
-  """Scales updates entry by entry; `weight_mask` may be a tree prefix."""
-  return jax.tree.map(
-    lambda mask, subtree: jax.tree.map(
-      lambda u: jnp.where(mask != 0, u * jnp.asarray(mask, u.dtype), 0),
-      subtree,
-    ),
-    weight_mask,
-    updates,
-  )
-
-
-def mask_change(before: PyTree, after: PyTree, weight_mask: PyTree) -> PyTree:
-  """Takes `after` where the mask is one, `before`, bit for bit, where zero."""
-
-  def mix(mask, old, new):
-    mask = jnp.asarray(mask)
-    between = old + jnp.asarray(mask, old.dtype) * (new - old)
-    return jnp.where(mask == 0, old, jnp.where(mask == 1, new, between))
-
-  return jax.tree.map(
-    lambda mask, old, new: jax.tree.map(lambda o, n: mix(mask, o, n), old, new),
-    weight_mask,
-    before,
-    after,
-  )
-
-
-def all_finite(tree: PyTree) -> jax.Array:
-  """Whether every float entry of a pytree is finite; bool []."""
-  leaves = [
-    jnp.isfinite(leaf).all()
-    for leaf in jax.tree.leaves(tree)
-    if jnp.issubdtype(leaf.dtype, jnp.inexact)
-  ]
-  return jnp.stack(leaves).all() if leaves else jnp.array(True)
-
-
-def _vary(tree: PyTree, env: Env) -> PyTree:
-  """Marks replicated params as varying over the axis.
-
-  `shard_map` would otherwise add up their gradient over devices by itself,
-  before the explicit `psum`.
-  """
-  if env.axis_name is None:
-    return tree
-
-  def mark(leaf: jax.Array) -> jax.Array:
-    try:
-      return jax.lax.pcast(leaf, env.axis_name, to="varying")
-    except ValueError:  # It varies already.
-      return leaf
-
-  return jax.tree.map(mark, tree)

@@ -10,15 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import alternate, chain, provide
-from jaxunlearn.core.types import (
-  Carry,
-  Draw,
-  Info,
-  Slot,
-  Transform,
-  Variables,
-)
+from jaxunlearn.core.combinators import alternate, chain
+from jaxunlearn.core.links import provide
+from jaxunlearn.core.transform import Carry, Transform
+from jaxunlearn.core.types import Draw, Info, Slot, Variables
 
 
 def record(name: str, fn: Callable[[Carry], Info]) -> Transform:

@@ -12,17 +12,8 @@ import numpy as np
 from jaxunlearn.core import fingerprints, sampling
 from jaxunlearn.core.host_batches import NOTHING, reads_host
 from jaxunlearn.core.phase import pool_of
-from jaxunlearn.core.types import (
-  ALL,
-  Carry,
-  Env,
-  PhaseState,
-  PyTree,
-  Request,
-  Step,
-  Transform,
-  Variables,
-)
+from jaxunlearn.core.transform import Carry, Env, PhaseState, Transform
+from jaxunlearn.core.types import ALL, PyTree, Request, Step, Variables
 
 
 class Run(NamedTuple):

@@ -22,15 +22,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.types import (
-  ALL,
-  Draw,
-  Env,
-  NoRows,
-  PyTree,
-  Request,
-  Step,
-)
+from jaxunlearn.core.transform import Env
+from jaxunlearn.core.types import ALL, Draw, NoRows, PyTree, Request, Step
 
 _ROUNDS = 16
 _AHEAD = 2**22  # Draws that are made before a loop, at most: 32 MB.

@@ -26,18 +26,14 @@ from jaxunlearn.core.host_batches import (
 )
 from jaxunlearn.core.phase import sample_key
 from jaxunlearn.core.run_settings import Run, Settings
-from jaxunlearn.core.types import (
+from jaxunlearn.core.transform import (
   Carry,
   Env,
   PhaseInfo,
   PhaseState,
-  PyTree,
-  Request,
-  Step,
   Transform,
-  Variables,
-  as_request,
 )
+from jaxunlearn.core.types import PyTree, Request, Step, Variables, as_request
 
 _SHOW_AFTER = 2.0  # Seconds before a progress bar appears.
 

@@ -16,20 +16,9 @@ import numpy as np
 from jaxunlearn.core import checks, devices
 from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.phase import phase, supervised
-from jaxunlearn.core.types import (
-  Draw,
-  Fit,
-  FitFields,
-  Info,
-  PhaseInfo,
-  PyTree,
-  Request,
-  Task,
-  Transform,
-  Variables,
-  as_fit,
-  as_task,
-)
+from jaxunlearn.core.tasks import Fit, FitFields, Task, as_fit, as_task
+from jaxunlearn.core.transform import PhaseInfo, Transform
+from jaxunlearn.core.types import Draw, Info, PyTree, Request, Variables
 
 # Variables to begin from, or a function of the key that makes them.
 Start = Variables | Callable[[jax.Array], Variables]

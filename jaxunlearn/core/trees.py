@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jex_core
 
-from jaxunlearn.core.types import Model, PyTree, Variables
+from jaxunlearn.core.tasks import Model
+from jaxunlearn.core.types import PyTree, Variables
 
 Path = tuple[Any, ...]
 

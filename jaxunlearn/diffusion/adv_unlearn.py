@@ -31,17 +31,12 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import alternate, chain, provide, repeat
+from jaxunlearn.core.combinators import alternate, chain, repeat
+from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import Objective, phase, remember
-from jaxunlearn.core.types import (
-  Draw,
-  Fit,
-  FitFields,
-  PyTree,
-  Slot,
-  Transform,
-  as_fit,
-)
+from jaxunlearn.core.tasks import Fit, FitFields, as_fit
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import Draw, PyTree, Slot
 from jaxunlearn.diffusion import requests, splicing, steps
 from jaxunlearn.diffusion.guidance import both_eps
 from jaxunlearn.diffusion.requests import Concept

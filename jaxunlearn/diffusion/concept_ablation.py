@@ -22,17 +22,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import chain, provide
+from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import phase
-from jaxunlearn.core.types import (
-  Draw,
-  Fit,
-  FitFields,
-  PyTree,
-  Slot,
-  Transform,
-  as_fit,
-)
+from jaxunlearn.core.tasks import Fit, FitFields, as_fit
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import Draw, PyTree, Slot
 from jaxunlearn.diffusion import requests, steps
 from jaxunlearn.diffusion.requests import Concept
 from jaxunlearn.diffusion.steps import Sampling

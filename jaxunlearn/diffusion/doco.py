@@ -31,20 +31,12 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import alternate, chain, provide
+from jaxunlearn.core.combinators import alternate, chain
+from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import Objective, phase, remember
-from jaxunlearn.core.types import (
-  Draw,
-  Fit,
-  FitFields,
-  Losses,
-  Model,
-  PyTree,
-  Slot,
-  Transform,
-  Variables,
-  as_fit,
-)
+from jaxunlearn.core.tasks import Fit, FitFields, Model, as_fit
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import Draw, Losses, PyTree, Slot, Variables
 from jaxunlearn.diffusion import requests, schedules, steps
 from jaxunlearn.diffusion.requests import Concept
 from jaxunlearn.diffusion.steps import SAMPLING, Sampling

@@ -21,15 +21,9 @@ import optax
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.phase import phase
-from jaxunlearn.core.types import (
-  Draw,
-  Fit,
-  FitFields,
-  Request,
-  Slot,
-  Transform,
-  as_fit,
-)
+from jaxunlearn.core.tasks import Fit, FitFields, as_fit
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import Draw, Request, Slot
 from jaxunlearn.diffusion import requests, steps
 from jaxunlearn.diffusion.guidance import both_eps
 from jaxunlearn.diffusion.steps import SAMPLING, Sampling

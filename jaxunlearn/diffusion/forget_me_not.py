@@ -18,17 +18,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxunlearn.core.combinators import chain, provide
+from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.legacy import old_fits
+from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import phase
-from jaxunlearn.core.types import (
-  Draw,
-  Fit,
-  FitFields,
-  Slot,
-  Transform,
-  as_fit,
-)
+from jaxunlearn.core.tasks import Fit, FitFields, as_fit
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import Draw, Slot
 from jaxunlearn.diffusion import requests, steps
 from jaxunlearn.diffusion.requests import Concept
 from jaxunlearn.diffusion.training import check_data, noise_error, noisy_rows

@@ -19,8 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import largest_draw, provide
-from jaxunlearn.core.types import PyTree, Request, Slot, Transform
+from jaxunlearn.core.combinators import largest_draw
+from jaxunlearn.core.links import provide
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import PyTree, Request, Slot
 from jaxunlearn.diffusion.types import Diffusion, check_tokens
 
 

@@ -22,19 +22,16 @@ import optax
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import masked
 from jaxunlearn.core.phase import Objective, phase
+from jaxunlearn.core.tasks import Fit, FitFields, Task, as_fit
+from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import (
   ALL,
   Draw,
-  Fit,
-  FitFields,
   Losses,
   PyTree,
   Slot,
   Step,
-  Task,
-  Transform,
   Variables,
-  as_fit,
 )
 from jaxunlearn.diffusion import requests, steps
 from jaxunlearn.diffusion.guidance import guided_eps

@@ -28,18 +28,14 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import alternate, chain, ema, provide
+from jaxunlearn.core.combinators import alternate, chain
 from jaxunlearn.core.legacy import old_fits
-from jaxunlearn.core.phase import Objective, mask_change, phase
-from jaxunlearn.core.types import (
-  Draw,
-  Fit,
-  FitFields,
-  PyTree,
-  Slot,
-  Transform,
-  as_fit,
-)
+from jaxunlearn.core.links import ema, provide
+from jaxunlearn.core.phase import Objective, phase
+from jaxunlearn.core.reduction import mask_change
+from jaxunlearn.core.tasks import Fit, FitFields, as_fit
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import Draw, PyTree, Slot
 from jaxunlearn.diffusion import requests, samplers, schedules
 from jaxunlearn.diffusion.guidance import guided_eps
 from jaxunlearn.diffusion.requests import Concept

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.types import Fit, PyTree
+from jaxunlearn.core.tasks import Fit
+from jaxunlearn.core.types import PyTree
 from jaxunlearn.diffusion import samplers, schedules
 from jaxunlearn.diffusion.guidance import classifier_free
 from jaxunlearn.diffusion.types import (

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.types import Losses, PyTree, Step, Task, Variables
+from jaxunlearn.core.tasks import Task
+from jaxunlearn.core.types import Losses, PyTree, Step, Variables
 from jaxunlearn.diffusion import schedules
 from jaxunlearn.diffusion.types import Diffusion, check_images, check_tokens
 

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.types import PyTree, Task
+from jaxunlearn.core.tasks import Task
+from jaxunlearn.core.types import PyTree
 
 TEXT = "text_encoder"
 # Names that diffusers and this library give to cross- and self-attention.

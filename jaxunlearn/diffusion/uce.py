@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import edit
-from jaxunlearn.core.types import PyTree, Transform
+from jaxunlearn.core.links import edit
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import PyTree
 from jaxunlearn.diffusion import requests
 from jaxunlearn.diffusion.requests import Concept
 from jaxunlearn.diffusion.splicing import prompt_lengths

@@ -16,8 +16,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import chain, edit
-from jaxunlearn.core.types import ALL, Fit, FitFields, Transform, as_fit
+from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.links import edit
+from jaxunlearn.core.tasks import Fit, FitFields, as_fit
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import ALL
 from jaxunlearn.graph.legacy import old_rate
 from jaxunlearn.graph.tasks import GraphModel
 from jaxunlearn.methods import baselines

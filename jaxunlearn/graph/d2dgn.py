@@ -26,19 +26,13 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks, sampling
-from jaxunlearn.core.combinators import chain, edit, provide
+from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.keys import derive
+from jaxunlearn.core.links import edit, provide
 from jaxunlearn.core.phase import phase
-from jaxunlearn.core.types import (
-  ALL,
-  Draw,
-  Fit,
-  FitFields,
-  Slot,
-  Transform,
-  Variables,
-  as_fit,
-)
+from jaxunlearn.core.tasks import Fit, FitFields, as_fit
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import ALL, Draw, Slot, Variables
 from jaxunlearn.graph import structure
 from jaxunlearn.graph.legacy import old_rate
 from jaxunlearn.graph.objectives import (

@@ -28,19 +28,12 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import chain, provide
+from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import phase
-from jaxunlearn.core.types import (
-  ALL,
-  Draw,
-  Fit,
-  FitFields,
-  PyTree,
-  Slot,
-  Transform,
-  Variables,
-  as_fit,
-)
+from jaxunlearn.core.tasks import Fit, FitFields, as_fit
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import ALL, Draw, PyTree, Slot, Variables
 from jaxunlearn.graph import structure
 from jaxunlearn.graph.legacy import old_rate
 from jaxunlearn.graph.objectives import embedding_mse

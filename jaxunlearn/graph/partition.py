@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.types import Fit, FitFields, PyTree, Variables
+from jaxunlearn.core.tasks import Fit, FitFields
+from jaxunlearn.core.types import PyTree, Variables
 from jaxunlearn.graph import structure
 from jaxunlearn.graph.tasks import GraphModel, with_weight
 from jaxunlearn.graph.training import train_many

@@ -21,18 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import chain, provide
+from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.links import provide
+from jaxunlearn.core.tasks import Model, Task
+from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import (
   ALL,
   Draw,
   Losses,
-  Model,
   PyTree,
   Request,
   Slot,
   Step,
-  Task,
-  Transform,
   Variables,
 )
 from jaxunlearn.graph import structure

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import provide
-from jaxunlearn.core.types import Request, Slot, Transform
+from jaxunlearn.core.links import provide
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import Request, Slot
 
 
 def class_labels(data: Any, num_classes: int) -> jax.Array:

@@ -8,19 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks, keys
-from jaxunlearn.core.combinators import alternate, chain, provide
+from jaxunlearn.core.combinators import alternate, chain
+from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import Objective, phase, remember, supervised
-from jaxunlearn.core.types import (
-  Draw,
-  Fit,
-  Losses,
-  Model,
-  PyTree,
-  Slot,
-  Step,
-  Transform,
-  Variables,
-)
+from jaxunlearn.core.tasks import Fit, Model
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import Draw, Losses, PyTree, Slot, Step, Variables
 from jaxunlearn.methods._classes import class_labels
 
 REDRAWS = ("once", "epoch", "batch")

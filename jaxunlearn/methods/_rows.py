@@ -9,16 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks, per_example
-from jaxunlearn.core.types import (
-  Carry,
-  Env,
-  Losses,
-  PyTree,
-  Request,
-  Variables,
-  as_step,
-  as_task,
-)
+from jaxunlearn.core.tasks import as_task
+from jaxunlearn.core.transform import Carry, Env
+from jaxunlearn.core.types import Losses, PyTree, Request, Variables, as_step
 
 
 class Rows(NamedTuple):

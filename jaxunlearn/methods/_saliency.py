@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.types import PyTree, as_task
+from jaxunlearn.core.tasks import as_task
+from jaxunlearn.core.types import PyTree
 from jaxunlearn.methods import _rows
 
 

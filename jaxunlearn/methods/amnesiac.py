@@ -16,24 +16,13 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import chain, edit
+from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.links import edit
 from jaxunlearn.core.phase import phase, remember, supervised
+from jaxunlearn.core.tasks import Fit, FitFields, Task, as_fit, as_task
 from jaxunlearn.core.training import fitting, init_variables, prepared
-from jaxunlearn.core.types import (
-  Carry,
-  Draw,
-  Env,
-  Fit,
-  FitFields,
-  PyTree,
-  Request,
-  Slot,
-  Task,
-  Transform,
-  Variables,
-  as_fit,
-  as_task,
-)
+from jaxunlearn.core.transform import Carry, Env, Transform
+from jaxunlearn.core.types import Draw, PyTree, Request, Slot, Variables
 
 
 class LedgerState(NamedTuple):

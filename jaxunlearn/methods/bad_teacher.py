@@ -19,23 +19,20 @@ import optax
 
 from jaxunlearn import losses
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import chain, provide
+from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import phase
+from jaxunlearn.core.tasks import Fit, FitFields, Model, apply_rows, as_fit
 from jaxunlearn.core.training import init_variables
+from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import (
   Draw,
-  Fit,
-  FitFields,
   Losses,
-  Model,
   PyTree,
   Request,
   Slot,
   Step,
-  Transform,
   Variables,
-  apply_rows,
-  as_fit,
 )
 
 NOTEBOOK = Fit(optax.adam(1e-4), 60)  # The authors', one epoch.

@@ -19,21 +19,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import chain, edit
+from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.links import edit
 from jaxunlearn.core.phase import phase, supervised
+from jaxunlearn.core.tasks import Fit, FitFields, Task, as_fit, as_task
 from jaxunlearn.core.training import fitting, init_variables, prepared
-from jaxunlearn.core.types import (
-  Draw,
-  Fit,
-  FitFields,
-  Losses,
-  Step,
-  Task,
-  Transform,
-  Variables,
-  as_fit,
-  as_task,
-)
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import Draw, Losses, Step, Variables
 
 
 def retrain(

@@ -29,22 +29,14 @@ import optax
 
 from jaxunlearn import losses
 from jaxunlearn.core import checks, sampling
-from jaxunlearn.core.combinators import chain, provide
+from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.legacy import old_fits
+from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import phase, supervised
+from jaxunlearn.core.tasks import Fit, Model, apply_rows, as_fit
 from jaxunlearn.core.training import init_variables
-from jaxunlearn.core.types import (
-  Draw,
-  Fit,
-  Losses,
-  Model,
-  Slot,
-  Step,
-  Transform,
-  Variables,
-  apply_rows,
-  as_fit,
-)
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import Draw, Losses, Slot, Step, Variables
 from jaxunlearn.losses import regression
 
 TEACHER = Fit(optax.adam(0.01), 200)

@@ -20,24 +20,12 @@ import jax.numpy as jnp
 
 from jaxunlearn import losses
 from jaxunlearn.core import checks, trees
-from jaxunlearn.core.combinators import chain, provide
+from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import phase, supervised
-from jaxunlearn.core.types import (
-  Carry,
-  Draw,
-  Env,
-  Fit,
-  FitFields,
-  Losses,
-  Model,
-  PyTree,
-  Slot,
-  Step,
-  Transform,
-  Variables,
-  apply_rows,
-  as_fit,
-)
+from jaxunlearn.core.tasks import Fit, FitFields, Model, apply_rows, as_fit
+from jaxunlearn.core.transform import Carry, Env, Transform
+from jaxunlearn.core.types import Draw, Losses, PyTree, Slot, Step, Variables
 from jaxunlearn.methods._classes import class_labels
 
 

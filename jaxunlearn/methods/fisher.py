@@ -16,17 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks, per_example, trees
-from jaxunlearn.core.combinators import edit
-from jaxunlearn.core.types import (
-  ALL,
-  Draw,
-  PyTree,
-  Request,
-  Task,
-  Transform,
-  Variables,
-  as_task,
-)
+from jaxunlearn.core.links import edit
+from jaxunlearn.core.tasks import Task, as_task
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import ALL, Draw, PyTree, Request, Variables
 from jaxunlearn.methods._classes import class_labels
 
 _CAP = 1e3  # Variance bounds of the released code, before `noise_scale`.

@@ -31,22 +31,14 @@ import optax
 
 from jaxunlearn import losses
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import chain, edit, provide
+from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.legacy import old_fits
+from jaxunlearn.core.links import edit, provide
 from jaxunlearn.core.phase import phase
 from jaxunlearn.core.recording import alternate_with_curve, record
-from jaxunlearn.core.types import (
-  Carry,
-  Fit,
-  Losses,
-  Model,
-  PyTree,
-  Slot,
-  Step,
-  Transform,
-  Variables,
-  as_fit,
-)
+from jaxunlearn.core.tasks import Fit, Model, as_fit
+from jaxunlearn.core.transform import Carry, Transform
+from jaxunlearn.core.types import Losses, PyTree, Slot, Step, Variables
 from jaxunlearn.losses.attention import attention_difference, attention_map
 from jaxunlearn.methods._classes import input_shape as shape_of_input
 from jaxunlearn.methods._classes import provide_classes

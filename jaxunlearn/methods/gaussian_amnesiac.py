@@ -18,21 +18,13 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import chain, provide
+from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import phase, supervised
 from jaxunlearn.core.sampling import blank_rows
-from jaxunlearn.core.types import (
-  Draw,
-  Fit,
-  FitFields,
-  Losses,
-  Model,
-  Slot,
-  Step,
-  Transform,
-  Variables,
-  as_fit,
-)
+from jaxunlearn.core.tasks import Fit, FitFields, Model, as_fit
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import Draw, Losses, Slot, Step, Variables
 from jaxunlearn.losses.regression import check_targets
 from jaxunlearn.methods import _rows
 

@@ -23,17 +23,10 @@ import optax
 from jax.scipy.sparse.linalg import cg
 
 from jaxunlearn.core import checks, per_example, sampling
-from jaxunlearn.core.combinators import edit
-from jaxunlearn.core.types import (
-  ALL,
-  Draw,
-  Model,
-  PyTree,
-  Task,
-  Transform,
-  Variables,
-  as_task,
-)
+from jaxunlearn.core.links import edit
+from jaxunlearn.core.tasks import Model, Task, as_task
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import ALL, Draw, PyTree, Variables
 from jaxunlearn.methods import _rows
 
 _NEEDS = Draw(forget=ALL, retain=ALL)

@@ -12,15 +12,11 @@ from __future__ import annotations
 from typing import Unpack
 
 from jaxunlearn.core import trees
-from jaxunlearn.core.combinators import chain, edit, masked
+from jaxunlearn.core.combinators import chain, masked
+from jaxunlearn.core.links import edit
+from jaxunlearn.core.tasks import Fit, FitFields, Model, as_fit
 from jaxunlearn.core.training import fitting, init_variables
-from jaxunlearn.core.types import (
-  Fit,
-  FitFields,
-  Model,
-  Transform,
-  as_fit,
-)
+from jaxunlearn.core.transform import Transform
 
 
 def cf_k(

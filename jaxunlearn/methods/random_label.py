@@ -14,7 +14,8 @@ from typing import Unpack
 import jax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.types import Fit, FitFields, Model, Transform, as_fit
+from jaxunlearn.core.tasks import Fit, FitFields, Model, as_fit
+from jaxunlearn.core.transform import Transform
 from jaxunlearn.methods import _relabel
 
 

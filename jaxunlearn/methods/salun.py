@@ -26,16 +26,9 @@ import optax
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import masked
 from jaxunlearn.core.legacy import old_fits
-from jaxunlearn.core.types import (
-  ALL,
-  Draw,
-  Fit,
-  FitFields,
-  Model,
-  PyTree,
-  Transform,
-  as_fit,
-)
+from jaxunlearn.core.tasks import Fit, FitFields, Model, as_fit
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import ALL, Draw, PyTree
 from jaxunlearn.methods import _relabel
 from jaxunlearn.methods._saliency import saliency_mask as saliency_mask
 

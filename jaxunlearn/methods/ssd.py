@@ -35,18 +35,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import edit
+from jaxunlearn.core.links import edit
 from jaxunlearn.core.sampling import take_rows
-from jaxunlearn.core.types import (
-  ALL,
-  Draw,
-  Losses,
-  PyTree,
-  Task,
-  Transform,
-  Variables,
-  as_task,
-)
+from jaxunlearn.core.tasks import Task, as_task
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import ALL, Draw, Losses, PyTree, Variables
 from jaxunlearn.methods import _rows
 
 Threshold = Callable[[PyTree, PyTree, jax.Array], jax.Array]

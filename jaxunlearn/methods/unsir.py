@@ -24,24 +24,22 @@ import optax
 
 from jaxunlearn import losses
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import chain, provide
+from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.legacy import old_fits
+from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import Objective, phase
 from jaxunlearn.core.recording import record
+from jaxunlearn.core.tasks import Fit, Model, apply_rows, as_fit
 from jaxunlearn.core.training import fitting
+from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import (
   Draw,
-  Fit,
   Losses,
-  Model,
   PyTree,
   Request,
   Slot,
   Step,
-  Transform,
   Variables,
-  apply_rows,
-  as_fit,
 )
 from jaxunlearn.methods._classes import class_labels, requested_classes
 from jaxunlearn.methods._classes import input_shape as shape_of_input

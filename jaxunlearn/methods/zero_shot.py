@@ -22,19 +22,13 @@ import optax
 
 from jaxunlearn import losses
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import chain, provide
+from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.legacy import old_fits
+from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import Objective, phase
-from jaxunlearn.core.types import (
-  Fit,
-  Losses,
-  Model,
-  Slot,
-  Step,
-  Transform,
-  Variables,
-  as_fit,
-)
+from jaxunlearn.core.tasks import Fit, Model, as_fit
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import Losses, Slot, Step, Variables
 from jaxunlearn.methods._classes import input_shape as shape_of_input
 from jaxunlearn.methods._classes import provide_classes
 

@@ -29,7 +29,8 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks, per_example
 from jaxunlearn.core.sampling import blank_rows
-from jaxunlearn.core.types import Model, PyTree, Variables
+from jaxunlearn.core.tasks import Model
+from jaxunlearn.core.types import PyTree, Variables
 from jaxunlearn.metrics import _rows
 from jaxunlearn.metrics import per_example as rows_of_model
 

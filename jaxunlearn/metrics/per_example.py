@@ -23,7 +23,8 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks, per_example
 from jaxunlearn.core.sampling import blank_rows
-from jaxunlearn.core.types import Model, PyTree, Variables, as_step, as_task
+from jaxunlearn.core.tasks import Model, as_task
+from jaxunlearn.core.types import PyTree, Variables, as_step
 from jaxunlearn.metrics import _rows
 
 Losses = Callable[[PyTree, PyTree], jax.Array]

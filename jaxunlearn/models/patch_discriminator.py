@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from jaxunlearn.core.types import Model, Variables
+from jaxunlearn.core.tasks import Model
+from jaxunlearn.core.types import Variables
 from jaxunlearn.models.conv import Conv
 
 _SLOPE = 0.2  # Of the leaky ReLU for negative inputs.

@@ -14,16 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import chain, edit, provide
+from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.links import edit, provide
 from jaxunlearn.core.phase import phase
-from jaxunlearn.core.types import (
-  Draw,
-  Fit,
-  FitFields,
-  Slot,
-  Transform,
-  as_fit,
-)
+from jaxunlearn.core.tasks import Fit, FitFields, as_fit
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import Draw, Slot
 from jaxunlearn.losses.ranking import bpr
 from jaxunlearn.methods import baselines
 from jaxunlearn.recsys.negatives import draw_unseen

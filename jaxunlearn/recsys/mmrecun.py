@@ -22,14 +22,9 @@ import optax
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain, masked
 from jaxunlearn.core.phase import phase
-from jaxunlearn.core.types import (
-  Draw,
-  Fit,
-  FitFields,
-  PyTree,
-  Transform,
-  as_fit,
-)
+from jaxunlearn.core.tasks import Fit, FitFields, as_fit
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import Draw, PyTree
 from jaxunlearn.recsys.objectives import see, triples
 from jaxunlearn.recsys.types import Recommender
 

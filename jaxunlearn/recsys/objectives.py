@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks, sampling
-from jaxunlearn.core.combinators import provide
+from jaxunlearn.core.links import provide
+from jaxunlearn.core.tasks import Task
+from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import (
   Losses,
   PyTree,
   Request,
   Slot,
   Step,
-  Task,
-  Transform,
   Variables,
   read_slot,
 )

@@ -21,19 +21,14 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import chain, edit, provide
+from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.legacy import old_fits
+from jaxunlearn.core.links import edit, provide
 from jaxunlearn.core.phase import phase
+from jaxunlearn.core.tasks import Fit, FitFields, as_fit
 from jaxunlearn.core.training import map_many, train
-from jaxunlearn.core.types import (
-  Draw,
-  Fit,
-  FitFields,
-  PyTree,
-  Transform,
-  Variables,
-  as_fit,
-)
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import Draw, PyTree, Variables
 from jaxunlearn.recsys.objectives import SEEN, Seen, seen, triples
 from jaxunlearn.recsys.types import (
   Embeddings,

@@ -9,13 +9,8 @@ import jax
 import numpy as np
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.types import (
-  PyTree,
-  Request,
-  Task,
-  Variables,
-  as_request,
-)
+from jaxunlearn.core.tasks import Task
+from jaxunlearn.core.types import PyTree, Request, Variables, as_request
 
 
 class Embeddings(NamedTuple):

@@ -27,7 +27,8 @@ from jaxunlearn.core import checks
 from jaxunlearn.core.columns import Columns, columns_of
 from jaxunlearn.core.phase import Objective, phase
 from jaxunlearn.core.recording import alternate_with_curve
-from jaxunlearn.core.types import Draw, Request, Transform, Variables
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import Draw, Request, Variables
 from jaxunlearn.tables.encoding import (
   Encoding,
   check_rows,

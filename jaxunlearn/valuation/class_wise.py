@@ -28,8 +28,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import map_many, train
-from jaxunlearn.core.types import Model, PyTree
+from jaxunlearn.core.types import PyTree
 from jaxunlearn.metrics import _rows
 from jaxunlearn.valuation.types import Valuation, require_finite
 

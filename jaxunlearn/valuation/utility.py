@@ -17,8 +17,9 @@ import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.per_example import map_chunks
+from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import train
-from jaxunlearn.core.types import Model, PyTree
+from jaxunlearn.core.types import PyTree
 from jaxunlearn.losses.classification import cross_entropy
 from jaxunlearn.metrics.utility import accuracy
 from jaxunlearn.valuation.types import Utility

@@ -403,7 +403,7 @@ def test_arrays_sharded_over_other_devices_load_in_silence(tmp_path):
     import sys
     import jax, jax.numpy as jnp
     from jaxunlearn.adapters import orbax
-    from jaxunlearn.core.types import Variables
+    from jaxunlearn.core.types import (Variables)
     mesh = jax.sharding.Mesh(jax.devices(), ("d",))
     spec = jax.sharding.PartitionSpec("d")
     sharding = jax.sharding.NamedSharding(mesh, spec)
@@ -525,7 +525,7 @@ KILL = """
   import os, pathlib, signal, sys, threading
   import numpy as np
   from jaxunlearn.adapters import orbax
-  from jaxunlearn.core.types import Variables
+  from jaxunlearn.core.types import (Variables)
   path = pathlib.Path(sys.argv[1])
   def kill(known):
     while set(os.listdir(path)) <= known:

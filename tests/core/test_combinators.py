@@ -6,17 +6,8 @@ import optax
 import problems
 import pytest
 
-from jaxunlearn.core.combinators import (
-  alternate,
-  chain,
-  edit,
-  ema,
-  masked,
-  per_row,
-  provide,
-  repeat,
-  restore,
-)
+from jaxunlearn.core.combinators import alternate, chain, masked, repeat
+from jaxunlearn.core.links import edit, ema, per_row, provide, restore
 from jaxunlearn.core.phase import phase, remember, supervised
 from jaxunlearn.core.recording import record
 from jaxunlearn.core.types import ALL, Draw, Request, Slot, Variables

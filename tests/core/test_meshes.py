@@ -19,6 +19,7 @@ from jaxunlearn.core.devices import make_mesh, program_bytes, rows_for_budget
 from jaxunlearn.core.drivers import unlearn
 from jaxunlearn.core.per_example import map_rows
 from jaxunlearn.core.phase import phase, supervised
+from jaxunlearn.core.tasks import Fit
 from jaxunlearn.core.training import (
   fitting,
   lanes_for_budget,
@@ -27,7 +28,7 @@ from jaxunlearn.core.training import (
   train_many,
   unlearn_many,
 )
-from jaxunlearn.core.types import Draw, Fit
+from jaxunlearn.core.types import Draw
 
 KEY = jax.random.key(0)
 KEYS = jax.random.split(KEY, 8)

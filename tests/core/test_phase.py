@@ -6,17 +6,16 @@ import optax
 import problems
 import pytest
 
-from jaxunlearn.core.combinators import chain, edit, masked, provide
+from jaxunlearn.core.combinators import chain, masked
+from jaxunlearn.core.links import edit, provide
 from jaxunlearn.core.phase import phase, supervised
 from jaxunlearn.core.recording import record
+from jaxunlearn.core.tasks import Fit, Model
+from jaxunlearn.core.transform import Carry, Env
 from jaxunlearn.core.types import (
   ALL,
-  Carry,
   Draw,
-  Env,
-  Fit,
   Losses,
-  Model,
   Request,
   Slot,
   Variables,

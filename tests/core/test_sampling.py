@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from jaxunlearn.core import sampling
-from jaxunlearn.core.types import ALL, Draw, Env, Request, as_request
+from jaxunlearn.core.transform import Env
+from jaxunlearn.core.types import ALL, Draw, Request, as_request
 
 KEY = jax.random.key(0)
 N = 50

@@ -9,8 +9,8 @@ import pytest
 from problems import NUM_CLASSES, counting, mlp, trained
 
 from jaxunlearn.core import requests
-from jaxunlearn.core.combinators import edit
 from jaxunlearn.core.drivers import unlearn_sequence
+from jaxunlearn.core.links import edit
 from jaxunlearn.core.phase import phase, supervised
 from jaxunlearn.core.types import ALL, Draw
 

@@ -8,8 +8,9 @@ import pytest
 
 from jaxunlearn.core.drivers import predict
 from jaxunlearn.core.keys import derive
+from jaxunlearn.core.tasks import Fit, Task
 from jaxunlearn.core.training import map_many, train, train_many
-from jaxunlearn.core.types import Fit, Losses, Task, Variables
+from jaxunlearn.core.types import Losses, Variables
 
 KEY = jax.random.key(0)
 ONES = jnp.ones(60, bool)

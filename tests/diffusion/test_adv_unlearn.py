@@ -11,10 +11,12 @@ import tiny_attention
 from tiny_attention import CONCEPT, RETAIN, SHAPE, WIDTH
 
 from jaxunlearn import diffusion
-from jaxunlearn.core.combinators import chain, provide
+from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import phase
 from jaxunlearn.core.recording import record
-from jaxunlearn.core.types import Draw, Fit, Request, Slot, Variables, as_step
+from jaxunlearn.core.tasks import Fit
+from jaxunlearn.core.types import Draw, Request, Slot, Variables, as_step
 from jaxunlearn.diffusion.adv_unlearn import (
   Adversary,
   Objectives,

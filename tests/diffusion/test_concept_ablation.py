@@ -16,7 +16,8 @@ from tiny_diffusion import (
   small,
 )
 
-from jaxunlearn.core.types import Carry, Env, Request, Variables
+from jaxunlearn.core.transform import Carry, Env
+from jaxunlearn.core.types import Request, Variables
 from jaxunlearn.diffusion import steps
 from jaxunlearn.diffusion.concept_ablation import concept_ablation
 from jaxunlearn.diffusion.steps import Sampling

@@ -13,7 +13,8 @@ from tiny_diffusion import check_only_group_moved
 
 import jaxunlearn as ju
 from jaxunlearn import diffusion
-from jaxunlearn.core.types import Draw, Fit, Request, Variables
+from jaxunlearn.core.tasks import Fit
+from jaxunlearn.core.types import Draw, Request, Variables
 from jaxunlearn.diffusion import requests
 from jaxunlearn.diffusion.adv_unlearn import Adversary, Retention
 from jaxunlearn.diffusion.doco import Critic, Preservation

@@ -13,18 +13,12 @@ from tiny_attention import OTHER as ANCHOR
 from tiny_attention import SHAPE
 
 from jaxunlearn import diffusion
-from jaxunlearn.core.combinators import chain, provide
+from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import phase
 from jaxunlearn.core.recording import record
-from jaxunlearn.core.types import (
-  Draw,
-  Fit,
-  Model,
-  Request,
-  Slot,
-  Variables,
-  as_step,
-)
+from jaxunlearn.core.tasks import Fit, Model
+from jaxunlearn.core.types import Draw, Request, Slot, Variables, as_step
 from jaxunlearn.diffusion.doco import (
   Critic,
   Preservation,

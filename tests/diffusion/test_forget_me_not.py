@@ -15,7 +15,8 @@ from tiny_diffusion import (
   small,
 )
 
-from jaxunlearn.core.types import Draw, Fit
+from jaxunlearn.core.tasks import Fit
+from jaxunlearn.core.types import Draw
 from jaxunlearn.diffusion import steps
 from jaxunlearn.diffusion.forget_me_not import (
   NO_INVERSION,

@@ -9,7 +9,9 @@ import optax
 import pytest
 
 from jaxunlearn.core.combinators import chain
-from jaxunlearn.core.types import Carry, Env, Fit, Request, Variables
+from jaxunlearn.core.tasks import Fit
+from jaxunlearn.core.transform import Carry, Env
+from jaxunlearn.core.types import Request, Variables
 from jaxunlearn.diffusion import schedules
 from jaxunlearn.diffusion.score_distillation import (
   one_step,

@@ -10,7 +10,8 @@ import pytest
 
 import jaxunlearn as ju
 from jaxunlearn import diffusion
-from jaxunlearn.core.types import Fit, Variables, as_step
+from jaxunlearn.core.tasks import Fit
+from jaxunlearn.core.types import Variables, as_step
 from jaxunlearn.diffusion import schedules, training
 from jaxunlearn.diffusion.types import parameter_group, parameter_groups
 

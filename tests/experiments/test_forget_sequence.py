@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxunlearn.core.classes import requested_classes
+from jaxunlearn.methods._classes import requested_classes
 from problems import RECIPE, blobs, trained
 
 import jaxunlearn as ju
@@ -20,7 +20,7 @@ from experiments import (
   sequence,
   study,
 )
-from jaxunlearn.core.combinators import edit
+from jaxunlearn.core.links import edit
 
 METHODS = "finetune,amnesiac"
 

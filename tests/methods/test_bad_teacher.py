@@ -48,7 +48,7 @@ def test_a_full_request_does_not_read_the_original():
   full = jnp.ones(60, bool)
   _, info = run(method, mask=full)
   # The same student with a broken competent teacher, through the phase itself.
-  from jaxunlearn.core.types import Carry, Env
+  from jaxunlearn.core.transform import Carry, Env
 
   request = ju.Request(full, ~full)
   _carry, other = method.run(

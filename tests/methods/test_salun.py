@@ -15,18 +15,10 @@ from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.adapters.functions import from_functions
 from jaxunlearn.core.combinators import masked
 from jaxunlearn.core.phase import phase, remember, supervised
+from jaxunlearn.core.tasks import Fit, as_task
 from jaxunlearn.core.training import train
-from jaxunlearn.core.types import (
-  Carry,
-  Draw,
-  Env,
-  Fit,
-  Losses,
-  Request,
-  Slot,
-  Variables,
-  as_task,
-)
+from jaxunlearn.core.transform import Carry, Env
+from jaxunlearn.core.types import Draw, Losses, Request, Slot, Variables
 from jaxunlearn.methods import salun as sal
 from jaxunlearn.methods.random_label import random_label
 from jaxunlearn.models import ResNet

@@ -9,7 +9,7 @@ import problems
 import pytest
 
 import jaxunlearn as ju
-from jaxunlearn.core.types import Carry, Env
+from jaxunlearn.core.transform import Carry, Env
 from jaxunlearn.methods import unsir
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "data"

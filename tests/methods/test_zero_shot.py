@@ -15,7 +15,8 @@ import jaxunlearn as ju
 from jaxunlearn import losses
 from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.adapters.functions import from_functions
-from jaxunlearn.core.types import Carry, Env, Request, Variables, as_step
+from jaxunlearn.core.transform import Carry, Env
+from jaxunlearn.core.types import Request, Variables, as_step
 from jaxunlearn.methods import zero_shot
 from jaxunlearn.methods.gated_transfer import gkt
 from jaxunlearn.methods.zero_shot import zero_shot_noise
