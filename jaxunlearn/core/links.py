@@ -1,0 +1,156 @@
+"""Links without steps: edits of the weights, and what later links read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from jaxunlearn.core import checks, per_example
+from jaxunlearn.core.reduction import mask_change
+from jaxunlearn.core.transform import Carry, Env, Transform
+from jaxunlearn.core.types import ALL, Draw, PyTree, Request, Slot, Variables
+
+_READS = ("rows", "shapes", "nothing")
+
+
+def edit(
+  fn: Callable[[Variables, PyTree, Request, jax.Array], Any],
+  *,
+  needs: Draw | None = None,
+  reads: str = "rows",
+  name: str = "edit",
+) -> Transform:
+  """A one-shot change of the model.
+
+  Args:
+    fn: `(variables, data, request, key) -> variables`, or `-> (variables,
+      info)`.
+    needs: the data that `fn` reads; nothing by default.
+    reads: "rows" if what it returns depends on data or request; "shapes" if on
+      the shapes of the data only; "nothing". Says where it can run: with rows
+      spread over devices, or without data at hand.
+    name: the key of its info in a chain.
+
+  Returns:
+    A `Transform` of no steps.
+  """
+  checks.one_of(_READS, reads=reads)
+
+  def run(carry, data, request, key, env):
+    _check_reads(name, reads, data, env)
+    before = carry.variables
+    out = fn(before, data, request, key)
+    info = None
+    if isinstance(out, tuple) and not isinstance(out, Variables):
+      out, info = out
+    if not isinstance(out, Variables):
+      raise ValueError(
+        f"Expected the edit {name!r} to return Variables, got "
+        f"{type(out).__name__}."
+      )
+    params = out.params
+    for weight_mask in env.weight_masks:
+      params = mask_change(before.params, params, weight_mask)
+    return carry._replace(variables=out._replace(params=params)), info
+
+  return _one_shot(name, run, needs, reads)
+
+
+def provide(
+  slot: Slot,
+  fn: Callable[[Carry, PyTree, Request, jax.Array], PyTree],
+  *,
+  needs: Draw | None = None,
+  reads: str = "rows",
+) -> Transform:
+  """Computes something that later links of the chain find in a slot.
+
+  Args:
+    slot: where it is left: a teacher, noise, a network.
+    fn: `(carry, data, request, key) -> pytree`.
+    needs: the data that `fn` reads; nothing by default.
+    reads: as of `edit`.
+  """
+  checks.one_of(_READS, reads=reads)
+
+  def run(carry, data, request, key, env):
+    _check_reads(slot.label, reads, data, env)
+    return carry.put(slot, fn(carry, data, request, key)), None
+
+  return _one_shot(slot.label, run, needs, reads)
+
+
+def per_row(
+  slot: Slot[jax.Array],
+  fn: Callable[[Variables, PyTree], jax.Array],
+  *,
+  chunk_size: int = 256,
+) -> Transform:
+  """Computes something of the original model once for every row.
+
+  Its outputs, or the losses of a reference: objectives then read
+  `step[slot][step.row_id]`, and need no second forward pass per step.
+
+  Args:
+    slot: where it is left, leaves [N, ...].
+    fn: `(variables, rows) -> pytree`, leaves [B, ...].
+    chunk_size: static; rows at a time.
+  """
+
+  def compute(carry, data, request, key):
+    del request, key
+    of_rows = lambda rows: fn(carry.original, rows)
+    return per_example.map_chunks(of_rows, data, chunk_size=chunk_size)
+
+  return provide(slot, compute, needs=Draw(mixed=ALL))
+
+
+def restore() -> Transform:
+  """Goes back to the original model; slots keep what was learned meanwhile."""
+
+  def run(carry, data, request, key, env):
+    return carry._replace(variables=carry.original), None
+
+  return _one_shot("restore", run, None, "nothing")
+
+
+def ema(slot: Slot[PyTree], decay: float | jax.Array) -> Transform:
+  """Moves the running average of the params in a slot on by one update.
+
+  Args:
+    slot: a pytree like the params; begin it by `provide`.
+    decay: in [0, 1], the share that stays. May be traced.
+  """
+  checks.fraction(decay=decay)
+
+  def run(carry, data, request, key, env):
+    now = carry.variables.params
+    average = optax.incremental_update(now, carry[slot], 1 - decay)
+    return carry.put(slot, average), None
+
+  return _one_shot("ema", run, None, "nothing")
+
+
+def _one_shot(
+  name: str, run: Callable[..., Any], needs: Draw | None, reads: str
+) -> Transform:
+  """A link of no steps."""
+  draw = Draw() if needs is None else needs
+  this = Transform(name, run, 0, draw, lambda key: [(this, key)], reads)
+  return this
+
+
+def _check_reads(name: str, reads: str, data: PyTree, env: Env) -> None:
+  """Where a one-shot link has what it reads."""
+  if reads == "rows" and env.axis_name is not None and env.sharded_rows:
+    raise ValueError(
+      f"Expected all rows on every device (sharded_rows=False) for {name!r}, "
+      "which reads them at once, got rows spread over devices."
+    )
+  if reads != "nothing" and data is None:
+    raise ValueError(
+      f"Expected data for {name!r}, which reads its {reads}, got data=None."
+    )

@@ -1,0 +1,129 @@
+"""A step's losses as one number, over parts of a batch and over devices."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxunlearn.core.transform import Env
+from jaxunlearn.core.types import ALL, Draw, Losses, PyTree, Step
+
+
+def over_devices(counts: list[jax.Array], env: Env) -> list[jax.Array]:
+  if env.axis_name is None:
+    return counts
+  return jax.lax.psum(counts, env.axis_name)
+
+
+def _bounds(draw: Draw, length: int, env: Env) -> list[tuple[int, int]]:
+  """Where each kind of rows begins and ends in this device's batch."""
+  devices = 1 if env.axis_name is None else jax.lax.axis_size(env.axis_name)
+  # A device holds its share of each mini-batch, and every row of an `ALL`.
+  shares = [0 if size == ALL else size // devices for size in draw.sizes]
+  rest = length - sum(shares)
+  if rest and ALL not in draw.sizes:
+    raise ValueError(
+      f"Expected a batch of the {sum(shares)} rows that a step draws, got "
+      f"{length}."
+    )
+  every = rest // max(draw.sizes.count(ALL), 1)
+  ends, end = [], 0
+  for size, share in zip(draw.sizes, shares):
+    start, end = end, end + (every if size == ALL else share)
+    ends.append((start, end))
+  return ends
+
+
+def sums_of(
+  out: Losses, weight: jax.Array, draw: Draw, env: Env
+) -> tuple[list[jax.Array], list[jax.Array]]:
+  """This device's sums of values, and of weights, over each kind of rows."""
+  losses = out.value
+  losses = losses.astype(jnp.promote_types(jnp.float32, losses.dtype))
+  each = jnp.ones_like(losses) if out.weight is None else out.weight
+  each = each.astype(losses.dtype)
+  nothing = jnp.zeros((), losses.dtype)
+  if draw.sizes == (0, 0, 0):
+    return [nothing, nothing, losses.sum()], [nothing, nothing, each.sum()]
+  if losses.shape != weight.shape:
+    raise ValueError(
+      "Expected the objective to return one loss for each of the "
+      f"{weight.size} drawn rows, got shape {losses.shape}."
+    )
+  w = weight.astype(losses.dtype) * each
+  sums = jnp.where(w > 0, weight.astype(losses.dtype) * losses, 0.0)
+  bounds = _bounds(draw, weight.size, env)
+  return [sums[a:b].sum() for a, b in bounds], [w[a:b].sum() for a, b in bounds]
+
+
+def split_rows(
+  batch: Step, draw: Draw, parts: int, env: Env
+) -> tuple[PyTree, ...]:
+  """The batch's fields in `parts` parts with the same share of each kind."""
+
+  def split(leaf: jax.Array) -> jax.Array:
+    pieces = [
+      leaf[a:b].reshape(parts, (b - a) // parts, *leaf.shape[1:])
+      for a, b in _bounds(draw, leaf.shape[0], env)
+    ]
+    return jnp.concatenate(pieces, axis=1)
+
+  # Rows and what belongs to each; the rest is the same for all parts.
+  parted = [batch.rows, batch.weight, batch.forget, batch.row_id]
+  return jax.tree.map(split, (*parted, batch.place, batch.epoch))
+
+
+def mask_updates(updates: PyTree, weight_mask: PyTree) -> PyTree:
+  """Scales updates entry by entry; `weight_mask` may be a tree prefix."""
+  return jax.tree.map(
+    lambda mask, subtree: jax.tree.map(
+      lambda u: jnp.where(mask != 0, u * jnp.asarray(mask, u.dtype), 0),
+      subtree,
+    ),
+    weight_mask,
+    updates,
+  )
+
+
+def mask_change(before: PyTree, after: PyTree, weight_mask: PyTree) -> PyTree:
+  """Takes `after` where the mask is one, `before`, bit for bit, where zero."""
+
+  def mix(mask, old, new):
+    mask = jnp.asarray(mask)
+    between = old + jnp.asarray(mask, old.dtype) * (new - old)
+    return jnp.where(mask == 0, old, jnp.where(mask == 1, new, between))
+
+  return jax.tree.map(
+    lambda mask, old, new: jax.tree.map(lambda o, n: mix(mask, o, n), old, new),
+    weight_mask,
+    before,
+    after,
+  )
+
+
+def all_finite(tree: PyTree) -> jax.Array:
+  """Whether every float entry of a pytree is finite; bool []."""
+  leaves = [
+    jnp.isfinite(leaf).all()
+    for leaf in jax.tree.leaves(tree)
+    if jnp.issubdtype(leaf.dtype, jnp.inexact)
+  ]
+  return jnp.stack(leaves).all() if leaves else jnp.array(True)
+
+
+def vary(tree: PyTree, env: Env) -> PyTree:
+  """Marks replicated params as varying over the axis.
+
+  `shard_map` would otherwise add up their gradient over devices by itself,
+  before the explicit `psum`.
+  """
+  if env.axis_name is None:
+    return tree
+
+  def mark(leaf: jax.Array) -> jax.Array:
+    try:
+      return jax.lax.pcast(leaf, env.axis_name, to="varying")
+    except ValueError:  # It varies already.
+      return leaf
+
+  return jax.tree.map(mark, tree)
