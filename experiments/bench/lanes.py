@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,28 @@ from experiments.bench.study import (
   Plan,
   Setting,
 )
+from jaxunlearn.core.drivers import unlearn_sequence
 from jaxunlearn.core.keys import derive
 from jaxunlearn.core.reduction import all_finite
 from jaxunlearn.core.types import PyTree
+
+
+class Made(NamedTuple):
+  """Models, and what making them took.
+
+  Attributes:
+    value: variables, leaves [R * S, ...]; of the original models [S, ...].
+    losses: by phase [R * S, T].
+    seconds_compile: of the program.
+    seconds_run: of running it, all lanes together.
+    kept: of the original models leaves [S, R, ...]; see `Study.keep`.
+  """
+
+  value: PyTree
+  losses: Mapping[str, np.ndarray]
+  seconds_compile: float
+  seconds_run: float
+  kept: PyTree = None
 
 
 def at(tree: PyTree, *index: Any) -> PyTree:
@@ -38,86 +57,114 @@ def keys(plan: Plan, name: str) -> jax.Array:
   seeds = [jax.random.key(seed) for seed in plan.seeds]
   if name == ORIGINAL:
     return jnp.stack([derive(key, name) for key in seeds])
+  # Without its place a request in a sequence begins as it does alone.
+  asked = [request.rpartition(". ")[2] for request in plan.requests.names]
   return jnp.stack([
-    derive(seeds[seed], f"{name}: {plan.requests.names[request]}")
+    derive(seeds[seed], f"{name}: {asked[request]}")
     for request, seed in zip(*plan.lanes)
   ])  # fmt: skip
 
 
-def train(plan: Plan) -> common.Timed:
+def train(plan: Plan) -> Made:
   """The original models, leaves [S, ...]."""
+  study, count = plan.study, len(plan.seeds)
+  if plan.beds.given is not None:
+    many = lambda leaf: jnp.broadcast_to(leaf, (count, *jnp.shape(leaf)))
+    return Made(jax.tree.map(many, plan.beds.given), {}, np.nan, np.nan)
+  phases: list[str] = []
 
-  def program(shared, of_seed, keys):
-    def one(own, key):
+  def program(shared, of_seed, forget, keys):
+    def one(own, forget, key):
       bed = plan.beds.make(shared, own)
-      return plan.study.train(bed, jnp.ones(rows, bool), key)[0]
+      if plan.keeps and study.keep is not None:
+        variables, kept = study.keep(bed, forget, key)
+        return variables, {}, kept
+      variables, info = study.train(bed, jnp.ones(forget.shape[-1], bool), key)
+      return variables, losses_of(info, phases), None
 
-    return ju.map_many(one, of_seed, keys, strategy=plan.strategy)
+    return ju.map_many(one, of_seed, forget, keys, strategy=plan.strategy)
 
-  rows = plan.requests.forget.shape[-1]
-  return common.timed(program, *_on_device(plan.beds), keys(plan, ORIGINAL))
+  forget = jnp.asarray(plan.requests.forget.swapaxes(0, 1))
+  done = common.timed(program, *_on_device(plan), forget, keys(plan, ORIGINAL))
+  variables, losses, kept = done.value
+  return Made(variables, _in_order(losses, phases), *done[1:], kept)
 
 
 def serve(
   plan: Plan,
   name: str,
-  originals: PyTree,
+  original: Made,
   traced: Mapping[str, Any] | None = None,
-) -> common.Timed:
+) -> Made:
   """A method's models of every lane.
 
   Args:
     plan: see `Plan`.
     name: one of its methods, "retrained" or "retrained_again".
-    originals: leaves [S, ...].
+    original: of `train`.
     traced: by name values [K] of the method's setting, all in one program; None
       for the plan's own.
 
   Returns:
     Leaves [R * S, ...]; with `traced` [K, R * S, ...].
   """
-  lanes = (*map(jnp.asarray, plan.lanes), keys(plan, name))
+  of_lane, phases = keys(plan, name), []  # type: ignore[var-annotated]
+  trains = name in (RETRAINED, AGAIN)
+  if plan.requests.in_sequence and not trains:
+    # [R, S]: the whole sequence of a seed is one scan.
+    lanes = jnp.arange(len(plan.seeds)), of_lane.reshape(-1, len(plan.seeds)).T
+    lane = functools.partial(_sequence, plan, name)
+  else:
+    lanes = (*map(jnp.asarray, plan.lanes), of_lane)
+    lane = functools.partial(_lane, plan, name)
 
   def program(arguments, lanes, traced):
     def many(values):
-      one = functools.partial(_lane(plan, name, values), arguments)
-      return ju.map_many(one, *lanes, strategy=plan.strategy)
+      def one(*lane_arguments):
+        variables, info = lane(values)(arguments, *lane_arguments)
+        return variables, losses_of(info, phases)
+
+      return _flat(
+        plan, ju.map_many(one, *lanes, strategy=plan.strategy), trains
+      )
 
     if traced is None:
       return many({})
     return ju.map_many(many, traced, strategy=plan.strategy)
 
   traced = jax.tree.map(jnp.asarray, traced)
-  return common.timed(program, _arguments(plan, originals), lanes, traced)
+  keeps = not trains and plan.study.methods[name].keeps
+  arguments = _arguments(plan, original, original.kept if keeps else None)
+  done = common.timed(program, arguments, lanes, traced)
+  variables, losses = done.value
+  return Made(variables, _in_order(losses, phases), *done[1:])
 
 
-def references(plan: Plan) -> tuple[dict[str, common.Timed], PyTree]:
+def references(plan: Plan) -> tuple[dict[str, Made], Made]:
   """The models that all others are compared with, and the originals [S, ...]."""
   original = train(plan)
   of_seed = plan.lanes[1]
-  made = {
-    name: serve(plan, name, original.value) for name in (RETRAINED, AGAIN)
-  }
+  made = {name: serve(plan, name, original) for name in (RETRAINED, AGAIN)}
   seconds = original.seconds_run * len(of_seed) / len(plan.seeds)
   first = original._replace(
-    value=at(original.value, of_seed), seconds_run=seconds
+    value=at(original.value, of_seed), seconds_run=seconds, kept=None
   )
-  return {ORIGINAL: first, **made}, original.value
+  return {ORIGINAL: first, **made}, original
 
 
 def time_alone(
-  plan: Plan, names: tuple[str, ...], originals: PyTree
+  plan: Plan, names: tuple[str, ...], original: Made
 ) -> dict[str, np.ndarray]:
   """Seconds of the first request of each seed by itself, by name; float [S].
 
   For each seed all of them take turns, so that a busy machine slows all down
   alike.
   """
-  arguments, sides = _arguments(plan, originals), {}
+  arguments, sides = _arguments(plan, original), {}
   first = jnp.array(0)
   for name in names:
     of_lane = keys(plan, name)
-    fn = jax.jit(_lane(plan, name))
+    fn = jax.jit(_lane(plan, name, {}))
     compiled = fn.lower(arguments, first, first, of_lane[0]).compile()
     side = lambda seed, run=compiled, keys=of_lane: run(
       arguments, first, seed, keys[seed]
@@ -134,7 +181,7 @@ def time_alone(
 
 
 def make_measure(
-  plan: Plan, originals: PyTree, retrained: PyTree
+  plan: Plan, original: Made, retrained: PyTree
 ) -> Callable[[PyTree], Mapping[str, np.ndarray]]:
   """A function from the models of all lanes to numbers and arrays by name.
 
@@ -142,15 +189,15 @@ def make_measure(
 
   Args:
     plan: see `Plan`.
-    originals: leaves [S, ...].
+    original: of `train`.
     retrained: leaves [R * S, ...].
   """
-  arguments = _arguments(plan, originals), _fitted(plan)
+  arguments = _arguments(plan, original), _fitted(plan)
   lanes = (*map(jnp.asarray, plan.lanes), keys(plan, "measure"))
 
   @jax.jit
   def program(variables, retrained, arguments, lanes):
-    (shared, of_seed, requests, originals), fitted = arguments
+    (shared, of_seed, requests, originals, _), fitted = arguments
 
     def one(variables, retrained, request, seed, key):
       case = Case(
@@ -182,6 +229,102 @@ def make_measure(
   return measure
 
 
+def losses_of(info: Any, phases: list[str]) -> dict[str, jax.Array]:
+  """Losses [..., T] by phase; by its path where two have one name.
+
+  Args:
+    info: what a method left.
+    phases: is given the names in the order in which the phases run, since dicts
+      come out of a loop sorted by name.
+  """
+
+  def walk(info: Any, path: str) -> dict[str, jax.Array]:
+    if isinstance(info, ju.PhaseInfo):
+      return {path: info.loss}
+    found: dict[str, jax.Array] = {}
+    for name, inner in info.items() if isinstance(info, Mapping) else ():
+      found |= walk(inner, f"{path}/{name}")
+    return found
+
+  found = walk(info, "loss")
+  short = [path.rpartition("/")[2] for path in found]
+  losses = {
+    name if short.count(name) == 1 else path: loss
+    for (path, loss), name in zip(found.items(), short)
+  }
+  phases[:] = losses
+  return losses
+
+
+def _lane(plan: Plan, name: str, values: Setting) -> Callable[..., PyTree]:
+  """`(arguments, request, seed, key) -> (variables, info)` of one lane."""
+
+  def lane(arguments, request, seed, key):
+    shared, of_seed, requests, originals, kept = arguments
+    bed = plan.beds.make(shared, at(of_seed, seed))
+    forget = requests[0][request, seed]
+    if name in (RETRAINED, AGAIN):
+      return plan.study.train(bed, ~forget, key)
+    method = _build(plan, name, values, bed, at(kept, seed, request))
+    return method(at(originals, seed), bed.data, forget, key)
+
+  return lane
+
+
+def _sequence(plan: Plan, name: str, values: Setting) -> Callable[..., PyTree]:
+  """`(arguments, seed, keys [R]) -> (variables, info)`, leaves [R, ...]."""
+
+  def lane(arguments, seed, keys):
+    shared, of_seed, requests, originals, kept = arguments
+    bed = plan.beds.make(shared, at(of_seed, seed))
+    forget, added, _ = (at(part, slice(None), seed) for part in requests)
+
+    def serve(variables, data, request, key, kept):
+      method = _build(plan, name, values, bed, kept)
+      return method(variables, data, request, key)
+
+    start = at(originals, seed)
+    if plan.study.methods[name].blind:
+      # Asked of the newest alone it would bring the others back.
+      def again(variables, inputs):
+        served = serve(variables, bed.data, *inputs, None)
+        return served[0], served
+
+      return jax.lax.scan(again, start, (forget, keys))[1]
+    # What was taken back for an earlier request is gone already.
+    own = jax.tree.map(
+      lambda leaf: leaf.at[1:].add(-leaf[:-1], mode="promise_in_bounds"),
+      at(kept, seed),
+    )
+    return unlearn_sequence(serve, start, bed.data, added, keys, own)
+
+  return lane
+
+
+def _flat(plan: Plan, made: PyTree, trains: bool) -> PyTree:
+  """Of a sequence leaves [S, R, ...] as lanes [R * S, ...]."""
+  if not plan.requests.in_sequence or trains:
+    return made
+  return jax.tree.map(
+    lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), made
+  )
+
+
+def _build(plan: Plan, name: str, values: Setting, bed: Any, kept: PyTree):
+  setting = {**plan.settings[name], **values}
+  return plan.study.methods[name].build(bed._replace(kept=kept), setting)
+
+
+def _in_order(
+  losses: Mapping[str, Any], phases: list[str]
+) -> dict[str, np.ndarray]:
+  """By phase [L, T]; rounds of a repeated phase end to end."""
+  return {
+    name: np.asarray(losses[name]).reshape(len(losses[name]), -1)
+    for name in phases
+  }
+
+
 def _fitted(plan: Plan) -> list[PyTree]:
   """What each measure learns once per seed, leaves [S, ...]; or None."""
   seeds = [jax.random.key(seed) for seed in plan.seeds]
@@ -195,41 +338,24 @@ def _fitted(plan: Plan) -> list[PyTree]:
   for i, measure in enumerate(plan.measures):
     of_seed = jnp.stack([derive(key, f"measure {i}") for key in seeds])
     found.append(
-      measure.fit and program(measure.fit, *_on_device(plan.beds), of_seed)
+      measure.fit and program(measure.fit, *_on_device(plan), of_seed)
     )
   return found
 
 
-def _lane(
-  plan: Plan, name: str, values: Setting | None = None
-) -> Callable[..., PyTree]:
-  """`(arguments, request, seed, key) -> variables` of one lane."""
-  study = plan.study
-
-  def lane(arguments, request, seed, key):
-    shared, of_seed, requests, originals = arguments
-    bed = plan.beds.make(shared, at(of_seed, seed))
-    forget = requests[0][request, seed]
-    if name in (RETRAINED, AGAIN):
-      return study.train(bed, ~forget, key)[0]
-    setting = {**plan.settings[name], **(values or {})}
-    method = study.methods[name].build(bed, setting)
-    return method(at(originals, seed), bed.data, forget, key)[0]
-
-  return lane
-
-
-def _arguments(plan: Plan, originals: PyTree) -> PyTree:
-  requests = plan.requests.forget, plan.requests.marks
+def _arguments(plan: Plan, original: Made, kept: PyTree = None) -> PyTree:
+  requests = plan.requests
+  parts = requests.forget, requests.added, requests.marks
   return (
-    *_on_device(plan.beds),
-    jax.tree.map(jnp.asarray, requests),
-    originals,
+    *_on_device(plan),
+    jax.tree.map(jnp.asarray, parts),
+    original.value,
+    kept,
   )
 
 
-def _on_device(beds: Any) -> PyTree:
-  return jax.tree.map(jnp.asarray, (beds.shared, beds.of_seed))
+def _on_device(plan: Plan) -> PyTree:
+  return jax.tree.map(jnp.asarray, (plan.beds.shared, plan.beds.of_seed))
 
 
 def _check_names(measure: Any, own: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated
 
 from experiments import flags
 from experiments.flags import described
@@ -29,10 +29,11 @@ class CommonOptions:
   preset: flags.Preset = "quick"
 
   strategy: Annotated[
-    Literal["vmap", "map"] | None,
+    str | None,
     described(
-      "How requests and seeds share the device: all at once or one after the "
-      "other; by default the former on a GPU, the latter on a CPU."
+      "How requests and seeds share the device: vmap (all at once), map (one "
+      "after the other) or so many at a time; chosen by device by default.",
+      "vmap|map|INT",
     ),
   ] = None
 

@@ -15,8 +15,8 @@ import numpy as np
 from rich.console import Console
 
 from experiments import common
-from experiments.bench import compare, lanes, table, tune
-from experiments.bench.study import Evidence, Panel, Plan
+from experiments.bench import lanes, table, tune
+from experiments.bench.study import ORIGINAL, Evidence, Panel, Plan
 from jaxunlearn import report
 from jaxunlearn.adapters import orbax
 from jaxunlearn.core.types import Variables
@@ -73,7 +73,7 @@ def render(made: Report, folder: Path) -> None:
 def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
   """Writes the report, and into params/ the models of the first lane."""
   plan = evidence.plan  # With the settings that were chosen.
-  study, summary = plan.study, report.summarise(evidence.rows)
+  study, trial = plan.study, trial_of(evidence)
   figures: dict[str, tuple[Figure, str]] = {}
   for panel in study.panels:
     figures |= panel(evidence)
@@ -89,15 +89,26 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
     study.title(plan),
     study.lead(plan),
     table.definitions(plan),
-    compare.verdict_sentences(evidence, report.doubts(summary)),
-    [*compare.findings(evidence, summary), *study.findings(evidence)],
-    compare.comparisons(evidence, summary) + _tuned(evidence),
+    report.verdict_sentences(trial),
+    [*report.nearest_findings(trial), *study.findings(evidence)],
+    [
+      *report.comparisons(trial),
+      *study.comparisons(evidence),
+      *_tuned(evidence),
+    ],
     figures,
     _notes(plan),
   )
   render(made, folder)
   _save_params(folder / "params", evidence)
-  return summary
+  return trial.summary
+
+
+def trial_of(evidence: Evidence) -> report.Trial:
+  """What the report judges."""
+  plan = evidence.plan
+  known = table.definitions(plan)
+  return report.Trial(evidence.rows, plan.rules, known, plan.study.gap)
 
 
 def show(console: Console, plan: Plan, summary: report.Summary) -> None:
@@ -128,7 +139,7 @@ def configuration(plan: Plan) -> dict[str, Any]:
     "seeds": plan.seeds,
     "strategy": plan.strategy,
     "settings": plan.settings,
-    "forget_rows": plan.requests.forget.sum(axis=-1),
+    "forget_rows": plan.requests.added.sum(axis=-1),
     "rows": plan.requests.forget.shape[-1],
     **plan.beds.facts,
     "environment": common.environment(),
@@ -168,13 +179,11 @@ def _tuned(evidence: Evidence) -> list[report.Comparison]:
 
 
 def _notes(plan: Plan) -> list[str]:
-  own = [
-    f"{name}: {plan.study.methods[name].note}"
-    for name in plan.methods
-    if plan.study.methods[name].note
-  ]
+  methods = {name: plan.study.methods[name] for name in plan.methods}
+  access = "; ".join(f"{n}: {m.access}" for n, m in methods.items() if m.access)
   return [
-    *own,
+    *([f"Data that each method had access to: {access}."] if access else []),
+    *(f"{name}: {m.note}" for name, m in methods.items() if m.note),
     *plan.study.notes(plan),
     "Run time is that of one request and one seed: the time of the program that "
     "serves all of them divided by their number.",
@@ -182,13 +191,14 @@ def _notes(plan: Plan) -> list[str]:
 
 
 def _save_params(folder: Path, evidence: Evidence) -> None:
-  """The models of the first request and seed, one per method."""
+  """The models of one request and the first seed, one per method."""
   plan = evidence.plan
   config = {
     "options": dataclasses.asdict(plan.options),
-    "request": plan.requests.names[0],
+    "request": plan.requests.names[plan.shown],
     "seed": plan.seeds[0],
   }
+  first = plan.shown * len(plan.seeds)
   for name, found in evidence.found.items():
     variables = found.first
     if not isinstance(variables, Variables):
@@ -197,7 +207,7 @@ def _save_params(folder: Path, evidence: Evidence) -> None:
     orbax.save(
       folder / name,
       jax.tree.map(np.asarray, variables),
-      forget_mask=plan.requests.forget[0, 0],
-      key=lanes.keys(plan, name)[0],
+      forget_mask=plan.requests.forget[plan.shown, 0],
+      key=lanes.keys(plan, name)[0 if name == ORIGINAL else first],
       config=plain({**config, "method": name, "setting": setting}),
     )

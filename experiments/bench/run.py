@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from rich.progress import Progress
 
 from experiments.bench import lanes, table, tune
 from experiments.bench.study import RETRAINED, Evidence, Found, Plan
-from experiments.common import Timed
 
 
 def run(plan: Plan, progress: Progress) -> Evidence:
@@ -39,7 +37,9 @@ def run(plan: Plan, progress: Progress) -> Evidence:
   return evidence._replace(rows=table.rows(evidence))
 
 
-def record(evidence: Evidence, measure: Any, made: Mapping[str, Timed]) -> None:
+def record(
+  evidence: Evidence, measure: Any, made: Mapping[str, lanes.Made]
+) -> None:
   """Adds what is found of some models, by name, to the evidence."""
   plan = evidence.plan
   for name, part in made.items():
@@ -51,7 +51,8 @@ def record(evidence: Evidence, measure: Any, made: Mapping[str, Timed]) -> None:
         for k, v in values.items()
       },
       is_finite,
-      jax.tree.map(lambda leaf: leaf[0], part.value),
+      lanes.at(part.value, plan.shown * len(plan.seeds)),
+      part.losses,
       part.seconds_compile,
       part.seconds_run / len(plan.lanes[0]),
     )

@@ -32,7 +32,7 @@ def prepare(study: Study, options: Any) -> Plan:
   flags.check_seeds(options.seeds, options.first_seed)
   groups = study.groups or None
   methods = flags.chosen(options.methods, study.methods, groups=groups)
-  count = options.seeds or study.seeds[options.preset]
+  count = options.seeds or study.seeds(options)
   seeds = tuple(range(options.first_seed, options.first_seed + count))
   plan = make_plan(study, options, seeds, methods, options.request, REPORT)
   if options.tune is None:
@@ -60,28 +60,45 @@ def make_plan(
   forms = [kind.form for kind in study.kinds.values()]
   text = study.request(options) if request is None else request
   asks = read(
-    text,
+    study.spell(options, text),
     study.kinds,
     " or ".join(filter(None, [", ".join(forms[:-1]), forms[-1]])),
   )
   beds = study.beds(options, seeds, part, asks)
-  on_cpu = jax.default_backend() == "cpu"
   settings = study.settings(options)
-  return Plan(
+  plan = Plan(
     study,
     options,
     seeds,
     beds,
-    masks(asks, study.kinds, beds),
+    masks(asks, study.kinds, beds, getattr(options, "sequence", False)),
     methods,
     {name: settings.get(name, {}) for name in methods},
-    tuple(study.measures(options, beds)),
-    options.strategy or ("map" if on_cpu else "vmap"),
+    (),
+    _strategy(options.strategy),
+  )
+  plan = study.fit(plan)
+  return plan._replace(measures=tuple(study.measures(plan)))
+
+
+def _strategy(text: str | None) -> str | int:
+  """As `map_many` takes it; the cores of a CPU are busy with one model."""
+  if text is None:
+    return "map" if jax.default_backend() == "cpu" else "vmap"
+  if text in ("vmap", "map"):
+    return text
+  if text.isdecimal() and 0 < len(text) < 10 and int(text) > 0:
+    return int(text)
+  raise ValueError(
+    f"Expected --strategy vmap, map or a positive integer, got {text!r}."
   )
 
 
 def masks(
-  asks: Sequence[Ask], kinds: Mapping[str, Kind], beds: Beds
+  asks: Sequence[Ask],
+  kinds: Mapping[str, Kind],
+  beds: Beds,
+  in_sequence: bool = False,
 ) -> Requests:
   """The rows that requests are about, for each seed.
 
@@ -94,10 +111,39 @@ def masks(
     with about(ask):
       pairs = [kinds[ask.kind].mask(ask.value, s) for s in beds.sources]
       for mask, _ in pairs:
-        checks.request_values(mask, "--request")
+        checks.request_values(mask, name="--request")
     found.append(jax.tree.map(lambda *seeds: np.stack(seeds), *pairs))
-  stacked = jax.tree.map(lambda *each: np.stack(each), *found)
-  return Requests(tuple(ask.text for ask in asks), *stacked)
+  forget, marks = jax.tree.map(lambda *each: np.stack(each), *found)
+  names = tuple(ask.text for ask in asks)
+  if not in_sequence:
+    return Requests(names, forget, forget, marks)
+  return _in_sequence(names, forget, marks)
+
+
+def _in_sequence(names: tuple[str, ...], forget: Any, marks: Any) -> Requests:
+  """Rows forgotten so far, and rows that are new; of a row the first counts."""
+  if len(names) < 2:
+    raise ValueError(
+      "Expected several requests for --sequence, such as --request "
+      f"'class:0;class:1;class:2', got {names[0]!r} alone."
+    )
+  so_far = np.logical_or.accumulate(forget)
+  added = so_far.copy()
+  added[1:] &= ~so_far[:-1]
+  for name, mask in zip(names, added):
+    if not mask.any(axis=-1).all():
+      raise ValueError(
+        f"Expected every request of --sequence to add rows, got {name!r}, whose "
+        "rows were all forgotten before."
+      )
+  if so_far[-1].all(axis=-1).any():
+    raise ValueError(
+      "Expected the requests of --sequence to leave rows to retain, got "
+      f"{len(names)} that together cover all {forget.shape[-1]} rows."
+    )
+  places = tuple(f"{i}. {name}" for i, name in enumerate(names, start=1))
+  marks = jax.tree.map(np.logical_or.accumulate, marks)
+  return Requests(places, so_far, added, marks, True)
 
 
 def main(

@@ -13,12 +13,14 @@ of this folder put to use. How to write one:
    a mask over the rows of one seed.
 4. `train(bed, weights, key)`: the original and the retrained models.
 5. `methods`: names and `Method`s. `build` is called inside the program too.
-6. `measures`: what is measured of one model, under `jax.vmap` or one lane at a
-   time, and what the host adds (`Measure.after`). A measure declares all of its
-   columns; a number without a declaration ends the run with an error. A distance
-   to the retrained model needs a `Rule` with its margin: it is then shown beside
-   the distance between two retrained models, and tested against it.
-7. `lead`, `notes`, `panels`, `findings`: words and figures from the `Evidence`.
+6. `measures(plan)`: what is measured of one model, under `jax.vmap` or one lane
+   at a time, and what the host adds (`Measure.after`). A measure declares all of
+   its columns; a number without a declaration ends the run with an error. A
+   distance to the retrained model needs a `Rule` with its margin: it is then
+   shown beside the distance between two retrained models, and tested against it.
+7. `fit`: what depends on data and requests together: a setting, a method that
+   cannot be had.
+8. `lead`, `notes`, `panels`, `findings`: words and figures from the `Evidence`.
 
 The frame adds the rows "original", "retrained" and "retrained_again", the columns
 `is_finite`, `seconds_run` and `seconds_compile`, and everything that compares.
@@ -40,7 +42,12 @@ from experiments.datasets.splits import SELECT as SELECT
 from experiments.requests import Ask
 from jaxunlearn import report
 from jaxunlearn.core.types import Variables
-from jaxunlearn.report.verdict import TELLTALE, TRACE
+from jaxunlearn.report.equivalence import Rule as Rule
+from jaxunlearn.report.equivalence import distance as distance
+from jaxunlearn.report.results import ORIGINAL as ORIGINAL
+from jaxunlearn.report.results import REFERENCES as REFERENCES
+from jaxunlearn.report.results import RETRAINED as RETRAINED
+from jaxunlearn.report.results import RETRAINED_AGAIN as AGAIN  # noqa: F401
 
 if TYPE_CHECKING:
   import jax
@@ -48,9 +55,6 @@ if TYPE_CHECKING:
 
 PyTree = Any
 Setting = Mapping[str, Any]
-ORIGINAL, RETRAINED = "original", "retrained"
-AGAIN = "retrained_again"
-REFERENCES = (ORIGINAL, RETRAINED, AGAIN)
 
 
 class Bed(NamedTuple):
@@ -62,6 +66,7 @@ class Bed(NamedTuple):
     test: rows that are never trained on, in a form that the measures know.
     recipe: steps, rates and sizes of training; static.
     extra: whatever else the study's functions need.
+    kept: for methods, what training kept for this request; see `Study.keep`.
   """
 
   model: Any
@@ -69,6 +74,7 @@ class Bed(NamedTuple):
   test: PyTree = None
   recipe: Any = None
   extra: Any = None
+  kept: PyTree = None
 
 
 class Beds(NamedTuple):
@@ -80,6 +86,7 @@ class Beds(NamedTuple):
     make: `(shared, of_seed without its leading axis) -> Bed`; traced.
     sources: per seed what the request kinds look at; on the host.
     facts: for the configuration in the report: sizes, names.
+    given: the original model where it was trained elsewhere, for all seeds.
   """
 
   shared: PyTree
@@ -87,6 +94,7 @@ class Beds(NamedTuple):
   make: Callable[[PyTree, PyTree], Bed]
   sources: Sequence[Any]
   facts: Mapping[str, Any]
+  given: Variables | None = None
 
 
 class Kind(NamedTuple):
@@ -95,8 +103,9 @@ class Kind(NamedTuple):
   Attributes:
     form: how it is written, "lowest:SHARE".
     mask: `(text after the colon, source of a seed) -> (forget, marks)`: bool [N],
-      and a pytree of further arrays that measures read, or None. Shapes are the
-      same for all requests and seeds. Its ValueErrors are the caller's mistakes.
+      and a pytree of further bool arrays that measures read, or None. Shapes are
+      the same for all requests and seeds. Its ValueErrors are the caller's
+      mistakes.
   """
 
   form: str
@@ -108,13 +117,18 @@ class Requests(NamedTuple):
 
   Attributes:
     names: one per request, as the results show it.
-    forget: bool [R, S, N].
+    forget: bool [R, S, N]: forgotten when it is served.
+    added: bool [R, S, N]: forgotten by it; in a sequence those of the requests
+      before it are in `forget` only.
     marks: leaves [R, S, ...]; see `Kind`.
+    in_sequence: whether each is served by what the one before it left.
   """
 
   names: tuple[str, ...]
   forget: np.ndarray
+  added: np.ndarray
   marks: PyTree
+  in_sequence: bool = False
 
 
 class Method(NamedTuple):
@@ -122,15 +136,22 @@ class Method(NamedTuple):
 
   Attributes:
     build: `(bed, setting) -> transform`; the transform, or any `(variables, data,
-      forget_mask, key) -> (variables, info)`, is called at once. Traced.
+      request, key) -> (variables, info)`, is called at once. Traced.
     space: by name of a setting what it may be when it is chosen; None leaves the
       defaults. See `tune.Between` and `tune.Choice`.
     note: for the reader of the report; "" for none.
+    access: the data that it must have, in words.
+    keeps: whether it needs `Study.keep`.
+    blind: whether it sees no rows, and so in a sequence has to be told of all
+      requests so far.
   """
 
   build: Callable[[Bed, Setting], Callable[..., tuple[PyTree, Any]]]
   space: Mapping[str, Any] | None = None
   note: str = ""
+  access: str = ""
+  keeps: bool = False
+  blind: bool = False
 
 
 class Case(NamedTuple):
@@ -139,6 +160,7 @@ class Case(NamedTuple):
   Attributes:
     bed: see `Bed`.
     forget: bool [N].
+    added: bool [N]; see `Requests`.
     marks: see `Kind`.
     variables: the model's.
     retrained: those of the retrained model of this lane.
@@ -150,39 +172,13 @@ class Case(NamedTuple):
 
   bed: Bed
   forget: jax.Array
+  added: jax.Array
   marks: PyTree
   variables: Variables
   retrained: Variables
   original: Variables
   key: jax.Array
   fitted: PyTree = None
-
-
-class Rule(NamedTuple):
-  """When a column counts as different from, or as near as, retraining.
-
-  The interval of the difference over seeds decides, see `report.verdict`; a
-  difference within the margin is of no interest.
-
-  Attributes:
-    metric: the column.
-    margin: in its unit as it stands in the rows; > 0.
-    above: what a larger value means: `verdict.TRACE`, `TELLTALE`, `DAMAGE`.
-    below: what a smaller one means.
-    reference: whose value it is held against, `RETRAINED`; or `AGAIN` for a
-      distance to the retrained model, whose floor is that of another one.
-  """
-
-  metric: str
-  margin: float
-  above: str = TRACE
-  below: str = ""
-  reference: str = RETRAINED
-
-
-def distance(metric: str, margin: float) -> Rule:
-  """The rule of a column that is a distance to the retrained model."""
-  return Rule(metric, margin, above=TELLTALE, reference=AGAIN)
 
 
 class Measure(NamedTuple):
@@ -222,19 +218,24 @@ class Study:
       one have to be trained on (`splits.split_rows`, `pinned`).
     kinds: by what stands before the colon of a request.
     request: `options -> text`, what is forgotten where nothing is asked for.
+    spell: `(options, text) -> text`, for words that stand for several requests.
     train: `(bed, weights bool [N], key) -> (variables, info)`.
+    keep: `(bed, forget bool [R, N], key) -> (variables, kept)`, the training of
+      the original where a method needs something kept, leaves [R, ...].
     methods: by name, in the order of the tables.
     settings: `options -> setting by method`; the one place that has defaults.
-    measures: `(options, beds) -> measures`.
+    measures: `plan -> measures`.
+    fit: `plan -> plan`, before the measures are made.
     title: `plan -> heading`.
     lead: `plan -> what was done and why`, in plain words.
-    seeds: how many by preset.
+    seeds: `options -> how many`.
     gap: the column that methods are ranked by; lower is nearer.
     columns: `plan -> the columns that the terminal shows`.
     groups: further words for several methods, beside "all".
     notes: `plan -> remarks for the report`.
     panels: each `evidence -> {name: (figure, caption)}`.
     findings: `evidence -> sentences`, after the frame's own.
+    comparisons: further tables, `evidence -> tables`.
     time_alone: whether each method is also timed on one request by itself, which
       adds the columns `seconds_alone` and `speedup`.
     tune_request: `options -> text`, the requests that settings are chosen on;
@@ -250,16 +251,22 @@ class Study:
   train: Callable[[Bed, Any, Any], tuple[Variables, Any]]
   methods: Mapping[str, Method]
   settings: Callable[[Any], Mapping[str, Setting]]
-  measures: Callable[[Any, Beds], Sequence[Measure]]
+  measures: Callable[[Plan], Sequence[Measure]]
   title: Callable[[Plan], str]
   lead: Callable[[Plan], str]
-  seeds: Mapping[str, int]
+  seeds: Callable[[Any], int]
+  spell: Callable[[Any, str], str] = lambda options, text: text
+  keep: Callable[[Bed, Any, Any], tuple[Variables, PyTree]] | None = None
+  fit: Callable[[Plan], Plan] = lambda plan: plan
   gap: str = "retrained_gap"
   columns: Callable[[Plan], Sequence[str]] | None = None
   groups: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
   notes: Callable[[Plan], Sequence[str]] = lambda plan: ()
   panels: Sequence[Panel] = ()
   findings: Callable[[Evidence], Sequence[str]] = lambda evidence: ()
+  comparisons: Callable[[Evidence], Sequence[report.Comparison]] = (
+    lambda evidence: ()
+  )
   time_alone: bool = False
   tune_request: Callable[[Any], str] | None = None
   tune_seeds: int = 2
@@ -278,6 +285,7 @@ class Plan(NamedTuple):
     settings: by method.
     measures: see `Measure`.
     strategy: how lanes are mapped; see `jaxunlearn.map_many`.
+    notes: what the user should know before anything is trained.
     selection: the plan that settings are chosen on; None for the defaults.
   """
 
@@ -290,6 +298,7 @@ class Plan(NamedTuple):
   settings: Mapping[str, Setting]
   measures: tuple[Measure, ...]
   strategy: str | int
+  notes: tuple[str, ...] = ()
   selection: Plan | None = None
 
   @property
@@ -304,6 +313,21 @@ class Plan(NamedTuple):
     return self.requests.forget.reshape(-1, self.requests.forget.shape[-1])
 
   @property
+  def shown(self) -> int:
+    """The request whose models are saved and drawn: of a sequence the last."""
+    return len(self.requests.names) - 1 if self.requests.in_sequence else 0
+
+  @property
+  def keeps(self) -> bool:
+    """Whether a method needs what is kept while the original is trained."""
+    return any(self.study.methods[name].keeps for name in self.methods)
+
+  @property
+  def rules(self) -> tuple[Rule, ...]:
+    """Those of all measures."""
+    return tuple(r for measure in self.measures for r in measure.rules)
+
+  @property
   def metrics(self) -> tuple[report.Metric, ...]:
     """Every column that a measure declares."""
     return tuple(m for measure in self.measures for m in measure.metrics)
@@ -315,7 +339,8 @@ class Found(NamedTuple):
   Attributes:
     values: columns, float64 [R * S], and arrays, [R * S, ...], by name.
     is_finite: bool [R * S]; a lane that is not has no value in any row.
-    first: the model of the first lane.
+    first: the model of the first seed for the request `Plan.shown`.
+    traces: losses [R * S, T] (of the original [S, T]) by phase.
     seconds_compile: of the program that serves all lanes.
     seconds_run: of running it, per lane.
   """
@@ -323,6 +348,7 @@ class Found(NamedTuple):
   values: dict[str, np.ndarray]
   is_finite: np.ndarray
   first: PyTree
+  traces: Mapping[str, np.ndarray]
   seconds_compile: float
   seconds_run: float
 

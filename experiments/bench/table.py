@@ -59,7 +59,7 @@ def definitions(plan: Plan) -> tuple[report.Metric, ...]:
     # The speed-up stands in the main table for it.
     seconds[0] = seconds[0]._replace(headline=False)
     seconds += [SPEEDUP, ALONE]
-  return (*plan.metrics, FINITE, *seconds)
+  return (*plan.metrics, FINITE, report.describe("forget_rows"), *seconds)
 
 
 def rows(evidence: Evidence) -> list[dict[str, Any]]:
@@ -78,6 +78,7 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
       k: np.where(found.is_finite, v, np.nan) for k, v in columns.items()
     }
     columns["is_finite"] = found.is_finite
+    columns["forget_rows"] = plan.requests.added.sum(axis=-1).ravel()
     columns |= _times(evidence, method)
     made += [
       {
@@ -99,8 +100,9 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
 
 def gap(
   names: Sequence[str],
-  explanation: str,
+  explanation: str | None = None,
   *,
+  name: str = "retrained_gap",
   relative: bool = False,
   **shown: Any,
 ) -> Measure:
@@ -108,7 +110,8 @@ def gap(
 
   Args:
     names: the columns; a row that lacks one has no gap.
-    explanation: of what it is a mean.
+    explanation: of what it is a mean; None for the shared words.
+    name: its own.
     relative: whether differences count in shares of the retrained model's value.
     **shown: fields of `report.Metric`, such as `unit`.
   """
@@ -119,9 +122,11 @@ def gap(
       np.abs(own[k] / theirs[k] - 1 if relative else own[k] - theirs[k])
       for k in names
     ]
-    return {"retrained_gap": np.mean(differences, axis=0)}
+    return {name: np.mean(differences, axis=0)}
 
-  metric = shared("retrained_gap", explanation=explanation, **shown)
+  if explanation is not None:
+    shown["explanation"] = explanation
+  metric = shared(name, **shown)
   return Measure((metric,), after=after)
 
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import common
 from experiments.bench import lanes
 from experiments.bench.study import (
   AGAIN,
@@ -90,7 +89,7 @@ def draws(
 def choose(
   plan: Plan,
   count: int,
-  record: Callable[[Evidence, Any, Mapping[str, common.Timed]], None],
+  record: Callable[[Evidence, Any, Mapping[str, lanes.Made]], None],
   progress: Callable[[str], None],
 ) -> dict[str, Tuned]:
   """Chooses a setting for every method of a plan that has a space.

@@ -396,8 +396,9 @@ def _flops(evidence: bench.Evidence, method: str) -> dict[str, Any]:
   return {"forward_mflop": np.full(len(evidence.plan.lanes[0]), flops)}
 
 
-def measures(options: Options, beds: bench.Beds) -> list[Measure]:
-  on_links, explanation = options.task == "links", "both AUCs."
+def measures(plan: bench.Plan) -> list[Measure]:
+  beds, on_links = plan.beds, plan.options.task == "links"
+  explanation = "both AUCs."
   main = Measure(
     _LINKS,
     measure_links,
@@ -423,7 +424,7 @@ def measures(options: Options, beds: bench.Beds) -> list[Measure]:
       ),
     )
   gap = table.gap(
-    GAPS[options.task],
+    GAPS[plan.options.task],
     f"Mean absolute difference to the retrained model over {explanation}",
     **({"unit": "", "decimals": 3} if on_links else {}),
   )
@@ -600,7 +601,7 @@ STUDY = bench.Study(
   groups=GROUPS,
   settings=settings_of,
   measures=measures,
-  seeds={"smoke": 2, "quick": 3, "paper": 5},
+  seeds=lambda options: {"smoke": 2, "quick": 3, "paper": 5}[options.preset],
   title=lambda plan: f"Forgetting a part of the graph {_name(plan)}",
   lead=_lead,
   notes=lambda plan: (

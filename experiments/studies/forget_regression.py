@@ -271,9 +271,9 @@ METHODS = {
 }
 
 
-def measures(options: Options, beds: bench.Beds) -> list[Measure]:
+def measures(plan: bench.Plan) -> list[Measure]:
   """Errors, distances, membership, relearning, and what follows from them."""
-  unit = beds.facts["symbol"]
+  beds, unit = plan.beds, plan.beds.facts["symbol"]
   # A twentieth of the targets' standard deviation is of no interest.
   near = 0.05 * float(np.mean([t.scale for t in beds.sources]))
   errors = [
@@ -483,7 +483,7 @@ STUDY = bench.Study(
   settings=settings_of,
   measures=measures,
   tune_request=lambda options: "highest:0.2",
-  seeds={"smoke": 2, "quick": 5, "paper": 5},
+  seeds=lambda options: {"smoke": 2, "quick": 5, "paper": 5}[options.preset],
   title=lambda plan: f"Forgetting a part of {plan.options.data} in regression",
   lead=lambda plan: (
     f"Predicted is the {plan.beds.facts['target']}, in "

@@ -19,6 +19,12 @@ from jaxunlearn.report.definitions import Metric as Metric
 from jaxunlearn.report.definitions import describe as describe
 from jaxunlearn.report.densities import density_panels as density_panels
 from jaxunlearn.report.doubts import doubts as doubts
+from jaxunlearn.report.equivalence import Rule as Rule
+from jaxunlearn.report.equivalence import Trial as Trial
+from jaxunlearn.report.equivalence import comparisons as comparisons
+from jaxunlearn.report.equivalence import distance as distance
+from jaxunlearn.report.equivalence import nearest_findings as nearest_findings
+from jaxunlearn.report.equivalence import verdict_sentences as verdict_sentences
 from jaxunlearn.report.files import check_writable as check_writable
 from jaxunlearn.report.files import write_bytes as write_bytes
 from jaxunlearn.report.files import write_json as write_json

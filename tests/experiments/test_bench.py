@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import bench, common
-from experiments.bench import compare, lanes, render, shell, table, tune
+from experiments.bench import lanes, render, shell, table, tune
 from experiments.bench import run as running
 from experiments.studies import forget_graph, forget_regression
 from jaxunlearn import Variables, report
@@ -79,7 +79,7 @@ STUDY = bench.Study(
     "broken": bench.Method(broken),
   },
   settings=lambda options: {"near": {"off": 0.0}},
-  measures=lambda options, beds: [
+  measures=lambda plan: [
     bench.Measure(
       (OFF, MEAN),
       distance,
@@ -92,7 +92,7 @@ STUDY = bench.Study(
   ],
   title=lambda plan: "Means",
   lead=lambda plan: "Means are forgotten.",
-  seeds={"smoke": 2, "quick": SEEDS, "paper": SEEDS},
+  seeds=lambda options: SEEDS,
   tune_request=lambda options: "lowest:0.5",
 )
 
@@ -124,9 +124,11 @@ def test_a_model_that_diverged_has_no_number_and_no_rank(tmp_path):
   lost = [row for row in rows(found, "broken") if not row["is_finite"]]
   assert lost and all(np.isnan(row["off"]) for row in lost)
   summary = render.write(tmp_path, found.plan, found)
-  sentences = compare.findings(found, summary)
+  sentences = report.nearest_findings(render.trial_of(found))
   assert any(s.startswith("Diverged, ") and "broken" in s for s in sentences)
-  assert not any("broken" in s for s in compare.verdict_sentences(found))
+  assert not any(
+    "broken" in s for s in report.verdict_sentences(render.trial_of(found))
+  )
   assert not any("broken is lowest" in s for s in sentences)
   text = (tmp_path / "table.md").read_text()
   assert "diverged" in text and "retrained_again" in text
@@ -136,12 +138,18 @@ def test_a_model_that_diverged_has_no_number_and_no_rank(tmp_path):
 
 def test_near_is_what_a_test_of_equivalence_shows():
   found = evidence()
-  told = {s.split(": ")[-1]: s for s in compare.verdict_sentences(found)}
+  told = {
+    s.split(": ")[-1]: s
+    for s in report.verdict_sentences(render.trial_of(found))
+  }
   assert "As near to retraining" in told["near."]
   assert "Traces of the rows found" in told["same."]
   # Two seeds show nothing, however near.
   few = evidence(seeds=2)
-  assert any("none excluded: near" in s for s in compare.verdict_sentences(few))
+  assert any(
+    "none excluded: near" in s
+    for s in report.verdict_sentences(render.trial_of(few))
+  )
 
 
 def test_a_column_without_a_declaration_is_refused():
@@ -149,12 +157,12 @@ def test_a_column_without_a_declaration_is_refused():
     **distance(case),
     "other": case.variables.params["mean"],
   }
-  measures = lambda options, beds: [bench.Measure((OFF, MEAN), extra)]
+  measures = lambda plan: [bench.Measure((OFF, MEAN), extra)]
   study = dataclasses.replace(STUDY, measures=measures)
   with pytest.raises(ValueError, match="columns that they declare, got other"):
     evidence(study)
   added = bench.Measure((), after=lambda evidence, name: {"late": np.zeros(12)})
-  measures = lambda options, beds: [bench.Measure((OFF, MEAN), distance), added]
+  measures = lambda plan: [bench.Measure((OFF, MEAN), distance), added]
   study = dataclasses.replace(STUDY, measures=measures)
   with pytest.raises(ValueError, match="columns that are declared, got late"):
     evidence(study)
@@ -199,7 +207,7 @@ def test_settings_are_chosen_on_other_rows_requests_and_seeds(tmp_path):
 @pytest.mark.parametrize("module", [forget_graph, forget_regression])
 def test_the_settings_of_a_study_name_all_that_may_be_chosen(module):
   study = module.STUDY
-  for preset in study.seeds:
+  for preset in ("smoke", "quick", "paper"):
     settings = study.settings(module.Options(preset=preset))
     for name, method in study.methods.items():
       assert set(method.space or ()) <= set(settings.get(name, ()))
