@@ -59,6 +59,32 @@ _ADULT_WORDS = (
 )
 
 
+class Pool(NamedTuple):
+  """All rows of a data set that nobody has divided yet, in their file's order.
+
+  Attributes:
+    rows: as in `Dataset`, with `x` before it is standardised.
+    columns: by name, an entry a row.
+    test_share: how many of them test.
+    scaled: so many columns of `x`, the first ones, are standardised by the rows
+      that train.
+  """
+
+  rows: Rows
+  columns: Mapping[str, np.ndarray]
+  test_share: float
+  scaled: int = 0
+
+  def take(self, rows: np.ndarray, train: np.ndarray) -> Rows:
+    """Some of the rows, standardised by those that train."""
+    x = self.rows["x"]
+    if self.scaled:
+      first = _standardised(x[:, : self.scaled], train)
+      x = np.concatenate([first, x[:, self.scaled :]], axis=1)
+    x = x.astype(np.int32 if x.dtype.kind in "iu" else np.float32)
+    return {"x": x[rows], "label": self.rows["label"][rows]}
+
+
 class Dataset(NamedTuple):
   """Rows to train on and rows to test on.
 
@@ -73,6 +99,7 @@ class Dataset(NamedTuple):
     is_split_here: whether the rows were divided into training and test rows
       here, at random, rather than by whoever made the data.
     notes: what was done to make them fit, in sentences.
+    pool: all rows, where they were divided here.
   """
 
   train: Rows
@@ -82,6 +109,7 @@ class Dataset(NamedTuple):
   columns: Mapping[str, np.ndarray]
   is_split_here: bool = False
   notes: tuple[str, ...] = ()
+  pool: Pool | None = None
 
 
 def load(
@@ -145,12 +173,8 @@ def digits() -> Dataset:
   loaded = load_digits()
   x = (loaded.images[..., None] / 16).astype(np.float32)
   label = loaded.target.astype(np.int32)
-  train, test = stratified_split(label, test_share=0.3)
-  return _dataset(
-    {"x": x[train], "label": label[train]},
-    {"x": x[test], "label": label[test]},
-    tuple(map(str, range(10))),
-  )
+  pool = Pool({"x": x, "label": label}, {}, 0.3)
+  return _pooled(pool, tuple(map(str, range(10))))
 
 
 def cifar10(
@@ -185,14 +209,9 @@ def breast_cancer() -> Dataset:
   from sklearn.datasets import load_breast_cancer
 
   loaded = load_breast_cancer()
-  label = loaded.target.astype(np.int32)
-  train, test = stratified_split(label, test_share=0.3)
-  x = _standardised(loaded.data, train)
-  return _dataset(
-    {"x": x[train], "label": label[train]},
-    {"x": x[test], "label": label[test]},
-    tuple(map(str, loaded.target_names)),
-  )
+  rows = {"x": loaded.data, "label": loaded.target.astype(np.int32)}
+  pool = Pool(rows, {}, 0.3, loaded.data.shape[1])
+  return _pooled(pool, tuple(map(str, loaded.target_names)))
 
 
 def adult(data_dir: str | None, rows: tuple[int, int] | None = None) -> Dataset:
@@ -221,13 +240,6 @@ def adult(data_dir: str | None, rows: tuple[int, int] | None = None) -> Dataset:
     (*_ADULT_NUMBERS, *_ADULT_WORDS, "income"),
   )
   label = np.array([v.startswith(">50K") for v in table["income"]], np.int32)
-  train, test = stratified_split(label, test_share=0.3)
-  if rows is not None:
-    rng = np.random.default_rng(1)
-    train, test = (
-      np.sort(rng.permutation(part)[:count])
-      for part, count in zip((train, test), rows)
-    )
   try:
     numbers = np.array([table[name] for name in _ADULT_NUMBERS], np.float64).T
   except ValueError as error:
@@ -238,21 +250,22 @@ def adult(data_dir: str | None, rows: tuple[int, int] | None = None) -> Dataset:
   skewed = [_ADULT_NUMBERS.index(name) for name in _ADULT_NUMBERS[2:4]]
   numbers[:, skewed] = np.log1p(numbers[:, skewed])
   one_hot = [
-    table[name][:, None] == np.unique(table[name][train])[None]
+    table[name][:, None] == np.unique(table[name])[None]
     for name in _ADULT_WORDS
   ]
-  x = np.concatenate(
-    [_standardised(numbers, train), *one_hot], axis=1, dtype=np.float32
+  x = np.concatenate([numbers, *one_hot], axis=1)
+  # Of so many rows a preset takes some, the same in every run.
+  order = np.random.default_rng(1).permutation(len(label))
+  few = np.sort(order[: None if rows is None else sum(rows)])
+  columns = {
+    name: table[name][few]
+    for name in (*_ADULT_NUMBERS, *_ADULT_WORDS, "income")
+  }
+  share = 0.3 if rows is None else rows[1] / sum(rows)
+  pool = Pool(
+    {"x": x[few], "label": label[few]}, columns, share, numbers.shape[1]
   )
-  return _dataset(
-    {"x": x[train], "label": label[train]},
-    {"x": x[test], "label": label[test]},
-    ("at most 50K", "more than 50K"),
-    {
-      name: table[name][train]
-      for name in (*_ADULT_NUMBERS, *_ADULT_WORDS, "income")
-    },
-  )
+  return _pooled(pool, ("at most 50K", "more than 50K"))
 
 
 def from_npz(path: str) -> Dataset:
@@ -307,20 +320,19 @@ def from_npz(path: str) -> Dataset:
     if x.dtype != x_test.dtype:
       x, x_test = x.astype(np.float32), x_test.astype(np.float32)
     train, test = {"x": x, "label": label}, {"x": x_test, "label": y_test}
-    is_split_here = False
   else:
-    parts = stratified_split(label, test_share=0.2)
-    train, test = ({"x": x[rows], "label": label[rows]} for rows in parts)
-    if len(np.unique(train["label"])) < len(np.unique(test["label"])):
+    pool = Pool({"x": x, "label": label}, columns, 0.2)
+    names = tuple(map(str, range(int(label.max()) + 1)))
+    made = _pooled(pool, names)
+    if len(np.unique(made.train["label"])) < len(np.unique(label)):
       raise ValueError(
         f"Expected y in {path} to have at least 2 rows of every class to set "
         "rows aside for testing, got fewer."
       )
-    columns = {name: column[parts[0]] for name, column in columns.items()}
-    is_split_here = True
+    return made._replace(is_split_here=True, notes=tuple(notes))
   count = int(max(train["label"].max(), test["label"].max())) + 1
   made = _dataset(train, test, tuple(map(str, range(count))), columns)
-  return made._replace(is_split_here=is_split_here, notes=tuple(notes))
+  return made._replace(notes=tuple(notes))
 
 
 def check_every_class(dataset: Dataset, source: str) -> None:
@@ -379,12 +391,13 @@ def with_classes(dataset: Dataset, count: int, name: str) -> Dataset:
 
 def with_floats(dataset: Dataset) -> Dataset:
   """The same with inputs float32, for what computes with them."""
-  parts = (
-    {**part, "x": part["x"].astype(np.float32)}
-    for part in (dataset.train, dataset.test)
+  as_float = lambda rows: {**rows, "x": rows["x"].astype(np.float32)}
+  pool = dataset.pool
+  return dataset._replace(
+    train=as_float(dataset.train),
+    test=as_float(dataset.test),
+    pool=pool and pool._replace(rows=as_float(pool.rows)),
   )
-  train, test = parts
-  return dataset._replace(train=train, test=test)
 
 
 def stratified_split(
@@ -404,6 +417,17 @@ def stratified_split(
     parts[1].append(rows[:count])
   train, test = (np.sort(np.concatenate(part)) for part in parts)
   return train, test
+
+
+def _pooled(pool: Pool, class_names: tuple[str, ...]) -> Dataset:
+  """A division of the rows that is the same in every run."""
+  train, test = stratified_split(pool.rows["label"], pool.test_share)
+  return _dataset(
+    pool.take(train, train),
+    pool.take(test, train),
+    class_names,
+    {name: column[train] for name, column in pool.columns.items()},
+  )._replace(pool=pool)
 
 
 def _dataset(train, test, class_names, columns=None) -> Dataset:

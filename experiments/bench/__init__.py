@@ -3,6 +3,7 @@
 `study` says what a study is made of and how to write one; what it needs is here.
 """
 
+from experiments.bench import table as table
 from experiments.bench.options import CommonOptions as CommonOptions
 from experiments.bench.study import AGAIN as AGAIN
 from experiments.bench.study import ORIGINAL as ORIGINAL
@@ -19,6 +20,7 @@ from experiments.bench.study import Kind as Kind
 from experiments.bench.study import Measure as Measure
 from experiments.bench.study import Method as Method
 from experiments.bench.study import Plan as Plan
+from experiments.bench.study import Requests as Requests
 from experiments.bench.study import Rule as Rule
 from experiments.bench.study import Setting as Setting
 from experiments.bench.study import Study as Study

@@ -10,39 +10,40 @@ import hashlib
 
 import numpy as np
 
-from experiments.data import Dataset, Rows
-from experiments.requests import Requests
+from experiments.bench import Requests
+from experiments.data import Rows
+from experiments.datasets.classes import Split
 
 FEW = 10  # Rows; of fewer, one more or less moves a share by over ten points.
 
 
-def cautions(dataset: Dataset, asked: Requests) -> list[str]:
-  """All that is to be said of these requests, in sentences."""
-  return _of_copies(dataset, asked) + [
-    f"{name} has {rows} {'row' if rows == 1 else 'rows'}: each moves a share of "
-    f"them by {100 / rows:.0f} points, so that such shares decide nothing "
+def cautions(asked: Requests, rows: Split) -> list[str]:
+  """All that is to be said of these requests to the first seed's rows."""
+  return _of_copies(asked, rows) + [
+    f"{name} has {count} {'row' if count == 1 else 'rows'}: each moves a share "
+    f"of them by {100 / count:.0f} points, so that such shares decide nothing "
     "between methods."
-    for name, rows in few(asked).items()
+    for name, count in few(asked).items()
   ]
 
 
 def few(asked: Requests) -> dict[str, int]:
   """The requests that take away fewer than `FEW` rows, and how many."""
-  rows = asked.added.sum(axis=1).tolist()
+  rows = asked.added[:, 0].sum(axis=1).tolist()
   return {name: n for name, n in zip(asked.names, rows) if n < FEW}
 
 
-def count_copies(dataset: Dataset, masks: np.ndarray) -> np.ndarray:
+def count_copies(rows: Split, masks: np.ndarray) -> np.ndarray:
   """Copies of forgotten rows, with the same inputs and the same label.
 
   Args:
-    dataset: the rows.
+    rows: those of a seed.
     masks: bool [R, N], requests.
 
   Returns:
     int [R, 2], how many kept training rows and how many test rows are copies.
   """
-  train, test = _digests(dataset.train), _digests(dataset.test)
+  train, test = _digests(rows.train), _digests(rows.test)
   found = [
     (np.isin(train[~mask], train[mask]).sum(), np.isin(test, train[mask]).sum())
     for mask in masks
@@ -50,9 +51,9 @@ def count_copies(dataset: Dataset, masks: np.ndarray) -> np.ndarray:
   return np.array(found, int)
 
 
-def _of_copies(dataset: Dataset, asked: Requests) -> list[str]:
+def _of_copies(asked: Requests, rows: Split) -> list[str]:
   found = []
-  counts = count_copies(dataset, asked.masks)
+  counts = count_copies(rows, asked.forget[:, 0])
   for name, (kept, tested) in zip(asked.names, counts):
     if kept or tested:
       found.append(

@@ -1,0 +1,1 @@
+"""What several studies train on: models, rows and requests of one kind."""

@@ -1,0 +1,319 @@
+"""Classifiers: the flags, rows, models and requests that studies of them share."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+import jaxunlearn as ju
+from experiments import bench, data
+from experiments.beds import cautions, models
+from experiments.datasets import classes
+from experiments.flags import described
+from experiments.requests import Ask
+from jaxunlearn.core.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(bench.CommonOptions):
+  """The flags of a study of classifiers; each adds to them."""
+
+  data: Annotated[
+    str,
+    described(
+      "Rows to train and test on: digits and breast-cancer (ship with "
+      "scikit-learn), cifar10, adult, or npz:PATH, a file with x [N, ...] and "
+      "integer classes y [N], and perhaps x_test and y_test; any further array "
+      "[N] is a column for group requests."
+    ),
+  ] = "digits"
+
+  model: Annotated[
+    str,
+    described(
+      "Network: mlp, cnn, resnet, vit, or package.module:factory, a function "
+      "of yours that returns a Flax linen module or, given nnx.Rngs, an nnx "
+      "module."
+    ),
+  ] = "mlp"
+
+  checkpoint: Annotated[
+    str | None,
+    described(
+      "Orbax checkpoint with the trained values of your model; without it the "
+      "model is trained here first.",
+      "DIR",
+    ),
+  ] = None
+
+  classes: Annotated[
+    int | None,
+    described(
+      "Classes that mlp, cnn, resnet or vit tells, where the rows lack some; by "
+      "default as many as the labels have.",
+      "INT",
+    ),
+  ] = None
+
+  request: Annotated[
+    str | None,
+    described(
+      "What to forget: class:3,5 (all rows of these classes), random:0.1 (a "
+      "tenth of the rows), index:FILE (a row number a line, or an .npy of "
+      "numbers or of bools), group:COLUMN=VALUE, or each-class (every class by "
+      "itself). Several with semicolons between, in quotes: "
+      "'class:0;class:1;random:0.1'; class:3 by default.",
+      "TEXT",
+    ),
+  ] = None
+
+  train_steps: Annotated[
+    int | None,
+    described(
+      "Steps of training and retraining; the preset's by default.", "INT"
+    ),
+  ] = None
+
+  learning_rate: Annotated[
+    float | None,
+    described(
+      "Adam's, for training and retraining; the preset's by default.", "FLOAT"
+    ),
+  ] = None
+
+  batch_size: Annotated[
+    int | None,
+    described(
+      "Rows a step, for training and for every method; the preset's by default.",
+      "INT",
+    ),
+  ] = None
+
+
+class Recipe(NamedTuple):
+  """How the original and the retrained model are trained: with Adam."""
+
+  num_steps: int
+  learning_rate: float
+  batch_size: int
+
+  @property
+  def fit(self) -> ju.Fit:
+    return ju.Fit(
+      optax.adam(self.learning_rate), self.num_steps, self.batch_size
+    )
+
+
+# Training by model and preset. Own models take the row "mlp" if their inputs
+# are vectors, else the row "cnn".
+RECIPES: Mapping[str, Mapping[str, Recipe]] = {
+  "mlp": {
+    "smoke": Recipe(120, 2e-3, 64),
+    "quick": Recipe(600, 1e-3, 128),
+    "paper": Recipe(3000, 1e-3, 128),
+  },
+  "cnn": {
+    "smoke": Recipe(20, 2e-3, 32),
+    "quick": Recipe(300, 1.5e-3, 64),
+    "paper": Recipe(12000, 1e-3, 256),
+  },
+  "resnet": {
+    "smoke": Recipe(10, 2e-3, 32),
+    "quick": Recipe(150, 2e-3, 64),
+    "paper": Recipe(12000, 1e-3, 256),
+  },
+  "vit": {
+    "smoke": Recipe(20, 2e-3, 32),
+    "quick": Recipe(300, 1e-3, 64),
+    "paper": Recipe(20000, 5e-4, 256),
+  },
+}
+
+
+class Extra(NamedTuple):
+  """What else methods are built from, in `Bed.extra`.
+
+  Attributes:
+    num_classes: C.
+    aside: rows {"x", "label"} that are neither trained nor tested on.
+  """
+
+  num_classes: int
+  aside: PyTree
+
+
+class Setup(NamedTuple):
+  """A data set and a model that fits it."""
+
+  dataset: data.Dataset
+  model: ju.Model
+  given: ju.Variables | None
+
+
+@functools.lru_cache(maxsize=2)
+def set_up(
+  source: str,
+  name: str,
+  checkpoint: str | None,
+  count: int | None,
+  preset: str,
+  data_dir: str | None,
+  stamps: tuple[int, ...],
+) -> Setup:
+  """Loads and checks what `Options` names; `stamps` are when files were made.
+
+  Raises:
+    ValueError: one line that names the option, what was found and wanted.
+  """
+  del stamps
+  dataset = data.load(
+    source, preset=preset, data_dir=data_dir, empty_classes=True
+  )
+  if name in models.NAMES:
+    dataset = data.with_floats(dataset)
+    if count is not None:
+      dataset = data.with_classes(dataset, count, "--classes")
+    elif checkpoint is None:
+      data.check_every_class(dataset, source)
+    model = models.load(name, dataset, preset)
+  else:
+    if count is not None:
+      raise ValueError(
+        f"Expected --classes with --model {', '.join(models.NAMES)} alone, got "
+        f"{name!r}, which says how many it tells."
+      )
+    model = models.load(name, dataset, preset)
+    outputs = models.num_outputs(model, dataset)
+    dataset = data.with_classes(dataset, outputs, "--model")
+  given = None
+  if checkpoint is not None:
+    if dataset.is_split_here:
+      raise ValueError(
+        "Expected x_test and y_test in the data of a model that was trained "
+        "elsewhere (--checkpoint), got neither: rows of x are no test of it."
+      )
+    given = models.load_checkpoint(checkpoint, model, dataset)
+  return Setup(dataset, model, given)
+
+
+def setup_of(options: Options) -> Setup:
+  return set_up(
+    options.data,
+    options.model,
+    options.checkpoint,
+    options.classes,
+    options.preset,
+    options.data_dir,
+    tuple(map(_stamp, (options.data.partition(":")[2], options.checkpoint))),
+  )
+
+
+def _stamp(path: str | None) -> int:
+  with contextlib.suppress(OSError, ValueError):
+    return Path(path or "nowhere").stat().st_mtime_ns
+  return 0
+
+
+def kind_of(options: Options) -> str:
+  """The row of tables of settings."""
+  if options.model in RECIPES:
+    return options.model
+  return "mlp" if setup_of(options).dataset.train["x"].ndim == 2 else "cnn"
+
+
+def recipe_of(options: Options) -> Recipe:
+  """How the models of these options are trained.
+
+  Raises:
+    ValueError: a flag that is not positive.
+  """
+  given: dict[str, Any] = {
+    "num_steps": options.train_steps,
+    "learning_rate": options.learning_rate,
+    "batch_size": options.batch_size,
+  }
+  for name, value in (*given.items(), ("classes", options.classes)):
+    if value is not None and not 0 < value < float("inf"):
+      flag = "train-steps" if name == "num_steps" else name.replace("_", "-")
+      raise ValueError(f"Expected --{flag} > 0, got {value}.")
+  given = {name: value for name, value in given.items() if value is not None}
+  return RECIPES[kind_of(options)][options.preset]._replace(**given)
+
+
+def beds(
+  options: Options, seeds: Sequence[int], part: str, asks: Sequence[Ask]
+) -> bench.Beds:
+  """Rows, divided once per seed; of own test rows, once and for all."""
+  dataset, model, given = setup_of(options)
+  recipe, pinned = recipe_of(options), classes.pinned(asks, dataset)
+  found = [classes.split(dataset, seed, part, pinned) for seed in seeds]
+  arrays = [(split.train, split.test, split.aside) for split in found]
+
+  def make(shared: PyTree, own: PyTree) -> bench.Bed:
+    train, test, aside = own if shared is None else shared
+    extra = Extra(dataset.num_classes, aside)
+    return bench.Bed(model, train, test, recipe, extra)
+
+  is_shared = dataset.pool is None
+  return bench.Beds(
+    arrays[0] if is_shared else None,
+    np.zeros(len(seeds))
+    if is_shared
+    else jax.tree.map(lambda *leaves: np.stack(leaves), *arrays),
+    make,
+    found,
+    {
+      "recipe": recipe._asdict(),
+      "train_rows": len(found[0].train["label"]),
+      "test_rows": len(found[0].test["label"]),
+    },
+    given,
+  )
+
+
+def kinds() -> dict[str, bench.Kind]:
+  """What can be asked of rows with classes; marks are test rows, see `mask`."""
+  return {
+    kind: bench.Kind(form, functools.partial(classes.mask, kind))
+    for kind, form in classes.FORMS.items()
+  }
+
+
+def spell(options: Options, text: str) -> str:
+  """See `classes.spell`."""
+  in_sequence = getattr(options, "sequence", False)
+  return classes.spell(text, setup_of(options).dataset, in_sequence)
+
+
+def train(bed: bench.Bed, weights: jax.Array, key: jax.Array):
+  return ju.train(bed.model, bed.data, weights, key, bed.recipe.fit)
+
+
+def keep(bed: bench.Bed, forget: jax.Array, key: jax.Array):
+  """Training that keeps what amnesiac unlearning takes back."""
+  return ju.train_logged(bed.model, bed.data, forget, key, bed.recipe.fit)
+
+
+def touched(plan: bench.Plan, masks: np.ndarray) -> int:
+  """The most classes of which any of some masks [R, S, N] has a row."""
+  return max(
+    len(np.unique(split.train["label"][mask]))
+    for of_seed in masks
+    for split, mask in zip(plan.beds.sources, of_seed)
+  )
+
+
+def notes(plan: bench.Plan) -> tuple[str, ...]:
+  """What the user should know of data and requests."""
+  return (
+    *setup_of(plan.options).dataset.notes,
+    *cautions.cautions(plan.requests, plan.beds.sources[0]),
+  )

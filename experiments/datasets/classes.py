@@ -1,0 +1,216 @@
+"""Rows with classes: divided once per seed, and what can be asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import files
+from experiments.data import Dataset, Rows
+from experiments.datasets.splits import SELECT
+from experiments.requests import Ask, about, rows_named, share
+from jaxunlearn import requests
+
+EACH_CLASS = "each-class"
+# Of all rows, or of the test rows where somebody else set those aside: as many
+# are for methods that choose among their own results, and for the tuner.
+ASIDE, ASIDE_OF_TEST = 0.05, 0.15
+# The rows of a random request are drawn alike for every seed: a request is what
+# somebody asks for, and seeds are repetitions of answering it.
+_RANDOM_REQUEST_KEY = 7
+
+
+class Split(NamedTuple):
+  """The rows of one seed.
+
+  Attributes:
+    train: {"x": [N, ...], "label": int32 [N]}.
+    test: rows that are never trained on.
+    aside: further ones, which a method may look at to choose among its results.
+    columns: by name an entry per training row; what a group request looks at.
+    row_id: int [N], the training rows' numbers in the file.
+    num_rows: how many the file has.
+  """
+
+  train: Rows
+  test: Rows
+  aside: Rows
+  columns: Mapping[str, np.ndarray]
+  row_id: np.ndarray
+  num_rows: int
+
+
+def split(
+  dataset: Dataset, seed: int, part: str, pinned: np.ndarray | None = None
+) -> Split:
+  """Divides a data set, each class in proportion, once per seed.
+
+  Some rows are set aside for choosing settings, and some for methods that
+  choose among their own results. They are the same for every seed, so that no
+  report is ever about a row that something was chosen on. Of a data set with
+  test rows of its own, those alone are divided, and alike for every seed.
+
+  Args:
+    dataset: see `Dataset`.
+    seed: of the draw among the other rows.
+    part: `REPORT`, or `SELECT` for rows set aside in the place of test rows.
+    pinned: bool [rows], those that have to be trained on.
+  """
+  pool = dataset.pool
+  if pool is None:
+    count = len(dataset.train["label"])
+    label = dataset.test["label"]
+    aside, select, test = _deal(
+      label, np.ones(len(label), bool), (ASIDE_OF_TEST, ASIDE_OF_TEST), None
+    )
+    take = lambda rows: jax.tree.map(lambda leaf: leaf[rows], dataset.test)
+    return Split(
+      dataset.train,
+      take(select if part == SELECT else test),
+      take(aside),
+      dataset.columns,
+      np.arange(count),
+      count,
+    )
+  label = pool.rows["label"]
+  free = np.ones(len(label), bool) if pinned is None else ~pinned
+  shares = (ASIDE, ASIDE, pool.test_share - ASIDE)
+  aside, select, test, train = _deal(label, free, shares, seed)
+  train = np.sort(np.append(train, np.flatnonzero(~free)))
+  columns = {**pool.columns, "label": label}
+  return Split(
+    pool.take(train, train),
+    pool.take(select if part == SELECT else test, train),
+    pool.take(aside, train),
+    {name: column[train] for name, column in columns.items()},
+    train,
+    len(label),
+  )
+
+
+def _deal(
+  label: np.ndarray,
+  free: np.ndarray,
+  shares: tuple[float, ...],
+  seed: int | None,
+) -> list[np.ndarray]:
+  """Row numbers in order: a list per share, of each class, and the rest.
+
+  The first two lists do not depend on the seed. A class gives rows to a list
+  only while it keeps one for the rest.
+  """
+  fixed = np.random.default_rng(0)
+  moving = None if seed is None else np.random.default_rng((seed, 1))
+  dealt: list[list[np.ndarray]] = [[] for _ in range(len(shares) + 1)]
+  for c in np.unique(label):
+    rows = fixed.permutation(np.flatnonzero((label == c) & free))
+    size = int((label == c).sum())
+    for i, part in enumerate(shares):
+      if i == 2 and moving is not None:
+        rows = moving.permutation(rows)
+      # Test rows first of all: a small class has some, whatever else it lacks.
+      least = 1 if i == 2 else 0
+      wanted = max(least, round(part * size))
+      taken = max(0, min(wanted, len(rows) - 1 - (i < 2 and len(shares) > 2)))
+      dealt[i].append(rows[:taken])
+      rows = rows[taken:]
+    dealt[-1].append(rows)
+  return [np.sort(np.concatenate(parts)) for parts in dealt]
+
+
+def spell(text: str, dataset: Dataset, in_sequence: bool) -> str:
+  """`each-class` as a request per class; in a sequence the last one is left."""
+  if text.strip("; ") != EACH_CLASS:
+    return text
+  known = np.unique(dataset.train["label"])
+  return ";".join(f"class:{c}" for c in known[: len(known) - in_sequence])
+
+
+def pinned(asks: Iterable[Ask], dataset: Dataset) -> np.ndarray | None:
+  """The rows that requests name one by one, bool [rows]; None for none.
+
+  Raises:
+    ValueError: a file that names no rows of these data; more than half of all.
+  """
+  if dataset.pool is None:
+    return None
+  count = len(dataset.pool.rows["label"])
+  named = np.zeros(count, bool)
+  for ask in asks:
+    if ask.kind == "index":
+      with about(ask):
+        named |= files.read_rows(ask.value, count)
+  if 2 * named.sum() > count:
+    raise ValueError(
+      f"Expected --request to name at most half of {count} rows, got "
+      f"{named.sum()}."
+    )
+  return named
+
+
+def mask(kind: str, value: str, rows: Split) -> tuple[np.ndarray, np.ndarray]:
+  """The rows that a request is about.
+
+  Returns:
+    bool [N], and bool [N_test], test rows of the classes that the request covers
+    entirely; nowhere True where it is no union of classes.
+
+  Raises:
+    ValueError: a class, row or group that does not exist.
+  """
+  asked = np.asarray(_MASKS[kind](value, rows))
+  label = rows.train["label"]
+  touched = np.unique(label[asked])
+  is_whole = asked.sum() == np.isin(label, touched).sum()
+  return asked, np.isin(rows.test["label"], touched) & is_whole
+
+
+def _classes(value: str, rows: Split) -> np.ndarray:
+  label, wanted = rows.train["label"], []
+  known = np.unique(label)
+  for text in value.split(","):
+    number = files.whole(text, "classes as integers with commas between")
+    if number not in known:
+      raise ValueError(
+        f"Expected a class that has rows ({known[0]} .. {known[-1]}), got "
+        f"{files.short(str(number), 40)}."
+      )
+    wanted.append(number)
+  return np.isin(label, wanted)
+
+
+def _random(value: str, rows: Split) -> jax.Array:
+  key = jax.random.key(_RANDOM_REQUEST_KEY)
+  return requests.random_fraction(key, len(rows.row_id), share(value))
+
+
+def _index(path: str, rows: Split) -> np.ndarray:
+  """By the numbers that rows have in their file."""
+  return files.read_rows(path, rows.num_rows)[rows.row_id]
+
+
+def _group(value: str, rows: Split) -> np.ndarray:
+  name, equals, wanted = value.partition("=")
+  if not equals or name not in rows.columns:
+    known = ", ".join(sorted(rows.columns))
+    raise ValueError(
+      f"Expected COLUMN=VALUE with a column among {known}, got {value!r}."
+    )
+  return rows_named(rows.columns[name], (wanted,), "a group")
+
+
+_MASKS: Mapping[str, Any] = {
+  "class": _classes,
+  "random": _random,
+  "index": _index,
+  "group": _group,
+}
+FORMS = {
+  "class": "class:3,5",
+  "random": "random:0.1",
+  "index": "index:FILE",
+  "group": "group:COLUMN=VALUE",
+}

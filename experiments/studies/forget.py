@@ -1,0 +1,155 @@
+"""Forget a request with one or several methods, and see whether it worked.
+
+Question: how near does each method come to a model that never saw the rows?
+Methods: UNSIR (arXiv:2111.08947), Bad Teacher (arXiv:2205.08096), and baselines.
+
+    python -m experiments.forget --preset quick --out out/demo
+
+trains an MLP on scikit-learn's digits, forgets class 3 with six methods, and
+writes results.json, table.md, plots/, params/ and report.html. It takes one to
+two minutes on two CPU cores, most of it compilation, and less the second time.
+
+    python -m experiments.forget --request each-class --sequence
+
+forgets class 0, then class 1, then class 2, and so on, each method going on from
+what it made of the model before, and shows how it drifts from retraining.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated
+
+import numpy as np
+
+from experiments import bench, flags
+from experiments.beds import classifiers
+from experiments.flags import described
+from experiments.studies import forget_measures, forget_view
+from experiments.studies.forget_methods import METHODS, USUAL, lacking
+from experiments.studies.forget_settings import settings_for
+
+SEEDS = {
+  "smoke": {"digits": 2, "other": 2},
+  "quick": {"digits": 5, "other": 2},
+  "paper": {"digits": 10, "other": 5},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(classifiers.Options):
+  """Forget part of the training data, and compare with retraining without it."""
+
+  methods: Annotated[
+    str,
+    described(
+      "How to forget: usual (" + ", ".join(USUAL) + "), all, or names as in "
+      "unsir,bad_teacher,finetune."
+    ),
+  ] = "usual"
+
+  sequence: Annotated[
+    bool,
+    described(
+      "Serve the requests one after the other, each by what the one before left "
+      "of the model and of the rows, and see how far every method drifts from "
+      "retraining. Wants several requests; each-class leaves the last class, so "
+      "that something is left to keep."
+    ),
+  ] = False
+
+  out: flags.Out = "out/forget"
+
+
+def settings_of(options: Options) -> Mapping[str, bench.Setting]:
+  """Those of the study; "smoke" shortens steps as much as training."""
+  kind, recipes = classifiers.kind_of(options), classifiers.RECIPES
+  scale = 1.0
+  if options.preset == "smoke":
+    smoke, quick = (recipes[kind][p].num_steps for p in ("smoke", "quick"))
+    scale = smoke / quick
+  return settings_for(kind, options.preset, scale)
+
+
+def fit(plan: bench.Plan) -> bench.Plan:
+  """Leaves out the methods that these requests or data do not suit.
+
+  Raises:
+    ValueError: such a method was asked for by name.
+  """
+  options, asked = plan.options, plan.requests
+  dataset = classifiers.setup_of(options).dataset
+  lacks = lacking(
+    plan,
+    leaves_classes=classifiers.touched(plan, asked.forget)
+    < dataset.num_classes,
+    takes_floats=dataset.train["x"].dtype.kind == "f",
+  )
+  left_out = [name for name in plan.methods if name in lacks]
+  if left_out and options.methods not in ("all", "usual"):
+    name = left_out[0]
+    raise ValueError(
+      f"Expected --methods without {name} {lacks[name]}, got "
+      f"{options.methods!r}."
+    )
+  notes = [f"{name} is left out: not {lacks[name]}." for name in left_out]
+  settings = dict(plan.settings)
+  if "unsir" in settings:
+    most = classifiers.touched(plan, asked.added)
+    settings["unsir"] = {**settings["unsir"], "max_classes": most}
+  strategy = plan.strategy
+  if options.strategy is None and strategy == "vmap" and options.model != "mlp":
+    strategy = 4
+  return plan._replace(
+    methods=tuple(name for name in plan.methods if name not in lacks),
+    settings=settings,
+    strategy=strategy,
+    notes=(*classifiers.notes(plan), *notes),
+  )
+
+
+def tune_request(options: Options) -> str:
+  """Requests of the same kinds as those asked for, and none of them.
+
+  Pairs of classes for classes, and a larger random part for all else.
+  """
+  text = classifiers.spell(options, options.request or "class:3")
+  label = classifiers.setup_of(options).dataset.train["label"]
+  known = np.unique(label).tolist()
+  kinds = {part.partition(":")[0].strip() for part in text.split(";")}
+  found = []
+  if "class" in kinds and len(known) > 3:
+    asked = {part.partition(":")[2].strip() for part in text.split(";")}
+    pairs = [f"{a},{b}" for a, b in zip(known, known[2:])]
+    found += [f"class:{p}" for p in pairs if p not in asked][:2]
+  if kinds - {"class"} or not found:
+    found.append("random:0.2" if "random:0.2" not in text else "random:0.15")
+  return ";".join(found)
+
+
+STUDY = bench.Study(
+  name="forget",
+  options=Options,
+  beds=classifiers.beds,
+  kinds=classifiers.kinds(),
+  request=lambda options: "class:3",
+  spell=classifiers.spell,
+  train=classifiers.train,
+  keep=classifiers.keep,
+  methods=METHODS,
+  groups={"usual": USUAL},
+  settings=settings_of,
+  fit=fit,
+  measures=forget_measures.measures,
+  seeds=lambda options: SEEDS[options.preset].get(
+    options.data, SEEDS[options.preset]["other"]
+  ),
+  tune_request=tune_request,
+  title=forget_view.title,
+  lead=forget_view.lead,
+  notes=forget_view.notes,
+  panels=forget_view.PANELS,
+  findings=forget_view.findings,
+  comparisons=forget_view.salun,
+)

@@ -1,0 +1,280 @@
+"""The methods that make classifiers forget, as their settings build them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optax
+
+import jaxunlearn as ju
+from experiments.bench import Bed, Method, Plan, Setting
+from experiments.bench.tune import Between, Choice
+from jaxunlearn.models.generator import image_generator, vector_generator
+
+# One of each kind, and few enough to compile within a minute or two.
+USUAL = ("finetune", "unsir", "bad_teacher", "scrub", "ssd", "salun")
+_NOISE_RATE = 0.1  # Of the noise that is learned, as published.
+_STUDENT_STEPS = 10  # Per cycle, as published.
+_MOVES_INPUTS = (
+  "boundary_shrink",
+  "unsir",
+  "zero_shot_noise",
+  "gkt",
+)
+
+
+def _fit(
+  bed: Bed,
+  s: Setting,
+  steps: str = "steps",
+  rate: str = "rate",
+  optimizer: Callable[..., Any] = optax.adam,
+) -> ju.Fit:
+  """A fit with the batches of the training."""
+  return ju.Fit(optimizer(s[rate]), s[steps], bed.recipe.batch_size)
+
+
+def _sgd(bed: Bed, s: Setting) -> ju.Fit:
+  return _fit(bed, s, optimizer=optax.sgd)
+
+
+def _parts(bed: Bed, s: Setting) -> dict[str, Any]:
+  """The fits of a method that learns noise, impairs and repairs."""
+  noise = optax.adam(_NOISE_RATE)
+  return {
+    "noise": ju.Fit(noise, s["noise_steps"], s["noise_batch"]),
+    "impair": _fit(bed, s, "impair_steps", "impair_rate"),
+    "repair": _fit(bed, s, "repair_steps", "repair_rate"),
+  }
+
+
+def _l1_sparse(bed: Bed, s: Setting) -> ju.Transform:
+  return ju.l1_sparse(
+    bed.model,
+    _fit(bed, s),
+    penalty=s["penalty"],
+    plain_steps=s["plain_steps"],
+  )
+
+
+def _gradient_ascent(bed: Bed, s: Setting) -> ju.Transform:
+  ceiling = s["loss_ceiling"]
+  return ju.gradient_ascent(bed.model, _sgd(bed, s), loss_ceiling=ceiling)
+
+
+def _neggrad_plus(bed: Bed, s: Setting) -> ju.Transform:
+  return ju.neggrad_plus(
+    bed.model,
+    _sgd(bed, s),
+    forget_batch_size=max(1, bed.recipe.batch_size // 2),
+    retain_share=s["retain_share"],
+  )
+
+
+def _random_label(bed: Bed, s: Setting) -> ju.Transform:
+  classes = bed.extra.num_classes
+  return ju.random_label(bed.model, _fit(bed, s), num_classes=classes)
+
+
+def _salun(bed: Bed, s: Setting) -> ju.Transform:
+  return ju.salun(
+    bed.model,
+    _fit(bed, s, "retain_steps"),
+    num_classes=bed.extra.num_classes,
+    num_epochs=s["num_epochs"],
+    forget_steps=s["forget_steps"],
+    keep=s["keep"],
+  )
+
+
+def _boundary_shrink(bed: Bed, s: Setting) -> ju.Transform:
+  return ju.boundary_shrink(bed.model, _sgd(bed, s), radius=s["radius"])
+
+
+def _fisher_forgetting(bed: Bed, s: Setting) -> ju.Transform:
+  return ju.fisher_forgetting(
+    bed.model,
+    num_classes=bed.extra.num_classes,
+    noise_scale=s["noise_scale"],
+  )
+
+
+def _scrub(bed: Bed, s: Setting, rewind_data: Any = None) -> ju.Transform:
+  return ju.scrub(
+    bed.model,
+    _fit(bed, s, "min_steps"),
+    num_epochs=s["num_epochs"],
+    max_epochs=s["max_epochs"],
+    max_steps=s["max_steps"],
+    rewind_data=rewind_data,
+  )
+
+
+def _unsir(bed: Bed, s: Setting) -> ju.Transform:
+  return ju.unsir(
+    bed.model,
+    num_classes=bed.extra.num_classes,
+    max_classes=s["max_classes"],
+    copies=s["copies"],
+    retain_per_class=s["retain_per_class"],
+    **_parts(bed, s),
+  )
+
+
+def _bad_teacher(bed: Bed, s: Setting) -> ju.Transform:
+  share = s["retain_fraction"]
+  return ju.bad_teacher(bed.model, _fit(bed, s), retain_fraction=share)
+
+
+def _zero_shot_noise(bed: Bed, s: Setting) -> ju.Transform:
+  return ju.zero_shot_noise(
+    bed.model,
+    num_classes=bed.extra.num_classes,
+    forget_penalty=s["forget_penalty"],
+    retain_penalty=s["retain_penalty"],
+    copies=s["copies"],
+    **_parts(bed, s),
+  )
+
+
+def _gkt(bed: Bed, s: Setting) -> ju.Transform:
+  make = {"vector": vector_generator, "image": image_generator}
+  return ju.gkt(
+    bed.model,
+    num_classes=bed.extra.num_classes,
+    cycles=s["cycle_steps"],
+    learn=ju.Fit(optax.adam(s["rate"]), _STUDENT_STEPS, s["batch_size"]),
+    z_dim=s["z_dim"],
+    gate=s["gate"],
+    generator=make[s["generator"]],
+  )
+
+
+_RATE = {"rate": Between(1e-4, 1e-1)}
+_KEPT, _FORGOTTEN = "retain rows", "forget rows"
+_BOTH, _NONE = "forget and retain rows", "no rows, only which classes to forget"
+_NOISE = {
+  "impair_rate": Between(1e-4, 5e-2),
+  "repair_rate": Between(1e-4, 2e-2),
+  "copies": Between(0.3, 20.0),
+}
+
+METHODS: Mapping[str, Method] = {
+  "finetune": Method(
+    lambda bed, s: ju.finetune(bed.model, _fit(bed, s)), _RATE, access=_KEPT
+  ),
+  "l1_sparse": Method(
+    _l1_sparse, {**_RATE, "penalty": Between(1e-6, 1e-2)}, access=_KEPT
+  ),
+  "gradient_ascent": Method(
+    _gradient_ascent, {"rate": Between(1e-4, 1.0)}, access=_FORGOTTEN
+  ),
+  "neggrad_plus": Method(
+    _neggrad_plus,
+    {**_RATE, "retain_share": Between(0.8, 0.9999, log=False)},
+    access=_BOTH,
+  ),
+  "random_label": Method(_random_label, _RATE, access=_BOTH),
+  "salun": Method(
+    _salun, {**_RATE, "keep": Between(0.1, 1.0, log=False)}, access=_BOTH
+  ),
+  "boundary_shrink": Method(
+    _boundary_shrink,
+    {**_RATE, "radius": Between(1e-2, 1.0)},
+    access=_FORGOTTEN,
+  ),
+  "boundary_expand": Method(
+    lambda bed, s: ju.boundary_expand(bed.model, _sgd(bed, s)),
+    _RATE,
+    access=_FORGOTTEN,
+  ),
+  "influence_unlearning": Method(
+    lambda bed, s: ju.influence_unlearning(bed.model, **s),
+    {"scale": Between(0.1, 20.0), "damping": Between(1e-3, 1.0)},
+    access=_BOTH,
+  ),
+  "ssd": Method(
+    lambda bed, s: ju.ssd(bed.model, **s),
+    {"alpha": Between(0.5, 100.0), "dampening": Between(0.01, 2.0)},
+    access=_BOTH,
+  ),
+  "ssd_adaptive": Method(
+    lambda bed, s: ju.ssd_adaptive(bed.model, **s),
+    {"selection": Between(0.3, 10.0), "dampening": Between(0.01, 2.0)},
+    access=_BOTH,
+  ),
+  "amnesiac": Method(
+    lambda bed, s: ju.amnesiac(
+      bed.model, bed.kept, _fit(bed, s, "repair_steps")
+    ),
+    _RATE,
+    access="retain rows, updates kept while training",
+    keeps=True,
+  ),
+  "cf_k": Method(
+    lambda bed, s: ju.cf_k(bed.model, _fit(bed, s), num_layers=s["num_layers"]),
+    _RATE,
+    access=_KEPT,
+  ),
+  "eu_k": Method(
+    lambda bed, s: ju.eu_k(bed.model, _fit(bed, s), num_layers=s["num_layers"]),
+    _RATE,
+    access=_KEPT,
+  ),
+  "fisher_forgetting": Method(
+    _fisher_forgetting, {"noise_scale": Between(1e-9, 1e-3)}, access=_KEPT
+  ),
+  "scrub": Method(
+    _scrub, {**_RATE, "max_epochs": Choice((2, 3))}, access=_BOTH
+  ),
+  "scrub_rewind": Method(
+    lambda bed, s: _scrub(bed, s, bed.extra.aside),
+    {**_RATE, "max_epochs": Choice((2, 3))},
+    access="forget, retain and held-out rows",
+    note="chooses among its epochs by rows that are neither trained nor tested "
+    "on.",
+  ),
+  "unsir": Method(
+    _unsir,
+    _NOISE,
+    access=_KEPT,
+    note="forgets whole classes: a request for a part of a class impairs the "
+    "class, and its other rows help to repair it.",
+  ),
+  "bad_teacher": Method(
+    _bad_teacher,
+    {**_RATE, "steps": Choice((10, 40))},
+    access="forget and some retain rows",
+  ),
+  "zero_shot_noise": Method(_zero_shot_noise, _NOISE, access=_NONE, blind=True),
+  "gkt": Method(
+    _gkt,
+    {"rate": Between(1e-4, 1e-2), "gate": Between(1e-4, 0.5)},
+    access=_NONE,
+    blind=True,
+    note="like zero_shot_noise it forgets whole classes: a request for a part of "
+    "a class is to them one for the class.",
+  ),
+}
+
+
+def lacking(
+  plan: Plan, *, leaves_classes: bool, takes_floats: bool
+) -> dict[str, str]:
+  """Why some methods cannot serve these requests, by name."""
+  found = {}
+  for name, method in METHODS.items():
+    if method.keeps and plan.beds.given is not None:
+      found[name] = (
+        "beside --checkpoint, since it needs updates kept while training"
+      )
+    elif method.blind and not leaves_classes:
+      found[name] = (
+        "for a request with rows of every class, since it forgets whole classes"
+      )
+    elif name in _MOVES_INPUTS and not takes_floats:
+      found[name] = (
+        "for inputs that are integers, since it moves inputs by their gradient"
+      )
+  return found
