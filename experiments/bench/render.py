@@ -83,7 +83,7 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
       plan.options.preset,
       jax.__version__,
       common.device(),
-      plain(configuration(plan)),
+      plain({**configuration(plan), "verdicts": report.verdicts(trial)}),
       evidence.rows,
     ),
     study.title(plan),
@@ -108,7 +108,10 @@ def trial_of(evidence: Evidence) -> report.Trial:
   """What the report judges."""
   plan = evidence.plan
   known = table.definitions(plan)
-  return report.Trial(evidence.rows, plan.rules, known, plan.study.gap)
+  study = plan.study
+  return report.Trial(
+    evidence.rows, plan.rules, known, study.gap, tuple(study.single)
+  )
 
 
 def show(console: Console, plan: Plan, summary: report.Summary) -> None:

@@ -194,6 +194,7 @@ class Measure(NamedTuple):
       `run` of all measures is done for this method and for all `REFERENCES`.
     rules: which columns are tested, and how.
     fit: `(bed, key) -> pytree`, what an attack learns once per seed; or None.
+    fit_once: whether one fit, on the first seed's bed, serves all of them.
   """
 
   metrics: tuple[report.Metric, ...]
@@ -202,6 +203,7 @@ class Measure(NamedTuple):
   after: Callable[[Evidence, str], Mapping[str, Any]] | None = None
   rules: tuple[Rule, ...] = ()
   fit: Callable[[Bed, jax.Array], PyTree] | None = None
+  fit_once: bool = False
 
 
 Panel = Callable[["Evidence"], Mapping[str, tuple["Figure", str]]]
@@ -236,6 +238,9 @@ class Study:
     panels: each `evidence -> {name: (figure, caption)}`.
     findings: `evidence -> sentences`, after the frame's own.
     comparisons: further tables, `evidence -> tables`.
+    traces: `info of a method -> {name: [T]}`, what its run left; None for the
+      losses of its phases.
+    single: methods of which all seeds have the same model, one that was given.
     time_alone: whether each method is also timed on one request by itself, which
       adds the columns `seconds_alone` and `speedup`.
     tune_request: `options -> text`, the requests that settings are chosen on;
@@ -267,6 +272,8 @@ class Study:
   comparisons: Callable[[Evidence], Sequence[report.Comparison]] = (
     lambda evidence: ()
   )
+  traces: Callable[[Any], Mapping[str, Any]] | None = None
+  single: Sequence[str] = ()
   time_alone: bool = False
   tune_request: Callable[[Any], str] | None = None
   tune_seeds: int = 2

@@ -90,6 +90,7 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
         **{name: float(v[lane]) for name, v in columns.items()},
       }
       for lane, (request, seed) in enumerate(zip(*plan.lanes))
+      if seed == 0 or method not in plan.study.single
     ]
   known = {metric.name for metric in definitions(plan)} | set(IDENTITY)
   unknown = sorted({name for row in made for name in row} - known)

@@ -25,6 +25,7 @@ from jaxunlearn.report.equivalence import comparisons as comparisons
 from jaxunlearn.report.equivalence import distance as distance
 from jaxunlearn.report.equivalence import nearest_findings as nearest_findings
 from jaxunlearn.report.equivalence import verdict_sentences as verdict_sentences
+from jaxunlearn.report.equivalence import verdicts as verdicts
 from jaxunlearn.report.files import check_writable as check_writable
 from jaxunlearn.report.files import write_bytes as write_bytes
 from jaxunlearn.report.files import write_json as write_json

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxunlearn.report import verdict as verdicts
 from jaxunlearn.report.definitions import (
   Metric,
   describe,
@@ -30,7 +29,17 @@ from jaxunlearn.report.results import (
   summarise,
 )
 from jaxunlearn.report.tables import Cell, Comparison, Grid, make_grid
-from jaxunlearn.report.verdict import NOTHING, TELLTALE, TRACE, Check, judge
+from jaxunlearn.report.verdict import (
+  ABSENT,
+  NOTHING,
+  TELLTALE,
+  TRACE,
+  UNDECIDED,
+  Check,
+  Verdict,
+  difference_interval,
+  judge,
+)
 
 _OUTCOMES = {
   "passed": "As near to retraining as the margins ask for, in every test",
@@ -78,12 +87,15 @@ class Trial(NamedTuple):
     rules: see `Rule`.
     definitions: of the columns.
     gap: the column that methods are ranked by; lower is nearer.
+    single: methods of which there is one model for all seeds, which is held
+      against the spread of single retrained models.
   """
 
   rows: Sequence[Mapping[str, Any]]
   rules: Sequence[Rule]
   definitions: Sequence[Metric]
   gap: str = "retrained_gap"
+  single: Sequence[str] = ()
 
   @property
   def summary(self) -> Summary:
@@ -103,12 +115,14 @@ def checks(trial: Trial, request: str, method: str) -> list[Check]:
     )
     if not np.isfinite(theirs).any():
       continue
+    is_one = method in trial.single
+    ours = np.full_like(theirs, ours[0]) if is_one else ours
     found.append(
       Check(
         describe(rule.metric, trial.definitions).label,
         _mean(ours),
         _mean(theirs),
-        *verdicts.difference_interval(ours, theirs),
+        *difference_interval(ours, theirs, one_model=is_one),
         rule.margin,
         rule.above,
         rule.below,
@@ -123,23 +137,37 @@ def diverged(trial: Trial, method: str) -> int:
   return sum(not row.get("is_finite", 1) for row in own)
 
 
-def verdict_sentences(trial: Trial) -> list[str]:
-  """Per request which methods passed the tests, and which did not."""
-  summary, sentences = trial.summary, []
-  sound = [m for m in summary.candidates if not diverged(trial, m)]
-  doubted = doubts(summary)
+def verdicts(trial: Trial) -> dict[str, dict[str, Verdict]]:
+  """By request and method, of all but the retrained models and what diverged."""
+  summary = trial.summary
+  sound = [
+    m
+    for m in (ORIGINAL, RETRAINED_AGAIN, *summary.candidates)
+    if m in summary.methods and not diverged(trial, m)
+  ]
+  doubted, found = doubts(summary), {}
   for request in summary.requests if trial.rules else ():
     control = checks(trial, request, ORIGINAL)
-    if not control:
-      continue
-    outcomes = {
-      name: judge(
-        checks(trial, request, name), control=control, doubts=doubted
-      ).outcome
-      for name in sound
-    }
+    if control:
+      found[request] = {
+        name: judge(
+          checks(trial, request, name), control=control, doubts=doubted
+        )
+        for name in sound
+      }
+  return found
+
+
+def verdict_sentences(trial: Trial) -> list[str]:
+  """Per request which methods passed the tests, and which did not."""
+  sentences = []
+  for request, judged in verdicts(trial).items():
     for outcome, words in _OUTCOMES.items():
-      names = [name for name in sound if outcomes[name] == outcome]
+      names = [
+        name
+        for name, verdict in judged.items()
+        if name not in REFERENCES and verdict.outcome == outcome
+      ]
       if names:
         sentences.append(f"{request}: {words}: {', '.join(names)}.")
   return sentences
@@ -207,9 +235,7 @@ def _nearest(
     axis=0,
   )
   idle = [
-    m
-    for m in ranked
-    if not verdicts.difference_interval(mean(m), mean(ORIGINAL))[1] < 0
+    m for m in ranked if not difference_interval(mean(m), mean(ORIGINAL))[1] < 0
   ]
   if idle:
     sentences.append(
@@ -261,7 +287,7 @@ def _times(summary: Summary, method: str, name: str) -> str:
 
 def _tests(trial: Trial, summary: Summary, request: str) -> Comparison:
   known, heads = trial.definitions, []
-  signs = {verdicts.ABSENT: "=", verdicts.UNDECIDED: "?"}
+  signs = {ABSENT: "=", UNDECIDED: "?"}
   applied = [
     rule
     for rule in trial.rules
