@@ -28,6 +28,10 @@ from experiments import flags
 from experiments.staging import staged_output
 
 
+class UnusableError(ValueError):
+  """What others are to be compared with is of no use; the caller may change it."""
+
+
 class Timed(NamedTuple):
   """A result, and the seconds for compiling and for running what made it."""
 
@@ -146,7 +150,10 @@ def run_program(
     for line in getattr(plan, "notes", ()):
       print(f"note: {line}", file=sys.stderr)
     with progress() as bar:
-      outcome = run(plan, bar)
+      try:
+        outcome = run(plan, bar)
+      except UnusableError as error:
+        fail(error)
       task = bar.add_task("writing the report", total=None)
       shown = write(folder, plan, outcome)
       bar.remove_task(task)

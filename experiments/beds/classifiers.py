@@ -249,12 +249,23 @@ def recipe_of(options: Options) -> Recipe:
 
 
 def beds(
-  options: Options, seeds: Sequence[int], part: str, asks: Sequence[Ask]
+  options: Options,
+  seeds: Sequence[int],
+  part: str,
+  asks: Sequence[Ask],
+  *,
+  one_split: bool = False,
 ) -> bench.Beds:
-  """Rows, divided once per seed; of own test rows, once and for all."""
+  """Rows, divided once per seed; of own test rows, once and for all.
+
+  With `one_split` all seeds have the rows of the first.
+  """
   dataset, model, given = setup_of(options)
   recipe, pinned = recipe_of(options), classes.pinned(asks, dataset)
-  found = [classes.split(dataset, seed, part, pinned) for seed in seeds]
+  found = [
+    classes.split(dataset, seeds[0] if one_split else seed, part, pinned)
+    for seed in seeds
+  ]
   arrays = [(split.train, split.test, split.aside) for split in found]
 
   def make(shared: PyTree, own: PyTree) -> bench.Bed:
@@ -262,7 +273,7 @@ def beds(
     extra = Extra(dataset.num_classes, aside)
     return bench.Bed(model, train, test, recipe, extra)
 
-  is_shared = dataset.pool is None
+  is_shared = one_split or dataset.pool is None
   return bench.Beds(
     arrays[0] if is_shared else None,
     np.zeros(len(seeds))

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
+from experiments import common
 from experiments.bench import lanes, table, tune
-from experiments.bench.study import RETRAINED, Evidence, Found, Plan
+from experiments.bench.study import ORIGINAL, RETRAINED, Evidence, Found, Plan
 
 
 def run(plan: Plan, progress: Progress) -> Evidence:
@@ -27,6 +28,7 @@ def run(plan: Plan, progress: Progress) -> Evidence:
   measure = lanes.make_measure(plan, original, made[RETRAINED].value)
   evidence = Evidence(plan, {}, tuned=tuned)
   record(evidence, measure, made)
+  _check_standard(evidence)
   for name in plan.methods:
     progress.update(task, advance=1, description=f"unlearning by {name}")
     record(evidence, measure, {name: lanes.serve(plan, name, original)})
@@ -35,6 +37,17 @@ def run(plan: Plan, progress: Progress) -> Evidence:
     alone = lanes.time_alone(plan, (RETRAINED, *plan.methods), original)
     evidence = evidence._replace(alone=alone)
   return evidence._replace(rows=table.rows(evidence))
+
+
+def _check_standard(evidence: Evidence) -> None:
+  """Of what all others are held against, some models must be finite."""
+  for name in (ORIGINAL, RETRAINED):
+    found = evidence.found[name].is_finite
+    if found.sum() < min(2, len(found)):
+      raise common.UnusableError(
+        f"Expected two {name} models at least that did not diverge, got "
+        f"{int(found.sum())} of {len(found)}; a lower rate of training may help."
+      )
 
 
 def record(

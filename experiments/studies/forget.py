@@ -18,17 +18,19 @@ what it made of the model before, and shows how it drifts from retraining.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Annotated
 
 import numpy as np
 
 from experiments import bench, flags
-from experiments.beds import classifiers
+from experiments.beds import (
+  classifier_measures,
+  classifier_methods,
+  classifiers,
+)
+from experiments.beds.classifier_methods import METHODS, USUAL
 from experiments.flags import described
-from experiments.studies import forget_measures, forget_view
-from experiments.studies.forget_methods import METHODS, USUAL, lacking
-from experiments.studies.forget_settings import settings_for
+from experiments.studies import forget_view
 
 SEEDS = {
   "smoke": {"digits": 2, "other": 2},
@@ -62,53 +64,6 @@ class Options(classifiers.Options):
   out: flags.Out = "out/forget"
 
 
-def settings_of(options: Options) -> Mapping[str, bench.Setting]:
-  """Those of the study; "smoke" shortens steps as much as training."""
-  kind, recipes = classifiers.kind_of(options), classifiers.RECIPES
-  scale = 1.0
-  if options.preset == "smoke":
-    smoke, quick = (recipes[kind][p].num_steps for p in ("smoke", "quick"))
-    scale = smoke / quick
-  return settings_for(kind, options.preset, scale)
-
-
-def fit(plan: bench.Plan) -> bench.Plan:
-  """Leaves out the methods that these requests or data do not suit.
-
-  Raises:
-    ValueError: such a method was asked for by name.
-  """
-  options, asked = plan.options, plan.requests
-  dataset = classifiers.setup_of(options).dataset
-  lacks = lacking(
-    plan,
-    leaves_classes=classifiers.touched(plan, asked.forget)
-    < dataset.num_classes,
-    takes_floats=dataset.train["x"].dtype.kind == "f",
-  )
-  left_out = [name for name in plan.methods if name in lacks]
-  if left_out and options.methods not in ("all", "usual"):
-    name = left_out[0]
-    raise ValueError(
-      f"Expected --methods without {name} {lacks[name]}, got "
-      f"{options.methods!r}."
-    )
-  notes = [f"{name} is left out: not {lacks[name]}." for name in left_out]
-  settings = dict(plan.settings)
-  if "unsir" in settings:
-    most = classifiers.touched(plan, asked.added)
-    settings["unsir"] = {**settings["unsir"], "max_classes": most}
-  strategy = plan.strategy
-  if options.strategy is None and strategy == "vmap" and options.model != "mlp":
-    strategy = 4
-  return plan._replace(
-    methods=tuple(name for name in plan.methods if name not in lacks),
-    settings=settings,
-    strategy=strategy,
-    notes=(*classifiers.notes(plan), *notes),
-  )
-
-
 def tune_request(options: Options) -> str:
   """Requests of the same kinds as those asked for, and none of them.
 
@@ -139,9 +94,9 @@ STUDY = bench.Study(
   keep=classifiers.keep,
   methods=METHODS,
   groups={"usual": USUAL},
-  settings=settings_of,
-  fit=fit,
-  measures=forget_measures.measures,
+  settings=classifier_methods.settings_of,
+  fit=classifier_methods.fit,
+  measures=classifier_measures.measures,
   seeds=lambda options: SEEDS[options.preset].get(
     options.data, SEEDS[options.preset]["other"]
   ),

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.beds import cautions, classifiers
+from experiments.beds import cautions, classifier_measures, classifiers
 from experiments.bench import ORIGINAL, Evidence, Plan, table
-from experiments.studies import forget_measures
 from jaxunlearn import report
 
 Figures = dict[str, tuple[Any, str]]
@@ -106,7 +105,7 @@ def relearning(evidence: Evidence) -> Figures:
   return {
     "relearning": (
       report.curves(
-        np.arange(forget_measures.relearn_limit(plan) + 1),
+        np.arange(classifier_measures.relearn_limit(plan) + 1),
         {
           name: 100 * found.values["relearn_curve"][lanes]
           for name, found in evidence.found.items()
@@ -216,19 +215,19 @@ def lead(plan: Plan) -> str:
 
 
 def notes(plan: Plan) -> list[str]:
-  limit = forget_measures.relearn_limit(plan)
+  limit = classifier_measures.relearn_limit(plan)
   found = [
     "Called members: a support vector classifier is fitted to tell retained "
     "rows from test rows by the entropy of the model's outputs, equally many of "
-    f"both and at most {forget_measures.SVC_ROWS}, and asked about the forgotten "
+    f"both and at most {classifier_measures.SVC_ROWS}, and asked about the forgotten "
     "rows.",
     "Membership AUC: how often a forgotten row has a lower loss than a test row, "
     "of the same classes where whole classes were forgotten.",
     "Relearning: every model is trained on all training rows, the forgotten ones "
     "with them, by Adam with rate 0.001 and the same batches for all, for at most "
     f"{limit} steps, and measured after each on at most "
-    f"{forget_measures.RELEARN_ROWS} rows.",
-    f"ZRF is the mean over {forget_measures.NUM_TEACHERS} untrained networks that "
+    f"{classifier_measures.RELEARN_ROWS} rows.",
+    f"ZRF is the mean over {classifier_measures.NUM_TEACHERS} untrained networks that "
     "no method has used.",
     "Rows are divided anew for every seed, each class in proportion; rows set "
     "aside for choosing settings are never reported on. Data that come with test "

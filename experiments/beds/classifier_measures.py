@@ -92,7 +92,16 @@ _SHARED = (
 )
 
 
-def measures(plan: Plan) -> list[Measure]:
+RULES = (
+  Rule("forget_accuracy", 0.05, above=TRACE, below=TELLTALE),
+  Rule("membership_share", 0.1, above=TRACE, below=TELLTALE),
+  Rule("kept_test_accuracy", 0.02, above=NOTHING, below=DAMAGE),
+  Rule("retain_accuracy", 0.03, NOTHING, DAMAGE, reference=ORIGINAL),
+  distance("js_to_retrained", 0.02),
+)
+
+
+def measures(plan: Plan, rules: tuple[Rule, ...] = RULES) -> list[Measure]:
   """Accuracies, distances, membership, relearning, and what follows."""
   sequence = plan.requests.in_sequence
   return [
@@ -101,13 +110,7 @@ def measures(plan: Plan) -> list[Measure]:
       _outputs(sequence),
       (*_SIGNALS, "confusion"),
       _memberships,
-      (
-        Rule("forget_accuracy", 0.05, above=TRACE, below=TELLTALE),
-        Rule("membership_share", 0.1, above=TRACE, below=TELLTALE),
-        Rule("kept_test_accuracy", 0.02, above=NOTHING, below=DAMAGE),
-        Rule("retain_accuracy", 0.03, NOTHING, DAMAGE, reference=ORIGINAL),
-        distance("js_to_retrained", 0.02),
-      ),
+      rules,
       _teachers,
     ),
     Measure(

@@ -1,7 +1,7 @@
 """How methods are set for classifiers, in tables to edit.
 
 A setting that ends in `steps` is shortened for the preset "smoke"; a rate is that
-of the optimiser that `forget_methods` builds the method with.
+of the optimiser that `classifier_methods` builds the method with.
 """
 
 from __future__ import annotations

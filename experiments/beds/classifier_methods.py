@@ -8,6 +8,8 @@ from typing import Any
 import optax
 
 import jaxunlearn as ju
+from experiments.beds import classifiers
+from experiments.beds.classifier_settings import settings_for
 from experiments.bench import Bed, Method, Plan, Setting
 from experiments.bench.tune import Between, Choice
 from jaxunlearn.models.generator import image_generator, vector_generator
@@ -259,7 +261,7 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-def lacking(
+def _lacking(
   plan: Plan, *, leaves_classes: bool, takes_floats: bool
 ) -> dict[str, str]:
   """Why some methods cannot serve these requests, by name."""
@@ -278,3 +280,50 @@ def lacking(
         "for inputs that are integers, since it moves inputs by their gradient"
       )
   return found
+
+
+def settings_of(options: classifiers.Options) -> Mapping[str, Setting]:
+  """Those of the study; "smoke" shortens steps as much as training."""
+  kind, recipes = classifiers.kind_of(options), classifiers.RECIPES
+  scale = 1.0
+  if options.preset == "smoke":
+    smoke, quick = (recipes[kind][p].num_steps for p in ("smoke", "quick"))
+    scale = smoke / quick
+  return settings_for(kind, options.preset, scale)
+
+
+def fit(plan: Plan) -> Plan:
+  """Leaves out the methods that these requests or data do not suit.
+
+  Raises:
+    ValueError: such a method was asked for by name.
+  """
+  options, asked = plan.options, plan.requests
+  dataset = classifiers.setup_of(options).dataset
+  lacks = _lacking(
+    plan,
+    leaves_classes=classifiers.touched(plan, asked.forget)
+    < dataset.num_classes,
+    takes_floats=dataset.train["x"].dtype.kind == "f",
+  )
+  left_out = [name for name in plan.methods if name in lacks]
+  if left_out and options.methods not in ("all", "usual"):
+    name = left_out[0]
+    raise ValueError(
+      f"Expected --methods without {name} {lacks[name]}, got "
+      f"{options.methods!r}."
+    )
+  notes = [f"{name} is left out: not {lacks[name]}." for name in left_out]
+  settings = dict(plan.settings)
+  if "unsir" in settings:
+    most = classifiers.touched(plan, asked.added)
+    settings["unsir"] = {**settings["unsir"], "max_classes": most}
+  strategy = plan.strategy
+  if options.strategy is None and strategy == "vmap" and options.model != "mlp":
+    strategy = 4
+  return plan._replace(
+    methods=tuple(name for name in plan.methods if name not in lacks),
+    settings=settings,
+    strategy=strategy,
+    notes=(*classifiers.notes(plan), *notes),
+  )
