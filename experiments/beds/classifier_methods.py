@@ -156,6 +156,10 @@ def _gkt(bed: Bed, s: Setting) -> ju.Transform:
 _RATE = {"rate": Between(1e-4, 1e-1)}
 _KEPT, _FORGOTTEN = "retain rows", "forget rows"
 _BOTH, _NONE = "forget and retain rows", "no rows, only which classes to forget"
+_WHOLE = (
+  "forgets whole classes: a request for a part of a class is to it one for the "
+  "class."
+)
 _NOISE = {
   "impair_rate": Between(1e-4, 5e-2),
   "repair_rate": Between(1e-4, 2e-2),
@@ -249,14 +253,15 @@ METHODS: Mapping[str, Method] = {
     {**_RATE, "steps": Choice((10, 40))},
     access="forget and some retain rows",
   ),
-  "zero_shot_noise": Method(_zero_shot_noise, _NOISE, access=_NONE, blind=True),
+  "zero_shot_noise": Method(
+    _zero_shot_noise, _NOISE, access=_NONE, blind=True, note=_WHOLE
+  ),
   "gkt": Method(
     _gkt,
     {"rate": Between(1e-4, 1e-2), "gate": Between(1e-4, 0.5)},
     access=_NONE,
     blind=True,
-    note="like zero_shot_noise it forgets whole classes: a request for a part of "
-    "a class is to them one for the class.",
+    note=_WHOLE,
   ),
 }
 

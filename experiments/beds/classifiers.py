@@ -287,6 +287,8 @@ def beds(
       "test_rows": len(found[0].test["label"]),
     },
     given,
+    dataset,
+    model,
   )
 
 

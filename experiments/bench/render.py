@@ -100,6 +100,8 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
     _notes(plan),
   )
   render(made, folder)
+  for name, content in study.files(evidence).items():
+    report.write_json(folder / name, plain(content))
   _save_params(folder / "params", evidence)
   return trial.summary
 

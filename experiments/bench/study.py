@@ -87,6 +87,8 @@ class Beds(NamedTuple):
     sources: per seed what the request kinds look at; on the host.
     facts: for the configuration in the report: sizes, names.
     given: the original model where it was trained elsewhere, for all seeds.
+    dataset: what was loaded, whatever it is.
+    model: what is trained, where all seeds have the same.
   """
 
   shared: PyTree
@@ -95,6 +97,8 @@ class Beds(NamedTuple):
   sources: Sequence[Any]
   facts: Mapping[str, Any]
   given: Variables | None = None
+  dataset: Any = None
+  model: Any = None
 
 
 class Kind(NamedTuple):
@@ -129,6 +133,11 @@ class Requests(NamedTuple):
   added: np.ndarray
   marks: PyTree
   in_sequence: bool = False
+
+  @property
+  def masks(self) -> np.ndarray:
+    """Those of the first seed, bool [R, N]."""
+    return self.forget[:, 0]
 
 
 class Method(NamedTuple):
@@ -238,6 +247,7 @@ class Study:
     panels: each `evidence -> {name: (figure, caption)}`.
     findings: `evidence -> sentences`, after the frame's own.
     comparisons: further tables, `evidence -> tables`.
+    files: `evidence -> contents of further JSON files by name`.
     traces: `info of a method -> {name: [T]}`, what its run left; None for the
       losses of its phases.
     single: methods of which all seeds have the same model, one that was given.
@@ -272,6 +282,7 @@ class Study:
   comparisons: Callable[[Evidence], Sequence[report.Comparison]] = (
     lambda evidence: ()
   )
+  files: Callable[[Evidence], Mapping[str, Any]] = lambda evidence: {}
   traces: Callable[[Any], Mapping[str, Any]] | None = None
   single: Sequence[str] = ()
   time_alone: bool = False
@@ -307,6 +318,16 @@ class Plan(NamedTuple):
   strategy: str | int
   notes: tuple[str, ...] = ()
   selection: Plan | None = None
+
+  @property
+  def dataset(self) -> Any:
+    """What was loaded."""
+    return self.beds.dataset
+
+  @property
+  def model(self) -> Any:
+    """What is trained."""
+    return self.beds.model
 
   @property
   def lanes(self) -> tuple[np.ndarray, np.ndarray]:

@@ -91,6 +91,19 @@ def split(
   )
 
 
+def undivided(dataset: Dataset) -> Split:
+  """The rows as they were loaded."""
+  count = len(dataset.train["label"])
+  return Split(
+    dataset.train,
+    dataset.test,
+    dataset.test,
+    dataset.columns,
+    np.arange(count),
+    count,
+  )
+
+
 def _deal(
   label: np.ndarray,
   free: np.ndarray,

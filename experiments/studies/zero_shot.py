@@ -269,6 +269,23 @@ def curves(evidence: Evidence) -> dict[str, tuple[Any, str]]:
   }
 
 
+def files(evidence: Evidence) -> dict[str, Any]:
+  """The curves as numbers, [R, S, T] by variant and name."""
+  plan = evidence.plan
+  size, shape = size_of(plan.options), (-1, len(plan.seeds))
+  lines = {
+    name: {
+      key: values.reshape(*shape, values.shape[-1])
+      for key, values in found.traces.items()
+    }
+    for name, found in evidence.found.items()
+    if "kept" in found.traces
+  }
+  at = np.arange(size.every, size.cycles + 1, size.every)
+  names = plan.requests.names
+  return {"curves.json": {"requests": names, "cycle": at, "curves": lines}}
+
+
 STUDY = bench.Study(
   name="zero_shot",
   options=Options,
@@ -306,4 +323,5 @@ STUDY = bench.Study(
     "belongs.",
   ),
   panels=(curves,),
+  files=files,
 )

@@ -123,7 +123,7 @@ def test_a_model_that_diverged_has_no_number_and_no_rank(tmp_path):
   found = evidence()
   lost = [row for row in rows(found, "broken") if not row["is_finite"]]
   assert lost and all(np.isnan(row["off"]) for row in lost)
-  summary = render.write(tmp_path, found.plan, found)
+  render.write(tmp_path, found.plan, found)
   sentences = report.nearest_findings(render.trial_of(found))
   assert any(s.startswith("Diverged, ") and "broken" in s for s in sentences)
   assert not any(

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import data, methods, requests
+from experiments import data, requests
+from experiments.beds import classifiers
+from experiments.beds.classifier_methods import settings_of
+from experiments.datasets import classes
+from experiments.studies.forget import Options
 
 
 def write_cifar10(folder, part, count):
@@ -107,13 +111,14 @@ def test_requests_select_the_rows_that_they_name(tmp_path):
   label = loaded.train["label"]
   both = requests.parse("class:3,5", loaded)
   np.testing.assert_array_equal(both.masks[0], np.isin(label, [3, 5]))
-  assert both.classes == ((3, 5),) and both.max_classes == 2
+  test = loaded.test["label"]
+  np.testing.assert_array_equal(both.marks[0, 0], np.isin(test, [3, 5]))
   group = requests.parse("group:label=3", loaded)
   np.testing.assert_array_equal(group.masks[0], label == 3)
-  assert group.classes == ((3,),)
+  np.testing.assert_array_equal(group.marks[0, 0], test == 3)
   tenth = requests.parse("random:0.1", loaded)
   assert tenth.masks.sum() == round(0.1 * len(label))
-  assert tenth.classes == (None,)
+  assert not tenth.marks.any()
   each = requests.parse("each-class", loaded)
   np.testing.assert_array_equal(
     each.masks, np.arange(10)[:, None] == label[None]
@@ -142,11 +147,63 @@ def test_groups_may_be_numbers_words_or_bools(blobs, tmp_path):
 
 
 def test_counts_of_steps_shrink_with_the_preset_and_rates_do_not():
-  quick = methods.settings_for("finetune", "mlp", "quick")
-  smoke = methods.settings_for("finetune", "mlp", "smoke")
-  share = (
-    methods.RECIPES["mlp"]["smoke"].num_steps
-    / methods.RECIPES["mlp"]["quick"].num_steps
+  quick, smoke = (
+    settings_of(Options(preset=preset))["finetune"]
+    for preset in ("quick", "smoke")
   )
+  sizes = classifiers.RECIPES["mlp"]
+  share = sizes["smoke"].num_steps / sizes["quick"].num_steps
   assert smoke["steps"] == max(1, round(share * quick["steps"]))
   assert smoke["rate"] == quick["rate"]
+
+
+def rows_in(part, pool):
+  """The numbers of some rows in the pool, all of whose rows differ."""
+  known = {row.tobytes(): i for i, row in enumerate(pool["x"])}
+  return {known[row.tobytes()] for row in part["x"]}
+
+
+def test_rows_are_divided_once_per_seed_and_those_set_aside_stay_aside():
+  loaded = data.digits()
+  pool = loaded.pool.rows
+  splits = [classes.split(loaded, seed, "report") for seed in range(3)]
+  select = classes.split(loaded, 5, "select")
+  chosen, aside = (rows_in(part, pool) for part in (select.test, select.aside))
+  counts = [np.bincount(s.train["label"]).tolist() for s in splits]
+  assert counts[0] == counts[1] == counts[2]
+  for split in splits:
+    train, test, own = (
+      rows_in(part, pool) for part in (split.train, split.test, split.aside)
+    )
+    assert own == aside and not train & test and not (train | test) & aside
+    assert not (train | test) & chosen
+    assert len(train) + len(test) + len(aside) + len(chosen) == 1797
+    np.testing.assert_array_equal(
+      split.train["label"], pool["label"][split.row_id]
+    )
+  assert rows_in(splits[0].test, pool) != rows_in(splits[1].test, pool)
+
+
+def test_rows_that_are_named_are_trained_on_whatever_the_seed():
+  loaded = data.digits()
+  named = np.zeros(1797, bool)
+  named[[3, 77, 1500]] = True
+  for seed in range(4):
+    split = classes.split(loaded, seed, "report", named)
+    assert {3, 77, 1500} <= set(split.row_id.tolist())
+
+
+def test_test_rows_of_ones_own_stay_test_rows(tmp_path):
+  y = np.arange(60) % 3
+  x = np.random.default_rng(0).normal(size=(120, 4))
+  np.savez(tmp_path / "d.npz", x=x[:60], y=y, x_test=x[60:], y_test=y)
+  loaded = data.from_npz(str(tmp_path / "d.npz"))
+  report, select = (
+    classes.split(loaded, 1, part) for part in ("report", "select")
+  )
+  np.testing.assert_array_equal(report.train["x"], loaded.train["x"])
+  parts = [
+    rows_in(part, loaded.test)
+    for part in (report.test, report.aside, select.test)
+  ]
+  assert sum(map(len, parts)) == 60 and len(set.union(*parts)) == 60

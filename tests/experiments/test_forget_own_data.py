@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from experiments import cautions, data, forget, methods, requests
+from experiments import data, forget, requests
+from experiments.beds import cautions, classifier_methods
+from experiments.beds.classifier_methods import METHODS
 
 
 def save(folder, **arrays):
@@ -65,7 +67,7 @@ def test_integers_reach_a_model_that_wants_them(tmp_path):
   plan = prepare(source, model="own_models:tokens", methods="all")
   assert plan.dataset.train["x"].dtype == np.int32
   np.testing.assert_array_equal(plan.dataset.train["x"], x)
-  assert not set(plan.settings) & {"unsir", "gkt", "boundary_shrink"}
+  assert not set(plan.methods) & {"unsir", "gkt", "boundary_shrink"}
   with pytest.raises(ValueError, match="without unsir for inputs that are int"):
     prepare(source, model="own_models:tokens", methods="unsir")
   assert prepare(source).dataset.train["x"].dtype == np.float32
@@ -123,9 +125,13 @@ def test_copies_of_deleted_rows_are_counted(tmp_path):
   source = save(tmp_path, x=x, y=y, x_test=x_test)
   plan = prepare(source, request=f"index:{tmp_path / 'rows.txt'}")
   # Row 33 has the inputs of row 1 and another label.
-  found = cautions.count_copies(plan.dataset, plan.requests.masks)
-  assert found.tolist() == [[3, 2]]
-  assert "3 kept training rows and 2 test rows are copies" in plan.notes[0]
+  rows = plan.beds.sources[0]
+  found = cautions.count_copies(rows, plan.requests.masks)
+  tested = sum(
+    (rows.test["x"] == row).all(1).any() for row in x[:2].astype("f4")
+  )
+  assert found.tolist() == [[3, tested]]
+  assert f"3 kept training rows and {tested} test rows are" in plan.notes[0]
   assert "has 3 rows: each moves a share of them by 33 points" in plan.notes[1]
 
 
@@ -137,7 +143,10 @@ def test_a_mask_of_integers_is_a_mask(tmp_path):
   np.testing.assert_array_equal(found.masks[0], wanted)
 
 
-def test_every_method_that_moves_inputs_is_left_out_for_integers():
-  moving = {n for n, m in methods.METHODS.items() if m.moves_inputs}
-  chosen = methods.choose("all", has_ledger=True, takes_floats=False)
-  assert moving and not moving & set(chosen)
+def test_every_method_that_moves_inputs_is_left_out_for_integers(tmp_path):
+  moving = set(classifier_methods._MOVES_INPUTS)
+  assert moving < set(METHODS)
+  x = np.random.default_rng(0).integers(0, 50, (60, 7))
+  source = save(tmp_path, x=x, x_test=x[:21])
+  plan = prepare(source, model="own_models:tokens", methods="all")
+  assert set(plan.methods) == set(METHODS) - moving

@@ -1,26 +1,22 @@
 """Requests one after the other, from end to end and part by part."""
 
+import dataclasses
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxunlearn.methods._classes import requested_classes
 from problems import RECIPE, blobs, trained
 
 import jaxunlearn as ju
-from experiments import (
-  data,
-  forget,
-  methods,
-  models,
-  relearning,
-  requests,
-  sequence,
-  study,
-)
+from experiments import bench, data, forget
+from experiments.beds import classifier_measures, classifiers
+from experiments.bench import lanes
+from experiments.datasets import classes
+from experiments.studies.forget import STUDY
 from jaxunlearn.core.links import edit
+from jaxunlearn.methods._classes import requested_classes
 
 METHODS = "finetune,amnesiac"
 
@@ -57,14 +53,14 @@ def test_there_is_a_row_for_every_step(in_sequence):
   places = [(r["method"], r["request"], r["seed"]) for r in results["rows"]]
   assert places == [
     (method, request, seed)
-    for method in ("original", "retrained", *METHODS.split(","))
+    for method in (*bench.REFERENCES, *METHODS.split(","))
     for request in ("1. class:3", "2. class:5", "3. class:8")
     for seed in (0, 1)
   ]
-  sizes = results["config"]["sizes"]["forget_rows"]
-  label = data.digits().train["label"]
-  wanted = [int(np.isin(label, c).sum()) for c in ([3], [3, 5], [3, 5, 8])]
-  assert list(sizes.values()) == wanted
+  # How many each takes away, by seed.
+  label = classes.split(data.digits(), 0, "report").train["label"]
+  wanted = [[int((label == c).sum())] * 2 for c in (3, 5, 8)]
+  assert results["config"]["forget_rows"] == wanted
 
 
 def test_numbers_of_a_step_are_of_all_requests_so_far(in_sequence):
@@ -123,76 +119,68 @@ def test_several_requests_out_of_sequence_are_each_as_alone(tmp_path):
   assert "newest_forget_accuracy" not in both["rows"][0]
 
 
-def test_a_method_without_rows_is_told_of_all_classes_so_far(monkeypatch):
-  dataset = data.digits()
-  asked = requests.parse("class:3;class:5;class:8", dataset, sequence=True)
-  model = models.load("mlp", dataset, "smoke")
-  this = study.make(
-    model,
-    dataset,
-    asked,
-    methods.RECIPES["mlp"]["smoke"],
-    num_seeds=2,
-    strategy="map",
+def prepare(request, **options):
+  return forget.prepare(
+    forget.Options(preset="smoke", request=request, sequence=True, **options)
   )
 
-  def count(access, settings):
-    def add(variables, data, forget_mask, key):
-      many = requested_classes(data["label"], forget_mask, 10).sum()
+
+def test_a_method_without_rows_is_told_of_all_classes_so_far():
+  def count(bed, setting):
+    def add(variables, data, request, key):
+      many = requested_classes(data["label"], request.forget, 10).sum()
       return jax.tree.map(lambda leaf: leaf + many, variables)
 
     return edit(add)
 
-  original = study.given_original(this, ju.Variables({"w": jnp.zeros(2)}))
-  for zero_shot, wanted in ((True, [1, 3, 6]), (False, [1, 2, 3])):
-    method = methods.Method(count, "", zero_shot=zero_shot)
-    monkeypatch.setitem(methods.METHODS, "count", method)
-    made = sequence.unlearn(this, "count", {}, original)
+  plan = prepare("class:3;class:5;class:8", methods="finetune")
+  beds = plan.beds._replace(given=ju.Variables({"w": jnp.zeros(2)}))
+  for blind, wanted in ((True, [1, 3, 6]), (False, [1, 2, 3])):
+    methods = {"finetune": bench.Method(count, blind=blind)}
+    study = dataclasses.replace(STUDY, methods=methods)
+    plan = plan._replace(study=study, beds=beds)
+    made = lanes.serve(plan, "finetune", lanes.train(plan))
     # Lanes request by request, two seeds each; each goes on from the last.
-    found = np.asarray(made.variables.params["w"])[:, 0]
+    found = np.asarray(made.value.params["w"])[:, 0]
     assert found.tolist() == np.repeat(wanted, 2).tolist()
 
 
 def test_each_class_in_sequence_leaves_the_last_one():
-  dataset = data.digits()
-  made = requests.parse("each-class", dataset, sequence=True)
-  assert made.names[0] == "1. class:0" and made.names[-1] == "9. class:8"
-  label = dataset.train["label"]
+  made = prepare("each-class")
+  names = made.requests.names
+  assert names[0] == "1. class:0" and names[-1] == "9. class:8"
+  label = made.beds.sources[0].train["label"]
   for k in range(9):
-    np.testing.assert_array_equal(made.masks[k], label <= k)
-    np.testing.assert_array_equal(made.added[k], label == k)
-    assert made.classes[k] == tuple(range(k + 1))
-  assert made.max_classes == 1 and made.is_sequence
-  apart = requests.parse("each-class", dataset)
-  assert len(apart.names) == 10 and not apart.is_sequence
-  np.testing.assert_array_equal(apart.masks, apart.added)
+    np.testing.assert_array_equal(made.requests.masks[k], label <= k)
+    np.testing.assert_array_equal(made.requests.added[k, 0], label == k)
+    gone = made.beds.sources[0].test["label"] <= k
+    np.testing.assert_array_equal(made.requests.marks[k, 0], gone)
+  assert classifiers.touched(made, made.requests.added) == 1
+  options = dataclasses.replace(made.options, sequence=False)
+  apart = forget.prepare(options).requests
+  assert len(apart.names) == 10 and not apart.in_sequence
+  np.testing.assert_array_equal(apart.forget, apart.added)
 
 
 def test_a_row_that_two_requests_name_is_taken_by_the_first():
-  dataset = data.digits()
-  made = requests.parse("class:1,2;class:2,3", dataset, sequence=True)
-  label = dataset.train["label"]
-  np.testing.assert_array_equal(made.added[1], label == 3)
-  np.testing.assert_array_equal(made.masks[1], np.isin(label, [1, 2, 3]))
-  assert made.max_classes == 2
+  made = prepare("class:1,2;class:2,3")
+  label = made.beds.sources[0].train["label"]
+  asked = made.requests
+  np.testing.assert_array_equal(asked.added[1, 0], label == 3)
+  np.testing.assert_array_equal(asked.masks[1], np.isin(label, [1, 2, 3]))
+  assert made.settings["unsir"]["max_classes"] == 2
 
 
-def test_relearning_is_measured_on_unseen_rows_of_whole_classes():
-  masks = np.array([[1, 1, 0, 0, 0], [1, 0, 1, 0, 1]], bool)
-  test_masks = np.array([[0, 1, 0, 1], [0, 0, 0, 0]], bool)
-  rows = relearning.examined(masks, test_masks)
-  assert rows.from_test.tolist() == [True, False]
-  assert rows.row_id.tolist() == [[1, 3, 0], [0, 2, 4]]
-  assert rows.weight.tolist() == [[1, 1, 0], [1, 1, 1]]
-
-
-def test_relearning_is_measured_on_a_thousand_rows_at_most():
-  masks = np.ones((1, 5000), bool)
-  rows = relearning.examined(masks, np.zeros((1, 3), bool))
-  assert rows.row_id.shape == (1, relearning.MAX_ROWS)
-  assert len(set(rows.row_id[0].tolist())) == relearning.MAX_ROWS
-  assert rows.row_id[0, -1] == 4999
-  assert jnp.all(rows.weight == 1)
+def test_relearning_is_measured_on_rows_that_are_evenly_spread():
+  spread = lambda mask, count: jax.tree.map(
+    list, classifier_measures._spread(jnp.asarray(mask, bool), count)
+  )
+  assert spread([0, 1, 0, 1], 2) == ([1, 3], [1, 1])
+  rows, weight = spread([1, 0, 0, 1], 3)
+  assert rows[:2] == [0, 3] and weight == [1, 1, 0]
+  rows, weight = spread(np.ones(5000), 1000)
+  assert len(set(map(int, rows))) == 1000 and rows[-1] == 4999
+  assert all(weight)
 
 
 @pytest.mark.slow
@@ -203,17 +191,27 @@ def test_a_model_that_knows_relearns_before_one_that_does_not():
     lambda key: ju.train(model, train, train["label"] != 2, key, **RECIPE)
   )
   unknown, _ = without(jax.random.key(0))
-  mask = np.asarray(train["label"] == 2)[None]
-  rows = relearning.examined(mask, np.asarray(test["label"] == 2)[None])
-  recipe = methods.Recipe(num_steps=3000, learning_rate=0.01, batch_size=16)
+  forget_rows, gone = train["label"] == 2, test["label"] == 2
+  recipe = classifiers.Recipe(3000, 0.01, 16)
+  bed = bench.Bed(model, train, test, recipe)
+  requests = bench.Requests(
+    ("class:2",), *[np.asarray(forget_rows)[None, None]] * 2,
+    np.asarray(gone)[None, None],
+  )  # fmt: skip
+  beds = bench.Beds(None, None, None, (), {"recipe": recipe._asdict()})
+  plan = bench.Plan(STUDY, None, (0,), beds, requests, (), {}, (), "map")
+  relearn = classifier_measures._relearn(plan)
 
   @jax.jit
   def steps(variables):
-    one = jax.tree.map(lambda leaf: leaf[0], rows)
-    made = relearning.relearned(
-      model, recipe, train, test, one, variables, known
+    case = bench.Case(
+      bed, forget_rows, forget_rows, gone, variables, known, known,
+      jax.random.key(1),
+    )  # fmt: skip
+    made = relearn(case)
+    return tuple(
+      made[f"relearn_{name}"] for name in ("steps", "reached", "curve")
     )
-    return made.steps, made.reached, made.curve
 
   (few, reached, curve), (many, reached_too, later) = map(
     steps, (known, unknown)
@@ -221,12 +219,13 @@ def test_a_model_that_knows_relearns_before_one_that_does_not():
   assert few == 1 and reached and reached_too and 10 < many < 500
   assert later[0] == 0 and curve.shape == (501,)
   # The accuracy of the untouched model on the test rows of the class.
-  of_class = np.asarray(test["label"] == 2)
+  of_class = np.asarray(gone)
   guess = np.asarray(model.predict(known, test["x"])).argmax(axis=1)
   assert curve[0] == pytest.approx(np.mean(guess[of_class] == 2), abs=1e-6)
 
 
 def test_relearning_stops_after_a_sixth_of_the_training():
-  recipe = methods.Recipe(num_steps=600, learning_rate=1.0, batch_size=1)
-  assert relearning.num_steps(recipe) == 100
-  assert relearning.num_steps(recipe._replace(num_steps=3)) == 1
+  plan = prepare("class:1;class:2", train_steps=600)
+  assert classifier_measures.relearn_limit(plan) == 100
+  plan = prepare("class:1;class:2", train_steps=3)
+  assert classifier_measures.relearn_limit(plan) == 1
