@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from experiments import zero_shot
+from experiments.bench import REFERENCES
+from experiments.studies.zero_shot import VARIANTS
 
 FAST = ["--preset", "smoke"]
-METHODS = ["original", "retrained", *zero_shot.VARIANTS, "zero_shot_noise"]
+METHODS = [*REFERENCES, *VARIANTS, "zero_shot_noise"]
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,7 @@ def test_all_files_are_written(digits_run):
   assert sorted(p.name for p in out.iterdir()) == [
     ".jaxunlearn-run.json",
     "curves.json",
+    "params",
     "plots",
     "report.html",
     "results.json",
@@ -50,10 +53,10 @@ def test_curves_end_where_the_rows_do_and_the_gate_is_off_when_off(digits_run):
   out, results = digits_run
   content = json.loads((out / "curves.json").read_text())
   assert content["cycle"] == [2, 4, 6] and content["requests"] == ["class:3"]
-  for name, variant in zero_shot.VARIANTS.items():
+  for name, variant in VARIANTS.items():
     curve = {k: np.asarray(v) for k, v in content["curves"][name].items()}
     assert all(v.shape == (1, 2, 3) for v in curve.values())
-    assert ((curve["kept"] == 1).all()) == (variant.gate == 1)
+    assert ((curve["kept"] == 1).all()) == (variant[1] == 1)
     rows = [r for r in results["rows"] if r["method"] == name]
     for kind in ("forget_test_accuracy", "retain_test_accuracy"):
       last = curve[kind][0, :, -1]
