@@ -31,7 +31,15 @@ _PREFIX = "jaxunlearn"
 # What runs write, so that most clashes are found before the work and not after.
 _NAMES = frozenset(
   (
-    *("curves.json", "params", "plots", "report.html", "results.json"),
+    *(
+      "certificate.html",
+      "certificate.json",
+      "curves.json",
+      "params",
+      "plots",
+      "report.html",
+      "results.json",
+    ),
     *("sweep.json", "table.md", "values.csv"),
   )
 )

@@ -46,6 +46,15 @@ class CommonOptions:
     ),
   ] = None
 
+  certificate: Annotated[
+    str | None,
+    described(
+      "Write certificate.html and .json, one page that answers the request, for "
+      "the model of this method.",
+      "METHOD",
+    ),
+  ] = None
+
   data_dir: flags.DataDir = None
 
   out: flags.Out = "out"

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments import common
-from experiments.bench import lanes, table, tune
+from experiments.bench import certify, lanes, table, tune
 from experiments.bench.study import ORIGINAL, Evidence, Panel, Plan
 from jaxunlearn import report
 from jaxunlearn.adapters import orbax
@@ -100,6 +100,7 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
     _notes(plan),
   )
   render(made, folder)
+  certify.write(folder, evidence, trial)
   for name, content in study.files(evidence).items():
     report.write_json(folder / name, plain(content))
   _save_params(folder / "params", evidence)

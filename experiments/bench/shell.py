@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from experiments import common, flags
-from experiments.bench import render, tune
+from experiments.bench import certify, render, tune
 from experiments.bench.study import (
   REPORT,
   SELECT,
@@ -35,6 +35,7 @@ def prepare(study: Study, options: Any) -> Plan:
   count = options.seeds or study.seeds(options)
   seeds = tuple(range(options.first_seed, options.first_seed + count))
   plan = make_plan(study, options, seeds, methods, options.request, REPORT)
+  certify.check(plan)
   if options.tune is None:
     return plan
   if options.tune < 2:

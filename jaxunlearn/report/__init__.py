@@ -10,6 +10,7 @@ from jaxunlearn.report.audit_plots import curves as curves
 from jaxunlearn.report.audit_plots import roc_curves as roc_curves
 from jaxunlearn.report.audit_plots import score_histograms as score_histograms
 from jaxunlearn.report.canvas import figure_png as figure_png
+from jaxunlearn.report.certificate import Certificate as Certificate
 from jaxunlearn.report.comparisons import salun_table as salun_table
 from jaxunlearn.report.definitions import HIGHER as HIGHER
 from jaxunlearn.report.definitions import LOWER as LOWER
@@ -21,6 +22,7 @@ from jaxunlearn.report.densities import density_panels as density_panels
 from jaxunlearn.report.doubts import doubts as doubts
 from jaxunlearn.report.equivalence import Rule as Rule
 from jaxunlearn.report.equivalence import Trial as Trial
+from jaxunlearn.report.equivalence import checks as checks
 from jaxunlearn.report.equivalence import comparisons as comparisons
 from jaxunlearn.report.equivalence import distance as distance
 from jaxunlearn.report.equivalence import nearest_findings as nearest_findings

@@ -50,6 +50,12 @@ _OUTCOMES = {
 }
 
 
+_AGAINST = {
+  ORIGINAL: ", against the original",
+  RETRAINED_AGAIN: ", against a second retraining",
+}
+
+
 class Rule(NamedTuple):
   """When a column counts as different from, or as near as, retraining.
 
@@ -119,7 +125,8 @@ def checks(trial: Trial, request: str, method: str) -> list[Check]:
     ours = np.full_like(theirs, ours[0]) if is_one else ours
     found.append(
       Check(
-        describe(rule.metric, trial.definitions).label,
+        describe(rule.metric, trial.definitions).label
+        + _AGAINST.get(rule.reference, ""),
         _mean(ours),
         _mean(theirs),
         *difference_interval(ours, theirs, one_model=is_one),
@@ -295,7 +302,7 @@ def _tests(trial: Trial, summary: Summary, request: str) -> Comparison:
   ]
   for rule in applied:
     metric = describe(rule.metric, known)
-    against = " to original" if rule.reference == ORIGINAL else ""
+    against = _AGAINST.get(rule.reference, "")
     margin = format_value(metric, rule.margin)
     heads.append(
       metric._replace(label=f"{metric.label}{against}, margin {margin}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -236,5 +237,28 @@ def test_draws_begin_with_the_default_and_stay_within_their_space():
   ],
 )
 def test_bad_options_are_one_line(options, message):
+  with pytest.raises(ValueError, match=message):
+    shell.prepare(STUDY, bench.CommonOptions(**options))
+
+
+def test_a_certificate_answers_one_request_for_one_method(tmp_path):
+  found = evidence(request="lowest:0.3", certificate="near")
+  render.write(tmp_path, found.plan, found)
+  made = json.loads((tmp_path / "certificate.json").read_text())
+  assert made["method"] == "near" and made["rows"] == 12
+  assert made["verdict"]["outcome"] == "passed"
+  assert "could not be told" in made["can_be_claimed"]
+  assert made["digest"] in (tmp_path / "certificate.html").read_text()
+  assert set(made["hashes"]) >= {"numbers of the rows", "model in params"}
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"certificate": "far"}, "--certificate to be one of --methods"),
+    ({"certificate": "near"}, "one --request for --certificate, got 2"),
+  ],
+)
+def test_what_cannot_be_certified_is_refused(options, message):
   with pytest.raises(ValueError, match=message):
     shell.prepare(STUDY, bench.CommonOptions(**options))

@@ -1,0 +1,200 @@
+"""One page for whoever has to answer a deletion request.
+
+What was asked, by which method it was served, every test with its result
+against models that were trained without the rows, the sentence that can be said
+and those that cannot, and a digest of it all that can be signed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxunlearn.report.files import plain
+from jaxunlearn.report.limits import LIMITS
+from jaxunlearn.report.style import STYLE
+from jaxunlearn.report.verdict import ABSENT, FOUND, Check, Verdict
+
+_CAN = {
+  "passed": "In {tests} tests over {seeds} seeds the model could not be told from "
+  "models that were trained without the rows, within the margins below.",
+  "unclear": "No test found a difference to models that were trained without the "
+  "rows, but {open} of {tests} were too weak to exclude one: forgetting is "
+  "neither shown nor refuted.",
+  "damaged": "No trace of the rows was found, but the model is worse on what was "
+  "to be kept than the margins allow.",
+  "telltale": "No trace of the rows was found, but the model can be told from one "
+  "that never saw them: it shows that something was removed.",
+  "traces": "The rows were NOT forgotten: {found} of {tests} tests found traces "
+  "of them.",
+}
+_CANNOT = (
+  "That nothing of the rows is left: the tests below are those that were run, "
+  "and a stronger one may find more.",
+  "That the rows are gone elsewhere: copies, backups, logs, and models or "
+  "features derived from the original model were not looked at.",
+)
+
+
+class Certificate(NamedTuple):
+  """What one says of a request; everything is signed by `digest`.
+
+  Attributes:
+    request: as it was asked.
+    rows: how many rows were asked for.
+    method: that served it.
+    access: the data that the method had, in words.
+    settings: of the method.
+    verdict: what all tests say together.
+    checks: the tests.
+    seeds: how many models each side of a test had.
+    hashes: SHA-256 by name: of the rows' numbers, data, checkpoint, model.
+    provenance: command, versions, device, date.
+  """
+
+  request: str
+  rows: int
+  method: str
+  access: str
+  settings: Mapping[str, Any]
+  verdict: Verdict
+  checks: Sequence[Check]
+  seeds: int
+  hashes: Mapping[str, str]
+  provenance: Mapping[str, str]
+
+  @property
+  def claims(self) -> tuple[str, tuple[str, ...]]:
+    """The sentence that can be said, and those that cannot."""
+    outcomes = [check.outcome for check in self.checks]
+    decided = outcomes.count(FOUND) + outcomes.count(ABSENT)
+    sentence = _CAN[self.verdict.outcome].format(
+      tests=len(outcomes),
+      seeds=self.seeds,
+      open=len(outcomes) - decided,
+      found=outcomes.count(FOUND),
+    )
+    if self.verdict.sentence.startswith("Cannot be judged."):
+      sentence = self.verdict.sentence
+    return sentence, _CANNOT
+
+  def to_json(self) -> dict[str, Any]:
+    """Plain values, with the digest of all the others."""
+    can, cannot = self.claims
+    checks = [
+      {**check._asdict(), "outcome": check.outcome, "finding": check.finding}
+      for check in self.checks
+    ]
+    content = plain(
+      {
+        **self._asdict(),
+        "checks": checks,
+        "can_be_claimed": can,
+        "cannot_be_claimed": cannot,
+      }
+    )
+    return {**content, "digest": digest(content)}
+
+
+def digest(content: Any) -> str:
+  """SHA-256 of JSON with sorted keys and no spaces, in hexadecimal."""
+  text = json.dumps(
+    content, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+  )
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_arrays(tree: Any) -> str:
+  """SHA-256 of a tree of arrays: of each leaf its path, dtype, shape, bytes."""
+  found = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    array = np.ascontiguousarray(leaf)
+    head = f"{jax.tree_util.keystr(path)};{array.dtype};{array.shape};"
+    found.update(head.encode())
+    found.update(array.tobytes())
+  return found.hexdigest()
+
+
+def certificate_html(certificate: Certificate) -> str:
+  """The page; one file, no scripts, everything escaped."""
+  content = certificate.to_json()
+  can, cannot = certificate.claims
+  facts = {
+    "Request": certificate.request,
+    "Rows": f"{certificate.rows}",
+    "Method": certificate.method,
+    "Data it had access to": certificate.access or "see the report",
+    "Settings": json.dumps(content["settings"], ensure_ascii=False),
+  }
+  hashes = {**certificate.hashes, "this certificate": content["digest"]}
+  policy_hash = base64.b64encode(
+    hashlib.sha256(STYLE.encode()).digest()
+  ).decode()
+  policy = (
+    f"default-src 'none'; style-src 'sha256-{policy_hash}'; base-uri 'none'; "
+    "form-action 'none'"
+  )
+  limits = "".join(
+    f"<li>{escape(head)}. {escape(text)}</li>\n" for head, text in LIMITS
+  )
+  return (
+    '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    f"<title>Deletion request: {escape(certificate.request)}</title>\n"
+    f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<header>\n"
+    '<p class="kind">Answer to a deletion request</p>\n'
+    f"<h1>{escape(can)}</h1>\n</header>\n"
+    f"{_pairs('What was asked, and how it was served', facts)}"
+    "<h2>What cannot be claimed</h2>\n<ul>\n"
+    + "".join(f"<li>{escape(sentence)}</li>\n" for sentence in cannot)
+    + f"{limits}</ul>\n<h2>Every test</h2>\n{_tests(certificate.checks)}"
+    f"{_pairs('Hashes (SHA-256), to be signed', hashes)}"
+    f"{_pairs('How it was made', certificate.provenance)}"
+    '<p class="hint">Signed: ______________________ Date: ____________</p>\n'
+    "</main>\n</body>\n</html>\n"
+  )
+
+
+def _pairs(title: str, pairs: Mapping[str, str]) -> str:
+  terms = "".join(
+    f"<div><dt>{escape(name)}</dt><dd>{escape(str(text))}</dd></div>\n"
+    for name, text in pairs.items()
+  )
+  return f'<h2>{escape(title)}</h2>\n<dl class="facts">\n{terms}</dl>\n'
+
+
+def _tests(checks: Sequence[Check]) -> str:
+  words = {ABSENT: "no difference", FOUND: "difference"}
+  lines = "".join(
+    f'<tr><th scope="row">{escape(check.measure)}</th>'
+    f"<td>{_number(check.value)}</td><td>{_number(check.reference)}</td>"
+    f"<td>{_number(check.low)} to {_number(check.high)}</td>"
+    f"<td>{check.margin:g}</td>"
+    f"<td>{escape(check.finding or words.get(check.outcome, 'undecided'))}</td>"
+    "</tr>\n"
+    for check in checks
+  )
+  heads = ("model", "without the rows", "95 % interval", "margin", "result")
+  head = "".join(f'<th scope="col">{name}</th>' for name in heads)
+  return (
+    '<div class="scroll" role="region" tabindex="0" aria-label="Tests">\n'
+    f'<table>\n<thead><tr><th scope="col">Test</th>{head}</tr></thead>\n'
+    f"<tbody>\n{lines}</tbody>\n</table>\n</div>\n"
+    '<p class="hint">The interval is that of the difference to models that were '
+    "trained without the rows, over seeds. A difference is shown where it lies "
+    "beyond the margin, excluded where it lies within, and undecided else."
+    "</p>\n"
+  )
+
+
+def _number(value: float) -> str:
+  return f"{value:.3g}" if math.isfinite(value) else "–"
