@@ -10,7 +10,11 @@ import optax
 import jaxunlearn as ju
 from experiments import flags
 from experiments.settings import PAPER, RECIPES, SETTINGS, Recipe, Settings
+from jaxunlearn.methods.unsir import Fits
 from jaxunlearn.models.generator import image_generator, vector_generator
+
+_NOISE_RATE = 0.1
+_STUDENT_STEPS = 10  # Of each cycle of gated transfer.
 
 
 class Access(NamedTuple):
@@ -55,13 +59,27 @@ class Method(NamedTuple):
   moves_inputs: bool = False
 
 
-def _fit(access: Access, settings: Settings, steps: str = "steps"):
-  """The three arguments that most methods share."""
+def _fit(
+  access: Access, settings: Settings, steps: str = "steps", rate: str = "rate"
+) -> ju.Fit:
+  """A fit by Adam with the batches of the training."""
+  optimizer = optax.adam(settings[rate])
+  return ju.Fit(optimizer, settings[steps], access.recipe.batch_size)
+
+
+def _parts(access: Access, settings: Settings) -> Fits:
+  """The fits of a method that learns noise, impairs and repairs."""
+  steps, rows = settings["noise_steps"], settings["noise_batch"]
   return {
-    "optimizer": optax.adam(settings["rate"]),
-    "num_steps": settings[steps],
-    "batch_size": access.recipe.batch_size,
+    "noise": ju.Fit(optax.adam(_NOISE_RATE), steps, rows),
+    "impair": _fit(access, settings, "impair_steps", "impair_rate"),
+    "repair": _fit(access, settings, "repair_steps", "repair_rate"),
   }
+
+
+def _sgd(access: Access, settings: Settings) -> ju.Fit:
+  rate = optax.sgd(settings["rate"])
+  return _fit(access, settings)._replace(optimizer=rate)
 
 
 def _retrain(a: Access, s: Settings) -> ju.Transform:
@@ -69,56 +87,49 @@ def _retrain(a: Access, s: Settings) -> ju.Transform:
 
 
 def _finetune(a: Access, s: Settings) -> ju.Transform:
-  return ju.finetune(a.model, **_fit(a, s))
+  return ju.finetune(a.model, _fit(a, s))
 
 
 def _l1_sparse(a: Access, s: Settings) -> ju.Transform:
   return ju.l1_sparse(
-    a.model, penalty=s["penalty"], plain_steps=s["plain_steps"], **_fit(a, s)
+    a.model, _fit(a, s), penalty=s["penalty"], plain_steps=s["plain_steps"]
   )
 
 
 def _gradient_ascent(a: Access, s: Settings) -> ju.Transform:
-  fit = {**_fit(a, s), "optimizer": optax.sgd(s["rate"])}
-  return ju.gradient_ascent(a.model, loss_ceiling=s["loss_ceiling"], **fit)
+  return ju.gradient_ascent(a.model, _sgd(a, s), loss_ceiling=s["loss_ceiling"])
 
 
 def _neggrad_plus(a: Access, s: Settings) -> ju.Transform:
   return ju.neggrad_plus(
     a.model,
-    optimizer=optax.sgd(s["rate"]),
-    num_steps=s["steps"],
+    _sgd(a, s),
     forget_batch_size=max(1, a.recipe.batch_size // 2),
-    retain_batch_size=a.recipe.batch_size,
     retain_share=s["retain_share"],
   )
 
 
 def _random_label(a: Access, s: Settings) -> ju.Transform:
-  return ju.random_label(a.model, num_classes=a.num_classes, **_fit(a, s))
+  return ju.random_label(a.model, _fit(a, s), num_classes=a.num_classes)
 
 
 def _salun(a: Access, s: Settings) -> ju.Transform:
   return ju.salun(
     a.model,
+    _fit(a, s, "retain_steps"),
     num_classes=a.num_classes,
     num_epochs=s["num_epochs"],
     forget_steps=s["forget_steps"],
-    retain_steps=s["retain_steps"],
-    batch_size=a.recipe.batch_size,
     keep=s["keep"],
-    optimizer=optax.adam(s["rate"]),
   )
 
 
 def _boundary_shrink(a: Access, s: Settings) -> ju.Transform:
-  fit = {**_fit(a, s), "optimizer": optax.sgd(s["rate"])}
-  return ju.boundary_shrink(a.model, radius=s["radius"], **fit)
+  return ju.boundary_shrink(a.model, _sgd(a, s), radius=s["radius"])
 
 
 def _boundary_expand(a: Access, s: Settings) -> ju.Transform:
-  fit = {**_fit(a, s), "optimizer": optax.sgd(s["rate"])}
-  return ju.boundary_expand(a.model, **fit)
+  return ju.boundary_expand(a.model, _sgd(a, s))
 
 
 def _influence_unlearning(a: Access, s: Settings) -> ju.Transform:
@@ -130,15 +141,15 @@ def _ssd(a: Access, s: Settings) -> ju.Transform:
 
 
 def _amnesiac(a: Access, s: Settings) -> ju.Transform:
-  return ju.amnesiac(a.model, a.ledger, **_fit(a, s, "repair_steps"))
+  return ju.amnesiac(a.model, a.ledger, _fit(a, s, "repair_steps"))
 
 
 def _cf_k(a: Access, s: Settings) -> ju.Transform:
-  return ju.cf_k(a.model, num_layers=s["num_layers"], **_fit(a, s))
+  return ju.cf_k(a.model, _fit(a, s), num_layers=s["num_layers"])
 
 
 def _eu_k(a: Access, s: Settings) -> ju.Transform:
-  return ju.eu_k(a.model, num_layers=s["num_layers"], **_fit(a, s))
+  return ju.eu_k(a.model, _fit(a, s), num_layers=s["num_layers"])
 
 
 def _fisher_forgetting(a: Access, s: Settings) -> ju.Transform:
@@ -150,13 +161,10 @@ def _fisher_forgetting(a: Access, s: Settings) -> ju.Transform:
 def _scrub(a: Access, s: Settings, rewind_data: Any = None) -> ju.Transform:
   return ju.scrub(
     a.model,
-    optimizer=optax.adam(s["rate"]),
+    _fit(a, s, "min_steps"),
     num_epochs=s["num_epochs"],
     max_epochs=s["max_epochs"],
     max_steps=s["max_steps"],
-    min_steps=s["min_steps"],
-    forget_batch_size=a.recipe.batch_size,
-    retain_batch_size=a.recipe.batch_size,
     rewind_data=rewind_data,
   )
 
@@ -170,21 +178,15 @@ def _unsir(a: Access, s: Settings) -> ju.Transform:
     a.model,
     num_classes=a.num_classes,
     max_classes=a.max_classes,
-    noise_steps=s["noise_steps"],
-    noise_batch=s["noise_batch"],
     copies=s["copies"],
     retain_per_class=s["retain_per_class"],
-    impair_optimizer=optax.adam(s["impair_rate"]),
-    impair_steps=s["impair_steps"],
-    repair_optimizer=optax.adam(s["repair_rate"]),
-    repair_steps=s["repair_steps"],
-    batch_size=a.recipe.batch_size,
+    **_parts(a, s),
   )
 
 
 def _bad_teacher(a: Access, s: Settings) -> ju.Transform:
   return ju.bad_teacher(
-    a.model, retain_fraction=s["retain_fraction"], **_fit(a, s)
+    a.model, _fit(a, s), retain_fraction=s["retain_fraction"]
   )
 
 
@@ -192,16 +194,10 @@ def _zero_shot_noise(a: Access, s: Settings) -> ju.Transform:
   return ju.zero_shot_noise(
     a.model,
     num_classes=a.num_classes,
-    noise_steps=s["noise_steps"],
-    noise_batch=s["noise_batch"],
     forget_penalty=s["forget_penalty"],
     retain_penalty=s["retain_penalty"],
     copies=s["copies"],
-    impair_optimizer=optax.adam(s["impair_rate"]),
-    impair_steps=s["impair_steps"],
-    repair_optimizer=optax.adam(s["repair_rate"]),
-    repair_steps=s["repair_steps"],
-    batch_size=a.recipe.batch_size,
+    **_parts(a, s),
   )
 
 
@@ -211,11 +207,10 @@ def _gkt(a: Access, s: Settings) -> ju.Transform:
     a.model,
     num_classes=a.num_classes,
     cycles=s["cycle_steps"],
-    batch_size=s["batch_size"],
+    learn=ju.Fit(optax.adam(s["rate"]), _STUDENT_STEPS, s["batch_size"]),
     z_dim=s["z_dim"],
     gate=s["gate"],
     generator=make[s["generator"]],
-    student_optimizer=optax.adam(s["rate"]),
   )
 
 

@@ -271,7 +271,7 @@ def _mask(ask: Ask, dataset: Dataset) -> np.ndarray:
   }[ask.kind]
   try:
     mask = build(ask.value, dataset)
-    checks.request_values(mask, "--request")
+    checks.request_values(mask, name="--request")
   except ValueError as error:
     text = files.short(ask.text, 120)
     raise ValueError(f"--request {text}: {error}") from error

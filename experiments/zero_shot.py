@@ -40,8 +40,7 @@ from experiments import (
 )
 from experiments.flags import described
 from jaxunlearn import metrics, report
-from jaxunlearn.methods.gated_transfer import gkt
-from jaxunlearn.methods.zero_shot import zero_shot_noise
+from jaxunlearn.methods import gated_transfer, zero_shot
 from jaxunlearn.models.generator import default_generator, vector_generator
 from jaxunlearn.report.files import plain, write_json
 
@@ -314,11 +313,11 @@ def _transfer(plan: Plan, original: study.Trained) -> common.Timed:
       def evaluate(variables):
         return _test_accuracies(access, variables, test, test_masks, request)
 
-      method = gkt(
+      method = ju.gkt(
         access.model,
         num_classes=access.num_classes,
         cycles=size.cycles,
-        batch_size=size.batch_size,
+        learn=gated_transfer.LEARN._replace(batch_size=size.batch_size),
         z_dim=size.z_dim,
         gate=gate,
         attention=attention,
@@ -359,12 +358,13 @@ def _transfer(plan: Plan, original: study.Trained) -> common.Timed:
 
 def _learn_noise(plan: Plan, original: study.Trained) -> common.Timed:
   """Learned noise on every lane."""
-  this = plan.study
+  this, size = plan.study, plan.size.batch_size
   count = this.access.num_classes
-  method = zero_shot_noise(
+  method = ju.zero_shot_noise(
     this.access.model,
     num_classes=count,
-    batch_size=plan.size.batch_size,
+    impair=zero_shot.DIGITS_IMPAIR._replace(batch_size=size),
+    repair=zero_shot.DIGITS_REPAIR._replace(batch_size=size),
     input_shape=this.train["x"].shape[1:],
   )
 

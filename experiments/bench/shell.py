@@ -94,7 +94,7 @@ def masks(
     with about(ask):
       pairs = [kinds[ask.kind].mask(ask.value, s) for s in beds.sources]
       for mask, _ in pairs:
-        checks.request_values(mask, "--request")
+        checks.request_values(mask, name="--request")
     found.append(jax.tree.map(lambda *seeds: np.stack(seeds), *pairs))
   stacked = jax.tree.map(lambda *each: np.stack(each), *found)
   return Requests(tuple(ask.text for ask in asks), *stacked)
