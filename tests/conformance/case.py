@@ -19,7 +19,8 @@ class Case(NamedTuple):
     reads: the rows whose inputs may change the result: "all", "forget",
       "retain" or "nothing".
     keyless: the key changes nothing.
-    requestless: the request changes nothing; a concept stands in its place.
+    requestless: the request changes nothing: the method was told its concept
+      when it was made, or looks at none.
     moves: whether params change; otherwise the model state does.
     identity: nothing changes at all.
     keeps_state: whether the model state keeps its structure.

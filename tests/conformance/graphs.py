@@ -4,6 +4,7 @@ from conformance import worlds
 from conformance.case import row
 from conformance.worlds import ADAM
 
+import jaxunlearn as ju
 from jaxunlearn import graph
 
 GRAPHS = [
@@ -16,13 +17,14 @@ GRAPHS = [
   ),
   row(
     worlds.edges,
-    graph.retrain,
+    ju.retrain,
     lambda t: graph.retrain(t, optimizer=ADAM, num_steps=4),
+    "edges",
     slow=True,
   ),
   row(
     worlds.nodes,
-    graph.retrain,
+    ju.retrain,
     lambda t: graph.retrain(t, optimizer=ADAM, num_steps=4),
     "nodes",
     slow=True,
