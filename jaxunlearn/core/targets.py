@@ -71,4 +71,5 @@ def widened(leaf: jax.Array) -> jax.Array:
 
 
 def narrowed(leaf: jax.Array, like: jax.Array) -> jax.Array:
+  """Back in the dtype that it had before `widened`."""
   return leaf.astype(like.dtype)
