@@ -356,7 +356,7 @@ def test_a_link_without_its_data_is_named():
   model, data, variables = problems.trained()
   transform = ju.unsir(model, num_classes=4, input_shape=(6,))
   source = ju.host_batches(host(data), data["label"] == 1)
-  with pytest.raises(ValueError, match="data for 'noise_classes', which reads"):
+  with pytest.raises(ValueError, match="data for 'noise classes', which reads"):
     ju.stream(transform, variables, source, KEY)
 
 

@@ -29,7 +29,7 @@ FACTORIES = [
   (ju.finetune, {"fit": NONE}, "batch_size to be a whole number >= 1"),
   (ju.finetune, {"fit": NEGATIVE}, "num_steps to be a whole number >= 0"),
   (ju.finetune, {"fit": optax.sgd(0.1)}, "fit to be a Fit"),
-  (ju.retrain, {"fit": FIT, "optimizer": 0.1}, "an optax optimiser"),
+  (ju.retrain, {"fit": FIT, "optimizer": 0.1}, "an optax optimizer"),
   (ju.l1_sparse, {"fit": FIT, "penalty": -1.0}, "penalty >= 0"),
   (ju.l1_sparse, {"fit": FIT, "plain_steps": 5}, r"plain_steps in 0 \.\. 3"),
   (ju.neggrad_plus, {"fit": FIT, "retain_share": 2.0}, r"share in \[0, 1\]"),
