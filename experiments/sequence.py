@@ -45,10 +45,10 @@ def unlearn(
         [keys[seed][None], later(jnp.arange(1, steps))]
       )
 
-      def serve(variables, data, forget_mask, key, ledger):
+      def serve(variables, data, request, key, ledger):
         access = this.access._replace(held_out=held_out, ledger=ledger)
         transform = method.make(access, settings)
-        unlearned, info = transform(variables, data, forget_mask, key)
+        unlearned, info = transform(variables, data, request, key)
         return unlearned, study.losses_of(info, phases)
 
       start = study.at(variables, seed)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxunlearn.methods._classes import requested_classes
 from problems import RECIPE, blobs, trained
 
 import jaxunlearn as ju
@@ -21,6 +20,7 @@ from experiments import (
   study,
 )
 from jaxunlearn.core.links import edit
+from jaxunlearn.methods._classes import requested_classes
 
 METHODS = "finetune,amnesiac"
 
@@ -137,8 +137,8 @@ def test_a_method_without_rows_is_told_of_all_classes_so_far(monkeypatch):
   )
 
   def count(access, settings):
-    def add(variables, data, forget_mask, key):
-      many = requested_classes(data["label"], forget_mask, 10).sum()
+    def add(variables, data, request, key):
+      many = requested_classes(data["label"], request.forget, 10).sum()
       return jax.tree.map(lambda leaf: leaf + many, variables)
 
     return edit(add)
