@@ -37,6 +37,7 @@ import jax.numpy as jnp
 from jaxunlearn.core import checks
 from jaxunlearn.core.links import edit
 from jaxunlearn.core.tasks import Task, as_task
+from jaxunlearn.core.training import prepared
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import ALL, Draw, PyTree, Variables
 from jaxunlearn.methods import _importance, _rows
@@ -138,7 +139,7 @@ def ssd(
     return variables._replace(params=smaller), info
 
   needs = Draw(forget=ALL, retain=ALL if importance_full is None else 0)
-  return edit(apply, needs=needs, name="ssd")
+  return prepared(task, edit(apply, needs=needs, name="ssd"), after=True)
 
 
 def ssd_adaptive(

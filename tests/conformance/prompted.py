@@ -55,6 +55,22 @@ PROMPTED = [
     lambda d: diffusion.forget_me_not(d, fit=FIT, inversion=ju.Fit(ADAM, 2, 8)),
     reads="forget",
   ),
+  # Of the library's methods, one of each way to use a task.
+  row(
+    worlds.images,
+    ju.finetune,
+    lambda d: ju.finetune(d, FIT),
+    "images",
+    reads="retain",
+    slow=True,
+  ),
+  row(
+    worlds.images,
+    ju.ssd,
+    lambda d: ju.ssd(d, alpha=1.0, dampening=0.5, batch_size=8),
+    "images",
+    slow=True,
+  ),
   row(
     worlds.images,
     diffusion.salun,

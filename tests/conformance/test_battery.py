@@ -194,6 +194,18 @@ def test_weights_outside_a_mask_keep_their_bits(case):
 
 
 @pytest.mark.slow
+def test_without_jit_it_is_the_same(case):
+  """Numbers can be looked at then, and must be no others for it."""
+  world, (out, info) = case.world(), first(case)
+  plain, plain_info = method(case)(
+    world.variables, world.data, asked(case), key()
+  )
+  tolerance = {"rtol": 1e-3, "atol": 1e-4}
+  chex.assert_trees_all_close(plain, out, **tolerance)
+  chex.assert_trees_all_close(plain_info, info, **tolerance)
+
+
+@pytest.mark.slow
 def test_eight_devices_equal_one(case):
   if not case.devices:
     pytest.skip("its batch cannot be shared")

@@ -9,8 +9,8 @@ import jaxunlearn as ju
 from jaxunlearn.adapters.functions import from_functions
 from jaxunlearn.losses.attention import attention_map
 from jaxunlearn.losses.regression import on_targets
-from jaxunlearn.methods import gaussian_amnesiac as amnesiac
 from jaxunlearn.methods import _saliency, ssd
+from jaxunlearn.methods import gaussian_amnesiac as amnesiac
 from jaxunlearn.methods.blindspot import blindspot_loss
 from jaxunlearn.methods.gated_transfer import band_pass
 from jaxunlearn.metrics import influence
