@@ -133,7 +133,8 @@ def init_variables(
     return fresh
   cast = lambda new, old: new.astype(old.dtype)
   params, state = jax.tree.map(cast, fresh.params, like.params), fresh[1]
-  if jax.tree.structure(state) == jax.tree.structure(like.model_state):
+  made: Any = jax.tree.structure(state)
+  if made == jax.tree.structure(like.model_state):
     state = jax.tree.map(cast, state, like.model_state)
   return Variables(params, state, like.frozen)
 
