@@ -24,7 +24,10 @@ def drawn(steps):
 
 def test_every_step_of_every_link_and_round_has_a_key_of_its_own():
   method = ju.chain(
-    drawn(3), ju.repeat(ju.chain(drawn(2), drawn(2)), 2), drawn(1)
+    drawn(3),
+    ju.repeat(ju.chain(drawn(2), drawn(2)), 2),
+    ju.alternate(drawn(1), ju.chain(drawn(2)), rounds=2),
+    drawn(1),
   )
   variables = ju.Variables({"w": jnp.zeros(1)})
   request = jnp.arange(4) < 1
@@ -32,7 +35,7 @@ def test_every_step_of_every_link_and_round_has_a_key_of_its_own():
   is_phase = lambda leaf: isinstance(leaf, ju.PhaseInfo)
   phases = jax.tree.leaves(info, is_leaf=is_phase)
   seen = np.concatenate([np.ravel(phase.loss) for phase in phases])
-  assert len(seen) == 3 + 2 * 4 + 1
+  assert len(seen) == 3 + 2 * 4 + 2 * 3 + 1
   assert len(set(seen.tolist())) == len(seen)
 
 
