@@ -364,7 +364,7 @@ BAD = {
       request_of("forget_me_not"),
       KEY,
     ),
-    r"data with \['x'\], got \['tokens'\]",
+    "data to have 'x', got 'tokens'",
   ),
   # SalUn.
   "keep": (lambda: diffusion.salun(MODEL, keep=1.5), "keep in"),
