@@ -132,6 +132,7 @@ GRAPHS = [
     graph.gnndelete,
     lambda t: graph.gnndelete(t, num_steps=4),
     "nodes",
+    uses_retain=False,  # The graph is used, whichever of its nodes are rows.
     moves=False,
     keeps_state=False,
     soft_request=False,
