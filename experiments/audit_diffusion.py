@@ -223,7 +223,8 @@ def run(plan: Plan, progress: Progress) -> Outcome:
     if method.make is None:
       params[name], seconds[name] = params["original"], (0.0, 0.0)
     else:
-      made = study.unlearn(this, method.make(asked), trained.original)
+      concept = None if method.concept is None else method.concept(asked)
+      made = study.unlearn(this, method.make(asked), trained.original, concept)
       params[name] = made.value
       each = made.seconds_run / len(this.seeds)
       seconds[name] = made.seconds_compile, each

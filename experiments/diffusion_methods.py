@@ -18,12 +18,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import jaxunlearn as ju
 from experiments import diffusion_data as prompted
 from experiments.diffusion_beds import Bed, Concept, every_prompt
 from experiments.diffusion_study import GUIDANCE, Maker
 from jaxunlearn import diffusion
+from jaxunlearn.core.tasks import Fit
 from jaxunlearn.core.transform import Transform
-from jaxunlearn.diffusion.steps import clipped_adamw
+from jaxunlearn.core.types import Request
+from jaxunlearn.diffusion.adv_unlearn import Adversary, Retention
+from jaxunlearn.diffusion.doco import Critic, Preservation
+from jaxunlearn.diffusion.esd import Variant
+from jaxunlearn.diffusion.sfd import Distillation
+from jaxunlearn.diffusion.steps import Sampling, clipped_adamw
+from jaxunlearn.diffusion.uce import Positions
 
 # What a concept is steered to where a method asks for one: half round the circle
 # of objects, the first style.
@@ -146,24 +154,22 @@ class Method(NamedTuple):
   Attributes:
     make: `task -> transform`; None where nothing is changed but the sampler.
     reads: what it is told and reads, in words.
+    concept: None, or `task -> request`, what it is told of the concept.
     maker: None, or `task -> Maker`, if images are made in another way.
   """
 
   make: Callable[[Task], Transform] | None
   reads: str
+  concept: Callable[[Task], Request] | None = None
   maker: Callable[[Task], Maker] | None = None
 
 
 def finetune(task: Task) -> Transform:
   """Training goes on, on all rows but the concept's."""
-  return diffusion.fitting(
-    task.model,
-    optimizer=optax.adam(5e-4),
-    num_steps=task.few(300),
-    batch_size=128,
-    augment=task.drop_words,
-    time_weights=task.time_weights,
+  denoising = diffusion.denoising_task(
+    task.model, augment=task.drop_words, time_weights=task.time_weights
   )
+  return ju.finetune(denoising, Fit(optax.adam(5e-4), task.few(300), 128))
 
 
 def esd(
@@ -172,15 +178,12 @@ def esd(
   """Erases from every prompt with the concept what its name alone brings in."""
   return diffusion.esd(
     task.model,
-    jnp.asarray(task.alone(task.concept.index)),
+    fit=Fit(optax.adam(rate), task.few(num_steps), 16),
     from_prompts=jnp.asarray(task.every(task.concept.index)),
-    base="cond",
     eta=eta,
     group=group,
-    optimizer=optax.adam(rate),
-    num_steps=task.few(num_steps),
-    batch_size=16,
-    sampler_steps=10,
+    variant=Variant(base="cond"),
+    sampling=Sampling(num_steps=10),
   )
 
 
@@ -196,59 +199,39 @@ def esd_alone(task: Task) -> Transform:
   """As published: the concept's name alone is trained."""
   return diffusion.esd(
     task.model,
-    jnp.asarray(task.prompts),
+    fit=Fit(optax.adam(1e-4), task.few(220), 16),
     group="xattn",
-    optimizer=optax.adam(1e-4),
-    num_steps=task.few(220),
-    batch_size=16,
-    sampler_steps=10,
+    sampling=Sampling(num_steps=10),
   )
 
 
 def concept_ablation(task: Task) -> Transform:
+  images = max(task.few(128), len(task.every(task.anchor)))
   return diffusion.concept_ablation(
     task.model,
-    jnp.asarray(task.every(task.concept.index)),
-    jnp.asarray(task.every(task.anchor)),
+    fit=Fit(clipped_adamw(1e-3), task.few(300), 32),
     target="original",
-    optimizer=clipped_adamw(1e-3),
-    num_steps=task.few(300),
-    batch_size=32,
-    num_images=max(task.few(128), len(task.every(task.anchor))),
-    sampler_steps=20,
-    guidance=GUIDANCE,
+    sampling=Sampling(20, GUIDANCE, images),
   )
 
 
 def forget_me_not(task: Task) -> Transform:
   """The best of settings that all damage more than they erase."""
-  prompt = jnp.asarray(task.prompts[0])
   rate = 4e-4 if task.concept.domain == "object" else 3e-3
-  return diffusion.forget_me_not(
-    task.model,
-    prompt,
-    diffusion.word_positions(prompt, jnp.asarray(task.words)),
-    group="xattn",
-    optimizer=clipped_adamw(rate),
-    num_steps=task.few(35),
-  )
+  fit = Fit(clipped_adamw(rate), task.few(35), 1)
+  return diffusion.forget_me_not(task.model, fit=fit, group="xattn")
 
 
 def uce(task: Task) -> Transform:
   """The concept's word and all after it, in every prompt; others preserved."""
   erased, guides = task.every(task.concept.index), task.every(task.anchor)
-  kept = task.kept_prompts
-  return diffusion.uce(
-    task.model,
-    jnp.asarray(erased),
-    jnp.asarray(guides),
-    preserve_tokens=jnp.asarray(kept),
-    erase_positions=jnp.asarray(_position(erased, task.words)),
-    guide_positions=jnp.asarray(_position(guides, task.anchor_words)),
+  positions = Positions(
+    jnp.asarray(_position(erased, task.words)),
+    jnp.asarray(_position(guides, task.anchor_words)),
     # All of a prompt but its start.
-    preserve_positions=jnp.ones(len(kept), jnp.int32),
-    span="tail",
+    jnp.ones(len(task.kept_prompts), jnp.int32),
   )
+  return diffusion.uce(task.model, positions=positions, span="tail")
 
 
 def salun(task: Task) -> Transform:
@@ -257,9 +240,7 @@ def salun(task: Task) -> Transform:
   return diffusion.salun(
     task.model,
     diffusion.replace_words(jnp.asarray(table)),
-    optimizer=optax.adam(1e-4),
-    num_steps=task.few(200),
-    batch_size=32,
+    Fit(optax.adam(1e-4), task.few(200), 32),
     augment=task.drop_words,
     time_weights=task.time_weights,
   )
@@ -272,14 +253,9 @@ def sfd(task: Task) -> Transform:
   )
   return diffusion.sfd(
     task.model,
-    jnp.asarray(task.every(task.concept.index)),
-    jnp.asarray(task.every(task.anchor)),
-    retain_tokens=jnp.asarray(task.kept_prompts),
-    optimizer=optimizer(2e-4),
-    fake_optimizer=optimizer(5e-4),
-    num_steps=task.few(100),
-    batch_size=64,
-    forget_weight=1.0,
+    fit=Fit(optimizer(2e-4), task.few(100), 64),
+    fake=Fit(optimizer(5e-4), 1, 64),
+    loss=Distillation(forget_weight=1.0),
     ema_decay=0.98,
   )
 
@@ -288,42 +264,68 @@ def doco(task: Task) -> Transform:
   """The prior holds every prompt that is to stay; L_p is added after the cut."""
   return diffusion.doco(
     task.model,
-    jnp.asarray(task.every(task.concept.index)),
-    jnp.asarray(task.every(task.anchor)),
-    prior_prompts=jnp.asarray(task.kept_prompts),
-    optimizer=optax.adamw(1e-3, weight_decay=0.01),
-    discriminator_optimizer=optax.adam(1e-3, b1=0.5),
-    num_steps=task.few(200) + task.few(500),
-    warm_up=task.few(200),
-    batch_size=32,
-    num_images=task.few(512),
-    keep_preserve=True,
-    clip_clean=3.0,
+    fit=Fit(optax.adamw(1e-3, weight_decay=0.01), task.few(500), 32),
+    critic=Critic(
+      fit=Fit(optax.adam(1e-3, b1=0.5), 1, 32),
+      warm_up=task.few(200),
+      clip_clean=3.0,
+    ),
+    preservation=Preservation(keep=True),
+    sampling=Sampling(20, GUIDANCE, task.few(512)),
     time_weights=task.time_weights,
-    sampler_steps=20,
-    guidance=GUIDANCE,
   )
 
 
 def adv_unlearn(task: Task) -> Transform:
   """As many adversarial tokens as the attacker's."""
-  every = task.every(task.concept.index)
   return diffusion.adv_unlearn(
     task.model,
-    jnp.asarray(np.concatenate([task.prompts, every])),
-    jnp.asarray(task.kept_prompts),
-    optimizer=optax.adam(1e-3),
-    num_steps=task.few(40) + task.few(160),
-    warm_up=task.few(40),
-    batch_size=16,
-    retain_batch_size=16,
-    num_tokens=3,
-    attack_optimizer=optax.adam(0.05),
-    attack_steps=5,
-    num_images=max(task.few(128), 16),
-    sampler_steps=20,
+    fit=Fit(optax.adam(1e-3), task.few(40) + task.few(160), 16),
+    adversary=Adversary(
+      Fit(optax.adam(0.05), 5, 16), num_tokens=3, warm_up=task.few(40)
+    ),
+    retention=Retention(batch_size=16),
+    sampling=Sampling(20, num_images=max(task.few(128), 16)),
     time_weights=task.time_weights,
   )
+
+
+def _told(task: Task, prompts: Any, *fields: Any) -> Request:
+  """A request of a concept; the fields are those of `diffusion.Concept`."""
+  arrays = (None if f is None else jnp.asarray(f) for f in fields)
+  prompts = jnp.asarray(prompts)
+  return diffusion.requests.concept(task.model, prompts, *arrays)
+
+
+def _name(task: Task) -> Request:
+  """The concept by its name alone."""
+  return _told(task, task.prompts)
+
+
+def _marked_name(task: Task) -> Request:
+  """One prompt, and which of its words are the concept's."""
+  prompt = task.prompts[:1]
+  return _told(task, prompt, None, None, np.isin(prompt, task.words))
+
+
+def _alone(task: Task) -> Request:
+  return _told(task, task.alone(task.concept.index))
+
+
+def _anchored(task: Task) -> Request:
+  """Every prompt with the concept, and the same with its anchor."""
+  erased, guides = task.every(task.concept.index), task.every(task.anchor)
+  return _told(task, erased, guides)
+
+
+def _anchored_among_kept(task: Task) -> Request:
+  erased, guides = task.every(task.concept.index), task.every(task.anchor)
+  return _told(task, erased, guides, task.kept_prompts)
+
+
+def _named_among_kept(task: Task) -> Request:
+  own = np.concatenate([task.prompts, task.every(task.concept.index)])
+  return _told(task, own, None, task.kept_prompts)
 
 
 def safe_guidance(task: Task) -> Maker:
@@ -354,17 +356,32 @@ def one_step(task: Task) -> Maker:
 _PROMPTS = "the concept's prompts, no images"
 METHODS: Mapping[str, Method] = {
   "finetune": Method(finetune, "the rows kept"),
-  "esd_x": Method(esd_x, _PROMPTS),
-  "esd_u": Method(esd_u, _PROMPTS),
-  "esd_alone": Method(esd_alone, _PROMPTS),
-  "concept_ablation": Method(concept_ablation, f"{_PROMPTS}; an anchor's"),
-  "forget_me_not": Method(forget_me_not, "the concept's rows and prompt"),
-  "uce": Method(uce, f"{_PROMPTS}; an anchor's; all prompts to keep"),
+  "esd_x": Method(esd_x, _PROMPTS, _alone),
+  "esd_u": Method(esd_u, _PROMPTS, _alone),
+  "esd_alone": Method(esd_alone, _PROMPTS, _name),
+  "concept_ablation": Method(
+    concept_ablation, f"{_PROMPTS}; an anchor's", _anchored
+  ),
+  "forget_me_not": Method(
+    forget_me_not, "the concept's rows and prompt", _marked_name
+  ),
+  "uce": Method(
+    uce, f"{_PROMPTS}; an anchor's; all prompts to keep", _anchored_among_kept
+  ),
   "salun": Method(salun, "all rows; an anchor's words"),
-  "doco": Method(doco, f"{_PROMPTS}; an anchor's; all prompts to keep"),
-  "adv_unlearn": Method(adv_unlearn, f"{_PROMPTS}; all prompts to keep"),
-  "safe_guidance": Method(None, "the concept's prompt", safe_guidance),
-  "sfd": Method(sfd, f"{_PROMPTS}; an anchor's; all prompts to keep", one_step),
+  "doco": Method(
+    doco, f"{_PROMPTS}; an anchor's; all prompts to keep", _anchored_among_kept
+  ),
+  "adv_unlearn": Method(
+    adv_unlearn, f"{_PROMPTS}; all prompts to keep", _named_among_kept
+  ),
+  "safe_guidance": Method(None, "the concept's prompt", maker=safe_guidance),
+  "sfd": Method(
+    sfd,
+    f"{_PROMPTS}; an anchor's; all prompts to keep",
+    _anchored_among_kept,
+    one_step,
+  ),
 }
 # What runs unless told otherwise: one of each kind, and one that fails.
 USUAL = ("esd_x", "concept_ablation", "forget_me_not", "uce", "salun")

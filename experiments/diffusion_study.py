@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from experiments.diffusion_beds import (
   Concept,
   Size,
 )
+from experiments.diffusion_testbed import denoising
 from jaxunlearn import diffusion
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import PyTree, Variables
@@ -89,12 +90,6 @@ class Study(NamedTuple):
     return jax.vmap(one)(jnp.asarray(self.seeds))
 
 
-def _options(study: Study) -> dict[str, Any]:
-  """How models are trained; the loss is that of v, whatever the schedule."""
-  weights = 1 / study.bed.model.alphas_bar
-  return study.size.recipe.options() | {"time_weights": weights}
-
-
 def train(study: Study) -> Trained:
   """The original model and its twins in one program; and the classifier."""
   bed, size = study.bed, study.size
@@ -107,13 +102,13 @@ def train(study: Study) -> Trained:
   keys = jax.vmap(lambda i: jax.random.fold_in(seed, 2 + i))(numbers)
   made = common.timed(
     lambda data, masks, keys: (
-      diffusion.train_many(
-        bed.model,
+      ju.train_many(
+        denoising(bed.model),
         data,
         masks,
         keys,
+        size.recipe.fit,
         strategy=study.strategy,
-        **_options(study),
       )[0].params
     ),
     study.data,
@@ -129,25 +124,34 @@ def time_retraining(study: Study) -> float:
   """Seconds of retraining one model, from a stretch of it, run just now."""
   recipe = study.size.recipe
   short = max(recipe.num_steps // _TIMED_SHARE, 1)
-  options = _options(study) | {"num_steps": short}
-  run = lambda data, mask, key: (
-    diffusion.train(study.bed.model, data, mask, key, **options)[0].params
-  )
+  task, fit = denoising(study.bed.model), recipe.fit._replace(num_steps=short)
+  run = lambda data, mask, key: ju.train(task, data, mask, key, fit)[0].params
   made = common.timed(run, study.data, ~study.forget_mask, jax.random.key(0))
   return made.seconds_run * recipe.num_steps / short
 
 
 def unlearn(
-  study: Study, transform: Transform, original: PyTree
+  study: Study,
+  transform: Transform,
+  original: PyTree,
+  concept: ju.Request | None = None,
 ) -> common.Timed:
-  """A method's params for every seed, leaves [S, ...], in one program."""
+  """A method's params for every seed, leaves [S, ...], in one program.
 
-  def program(params, data, mask, keys):
-    one = lambda key: transform(Variables(params), data, mask, key)[0].params
+  Args:
+    study: gives the rows of the request.
+    transform: the method.
+    original: params.
+    concept: None, or what the method is told of the concept beside the rows.
+  """
+  forget = study.forget_mask
+  request = (concept or ju.Request())._replace(forget=forget, retain=~forget)
+
+  def program(params, data, request, keys):
+    one = lambda key: transform(Variables(params), data, request, key)[0].params
     return ju.map_many(one, keys, strategy=study.strategy)
 
-  arguments = original, study.data, study.forget_mask, study.keys(10)
-  return common.timed(program, *arguments)
+  return common.timed(program, original, study.data, request, study.keys(10))
 
 
 def stacked(study: Study, params: PyTree) -> PyTree:

@@ -12,7 +12,7 @@ import optax
 from experiments import diffusion_data as prompted
 from jaxunlearn import diffusion
 from jaxunlearn.adapters.flax import from_linen
-from jaxunlearn.core.tasks import Model
+from jaxunlearn.core.tasks import Fit, Model, Task
 from jaxunlearn.core.training import train as train_model
 from jaxunlearn.core.types import Variables
 from jaxunlearn.losses.classification import cross_entropy
@@ -34,18 +34,21 @@ class Recipe(NamedTuple):
   warmup: int = 100
   final_rate: float = 1e-5
 
-  def options(self) -> dict[str, Any]:
-    """The keyword arguments of `diffusion.train`."""
+  @property
+  def fit(self) -> Fit:
     schedule = optax.warmup_cosine_decay_schedule(
       0.0, self.learning_rate, self.warmup, self.num_steps, self.final_rate
     )
-    return {
-      "optimizer": optax.adam(schedule),
-      "num_steps": self.num_steps,
-      "batch_size": self.batch_size,
-      "augment": diffusion.drop_words(jnp.asarray(prompted.drop_rates())),
-      "time_weights": 1 / LEVELS,
-    }
+    return Fit(optax.adam(schedule), self.num_steps, self.batch_size)
+
+
+def denoising(model: diffusion.Diffusion) -> Task:
+  """What is trained; the loss is that of v, whatever the schedule."""
+  return diffusion.denoising_task(
+    model,
+    augment=diffusion.drop_words(jnp.asarray(prompted.drop_rates())),
+    time_weights=1 / model.alphas_bar,
+  )
 
 
 def model(width: int = 256, num_blocks: int = 3) -> diffusion.Diffusion:

@@ -9,6 +9,8 @@ import jax
 import optax
 
 from jaxunlearn import recsys
+from jaxunlearn.core.tasks import Fit
+from jaxunlearn.recsys.receraser import AGGREGATE
 from jaxunlearn.recsys.types import Recommender
 
 POPULARITY, SHARDS, MMRECUN = "popularity", "shards", "mmrecun"
@@ -93,25 +95,20 @@ def method(model: Recommender, recipe: Recipe, name: str) -> Callable[..., Any]:
     key) -> (variables, shard)`, with which "shards" starts.
   """
   adam = optax.adam(recipe.rate)
-  training = {
-    "optimizer": adam,
-    "num_steps": recipe.steps,
-    "batch_size": recipe.batch_size,
-  }
-  tuning = {**training, "num_steps": recipe.unlearn_steps}
-  sharding = {
-    **training,
-    "num_steps": recipe.shard_steps,
-    "aggregator_steps": recipe.aggregator_steps,
-  }
+  training = Fit(adam, recipe.steps, recipe.batch_size)
+  tuning = training._replace(num_steps=recipe.unlearn_steps)
+  sharding = training._replace(num_steps=recipe.shard_steps)
+  joining = AGGREGATE._replace(
+    num_steps=recipe.aggregator_steps, batch_size=recipe.batch_size
+  )
   count = recipe.num_shards
   if name == "original":
     return lambda data, key: recsys.train(
-      model, data, _everything(data), key, **training
+      model, data, _everything(data), key, training
     )[0]
   if name == "retrained":
     return lambda data, start, forget, key, alpha: recsys.train(
-      model, data, ~forget, key, **training
+      model, data, ~forget, key, training
     )[0]
   if name == POPULARITY:
     return lambda data, start, forget, key, alpha: recsys.popularity(
@@ -125,7 +122,8 @@ def method(model: Recommender, recipe: Recipe, name: str) -> Callable[..., Any]:
       shard = recsys.balanced_shards(made, data, count, part_key, by="user")
       weights = _everything(data)
       fit = recsys.train_shards(
-        model, shard, count, data, weights, fit_key, **sharding
+        *(model, shard, count, data, weights, fit_key, sharding),
+        aggregator=joining,
       )
       return fit[0], shard
 
@@ -134,7 +132,9 @@ def method(model: Recommender, recipe: Recipe, name: str) -> Callable[..., Any]:
 
     def again(data, start, forget, key, alpha):
       variables, shard = start
-      method = recsys.receraser(model, shard, count, **sharding)
+      method = recsys.receraser(
+        model, shard, count, sharding, aggregator=joining
+      )
       return method(variables, data, forget, key)[0], shard
 
     return again
@@ -142,12 +142,12 @@ def method(model: Recommender, recipe: Recipe, name: str) -> Callable[..., Any]:
   def unlearn(data, start, forget, key, alpha):
     made = {
       "unlink": recsys.unlink,
-      "finetune": lambda: recsys.finetune(model, **tuning),
+      "finetune": lambda: recsys.finetune(model, tuning),
       "gradient_ascent": lambda: recsys.gradient_ascent(
-        model, **{**training, "num_steps": recipe.ascent_steps}
+        model, training._replace(num_steps=recipe.ascent_steps)
       ),
-      "amnesiac": lambda: recsys.amnesiac(model, **tuning),
-      MMRECUN: lambda: recsys.mmrecun(model, retain_weight=alpha, **tuning),
+      "amnesiac": lambda: recsys.amnesiac(model, tuning),
+      MMRECUN: lambda: recsys.mmrecun(model, tuning, retain_weight=alpha),
     }
     return made[name]()(start, data, forget, key)[0]
 

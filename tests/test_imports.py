@@ -1,13 +1,20 @@
 """Imports point down, cost little and touch nothing."""
 
 import ast
+import importlib
+import inspect
 import pathlib
+import pkgutil
 import re
 import subprocess
 import sys
 import time
+import typing
 
 import pytest
+
+from jaxunlearn.core.tasks import FitFields
+from jaxunlearn.core.transform import Transform
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "jaxunlearn"
@@ -23,9 +30,9 @@ ALLOWED = {
   "attacks": {"core", "losses", "metrics"},
   "report": set(),
   "continual": {"core", "losses", "models"},
-  "diffusion": {"core", "losses", "models"},
-  "graph": {"core", "losses", "metrics", "models"},
-  "recsys": {"core", "losses", "models"},
+  "diffusion": {"core", "losses", "methods", "models"},
+  "graph": {"core", "losses", "methods", "metrics", "models"},
+  "recsys": {"core", "losses", "methods", "models"},
   "tables": {"core", "losses", "models"},
 }
 
@@ -67,8 +74,13 @@ def test_nothing_in_the_package_imports_experiments_or_pickle():
 
 
 def test_a_method_imports_no_other_method():
+  """Only modules that belong to none of them, whose names say so by a _."""
   for path in (PACKAGE / "methods").glob("*.py"):
-    others = {n for n in imported(path) if n.startswith("jaxunlearn.methods.")}
+    others = {
+      name
+      for name in imported(path)
+      if re.match(r"jaxunlearn\.methods\.[^_]", name)
+    }
     assert not others, f"{path.name} imports {others}"
 
 
@@ -140,6 +152,46 @@ def test_a_file_of_the_package_is_no_longer_than_its_limit():
     if (n := len(p.read_text().splitlines())) > 400
   }
   assert not long
+
+
+MOST = 10
+# Factories of more parameters than that, and why.
+MANY = {
+  "methods.gkt": "9, and by keyword the fields of GktOptions, which a caller "
+  "hardly ever changes: two networks with a loss each, as published.",
+}
+
+
+def factories():
+  """Public functions of the rooms of methods that make a transform, by name."""
+  for room in ("methods", "graph", "recsys", "diffusion"):
+    package = importlib.import_module(f"jaxunlearn.{room}")
+    for found in pkgutil.iter_modules(package.__path__):
+      module = importlib.import_module(f"{package.__name__}.{found.name}")
+      for name, function in inspect.getmembers(module, inspect.isfunction):
+        is_own = function.__module__ == module.__name__
+        if not is_own or name.startswith("_"):
+          continue
+        if typing.get_type_hints(function).get("return") is Transform:
+          yield f"{room}.{name}", function
+
+
+def parameter_names(function):
+  """What a caller may pass; `**fields` of a `Fit` are those of one that is."""
+  hints = typing.get_type_hints(function)
+  for name, parameter in inspect.signature(function).parameters.items():
+    arguments = typing.get_args(hints.get(name))  # Of an Unpack[TypedDict].
+    if parameter.kind is not parameter.VAR_KEYWORD or not arguments:
+      yield name
+    elif arguments[0] is not FitFields:
+      yield from arguments[0].__annotations__
+
+
+def test_a_factory_has_few_parameters():
+  counts = {name: len([*parameter_names(f)]) for name, f in factories()}
+  assert len(counts) > 40 and counts["methods.retrain"] == 3
+  many = {name: n for name, n in counts.items() if n > MOST}
+  assert many.keys() == MANY.keys(), many
 
 
 # What the folders of `experiments` import from it beside themselves.

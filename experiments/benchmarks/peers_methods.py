@@ -25,6 +25,7 @@ from experiments.benchmarks.peers_tasks import (
 from jaxunlearn.core.training import init_variables
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import Variables
+from jaxunlearn.methods.unsir import PAPER
 
 # The library's method, of the untrained network that only Bad Teacher uses, and
 # the same by hand.
@@ -152,7 +153,18 @@ def _unsir(given: Task, scaled: Callable[[int], int]) -> Sides:
     "repair_steps": scaled(32),
     "batch_size": given.batch_size,
   }
-  method = ju.unsir(given.model, num_classes=CLASSES, max_classes=1, **counts)
+
+  def part(fit: ju.Fit, steps: str) -> ju.Fit:
+    return fit._replace(num_steps=counts[steps], batch_size=given.batch_size)
+
+  method = ju.unsir(
+    given.model,
+    num_classes=CLASSES,
+    max_classes=1,
+    noise=part(PAPER["noise"], "noise_steps"),
+    impair=part(PAPER["impair"], "impair_steps"),
+    repair=part(PAPER["repair"], "repair_steps"),
+  )
 
   def by_hand(module, start, untrained, rows, forget, generator):
     return peers_torch.unsir(
@@ -166,13 +178,8 @@ def _bad_teacher(given: Task, scaled: Callable[[int], int]) -> Sides:
   from experiments.benchmarks import peers_torch
 
   steps, batch_size = scaled(120), given.batch_size
-  method = lambda fresh: ju.bad_teacher(
-    given.model,
-    optimizer=optax.adam(LEARNING_RATE),
-    num_steps=steps,
-    batch_size=batch_size,
-    incompetent=fresh,
-  )
+  fit = ju.Fit(optax.adam(LEARNING_RATE), steps, batch_size)
+  method = lambda fresh: ju.bad_teacher(given.model, fit, incompetent=fresh)
 
   def by_hand(module, start, untrained, rows, forget, generator):
     return peers_torch.bad_teacher(
@@ -203,7 +210,11 @@ def _scrub(given: Task, scaled: Callable[[int], int]) -> Sides:
     "retain_batch_size": given.batch_size,
   }
   method = ju.scrub(
-    given.model, optimizer=optax.adam(rate), num_epochs=6, **counts
+    given.model,
+    ju.Fit(optax.adam(rate), counts["min_steps"], given.batch_size),
+    num_epochs=6,
+    max_epochs=counts["max_epochs"],
+    max_steps=counts["max_steps"],
   )
 
   def by_hand(module, start, untrained, rows, forget, generator):

@@ -28,6 +28,7 @@ from rich.table import Table
 import jaxunlearn as ju
 from experiments import common, data
 from jaxunlearn.adapters.flax import from_linen
+from jaxunlearn.methods.unsir import PAPER
 from jaxunlearn.models import MLP
 from jaxunlearn.report import write_json
 
@@ -66,7 +67,12 @@ def main(options: Options) -> list[dict[str, Any]]:
   everything = jnp.ones(len(rows["label"]), bool)
   original, _ = ju.train(model, rows, everything, key, **recipe)
   method = ju.unsir(
-    model, num_classes=10, max_classes=1, noise_batch=128, batch_size=128
+    model,
+    num_classes=10,
+    max_classes=1,
+    noise=PAPER["noise"]._replace(batch_size=128),
+    impair=PAPER["impair"]._replace(batch_size=128),
+    repair=PAPER["repair"]._replace(batch_size=128),
   )
   unlearn = lambda mask: method(original, rows, mask, key)[0]
   retrain = lambda mask: ju.train(model, rows, ~mask, key, **recipe)[0]

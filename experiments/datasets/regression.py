@@ -218,7 +218,7 @@ def masks(kind: str, value: str, table: Table) -> tuple[np.ndarray, np.ndarray]:
     ("test", table.test_columns),
   ):
     found.append(np.asarray(of(np.asarray(columns[column]))))
-    checks.request_values(found[-1], f"--request on {part} rows")
+    checks.request_values(found[-1], name=f"--request on {part} rows")
   return found[0], found[1]
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -34,6 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import jaxunlearn as ju
 from experiments import bench, flags
 from experiments.bench import Case, Measure, Method, Rule, render, table
 from experiments.bench.tune import Between
@@ -240,43 +241,42 @@ def make_beds(
 
 
 def train(bed: bench.Bed, weights: jax.Array, key: jax.Array):
-  return graph.train(bed.model, bed.data, weights, key, **_fit(bed.recipe))
+  return graph.train(bed.model, bed.data, weights, key, _fit(bed.recipe))
 
 
-def _fit(recipe: Recipe) -> dict[str, Any]:
-  return {"optimizer": optax.adam(recipe.rate), "num_steps": recipe.steps}
+def _fit(recipe: Recipe) -> ju.Fit:
+  return ju.Fit(optax.adam(recipe.rate), recipe.steps, ju.ALL)
+
+
+def _by_adam(factory: Callable[..., Any], space: bench.Setting) -> Method:
+  def build(bed: bench.Bed, setting: bench.Setting) -> ju.Transform:
+    rest = dict(setting)
+    by, steps = optax.adam(rest.pop("learning_rate")), rest.pop("num_steps")
+    return factory(bed.model, ju.Fit(by, steps, ju.ALL), **rest)
+
+  return Method(build, space)
 
 
 def _partition(bed: bench.Bed, setting: bench.Setting):
   task_on, cut = bed.extra
-  return pieces.training(bed, task_on, cut, **_fit(bed.recipe))
+  return pieces.training(bed, task_on, cut, _fit(bed.recipe))
 
 
 _RATE = {"learning_rate": Between(1e-5, 1e-1)}
 _DISTIL = {**_RATE, "retain_weight": Between(0.5, 0.999, log=False)}
 METHODS = {
   "unlink": Method(lambda bed, setting: graph.unlink(bed.model)),
-  "gradient_ascent": Method(
-    lambda bed, setting: graph.gradient_ascent(bed.model, **setting), _RATE
-  ),
-  "descent_to_delete": Method(
-    lambda bed, setting: graph.descent_to_delete(bed.model, **setting), _RATE
-  ),
+  "gradient_ascent": _by_adam(graph.gradient_ascent, _RATE),
+  "descent_to_delete": _by_adam(graph.descent_to_delete, _RATE),
   "partition": Method(
     _partition,
     note="cuts the graph in pieces and trains a model of each anew. Edges between "
     "pieces are trained on by none; all pieces are retrained, touched or not, in "
     "one program.",
   ),
-  "gnndelete": Method(
-    lambda bed, setting: graph.gnndelete(bed.model, **setting), _RATE
-  ),
-  "d2dgn": Method(
-    lambda bed, setting: graph.d2dgn(bed.model, **setting), _DISTIL
-  ),
-  "d2dgn_feature": Method(
-    lambda bed, setting: graph.d2dgn(bed.model, **setting), _DISTIL
-  ),
+  "gnndelete": _by_adam(graph.gnndelete, _RATE),
+  "d2dgn": _by_adam(graph.d2dgn, _DISTIL),
+  "d2dgn_feature": _by_adam(graph.d2dgn, _DISTIL),
 }
 GROUPS = {"usual": tuple(METHODS)[:-1]}
 
@@ -290,7 +290,7 @@ def fit_attack(bed: bench.Bed, key: jax.Array) -> graph.PresenceAttack:
   g = graphs.on_edges(bed.model.graph, bed.model.graph.nodes, split.test)
   task, rows = task_on(g), graph.link_data(g)
   everything = jnp.ones(rows["label"].shape, bool)
-  shadow, _ = graph.train(task, rows, everything, key, **_fit(bed.recipe))
+  shadow, _ = graph.train(task, rows, everything, key, _fit(bed.recipe))
   seen, unseen = (
     graph.pair_features(task, shadow, pairs)
     for pairs in (split.test, split.absent)

@@ -40,7 +40,7 @@ class Models(NamedTuple):
   models: Any
 
 
-def training(bed: Bed, task_on: Callable[[Any], Any], cut: Cut, **fit: Any):
+def training(bed: Bed, task_on: Callable[[Any], Any], cut: Cut, fit: ju.Fit):
   """The method: a model per piece, trained on what the request leaves."""
 
   def method(variables, data, forget_mask, key):
@@ -57,7 +57,7 @@ def training(bed: Bed, task_on: Callable[[Any], Any], cut: Cut, **fit: Any):
       own = graphs.on_edges(g, features[piece.nodes], piece.edges)
       own = own._replace(edges=jnp.repeat(real, 2), n_node=sizes)
       rows = {"x": piece.x, "label": label[piece.row]}
-      return graph.train(task_on(own), rows, kept[piece.row], key, **fit)[0]
+      return graph.train(task_on(own), rows, kept[piece.row], key, fit)[0]
 
     piece_keys = jax.random.split(key, len(cut.nodes))
     return Models(ju.map_many(one, cut, piece_keys, strategy="map")), None

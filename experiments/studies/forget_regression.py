@@ -210,9 +210,11 @@ def train(bed: bench.Bed, weights: jax.Array, key: jax.Array):
     bed.data,
     weights,
     key,
-    optimizer=_falling(bed.recipe.rate, bed.recipe.steps),
-    num_steps=bed.recipe.steps,
-    batch_size=bed.recipe.batch_size,
+    ju.Fit(
+      _falling(bed.recipe.rate, bed.recipe.steps),
+      bed.recipe.steps,
+      bed.recipe.batch_size,
+    ),
   )
 
 
@@ -222,45 +224,43 @@ def _falling(rate: float, steps: int) -> optax.GradientTransformation:
   return optax.adam(optax.cosine_decay_schedule(rate, steps))
 
 
-def _fit(bed: bench.Bed, setting: bench.Setting) -> dict[str, Any]:
-  return {
-    "optimizer": optax.adam(setting["rate"]),
-    "num_steps": setting["steps"],
-    "batch_size": bed.recipe.batch_size,
-  }
+def _fit(bed: bench.Bed, setting: bench.Setting) -> ju.Fit:
+  adam = optax.adam(setting["rate"])
+  return ju.Fit(adam, setting["steps"], bed.recipe.batch_size)
 
 
 def _blindspot(bed: bench.Bed, setting: bench.Setting) -> ju.Transform:
+  steps = setting["blind_steps"]
+  falling = _falling(bed.recipe.rate, steps)
   return blindspot(
     bed.model,
+    _fit(bed, setting),
+    blind_fit=ju.Fit(falling, steps, bed.recipe.batch_size),
     output_loss=bed.recipe.loss,
     attention=setting["attention"],
     attention_features=bed.recipe.layers,
-    blind_optimizer=_falling(bed.recipe.rate, setting["blind_steps"]),
-    blind_steps=setting["blind_steps"],
-    **_fit(bed, setting),
   )
 
 
 _RATE = {"rate": Between(1e-5, 1e-2)}
 METHODS = {
   "finetune": Method(
-    lambda bed, setting: ju.finetune(bed.model, **_fit(bed, setting)),
+    lambda bed, setting: ju.finetune(bed.model, _fit(bed, setting)),
     _RATE,
     note="as many steps as blindspot's student.",
   ),
   "finetune_long": Method(
-    lambda bed, setting: ju.finetune(bed.model, **_fit(bed, setting)),
+    lambda bed, setting: ju.finetune(bed.model, _fit(bed, setting)),
     _RATE,
     note="all steps that blindspot has, those of the blindspot model included, "
     "at the rate of training.",
   ),
   "gradient_ascent": Method(
-    lambda bed, setting: ju.gradient_ascent(bed.model, **_fit(bed, setting)),
+    lambda bed, setting: ju.gradient_ascent(bed.model, _fit(bed, setting)),
     _RATE,
   ),
   "gaussian_amnesiac": Method(
-    lambda bed, setting: gaussian_amnesiac(bed.model, **_fit(bed, setting)),
+    lambda bed, setting: gaussian_amnesiac(bed.model, _fit(bed, setting)),
     _RATE,
   ),
   "blindspot": Method(

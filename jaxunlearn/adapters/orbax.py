@@ -157,11 +157,8 @@ def load(directory: Any, like: Variables | None = None) -> Saved:
   mask, data = raw.get("forget_mask"), raw.get("key_data")
   if like is None:
     named = stored_trees.with_integers(raw, meta["integer_nodes"])
-    params, state = (
-      jax.tree.map(jnp.asarray, named.get(name, {}))
-      for name in Variables._fields
-    )
-    variables = Variables(params, state)
+    parts = (named.get(name, {}) for name in Variables._fields)
+    variables = Variables(*(jax.tree.map(jnp.asarray, part) for part in parts))
   else:
     variables = stored_trees.fit(raw, _lifted(like))
   if data is not None:

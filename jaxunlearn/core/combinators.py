@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks, keys, sampling
 from jaxunlearn.core.phase import remember, sample_key
+from jaxunlearn.core.targets import full_precision, read_target
 from jaxunlearn.core.transform import Carry, Env, Transform
 from jaxunlearn.core.types import ALL, Draw, PyTree, Request, Slot, Variables
 
@@ -124,8 +125,9 @@ def alternate(
   """Links in turn, round after round: two networks that learn from each other.
 
   A phase among the links goes on where it was: its optimiser's state, its place
-  in the rows that it draws and its count of steps live on from round to round,
-  so that rows are drawn without replacement across rounds. Any other transform,
+  in the rows that it draws, its count of steps and the float32 copies of what it
+  trains in half precision live on from round to round, so that rows are drawn
+  without replacement across rounds and small steps add up. Any other transform,
   a `chain` around a phase too, starts afresh each round. Phases wrapped by
   `remember` with one slot share an optimiser.
 
@@ -139,8 +141,16 @@ def alternate(
     A `Transform` whose info is that of `chain(*links)`, leaves [rounds, ...].
   """
   checks.transforms(links)
+  wide: dict[str | Slot, Slot[list[jax.Array]]] = {
+    link.on: Slot("full precision") for link in links if link.is_phase
+  }
   going_on = tuple(
-    remember(link, link.memory or Slot(f"{link.name} optimizer"), _count(link))
+    remember(
+      link,
+      link.memory or Slot(f"{link.name} optimizer"),
+      _count(link),
+      wide[link.on],
+    )
     if link.is_phase
     else link
     for link in links
@@ -162,6 +172,9 @@ def alternate(
         state = link.init(carry, link_key, env)
         steps = carry.slots.get(link.count, jnp.zeros((), jnp.int32))
         carry = carry.put(link.memory, state.opt_state).put(link.count, steps)
+        before, _ = read_target(carry, link.on)
+        copies = full_precision(state.trained, before)
+        carry = carry.put(wide[link.on], copies)
         if link.needs.source is None:
           k = sample_key(link_key)
           plan = sampling.make_plan(data, request, link.needs, k, env)

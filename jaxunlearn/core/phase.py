@@ -21,9 +21,11 @@ from jaxunlearn.core.reduction import (
 )
 from jaxunlearn.core.targets import (
   below,
+  full_precision,
   narrowed,
   read_target,
   widened,
+  with_full_precision,
   write_target,
 )
 from jaxunlearn.core.tasks import Fit, as_task
@@ -275,6 +277,7 @@ def phase(
     draw,
     lambda key: [(this, key)],
     is_phase=True,
+    on=on,
     init=init,
     step=step,
     walk=walk,
@@ -285,7 +288,10 @@ def phase(
 
 
 def remember(
-  link: Transform, slot: Slot, count: Slot | None = None
+  link: Transform,
+  slot: Slot,
+  count: Slot | None = None,
+  wide: Slot[list[jax.Array]] | None = None,
 ) -> Transform:
   """A phase that goes on with the optimiser's state that a slot holds.
 
@@ -296,6 +302,8 @@ def remember(
     slot: where the state is found and left; empty at first.
     count: None, or the slot of the steps done so far, from which the phase then
       goes on drawing.
+    wide: None, or the slot of the float32 copies of half-precision weights, on
+      which small steps add up. What others have moved since is taken as it is.
 
   Raises:
     ValueError: a transform that is no phase.
@@ -309,10 +317,17 @@ def remember(
       state = state._replace(opt_state=carry[slot])
     if count is not None and count in carry.slots:
       state = state._replace(step=carry[count], begin=carry[count])
+    if wide is not None and wide in carry.slots:
+      before, _ = read_target(carry, link.on)
+      trained = with_full_precision(state.trained, before, carry[wide])
+      state = state._replace(trained=trained)
     return state
 
   def finish(state: PhaseState) -> Carry:
     carry = link.finish(state).put(slot, state.opt_state)
+    if wide is not None:
+      before, _ = read_target(carry, link.on)
+      carry = carry.put(wide, full_precision(state.trained, before))
     return carry if count is None else carry.put(count, state.step)
 
   def run(carry, data, request, key, env):

@@ -10,6 +10,7 @@ from jaxunlearn.core.types import ALL, Draw, Losses, PyTree, Step
 
 
 def over_devices(counts: list[jax.Array], env: Env) -> list[jax.Array]:
+  """The sums of all devices that share a batch."""
   if env.axis_name is None:
     return counts
   return jax.lax.psum(counts, env.axis_name)

@@ -179,9 +179,12 @@ def fit(raw: Any, like: Variables, items: tuple[str, ...] = ()) -> Variables:
     ValueError: leaves are missing, left over, or of another shape or kind; or
       several trees fit, and no name tells which is the model.
   """
-  params, state = flat(like.params), flat(like.model_state)
-  saved = _plain(dict(flat(raw)), [p for p, _ in params + state])
-  paths, beside_paths = [p for p, _ in params], [p for p, _ in state]
+  paths, beside_paths, frozen_paths = (
+    [p for p, _ in flat(part)]
+    for part in (like.params, like.model_state, like.frozen)
+  )
+  every = paths + beside_paths + frozen_paths
+  saved = _plain(dict(flat(raw)), every)
   home = _home(
     saved,
     paths,
@@ -197,10 +200,14 @@ def fit(raw: Any, like: Variables, items: tuple[str, ...] = ()) -> Variables:
   if len(like.model_state) == 1 and _hits(saved, beside_paths, beside) == 0:
     cut = 1
     beside = _home(saved, [p[1:] for p in beside_paths], near, home)
+  near = [(*home[:-1], "frozen"), home[:-1], home, ()]
+  base = _home(saved, frozen_paths, near, home)
   source = {("params", *p): (*home, *p) for p in paths}
   source |= {("model_state", *p): (*beside, *p[cut:]) for p in beside_paths}
+  source |= {("frozen", *p): (*base, *p) for p in frozen_paths}
   # Left over is what stands under the same roof and is no bookkeeping.
   roofs = [home, *((*beside, *p[cut : cut + 1]) for p in beside_paths)]
+  roofs += [(*base, *p[:1]) for p in frozen_paths]
   left = [
     p
     for p in saved.keys() - set(source.values())

@@ -71,4 +71,25 @@ def widened(leaf: jax.Array) -> jax.Array:
 
 
 def narrowed(leaf: jax.Array, like: jax.Array) -> jax.Array:
+  """Back in the dtype that it had before `widened`."""
   return leaf.astype(like.dtype)
+
+
+def full_precision(trained: PyTree, before: PyTree) -> list[jax.Array]:
+  """The leaves that `widened` changed."""
+  pairs = zip(jax.tree.leaves(trained), jax.tree.leaves(before), strict=True)
+  return [wide for wide, leaf in pairs if wide.dtype != leaf.dtype]
+
+
+def with_full_precision(
+  trained: PyTree, before: PyTree, kept: list[jax.Array]
+) -> PyTree:
+  """What `full_precision` gave, in the entries that nothing has moved since."""
+  leaves, tree = jax.tree.flatten(trained)
+  rest = iter(kept)
+  for index, leaf in enumerate(jax.tree.leaves(before)):
+    if leaves[index].dtype != leaf.dtype:
+      wide = next(rest)
+      is_same = narrowed(wide, leaf) == leaf
+      leaves[index] = jnp.where(is_same, wide, leaves[index])
+  return jax.tree.unflatten(tree, leaves)

@@ -82,6 +82,8 @@ def as_fit(fit: Fit | None, fields: FitFields) -> Fit:
 
 
 class ApplyFn(Protocol):
+  """The type of `Model.apply`."""
+
   def __call__(
     self,
     variables: Variables,
@@ -145,6 +147,8 @@ def apply_rows(
 
 
 class LossFn(Protocol):
+  """The type of `Task.loss`."""
+
   def __call__(
     self,
     variables: Variables,

@@ -106,11 +106,18 @@ def fitting(
   return prepared(task, fitted)
 
 
-def prepared(task: Task, link: Transform) -> Transform:
-  """The link after what the task has to do to a model under a request."""
+def prepared(task: Task, link: Transform, *, after: bool = False) -> Transform:
+  """The link, and what the task has to do to a model under a request.
+
+  Args:
+    task: what is fitted.
+    link: how.
+    after: the task comes last, for an edit that looks at the model as it was.
+  """
   if task.prepare is None:
     return link
-  return chain(task.prepare, link, name=link.name)
+  links = (link, task.prepare) if after else (task.prepare, link)
+  return chain(*links, name=link.name)
 
 
 def init_variables(
@@ -118,13 +125,17 @@ def init_variables(
 ) -> Variables:
   """Fresh variables, of the dtypes of `like`; of the data only shapes are used.
 
-  What is frozen in `like` stays as it is.
+  What is frozen in `like` stays as it is; state that its model has grown since
+  it was made (deletion operators) is not in the fresh one.
   """
   fresh = as_task(task).init(key, data)
   if like is None:
     return fresh
   cast = lambda new, old: new.astype(old.dtype)
-  params, state = jax.tree.map(cast, tuple(fresh[:2]), tuple(like[:2]))
+  params, state = jax.tree.map(cast, fresh.params, like.params), fresh[1]
+  made: Any = jax.tree.structure(state)
+  if made == jax.tree.structure(like.model_state):
+    state = jax.tree.map(cast, state, like.model_state)
   return Variables(params, state, like.frozen)
 
 

@@ -146,6 +146,7 @@ class Transform:
       its steps, drawn by a plan that is there already or made for them.
     finish: `state -> carry`.
     info: `(state, losses, forget_count, retain_count) -> PhaseInfo`, at its end.
+    on: of a phase, what it trains.
     memory: of a phase, the slot of the optimiser's state that it goes on from.
     count: likewise of the steps that it has done.
   """
@@ -162,6 +163,7 @@ class Transform:
   walk: Callable[..., Any] = _no_steps
   finish: Callable[..., Any] = _no_steps
   info: Callable[..., Any] = _no_steps
+  on: str | Slot = ""
   memory: Slot[PyTree] | None = None
   count: Slot[jax.Array] | None = None
 

@@ -27,6 +27,7 @@ from jaxunlearn.graph.evaluation import (
   ranking_auc,
 )
 from jaxunlearn.graph.gnndelete import deleted_edge_consistency, gnndelete
+from jaxunlearn.graph.losses import bernoulli_kl, link_loss
 from jaxunlearn.graph.objectives import (
   embedding_cosine,
   embedding_kl,
@@ -44,6 +45,7 @@ from jaxunlearn.graph.requests import (
   edges_within,
   sample_edges,
 )
+from jaxunlearn.graph.rows import link_data, node_data
 from jaxunlearn.graph.structure import (
   NonEdges,
   are_joined,
@@ -59,12 +61,8 @@ from jaxunlearn.graph.structure import (
 )
 from jaxunlearn.graph.tasks import (
   GraphModel,
-  bernoulli_kl,
-  link_data,
-  link_loss,
   link_prediction,
   node_classification,
-  node_data,
   unlink,
   weight_of,
   with_weight,

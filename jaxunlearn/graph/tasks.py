@@ -36,6 +36,8 @@ from jaxunlearn.core.types import (
   Variables,
 )
 from jaxunlearn.graph import structure
+from jaxunlearn.graph.losses import bernoulli_kl, link_loss
+from jaxunlearn.graph.rows import check_order, check_rows
 from jaxunlearn.losses.classification import cross_entropy
 from jaxunlearn.losses.distillation import kl_to_teacher
 
@@ -170,7 +172,7 @@ class GraphModel(NamedTuple):
         f"{jnp.shape(data['x'])}."
       )
     if checks.is_concrete(share) and checks.is_concrete(data["x"]):
-      _check_order(self.graph, np.asarray(data["x"]), np.asarray(share))
+      check_order(self.graph, np.asarray(data["x"]), np.asarray(share))
     return share
 
 
@@ -312,59 +314,6 @@ def node_classification(
   )
 
 
-def link_data(graph: Any) -> PyTree:
-  """The training edges as rows: {"x": int32 [E, 2], "label": ones [E]}."""
-  pairs = structure.edge_rows(graph)
-  return {"x": pairs, "label": jnp.ones(pairs.shape[0], jnp.int32)}
-
-
-def node_data(labels: Any, nodes: Any = None) -> PyTree:
-  """Nodes as rows: {"x": int32 [N], "label": int32 [N]}.
-
-  Args:
-    labels: int [n], of all nodes.
-    nodes: int [N], which of them are rows (those with a training label); all by
-      default.
-
-  Raises:
-    ValueError: labels that are no integers; a node out of range.
-  """
-  labels = jnp.asarray(labels)
-  if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
-    raise ValueError(f"Expected labels int [n], got {labels.dtype}.")
-  nodes = jnp.arange(labels.size) if nodes is None else jnp.asarray(nodes)
-  checks.labels(nodes, labels.size, "nodes")
-  nodes = nodes.astype(jnp.int32)
-  return {"x": nodes, "label": labels[nodes].astype(jnp.int32)}
-
-
-def link_loss(logits: jax.Array, rows: PyTree) -> jax.Array:
-  """Binary cross entropy of each pair, rows["label"] in {0, 1}; nats [B]."""
-  logits = logits.astype(jnp.promote_types(jnp.float32, logits.dtype))
-  label = rows["label"].astype(logits.dtype)
-  return jax.nn.softplus(logits) - label * logits
-
-
-def bernoulli_kl(logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
-  """KL(Bern(sigmoid(teacher)) || Bern(sigmoid(logits))), nats [...].
-
-  The gradient is sigmoid(logits) - sigmoid(teacher), exactly 0 for equal
-  logits, and none flows into the teacher; there is no second derivative. Finite
-  for any finite logits.
-  """
-  dtype = jnp.promote_types(jnp.float32, logits.dtype)
-  s = logits.astype(dtype)
-  t = jax.lax.stop_gradient(teacher_logits).astype(dtype)
-  p = jax.nn.sigmoid(t)
-  log_p = jax.nn.log_sigmoid
-  fixed = jax.lax.stop_gradient(s)
-  value = p * (log_p(t) - log_p(fixed))
-  value += jax.nn.sigmoid(-t) * (log_p(-t) - log_p(-fixed))
-  # The value that keeps its digits, with the gradient that is exact.
-  slope = jax.nn.sigmoid(fixed) - p
-  return value + slope * (s - fixed)
-
-
 def _task(
   encoder, graph, decode, loss, divergence, on_edges, max_deletions
 ) -> GraphModel:
@@ -397,12 +346,12 @@ def _task(
 
   def apply(variables, inputs, *, train=False, key=None):
     del train, key  # Nothing is random.
-    checks_rows(graph, inputs, on_edges)
+    check_rows(graph, inputs, on_edges)
     layers = task.embed(variables)
     return task.logits(variables, layers, inputs), variables.model_state
 
   def features(variables, inputs):
-    checks_rows(graph, inputs, on_edges)
+    check_rows(graph, inputs, on_edges)
     return {
       f"layer{i}": z[inputs].reshape(len(inputs), -1)
       for i, z in enumerate(task.embed(variables))
@@ -419,34 +368,3 @@ def _task(
     max_deletions,
   )
   return task
-
-
-def _check_order(graph: Any, rows: np.ndarray, share: np.ndarray) -> None:
-  """A mask over rows is one over edges: row e has to be edge e.
-
-  What is forgotten is not looked at.
-
-  Raises:
-    ValueError: a row to retain is not its edge.
-  """
-  edges = np.asarray(graph.senders).reshape(-1, 2)
-  kept = (np.asarray(graph.edges)[::2] > 0) & (share < 1)
-  wrong = int(((rows != edges).any(axis=1) & kept).sum())
-  if wrong:
-    raise ValueError(
-      f"Expected data['x'] to be the graph's edges in their order, got {wrong} "
-      "rows that are others."
-    )
-
-
-def checks_rows(graph: Any, inputs: Any, on_edges: bool) -> None:
-  """Rows are pairs [B, 2] or nodes [B], of nodes that exist.
-
-  Raises:
-    ValueError: another shape or dtype; (concrete) a number out of range.
-  """
-  shape = jnp.shape(inputs)
-  wanted = "pairs [B, 2]" if on_edges else "nodes [B]"
-  if len(shape) != 1 + on_edges or (on_edges and shape[1] != 2):
-    raise ValueError(f"Expected rows to be {wanted}, got shape {shape}.")
-  checks.labels(inputs, graph.nodes.shape[0], "node numbers")

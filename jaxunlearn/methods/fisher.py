@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxunlearn.core import checks, per_example, trees
 from jaxunlearn.core.links import edit
 from jaxunlearn.core.tasks import Task, as_task
+from jaxunlearn.core.training import prepared
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import ALL, Draw, PyTree, Request, Variables
 from jaxunlearn.methods._classes import class_labels
@@ -123,7 +124,8 @@ def fisher_forgetting(
     ]
     return variables._replace(params=jax.tree.unflatten(treedef, noisy))
 
-  return edit(apply_noise, needs=Draw(retain=ALL), name="fisher_forgetting")
+  noise = edit(apply_noise, needs=Draw(retain=ALL), name="fisher_forgetting")
+  return prepared(task, noise, after=True)
 
 
 def whole_classes(

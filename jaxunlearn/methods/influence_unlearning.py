@@ -25,6 +25,7 @@ from jax.scipy.sparse.linalg import cg
 from jaxunlearn.core import checks, per_example, sampling
 from jaxunlearn.core.links import edit
 from jaxunlearn.core.tasks import Model, Task, as_task
+from jaxunlearn.core.training import prepared
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import ALL, Draw, PyTree, Variables
 from jaxunlearn.methods import _rows
@@ -158,7 +159,8 @@ def influence_released(
     (step, _), _ = jax.lax.scan(body, (v, first), row_id[1:])
     return _stepped(variables, step, scale)
 
-  return edit(apply, needs=_NEEDS, name="influence_released")
+  released = edit(apply, needs=_NEEDS, name="influence_released")
+  return prepared(task, released, after=True)
 
 
 def _difference(task, variables, data, request, key, chunk_size):

@@ -36,14 +36,13 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.links import edit
-from jaxunlearn.core.sampling import take_rows
 from jaxunlearn.core.tasks import Task, as_task
+from jaxunlearn.core.training import prepared
 from jaxunlearn.core.transform import Transform
-from jaxunlearn.core.types import ALL, Draw, Losses, PyTree, Variables
-from jaxunlearn.methods import _rows
+from jaxunlearn.core.types import ALL, Draw, PyTree, Variables
+from jaxunlearn.methods import _importance, _rows
 
 Threshold = Callable[[PyTree, PyTree, jax.Array], jax.Array]
-_ESTIMATORS = ("example", "batch")
 
 
 class SsdInfo(NamedTuple):
@@ -102,20 +101,22 @@ def ssd(
   if not callable(alpha):
     checks.non_negative(alpha=alpha)
   kind = (estimator, batch_size, label_free)
-  _check_kind(*kind)
+  _importance.check_kind(*kind)
   task = as_task(task)
 
   def apply(variables, data, request, key):
     params, visible = variables.params, _rows.seen(request)
-    loss, rows = _loss(task, variables, data, visible, key, label_free)
-    total, count = _sums(loss, params, rows, request.forget, *kind)
-    forget = full = _ratio(total, count)
+    loss, rows = _importance.loss_and_rows(
+      task, variables, data, visible, key, label_free
+    )
+    total, count = _importance.sums(loss, params, rows, request.forget, *kind)
+    forget = full = _importance.ratio(total, count)
     if importance_full is not None:
       checks.same_structure(importance_full, params, "importance_full")
       full = importance_full
     else:
-      rest = _sums(loss, params, rows, request.retain, *kind)
-      full = _ratio(*jax.tree.map(jnp.add, (total, count), rest))
+      rest = _importance.sums(loss, params, rows, request.retain, *kind)
+      full = _importance.ratio(*jax.tree.map(jnp.add, (total, count), rest))
     asked = request.forget.astype(jnp.float32).sum()
     share = asked / (asked + request.retain.astype(jnp.float32).sum())
     threshold = alpha(forget, full, share) if callable(alpha) else alpha
@@ -138,7 +139,7 @@ def ssd(
     return variables._replace(params=smaller), info
 
   needs = Draw(forget=ALL, retain=ALL if importance_full is None else 0)
-  return edit(apply, needs=needs, name="ssd")
+  return prepared(task, edit(apply, needs=needs, name="ssd"), after=True)
 
 
 def ssd_adaptive(
@@ -206,14 +207,16 @@ def importance(
     ValueError: an unknown estimator, batch_size < 1, weights of a wrong shape.
   """
   checks.request(data, weights, name="weights")
-  _check_kind(estimator, batch_size, label_free)
+  _importance.check_kind(estimator, batch_size, label_free)
   key = jax.random.key(0) if key is None else key
   everything = jnp.ones(weights.shape, bool)
-  loss, rows = _loss(
+  loss, rows = _importance.loss_and_rows(
     as_task(task), variables, data, everything, key, label_free
   )
   kind = (estimator, batch_size, label_free)
-  return _ratio(*_sums(loss, variables.params, rows, weights, *kind))
+  return _importance.ratio(
+    *_importance.sums(loss, variables.params, rows, weights, *kind)
+  )
 
 
 def dampen(
@@ -318,86 +321,3 @@ def adaptive_alpha(
 def _is_selected(forget, full, alpha):
   # alpha * 0 is no number where alpha is infinite; comparing with it is False.
   return forget > alpha * full
-
-
-def _ratio(total: PyTree, count: jax.Array) -> PyTree:
-  return jax.tree.map(lambda t: t / jnp.where(count > 0, count, 1.0), total)
-
-
-def _check_kind(estimator: str, batch_size: int, label_free: bool) -> None:
-  checks.one_of(_ESTIMATORS, estimator=estimator)
-  checks.count(1, batch_size=batch_size)
-  checks.one_of((True, False), label_free=label_free)
-
-
-def _loss(task, variables, data, visible, key, label_free):
-  """What is differentiated, `(params, Rows) -> Losses`, and all rows."""
-  loss, rows = _rows.original_loss(task, variables, data, visible, key)
-  if not label_free:
-    return loss, rows
-  if task.predict is None:
-    raise ValueError("Expected a Task that predicts for label_free=True.")
-
-  def norm(params: PyTree, asked: _rows.Rows) -> Losses:
-    outputs = task.predict(variables._replace(params=params), asked.rows["x"])
-    outputs = outputs.astype(jnp.promote_types(jnp.float32, outputs.dtype))
-    return Losses(jnp.square(outputs).reshape(len(outputs), -1).sum(axis=1))
-
-  return norm, rows
-
-
-def _sums(loss, params, data, weights, estimator, batch_size, label_free):
-  """The sum of what `importance` averages, and the weight of what it sums.
-
-  The rows that count are gathered first, so that the loop, whose length is a
-  run-time number, never walks over the others.
-  """
-  weights = weights.astype(jnp.float32)
-  n = checks.num_rows(data)
-  size = min(batch_size, n)
-  order = jnp.argsort(~(weights > 0), stable=True)
-  row_count = (weights > 0).sum(dtype=jnp.int32)
-  measure = jnp.abs if label_free else jnp.square
-
-  def measured(grads: PyTree) -> PyTree:
-    wide = lambda g: g.astype(jnp.promote_types(jnp.float32, g.dtype))
-    return jax.tree.map(lambda g: measure(wide(g)), grads)
-
-  def of_rows(rows: _rows.Rows, weight: jax.Array) -> tuple[PyTree, jax.Array]:
-    def one(row: _rows.Rows) -> PyTree:
-      single = jax.tree.map(lambda x: x[None], row)
-      mean = lambda p: _rows.row_means(loss(p, single))[0]
-      return measured(jax.grad(mean)(params))
-
-    def add(value: jax.Array) -> jax.Array:
-      w = weight.reshape(weight.shape + (1,) * (value.ndim - 1))
-      return jnp.where(w > 0, w * value, 0.0).sum(axis=0)
-
-    return jax.tree.map(add, jax.vmap(one)(rows)), weight.sum()
-
-  def of_batch(rows: _rows.Rows, weight: jax.Array) -> tuple[PyTree, jax.Array]:
-    def mean_loss(params: PyTree) -> jax.Array:
-      out = loss(params, rows)
-      w = weight if out.weight is None else weight * out.weight
-      value = jnp.where(w > 0, weight * out.value, 0.0).sum()
-      return value / jnp.maximum(w.sum(), 1e-12)
-
-    return measured(jax.grad(mean_loss)(params)), jnp.ones(())
-
-  one_chunk = of_rows if estimator == "example" else of_batch
-
-  def body(index: jax.Array, total: PyTree) -> PyTree:
-    position = index * size + jnp.arange(size)
-    row_id = order[jnp.minimum(position, n - 1)]
-    weight = jnp.where(position < row_count, weights[row_id], 0.0)
-    added = one_chunk(take_rows(data, row_id, weight), weight)
-    return jax.tree.map(jnp.add, total, added)
-
-  like = jax.eval_shape(body, 0, _zero_sums(params))
-  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
-  return jax.lax.fori_loop(0, -(-row_count // size), body, zeros)
-
-
-def _zero_sums(params):
-  wide = lambda p: jnp.zeros(p.shape, jnp.promote_types(jnp.float32, p.dtype))
-  return jax.tree.map(wide, params), jnp.zeros(())

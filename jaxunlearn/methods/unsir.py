@@ -110,7 +110,8 @@ def unsir(
   """Learns noise that stands for a class, trains on it, and heals.
 
   Three parts, each of use on its own: `learn_noise`, `train_on_noise` and
-  `train_on_rows`. The settings are those of the paper by default, `**NOTEBOOK` gives the notebook's.
+  `train_on_rows`. The settings are those of the paper by default, `**NOTEBOOK`
+  gives the notebook's.
 
   Args:
     model: a classifier with integer labels under "label".

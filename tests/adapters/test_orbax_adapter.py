@@ -99,6 +99,21 @@ def test_a_result_comes_back_bit_for_bit(tmp_path):
     assert saved.version
 
 
+def test_what_is_frozen_comes_back_beside_the_rest(tmp_path):
+  base = {"layers": {"kernel": X, "bias": X + 1}}
+  variables = Variables({"kernel": X + 2}, {"mean": X + 3}, base)
+  orbax.save(tmp_path / "r", variables)
+  assert_same_bits(orbax.load(tmp_path / "r").variables, variables)
+  for read in (orbax.load_params, lambda *a: orbax.load(*a).variables):
+    assert_same_bits(read(tmp_path / "r", variables), variables)
+    wider = variables._replace(frozen={"layers": base["layers"] | {"more": X}})
+    with pytest.raises(ValueError, match="missing frozen/layers/more"):
+      read(tmp_path / "r", wider)
+    less = variables._replace(frozen={"layers": {"kernel": X}})
+    with pytest.raises(ValueError, match="unexpected frozen/layers/bias"):
+      read(tmp_path / "r", less)
+
+
 def test_the_key_keeps_its_generator(tmp_path):
   key = jax.random.key(3, impl="rbg")
   orbax.save(tmp_path, Variables({"w": X}), key=key)
@@ -403,7 +418,7 @@ def test_arrays_sharded_over_other_devices_load_in_silence(tmp_path):
     import sys
     import jax, jax.numpy as jnp
     from jaxunlearn.adapters import orbax
-    from jaxunlearn.core.types import (Variables)
+    from jaxunlearn.core.types import Variables
     mesh = jax.sharding.Mesh(jax.devices(), ("d",))
     spec = jax.sharding.PartitionSpec("d")
     sharding = jax.sharding.NamedSharding(mesh, spec)
@@ -525,7 +540,7 @@ KILL = """
   import os, pathlib, signal, sys, threading
   import numpy as np
   from jaxunlearn.adapters import orbax
-  from jaxunlearn.core.types import (Variables)
+  from jaxunlearn.core.types import Variables
   path = pathlib.Path(sys.argv[1])
   def kill(known):
     while set(os.listdir(path)) <= known:

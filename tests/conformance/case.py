@@ -18,8 +18,11 @@ class Case(NamedTuple):
     variant: what tells it from other rows of the factory.
     reads: the rows whose inputs may change the result: "all", "forget",
       "retain" or "nothing".
+    uses_retain: whether rows to retain change the result of a method that may
+      read all; otherwise only what is forgotten does.
     keyless: the key changes nothing.
-    requestless: the request changes nothing; a concept stands in its place.
+    requestless: the request changes nothing: the method was told its concept
+      when it was made, or looks at none.
     moves: whether params change; otherwise the model state does.
     identity: nothing changes at all.
     keeps_state: whether the model state keeps its structure.
@@ -34,6 +37,7 @@ class Case(NamedTuple):
   build: Callable[..., ju.Transform]
   variant: str = ""
   reads: str = "all"
+  uses_retain: bool = True
   keyless: bool = False
   requestless: bool = False
   moves: bool = True

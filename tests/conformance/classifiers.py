@@ -1,6 +1,7 @@
 """Rows of the methods for any model, and of relearning."""
 
 import jax
+import optax
 import problems
 from conformance import worlds
 from conformance.case import row
@@ -8,25 +9,26 @@ from conformance.worlds import ADAM
 
 import jaxunlearn as ju
 from jaxunlearn import attacks
+from jaxunlearn.methods.influence_unlearning import influence_released
+from jaxunlearn.methods.unsir import unsir_released
 
-STEPS = {"optimizer": ADAM, "num_steps": 5, "batch_size": 8}
+FIT = ju.Fit(ADAM, 5, 8)
+FEW = ju.Fit(ADAM, 4, 16)
+STEPS = FIT._asdict()
 SALUN = {
   "num_classes": 4,
   "num_epochs": 2,
   "forget_steps": 1,
-  "retain_steps": 2,
-  "batch_size": 8,
-  "optimizer": ADAM,
+  "fit": ju.Fit(ADAM, 2, 8),
 }
 SCRUB = {
-  "optimizer": ADAM,
+  "fit": ju.Fit(ADAM, 3, 16),
   "num_epochs": 3,
   "max_epochs": 2,
   "max_steps": 2,
-  "min_steps": 3,
   "forget_batch_size": 8,
-  "retain_batch_size": 16,
 }
+NOISE = {"noise": ju.Fit(optax.adam(0.1), 4, 8), "impair": FEW, "repair": FEW}
 
 
 def ledger():
@@ -47,13 +49,7 @@ CLASSIFIERS = [
   ),
   _classes(
     ju.neggrad_plus,
-    lambda m: ju.neggrad_plus(
-      m,
-      optimizer=ADAM,
-      num_steps=5,
-      forget_batch_size=8,
-      retain_batch_size=16,
-    ),
+    lambda m: ju.neggrad_plus(m, FIT, retain_batch_size=16),
   ),
   _classes(
     ju.random_label,
@@ -100,11 +96,16 @@ CLASSIFIERS = [
     soft_request=False,
     slow=True,
   ),
-  _classes(ju.ssd, lambda m: ju.ssd(m, alpha=1.0, batch_size=8), keyless=True),
   _classes(
     ju.ssd,
-    lambda m: ju.ssd(m, selection=10.0, estimator="example", batch_size=8),
-    "adaptive",
+    lambda m: ju.ssd(m, alpha=1.0, dampening=0.5, batch_size=8),
+    keyless=True,
+  ),
+  _classes(
+    ju.ssd_adaptive,
+    lambda m: ju.ssd_adaptive(
+      m, selection=10.0, estimator="example", batch_size=8
+    ),
     keyless=True,
     slow=True,
   ),
@@ -124,6 +125,10 @@ CLASSIFIERS = [
       m, damping=0.1, max_iterations=8, chunk_size=16
     ),
     keyless=True,
+  ),
+  _classes(
+    influence_released,
+    lambda m: influence_released(m, num_samples=20, chunk_size=16),
   ),
   _classes(
     ju.amnesiac,
@@ -154,32 +159,22 @@ CLASSIFIERS = [
   _classes(
     ju.unsir,
     lambda m: ju.unsir(
-      m,
-      num_classes=4,
-      max_classes=2,
-      noise_batch=8,
-      noise_steps=4,
-      impair_steps=4,
-      repair_steps=3,
-      batch_size=16,
-      copies=3.0,
-      retain_per_class=10,
+      m, 4, max_classes=2, copies=3.0, retain_per_class=10, **NOISE
     ),
     reads="retain",
     soft_request=False,
     slow=True,
   ),
   _classes(
+    unsir_released,
+    lambda m: unsir_released(m, 4, max_classes=2),
+    reads="retain",
+    soft_request=False,
+    slow=True,
+  ),
+  _classes(
     ju.zero_shot_noise,
-    lambda m: ju.zero_shot_noise(
-      m,
-      num_classes=4,
-      noise_steps=4,
-      noise_batch=8,
-      impair_steps=4,
-      repair_steps=3,
-      batch_size=16,
-    ),
+    lambda m: ju.zero_shot_noise(m, 4, **NOISE),
     reads="nothing",
     soft_request=False,
     slow=True,
@@ -187,13 +182,7 @@ CLASSIFIERS = [
   _classes(
     ju.gkt,
     lambda m: ju.gkt(
-      m,
-      num_classes=4,
-      cycles=3,
-      student_steps=2,
-      batch_size=16,
-      z_dim=4,
-      gate=0.3,
+      m, 4, cycles=3, learn=ju.Fit(ADAM, 2, 16), z_dim=4, gate=0.3
     ),
     reads="nothing",
     soft_request=False,
@@ -207,9 +196,7 @@ CLASSIFIERS = [
   row(
     worlds.targets,
     ju.blindspot,
-    lambda m: ju.blindspot(
-      m, attention=0.0, blind_steps=3, num_steps=5, batch_size=8
-    ),
+    lambda m: ju.blindspot(m, FIT, blind_fit=ju.Fit(ADAM, 3, 8), attention=0.0),
     soft_request=False,
   ),
   row(
@@ -220,7 +207,7 @@ CLASSIFIERS = [
   ),
   _classes(
     attacks.relearning,
-    lambda m: attacks.relearning(m, **STEPS),
+    lambda m: attacks.relearning(m, optimizer=ADAM, num_steps=5, batch_size=8),
     reads="forget",
     slow=True,
   ),

@@ -4,7 +4,11 @@ from conformance import worlds
 from conformance.case import row
 from conformance.worlds import ADAM
 
+import jaxunlearn as ju
 from jaxunlearn import graph
+from jaxunlearn.methods.influence_unlearning import influence_released
+
+FIT = ju.Fit(ADAM, 4, ju.ALL)
 
 GRAPHS = [
   row(
@@ -16,13 +20,14 @@ GRAPHS = [
   ),
   row(
     worlds.edges,
-    graph.retrain,
+    ju.retrain,
     lambda t: graph.retrain(t, optimizer=ADAM, num_steps=4),
+    "edges",
     slow=True,
   ),
   row(
     worlds.nodes,
-    graph.retrain,
+    ju.retrain,
     lambda t: graph.retrain(t, optimizer=ADAM, num_steps=4),
     "nodes",
     slow=True,
@@ -37,6 +42,50 @@ GRAPHS = [
     worlds.edges,
     graph.descent_to_delete,
     lambda t: graph.descent_to_delete(t, num_steps=3, noise_scale=0.01),
+    slow=True,
+  ),
+  # Of the library's methods, one of each way to use a task.
+  row(
+    worlds.edges,
+    ju.ssd,
+    lambda t: ju.ssd(t, alpha=1.0, dampening=0.5, batch_size=16),
+    "edges",
+  ),
+  row(
+    worlds.nodes,
+    ju.ssd,
+    lambda t: ju.ssd(t, alpha=1.0, dampening=0.5, batch_size=16),
+    "nodes",
+    keyless=True,
+    slow=True,
+  ),
+  row(
+    worlds.nodes,
+    ju.fisher_forgetting,
+    lambda t: ju.fisher_forgetting(t, num_classes=2, noise_scale=1e-4),
+    "nodes",
+    devices=False,  # Noise that is scaled by a small number's root.
+    slow=True,
+  ),
+  row(
+    worlds.edges,
+    influence_released,
+    lambda t: influence_released(t, num_samples=20),
+    "edges",
+    slow=True,
+  ),
+  row(
+    worlds.edges,
+    ju.l1_sparse,
+    lambda t: ju.l1_sparse(t, FIT),
+    "edges",
+    slow=True,
+  ),
+  row(
+    worlds.edges,
+    ju.neggrad_plus,
+    lambda t: ju.neggrad_plus(t, FIT),
+    "edges",
     slow=True,
   ),
   row(worlds.edges, graph.d2dgn, lambda t: graph.d2dgn(t, num_steps=4)),
@@ -83,6 +132,7 @@ GRAPHS = [
     graph.gnndelete,
     lambda t: graph.gnndelete(t, num_steps=4),
     "nodes",
+    uses_retain=False,  # The graph is used, whichever of its nodes are rows.
     moves=False,
     keeps_state=False,
     soft_request=False,

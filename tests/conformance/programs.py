@@ -8,8 +8,7 @@ import numpy as np
 from conformance.case import Case
 
 import jaxunlearn as ju
-
-HAS_REQUEST = hasattr(ju, "Request")
+from jaxunlearn.core.types import as_request
 
 
 def key(seed=0):
@@ -29,10 +28,16 @@ def method(case: Case) -> ju.Transform:
 def lanes(case: Case):
   """The results for (A, 1), (A, 1), (B, 1), (A, 2), leaves [4, ...]."""
   world = case.world()
-  requests = world.requests[jnp.array([0, 0, 1, 0])]
+  requests = at(world.requests, jnp.array([0, 0, 1, 0]))
   keys = jnp.stack([key(0), key(0), key(0), key(5)])
   mapped = jax.vmap(method(case), in_axes=(None, None, 0, 0))
   return jax.jit(mapped)(world.variables, world.data, requests, keys)
+
+
+def asked(case: Case, lane: int = 0) -> ju.Request:
+  """One of the world's two requests, a bare mask as what it stands for."""
+  world = case.world()
+  return as_request(at(world.requests, lane), world.data)
 
 
 @functools.cache
@@ -42,15 +47,13 @@ def single(case: Case):
   transform = method(case)  # Made here: what it closes over is kept.
 
   @jax.jit
-  def run(data, forget, retain, key):
+  def run(data, request, key):
     traces.append(1)
-    # A bare mask is what `lanes` gives, so that both forms are compared.
-    given = ju.Request(forget, retain, None) if HAS_REQUEST else forget
-    return transform(world.variables, data, given, key)
+    # Where `lanes` gives a bare mask, both forms are compared.
+    return transform(world.variables, data, request, key)
 
-  def call(forget, *, data=None, retain=None):
-    data = world.data if data is None else data
-    return run(data, forget, ~forget if retain is None else retain, key())
+  def call(request, *, data=None):
+    return run(world.data if data is None else data, request, key())
 
   return call, traces
 
@@ -58,7 +61,7 @@ def single(case: Case):
 @functools.cache
 def first(case: Case):
   """Request A, key 1, alone."""
-  return single(case)[0](case.world().requests[0])
+  return single(case)[0](asked(case))
 
 
 def change(a, b):

@@ -1,4 +1,7 @@
-"""Rows of the methods for diffusion models with prompts."""
+"""Rows of the methods for diffusion models with prompts.
+
+The concept comes with the request, where a row does not say otherwise.
+"""
 
 import jax.numpy as jnp
 import optax
@@ -7,129 +10,113 @@ from conformance import worlds
 from conformance.case import row
 from conformance.worlds import ADAM
 
+import jaxunlearn as ju
 from jaxunlearn import diffusion
+from jaxunlearn.diffusion.adv_unlearn import Adversary, Retention
+from jaxunlearn.diffusion.doco import Critic
+from jaxunlearn.diffusion.sfd import Distillation
 
-CONCEPT, OTHER = tiny_attention.CONCEPT, tiny_attention.OTHER
-RETAIN = tiny_attention.RETAIN
-# No row is read: the concept comes as prompts.
-BY_CONCEPT = {"requestless": True, "reads": "nothing"}
-SGD = optax.sgd(0.05)
+CONCEPT = tiny_attention.CONCEPT
+FIT = ju.Fit(ADAM, 3, 8)
+SGD = ju.Fit(optax.sgd(0.05), 3, 8)
+THREE_STEPS = diffusion.Sampling(num_steps=3, num_images=8)
 
 
-def _prompts(factory, build, variant="", **flags):
-  return row(worlds.prompts, factory, build, variant, **flags)
+def _concept(factory, build, variant="", **flags):
+  """A row that reads no data: the request says in prompts what must go."""
+  return row(worlds.prompts, factory, build, variant, reads="nothing", **flags)
 
 
 PROMPTED = [
-  _prompts(
-    diffusion.esd,
-    lambda d: diffusion.esd(
-      d,
-      CONCEPT,
-      optimizer=SGD,
-      num_steps=3,
-      batch_size=8,
-      sampler_steps=3,
-    ),
-    **BY_CONCEPT,
+  _concept(
+    diffusion.esd, lambda d: diffusion.esd(d, fit=SGD, sampling=THREE_STEPS)
   ),
-  _prompts(
+  _concept(
+    diffusion.esd,
+    lambda d: diffusion.esd(d, CONCEPT, SGD, sampling=THREE_STEPS),
+    "told",
+    requestless=True,
+  ),
+  _concept(
     diffusion.concept_ablation,
-    lambda d: diffusion.concept_ablation(
-      d,
-      CONCEPT,
-      OTHER,
-      optimizer=ADAM,
-      num_images=6,
-      sampler_steps=3,
-      batch_size=8,
-      num_steps=3,
-    ),
-    **BY_CONCEPT,
+    lambda d: diffusion.concept_ablation(d, fit=FIT, sampling=THREE_STEPS),
   ),
   row(
     worlds.kernels,
     diffusion.uce,
-    lambda d: diffusion.uce(d, CONCEPT, OTHER, preserve_tokens=RETAIN),
+    diffusion.uce,
+    reads="nothing",
     keyless=True,
     devices=False,  # It has no batch.
-    **BY_CONCEPT,
   ),
-  _prompts(
+  row(
+    worlds.images,
     diffusion.forget_me_not,
-    lambda d: diffusion.forget_me_not(
-      d,
-      CONCEPT[0],
-      jnp.arange(tiny_attention.LENGTH) == 1,
-      optimizer=ADAM,
-      num_steps=3,
-      batch_size=8,
-      inversion_steps=2,
-    ),
+    lambda d: diffusion.forget_me_not(d, fit=FIT, inversion=ju.Fit(ADAM, 2, 8)),
     reads="forget",
   ),
-  _prompts(
-    diffusion.salun,
-    lambda d: diffusion.salun(
-      d,
-      diffusion.replace_words(jnp.arange(8).at[2].set(4)),
-      optimizer=ADAM,
-      num_steps=3,
-      batch_size=8,
-    ),
+  # Of the library's methods, one of each way to use a task.
+  row(
+    worlds.images,
+    ju.finetune,
+    lambda d: ju.finetune(d, FIT),
+    "images",
+    reads="retain",
     slow=True,
   ),
-  _prompts(
+  row(
+    worlds.images,
+    ju.ssd,
+    lambda d: ju.ssd(d, alpha=1.0, dampening=0.5, batch_size=8),
+    "images",
+    slow=True,
+  ),
+  row(
+    worlds.images,
+    diffusion.salun,
+    lambda d: diffusion.salun(d, fit=FIT),
+    slow=True,
+  ),
+  row(
+    worlds.images,
+    diffusion.salun,
+    lambda d: diffusion.salun(
+      d, diffusion.replace_words(jnp.arange(8).at[2].set(4)), FIT
+    ),
+    "told",
+    slow=True,
+  ),
+  _concept(
     diffusion.sfd,
     lambda d: diffusion.sfd(
       d,
-      CONCEPT,
-      OTHER,
-      retain_tokens=RETAIN,
-      optimizer=ADAM,
-      fake_optimizer=ADAM,
-      num_steps=3,
-      batch_size=8,
-      forget_weight=1.0,
+      fit=FIT,
+      fake=ju.Fit(ADAM, 1, 8),
+      loss=Distillation(forget_weight=1.0),
       ema_decay=0.5,
     ),
     slow=True,
-    **BY_CONCEPT,
   ),
-  _prompts(
+  _concept(
     diffusion.adv_unlearn,
     lambda d: diffusion.adv_unlearn(
       d,
-      CONCEPT,
-      RETAIN,
-      optimizer=ADAM,
-      num_steps=4,
-      warm_up=1,
-      batch_size=8,
-      retain_batch_size=3,
-      num_tokens=2,
-      attack_steps=2,
-      num_images=8,
-      sampler_steps=3,
+      fit=FIT._replace(num_steps=4),
+      adversary=Adversary(ju.Fit(ADAM, 2, 8), num_tokens=2, warm_up=1),
+      retention=Retention(batch_size=3),
+      sampling=THREE_STEPS,
     ),
     devices=False,  # A batch of three does not fall into eight parts.
     slow=True,
-    **BY_CONCEPT,
   ),
-  _prompts(
+  _concept(
     diffusion.doco,
     lambda d: diffusion.doco(
       d,
-      CONCEPT,
-      OTHER,
-      optimizer=ADAM,
-      num_steps=5,
-      warm_up=2,
-      batch_size=8,
-      num_images=4,
-      sampler_steps=2,
+      fit=FIT._replace(num_steps=5),
+      critic=Critic(warm_up=2),
+      sampling=diffusion.Sampling(num_steps=2, num_images=4),
     ),
     slow=True,
-    **BY_CONCEPT,
   ),
 ]

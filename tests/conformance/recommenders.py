@@ -4,9 +4,10 @@ from conformance import worlds
 from conformance.case import row
 from conformance.worlds import ADAM
 
+import jaxunlearn as ju
 from jaxunlearn import recsys
 
-FEW = {"optimizer": ADAM, "num_steps": 4, "batch_size": 64}
+FEW = ju.Fit(ADAM, 4, 64)
 
 
 def _users(factory, build, variant="", **flags):
@@ -14,36 +15,45 @@ def _users(factory, build, variant="", **flags):
 
 
 RECOMMENDERS = [
-  _users(recsys.mmrecun, lambda m: recsys.mmrecun(m, **FEW)),
+  _users(recsys.mmrecun, lambda m: recsys.mmrecun(m, FEW)),
   _users(
     recsys.mmrecun,
-    lambda m: recsys.mmrecun(m, schedule="alternate", **FEW),
+    lambda m: recsys.mmrecun(m, FEW, schedule="alternate"),
     "alternate",
     slow=True,
   ),
   _users(
     recsys.mmrecun,
-    lambda m: recsys.mmrecun(m, schedule="sequential", **FEW),
+    lambda m: recsys.mmrecun(m, FEW, schedule="sequential"),
     "sequential",
     slow=True,
   ),
   _users(
     recsys.mmrecun,
-    lambda m: recsys.mmrecun(m, graph="full", **FEW),
+    lambda m: recsys.mmrecun(m, FEW, graph="full"),
     "full_graph",
     slow=True,
   ),
-  _users(recsys.retrain, lambda m: recsys.retrain(m, **FEW), slow=True),
-  _users(recsys.finetune, lambda m: recsys.finetune(m, **FEW), slow=True),
-  _users(recsys.reverse_only, lambda m: recsys.reverse_only(m, **FEW)),
+  _users(ju.retrain, lambda m: recsys.retrain(m, FEW), "users", slow=True),
+  _users(
+    ju.ssd,
+    lambda m: ju.ssd(m, alpha=1.0, dampening=0.5, batch_size=64),
+    "users",
+    slow=True,
+  ),
+  _users(
+    ju.neggrad_plus, lambda m: ju.neggrad_plus(m, FEW), "users", slow=True
+  ),
+  _users(recsys.finetune, lambda m: recsys.finetune(m, FEW), slow=True),
+  _users(recsys.reverse_only, lambda m: recsys.reverse_only(m, FEW)),
   _users(
     recsys.gradient_ascent,
-    lambda m: recsys.gradient_ascent(m, **FEW),
+    lambda m: recsys.gradient_ascent(m, FEW),
     slow=True,
   ),
   _users(
     recsys.amnesiac,
-    lambda m: recsys.amnesiac(m, **FEW),
+    lambda m: recsys.amnesiac(m, FEW),
     soft_request=False,
     slow=True,
   ),

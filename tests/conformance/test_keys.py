@@ -24,19 +24,18 @@ def drawn(steps):
 
 def test_every_step_of_every_link_and_round_has_a_key_of_its_own():
   method = ju.chain(
-    drawn(3), ju.repeat(ju.chain(drawn(2), drawn(2)), 2), drawn(1)
+    drawn(3),
+    ju.repeat(ju.chain(drawn(2), drawn(2)), 2),
+    ju.alternate(drawn(1), ju.chain(drawn(2)), rounds=2),
+    drawn(1),
   )
   variables = ju.Variables({"w": jnp.zeros(1)})
   request = jnp.arange(4) < 1
   _, info = jax.jit(method)(variables, ROWS, request, jax.random.key(0))
-  seen = np.concatenate(
-    [
-      np.ravel(leaf)
-      for leaf in jax.tree.leaves(info)
-      if jnp.issubdtype(leaf.dtype, jnp.floating)
-    ]
-  )
-  assert len(seen) == 3 + 2 * 4 + 1
+  is_phase = lambda leaf: isinstance(leaf, ju.PhaseInfo)
+  phases = jax.tree.leaves(info, is_leaf=is_phase)
+  seen = np.concatenate([np.ravel(phase.loss) for phase in phases])
+  assert len(seen) == 3 + 2 * 4 + 2 * 3 + 1
   assert len(set(seen.tolist())) == len(seen)
 
 
@@ -56,13 +55,10 @@ def test_weights_of_one_shape_get_noise_of_their_own(name):
     # Of no step but the noise with which it starts.
     method = ju.scrub(
       model,
-      optimizer=optax.sgd(0.0),
+      ju.Fit(optax.sgd(0.0), 1, 8),
       num_epochs=1,
       max_epochs=0,
       max_steps=1,
-      min_steps=1,
-      forget_batch_size=8,
-      retain_batch_size=8,
     )
   else:
     method = ju.fisher_forgetting(model, num_classes=4, noise_scale=1e-2)

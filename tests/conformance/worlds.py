@@ -24,14 +24,14 @@ class World(NamedTuple):
   Attributes:
     subject: what a factory is given: a model, a graph task, ...
     variables: the trained model's.
-    data: pytree, leaves [N, ...].
-    requests: bool [2, N].
+    data: pytree, leaves [N, ...]; None where a concept says it all.
+    requests: bare masks, bool [2, N], or a `Request` with leaves [2, ...].
   """
 
   subject: Any
   variables: Any
   data: Any
-  requests: jax.Array
+  requests: Any
 
 
 @functools.cache
@@ -115,10 +115,8 @@ def interactions() -> World:
 
 SHARDS = 3
 SHARD_STEPS = {
-  "optimizer": optax.adam(0.02),
-  "num_steps": 5,
-  "batch_size": 32,
-  "aggregator_steps": 4,
+  "fit": ju.Fit(optax.adam(0.02), 5, 32),
+  "aggregator": ju.Fit(optax.adagrad(0.05), 4),
 }
 
 
@@ -142,11 +140,28 @@ def shards() -> World:
   return world._replace(variables=variables, requests=requests)
 
 
+def _concepts(**more) -> Any:
+  """Two concepts, each the other's anchor; leaves [2, ...]."""
+  from jaxunlearn.diffusion import Concept
+
+  first, second = tiny_attention.CONCEPT, tiny_attention.OTHER
+  retain = jnp.stack([tiny_attention.RETAIN] * 2)
+  return Concept(
+    jnp.stack([first, second]), jnp.stack([second, first]), retain, **more
+  )
+
+
 @functools.cache
 def prompts() -> World:
-  """A denoiser with prompts; requests are rows of one prompt and of another."""
-  model = tiny_attention.model()
+  """A denoiser with prompts; requests are concepts, and there are no rows."""
   variables = ju.Variables(tiny_attention.params(jax.random.key(2)))
+  requests = ju.Request(concept=_concepts())
+  return World(tiny_attention.model(), variables, None, requests)
+
+
+@functools.cache
+def images() -> World:
+  """The same with rows; requests are those of one prompt and of another."""
   said = (
     tiny_attention.CONCEPT,
     tiny_attention.OTHER,
@@ -156,13 +171,15 @@ def prompts() -> World:
   shape = (len(tokens), *tiny_attention.SHAPE)
   x = jax.random.uniform(jax.random.key(3), shape, minval=-1.0, maxval=1.0)
   row = jnp.arange(len(tokens)) // 2
-  requests = jnp.stack([row == 0, row == 1])
-  return World(model, variables, {"x": x, "tokens": tokens}, requests)
+  forget = jnp.stack([row == 0, row == 1])
+  marks = jnp.stack([tiny_attention.CONCEPT == 2, tiny_attention.OTHER == 4])
+  requests = ju.Request(forget, ~forget, _concepts(marks=marks))
+  return prompts()._replace(data={"x": x, "tokens": tokens}, requests=requests)
 
 
 @functools.cache
 def kernels() -> World:
-  """The same with the layers of attention as dense layers name them."""
+  """`prompts` with the layers of attention as dense layers name them."""
   world = prompts()
   params = world.variables.params
   layers = params["denoiser"]["attn2"]

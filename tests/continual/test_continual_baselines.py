@@ -9,6 +9,7 @@ import problems
 import pytest
 
 import jaxunlearn.continual as co
+from jaxunlearn.core.tasks import Fit
 from jaxunlearn.core.training import fitting
 
 KEY = jax.random.key(0)
@@ -211,7 +212,7 @@ def test_retraining_is_training_on_what_should_remain():
   state, _ = event(learner, state, DATA, jnp.ones(24, bool), NONE, KEY)
   gone = (TASK == 0) & (jnp.arange(24) > 7)
   state, _ = event(learner, state, DATA, NONE, gone, jax.random.key(9))
-  fit = fitting(problems.mlp(), train_mode=False, **recipe)
+  fit = fitting(problems.mlp(), Fit(**recipe), train_mode=False)
   wanted, _ = fit(start(learner).variables, DATA, gone, jax.random.key(9))
   chex.assert_trees_all_equal(state.variables, wanted)
   state, _ = event(learner, state, DATA, NONE, jnp.ones(24, bool), KEY)

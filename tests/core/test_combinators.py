@@ -112,6 +112,33 @@ def test_a_phase_among_alternating_links_goes_on_where_it_was():
   assert abs(afresh - whole) > 1e-3
 
 
+def test_small_steps_of_half_precision_add_up_across_rounds():
+  # As in one phase: each step is far below half a unit in the last place of 1.
+  start = {"w": jnp.full(4, 1.0, jnp.bfloat16), "b": jnp.ones(2)}
+  loss = lambda v, step, key: v.params["w"].astype(jnp.float32)
+  part = lambda n, on="": phase(loss, optax.sgd(1e-3), n, on=on)
+  whole, _ = part(400)(start, DATA, MASK, KEY)
+  assert whole["w"].dtype == jnp.bfloat16 and whole["w"][0] < 0.95
+  on_leaf = phase(
+    lambda v, step, key: v.params["w"].astype(jnp.float32),
+    optax.sgd(1e-3),
+    1,
+    on="w",
+  )
+  for rounds in (
+    alternate(part(2), rounds=200),
+    alternate(part(1), part(1), rounds=200),
+    alternate(on_leaf, rounds=400),
+    alternate(part(1), edit(lambda v, *_: v, reads="nothing"), rounds=400),
+  ):
+    found, _ = jax.jit(rounds)(start, DATA, MASK, KEY)
+    chex.assert_trees_all_equal(found, whole)
+  # What others have moved in between stays so.
+  back = edit(lambda v, *_: v._replace(params=start), reads="nothing")
+  found, _ = alternate(part(2), back, rounds=3)(start, DATA, MASK, KEY)
+  chex.assert_trees_all_equal(found, start)
+
+
 def test_a_chain_among_alternating_links_starts_afresh():
   part = descend(2, optimizer=optax.adam(0.1))
   fresh, _ = repeat(part, 3)(jnp.float32(0), DATA, MASK, KEY)

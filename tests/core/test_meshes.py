@@ -310,14 +310,22 @@ def test_a_backend_without_figures_is_an_error(monkeypatch):
 
 
 def test_params_and_moments_keep_their_sharding():
+  """Hidden units over devices: a layer by its outputs, the next by its inputs."""
   model, data, variables = problems.trained()
   mesh = make_mesh(models=8)
   spec = jax.sharding.PartitionSpec
-  where = lambda leaf: jax.sharding.NamedSharding(
-    mesh, spec("models") if leaf.shape[0] % 8 == 0 else spec()
-  )
-  placed = jax.tree.map(
-    lambda leaf: jax.device_put(leaf, where(leaf)), variables
+  specs = {
+    "hidden": {"kernel": spec(None, "models"), "bias": spec("models")},
+    "output": {"kernel": spec("models"), "bias": spec()},
+  }
+  placed = variables._replace(
+    params=jax.tree.map(
+      lambda leaf, where: jax.device_put(
+        leaf, jax.sharding.NamedSharding(mesh, where)
+      ),
+      variables.params,
+      specs,
+    )
   )
   fit = phase(supervised(model), optax.adam(0.01), 3, draw=Draw(retain=16))
   mask = data["label"] == 1

@@ -162,7 +162,7 @@ def test_draws_made_ahead_are_those_of_each_step(env):
     return one, sampling.draw_batch(data, plan, draw, 5, env, third)
 
   one, other = jax.vmap(both, axis_name="i")(jnp.arange(8))
-  jax.tree.map(np.testing.assert_array_equal, one[:6], other[:6])
+  jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def test_rows_in_neither_mask_are_in_no_pool():

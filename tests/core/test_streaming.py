@@ -55,7 +55,7 @@ def test_stream_equals_the_call_on_the_same_draws():
     ju.host_batches(host(data), mask),
     KEY,
     data=data,
-    forget_mask=mask,
+    request=mask,
   )
   chex.assert_trees_all_close(streamed, called, rtol=1e-5, atol=1e-6)
   assert [name for name, _ in infos] == ["push", "phase", "phase"]
@@ -71,20 +71,23 @@ def test_stream_equals_the_call_on_the_same_draws():
 @pytest.mark.parametrize("name", ["unsir", "bad_teacher", "scrub", "masked"])
 def test_methods_stream_as_they_run(name):
   model, data, variables = problems.trained()
-  small = {"num_classes": 4, "max_classes": 1, "noise_batch": 8}
-  steps = {"noise_steps": 3, "impair_steps": 3, "repair_steps": 2}
   transform = {
-    "unsir": ju.unsir(model, batch_size=8, **small, **steps),
+    "unsir": ju.unsir(
+      model,
+      4,
+      max_classes=1,
+      noise=ju.Fit(optax.adam(0.1), 3, 8),
+      impair=ju.Fit(optax.adam(0.02), 3, 8),
+      repair=ju.Fit(optax.adam(0.01), 2, 8),
+    ),
     "bad_teacher": ju.bad_teacher(model, num_steps=4, batch_size=8),
     "scrub": ju.scrub(
       model,
-      optimizer=optax.adam(1e-3),
+      ju.Fit(optax.adam(1e-3), 2, 8),
       num_epochs=2,
       max_epochs=1,
       max_steps=2,
-      min_steps=2,
       forget_batch_size=4,
-      retain_batch_size=8,
     ),
     "masked": ju.masked(method(model), {"hidden": False, "output": True}),
   }[name]
@@ -96,7 +99,7 @@ def test_methods_stream_as_they_run(name):
     ju.host_batches(host(data), mask),
     KEY,
     data=data,
-    forget_mask=mask,
+    request=mask,
   )
   chex.assert_trees_all_close(streamed, called, rtol=1e-4, atol=1e-5)
 
@@ -256,7 +259,7 @@ def serve(directory, *, stop_at=None, **changes):
     batches,
     run["key"],
     data={"x": run["data"]},
-    forget_mask=run["mask"],
+    request=run["mask"],
     checkpoint_dir=directory,
     checkpoint_every=1,
     progress=False,
@@ -356,7 +359,7 @@ def test_a_link_without_its_data_is_named():
   model, data, variables = problems.trained()
   transform = ju.unsir(model, num_classes=4, input_shape=(6,))
   source = ju.host_batches(host(data), data["label"] == 1)
-  with pytest.raises(ValueError, match="data for 'noise_classes', which reads"):
+  with pytest.raises(ValueError, match="data for 'noise classes', which reads"):
     ju.stream(transform, variables, source, KEY)
 
 

@@ -279,6 +279,14 @@ BAD = {
     ),
     r"from_prompts of shape \(2, 5\)",
   ),
+  "a time weight": (
+    lambda: diffusion.esd(MODEL, sampling=FEW, time_weights=-jnp.ones(20)),
+    "time_weights >= 0",
+  ),
+  "anchors out of range": (
+    lambda: requests.concept(MODEL, CONCEPT, OTHER + 9),
+    "anchors in 0 .. 7",
+  ),
   "time weights": (
     lambda: diffusion.esd(MODEL, sampling=FEW, time_weights=jnp.ones(3)),
     "time_weights of shape",
@@ -356,7 +364,7 @@ BAD = {
       request_of("forget_me_not"),
       KEY,
     ),
-    r"data with \['x'\], got \['tokens'\]",
+    "data to have 'x', got 'tokens'",
   ),
   # SalUn.
   "keep": (lambda: diffusion.salun(MODEL, keep=1.5), "keep in"),

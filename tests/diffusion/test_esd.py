@@ -18,8 +18,9 @@ from tiny_diffusion import (
   small,
 )
 
+import jaxunlearn as ju
 from jaxunlearn.core.types import Request
-from jaxunlearn.diffusion import schedules
+from jaxunlearn.diffusion import requests, schedules
 from jaxunlearn.diffusion.esd import FIRST_RELEASE, PAPER, Variant, esd
 from jaxunlearn.diffusion.steps import Sampling
 
@@ -188,6 +189,29 @@ def test_the_sampler_is_the_current_or_the_original_model():
   )
   assert float(current[0]) == pytest.approx(float(original[0]), rel=1e-5)
   assert abs(current[1:] - original[1:]).max() > 1e-5
+
+
+@pytest.mark.slow
+def test_a_host_that_steps_itself_does_what_the_call_does():
+  """It makes the phase's rows itself, out of what the first link left."""
+  model = linear()
+  fit = esd(
+    model,
+    optimizer=optax.sgd(0.05),
+    num_steps=2,
+    batch_size=2,
+    sampling=Sampling(3),
+  )
+  asked = requests.concept(model, CONCEPT)
+  whole, info = jax.jit(fit)(model.init(KEY), None, asked, KEY)
+  stepped, infos = ju.stream(
+    fit, model.init(KEY), [], KEY, request=asked, progress=False
+  )
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5)
+  jax.tree.map(close, whole, stepped)
+  ((name, found),) = infos
+  assert name == "esd" and gain_of(stepped) != 0.3
+  close(found.loss, info.loss)
 
 
 def test_devices_of_a_batch_do_what_one_does():

@@ -71,7 +71,8 @@ def deletion_operators(d):
 
   def squares(operators):
     deletion = {"operators": operators, "zones": zones}
-    state = {**base.model_state, "deletions": (deletion,)}
+    stack = jax.tree.map(lambda leaf: leaf[None], deletion)  # One place.
+    state = {**base.model_state, "deletions": stack}
     z1, z2 = task.embed(base._replace(model_state=state))
     return (z2**2).sum(), (z1, z2)
 

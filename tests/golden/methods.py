@@ -9,8 +9,8 @@ import jaxunlearn as ju
 from jaxunlearn.adapters.functions import from_functions
 from jaxunlearn.losses.attention import attention_map
 from jaxunlearn.losses.regression import on_targets
+from jaxunlearn.methods import _saliency, ssd
 from jaxunlearn.methods import gaussian_amnesiac as amnesiac
-from jaxunlearn.methods import salun, ssd
 from jaxunlearn.methods.blindspot import blindspot_loss
 from jaxunlearn.methods.gated_transfer import band_pass
 from jaxunlearn.metrics import influence
@@ -164,7 +164,7 @@ def influence_on_logistic(d):
 def largest_gradients(d):
   grads, out, counts = [jnp.asarray(d[f"grad_{n}"]) for n in NAMES], {}, []
   for ratio in d["ratios"]:
-    masks = salun.largest(grads, float(ratio))
+    masks = _saliency.largest(grads, float(ratio))
     counts.append(sum(int(mask.sum()) for mask in masks))
     for n, mask in zip(NAMES, masks):
       out[f"mask_{round(100 * ratio):03d}_{n}"] = mask
@@ -177,7 +177,7 @@ def counts_with_ties(d):
   flat = np.concatenate([np.abs(g).ravel() for g in grads])
   order = sorted(range(flat.size), key=lambda i: (-flat[i], i))
   for ratio in d["ratios"]:
-    masks = salun.largest(grads, float(ratio))
+    masks = _saliency.largest(grads, float(ratio))
     found = np.concatenate([np.ravel(mask) for mask in masks])
     counts.append(found.sum())
     assert set(np.flatnonzero(found)) == set(order[: counts[-1]])
@@ -193,8 +193,8 @@ def saliency_order(d):
   mask = jnp.arange(15) < 11
   saliency = np.concatenate([d[f"saliency_paper_{n}"].ravel() for n in NAMES])
   for chunk in (4, 64):
-    found = salun.saliency_mask(_mlp(), 0.5, chunk_size=chunk)(
-      ju.Variables(_params(d, "param_")), data, mask, KEY
+    found = ju.saliency_mask(_mlp(), 0.5, chunk_size=chunk)(
+      ju.Variables(_params(d, "param_")), data, ju.Request(mask, ~mask), KEY
     )
     flat = np.concatenate([np.ravel(found[n]) for n in NAMES])
     assert flat.sum() == saliency.size // 2

@@ -71,6 +71,18 @@ def move(a, b):
   return max(jax.tree.leaves(deltas))
 
 
+@pytest.mark.slow
+def test_eight_devices_serve_eight_requests_as_one_does():
+  task, data, original = problem()
+  masks = jnp.stack([request([i, i + 9]) for i in range(8)])
+  keys = jax.random.split(KEY, 8)
+  method = graph.d2dgn(task, num_steps=3)
+  serve = lambda mesh: jax.jit(
+    lambda m, k: ju.unlearn_many(method, original, data, m, k, mesh=mesh)[0]
+  )(masks, keys)
+  close(serve(ju.make_mesh(models=8)), serve(None), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_rows_in_neither_mask_and_padding_are_never_read(name):
   task, data, original = problem()
@@ -83,6 +95,18 @@ def test_rows_in_neither_mask_and_padding_are_never_read(name):
   same(*runs)
   left = graph.edge_weight(task.graph) * ~(forget | unseen)
   np.testing.assert_array_equal(graph.weight_of(runs[0]), left)
+
+
+def test_a_model_that_has_grown_deletions_can_be_retrained():
+  task, data, original = problem()
+  first, second = request([0, 5]), request([1, 2])
+  deletion = graph.gnndelete(task, num_steps=2).compiled
+  grown, _ = deletion(original, data, first, KEY)
+  assert "deletions" in grown.model_state
+  asked = ju.Request(second, ~(first | second))
+  retrain = graph.retrain(task, optimizer=ADAM, num_steps=2).compiled
+  made, wanted = (retrain(v, data, asked, KEY)[0] for v in (grown, original))
+  same(made, wanted)
 
 
 def test_a_loss_by_itself_is_that_of_a_phase():
@@ -528,8 +552,12 @@ def test_bad_requests_are_refused():
     (original, turned, one, "the graph's edges in their order"),
     (original, data, one * 0.5, "dtype bool"),
   ):
-    with pytest.raises(ValueError, match=message):
-      graph.gnndelete(task)(variables, rows, mask, KEY)
+    methods = [graph.gnndelete(task)]
+    if mask.dtype != jnp.float32:
+      methods.append(graph.d2dgn(task))
+    for method in methods:
+      with pytest.raises(ValueError, match=message):
+        method(variables, rows, mask, KEY)
   # What is forgotten need not be there any more.
   without = {**data, "x": data["x"].at[0].set(-1)}
   graph.unlink(task)(original, without, one, KEY)
@@ -537,3 +565,9 @@ def test_bad_requests_are_refused():
   far = {**data, "x": data["x"].at[0].set(N + 1)}
   with pytest.raises(ValueError, match=r"data\['x'\] in 0 .. 20"):
     graph.unlink(task)(original, far, request([1], False), KEY)
+
+
+def test_training_weights_of_another_length_are_refused():
+  task, data, _ = problem()
+  with pytest.raises(ValueError, match="weights of shape"):
+    graph.train(task, data, jnp.ones(3), KEY, optimizer=ADAM, num_steps=2)

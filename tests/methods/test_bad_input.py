@@ -29,7 +29,7 @@ FACTORIES = [
   (ju.finetune, {"fit": NONE}, "batch_size to be a whole number >= 1"),
   (ju.finetune, {"fit": NEGATIVE}, "num_steps to be a whole number >= 0"),
   (ju.finetune, {"fit": optax.sgd(0.1)}, "fit to be a Fit"),
-  (ju.retrain, {"fit": FIT, "optimizer": 0.1}, "an optax optimiser"),
+  (ju.retrain, {"fit": FIT, "optimizer": 0.1}, "an optax optimizer"),
   (ju.l1_sparse, {"fit": FIT, "penalty": -1.0}, "penalty >= 0"),
   (ju.l1_sparse, {"fit": FIT, "plain_steps": 5}, r"plain_steps in 0 \.\. 3"),
   (ju.neggrad_plus, {"fit": FIT, "retain_share": 2.0}, r"share in \[0, 1\]"),
@@ -48,6 +48,7 @@ FACTORIES = [
   ),
   (ju.salun, {"schedule": "both"} | K, "schedule to be one of"),
   (ju.salun, {"keep": 1.5} | K, r"keep in \[0, 1\]"),
+  (ju.salun, {"num_classes": 1}, "num_classes .* >= 2"),
   (ju.salun, {"num_epochs": -1} | K, "num_epochs .* >= 0"),
   (ju.salun, {"retain_weight": -1.0} | K, "retain_weight >= 0"),
   (ju.saliency_mask, {"chunk_size": 0}, "chunk_size .* >= 1"),
@@ -63,7 +64,9 @@ FACTORIES = [
   (ju.influence_unlearning, {"damping": -1.0}, "damping >= 0"),
   (ju.influence_unlearning, {"max_iterations": 0}, "max_iterations .* >= 1"),
   (ju.influence_unlearning, {"tolerance": 0.0}, "tolerance > 0"),
+  (ju.influence_unlearning, {"chunk_size": 0}, "chunk_size .* >= 1"),
   (influence_released, {"num_samples": 0}, "num_samples .* >= 1"),
+  (influence_released, {"chunk_size": 0}, "chunk_size .* >= 1"),
   (ju.fisher_forgetting, {"noise_scale": -1.0} | K, "noise_scale >= 0"),
   (ju.unsir, {"max_classes": 5} | K, r"max_classes in 1 \.\. 4, got 5"),
   (ju.unsir, {"noise_penalty": -1.0} | K, "noise_penalty >= 0"),
@@ -75,6 +78,7 @@ FACTORIES = [
   (ju.zero_shot_noise, WHOLE | {"noise": NONE}, "batch_size .* >= 1"),
   (ju.zero_shot_noise, WHOLE | {"impair": NONE}, "batch_size .* >= 1"),
   (ju.zero_shot_noise, WHOLE | {"noise": NEGATIVE}, "num_steps .* >= 0"),
+  (ju.gkt, {"gate": -0.1} | K, r"gate in \[0, 1\]"),
   (ju.gkt, {"gate": 1.5} | K, r"gate in \[0, 1\]"),
   (ju.gkt, GATED | {"learn": IDLE}, "student_steps .* >= 1"),
   (ju.gkt, GATED | {"generate": IDLE}, "generator_steps .* >= 1"),
@@ -92,6 +96,8 @@ FACTORIES = [
   (ju.blindspot, {"output_loss": "huber"}, "to be one of 'l1', 'l2'"),
   (ju.blindspot, {"attention": -1.0}, "attention >= 0"),
   (ju.blindspot, {"blind_fit": IDLE}, "blind_steps .* >= 1"),
+  (ju.blindspot, {"fit": NONE}, "batch_size .* >= 1"),
+  (ju.gaussian_amnesiac, {"fit": NONE}, "batch_size .* >= 1"),
   (ju.gaussian_amnesiac, {"mean": 0.0}, "both mean and std or neither"),
   (ju.gaussian_amnesiac, {"mean": 0.0, "std": -1.0}, "std >= 0"),
 ]
@@ -240,6 +246,22 @@ def test_data_and_requests_that_do_not_fit_are_refused(
         problems.mlp(), None, problems.blobs(), jnp.ones(5, bool)
       ),
       r"weights of shape \(60,\)",
+    ),
+    *(
+      (
+        lambda wrong=wrong: ssd.importance(
+          problems.mlp(),
+          None,
+          problems.blobs(),
+          jnp.ones(60, bool),
+          **wrong,
+        ),
+        message,
+      )
+      for wrong, message in (
+        ({"estimator": "row"}, "estimator to be one of"),
+        ({"batch_size": 0}, "batch_size .* >= 1"),
+      )
     ),
     (
       lambda: diagonal_fisher(

@@ -178,6 +178,30 @@ def test_the_notebook_shows_three_rows_per_class_under_the_first_label():
   assert info["noise"]["classes_left_out"] == 0
 
 
+def test_noise_is_shown_under_the_label_of_its_own_class():
+  model, data, variables = problems.trained()
+  mask = (data["label"] == 1) | (data["label"] == 3)
+  shown = []
+
+  def loss(outputs, rows):
+    shown.append(rows)
+    return jnp.zeros(len(rows["label"])) * outputs.sum()
+
+  link = unsir.train_on_noise(
+    model._replace(loss=loss), 4, ju.Fit(optax.sgd(0.0), 1, 64), copies=1e6
+  )
+  # What stands for a class is full of its number.
+  noise = jnp.broadcast_to(jnp.array([1.0, 3.0])[:, None, None], (2, 8, 6))
+  slots = {unsir.CLASSES: classes([1, 3], [True, True]), unsir.NOISE: noise}
+  with jax.disable_jit():
+    link.run(
+      Carry(variables, variables, slots), data, request(mask), KEY, Env()
+    )
+  label = np.asarray(shown[-1]["label"])
+  assert set(label.tolist()) == {1, 3}
+  np.testing.assert_array_equal(shown[-1]["x"], np.tile(label[:, None], 6))
+
+
 def test_classes_that_noise_is_not_learned_for_are_counted_under_jit():
   model, data, variables = problems.trained()
   method = jax.jit(ju.unsir(model, **SMALL))

@@ -61,7 +61,7 @@ MUTATIONS = [
   Mutation(
     "mask",
     "a phase does not mask its updates",
-    "core/phase.py",
+    "core/reduction.py",
     "jnp.where(mask != 0, u * jnp.asarray(mask, u.dtype), 0)",
     "u",
     (BATTERY, "-k", "weights_outside and methods.finetune"),
@@ -102,8 +102,8 @@ MUTATIONS = [
     "retain",
     "gradient ascent draws the rows to keep",
     "methods/baselines.py",
-    "draw=Draw(forget=batch_size),\n    forget_weight=-1.0",
-    "draw=Draw(retain=batch_size),\n    retain_weight=-1.0",
+    "draw=Draw(forget=fit.batch_size),\n    forget_weight=-1.0",
+    "draw=Draw(retain=fit.batch_size),\n    retain_weight=-1.0",
     (BATTERY, "-k", "may_hold_nan and methods.gradient_ascent"),
   ),
   Mutation(
@@ -126,7 +126,7 @@ MUTATIONS = [
     "forgotten",
     "forgotten interactions are trained on as retained ones",
     "recsys/objectives.py",
-    "jnp.where(batch.forget, forget_loss(positive, negative), forward)",
+    "jnp.where(step.forget, forget_loss(positive, negative), forward)",
     "forward",
     ("tests/recsys/test_mmrecun.py", "-k", "forgets_users and sequential"),
   ),

@@ -1,0 +1,35 @@
+"""Losses of link prediction, from logits of pairs of nodes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxunlearn.core.types import PyTree
+
+
+def link_loss(logits: jax.Array, rows: PyTree) -> jax.Array:
+  """Binary cross entropy of each pair, rows["label"] in {0, 1}; nats [B]."""
+  logits = logits.astype(jnp.promote_types(jnp.float32, logits.dtype))
+  label = rows["label"].astype(logits.dtype)
+  return jax.nn.softplus(logits) - label * logits
+
+
+def bernoulli_kl(logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
+  """KL(Bern(sigmoid(teacher)) || Bern(sigmoid(logits))), nats [...].
+
+  The gradient is sigmoid(logits) - sigmoid(teacher), exactly 0 for equal
+  logits, and none flows into the teacher; there is no second derivative. Finite
+  for any finite logits.
+  """
+  dtype = jnp.promote_types(jnp.float32, logits.dtype)
+  s = logits.astype(dtype)
+  t = jax.lax.stop_gradient(teacher_logits).astype(dtype)
+  p = jax.nn.sigmoid(t)
+  log_p = jax.nn.log_sigmoid
+  fixed = jax.lax.stop_gradient(s)
+  value = p * (log_p(t) - log_p(fixed))
+  value += jax.nn.sigmoid(-t) * (log_p(-t) - log_p(-fixed))
+  # The value that keeps its digits, with the gradient that is exact.
+  slope = jax.nn.sigmoid(fixed) - p
+  return value + slope * (s - fixed)

@@ -1,0 +1,69 @@
+"""Edges and nodes as rows of data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxunlearn.core import checks
+from jaxunlearn.core.types import PyTree
+from jaxunlearn.graph import structure
+
+
+def link_data(graph: Any) -> PyTree:
+  """The training edges as rows: {"x": int32 [E, 2], "label": ones [E]}."""
+  pairs = structure.edge_rows(graph)
+  return {"x": pairs, "label": jnp.ones(pairs.shape[0], jnp.int32)}
+
+
+def node_data(labels: Any, nodes: Any = None) -> PyTree:
+  """Nodes as rows: {"x": int32 [N], "label": int32 [N]}.
+
+  Args:
+    labels: int [n], of all nodes.
+    nodes: int [N], which of them are rows (those with a training label); all by
+      default.
+
+  Raises:
+    ValueError: labels that are no integers; a node out of range.
+  """
+  labels = jnp.asarray(labels)
+  if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise ValueError(f"Expected labels int [n], got {labels.dtype}.")
+  nodes = jnp.arange(labels.size) if nodes is None else jnp.asarray(nodes)
+  checks.labels(nodes, labels.size, "nodes")
+  nodes = nodes.astype(jnp.int32)
+  return {"x": nodes, "label": labels[nodes].astype(jnp.int32)}
+
+
+def check_order(graph: Any, rows: np.ndarray, share: np.ndarray) -> None:
+  """A mask over rows is one over edges: row e has to be edge e.
+
+  What is forgotten is not looked at.
+
+  Raises:
+    ValueError: a row to retain is not its edge.
+  """
+  edges = np.asarray(graph.senders).reshape(-1, 2)
+  kept = (np.asarray(graph.edges)[::2] > 0) & (share < 1)
+  wrong = int(((rows != edges).any(axis=1) & kept).sum())
+  if wrong:
+    raise ValueError(
+      f"Expected data['x'] to be the graph's edges in their order, got {wrong} "
+      "rows that are others."
+    )
+
+
+def check_rows(graph: Any, inputs: Any, on_edges: bool) -> None:
+  """Rows are pairs [B, 2] or nodes [B], of nodes that exist.
+
+  Raises:
+    ValueError: another shape or dtype; (concrete) a number out of range.
+  """
+  shape = jnp.shape(inputs)
+  wanted = "pairs [B, 2]" if on_edges else "nodes [B]"
+  if len(shape) != 1 + on_edges or (on_edges and shape[1] != 2):
+    raise ValueError(f"Expected rows to be {wanted}, got shape {shape}.")
+  checks.labels(inputs, graph.nodes.shape[0], "node numbers")
