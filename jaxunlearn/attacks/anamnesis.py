@@ -27,13 +27,12 @@ import numpy as np
 import optax
 
 from jaxunlearn.attacks.knowledge_recovery import Evaluate, scalar
-from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import alternate, chain
-from jaxunlearn.core.phase import phase, supervised
-from jaxunlearn.core.recording import record
+from jaxunlearn.core import checks, sampling
+from jaxunlearn.core.phase import phase, sample_key, supervised
+from jaxunlearn.core.reduction import all_finite
 from jaxunlearn.core.tasks import Model
-from jaxunlearn.core.transform import Carry, Transform
-from jaxunlearn.core.types import Draw, PyTree, Variables
+from jaxunlearn.core.transform import Carry, Env, PhaseState, Transform
+from jaxunlearn.core.types import Draw, PyTree, Variables, as_request
 from jaxunlearn.metrics import _rows
 
 DIRECTIONS = ("higher", "lower")
@@ -263,29 +262,38 @@ def relearn(
   wanted = _rows.widened(jnp.asarray(target))
   attack = relearning(
     model,
-    num_steps=1,
+    num_steps=num_steps,
     batch_size=batch_size,
     optimizer=optimizer,
     train_mode=train_mode,
   )
   bare = not isinstance(variables, Variables)
+  lifted = Variables(variables) if bare else variables
+  data = jax.tree.map(jnp.asarray, data)
+  draw, env = attack.needs, Env()
+  request = as_request(relearn_mask, data)
+  plan = sampling.make_plan(data, request, draw, sample_key(key), env)
+  start = attack.init(Carry(lifted, lifted, {}), key, env)
 
-  def measure(carry: Carry) -> jax.Array:
-    current = carry.variables
+  def measure(state: PhaseState) -> jax.Array:
+    current = attack.finish(state).variables
     return scalar(evaluate(current.params if bare else current))
 
-  # One step per round, which goes on where the last one was.
-  rounds = alternate(attack, record("value", measure), rounds=num_steps)
-  first = record("start", measure)
-  _, info = chain(first, rounds)(variables, data, relearn_mask, key)
-  learned = info["alternate"]
-  curve = jnp.concatenate([info["start"][None], learned["value"]])
+  # As in a phase, what is constant stays outside the scan's carry.
+  def body(moving, step):
+    batch = sampling.draw_batch(data, plan, draw, step, env)
+    state, loss = attack.step(start.moved_to(moving), batch, key, env)
+    return state.moving(), (loss, measure(state))
+
+  moving, (loss, values) = jax.lax.scan(
+    body, start.moving(), jnp.arange(num_steps, dtype=jnp.int32)
+  )
+  curve = jnp.concatenate([measure(start)[None], values])
   steps, reached = steps_to_target(
     curve, wanted, direction=direction, count_from_zero=count_from_zero
   )
-  found = learned[attack.name]
-  finite = found.is_finite.all()
-  return Relearned(steps, reached, curve, wanted, found.loss[:, 0], finite)
+  finite = all_finite((loss, moving[0]))
+  return Relearned(steps, reached, curve, wanted, loss, finite)
 
 
 def anamnesis_index(

@@ -35,8 +35,6 @@ from jaxunlearn.metrics.membership import logit_confidence, separation_auc
 
 Unlearn = Callable[[Variables, PyTree, Any, jax.Array], Any]
 
-# Apart from every key that training makes of the same one.
-
 
 class ULiraStatistics(NamedTuple):
   """What shadows say of every row before and after they unlearn.

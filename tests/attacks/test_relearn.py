@@ -13,7 +13,7 @@ from jaxunlearn.attacks import knowledge_recovery as rec
 from jaxunlearn.core import sampling
 from jaxunlearn.core.phase import sample_key
 from jaxunlearn.core.training import map_many, train
-from jaxunlearn.core.types import Draw, Variables
+from jaxunlearn.core.types import Draw, Variables, as_request
 from jaxunlearn.methods.baselines import finetune
 
 KEY = jax.random.key(3)
@@ -106,7 +106,9 @@ def test_the_scan_equals_a_python_loop_of_adam_steps(case):
     )
   )(variables, KEY)
   draw = Draw(forget=8)
-  plan = sampling.make_plan(data, forget, draw, sample_key(KEY))
+  plan = sampling.make_plan(
+    data, as_request(forget, data), draw, sample_key(KEY)
+  )
   optimizer = optax.adam(1e-3)
   params, state = variables.params, optimizer.init(variables.params)
   numbers = jax.jit(lambda i: sampling.row_numbers(plan, draw, i).row_id)
@@ -371,7 +373,7 @@ def test_any_transform_is_an_attacker_and_unrelated_rows_bring_nothing(case):
   ("changes", "match"),
   [
     ({"direction": "up"}, "direction to be one of"),
-    ({"num_steps": -1}, "num_steps >= 0"),
+    ({"num_steps": -1}, "num_steps to be a whole number >= 0"),
     ({"batch_size": 0}, "batch_size > 0"),
     ({"target": float("nan")}, r"\(variables, target\).* to be finite"),
     ({"mask": jnp.ones(5, bool)}, "relearn_mask of shape"),

@@ -88,25 +88,13 @@ def test_far_statistics_saturate_the_score_but_not_its_logarithm():
   assert np.isfinite(np.asarray(log)).all()
 
 
-def test_own_rows_keep_members_in_place_and_copy_them_evenly():
-  members = jnp.arange(30) % 3 == 0
-  rows = np.asarray(u_lira.own_rows(members, jax.random.key(0)))
-  on = np.asarray(members)
-  assert (rows[on] == np.arange(30)[on]).all() and on[rows].all()
-  assert (np.bincount(rows, minlength=30)[on] == 3).all()
-  full = u_lira.own_rows(jnp.ones(5, bool), jax.random.key(0))
-  none = u_lira.own_rows(jnp.zeros(5, bool), jax.random.key(0))
-  assert list(full) == list(none) == [0, 1, 2, 3, 4]
-  other = np.asarray(u_lira.own_rows(members, jax.random.key(1)))
-  assert (other != rows).any()
-
-
-def spying(variables, data, forget_mask, key):
+def spying(variables, data, request, key):
   """Writes into the model what it was given."""
   del key
-  total = jnp.where(forget_mask[:, None], data["x"], 0).sum()
+  total = jnp.where(request.forget[:, None], data["x"], 0).sum()
   # Rows that the shadow never saw are marked by a large number, see below.
-  stray = (jnp.abs(data["x"]) > 1e3).sum().astype(jnp.float32)
+  seen = (request.forget | request.retain)[:, None]
+  stray = (seen & (jnp.abs(data["x"]) > 1e3)).sum().astype(jnp.float32)
   hidden = variables.params["hidden"]
   params = {
     **variables.params,
