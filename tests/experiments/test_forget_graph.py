@@ -50,7 +50,7 @@ def small_plan(task="links", requests=None):
 def trained():
   """The small plan of links, and its original models."""
   plan = small_plan()
-  return plan, lanes.train(plan).value
+  return plan, lanes.train(plan)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_numbers_of_links_are_those_of_the_edges_that_count():
     assert gone.any() == (request == 1)
     # The graph made anew without what goes, and the same weights on it.
     g = graph.from_edges(data.features, split.edges[~mask])
-    own = lanes.at((plan.beds.of_seed, original), seed)
+    own = lanes.at((plan.beds.of_seed, original.value), seed)
     task = plan.beds.make(data.features, own[0]).extra[0](g)
     weights = graph.with_weight(own[1], graph.edge_weight(g))
     scores = lambda pairs: np.asarray(task.model.predict(weights, pairs))
