@@ -102,7 +102,10 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
   render(made, folder)
   certify.write(folder, evidence, trial)
   for name, content in study.files(evidence).items():
-    report.write_json(folder / name, plain(content))
+    if isinstance(content, str):
+      report.write_text(folder / name, content)
+    else:
+      report.write_json(folder / name, plain(content))
   _save_params(folder / "params", evidence)
   return trial.summary
 
