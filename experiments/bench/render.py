@@ -52,8 +52,22 @@ class Report(NamedTuple):
   notes: Sequence[str]
 
 
+def results(
+  name: str, options: Any, config: Mapping[str, Any], rows: Sequence[Any]
+) -> report.Results:
+  """Rows with all that they depend on."""
+  config = plain({**config, "environment": common.environment()})
+  versions = options.preset, jax.__version__, common.device()
+  return report.Results(name, *versions, config, rows)
+
+
 def render(made: Report, folder: Path) -> None:
-  """Writes results.json, table.md, plots/ and report.html into a folder."""
+  """Writes results.json, table.md, plots/ and report.html into a folder.
+
+  Raises:
+    ValueError: a column without a definition.
+  """
+  table.check_declared(made.results.rows, made.definitions)
   report.write_report(
     folder,
     made.results,
@@ -78,12 +92,10 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
   for panel in study.panels:
     figures |= panel(evidence)
   made = Report(
-    report.Results(
+    results(
       study.name,
-      plan.options.preset,
-      jax.__version__,
-      common.device(),
-      plain({**configuration(plan), "verdicts": report.verdicts(trial)}),
+      plan.options,
+      {**configuration(plan), "verdicts": report.verdicts(trial)},
       evidence.rows,
     ),
     study.title(plan),
@@ -122,22 +134,32 @@ def trial_of(evidence: Evidence) -> report.Trial:
 
 def show(console: Console, plan: Plan, summary: report.Summary) -> None:
   """A table per request, and where the rest is."""
-  columns = plan.study.columns
+  columns = plan.study.columns and plan.study.columns(plan)
+  show_tables(
+    console, summary, columns, table.definitions(plan), plan.options.out
+  )
+
+
+def show_tables(
+  console: Console,
+  summary: report.Summary,
+  columns: Sequence[str] | None,
+  definitions: Sequence[report.Metric],
+  out: str,
+) -> None:
+  """`show`, for a study with a run of its own."""
   for request in summary.requests:
     console.print(
       report.rich_table(
         summary,
-        None if columns is None else columns(plan),
+        columns,
         request=request,
-        definitions=table.definitions(plan),
+        definitions=definitions,
         title=request,
       )
     )
-  console.print(
-    f"Report: {Path(plan.options.out) / 'report.html'}",
-    markup=False,
-    soft_wrap=True,
-  )
+  where = f"Report: {Path(out) / 'report.html'}"
+  console.print(where, markup=False, soft_wrap=True)
 
 
 def configuration(plan: Plan) -> dict[str, Any]:
@@ -151,7 +173,6 @@ def configuration(plan: Plan) -> dict[str, Any]:
     "forget_rows": plan.requests.added.sum(axis=-1),
     "rows": plan.requests.forget.shape[-1],
     **plan.beds.facts,
-    "environment": common.environment(),
   }
 
 
