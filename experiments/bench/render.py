@@ -62,11 +62,7 @@ def results(
 
 
 def render(made: Report, folder: Path) -> None:
-  """Writes results.json, table.md, plots/ and report.html into a folder.
-
-  Raises:
-    ValueError: a column without a definition.
-  """
+  """Writes results.json, table.md, plots/ and report.html into a folder."""
   table.check_declared(made.results.rows, made.definitions)
   report.write_report(
     folder,
@@ -132,32 +128,17 @@ def trial_of(evidence: Evidence) -> report.Trial:
   )
 
 
-def show(console: Console, plan: Plan, summary: report.Summary) -> None:
-  """A table per request, and where the rest is."""
-  columns = plan.study.columns and plan.study.columns(plan)
-  show_tables(
-    console, summary, columns, table.definitions(plan), plan.options.out
-  )
-
-
-def show_tables(
+def show(
   console: Console,
   summary: report.Summary,
   columns: Sequence[str] | None,
   definitions: Sequence[report.Metric],
   out: str,
 ) -> None:
-  """`show`, for a study with a run of its own."""
-  for request in summary.requests:
-    console.print(
-      report.rich_table(
-        summary,
-        columns,
-        request=request,
-        definitions=definitions,
-        title=request,
-      )
-    )
+  """A table per request, and where the rest is."""
+  shown: dict[str, Any] = {"metrics": columns, "definitions": definitions}
+  for name in summary.requests:
+    console.print(report.rich_table(summary, **shown, request=name, title=name))
   where = f"Report: {Path(out) / 'report.html'}"
   console.print(where, markup=False, soft_wrap=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -19,51 +18,37 @@ class Flipped(NamedTuple):
     validation: rows that utilities are measured on, labels as they were.
     test: the same; no estimator sees it.
     noisy: bool [N], whose labels were flipped.
-    row_id: int [N], the training rows' numbers in the file.
-    label: int [N], the labels as they were.
-    columns: by name an entry a training row, where the data have such.
-    x: [N, ...], the training rows as they were loaded.
+    valued: int [N], the places of `train` in what was split.
+    split: the rows as they were loaded.
   """
 
   train: Rows
   validation: Rows
   test: Rows
   noisy: np.ndarray
-  row_id: np.ndarray
-  label: np.ndarray
-  columns: Mapping[str, np.ndarray]
-  x: np.ndarray
+  valued: np.ndarray
+  split: classes.Split
 
 
 def flip(
   dataset: Dataset,
+  split: classes.Split,
   seed: int,
-  part: str,
   rows: int,
-  validation: int,
+  others: int,
   noise: float,
 ) -> Flipped:
-  """Draws rows to value and to validate on, and flips labels of the former.
+  """Draws rows to value and others to validate on, and flips labels of the former.
 
   Where the data are too few, two thirds of those that train are valued.
 
-  Args:
-    dataset: see `Dataset`.
-    seed: of the split, of the draw and of the flips.
-    part: see `classes.split`.
-    rows: that are valued, N.
-    validation: how many others.
-    noise: the share of flipped labels.
-
   Raises:
-    ValueError: too few rows for the classes, or for a flip.
+    ValueError: too few rows for the classes, or for a share `noise` of flips.
   """
-  split = classes.split(dataset, seed, part)
-  flat = lambda x: x.reshape(len(x), -1)
   available, count = len(split.row_id), dataset.num_classes
-  if available < rows + validation:
+  if available < rows + others:
     rows = 2 * available // 3
-    validation = available - rows
+    others = available - rows
   if rows < 4 * count:
     raise ValueError(
       f"Expected --data with at least {6 * count} training rows for {count} "
@@ -76,21 +61,22 @@ def flip(
       "none."
     )
   rng = np.random.default_rng((seed, 2))
-  order = rng.permutation(available)[: rows + validation]
-  valued, others = order[:rows], order[rows:]
-  noisy = np.zeros(rows, bool)
-  noisy[rng.permutation(rows)[:flips]] = True
-  label = split.train["label"][valued]
-  wrong = (label + rng.integers(1, count, rows)) % count
-  x = flat(split.train["x"])
+  valued, validated = np.split(
+    rng.permutation(available)[: rows + others], [rows]
+  )
+  noisy = rng.permutation(rows) < flips
+  flat = lambda part: part["x"].reshape(len(part["x"]), -1)
+  x, label = flat(split.train), split.train["label"]
+  wrong = (label[valued] + rng.integers(1, count, rows)) % count
   centre = x[valued].mean(axis=0)
   return Flipped(
-    {"x": x[valued] - centre, "label": np.where(noisy, wrong, label)},
-    {"x": x[others] - centre, "label": split.train["label"][others]},
-    {"x": flat(split.test["x"]) - centre, "label": split.test["label"]},
+    {
+      "x": x[valued] - centre,
+      "label": np.where(noisy, wrong, label[valued]).astype(np.int32),
+    },
+    {"x": x[validated] - centre, "label": label[validated]},
+    {"x": flat(split.test) - centre, "label": split.test["label"]},
     noisy,
-    split.row_id[valued],
-    label,
-    {n: c[valued] for n, c in split.columns.items() if n != "label"},
-    split.train["x"][valued],
+    valued,
+    split,
   )

@@ -167,7 +167,7 @@ def write(folder: Path, plan: Plan, outcome: Outcome) -> report.Summary:
 def show(console: Console, plan: Plan, summary: report.Summary) -> None:
   """The scores of every generator, and where the rest is."""
   columns = ["tabsyndex", *COMPONENTS, "tabsyndex_published"]
-  render.show_tables(console, summary, columns, COLUMNS, plan.options.out)
+  render.show(console, summary, columns, COLUMNS, plan.options.out)
 
 
 def _tables(plan: Plan) -> list[str]:

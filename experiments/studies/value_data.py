@@ -34,7 +34,7 @@ import tyro
 import jaxunlearn as ju
 from experiments import bench, data, flags
 from experiments.bench import Bed, Case, Measure, Method, Setting, table
-from experiments.datasets import flipped
+from experiments.datasets import classes, flipped
 from experiments.flags import described
 from experiments.studies import value_data_view as view
 from jaxunlearn import metrics, valuation
@@ -51,24 +51,14 @@ PERMUTATIONS = {
 
 
 class Size(NamedTuple):
-  """How much of everything.
+  """How much of everything."""
 
-  Attributes:
-    rows: that are valued.
-    validation: rows that utilities are measured on.
-    beta_permutations: of Beta Shapley.
-    masks: of Banzhaf.
-    bags: models of Data-OOB.
-    clusters: of each clustering of EcoVal, in all.
-    seeds: how many.
-  """
-
-  rows: int
-  validation: int
+  rows: int  # That are valued.
+  validation: int  # Rows that utilities are measured on.
   beta_permutations: int
-  masks: int
-  bags: int
-  clusters: int
+  masks: int  # Of Banzhaf.
+  bags: int  # Models of Data-OOB.
+  clusters: int  # Of each clustering of EcoVal, in all.
   seeds: int
 
 
@@ -129,10 +119,11 @@ def beds(
     data.load(options.data, preset=options.preset, data_dir=options.data_dir)
   )
   size, noise = SIZES[options.preset], options.noise
-  found = [
-    flipped.flip(dataset, seed, part, size.rows, size.validation, noise)
-    for seed in seeds
-  ]
+  found = []
+  for seed in seeds:
+    split = classes.split(dataset, seed, part)
+    given = seed, size.rows, size.validation, noise
+    found.append(flipped.flip(dataset, split, *given))
   count, (rows, features) = dataset.num_classes, found[0].train["x"].shape
   shape = (features, count)
   model = from_functions(
@@ -145,19 +136,18 @@ def beds(
     extra = Extra(validation, noisy, count, noise)
     return Bed(model, train, test, extra=extra)
 
-  facts = {
-    "size": {
-      **size._asdict(),
-      "rows": rows,
-      "validation": len(found[0].validation["label"]),
-    },
-    "clusters_per_class": clusters_per_class(size.clusters, rows, count),
-  }
-  of_seed = jax.tree.map(
-    lambda *leaves: np.stack(leaves), *(f[:4] for f in found)
-  )
+  validation = len(found[0].validation["label"])
+  size = size._replace(rows=rows, validation=validation)
   return bench.Beds(
-    (), of_seed, make, found, facts, dataset=dataset, model=model
+    (),
+    jax.tree.map(lambda *leaves: np.stack(leaves), *(f[:4] for f in found)),
+    make,
+    found,
+    {
+      "size": size._asdict(),
+      "clusters_per_class": clusters_per_class(size.clusters, rows, count),
+    },
+    dataset=dataset,
   )
 
 
@@ -178,12 +168,15 @@ def train(bed: Bed, weights: jax.Array, key: Any = None):
   return ju.Variables({"kernel": kernel, "bias": bias[0]}), None
 
 
-def utility(bed: Bed) -> valuation.Utility:
-  """The same model's log-likelihood on the validation rows."""
+def utility(
+  bed: Bed, rows: Any = None, score: str = "log_likelihood"
+) -> valuation.Utility:
+  """What the same model is worth on the validation rows, or on others."""
   return valuation.logistic_utility(
     bed.data,
-    bed.extra.validation,
+    bed.extra.validation if rows is None else rows,
     num_classes=bed.extra.num_classes,
+    score=score,
     **_NEWTON,
   )
 
@@ -360,41 +353,24 @@ def _judge(case: Case) -> dict[str, Any]:
   if not state:
     return found  # Of a model that no values made.
   values = jnp.where(state["known"], state["values"], jnp.nan)
-  score = valuation.logistic_utility(
-    bed.data,
-    bed.test,
-    num_classes=bed.extra.num_classes,
-    score="accuracy",
-    **_NEWTON,
-  )
-  removal, addition = (
-    jnp.stack([
-      curve(score, values, jnp.array(at), order=order, strategy=_LANES)
-      for order in ("high", "low")
-    ])
-    for curve, at in (
-      (valuation.removal_curve, view.REMOVED),
-      (valuation.addition_curve, view.ADDED),
-    )
-  )  # fmt: skip
   split = valuation.noisy_label_scores(values, bed.extra.noisy)
-  # The first point removes nothing.
-  high, low = removal[:, 1:].mean(axis=1)
-  alone = addition.mean(axis=1)
-  return {
-    **found,
+  found |= {
     "noise_f1": split.f1,
     "noise_auc": split.roc_auc,
     "noise_precision": split.precision_at_noisy,
-    "high_removal_accuracy": high,
-    "low_removal_accuracy": low,
-    "high_addition_accuracy": alone[0],
-    "low_addition_accuracy": alone[1],
     "num_trainings": state["num_trainings"],
     "values": values,
-    "removal": removal,
-    "addition": addition,
   }
+  score = utility(bed, bed.test, "accuracy")
+  for name, at in view.CURVES.items():
+    curve = getattr(valuation, f"{name}_curve")
+    for order in ("high", "low"):
+      line = curve(score, values, jnp.array(at), order=order, strategy=_LANES)
+      found[f"{order}_{name}"] = line
+      # The first point of a removal removes nothing.
+      mean = line[int(at[0] == 0) :].mean()
+      found[f"{order}_{name}_accuracy"] = mean
+  return found
 
 
 STUDY = bench.Study(
@@ -410,7 +386,7 @@ STUDY = bench.Study(
   settings=settings_of,
   fit=fit,
   measures=lambda plan: [
-    Measure(view.COLUMNS, _judge, ("values", "removal", "addition")),
+    Measure(view.COLUMNS, _judge, ("values", *view.LINES)),
     table.gap(
       ("test_accuracy",),
       "Difference of the test accuracy to that of the model trained without the "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,8 +15,12 @@ from jaxunlearn.report.canvas import clean, new_figure
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
-REMOVED = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
-ADDED = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+# Shares of the rows that are removed, and that are trained on alone.
+CURVES = {
+  "removal": (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
+  "addition": (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
+}
+LINES = tuple(f"{end}_{name}" for name in CURVES for end in ("high", "low"))
 SHOWN_COLUMNS = (
   "noise_f1",
   "noise_auc",
@@ -51,30 +55,21 @@ COLUMNS = (
     "Chance that a row with a flipped label has a lower value than one without.",
     *("", 3, _HIGH, True),
   ),
-  report.Metric(
-    "high_removal_accuracy",
-    "Best removed",
-    "Test accuracy without the most valuable 5 to 50 %, mean; lower is better, "
-    "against random.",
-    *("%", 1, _LOW, True),
-  ),
-  report.Metric(
-    "low_removal_accuracy",
-    "Worst removed",
-    "Test accuracy without the least valuable 5 to 50 %, mean; higher is better.",
-    *("%", 1, _HIGH, True),
-  ),
-  report.Metric(
-    "high_addition_accuracy",
-    "On the best alone",
-    "Test accuracy on the most valuable 2 to 50 % alone, mean.",
-    *("%", 1, _HIGH),
-  ),
-  report.Metric(
-    "low_addition_accuracy",
-    "On the worst alone",
-    "Test accuracy on the least valuable 2 to 50 % alone, mean.",
-    *("%", 1, _LOW),
+  *(
+    report.Metric(
+      f"{line}_accuracy",
+      label,
+      f"Test accuracy {words} alone, mean."
+      if "addition" in line
+      else f"Test accuracy without {words}, mean; compare with random.",
+      *("%", 1, direction, "removal" in line),
+    )
+    for line, label, words, direction in (
+      ("high_removal", "Best removed", "the most valuable 5 to 50 %", _LOW),
+      ("low_removal", "Worst removed", "the least valuable 5 to 50 %", _HIGH),
+      ("high_addition", "On the best", "on the most valuable 2 to 50 %", _HIGH),
+      ("low_addition", "On the worst", "on the least valuable 2 to 50 %", _LOW),
+    )
   ),
   report.Metric(
     "num_trainings",
@@ -112,23 +107,20 @@ def lead(plan: Plan) -> str:
   )
 
 
-def _budgets(plan: Plan) -> dict[str, int]:
-  """Permutations of truncated Shapley by name."""
+def _budgets(plan: Plan) -> tuple[dict[str, int], list[str]]:
+  """Permutations of truncated Shapley by name, and the names of EcoVal."""
   names = [m for m in plan.methods if m.startswith("tmc_shapley_")]
-  return {name: plan.settings[name]["num_permutations"] for name in names}
-
-
-def _ecovals(plan: Plan) -> list[str]:
-  return [m for m in plan.methods if m.startswith("ecoval")]
+  budgets = {name: plan.settings[name]["num_permutations"] for name in names}
+  return budgets, [m for m in plan.methods if m.startswith("ecoval")]
 
 
 def findings(evidence: Evidence) -> list[str]:
   """EcoVal beside Shapley, and everything beside random numbers."""
-  plan, told = evidence.plan, []
+  told, methods = [], evidence.plan.methods
   overall = report.summarise(evidence.rows).overall
   value = lambda method, name: overall[method][name].mean
-  budgets = _budgets(plan)
-  for name in _ecovals(plan) if budgets else ():
+  budgets, ecovals = _budgets(evidence.plan)
+  for name in ecovals if budgets else ():
     words = [
       f"with {count} permutations {100 * value(other, 'noise_f1'):.1f} % in "
       f"{value(other, 'seconds_run') / value(name, 'seconds_run'):.1f} times the "
@@ -140,10 +132,11 @@ def findings(evidence: Evidence) -> list[str]:
       f"{100 * value(name, 'noise_f1'):.1f} %; truncated Monte-Carlo Shapley "
       f"{', '.join(words)}."
     )
-  for name in plan.methods if "random" in plan.methods else ():
+  for name in methods if "random" in methods else ():
     high, low = (
-      100 * (value(name, column) - value("random", column))
-      for column in ("high_removal_accuracy", "low_removal_accuracy")
+      100
+      * (value(name, f"{line}_accuracy") - value("random", f"{line}_accuracy"))
+      for line in LINES[:2]
     )
     if name != "random":
       told.append(
@@ -154,159 +147,120 @@ def findings(evidence: Evidence) -> list[str]:
 
 
 def curves(evidence: Evidence) -> dict[str, tuple[Figure, str]]:
-  """Test accuracy over the rows removed, and over those trained on."""
-
-  def panels(name: str, *titles: str):
-    return {
-      f"test accuracy (%), {title}": {
-        method: 100 * evidence.found[method].values[name][:, side]
-        for method in evidence.plan.methods
-      }
-      for side, title in enumerate(titles)
-    }
-
-  return {
-    "removal": (
-      report.curve_panels(
-        100 * np.array(REMOVED),
-        panels("removal", "best removed", "worst removed"),
-        x_label="rows removed (%)",
-      ),
+  """Test accuracy over the rows removed, over those trained on, and F1."""
+  found, (budgets, ecovals) = evidence.found, _budgets(evidence.plan)
+  percent = lambda method, name: 100 * found[method].values[name]
+  figures = {}
+  for name, words, caption in (
+    (
+      "removal",
+      "rows removed (%)",
       "Rows are removed, the most valuable first (left, lower is better) or the "
       "least valuable first (right, higher is better), and a model is trained on "
       "the rest. Bands go from the lowest to the highest seed.",
     ),
-    "addition": (
-      report.curve_panels(
-        100 * np.array(ADDED),
-        panels("addition", "on the best", "on the worst"),
-        x_label="rows trained on (%)",
-      ),
+    (
+      "addition",
+      "rows trained on (%)",
       "A model trained on the most valuable rows alone (left, higher is better) "
       "or on the least valuable ones (right, lower is better).",
     ),
-  }
-
-
-def budget(evidence: Evidence) -> dict[str, tuple[Figure, str]]:
-  """What more permutations buy truncated Shapley, beside EcoVal."""
-  budgets = _budgets(evidence.plan)
+  ):
+    panels = {
+      f"test accuracy (%), {end} values": {
+        method: percent(method, f"{end}_{name}")
+        for method in evidence.plan.methods
+      }
+      for end in ("high", "low")
+    }
+    at = 100 * np.array(CURVES[name])
+    figures[name] = report.curve_panels(at, panels, x_label=words), caption
   if len(budgets) < 2:
-    return {}
-  titles = {
-    "noise_f1": "F1, flipped labels (%)",
-    "high_removal_accuracy": "test accuracy (%), best removed",
-    "low_removal_accuracy": "test accuracy (%), worst removed",
-  }
-  of = lambda method, column: 100 * evidence.found[method].values[column]
+    return figures
+  # EcoVal has no permutations: its lines are level.
   panels = {
     title: {
-      "tmc_shapley": np.stack([of(m, column) for m in budgets], axis=1),
-      **{
-        name: np.tile(of(name, column)[:, None], len(budgets))
-        for name in _ecovals(evidence.plan)
-      },
+      "tmc_shapley": np.stack([percent(m, column) for m in budgets], axis=1),
+      **{m: percent(m, column)[:, None] + 0 * at for m in ecovals},
     }
-    for column, title in titles.items()
-  }
-  return {
-    "budget": (
-      report.curve_panels(
-        list(budgets.values()), panels, x_label="permutations"
-      ),
-      "Truncated Monte-Carlo Shapley over its permutations, each of which trains "
-      "up to a model a row; EcoVal, which has none, is level.",
+    for column, title in (
+      ("noise_f1", "F1, flipped labels (%)"),
+      ("high_removal_accuracy", "test accuracy (%), best removed"),
+      ("low_removal_accuracy", "test accuracy (%), worst removed"),
     )
+    for at in [np.array(list(budgets.values()))]
   }
+  figures["budget"] = (
+    report.curve_panels(list(budgets.values()), panels, x_label="permutations"),
+    "Truncated Monte-Carlo Shapley over its permutations, each of which trains up "
+    "to a model a row; EcoVal, which has none, is level.",
+  )
+  return figures
 
 
-def _shown(evidence: Evidence) -> tuple[str, np.ndarray]:
-  """The method whose values are drawn, and those of the first seed."""
-  methods = evidence.plan.methods
+def _shown(evidence: Evidence) -> tuple[str, np.ndarray, list[str]]:
+  """The method whose values are drawn, those of the first seed, and labels."""
+  methods, names = evidence.plan.methods, evidence.plan.dataset.class_names
   name = _BEST if _BEST in methods else methods[0]
-  return name, evidence.found[name].values["values"][0]
-
-
-def _label(evidence: Evidence, row: int) -> str:
-  own, names = evidence.plan.beds.sources[0], evidence.plan.dataset.class_names
-  given = names[own.train["label"][row]]
-  return f"{given} (is {names[own.label[row]]})" if own.noisy[row] else given
+  own = evidence.plan.beds.sources[0]
+  labels = [
+    f"{names[given]} (is {names[true]})" if given != true else names[given]
+    for given, true in zip(
+      own.train["label"], own.split.train["label"][own.valued]
+    )
+  ]
+  return name, evidence.found[name].values["values"][0], labels
 
 
 def examples(evidence: Evidence) -> dict[str, tuple[Figure, str]]:
   """The rows at both ends."""
-  name, values = _shown(evidence)
+  name, values, labels = _shown(evidence)
   order = np.argsort(values)
   order = order[np.isfinite(values[order])]
-  ends = {
-    "least valuable": order[:_EXAMPLES],
-    "most valuable": order[::-1][:_EXAMPLES],
-  }
-  is_image = evidence.plan.beds.sources[0].x.ndim == 4
-  draw = _image_examples if is_image else _table_examples
+  ends = order[:_EXAMPLES], order[::-1][:_EXAMPLES]
+  own = evidence.plan.beds.sources[0]
+  x = own.split.train["x"][own.valued]
+  figure = new_figure(0.95 * _EXAMPLES, 3.4)
+  if x.ndim == 4:
+    for line, rows in zip(figure.subplots(2, _EXAMPLES, squeeze=False), ends):
+      for axes, row in zip(line, rows):
+        low, high = x[row].min(), x[row].max()
+        image = (x[row] - low) / (high - low if high > low else 1)
+        axes.imshow(
+          image[..., 0] if image.shape[-1] == 1 else image, cmap="gray_r"
+        )
+        colour = "#D55E00" if own.noisy[row] else "#222222"
+        axes.set_title(clean(labels[row]), fontsize=8, color=colour)
+      for axes in line:
+        axes.set_axis_off()
+  else:
+    numbers = np.round(x.reshape(len(x), -1), 2)
+    known = {
+      k: v[own.valued] for k, v in own.split.columns.items() if k != "label"
+    }
+    columns = known or {f"x{i}": column for i, column in enumerate(numbers.T)}
+    heads = list(columns)[:_TABLE_COLUMNS]
+    told = [["value", "label", *heads]] + [
+      [f"{values[r]:.3g}", labels[r], *(str(columns[k][r]) for k in heads)]
+      for rows in ends
+      for r in rows
+    ]
+    told.insert(1 + len(ends[0]), [])
+    text = "\n".join(
+      "".join(f"{clean(c, 15):17}" for c in line) for line in told
+    )
+    style = {"family": "monospace", "fontsize": 7, "va": "top"}
+    figure.text(0.02, 0.98, text, **style)
   return {
     "examples": (
-      draw(evidence, ends, values),
-      f"The least and the most valuable rows by {name}, first seed, with the "
-      "labels that were given; of a flipped one the true label behind it.",
+      figure,
+      f"The least (first) and the most valuable rows by {name}, first seed, with "
+      "the labels that were given; of a flipped one the true label behind it.",
     )
   }
 
 
-def _image_examples(evidence: Evidence, ends: Any, values: Any) -> Figure:
-  own = evidence.plan.beds.sources[0]
-  figure = new_figure(0.95 * _EXAMPLES, 3.4)
-  grid = figure.subplots(2, _EXAMPLES, squeeze=False)
-  for line, (title, rows) in zip(grid, ends.items()):
-    for axes in line:
-      axes.set_axis_off()
-    line[0].text(
-      0, 1.32, clean(title), fontsize=10, transform=line[0].transAxes
-    )
-    for axes, row in zip(line, rows):
-      image = own.x[row]
-      low, high = image.min(), image.max()
-      image = (image - low) / (high - low if high > low else 1)
-      is_grey = image.shape[-1] == 1
-      axes.imshow(image[..., 0] if is_grey else image, cmap="gray_r")
-      axes.set_title(
-        clean(_label(evidence, row)),
-        fontsize=8,
-        color="#D55E00" if own.noisy[row] else "#222222",
-      )
-  return figure
-
-
-def _table_examples(evidence: Evidence, ends: Any, values: Any) -> Figure:
-  own = evidence.plan.beds.sources[0]
-  numbers = np.round(own.x.reshape(len(own.x), -1)[:, :_TABLE_COLUMNS], 2)
-  columns = own.columns or {f"x{i}": x for i, x in enumerate(numbers.T)}
-  names = list(columns)[:_TABLE_COLUMNS]
-  figure = new_figure(11, 0.27 * (2 * _EXAMPLES + 4))
-  for axes, (title, rows) in zip(figure.subplots(2, 1), ends.items()):
-    axes.set_axis_off()
-    axes.set_title(clean(title), fontsize=10, loc="left")
-    drawn = axes.table(
-      [
-        [
-          f"{values[row]:.3g}",
-          clean(_label(evidence, row), 40),
-          *(clean(str(columns[name][row]), 20) for name in names),
-        ]
-        for row in rows
-      ],
-      colLabels=["value", "label", *map(clean, names)],
-      loc="upper center",
-      cellLoc="left",
-      edges="horizontal",
-    )
-    drawn.auto_set_font_size(False)
-    drawn.set_fontsize(8)
-    drawn.auto_set_column_width(list(range(len(names) + 2)))
-  return figure
-
-
-PANELS = (curves, budget, examples)
+PANELS = (curves, examples)
 
 
 def values_csv(evidence: Evidence) -> str:
@@ -318,9 +272,8 @@ def values_csv(evidence: Evidence) -> str:
   writer = csv.writer(file, lineterminator="\n")
   writer.writerow(["row", "label", "is_flipped", *plan.methods])
   for row in np.argsort(_shown(evidence)[1]):
+    number = int(own.split.row_id[own.valued[row]])
     given = names[own.train["label"][row]]
     numbers = (f"{values[row]:.6g}" for values in every)
-    writer.writerow(
-      [int(own.row_id[row]), given, int(own.noisy[row]), *numbers]
-    )
+    writer.writerow([number, given, int(own.noisy[row]), *numbers])
   return file.getvalue()
