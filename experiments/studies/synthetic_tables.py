@@ -49,25 +49,15 @@ _FORMS = "random:SHARE or index:FILE"
 
 
 class Size(NamedTuple):
-  """How much of everything.
+  """How much of everything."""
 
-  Attributes:
-    rows: that generators learn from; as many others are the genuine rows.
-    resamples: of the bands.
-    vae_steps: training steps of the VAE.
-    gan_steps: of the GAN.
-    checkpoints: points of the training curves.
-    batch_size: rows a step.
-    width: of hidden layers.
-  """
-
-  rows: int
-  resamples: int
+  rows: int  # That generators learn from; as many others are the genuine rows.
+  resamples: int  # Of the bands.
   vae_steps: int
   gan_steps: int
-  checkpoints: int
+  checkpoints: int  # Points of the training curves.
   batch_size: int
-  width: int
+  width: int  # Of hidden layers.
 
 
 SIZES: Mapping[str, Size] = {
@@ -128,23 +118,14 @@ class Problem(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """Options that were checked, and what they name.
-
-  Attributes:
-    options: as given.
-    size: how much of everything.
-    tables: each once.
-    generators: names.
-    seeds: one per repetition.
-    problems: a table each, leaves [S, ...].
-  """
+  """Options that were checked, and what they name."""
 
   options: Options
   size: Size
   tables: tuple[MixedTable, ...]
   generators: tuple[str, ...]
   seeds: tuple[int, ...]
-  problems: tuple[Problem, ...]
+  problems: tuple[Problem, ...]  # Of each table, leaves [S, ...].
 
 
 def _trained(make: Any, steps: str) -> Callable[..., ju_tables.Generator]:
@@ -286,10 +267,8 @@ def _fit(table: MixedTable, size: Size, name: str) -> Callable[..., Any]:
 
     def fitted(mask: jax.Array):
       state, info = generator.fit(problem.real, mask, fit_key)
-      has_stops = name in _CURVES
-      return draw(state), (
-        jax.lax.map(draw, info.checkpoints) if has_stops else None
-      )
+      stops = jax.lax.map(draw, info.checkpoints) if name in _CURVES else None
+      return draw(state), stops
 
     # Same key: the two differ by the request alone.
     masks = jnp.stack([jnp.ones_like(problem.forget), ~problem.forget])

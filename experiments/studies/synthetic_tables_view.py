@@ -176,7 +176,7 @@ def _tables(plan: Plan) -> list[str]:
 
 def _findings(plan: Plan, outcome: Outcome) -> list[str]:
   """What the numbers say of the three questions."""
-  found = []
+  ranked, moved = [], []
   for table in _tables(plan):
     orders = []
     for tail in MODES.values():
@@ -186,20 +186,21 @@ def _findings(plan: Plan, outcome: Outcome) -> list[str]:
       }
       order = sorted(means, key=lambda name: -means[name])
       orders.append(", ".join(f"{name} {means[name]:.3f}" for name in order))
-    found.append(
+    ranked.append(
       f"{table}: from the best to the worst {orders[0]}; as published "
       f"{orders[1]}."
     )
-  for (table, name), values in outcome.curves.items():
-    if values.shape[1] > 2 and np.isfinite(values).all():
-      found.append(f"{table}, {name}: {claim_words(values.mean(axis=0))}")
-  for table in _tables(plan):
     words = [_moved(outcome, table, name) for name in plan.generators]
-    found.append(
+    moved.append(
       f"{table}: distance of the forgotten rows to the nearest synthetic row when "
       f"they are left out: {'; '.join(words)}."
     )
-  return found
+  claims = [
+    f"{table}, {name}: {claim_words(values.mean(axis=0))}"
+    for (table, name), values in outcome.curves.items()
+    if values.shape[1] > 2 and np.isfinite(values).all()
+  ]
+  return [*ranked, *claims, *moved]
 
 
 def claim_words(curve: np.ndarray) -> str:

@@ -240,14 +240,15 @@ def examples(evidence: Evidence) -> dict[str, tuple[Figure, str]]:
     }
     columns = known or {f"x{i}": column for i, column in enumerate(numbers.T)}
     heads = list(columns)[:_TABLE_COLUMNS]
-    told = [["value", "label", *heads]] + [
-      [f"{values[r]:.3g}", labels[r], *(str(columns[k][r]) for k in heads)]
+    told = [["value", *heads, "label"]] + [
+      [f"{values[r]:.3g}", *(str(columns[k][r]) for k in heads), labels[r]]
       for rows in ends
       for r in rows
     ]
     told.insert(1 + len(ends[0]), [])
     text = "\n".join(
-      "".join(f"{clean(c, 15):17}" for c in line) for line in told
+      "".join([*(f"{clean(c, 15):17}" for c in line[:-1]), *line[-1:]])
+      for line in told
     )
     style = {"family": "monospace", "fontsize": 7, "va": "top"}
     figure.text(0.02, 0.98, text, **style)
