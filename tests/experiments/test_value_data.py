@@ -108,13 +108,13 @@ def test_all_methods_run_on_digits(tmp_path):
 @pytest.mark.optimized(reason="A claim about what users run.")
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["digits", "adult"])
-def test_ecoval_finds_flips_as_well_as_shapley_for_a_tenth_of_the_work(
+def test_ecoval_is_near_shapley_of_40_times_the_work_and_ahead_of_10_times(
   source, tmp_path, request
 ):
   folder = ()
   if source == "adult":
     folder = ("--data-dir", str(request.getfixturevalue("data_dir")))
-  names = ("ecoval_additive", "tmc_shapley_20", "random")
+  names = ("ecoval_additive", "tmc_shapley_5", "tmc_shapley_20", "random")
   value_data.main(
     [
       *("--preset", "quick", "--data", source, *folder),
@@ -125,11 +125,17 @@ def test_ecoval_finds_flips_as_well_as_shapley_for_a_tenth_of_the_work(
   mean = lambda method, name: np.mean(
     [row[name] for row in rows if row["method"] == method]
   )
-  ecoval, shapley, chance = names
-  assert mean(ecoval, "noise_f1") >= mean(shapley, "noise_f1")
+  ecoval, cheap, shapley, chance = names
+  # Over ten seeds EcoVal is 0.6 +- 2.1 points behind on digits, 2.1 +- 2.9 on
+  # Adult (95 %): at most five.
+  assert mean(ecoval, "noise_f1") > mean(shapley, "noise_f1") - 0.05
+  # There it is ahead by 3.2 +- 0.7 and by 3.2 +- 1.9.
+  assert mean(ecoval, "noise_auc") > mean(cheap, "noise_auc") + 0.01
+  assert mean(ecoval, "noise_f1") > mean(cheap, "noise_f1")
   assert mean(ecoval, "noise_f1") > mean(chance, "noise_f1") + 0.3
-  # Models, of equal cost in both; seconds are the experiment's to report.
-  assert mean(ecoval, "num_trainings") <= mean(shapley, "num_trainings") / 10
+  # Models, of equal cost in all; seconds are the experiment's to report.
+  assert mean(ecoval, "num_trainings") <= mean(shapley, "num_trainings") / 40
+  assert mean(ecoval, "num_trainings") <= mean(cheap, "num_trainings") / 9
   for method in (ecoval, shapley):
     high, low = (
       mean(method, f"{end}_removal_accuracy")
