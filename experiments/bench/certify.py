@@ -25,7 +25,7 @@ def check(plan: Plan) -> None:
   """Refuses what cannot be certified.
 
   Raises:
-    ValueError: a method that is not run; several requests.
+    ValueError: a method that is not run; several requests; a study without tests.
   """
   method = plan.options.certificate
   if method is None:
@@ -34,6 +34,11 @@ def check(plan: Plan) -> None:
     raise ValueError(
       f"Expected --certificate to be one of --methods ({', '.join(plan.methods)}"
       f"), got {method!r}."
+    )
+  if not plan.rules:
+    raise ValueError(
+      "Expected --certificate where methods are tested against retraining, got "
+      f"{plan.study.name}, which tests none."
     )
   if len(plan.requests.names) > 1:
     raise ValueError(

@@ -52,8 +52,18 @@ class Report(NamedTuple):
   notes: Sequence[str]
 
 
+def results(
+  name: str, options: Any, config: Mapping[str, Any], rows: Sequence[Any]
+) -> report.Results:
+  """Rows with all that they depend on."""
+  config = plain({**config, "environment": common.environment()})
+  versions = options.preset, jax.__version__, common.device()
+  return report.Results(name, *versions, config, rows)
+
+
 def render(made: Report, folder: Path) -> None:
   """Writes results.json, table.md, plots/ and report.html into a folder."""
+  table.check_declared(made.results.rows, made.definitions)
   report.write_report(
     folder,
     made.results,
@@ -78,12 +88,10 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
   for panel in study.panels:
     figures |= panel(evidence)
   made = Report(
-    report.Results(
+    results(
       study.name,
-      plan.options.preset,
-      jax.__version__,
-      common.device(),
-      plain({**configuration(plan), "verdicts": report.verdicts(trial)}),
+      plan.options,
+      {**configuration(plan), "verdicts": report.verdicts(trial)},
       evidence.rows,
     ),
     study.title(plan),
@@ -102,7 +110,10 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
   render(made, folder)
   certify.write(folder, evidence, trial)
   for name, content in study.files(evidence).items():
-    report.write_json(folder / name, plain(content))
+    if isinstance(content, str):
+      report.write_text(folder / name, content)
+    else:
+      report.write_json(folder / name, plain(content))
   _save_params(folder / "params", evidence)
   return trial.summary
 
@@ -117,24 +128,19 @@ def trial_of(evidence: Evidence) -> report.Trial:
   )
 
 
-def show(console: Console, plan: Plan, summary: report.Summary) -> None:
+def show(
+  console: Console,
+  summary: report.Summary,
+  columns: Sequence[str] | None,
+  definitions: Sequence[report.Metric],
+  out: str,
+) -> None:
   """A table per request, and where the rest is."""
-  columns = plan.study.columns
-  for request in summary.requests:
-    console.print(
-      report.rich_table(
-        summary,
-        None if columns is None else columns(plan),
-        request=request,
-        definitions=table.definitions(plan),
-        title=request,
-      )
-    )
-  console.print(
-    f"Report: {Path(plan.options.out) / 'report.html'}",
-    markup=False,
-    soft_wrap=True,
-  )
+  shown: dict[str, Any] = {"metrics": columns, "definitions": definitions}
+  for name in summary.requests:
+    console.print(report.rich_table(summary, **shown, request=name, title=name))
+  where = f"Report: {Path(out) / 'report.html'}"
+  console.print(where, markup=False, soft_wrap=True)
 
 
 def configuration(plan: Plan) -> dict[str, Any]:
@@ -148,7 +154,6 @@ def configuration(plan: Plan) -> dict[str, Any]:
     "forget_rows": plan.requests.added.sum(axis=-1),
     "rows": plan.requests.forget.shape[-1],
     **plan.beds.facts,
-    "environment": common.environment(),
   }
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from experiments import common, flags
-from experiments.bench import certify, render, tune
+from experiments.bench import certify, render, table, tune
 from experiments.bench.study import (
   REPORT,
   SELECT,
@@ -164,4 +164,6 @@ def main(
   program = f"python -m experiments.{study.name}"
   asked = flags.parse(study.options, program, argv)
   plan, summary = common.run_program(asked, prepare, run, render.write)
-  render.show(common.wide_console(), plan, summary)
+  columns = study.columns and study.columns(plan)
+  known, out = table.definitions(plan), plan.options.out
+  render.show(common.wide_console(), summary, columns, known, out)

@@ -247,7 +247,8 @@ class Study:
     panels: each `evidence -> {name: (figure, caption)}`.
     findings: `evidence -> sentences`, after the frame's own.
     comparisons: further tables, `evidence -> tables`.
-    files: `evidence -> contents of further JSON files by name`.
+    files: `evidence -> contents of further files by name`: a text, or what is
+      written as JSON.
     traces: `info of a method -> {name: [T]}`, what its run left; None for the
       losses of its phases.
     single: methods of which all seeds have the same model, one that was given.

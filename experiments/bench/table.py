@@ -92,11 +92,18 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
       for lane, (request, seed) in enumerate(zip(*plan.lanes))
       if seed == 0 or method not in plan.study.single
     ]
-  known = {metric.name for metric in definitions(plan)} | set(IDENTITY)
-  unknown = sorted({name for row in made for name in row} - known)
+  check_declared(made, definitions(plan))
+  return made
+
+
+def check_declared(
+  rows: Sequence[Mapping[str, Any]], metrics: Sequence[report.Metric]
+) -> None:
+  """Raises a ValueError for a column that no definition declares."""
+  known = {metric.name for metric in metrics} | set(IDENTITY)
+  unknown = sorted({name for row in rows for name in row} - known)
   if unknown:
     raise ValueError(f"Expected columns that are declared, got {unknown[0]}.")
-  return made
 
 
 def gap(

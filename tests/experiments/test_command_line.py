@@ -128,7 +128,10 @@ STUDIES = [
       (["--noise", "nan"], ["--noise", "nan"]),
       (["--noise", "0.001"], ["--noise", "80 rows", "flips none"]),
       (["--seeds", "0"], ["--seeds", "> 0", "got 0"]),
-      (["--methods", "looo"], ["--methods", "tmc_shapley", "'looo'"]),
+      (["--methods", "looo"], ["--methods", "tmc_shapley_5", "'looo'"]),
+      (["--certificate", "loo"], ["value_data, which tests none"]),
+      (["--tune", "3"], ["--methods with settings to --tune"]),
+      (["--request", "class:3"], ["--request"]),
       (["--methods", ","], ["--methods", "ecoval_additive", "','"]),
       (["--data", "mnist"], ["--data", "breast-cancer", "'mnist'"]),
       (

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from experiments import synthetic_tables
-from experiments import synthetic_tables_data as tables
-from experiments.synthetic_tables_output import claim_words
+from experiments.datasets import mixed_tables as tables
+from experiments.studies.synthetic_tables_view import claim_words
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +111,13 @@ def test_rows_that_are_named_are_learnt_from_and_forgotten(tmp_path):
   (tmp_path / "rows.txt").write_text("5\n170\n")
   asked = f"index:{tmp_path / 'rows.txt'}"
   plan = synthetic_tables.prepare(
-    synthetic_tables.Options(data="wine", request=asked, preset="smoke")
+    synthetic_tables.Options(
+      data="wine", request=asked, preset="smoke", seeds=3
+    )
   )
   values = plan.tables[0].values
   for seed in range(3):
-    problem = synthetic_tables.make_problem(
-      plan.tables[0], plan.size, seed, plan.forgotten
-    )
-    found = np.asarray(problem.real)[np.asarray(problem.forget_mask)]
+    found = plan.problems[0].real[seed][plan.problems[0].forget[seed]]
     np.testing.assert_array_equal(
       found[np.argsort(found[:, -1])], values[[5, 170]]
     )

@@ -4,10 +4,11 @@ import csv
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 
-from experiments import data, value_data
+from experiments import bench, data, value_data
 
 NAMES = ("ecoval_additive", "knn_shapley", "random")
 
@@ -28,7 +29,7 @@ def test_every_method_and_seed_has_a_row_with_its_numbers(cancer_run):
   _, results = cancer_run
   assert results["experiment"] == "value_data"
   found = {(r["method"], r["seed"]) for r in results["rows"]}
-  methods = ("original", "retrained", *NAMES)
+  methods = (*bench.REFERENCES, *NAMES)
   assert found == {(m, s) for m in methods for s in range(2)}
   for row in results["rows"]:
     assert 0 <= row["test_accuracy"] <= 1
@@ -74,12 +75,32 @@ def test_the_same_seed_gives_the_same_numbers(cancer_run, tmp_path):
         )
 
 
+def test_a_budget_beyond_the_preset_is_run_when_it_is_named():
+  usual = value_data.prepare(value_data.Options(preset="smoke"))
+  assert "tmc_shapley_20" in usual.methods
+  assert "tmc_shapley_100" not in usual.methods
+  named = value_data.Options(preset="smoke", methods="tmc_shapley_100")
+  assert value_data.prepare(named).methods == ("tmc_shapley_100",)
+
+
+def test_estimators_do_not_see_which_labels_were_flipped():
+  plan = value_data.prepare(value_data.Options(preset="smoke", seeds=1))
+  bed = plan.beds.make((), jax.tree.map(lambda v: v[0], plan.beds.of_seed))
+  method = plan.study.methods["knn_shapley"].build(bed, {})
+  shown = [
+    method(None, bed.data, mask, jax.random.key(0))[0]
+    for mask in (plan.forget[0], ~plan.forget[0])
+  ]
+  jax.tree.map(np.testing.assert_array_equal, *shown)
+
+
 @pytest.mark.slow
 def test_all_methods_run_on_digits(tmp_path):
   results = run(tmp_path, "--seeds", "1")
   rows = {r["method"]: r for r in results["rows"]}
-  assert set(rows) == {"original", "retrained", *value_data.METHODS}
-  for name in value_data.METHODS:
+  names = set(value_data.METHODS) - {"tmc_shapley_100", "tmc_shapley_400"}
+  assert set(rows) == {*bench.REFERENCES, *names}
+  for name in names:
     assert math.isfinite(rows[name]["noise_auc"])
   assert rows["loo"]["num_trainings"] == 81
 
@@ -87,13 +108,13 @@ def test_all_methods_run_on_digits(tmp_path):
 @pytest.mark.optimized(reason="A claim about what users run.")
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["digits", "adult"])
-def test_ecoval_finds_flips_as_well_as_shapley_for_a_tenth_of_the_work(
+def test_ecoval_is_near_shapley_of_40_times_the_work_and_ahead_of_10_times(
   source, tmp_path, request
 ):
   folder = ()
   if source == "adult":
     folder = ("--data-dir", str(request.getfixturevalue("data_dir")))
-  names = ("ecoval_additive", "tmc_shapley", "random")
+  names = ("ecoval_additive", "tmc_shapley_5", "tmc_shapley_20", "random")
   value_data.main(
     [
       *("--preset", "quick", "--data", source, *folder),
@@ -104,11 +125,17 @@ def test_ecoval_finds_flips_as_well_as_shapley_for_a_tenth_of_the_work(
   mean = lambda method, name: np.mean(
     [row[name] for row in rows if row["method"] == method]
   )
-  ecoval, shapley, chance = names
-  assert mean(ecoval, "noise_f1") >= mean(shapley, "noise_f1")
+  ecoval, cheap, shapley, chance = names
+  # Over ten seeds EcoVal is 0.6 +- 2.1 points behind on digits, 2.1 +- 2.9 on
+  # Adult (95 %): at most five.
+  assert mean(ecoval, "noise_f1") > mean(shapley, "noise_f1") - 0.05
+  # There it is ahead by 3.2 +- 0.7 and by 3.2 +- 1.9.
+  assert mean(ecoval, "noise_auc") > mean(cheap, "noise_auc") + 0.01
+  assert mean(ecoval, "noise_f1") > mean(cheap, "noise_f1")
   assert mean(ecoval, "noise_f1") > mean(chance, "noise_f1") + 0.3
-  # Models, of equal cost in both; seconds are the experiment's to report.
-  assert mean(ecoval, "num_trainings") <= mean(shapley, "num_trainings") / 10
+  # Models, of equal cost in all; seconds are the experiment's to report.
+  assert mean(ecoval, "num_trainings") <= mean(shapley, "num_trainings") / 40
+  assert mean(ecoval, "num_trainings") <= mean(cheap, "num_trainings") / 9
   for method in (ecoval, shapley):
     high, low = (
       mean(method, f"{end}_removal_accuracy")
@@ -122,25 +149,29 @@ def test_ecoval_finds_flips_as_well_as_shapley_for_a_tenth_of_the_work(
   assert mean(ecoval, "test_accuracy") > original + 0.01
 
 
-def make_problem(noise=0.25, seed=3):
-  options = value_data.Options(noise=noise, preset="smoke")
-  plan = value_data.prepare(options)
-  return plan, value_data.make_problem(plan, seed)
+def make_rows(noise=0.25, seed=3):
+  plan = value_data.prepare(
+    value_data.Options(noise=noise, preset="smoke", seeds=1, first_seed=seed)
+  )
+  return plan, plan.beds.sources[0]
 
 
 def test_flipped_rows_have_another_label_and_the_others_their_own():
-  plan, problem = make_problem()
-  true = plan.dataset.train["label"][np.asarray(problem.rows)]
-  given = np.asarray(problem.train["label"])
-  noisy = np.asarray(problem.noisy)
-  np.testing.assert_array_equal(given != true, noisy)
-  assert noisy.sum() == 20 and given.max() <= 9
-  # Nothing is both valued and validated on: rows of 64 numbers are distinct.
-  valued = {tuple(row) for row in np.asarray(problem.train["x"]).tolist()}
-  others = {tuple(row) for row in np.asarray(problem.validation["x"]).tolist()}
-  assert len(valued) == 80 and len(others) == 60
-  assert not valued & others
-  assert not np.array_equal(problem.rows, make_problem(seed=4)[1].rows)
+  plan, rows = make_rows()
+  true = plan.dataset.pool.rows["label"][rows.split.row_id][rows.valued]
+  given = rows.train["label"]
+  np.testing.assert_array_equal(given != true, rows.noisy)
+  np.testing.assert_array_equal(plan.forget[0], rows.noisy)
+  assert rows.noisy.sum() == 20 and given.max() <= 9
+  # Nothing is both valued and validated or tested on: rows of 64 numbers are
+  # distinct.
+  parts = [
+    {tuple(row) for row in part["x"].tolist()}
+    for part in (rows.train, rows.validation, rows.test)
+  ]
+  assert [len(part) for part in parts[:2]] == [80, 60]
+  assert len(set.union(*parts)) == sum(map(len, parts))
+  assert not np.array_equal(rows.valued, make_rows(seed=4)[1].valued)
 
 
 def test_data_with_too_few_rows_are_refused(tmp_path):
@@ -149,7 +180,8 @@ def test_data_with_too_few_rows_are_refused(tmp_path):
   np.savez(path, x=x, y=y, x_test=x, y_test=y)
   options = value_data.Options(data=f"npz:{path}", preset="smoke")
   plan = value_data.prepare(options)
-  assert (plan.setting.size.rows, plan.setting.size.validation) == (8, 4)
+  size = plan.beds.facts["size"]
+  assert (size["rows"], size["validation"]) == (8, 4)
   np.savez(path, x=x[:8], y=y[:8], x_test=x, y_test=y)
   with pytest.raises(ValueError, match="at least 12 training rows"):
     value_data.prepare(options)

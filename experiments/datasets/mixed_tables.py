@@ -7,16 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data import data_folder
+from experiments.data import _ADULT_NUMBERS, data_folder
 from experiments.files import read_csv
 
-_ADULT_NUMBERS = (
-  "age",
-  "education-num",
-  "capital-gain",
-  "capital-loss",
-  "hours-per-week",
-)
 _ADULT_WORDS = (
   "workclass",
   "marital-status",
