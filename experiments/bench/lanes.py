@@ -164,7 +164,7 @@ def time_alone(
   For each seed all of them take turns, so that a busy machine slows all down
   alike.
   """
-  arguments, sides = _arguments(plan, original), {}
+  arguments, sides = _arguments(plan, original, original.kept), {}
   first = jnp.array(0)
   for name in names:
     of_lane = keys(plan, name)
@@ -270,6 +270,7 @@ def _lane(plan: Plan, name: str, values: Setting) -> Callable[..., PyTree]:
     forget = requests[0][request, seed]
     if name in (RETRAINED, AGAIN):
       return plan.study.train(bed, ~forget, key)
+    bed = bed._replace(marks=at(requests[2], request, seed))
     method = _build(plan, name, values, bed, at(kept, seed, request))
     return method(at(originals, seed), bed.data, forget, key)
 
