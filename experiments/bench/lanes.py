@@ -165,7 +165,9 @@ def time_alone(
   alike.
   """
   arguments, sides = _arguments(plan, original, original.kept), {}
-  first = jnp.array(0)
+  # Of one type, or the first that is timed would compile a lookup of its key.
+  seeds = list(jnp.arange(len(plan.seeds)))
+  first = seeds[0]
   for name in names:
     of_lane = keys(plan, name)
     fn = jax.jit(_lane(plan, name, {}))
@@ -179,7 +181,7 @@ def time_alone(
     common.interleaved_medians(
       {name: functools.partial(side, seed) for name, side in sides.items()}, 1
     )
-    for seed in jnp.arange(len(plan.seeds))
+    for seed in seeds
   ]
   return {name: np.array([r[name] for r in rounds]) for name in sides}
 
