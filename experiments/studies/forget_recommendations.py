@@ -13,7 +13,17 @@ does so on generated interactions;
 
     python -m experiments.forget_recommendations --data-dir DIR
 
-on MovieLens-100k (DIR holds ml-100k).
+on MovieLens-100k (DIR holds ml-100k). Expected there, with --train-steps 400 and
+seeds 0 and 1, Recall@20 on test and on forgotten interactions:
+
+    request (5 %)   original     retrained    again        mmrecun      ascent
+    users           .369 .313    .365 .031    .365 .051    .373 .027    .364 .282
+    items           .366 .409    .379 .000    .375 .000    .377 .000    .375 .000
+    interactions    .367 .400    .361 .330    .361 .328    .367 .342    .361 .348
+
+Popularity has .18 on test. Items are gone as soon as the graph is rebuilt, so that
+any method will do; users are not, and there MMRecUN alone comes near, 4.8 times
+faster than retraining.
 """
 
 from __future__ import annotations
@@ -60,28 +70,16 @@ SWEEP = "0.5,0.8,0.9,0.95,0.97,0.99,1"  # Of the preset paper.
 
 
 class Recipe(NamedTuple):
-  """How models are trained, by Adam, and how methods are set.
+  """How models are trained, by Adam, and how methods are set."""
 
-  Attributes:
-    dim: width of the embeddings.
-    steps: of training and of retraining.
-    rate: learning rate of everything.
-    batch_size: interactions a step.
-    unlearn_steps: of MMRecUN, fine-tuning and amnesiac unlearning.
-    ascent_steps: of gradient ascent.
-    num_shards: models of shard-and-aggregate.
-    shard_steps: of each of them.
-    aggregator_steps: of what joins them.
-  """
-
-  dim: int
-  steps: int
+  dim: int  # Of the embeddings.
+  steps: int  # Of training and of retraining.
   rate: float
-  batch_size: int
-  unlearn_steps: int
+  batch_size: int  # Interactions a step.
+  unlearn_steps: int  # Of MMRecUN, fine-tuning and amnesiac unlearning.
   ascent_steps: int
   num_shards: int
-  shard_steps: int
+  shard_steps: int  # Of each shard's model.
   aggregator_steps: int
 
 
@@ -207,17 +205,17 @@ def recipe_of(options: Options) -> Recipe:
   return recipe._replace(steps=options.train_steps or recipe.steps)
 
 
-def sweep_of(options: Options) -> tuple[float, ...]:
+def sweeps(plan: bench.Plan) -> dict[str, dict[str, tuple[float, ...]]]:
   """The further weights of MMRecUN.
 
   Raises:
-    ValueError: no list of weights.
+    ValueError: no list of weights, or one that is for nothing.
   """
-  text = options.sweep
-  if text is None and options.preset == "paper":
-    text = SWEEP
-  if text in (None, "none"):
-    return ()
+  text, is_run = plan.options.sweep, MMRECUN in plan.methods
+  if text is None:
+    text = SWEEP if plan.options.preset == "paper" and is_run else "none"
+  if text == "none":
+    return {}
   try:
     found = sorted({float(part) for part in text.split(",")})
   except ValueError:
@@ -226,22 +224,16 @@ def sweep_of(options: Options) -> tuple[float, ...]:
     raise ValueError(
       f"Expected --sweep none or weights in [0, 1], as in 0.5,0.9, got {text!r}."
     )
-  return tuple(found)
+  if not is_run:
+    raise ValueError(
+      f"Expected --methods with mmrecun to sweep, got {plan.options.methods!r}."
+    )
+  return {MMRECUN: {"retain_weight": tuple(found)}}
 
 
 def fit(plan: bench.Plan) -> bench.Plan:
-  """Refuses to sweep a method that is not run."""
-  options = plan.options
-  if sweep_of(options) and options.sweep and MMRECUN not in plan.methods:
-    raise ValueError(
-      f"Expected --methods with mmrecun to sweep, got {options.methods!r}."
-    )
+  sweeps(plan)  # Refuses what is wrong before anything is trained.
   return plan
-
-
-def sweeps(plan: bench.Plan) -> dict[str, dict[str, tuple[float, ...]]]:
-  swept = sweep_of(plan.options) if MMRECUN in plan.methods else ()
-  return {MMRECUN: {"retain_weight": swept}} if swept else {}
 
 
 def make_model(name: str, source: interactions.Source, dim: int) -> Recommender:
@@ -357,7 +349,6 @@ def _shards(bed: Bed, setting: bench.Setting):
   del setting
 
   def method(variables, data, forget, key):
-    del variables
     first, shard = bed.kept
     again = recsys.receraser(
       bed.model, shard, bed.recipe.num_shards, **_sharding(bed)
@@ -373,8 +364,8 @@ def _popularity(bed: Bed, setting: bench.Setting):
   sizes = bed.model.num_users, bed.model.num_items
 
   def method(variables, data, forget, key):
-    del variables, key
-    return Fixed(*recsys.popularity(data, ~forget, *sizes)[:2]), None
+    made = recsys.popularity(data, ~forget, *sizes)
+    return Fixed(made.users, made.items), None
 
   return method
 
@@ -512,8 +503,12 @@ def measures(plan: bench.Plan) -> list[Measure]:
       "score_distance": jnp.sqrt(apart.sum() / forget.sum()),
     }
 
-  recalls = ("test_recall", "forget_recall")
-  shown = {"unit": "", "decimals": 3}
+  gap = functools.partial(
+    table.gap, unit="", decimals=3, direction=report.LOWER
+  )
+  of_recall = (
+    "Distance of the recall of {} interactions to the retrained model's."
+  )
   return [
     Measure(
       (*view.ranking(k), view.MEMBERSHIP, view.DISTANCE),
@@ -525,22 +520,9 @@ def measures(plan: bench.Plan) -> list[Measure]:
         bench.distance("score_distance", 0.1),
       ),
     ),
-    *(
-      table.gap(
-        (name,),
-        f"Distance of the {name.replace('_', ' ')} to the retrained model's.",
-        name=name.replace("recall", "gap"),
-        direction=report.LOWER,
-        **shown,
-      )
-      for name in recalls
-    ),
-    table.gap(
-      recalls,
-      "Mean of the distances of test and of forget recall to those of the "
-      "retrained model; 0 means that both agree.",
-      **shown,
-    ),
+    gap(["test_recall"], of_recall.format("test"), name="test_gap"),
+    gap(["forget_recall"], of_recall.format("forgotten"), name="forget_gap"),
+    gap(["test_recall", "forget_recall"], "Mean of both distances of recall."),
   ]
 
 

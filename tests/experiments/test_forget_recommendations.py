@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import common, forget_recommendations
+from experiments import bench, common, forget_recommendations
 from experiments import forget_recommendations_requests as requests
 from experiments.bench.run import run as run_plan
 from experiments.datasets import interaction_requests, interactions
@@ -109,11 +109,40 @@ def test_the_sweep_goes_from_the_weight_of_the_run_to_fine_tuning(smoke_run):
   assert forgotten[0] < forgotten[-1] - 0.1
 
 
-def test_fine_tuning_is_mmrecun_with_all_weight_on_what_is_kept():
+def first_lane():
   plan = prepare(Options(data="generated", preset="smoke"))
   own = jax.tree.map(lambda v: jnp.asarray(v[0]), plan.beds.of_seed)
   bed = plan.beds.make(jnp.asarray(plan.beds.shared), own)
-  forget = jnp.asarray(plan.forget[0])
+  return plan, bed, jnp.asarray(plan.forget[0])
+
+
+def test_a_model_with_nan_ranks_nothing():
+  plan, bed, forget = first_lane()
+  marks = jax.tree.map(lambda v: jnp.asarray(v[0, 0]), plan.requests.marks)
+  good = bed.model.init(jax.random.key(0))._replace(
+    model_state={"gone": forget}
+  )
+  bad = good._replace(
+    params={**good.params, "users": good.params["users"] * np.nan}
+  )
+
+  @jax.jit
+  def measure(variables):
+    return plan.measures[0].run(
+      bench.Case(bed, forget, forget, marks, variables, good, good, None)
+    )
+
+  found, broken = measure(good), measure(bad)
+  assert found["is_finite"] and found["score_distance"] < 1e-5
+  assert not broken["is_finite"]
+  for part in ("test", "forget"):
+    for name in view.RANKING:
+      assert 0 <= found[f"{part}_{name}"] <= 1
+      assert np.isnan(broken[f"{part}_{name}"])
+
+
+def test_fine_tuning_is_mmrecun_with_all_weight_on_what_is_kept():
+  plan, bed, forget = first_lane()
   start = bed.model.init(jax.random.key(0))
   settings = {**plan.settings}
   settings["mmrecun"] = {**settings["mmrecun"], "retain_weight": 1.0}
