@@ -33,9 +33,7 @@ def run(plan: Plan, progress: Progress) -> Evidence:
     progress.update(task, advance=1, description=f"unlearning by {name}")
     record(evidence, measure, {name: lanes.serve(plan, name, original)})
   for name, values in plan.study.sweeps(plan).items():
-    progress.update(
-      task, description=f"unlearning by {name} with other settings"
-    )
+    say(f"unlearning by {name} with further settings")
     found = _swept(evidence, measure, name, original, values)
     evidence = evidence._replace(swept={**evidence.swept, name: found})
   if plan.study.time_alone:

@@ -111,8 +111,8 @@ class Kind(NamedTuple):
     form: how it is written, "lowest:SHARE".
     mask: `(text after the colon, source of a seed) -> (forget, marks)`: bool [N],
       and a pytree of further arrays that measures and methods read, or None.
-      Shapes are the same for all requests and seeds. Its ValueErrors are the caller's
-      mistakes.
+      Shapes are the same for all requests and seeds. Its ValueErrors are the
+      caller's mistakes.
   """
 
   form: str
@@ -278,9 +278,7 @@ class Study:
   spell: Callable[[Any, str], str] = lambda options, text: text
   keep: Callable[[Bed, Any, Any], tuple[Variables, PyTree]] | None = None
   fit: Callable[[Plan], Plan] = lambda plan: plan
-  sweeps: Callable[[Plan], Mapping[str, Mapping[str, Sequence[float]]]] = (
-    lambda plan: {}
-  )
+  sweeps: Callable[[Plan], Mapping[str, Setting]] = lambda plan: {}
   gap: str = "retrained_gap"
   columns: Callable[[Plan], Sequence[str]] | None = None
   groups: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
