@@ -198,7 +198,8 @@ def test_a_factory_has_few_parameters():
 BESIDE = {
   "bench": {"common", "datasets", "flags", "requests"},
   "datasets": {"data", "files", "requests"},
-  "studies": {"bench", "datasets", "flags"},
+  "beds": {"bench", "data", "datasets", "files", "flags", "requests"},
+  "studies": {"beds", "bench", "data", "datasets", "flags"},
 }
 
 

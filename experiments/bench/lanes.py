@@ -164,8 +164,10 @@ def time_alone(
   For each seed all of them take turns, so that a busy machine slows all down
   alike.
   """
-  arguments, sides = _arguments(plan, original), {}
-  first = jnp.array(0)
+  arguments, sides = _arguments(plan, original, original.kept), {}
+  # Of one type, or the first that is timed would compile a lookup of its key.
+  seeds = list(jnp.arange(len(plan.seeds)))
+  first = seeds[0]
   for name in names:
     of_lane = keys(plan, name)
     fn = jax.jit(_lane(plan, name, {}))
@@ -179,7 +181,7 @@ def time_alone(
     common.interleaved_medians(
       {name: functools.partial(side, seed) for name, side in sides.items()}, 1
     )
-    for seed in jnp.arange(len(plan.seeds))
+    for seed in seeds
   ]
   return {name: np.array([r[name] for r in rounds]) for name in sides}
 
@@ -270,6 +272,7 @@ def _lane(plan: Plan, name: str, values: Setting) -> Callable[..., PyTree]:
     forget = requests[0][request, seed]
     if name in (RETRAINED, AGAIN):
       return plan.study.train(bed, ~forget, key)
+    bed = bed._replace(marks=at(requests[2], request, seed))
     method = _build(plan, name, values, bed, at(kept, seed, request))
     return method(at(originals, seed), bed.data, forget, key)
 

@@ -32,11 +32,28 @@ def run(plan: Plan, progress: Progress) -> Evidence:
   for name in plan.methods:
     progress.update(task, advance=1, description=f"unlearning by {name}")
     record(evidence, measure, {name: lanes.serve(plan, name, original)})
+  for name, values in plan.study.sweeps(plan).items():
+    say(f"unlearning by {name} with further settings")
+    found = _swept(evidence, measure, name, original, values)
+    evidence = evidence._replace(swept={**evidence.swept, name: found})
   if plan.study.time_alone:
     progress.update(task, advance=1, description="timing one request alone")
     alone = lanes.time_alone(plan, (RETRAINED, *plan.methods), original)
     evidence = evidence._replace(alone=alone)
   return evidence._replace(rows=table.rows(evidence))
+
+
+def _swept(
+  evidence: Evidence, measure: Any, name: str, original: Any, values: Any
+) -> list[Found]:
+  traced = {key: np.asarray(v, np.float32) for key, v in values.items()}
+  many = lanes.serve(evidence.plan, name, original, traced)
+  aside, found = evidence._replace(found=dict(evidence.found)), []
+  for i in range(min(map(len, traced.values()))):
+    one = many._replace(value=lanes.at(many.value, i))
+    record(aside, measure, {name: one})
+    found.append(aside.found[name])
+  return found
 
 
 def _check_standard(evidence: Evidence) -> None:

@@ -67,6 +67,8 @@ class Bed(NamedTuple):
     recipe: steps, rates and sizes of training; static.
     extra: whatever else the study's functions need.
     kept: for methods, what training kept for this request; see `Study.keep`.
+    marks: for methods, what else is known of this request; see `Kind`. None in a
+      sequence.
   """
 
   model: Any
@@ -75,6 +77,7 @@ class Bed(NamedTuple):
   recipe: Any = None
   extra: Any = None
   kept: PyTree = None
+  marks: PyTree = None
 
 
 class Beds(NamedTuple):
@@ -107,9 +110,9 @@ class Kind(NamedTuple):
   Attributes:
     form: how it is written, "lowest:SHARE".
     mask: `(text after the colon, source of a seed) -> (forget, marks)`: bool [N],
-      and a pytree of further bool arrays that measures read, or None. Shapes are
-      the same for all requests and seeds. Its ValueErrors are the caller's
-      mistakes.
+      and a pytree of further arrays that measures and methods read, or None.
+      Shapes are the same for all requests and seeds. Its ValueErrors are the
+      caller's mistakes.
   """
 
   form: str
@@ -237,6 +240,8 @@ class Study:
     settings: `options -> setting by method`; the one place that has defaults.
     measures: `plan -> measures`.
     fit: `plan -> plan`, before the measures are made.
+    sweeps: `plan -> {method: {setting: values}}`, numbers that a method is run
+      with besides, for a curve; see `Evidence.swept`.
     title: `plan -> heading`.
     lead: `plan -> what was done and why`, in plain words.
     seeds: `options -> how many`.
@@ -274,6 +279,7 @@ class Study:
   spell: Callable[[Any, str], str] = lambda options, text: text
   keep: Callable[[Bed, Any, Any], tuple[Variables, PyTree]] | None = None
   fit: Callable[[Plan], Plan] = lambda plan: plan
+  sweeps: Callable[[Plan], Mapping[str, Setting]] = lambda plan: {}
   gap: str = "retrained_gap"
   columns: Callable[[Plan], Sequence[str]] | None = None
   groups: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
@@ -392,6 +398,7 @@ class Evidence(NamedTuple):
       measures are still at work.
     alone: by method seconds of one request by itself, float [S]; where timed.
     tuned: by method how its setting was chosen, see `tune.Tuned`; where it was.
+    swept: by method what was found with each value of `Study.sweeps`.
   """
 
   plan: Plan
@@ -399,3 +406,4 @@ class Evidence(NamedTuple):
   rows: Sequence[Mapping[str, Any]] = ()
   alone: Mapping[str, np.ndarray] = {}
   tuned: Mapping[str, Any] = {}
+  swept: Mapping[str, Sequence[Found]] = {}

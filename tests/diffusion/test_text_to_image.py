@@ -356,7 +356,7 @@ def built(**kwargs):
       r'data\["tokens"\] in 0 .. 6',
     ),
     (lambda: trained({"x": rows()["x"]}), "'tokens'"),
-    (lambda: trained(rows()["x"]), "'x', 'tokens'"),
+    (lambda: trained(rows()["x"]), "'x' and 'tokens'"),
     (lambda: trained({**rows(), "x": jnp.ones((24, 3, 2, 3))}), "shape"),
     (lambda: trained({**rows(), "x": jnp.ones((24, *SHAPE), int)}), "float"),
     (lambda: trained({**rows(), "tokens": jnp.ones((24, 4))}), "integer"),

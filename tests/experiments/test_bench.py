@@ -12,7 +12,11 @@ import pytest
 from experiments import bench, common
 from experiments.bench import lanes, render, shell, table, tune
 from experiments.bench import run as running
-from experiments.studies import forget_graph, forget_regression
+from experiments.studies import (
+  forget_graph,
+  forget_recommendations,
+  forget_regression,
+)
 from jaxunlearn import Variables, report
 from jaxunlearn.core import keys
 
@@ -205,13 +209,44 @@ def test_settings_are_chosen_on_other_rows_requests_and_seeds(tmp_path):
   assert "How settings were chosen" in (tmp_path / "table.md").read_text()
 
 
-@pytest.mark.parametrize("module", [forget_graph, forget_regression])
+@pytest.mark.parametrize(
+  "module", [forget_graph, forget_recommendations, forget_regression]
+)
 def test_the_settings_of_a_study_name_all_that_may_be_chosen(module):
   study = module.STUDY
   for preset in ("smoke", "quick", "paper"):
     settings = study.settings(module.Options(preset=preset))
     for name, method in study.methods.items():
       assert set(method.space or ()) <= set(settings.get(name, ()))
+
+
+def test_further_settings_are_run_beside_the_one_of_the_report():
+  sweeps = {"near": {"off": (0.0, 0.5)}}
+  study = dataclasses.replace(STUDY, sweeps=lambda plan: sweeps)
+  found = evidence(study)
+  assert len(found.swept) == 1
+  same, other = (f.values["mean"] for f in found.swept["near"])
+  np.testing.assert_allclose(same, found.found["near"].values["mean"])
+  np.testing.assert_allclose(other, same + 0.5, atol=1e-6)
+  assert found.found.keys() == evidence().found.keys()
+
+
+def test_methods_see_what_is_known_of_a_request_beside_its_rows():
+  def marked(bed, setting):
+    made = Variables({"mean": bed.marks.astype(jnp.float32)})
+    return lambda variables, data, forget_mask, key: (made, None)
+
+  study = dataclasses.replace(
+    STUDY,
+    kinds={
+      "lowest": bench.Kind(
+        "lowest:SHARE", lambda text, x: (lowest(text, x)[0], np.float32(text))
+      )
+    },
+    methods={"marked": bench.Method(marked)},
+  )
+  values = evidence(study).found["marked"].values["mean"]
+  np.testing.assert_allclose(values, np.repeat([0.3, 0.6], SEEDS))
 
 
 def test_draws_begin_with_the_default_and_stay_within_their_space():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.recommendation_data import GENRES, movielens
+from experiments.datasets.interactions import GENRES, movielens, split
 
 
 def write(folder, ratings, items):
@@ -35,10 +35,13 @@ def good(folder):
 
 def test_a_core_of_positives_is_split_and_has_two_modalities(tmp_path):
   good(tmp_path)
-  data = movielens(tmp_path, seed=0).data
+  data = movielens(tmp_path)
   assert (data.num_users, data.num_items) == (6, 6)
-  sizes = [len(part["x"]) for part in data[:3]]
+  report, select = (split(data, 0, part) for part in ("report", "select"))
+  sizes = [len(rows) for rows in (report[2], select[3], report[3])]
   assert sizes == [24, 6, 6]
+  parts = np.concatenate([report.row_id, select.held_id, report.held_id])
+  np.testing.assert_array_equal(np.sort(parts), np.arange(36))
   genres = np.asarray(data.features["genres"])
   assert genres.shape == (6, 19)
   np.testing.assert_allclose(np.linalg.norm(genres, axis=1), 1, rtol=1e-6)
@@ -53,14 +56,14 @@ def test_a_core_of_positives_is_split_and_has_two_modalities(tmp_path):
 def test_ratings_below_the_threshold_are_no_interactions(tmp_path):
   good(tmp_path)
   with pytest.raises(ValueError, match="in a 5-core, got none"):
-    movielens(tmp_path, seed=0, min_rating=5)  # Three users are left.
-  kept = movielens(tmp_path / "ml-100k", seed=0, min_rating=5, core=3).data
+    movielens(tmp_path, min_rating=5)  # Three users are left.
+  kept = movielens(tmp_path / "ml-100k", min_rating=5, core=3)
   assert (kept.num_users, kept.num_items) == (3, 6)
 
 
 def test_missing_and_malformed_files_are_named(tmp_path):
   with pytest.raises(ValueError, match=r"no readable u\.data"):
-    movielens(tmp_path, seed=0)
+    movielens(tmp_path)
   ratings, items = good(tmp_path)
   for bad, shown in (
     ([(1, 2)], "line 1"),
@@ -70,16 +73,16 @@ def test_missing_and_malformed_files_are_named(tmp_path):
   ):
     write(tmp_path, bad, items)
     with pytest.raises(ValueError, match=shown):
-      movielens(tmp_path, seed=0)
+      movielens(tmp_path)
   write(tmp_path, [], items)
   with pytest.raises(ValueError, match=r"line 1|empty file"):
-    movielens(tmp_path, seed=0)
+    movielens(tmp_path)
   write(tmp_path, ratings, [*items[:2], "12|Blue Sea|0|1"])
   with pytest.raises(ValueError, match="line 3"):
-    movielens(tmp_path, seed=0)
+    movielens(tmp_path)
   write(tmp_path, ratings, items[1:])
   with pytest.raises(ValueError, match="item 10 without a line"):
-    movielens(tmp_path, seed=0)
+    movielens(tmp_path)
   write(tmp_path, ratings, [item_line(n, "") for n in (*range(10, 16), 99)])
   with pytest.raises(ValueError, match="words in the titles"):
-    movielens(tmp_path, seed=0)
+    movielens(tmp_path)

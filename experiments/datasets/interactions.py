@@ -9,12 +9,13 @@ import csv
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from experiments.data import data_folder
+from experiments.datasets.splits import REPORT, SELECT
 from experiments.files import read_csv, read_npz
 from jaxunlearn import recsys
 
@@ -49,43 +50,122 @@ GENERATED: Mapping[str, tuple[int, int, int]] = {
   "paper": (2000, 1000, 50),
 }
 _NUM_SOURCES = 4
+_HELD_OUT = 0.1
 
 
 class Source(NamedTuple):
-  """Data, and what a study has to know of them.
+  """Interactions, and what a study has to know of them.
 
   Attributes:
-    data: the splits.
+    pairs: int32 [P, 2], user and item; of a user's file in the order of its rows.
+    num_users: U.
+    num_items: I.
+    features: by modality float32 [I, F]; may be empty.
     groups: by name bool [I], the items of a genre, a licence or another source.
     words: what the data are, for people.
     user_ids: [U], the users as their platform calls them: numbers, strings or
       times.
     item_ids: [I], the items, likewise.
-    rows: int [N, 2], user and item by place, of each row of the user's file;
-      None where it is not a user's.
+    is_file: whether they are a user's, whose rows have numbers.
   """
 
-  data: recsys.Dataset
+  pairs: np.ndarray
+  num_users: int
+  num_items: int
+  features: Mapping[str, np.ndarray]
   groups: Mapping[str, np.ndarray]
   words: str
   user_ids: np.ndarray
   item_ids: np.ndarray
-  rows: np.ndarray | None = None
+  is_file: bool = False
+
+
+class Split(NamedTuple):
+  """One seed's division of the interactions.
+
+  Attributes:
+    source: what is divided.
+    seed: of this division, and of what requests draw.
+    row_id: int32 [N], places in `source.pairs` that are trained on.
+    held_id: int32 [M], that are tested on.
+  """
+
+  source: Source
+  seed: int
+  row_id: np.ndarray
+  held_id: np.ndarray
+
+  @property
+  def train(self) -> dict[str, np.ndarray]:
+    """{"x": int32 [N, 2]}."""
+    return {"x": self.source.pairs[self.row_id]}
+
+  @property
+  def held(self) -> np.ndarray:
+    """int32 [M, 2]."""
+    return self.source.pairs[self.held_id]
+
+
+def split(
+  source: Source,
+  seed: int,
+  part: str = REPORT,
+  pinned: np.ndarray | None = None,
+) -> Split:
+  """Holds out a share of each user's interactions, twice.
+
+  Of a user with n interactions a tenth, at least one and at most (n - 1) / 2, is
+  set aside for choosing settings, the same for every seed, and as many are drawn
+  for the test; a user with fewer than 3 is trained on alone. Sizes are the same
+  for all seeds.
+
+  Args:
+    source: the interactions.
+    seed: of the test rows.
+    part: `REPORT`, or `SELECT` for the rows set aside in the place of test rows.
+    pinned: bool [P], rows that have to be trained on, as requests name them.
+
+  Raises:
+    ValueError: nothing is left to test on.
+  """
+  user = source.pairs[:, 0]
+  count = np.bincount(user, minlength=source.num_users)
+  size = np.maximum(np.floor(_HELD_OUT * count + 0.5).astype(int), 1)
+  size = np.where(count < 3, 0, np.minimum(size, (count - 1) // 2))
+  free = np.ones(len(user), bool) if pinned is None else ~pinned
+
+  def some(free: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    order = np.lexsort((rng.random(len(user)), ~free, user))
+    place = np.arange(len(user)) - (np.cumsum(count) - count)[user[order]]
+    mask = np.zeros(len(user), bool)
+    mask[order] = place < size[user[order]]
+    return mask & free
+
+  select = some(free, np.random.default_rng(0))
+  test = some(free & ~select, np.random.default_rng((seed, 1)))
+  held = select if part == SELECT else test
+  if not held.any():
+    raise ValueError(
+      "Expected --requests to leave interactions of users with 3 or more to "
+      "test on, got none."
+    )
+  rows = (np.flatnonzero(mask) for mask in (~select & ~test, held))
+  return Split(source, seed, *(part.astype(np.int32) for part in rows))
 
 
 def load(
-  source: str | None, *, preset: str, data_dir: str | None, seed: int
+  source: str | None, *, preset: str, data_dir: str | None = None
 ) -> Source:
-  """Loads interactions and splits them by user.
+  """Loads interactions.
 
   Args:
     source: "movielens", "generated", "npz:PATH" or "csv:PATH" (see
-      `from_arrays`; a CSV has columns users and items), or None: MovieLens where there is a folder with it, else generated data; with the
-      preset smoke it takes a folder that is named by `data_dir`.
+      `from_arrays`; a CSV has columns users and items), or None: MovieLens where
+      there is a folder with it, else generated data; with the preset smoke it
+      takes a folder that is named by `data_dir`.
     preset: "smoke", "quick" or "paper", the size of generated data.
     data_dir: the folder that holds ml-100k; the environment variable
       JAXUNLEARN_DATA by default.
-    seed: of the split, and of generated data.
 
   Raises:
     ValueError: an unknown source, or data that cannot be used, in one line.
@@ -93,19 +173,18 @@ def load(
   folder = data_folder(data_dir)
   kind, _, path = (source or "").partition(":")
   if kind == "npz" and path:
-    return from_arrays(path, read_npz(path), seed=seed)
+    return from_arrays(path, read_npz(path))
   if kind == "csv" and path:
     words = read_csv(path, ("users", "items"))
-    ids = {name: _as_ids(column) for name, column in words.items()}
-    return from_arrays(path, ids, seed=seed)
+    return from_arrays(path, {name: _as_ids(v) for name, v in words.items()})
   if source == "generated":
-    return generated(preset, seed)
+    return generated(preset)
   if source not in (None, "movielens"):
     raise ValueError(
       f"Expected --data movielens, generated, npz:PATH or csv:PATH, got {source!r}."
     )
   if source is None and not (data_dir or (folder and preset != "smoke")):
-    made = generated(preset, seed)
+    made = generated(preset)
     hint = "--data-dir with MovieLens-100k gives real ones"
     return made._replace(words=f"{made.words}; {hint}")
   if not folder:
@@ -113,19 +192,14 @@ def load(
       "Expected --data-dir (or JAXUNLEARN_DATA) with the folder ml-100k, got "
       "neither."
     )
-  return movielens(folder, seed=seed)
+  return movielens(folder)
 
 
-def generated(preset: str, seed: int) -> Source:
-  """Interactions from known factors; items come from four sources of taste.
-
-  Args:
-    preset: decides the size, see `GENERATED`.
-    seed: of everything.
-  """
+def generated(preset: str) -> Source:
+  """Interactions from known factors; items come from four sources of taste."""
   num_users, num_items, per_user = GENERATED[preset]
   data, _, of_items = recsys.synthetic(
-    jax.random.key(seed),
+    jax.random.key(0),
     num_users=num_users,
     num_items=num_items,
     dim=8,
@@ -133,14 +207,19 @@ def generated(preset: str, seed: int) -> Source:
   )
   rank = np.argsort(np.argsort(np.asarray(of_items)[:, 0]))
   number = rank * _NUM_SOURCES // num_items
-  groups = {f"source-{i + 1}": number == i for i in range(_NUM_SOURCES)}
-  ids = np.arange(num_users), np.arange(num_items)
-  return Source(data, groups, "generated data with known factors", *ids)
+  return Source(
+    np.concatenate([np.asarray(part["x"]) for part in data[:3]]),
+    num_users,
+    num_items,
+    {name: np.asarray(v) for name, v in data.features.items()},
+    {f"source-{i + 1}": number == i for i in range(_NUM_SOURCES)},
+    "generated data with known factors",
+    np.arange(num_users),
+    np.arange(num_items),
+  )
 
 
-def from_arrays(
-  path: str, arrays: Mapping[str, np.ndarray], *, seed: int
-) -> Source:
+def from_arrays(path: str, arrays: Mapping[str, np.ndarray]) -> Source:
   """The user's own interactions.
 
   Args:
@@ -153,7 +232,6 @@ def from_arrays(
         numbers or strings; items are then numbers from 0 on;
       - features_NAME (optional, any number): float [I, F], a modality; items
         likewise.
-    seed: of the split.
 
   Raises:
     ValueError: arrays that are missing or do not fit, in one line.
@@ -173,18 +251,14 @@ def from_arrays(
   users, items = arrays["users"], arrays["items"]
   if not len(users) or not len(items):
     raise ValueError(f"Expected interactions in {path}, got none.")
-  features = {
-    name.removeprefix("features_"): array
+  described = {
+    name: array
     for name, array in arrays.items()
-    if name.startswith("features_")
+    if name == "group" or name.startswith("features_")
   }
-  group = arrays.get("group")
-  described: dict[str, Any] = {f"features_{k}": v for k, v in features.items()}
-  if group is not None:
-    described["group"] = group
   # Whatever the ids are, the model counts users and items from 0.
   user_ids, user = np.unique(users, return_inverse=True)
-  num_users = len(user_ids)
+  item_ids, item = np.unique(items, return_inverse=True)
   if described:
     if items.dtype.kind not in "iu":
       raise ValueError(
@@ -193,28 +267,14 @@ def from_arrays(
       )
     sizes = [len(v) for v in described.values() if v.ndim]
     num_items = max([int(items.max()) + 1, *sizes])
-    item_ids, item = None, items
-  else:
-    item_ids, item = np.unique(items, return_inverse=True)
-    num_items = len(item_ids)
-  for name, array in described.items():
-    dims = 1 if name == "group" else 2
-    kinds = "iuSUb" if name == "group" else "fiub"
-    is_numeric = array.dtype.kind in kinds
-    if array.ndim != dims or len(array) != num_items or not is_numeric:
-      shape = f"[{num_items}]" if dims == 1 else f"[{num_items}, F]"
-      raise ValueError(
-        f"Expected {name} in {path} of shape {shape}, got {array.dtype} "
-        f"{list(array.shape)}."
-      )
-    if name != "group" and not np.isfinite(array).all():
-      raise ValueError(f"Expected finite numbers in {name} of {path}.")
+    _check_described(path, described, num_items)
+    item_ids, item = np.arange(num_items), items
   if users.shape != items.shape:
     raise ValueError(
       f"Expected users and items in {path} of one shape [N], got "
       f"{users.shape} and {items.shape}."
     )
-  rows = np.stack([user, item], axis=1)
+  rows = np.stack([user, item], axis=1).astype(np.int32)
   _, first, times = np.unique(
     rows, axis=0, return_index=True, return_counts=True
   )
@@ -224,21 +284,42 @@ def from_arrays(
       f"Expected each interaction of {path} once, got user {users[row]} and "
       f"item {items[row]} twice."
     )
-  if item_ids is None:  # Only now is it known that there are so many.
-    item_ids = np.arange(num_items)
-  data = recsys.interactions(user, item, num_users, num_items)
-  split = recsys.split_by_user(
-    data, num_users, num_items, seed=seed, features=features
-  )
-  if not len(split.test["x"]):
+  if np.bincount(user).max() < 3:
     raise ValueError(
       f"Expected a user with at least 3 interactions in {path}, got none."
     )
-  groups = {}
-  if group is not None:
-    groups = {str(value): group == value for value in np.unique(group)}
-  words = f"the interactions of {path}"
-  return Source(split, groups, words, user_ids, item_ids, rows)
+  group = described.pop("group", np.zeros(0))
+  return Source(
+    rows,
+    len(user_ids),
+    len(item_ids),
+    {
+      name.removeprefix("features_"): array.astype(np.float32)
+      for name, array in described.items()
+    },
+    {str(value): group == value for value in np.unique(group)},
+    f"the interactions of {path}",
+    user_ids,
+    item_ids,
+    is_file=True,
+  )
+
+
+def _check_described(
+  path: str, described: Mapping[str, np.ndarray], num_items: int
+) -> None:
+  for name, array in described.items():
+    dims, kinds, shape = 2, "fiub", f"[{num_items}, F]"
+    if name == "group":
+      dims, kinds, shape = 1, "iuSUb", f"[{num_items}]"
+    fits = array.dtype.kind in kinds and array.ndim == dims
+    if not fits or len(array) != num_items:
+      raise ValueError(
+        f"Expected {name} in {path} of shape {shape}, got {array.dtype} "
+        f"{list(array.shape)}."
+      )
+    if dims == 2 and not np.isfinite(array).all():
+      raise ValueError(f"Expected finite numbers in {name} of {path}.")
 
 
 def _as_ids(words: np.ndarray) -> np.ndarray:
@@ -251,12 +332,11 @@ def _as_ids(words: np.ndarray) -> np.ndarray:
 def movielens(
   data_dir: str | Path,
   *,
-  seed: int,
   min_rating: int = 4,
   core: int = 5,
   max_words: int = 256,
 ) -> Source:
-  """Ratings that count as positive, reduced to a core, split by user 80/10/10.
+  """Ratings that count as positive, reduced to a core.
 
   Users and items are numbered anew, in the order of their numbers in the files.
   Genres have rows of length 1, as have titles, which are term frequencies times
@@ -264,7 +344,6 @@ def movielens(
 
   Args:
     data_dir: the folder that holds ml-100k, or ml-100k itself.
-    seed: of the split.
     min_rating: ratings of at least this are positive, 1 to 5.
     core: every user and item has at least that many positives.
     max_words: the most frequent words of titles.
@@ -291,19 +370,21 @@ def movielens(
     )
   user_ids, users = np.unique(pairs[:, 0], return_inverse=True)
   kept, items = np.unique(pairs[:, 1], return_inverse=True)
-  num_users, num_items = int(users.max()) + 1, len(kept)
-  data = recsys.interactions(users, items, num_users, num_items)
+  sizes = len(user_ids), len(kept)
+  data = recsys.interactions(users, items, *sizes)
   of_genre = np.array([genres[i] for i in kept], np.float32)
-  features = {
-    "genres": _unit(of_genre),
-    "titles": _title_words([titles[i] for i in kept], max_words),
-  }
-  split = recsys.split_by_user(
-    data, num_users, num_items, seed=seed, features=features
+  return Source(
+    np.asarray(data["x"]),
+    *sizes,
+    {
+      "genres": _unit(of_genre),
+      "titles": _title_words([titles[i] for i in kept], max_words),
+    },
+    {name: of_genre[:, i] > 0 for i, name in enumerate(GENRES)},
+    f"MovieLens-100k, ratings of {min_rating} or more",
+    user_ids,
+    kept,
   )
-  groups = {name: of_genre[:, i] > 0 for i, name in enumerate(GENRES)}
-  words = f"MovieLens-100k, ratings of {min_rating} or more"
-  return Source(split, groups, words, user_ids, kept)
 
 
 def _lines(path: Path) -> list[str]:
