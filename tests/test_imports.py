@@ -199,7 +199,10 @@ BESIDE = {
   "bench": {"common", "datasets", "flags", "requests"},
   "datasets": {"data", "files", "requests"},
   "beds": {"bench", "data", "datasets", "files", "flags", "requests"},
-  "studies": {"beds", "bench", "data", "datasets", "flags"},
+  "studies": {
+    *("beds", "bench", "common", "data", "datasets", "files", "flags"),
+    "requests",
+  },
 }
 
 

@@ -19,7 +19,7 @@ from jaxunlearn.report.canvas import BLUE, ORANGE, clean, new_figure, style_axes
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
-  from experiments.studies.synthetic_tables import Plan
+Plan = Any  # Of the study, which imports this module.
 
 GENUINE = "genuine rows"
 # How the columns of a mode end.
