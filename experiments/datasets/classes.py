@@ -136,10 +136,12 @@ def _deal(
 
 def spell(text: str, dataset: Dataset, in_sequence: bool) -> str:
   """`each-class` as a request per class; in a sequence the last one is left."""
-  if text.strip("; ") != EACH_CLASS:
+  parts = [part.strip() for part in text.split(";")]
+  if EACH_CLASS not in parts:
     return text
   known = np.unique(dataset.train["label"])
-  return ";".join(f"class:{c}" for c in known[: len(known) - in_sequence])
+  every = ";".join(f"class:{c}" for c in known[: len(known) - in_sequence])
+  return ";".join(every if part == EACH_CLASS else part for part in parts)
 
 
 def pinned(asks: Iterable[Ask], dataset: Dataset) -> np.ndarray | None:

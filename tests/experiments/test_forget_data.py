@@ -123,6 +123,8 @@ def test_requests_select_the_rows_that_they_name(tmp_path):
   np.testing.assert_array_equal(
     each.masks, np.arange(10)[:, None] == label[None]
   )
+  several = requests.parse("each-class;random:0.1", loaded)
+  assert len(several.names) == 11 and several.names[-1] == "random:0.1"
   np.save(tmp_path / "mask.npy", label == 4)
   mask = requests.parse(f"index:{tmp_path / 'mask.npy'}", loaded)
   np.testing.assert_array_equal(mask.masks[0], label == 4)
