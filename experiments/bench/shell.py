@@ -58,13 +58,8 @@ def make_plan(
   part: str,
 ) -> Plan:
   """The plan for some seeds, methods and requests; see `prepare`."""
-  forms = [kind.form for kind in study.kinds.values()]
   text = study.request(options) if request is None else request
-  asks = read(
-    study.spell(options, text),
-    study.kinds,
-    " or ".join(filter(None, [", ".join(forms[:-1]), forms[-1]])),
-  )
+  asks = () if study.requests else _read(study, study.spell(options, text))
   beds = study.beds(options, seeds, part, asks)
   settings = study.settings(options)
   plan = Plan(
@@ -72,7 +67,9 @@ def make_plan(
     options,
     seeds,
     beds,
-    masks(asks, study.kinds, beds, getattr(options, "sequence", False)),
+    study.requests(options, seeds, beds, text)
+    if study.requests
+    else masks(asks, study.kinds, beds, getattr(options, "sequence", False)),
     methods,
     {name: settings.get(name, {}) for name in methods},
     (),
@@ -80,6 +77,12 @@ def make_plan(
   )
   plan = study.fit(plan)
   return plan._replace(measures=tuple(study.measures(plan)))
+
+
+def _read(study: Study, text: str) -> tuple[Ask, ...]:
+  forms = [kind.form for kind in study.kinds.values()]
+  said = " or ".join(filter(None, [", ".join(forms[:-1]), forms[-1]]))
+  return read(text, study.kinds, said)
 
 
 def _strategy(text: str | None) -> str | int:
