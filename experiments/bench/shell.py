@@ -59,7 +59,10 @@ def make_plan(
 ) -> Plan:
   """The plan for some seeds, methods and requests; see `prepare`."""
   text = study.request(options) if request is None else request
-  asks = () if study.requests else _read(study, study.spell(options, text))
+  forms = [kind.form for kind in study.kinds.values()]
+  said = " or ".join(filter(None, [", ".join(forms[:-1]), *forms[-1:]]))
+  spelled = study.spell(options, text)
+  asks = () if study.requests else read(spelled, study.kinds, said)
   beds = study.beds(options, seeds, part, asks)
   settings = study.settings(options)
   plan = Plan(
@@ -77,12 +80,6 @@ def make_plan(
   )
   plan = study.fit(plan)
   return plan._replace(measures=tuple(study.measures(plan)))
-
-
-def _read(study: Study, text: str) -> tuple[Ask, ...]:
-  forms = [kind.form for kind in study.kinds.values()]
-  said = " or ".join(filter(None, [", ".join(forms[:-1]), forms[-1]]))
-  return read(text, study.kinds, said)
 
 
 def _strategy(text: str | None) -> str | int:

@@ -234,7 +234,7 @@ class Study:
     serve: `(plan, name, traced) -> {row: lanes.Made}`, where a method, or one of
       `REFERENCES`, is more than a transform of the original model and may have
       several rows; `train` has no part then, and `Case.original` is None.
-    requests: `(options, seeds, beds, text) -> Requests`, where they are more than rows.
+    requests: `(options, seeds, beds, text) -> Requests`, in the place of kinds.
     saved: `variables -> those in params/`.
     keep: `(bed, forget bool [R, N], key) -> (variables, kept)`, the training of
       the original where a method needs something kept, leaves [R, ...].
@@ -276,7 +276,7 @@ class Study:
   lead: Callable[[Plan], str]
   seeds: Callable[[Any], int]
   kinds: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
-  train: Callable[[Bed, Any, Any], tuple[Variables, Any]] = lambda *_: _
+  train: Callable[[Bed, Any, Any], tuple[Variables, Any]] | Any = None
   serve: Callable[..., Mapping[str, Any]] | None = None
   requests: Callable[..., Requests] | None = None
   saved: Callable[[PyTree], PyTree] = lambda variables: variables

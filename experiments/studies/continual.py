@@ -134,15 +134,14 @@ def beds(options: Options, seeds: Sequence[int], part: str, asks: Any):
     classes_per_task=options.classes_per_task,
   )
   splits = [classes.split(found.dataset, seed, part) for seed in seeds]
-  size = learners.SIZES[options.preset]
   model = from_module(models.MLP(len(found.of_class)))
-  extra = learners.Extra(found.of_class, found.within, size)
+  extra = learners.Extra(found.of_class, found.within)
   arrays = [(split.train, split.test) for split in splits]
   is_shared = found.dataset.pool is None
 
   def make(shared: Any, own: Any) -> bench.Bed:
     train, test = own if shared is None else shared
-    return bench.Bed(model, train, test, size, extra)
+    return bench.Bed(model, train, test, extra=extra)
 
   return bench.Beds(
     arrays[0] if is_shared else None,
@@ -152,7 +151,7 @@ def beds(options: Options, seeds: Sequence[int], part: str, asks: Any):
     make,
     splits,
     {
-      "size": size._asdict(),
+      "size": learners.SIZES[options.preset],
       "num_tasks": found.num_tasks,
       "classes_of_tasks": found.of_class.tolist(),
       "features": found.features,
@@ -192,8 +191,7 @@ def fit(plan: bench.Plan) -> bench.Plan:
   """Gives ACU room for the largest event."""
   marks = plan.requests.marks
   most = max(1, *(int(m.sum(axis=-1).max()) for m in marks[:2]))
-  size = learners.SIZES[plan.options.preset]
-  made = learners.settings(size, most)
+  made = learners.settings(plan.options.preset, most)
   return plan._replace(settings={name: made[name] for name in plan.methods})
 
 
@@ -410,7 +408,7 @@ STUDY = bench.Study(
   serve=streams.serve,
   saved=saved,
   methods=learners.METHODS,
-  settings=lambda options: learners.settings(learners.SIZES[options.preset]),
+  settings=lambda options: learners.settings(options.preset),
   fit=fit,
   measures=measures,
   seeds=lambda options: SEEDS[options.preset],

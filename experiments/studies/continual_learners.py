@@ -37,36 +37,23 @@ REMAINING = "clu_remaining"
 _TAME_BATCH = 32
 
 
-class Size(NamedTuple):
-  """How much of everything.
-
-  Attributes:
-    num_steps: of an event.
-    retrain_steps: of every retraining.
-    batch_size: rows of the event a step.
-    replay_size: rows of the buffer a step.
-    buffer_size: rows kept.
-    learning_rate: of SGD.
-    features: of ACU's random expansion.
-    batches: that TAME gets of a task.
-    selector_steps: of TAME's selector, after every event.
-  """
-
-  num_steps: int
-  retrain_steps: int
-  batch_size: int
-  replay_size: int
-  buffer_size: int
-  learning_rate: float
-  features: int
-  batches: int
-  selector_steps: int
-
-
-SIZES: Mapping[str, Size] = {
-  "smoke": Size(10, 30, 16, 16, 40, 0.1, 32, 25, 20),
-  "quick": Size(150, 600, 32, 32, 200, 0.05, 512, 200, 500),
-  "paper": Size(1000, 4000, 64, 64, 2000, 0.05, 2048, 1000, 1000),
+# Steps of an event and of a retraining, rows of the event and of the buffer a
+# step, rows kept, rate of SGD; features of ACU; TAME's batches of a task and
+# steps of its selector after every event.
+_NAMES = ("num_steps", "retrain_steps", "batch_size", "replay_size")
+_NAMES += (
+  "buffer_size",
+  "learning_rate",
+  "features",
+  "batches",
+  "selector_steps",
+)
+SIZES: Mapping[str, dict[str, Any]] = {
+  "smoke": dict(zip(_NAMES, (10, 30, 16, 16, 40, 0.1, 32, 25, 20))),
+  "quick": dict(zip(_NAMES, (150, 600, 32, 32, 200, 0.05, 512, 200, 500))),
+  "paper": dict(
+    zip(_NAMES, (1000, 4000, 64, 64, 2000, 0.05, 2048, 1000, 1000))
+  ),
 }
 # Of the released code, for buffers below 5,120 rows.
 PUBLISHED = {
@@ -82,17 +69,10 @@ PUBLISHED = {
 
 
 class Extra(NamedTuple):
-  """What else learners are built from, in `Bed.extra`; static.
-
-  Attributes:
-    of_class: int [C], the task of every class.
-    within: int [C], the place of every class in its task.
-    size: see `Size`.
-  """
+  """In `Bed.extra`, static: of every class the task, and its place in that."""
 
   of_class: np.ndarray
   within: np.ndarray
-  size: Size
 
   @property
   def num_tasks(self) -> int:
@@ -103,42 +83,33 @@ class Way(NamedTuple):
   """A learner and what is read off it.
 
   Attributes:
-    learner: see `jaxunlearn.continual.Learner`.
+    learner: see `jaxunlearn.continual.Learner`; its infos are a named tuple, or
+      a dict of what is kept of them.
+    model: whose variables it starts from.
     views: by what the row's name has after the method's, `(state, data) ->
       record`, what predicts.
-    model: whose variables it starts from.
   """
 
   learner: co.Learner
-  views: Mapping[str, Callable[[Any, Any], Any]]
   model: Model
+  views: Mapping[str, Callable[[Any, Any], Any]]
 
 
-def settings(size: Size, max_rows: int | None = None) -> dict[str, Setting]:
+def settings(preset: str, max_rows: int | None = None) -> dict[str, Setting]:
   """By method; `max_rows` is the most that an event learns, or forgets."""
-  plain = {
-    "learning_rate": size.learning_rate,
-    "num_steps": size.num_steps,
-    "batch_size": size.batch_size,
-  }
-  kept = {
-    **plain,
-    "buffer_size": size.buffer_size,
-    "replay_size": size.replay_size,
-  }
+  size = SIZES[preset]
+  take = lambda *names: {name: size[name] for name in names}
+  plain = take("learning_rate", "num_steps", "batch_size")
+  kept = {**plain, **take("buffer_size", "replay_size")}
   clu = {**kept, "distil_weight": 2.0}
   return {
-    "retrained": {**plain, "num_steps": size.retrain_steps},
+    "retrained": {**plain, "num_steps": size["retrain_steps"]},
     "clu": clu,
     "clu_exclude_label": {**clu, "exclude_label": True},
     "clu_published": {**kept, **PUBLISHED},
     REMAINING: {**kept, **PUBLISHED},
-    "acu": {"features": size.features, "l2": 0.03, "max_rows": max_rows},
-    "tame": {
-      "batches": size.batches,
-      "selector_steps": size.selector_steps,
-      "buffer_size": size.buffer_size,
-    },
+    "acu": {**take("features"), "max_rows": max_rows},
+    "tame": take("batches", "selector_steps", "buffer_size"),
     "naive": plain,
     "experience_replay": {**kept, "replay_weight": 1.0},
     "derpp": kept,
@@ -151,21 +122,19 @@ def settings(size: Size, max_rows: int | None = None) -> dict[str, Setting]:
 def predict(bed: Bed, record: Any, x: jax.Array) -> jax.Array:
   """Logits [B, C] of what a view returned."""
   if isinstance(record, co.AcuHead):
-    return jnp.maximum(acu_logits(record, ridge(bed).expand(x)), FLOOR)
+    return jnp.maximum(
+      acu_logits(record, ridge(bed, len(record.kernel)).expand(x)), FLOOR
+    )
   if isinstance(record, TameRecord):
     return _tame_predict(bed, record, x)
   return bed.model.predict(record, x)
-
-
-def _student(state: Any, data: Any) -> Variables:
-  return state.variables
 
 
 def _by_steps(make: Callable[..., co.Learner], bed: Bed, s: Setting) -> Way:
   """A learner by steps of SGD, as the library has it."""
   rest = {name: value for name, value in s.items() if name != "learning_rate"}
   learner = make(bed.model, optimizer=optax.sgd(s["learning_rate"]), **rest)
-  return Way(learner, {"": _student}, bed.model)
+  return Way(learner, bed.model, {"": lambda state, data: state.variables})
 
 
 def _clu(bed: Bed, s: Setting) -> Way:
@@ -212,14 +181,10 @@ def with_heads(model: Model) -> Model:
   return from_functions(init, apply, features=features)
 
 
-def is_square(shape: tuple[int, ...]) -> bool:
-  """Whether rows of this shape are images that can be turned."""
-  return len(shape) == 3 and shape[0] == shape[1]
-
-
 def _clu_published(bed: Bed, s: Setting) -> Way:
-  turns = "rotation" if is_square(bed.data["x"].shape[1:]) else None
-  embedding = co.Embedding("projection", turns)
+  shape = bed.data["x"].shape[1:]
+  can_turn = len(shape) == 3 and shape[0] == shape[1]
+  embedding = co.Embedding("projection", "rotation" if can_turn else None)
   model = with_heads(bed.model)
   make = functools.partial(co.clu, embedding=embedding)
   way = _by_steps(make, bed._replace(model=model), s)
@@ -228,14 +193,7 @@ def _clu_published(bed: Bed, s: Setting) -> Way:
 
 
 class Ridge(NamedTuple):
-  """What ACU is made of.
-
-  Attributes:
-    learner: see `acu`.
-    expand: `x [B, ...] -> [B, features]`, frozen.
-    targets: `label [B] -> [B, C]`.
-    l2: the ridge.
-  """
+  """What ACU is made of; `expand` is of x [B, ...], and frozen."""
 
   learner: Acu
   expand: Callable[[jax.Array], jax.Array]
@@ -243,12 +201,11 @@ class Ridge(NamedTuple):
   l2: float
 
 
-def ridge(bed: Bed) -> Ridge:
+def ridge(bed: Bed, features: int) -> Ridge:
   """The head of ACU; of the data only the number of rows decides anything."""
-  s = settings(bed.extra.size)["acu"]
   rows, width = len(bed.data["x"]), math.prod(bed.data["x"].shape[1:])
-  classes, l2 = len(bed.extra.of_class), s["l2"] * rows
-  random = random_relu(jax.random.key(1), width, s["features"])
+  classes, l2 = len(bed.extra.of_class), 0.03 * rows
+  random = random_relu(jax.random.key(1), width, features)
 
   def expand(x: jax.Array) -> jax.Array:
     # Rows of one length, so that the mean of z^2 is 1 and a scale will do.
@@ -258,13 +215,13 @@ def ridge(bed: Bed) -> Ridge:
 
   # No answer is larger than the longest filter times the length of a row.
   scale = 2.0 ** math.ceil(math.log2(2 * math.sqrt(width) + 1))
-  learner = acu(s["features"], classes, l2=l2, scale=scale)
+  learner = acu(features, classes, l2=l2, scale=scale)
   return Ridge(learner, expand, lambda y: jax.nn.one_hot(y, classes), l2)
 
 
 def _acu(bed: Bed, s: Setting) -> Way:
   """ACU: sums over the rows that are in, and a mask that says which are."""
-  head = ridge(bed)
+  head = ridge(bed, s["features"])
 
   def init(variables, data, key):
     del variables, key
@@ -282,11 +239,11 @@ def _acu(bed: Bed, s: Setting) -> Way:
       start=state,
     )[0]
     is_asked = (learn_mask | forget_mask).any()
-    return jax.lax.cond(is_asked, serve, lambda s: s, state), ()
+    return jax.lax.cond(is_asked, serve, lambda s: s, state), {}
 
   view = lambda state, data: head.learner.solve(state.state)
   learner = co.Learner(init, event, lambda s, x: predict(bed, view(s, None), x))
-  return Way(learner, {"": view}, bed.model)
+  return Way(learner, bed.model, {"": view})
 
 
 class TameRecord(NamedTuple):
@@ -304,19 +261,6 @@ class TameRecord(NamedTuple):
   selector: Any
   used: jax.Array
   class_of: jax.Array
-
-
-class TameInfos(NamedTuple):
-  """What an event of TAME's was.
-
-  Attributes:
-    switched: bool [batches], whether another expert learned it than the batch
-      before, or a new one.
-    overflow: bool [], whether slots have run out.
-  """
-
-  switched: jax.Array
-  overflow: jax.Array
 
 
 def _tame_models(bed: Bed) -> tuple[Model, Model]:
@@ -382,8 +326,10 @@ def _tame(bed: Bed, s: Setting) -> Way:
       )[0],
       lambda: variables,
     )
-    infos = TameInfos(info.has_switched | info.is_new, experts.overflow)
-    return (experts, variables), infos
+    # Whether another expert learned a batch than the one before, or a new one.
+    switched = info.has_switched | info.is_new
+    found = {"switched": switched, "overflow": experts.overflow}
+    return (experts, variables), found
 
   def view(state, data):
     experts, variables = state
@@ -400,7 +346,7 @@ def _tame(bed: Bed, s: Setting) -> Way:
   def answer(state, x):
     return predict(bed, view(state, bed.data), x)
 
-  return Way(co.Learner(init, event, answer), {"": view}, bed.model)
+  return Way(co.Learner(init, event, answer), bed.model, {"": view})
 
 
 def _tame_predict(bed: Bed, record: TameRecord, x: jax.Array) -> jax.Array:

@@ -50,10 +50,8 @@ def serve(
   """
   trains = name in (ORIGINAL, RETRAINED, AGAIN)
   build = learners.RETRAINING if trains else METHODS[name].build
-  size = learners.SIZES[plan.options.preset]
-  setting = (
-    learners.settings(size)[RETRAINED] if trains else plan.settings[name]
-  )
+  mine = {**learners.settings(plan.options.preset), **plan.settings}
+  setting = mine[RETRAINED if trains else name]
   num_bytes: list[int] = []
 
   def lane(values, arrays, request, seed, key):
@@ -80,7 +78,7 @@ def serve(
         name + row: view(state, bed.data) for row, view in way.views.items()
       },
     )
-    return records, infos._asdict() if infos else {}
+    return records, infos if isinstance(infos, dict) else infos._asdict()
 
   def program(arrays, of_lane, traced):
     many = lambda values: ju.map_many(
@@ -108,7 +106,7 @@ def serve(
 
 def ridge_gap(bed: Bed, heads: co.AcuHead, status: jax.Array) -> jax.Array:
   """Largest difference of heads [T] to those fitted anew on what should be in."""
-  head = ridge(bed)
+  head = ridge(bed, heads.kernel.shape[1])
   z, y = head.expand(bed.data["x"]), head.targets(bed.data["label"])
   task = jnp.asarray(bed.extra.of_class)[bed.data["label"]]
 
@@ -137,7 +135,8 @@ def check_ridge(evidence: Evidence) -> dict[str, float] | None:
     if seed and plan.requests.names[request] != "random":
       continue
     bed = concrete(plan, seed)
-    head, label = ridge(bed), np.asarray(bed.data["label"])
+    head = ridge(bed, found["ridge_kernel"].shape[1])
+    label = np.asarray(bed.data["label"])
     stay = plan.requests.marks.status[request, seed][-1] == RETAINED
     kept = stay[bed.extra.of_class[label]]
     z = np.asarray(head.expand(bed.data["x"]), np.float64)[kept]
@@ -230,8 +229,8 @@ def serve_many(plan: Plan, requests: int) -> list[Served]:
   requests = min(requests, count)
   key = jax.random.key(0)
   everything, nothing = jnp.ones(count, bool), jnp.zeros(count, bool)
-  settings = learners.settings(bed.extra.size)
-  head = ridge(bed)
+  settings = learners.settings(plan.options.preset)
+  head = ridge(bed, settings["acu"]["features"])
   z, y = head.expand(data["x"]), head.targets(data["label"])
 
   def replay(name):
