@@ -426,7 +426,7 @@ METHODS: Mapping[str, Method] = {
   REMAINING: Method(
     _clu_published,
     note="the reference of the released code, clu_published on the tasks alone "
-    "that are to be known in the end; no method of forgetting, and not ranked.",
+    "that are to be known in the end; no method of forgetting, and not judged: verdicts and findings leave it out.",
     access="rows to be known in the end",
   ),
   "acu": Method(_acu, access="sums over rows; the rows to forget"),

@@ -62,7 +62,7 @@ def serve(
     if name == ORIGINAL:  # It forgets nothing.
       forget = jnp.zeros_like(forget)
     if name == REMAINING:
-      learn = learn & (status[-1] == RETAINED)[task]
+      learn = learn & (status[-1] == RETAINED)[task][None]
       forget = jnp.zeros_like(forget)
     way = build(bed, {**setting, **values})
     first = way.model.init(derive(key, "model"), bed.data["x"][:1])

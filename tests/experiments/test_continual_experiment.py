@@ -3,6 +3,8 @@
 import json
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,8 +12,11 @@ from experiments import continual
 from experiments.bench import REFERENCES
 from experiments.datasets import tasks
 from experiments.studies import continual_events as words
-from experiments.studies import continual_streams
+from experiments.studies import continual_learners, continual_streams
+from jaxunlearn import Variables, models
 from jaxunlearn import continual as co
+from jaxunlearn.adapters.flax import from_module
+from jaxunlearn.continual.metrics import task_status
 
 METHODS = ("clu", "acu", "naive")
 ROWS = (*REFERENCES, "clu", "clu_teacher", "acu", "naive")
@@ -120,6 +125,62 @@ def test_a_tame_stream_runs_and_forgets_by_dropping_experts(own_file, tmp_path):
   assert row["forget_test_accuracy"] == row["request_accuracy"] == 0
   assert len(results["config"]["tame_boundaries"]) == 1
   assert results["config"]["tame_boundaries"][0]["total"] == 1
+
+
+@pytest.mark.slow
+def test_published_clu_and_its_reference_have_rows_of_their_own(
+  own_file, tmp_path
+):
+  results = run(
+    tmp_path,
+    *("--preset", "smoke", "--data", f"npz:{own_file}"),
+    *("--events", "learn:0 learn:1 forget:0", "--many-requests", "0"),
+    *("--methods", "clu_published,clu_remaining"),
+  )
+  settings = results["config"]["settings"]
+  for name in ("clu_published", "clu_remaining"):
+    assert settings[name]["distil_weight"] == 0.1
+    assert settings[name]["rotation_weight"] == 0.3
+  rows = [r for r in results["rows"] if r["method"] == "clu_remaining"]
+  assert [r["seed"] for r in rows] == [100, 101]
+  # It never saw the task, and it is no method.
+  assert all(r["request_accuracy"] == 0 for r in rows)
+  assert "clu_published" in results["config"]["verdicts"]["events"]
+  assert "clu_remaining" not in results["config"]["verdicts"]["events"]
+
+
+@pytest.mark.slow
+def test_settings_are_chosen_on_other_streams_and_seeds(own_file, tmp_path):
+  results = run(
+    tmp_path,
+    *("--preset", "smoke", "--data", f"npz:{own_file}", "--seeds", "1"),
+    *("--events", "learn:0 learn:1 forget:0", "--many-requests", "0"),
+    *("--methods", "naive", "--tune", "3"),
+  )
+  assert 0.01 <= results["config"]["settings"]["naive"]["learning_rate"] <= 0.2
+  assert "How settings were chosen" in (tmp_path / "report.html").read_text()
+
+
+def test_heads_leave_the_classifier_as_it_is():
+  model = from_module(models.MLP(3, hidden=(8,)))
+  headed = continual_learners.with_heads(model)
+  x = jax.random.normal(jax.random.key(0), (5, 4))
+  variables = headed.init(jax.random.key(1), x)
+  network = Variables(variables.params["network"], {})
+  np.testing.assert_array_equal(
+    headed.predict(variables, x), model.predict(network, x)
+  )
+  found = headed.features(variables, x)
+  assert found["rotation"].shape == (5, 4)
+  length = np.linalg.norm(found["projection"], axis=1)
+  np.testing.assert_allclose(length, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", words.STREAMS)
+def test_the_status_of_tasks_is_that_of_the_rows(name):
+  events = words.named_stream(name, 4, 3)
+  stream = co.task_stream(jnp.arange(4), events)
+  np.testing.assert_array_equal(words.status(events, 4), task_status(stream, 4))
 
 
 def test_the_published_stream_is_that_of_the_paper():
