@@ -132,8 +132,6 @@ def check_ridge(evidence: Evidence) -> dict[str, float] | None:
   found = evidence.found["acu"].values
   worst = largest = 0.0
   for lane, (request, seed) in enumerate(zip(*plan.lanes)):
-    if seed and plan.requests.names[request] != "random":
-      continue
     bed = concrete(plan, seed)
     head = ridge(bed, found["ridge_kernel"].shape[1])
     label = np.asarray(bed.data["label"])
@@ -202,27 +200,15 @@ def boundaries(events: Sequence[co.Event], switched: np.ndarray) -> Boundaries:
   return Boundaries(total, found, false_alarms)
 
 
-class Served(NamedTuple):
-  """A long stream of requests for a row each.
-
-  Attributes:
-    method: its name.
-    requests: how many.
-    seconds: a request.
-    program_bytes: working memory of the program for a tenth of the requests, and
-      for all of them; -1 where the backend does not say.
-  """
-
-  method: str
-  requests: int
-  seconds: float
-  program_bytes: tuple[int, int]
-
-
-def serve_many(plan: Plan, requests: int) -> list[Served]:
+def serve_many(plan: Plan, requests: int) -> list[dict[str, Any]]:
   """Learns everything at once, then forgets row after row.
 
   Replay learners make `REQUEST_STEPS` steps a request.
+
+  Returns:
+    By method the "seconds" of a request, and as "program_bytes" the working
+    memory of the program for a tenth of the requests, and for all of them; -1
+    where the backend does not say.
   """
   bed = concrete(plan, 0)
   data, count = bed.data, len(bed.data["label"])
@@ -282,11 +268,11 @@ def serve_many(plan: Plan, requests: int) -> list[Served]:
     seconds = time.perf_counter() - began
     if int(done) != requests:
       raise RuntimeError(f"{name} served {int(done)} of {requests} requests.")
-    sizes = _working_bytes(short), _working_bytes(compiled)
-    served.append(Served(name, requests, seconds / requests, sizes))
+    sizes = [
+      getattr(program.memory_analysis(), "temp_size_in_bytes", -1)
+      for program in (short, compiled)
+    ]
+    found = {"method": name, "requests": requests}
+    found |= {"seconds": seconds / requests, "program_bytes": sizes}
+    served.append(found)
   return served
-
-
-def _working_bytes(compiled: Any) -> int:
-  analysis = compiled.memory_analysis()
-  return -1 if analysis is None else int(analysis.temp_size_in_bytes)
