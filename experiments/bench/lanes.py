@@ -15,6 +15,7 @@ from experiments import common
 from experiments.bench.study import (
   AGAIN,
   ORIGINAL,
+  REFERENCES,
   RETRAINED,
   Case,
   Plan,
@@ -144,8 +145,20 @@ def serve(
   return Made(variables, _in_order(losses, phases), *done[1:])
 
 
+def served(
+  plan: Plan, name: str, original: Made, traced: Any = None
+) -> Mapping[str, Made]:
+  """`serve`, or the study's own; by row of the results."""
+  if plan.study.serve:
+    return plan.study.serve(plan, name, traced)
+  return {name: serve(plan, name, original, traced)}
+
+
 def references(plan: Plan) -> tuple[dict[str, Made], Made]:
   """The models that all others are compared with, and the originals [S, ...]."""
+  if plan.study.serve:
+    none = Made(None, {}, np.nan, np.nan)
+    return {n: served(plan, n, none)[n] for n in REFERENCES}, none
   original = train(plan)
   of_seed = plan.lanes[1]
   made = {name: serve(plan, name, original) for name in (RETRAINED, AGAIN)}

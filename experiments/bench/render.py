@@ -84,6 +84,7 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
   """Writes the report, and into params/ the models of the first lane."""
   plan = evidence.plan  # With the settings that were chosen.
   study, trial = plan.study, trial_of(evidence)
+  config = {**configuration(plan), **evidence.extra}
   figures: dict[str, tuple[Figure, str]] = {}
   for panel in study.panels:
     figures |= panel(evidence)
@@ -91,7 +92,7 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
     results(
       study.name,
       plan.options,
-      {**configuration(plan), "verdicts": report.verdicts(trial)},
+      {**config, "verdicts": report.verdicts(trial)},
       evidence.rows,
     ),
     study.title(plan),
@@ -123,9 +124,8 @@ def trial_of(evidence: Evidence) -> report.Trial:
   plan = evidence.plan
   known = table.definitions(plan)
   study = plan.study
-  return report.Trial(
-    evidence.rows, plan.rules, known, study.gap, tuple(study.single)
-  )
+  rows = [r for r in evidence.rows if r["method"] not in study.unranked]
+  return report.Trial(rows, plan.rules, known, study.gap, tuple(study.single))
 
 
 def show(

@@ -31,7 +31,7 @@ def run(plan: Plan, progress: Progress) -> Evidence:
   _check_standard(evidence)
   for name in plan.methods:
     progress.update(task, advance=1, description=f"unlearning by {name}")
-    record(evidence, measure, {name: lanes.serve(plan, name, original)})
+    record(evidence, measure, lanes.served(plan, name, original))
   for name, values in plan.study.sweeps(plan).items():
     say(f"unlearning by {name} with further settings")
     found = _swept(evidence, measure, name, original, values)
@@ -40,7 +40,8 @@ def run(plan: Plan, progress: Progress) -> Evidence:
     progress.update(task, advance=1, description="timing one request alone")
     alone = lanes.time_alone(plan, (RETRAINED, *plan.methods), original)
     evidence = evidence._replace(alone=alone)
-  return evidence._replace(rows=table.rows(evidence))
+  evidence = evidence._replace(rows=table.rows(evidence))
+  return evidence._replace(extra=plan.study.extra(evidence))
 
 
 def _swept(
@@ -81,7 +82,7 @@ def record(
         for k, v in values.items()
       },
       is_finite,
-      lanes.at(part.value, plan.shown * len(plan.seeds)),
+      plan.study.saved(lanes.at(part.value, plan.shown * len(plan.seeds))),
       part.losses,
       part.seconds_compile,
       part.seconds_run / len(plan.lanes[0]),

@@ -58,13 +58,11 @@ def make_plan(
   part: str,
 ) -> Plan:
   """The plan for some seeds, methods and requests; see `prepare`."""
-  forms = [kind.form for kind in study.kinds.values()]
   text = study.request(options) if request is None else request
-  asks = read(
-    study.spell(options, text),
-    study.kinds,
-    " or ".join(filter(None, [", ".join(forms[:-1]), forms[-1]])),
-  )
+  forms = [kind.form for kind in study.kinds.values()]
+  said = " or ".join(filter(None, [", ".join(forms[:-1]), *forms[-1:]]))
+  spelled = study.spell(options, text)
+  asks = () if study.requests else read(spelled, study.kinds, said)
   beds = study.beds(options, seeds, part, asks)
   settings = study.settings(options)
   plan = Plan(
@@ -72,7 +70,9 @@ def make_plan(
     options,
     seeds,
     beds,
-    masks(asks, study.kinds, beds, getattr(options, "sequence", False)),
+    study.requests(options, seeds, beds, text)
+    if study.requests
+    else masks(asks, study.kinds, beds, getattr(options, "sequence", False)),
     methods,
     {name: settings.get(name, {}) for name in methods},
     (),

@@ -221,7 +221,7 @@ class Measure(NamedTuple):
 Panel = Callable[["Evidence"], Mapping[str, tuple["Figure", str]]]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Study:
   """A question, and all that it takes to answer it.
 
@@ -234,6 +234,11 @@ class Study:
     request: `options -> text`, what is forgotten where nothing is asked for.
     spell: `(options, text) -> text`, for words that stand for several requests.
     train: `(bed, weights bool [N], key) -> (variables, info)`.
+    serve: `(plan, name, traced) -> {row: lanes.Made}`, where a method, or one of
+      `REFERENCES`, is more than a transform of the original model and may have
+      several rows; `train` has no part then, and `Case.original` is None.
+    requests: `(options, seeds, beds, text) -> Requests`, in the place of kinds.
+    saved: `variables -> those in params/`.
     keep: `(bed, forget bool [R, N], key) -> (variables, kept)`, the training of
       the original where a method needs something kept, leaves [R, ...].
     methods: by name, in the order of the tables.
@@ -254,6 +259,8 @@ class Study:
     comparisons: further tables, `evidence -> tables`.
     files: `evidence -> contents of further files by name`: a text, or what is
       written as JSON.
+    extra: `evidence -> what else is found out`, for the configuration.
+    unranked: methods that are references of their own, shown and not judged.
     traces: `info of a method -> {name: [T]}`, what its run left; None for the
       losses of its phases.
     single: methods of which all seeds have the same model, one that was given.
@@ -267,15 +274,18 @@ class Study:
   name: str
   options: type[CommonOptions]
   beds: Callable[[Any, Sequence[int], str, Sequence[Ask]], Beds]
-  kinds: Mapping[str, Kind]
   request: Callable[[Any], str]
-  train: Callable[[Bed, Any, Any], tuple[Variables, Any]]
   methods: Mapping[str, Method]
   settings: Callable[[Any], Mapping[str, Setting]]
   measures: Callable[[Plan], Sequence[Measure]]
   title: Callable[[Plan], str]
   lead: Callable[[Plan], str]
   seeds: Callable[[Any], int]
+  kinds: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
+  train: Callable[[Bed, Any, Any], tuple[Variables, Any]] | Any = None
+  serve: Callable[..., Mapping[str, Any]] | None = None
+  requests: Callable[..., Requests] | None = None
+  saved: Callable[[PyTree], PyTree] = lambda variables: variables
   spell: Callable[[Any, str], str] = lambda options, text: text
   keep: Callable[[Bed, Any, Any], tuple[Variables, PyTree]] | None = None
   fit: Callable[[Plan], Plan] = lambda plan: plan
@@ -290,6 +300,8 @@ class Study:
     lambda evidence: ()
   )
   files: Callable[[Evidence], Mapping[str, Any]] = lambda evidence: {}
+  extra: Callable[[Evidence], Mapping[str, Any]] = lambda evidence: {}
+  unranked: Sequence[str] = ()
   traces: Callable[[Any], Mapping[str, Any]] | None = None
   single: Sequence[str] = ()
   time_alone: bool = False
@@ -399,6 +411,7 @@ class Evidence(NamedTuple):
     alone: by method seconds of one request by itself, float [S]; where timed.
     tuned: by method how its setting was chosen, see `tune.Tuned`; where it was.
     swept: by method what was found with each value of `Study.sweeps`.
+    extra: see `Study.extra`.
   """
 
   plan: Plan
@@ -407,3 +420,4 @@ class Evidence(NamedTuple):
   alone: Mapping[str, np.ndarray] = {}
   tuned: Mapping[str, Any] = {}
   swept: Mapping[str, Sequence[Found]] = {}
+  extra: Mapping[str, Any] = {}

@@ -118,7 +118,8 @@ def choose(
         key: np.array([settings[i][key] for i in places], np.float32)
         for key in _traced(space)
       }
-      many = lanes.serve(plan._replace(settings=same), name, original, traced)
+      own = plan._replace(settings=same)
+      many = lanes.served(own, name, original, traced)[name]
       for place, i in enumerate(places):
         one = many._replace(value=lanes.at(many.value, place))
         record(evidence, measure, {name: one})

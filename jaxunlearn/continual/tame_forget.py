@@ -140,7 +140,8 @@ def tame_forget_examples(
         num_steps=num_steps,
         batch_size=batch_size,
       )
-      return tuple(variables), info.loss.astype(jnp.float32)
+      made = variables.params, variables.model_state
+      return made, info.loss.astype(jnp.float32)
 
     skip = lambda _: ((params, model_state), jnp.zeros(num_steps))
     return jax.lax.cond(is_wanted, run, skip, None)

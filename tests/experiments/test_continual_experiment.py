@@ -3,14 +3,23 @@
 import json
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import continual, continual_checks, continual_data
+from experiments import continual
+from experiments.bench import REFERENCES
+from experiments.datasets import tasks
+from experiments.studies import continual_events as words
+from experiments.studies import continual_learners, continual_streams
+from jaxunlearn import Variables, models
 from jaxunlearn import continual as co
+from jaxunlearn.adapters.flax import from_module
+from jaxunlearn.continual.metrics import task_status
 
 METHODS = ("clu", "acu", "naive")
-ROWS = ("original", "retrained", "clu", "clu_teacher", "acu", "naive")
+ROWS = (*REFERENCES, "clu", "clu_teacher", "acu", "naive")
 
 
 def run(out, *argv):
@@ -72,6 +81,8 @@ def test_retraining_and_acu_forget_and_the_original_does_not(own_run):
     assert rows[name]["retain_test_accuracy"] > 0.8
   assert rows["retrained"]["retrained_gap"] == 0
   assert rows["retrained"]["js_to_retrained"] == pytest.approx(0, abs=1e-6)
+  again = rows["retrained_again"]
+  assert again["forget_test_accuracy"] == 0 and again["js_to_retrained"] > 0
   assert rows["original"]["forget_test_accuracy"] > 0.7
   check = results["config"]["ridge_check"]
   assert check["retrained"] == 0 and check["float64"] < 1e-4 < check["size"]
@@ -116,34 +127,90 @@ def test_a_tame_stream_runs_and_forgets_by_dropping_experts(own_file, tmp_path):
   assert results["config"]["tame_boundaries"][0]["total"] == 1
 
 
+@pytest.mark.slow
+def test_published_clu_and_its_reference_have_rows_of_their_own(
+  own_file, tmp_path
+):
+  results = run(
+    tmp_path,
+    *("--preset", "smoke", "--data", f"npz:{own_file}"),
+    *("--events", "learn:0 learn:1 forget:0", "--many-requests", "0"),
+    *("--methods", "clu_published,clu_remaining"),
+  )
+  settings = results["config"]["settings"]
+  for name in ("clu_published", "clu_remaining"):
+    assert settings[name]["distil_weight"] == 0.1
+    assert settings[name]["rotation_weight"] == 0.3
+  rows = [r for r in results["rows"] if r["method"] == "clu_remaining"]
+  assert [r["seed"] for r in rows] == [100, 101]
+  # It never saw the task, and it is no method.
+  assert all(r["request_accuracy"] == 0 for r in rows)
+  assert "clu_published" in results["config"]["verdicts"]["events"]
+  assert "clu_remaining" not in results["config"]["verdicts"]["events"]
+
+
+@pytest.mark.slow
+def test_settings_are_chosen_on_other_streams_and_seeds(own_file, tmp_path):
+  results = run(
+    tmp_path,
+    *("--preset", "smoke", "--data", f"npz:{own_file}", "--seeds", "1"),
+    *("--events", "learn:0 learn:1 forget:0", "--many-requests", "0"),
+    *("--methods", "naive", "--tune", "3"),
+  )
+  assert 0.01 <= results["config"]["settings"]["naive"]["learning_rate"] <= 0.2
+  assert "How settings were chosen" in (tmp_path / "report.html").read_text()
+
+
+def test_heads_leave_the_classifier_as_it_is():
+  model = from_module(models.MLP(3, hidden=(8,)))
+  headed = continual_learners.with_heads(model)
+  x = jax.random.normal(jax.random.key(0), (5, 4))
+  variables = headed.init(jax.random.key(1), x)
+  network = Variables(variables.params["network"], {})
+  np.testing.assert_array_equal(
+    headed.predict(variables, x), model.predict(network, x)
+  )
+  found = headed.features(variables, x)
+  assert found["rotation"].shape == (5, 4)
+  length = np.linalg.norm(found["projection"], axis=1)
+  np.testing.assert_allclose(length, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", words.STREAMS)
+def test_the_status_of_tasks_is_that_of_the_rows(name):
+  events = words.named_stream(name, 4, 3)
+  stream = co.task_stream(jnp.arange(4), events)
+  np.testing.assert_array_equal(words.status(events, 4), task_status(stream, 4))
+
+
 def test_the_published_stream_is_that_of_the_paper():
-  words = lambda name, k: [
-    continual_data.words(e) for e in continual_data.named_stream(name, k, 0)
+  texts = lambda name, k: [
+    words.words(e) for e in words.named_stream(name, k, 0)
   ]
   minus = "\N{MINUS SIGN}"
-  assert words("published", 5) == [
+  assert texts("published", 5) == [
     *("+0", "+1", "+2", "+3"),
     *(f"{minus}1", "+2", f"{minus}3", "+4"),
   ]
-  assert words("requests_last", 3) == ["+0", "+1", "+2", f"{minus}1"]
-  assert words("mixed", 3) == ["+0", "+1", f"{minus}0", "+2", f"+0 {minus}2"]
+  assert texts("requests_last", 3) == ["+0", "+1", "+2", f"{minus}1"]
+  assert texts("mixed", 3) == ["+0", "+1", f"{minus}0", "+2", f"+0 {minus}2"]
   for k in (2, 3, 6):
-    for name in continual_data.STREAMS:
-      events = continual_data.named_stream(name, k, 3)
+    for name in words.STREAMS:
+      events = words.named_stream(name, k, 3)
       assert {t for e in events for t in e.learn} <= set(range(k))
       known = set()
       for event in events:
         # Nothing is asked for that was not learned.
         assert set(event.forget) <= known
         known = (known | set(event.learn)) - set(event.forget)
-  assert words("random", 5) != [
-    continual_data.words(e) for e in continual_data.named_stream("random", 5, 1)
+  assert texts("random", 5) != [
+    words.words(e) for e in words.named_stream("random", 5, 1)
   ]
 
 
 def test_events_are_read_as_they_are_written():
   text = "learn:0 learn:1,2 forget:0 learn:3+forget:1"
-  assert continual_data.parse_events(text, 4) == [
+  assert words.parse_events(text, 4) == [
     co.learn(0),
     co.learn(1, 2),
     co.forget(0),
@@ -167,21 +234,21 @@ def test_boundaries_are_counted_once_and_drops_are_not_alarms():
   switched[2, 0] = True  # The task is the same: an alarm.
   switched[4, 0] = True  # The expert before was dropped.
   switched[5, 12] = True  # Too late: missed, and an alarm.
-  found = continual_checks.boundaries(events, switched)
-  assert found == continual_checks.Boundaries(2, 1, 4)
+  found = continual_streams.boundaries(events, switched)
+  assert found == continual_streams.Boundaries(2, 1, 4)
 
 
 def test_features_of_images_depend_on_no_other_image():
   rng = np.random.default_rng(0)
   images = rng.normal(size=(3, 16, 16, 3)).astype(np.float32)
   images[2] = 0  # No contrast at all.
-  x = continual_data.random_convolutions(images)
-  assert x.shape == (3, 4 * continual_data.NUM_KERNELS)
+  x = tasks.random_convolutions(images)
+  assert x.shape == (3, 4 * tasks.NUM_KERNELS)
   assert np.isfinite(x).all()
   np.testing.assert_allclose(x[:2].mean(axis=1), 0, atol=1e-5)
   length = np.linalg.norm(x, axis=1)
   np.testing.assert_allclose(length, [10, 10, 0], atol=1e-4)
-  alone = continual_data.random_convolutions(images[1:2])
+  alone = tasks.random_convolutions(images[1:2])
   np.testing.assert_allclose(alone[0], x[1], atol=1e-5)
 
 
