@@ -15,7 +15,14 @@ from experiments.bench.tune import Between, Choice
 from jaxunlearn.models.generator import image_generator, vector_generator
 
 # One of each kind, and few enough to compile within a minute or two.
-USUAL = ("finetune", "unsir", "bad_teacher", "scrub", "ssd", "salun")
+USUAL = (
+  "finetune",
+  "unsir",
+  "bad_teacher",
+  "scrub",
+  "ssd_adaptive",
+  "salun",
+)
 _NOISE_RATE = 0.1  # Of the noise that is learned, as published.
 _STUDENT_STEPS = 10  # Per cycle, as published.
 _MOVES_INPUTS = (

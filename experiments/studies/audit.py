@@ -97,7 +97,7 @@ class Options(classifiers.Options):
       "Unlearning methods to audit as well, as in unsir,bad_teacher, or all. "
       "The model that is retrained again shows what an honest one looks like."
     ),
-  ] = "finetune,gradient_ascent,unsir,salun,ssd"
+  ] = "finetune,gradient_ascent,unsir,salun,ssd_adaptive"
 
   seeds: Annotated[
     int | None,
