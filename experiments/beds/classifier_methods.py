@@ -333,9 +333,10 @@ def fit(plan: Plan) -> Plan:
   strategy = plan.strategy
   if options.strategy is None and strategy == "vmap" and options.model != "mlp":
     strategy = 4
+  methods = tuple(name for name in plan.methods if name not in lacks)
   return plan._replace(
-    methods=tuple(name for name in plan.methods if name not in lacks),
-    settings=settings,
+    methods=methods,
+    settings={name: settings[name] for name in methods},
     strategy=strategy,
     notes=(*classifiers.notes(plan), *notes),
   )

@@ -62,7 +62,7 @@ ATTACK_RULES = (
   Rule("relearn_area", 0.05, TRACE, TELLTALE),
   Rule("quantized_knowledge", 0.05, TRACE),
   Rule("probe_accuracy", 0.05, TRACE),
-  Rule("u_lira_auc", 0.1, TELLTALE),
+  Rule("u_lira_auc", 0.1, TELLTALE, above_original=TRACE),
 )
 
 
@@ -194,7 +194,7 @@ def intervals(evidence: Evidence) -> list[report.Comparison]:
       interval = bootstrap(jax.random.key(0), *groups)
       texts[0] = _interval_text(*map(float, interval))
     told = found.values.get("u_lira_auc")
-    if told is not None and name != RETRAINED:
+    if told is not None and name != RETRAINED and np.isfinite(told).any():
       ends = verdicts.difference_interval(told, np.zeros(len(told)))
       texts[1] = _interval_text(float(np.nanmean(told)), *ends)
     rows.append((name, tuple(Cell(text) for text in texts)))

@@ -294,7 +294,10 @@ def _told_apart(
   told = None if method in single else tell_apart(ours, theirs)
   if method == RETRAINED:  # Told from itself by guessing alone.
     columns["u_lira_auc"] = np.full(lanes, 0.5)
-  elif told is not None:
+  elif told is None:
+    later = ("u_lira_auc", "forgetting_quality", "epsilon")
+    columns |= {name: np.full(lanes, np.nan) for name in later}
+  else:
     columns |= {
       "u_lira_auc": told.auc,
       "forgetting_quality": np.full(lanes, told.forgetting_quality),

@@ -70,6 +70,8 @@ class Rule(NamedTuple):
     reference: whose value it is held against: "retrained"; "original" for what
       was to be kept; or "retrained_again" for a distance to the retrained model,
       whose floor is that of another one.
+    above_original: what a larger value means in the original model, where that is
+      something else: what tells it from retrained ones is that it knows the rows.
   """
 
   metric: str
@@ -77,6 +79,7 @@ class Rule(NamedTuple):
   above: str = TRACE
   below: str = NOTHING
   reference: str = RETRAINED
+  above_original: str | None = None
 
 
 def distance(metric: str, margin: float) -> Rule:
@@ -122,6 +125,9 @@ def checks(trial: Trial, request: str, method: str) -> list[Check]:
     if not np.isfinite(theirs).any():
       continue
     is_one = method in trial.single
+    above = rule.above
+    if method == ORIGINAL and rule.above_original is not None:
+      above = rule.above_original
     ours = np.full_like(theirs, ours[0]) if is_one else ours
     found.append(
       Check(
@@ -131,7 +137,7 @@ def checks(trial: Trial, request: str, method: str) -> list[Check]:
         _mean(theirs),
         *difference_interval(ours, theirs, one_model=is_one),
         rule.margin,
-        rule.above,
+        above,
         rule.below,
       )
     )
