@@ -1,5 +1,6 @@
 """Digests that tell runs apart, and that another process finds again."""
 
+import runpy
 import subprocess
 import sys
 
@@ -44,9 +45,9 @@ def test_another_process_finds_the_same():
   assert len(runs) == 1 and len(runs.pop().split()) == 2
 
 
-def test_a_program_is_told_by_its_constants_and_shapes():
-  space = {}
-  exec(CODE, space)
+def test_a_program_is_told_by_its_constants_and_shapes(tmp_path):
+  (tmp_path / "made.py").write_text(CODE)
+  space = runpy.run_path(str(tmp_path / "made.py"))
   make, x = space["make"], jnp.ones(3)
   of = lambda *args: fingerprints.program(make(*args), x)[0]
   assert of() == of(0.1) == fingerprints.program(make(), 2 * x)[0]
