@@ -22,6 +22,7 @@ from jaxunlearn.core.combinators import repeat as repeat
 from jaxunlearn.core.devices import make_mesh as make_mesh
 from jaxunlearn.core.devices import rows_for_budget as rows_for_budget
 from jaxunlearn.core.drivers import predict as predict
+from jaxunlearn.core.drivers import predict_many as predict_many
 from jaxunlearn.core.drivers import unlearn as unlearn
 from jaxunlearn.core.drivers import unlearn_sequence as unlearn_sequence
 from jaxunlearn.core.host_batches import host_batch as host_batch
@@ -38,6 +39,7 @@ from jaxunlearn.core.phase import PARAMS as PARAMS
 from jaxunlearn.core.phase import phase as phase
 from jaxunlearn.core.phase import remember as remember
 from jaxunlearn.core.phase import supervised as supervised
+from jaxunlearn.core.rows import split_rows as split_rows
 from jaxunlearn.core.streaming import stream as stream
 from jaxunlearn.core.tasks import Fit as Fit
 from jaxunlearn.core.tasks import Model as Model
@@ -51,6 +53,7 @@ from jaxunlearn.core.training import unlearn_many as unlearn_many
 from jaxunlearn.core.transform import PhaseInfo as PhaseInfo
 from jaxunlearn.core.transform import Transform as Transform
 from jaxunlearn.core.trees import last_layers as last_layers
+from jaxunlearn.core.trees import stack as stack
 from jaxunlearn.core.types import ALL as ALL
 from jaxunlearn.core.types import Draw as Draw
 from jaxunlearn.core.types import Losses as Losses

@@ -78,6 +78,8 @@ from jaxunlearn.attacks.language import zlib_score as zlib_score
 from jaxunlearn.attacks.lira import global_threshold as global_threshold
 from jaxunlearn.attacks.lira import lira_leave_one_out as lira_leave_one_out
 from jaxunlearn.attacks.lira import lira_scores as lira_scores
+from jaxunlearn.attacks.own_models import LiraAttack as LiraAttack
+from jaxunlearn.attacks.own_models import lira_attack as lira_attack
 from jaxunlearn.attacks.population import MembershipRatio as MembershipRatio
 from jaxunlearn.attacks.population import MembershipSignals as MembershipSignals
 from jaxunlearn.attacks.population import PopulationAttack as PopulationAttack

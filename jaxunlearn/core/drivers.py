@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.tasks import Model
-from jaxunlearn.core.training import check_labels
+from jaxunlearn.core.training import check_labels, map_many
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import Info, PyTree, Request, Variables, as_request
 
@@ -169,3 +169,29 @@ def predict(
     lambda y: y.reshape(chunks * batch_size, *y.shape[2:])[:n], outputs
   )
   return merged
+
+
+@partial(jax.jit, static_argnums=0, static_argnames=("batch_size", "strategy"))
+def predict_many(
+  model: Model,
+  variables: Variables,
+  inputs: PyTree,
+  *,
+  batch_size: int = 1024,
+  strategy: str | int = "map",
+) -> jax.Array:
+  """Outputs of many models on the same rows, as one compiled program.
+
+  Args:
+    model: what they are variables of.
+    variables: leaves [M, ...], as `unlearn_many` returns them and `stack` makes
+      them.
+    inputs: [N, ...].
+    batch_size: static; rows at a time.
+    strategy: static; see `map_many`.
+
+  Returns:
+    [M, N, ...].
+  """
+  one = lambda v: predict(model, v, inputs, batch_size=batch_size)
+  return map_many(one, variables, strategy=strategy)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jex_core
 
+from jaxunlearn.core import checks
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.types import PyTree, Variables
 
@@ -128,3 +129,16 @@ def path_mask(params: PyTree, chosen: Sequence[Path] | set[Path]) -> PyTree:
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: jnp.full(jnp.shape(leaf), path in chosen), params
   )
+
+
+def stack(models: Sequence[PyTree]) -> PyTree:
+  """Models of one structure as one, leaves [M, ...]: for `predict_many`.
+
+  Raises:
+    ValueError: no model, or one of another structure or of other shapes.
+  """
+  if isinstance(models, Variables) or not models:
+    raise ValueError(f"Expected a list of models, got {type(models).__name__}.")
+  for i, other in enumerate(models):
+    checks.same_structure(other, models[0], f"models[{i}]")
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
