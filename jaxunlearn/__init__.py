@@ -73,14 +73,22 @@ from jaxunlearn.methods.baselines import retrain as retrain
 from jaxunlearn.methods.blindspot import blindspot as blindspot
 from jaxunlearn.methods.boundary import boundary_expand as boundary_expand
 from jaxunlearn.methods.boundary import boundary_shrink as boundary_shrink
+from jaxunlearn.methods.concept_poison import concept_poison as concept_poison
+from jaxunlearn.methods.dmm import dm_direct as dm_direct
+from jaxunlearn.methods.dmm import dmm as dmm
+from jaxunlearn.methods.dmm import oracle_matching as oracle_matching
 from jaxunlearn.methods.fisher import fisher_forgetting as fisher_forgetting
 from jaxunlearn.methods.gated_transfer import gkt as gkt
 from jaxunlearn.methods.gaussian_amnesiac import (
   gaussian_amnesiac as gaussian_amnesiac,
 )
+from jaxunlearn.methods.iau import gradient_restriction as gradient_restriction
+from jaxunlearn.methods.iau import iau as iau
+from jaxunlearn.methods.iau import restricted as restricted
 from jaxunlearn.methods.influence_unlearning import (
   influence_unlearning as influence_unlearning,
 )
+from jaxunlearn.methods.laf import laf as laf
 from jaxunlearn.methods.last_layers import cf_k as cf_k
 from jaxunlearn.methods.last_layers import eu_k as eu_k
 from jaxunlearn.methods.random_label import random_label as random_label
@@ -146,9 +154,12 @@ __all__ = [
   "boundary_shrink",
   "cf_k",
   "chain",
+  "concept_poison",
   "continual",
   "derive",
   "diffusion",
+  "dm_direct",
+  "dmm",
   "edit",
   "ema",
   "eu_k",
@@ -157,11 +168,14 @@ __all__ = [
   "gaussian_amnesiac",
   "gkt",
   "gradient_ascent",
+  "gradient_restriction",
   "graph",
   "host_batch",
   "host_batches",
+  "iau",
   "influence_unlearning",
   "l1_sparse",
+  "laf",
   "lanes_for_budget",
   "last_layers",
   "losses",
@@ -171,6 +185,7 @@ __all__ = [
   "masked",
   "metrics",
   "neggrad_plus",
+  "oracle_matching",
   "per_row",
   "phase",
   "predict",
@@ -181,6 +196,7 @@ __all__ = [
   "repeat",
   "requests",
   "restore",
+  "restricted",
   "retrain",
   "rows_for_budget",
   "saliency_mask",

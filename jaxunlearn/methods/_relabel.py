@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,11 +21,18 @@ REDRAWS = ("once", "epoch", "batch")
 _KEY: Slot[jax.Array] = Slot("label key")
 
 
-def mixed(objective: Objective, fit: Fit, num_classes: int) -> Transform:
-  """Steps on both kinds of rows in their natural proportion."""
-  draw = Draw(mixed=fit.batch_size)
+def mixed(
+  objective: Objective,
+  fit: Fit,
+  num_classes: int,
+  *,
+  select: Callable[..., jax.Array] | None = None,
+  name: str = "random_label",
+) -> Transform:
+  """Steps on both kinds of rows in their natural proportion; see `Draw`."""
+  draw = Draw(mixed=fit.batch_size, select=select)
   relabel = phase(objective, fit, draw=draw, name="relabel")
-  return chain(_label_key(num_classes), relabel, name="random_label")
+  return chain(_label_key(num_classes), relabel, name=name)
 
 
 def sequential(

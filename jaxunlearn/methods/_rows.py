@@ -26,6 +26,16 @@ def seen(request: Request) -> jax.Array:
   return jnp.maximum(request.forget, request.retain)
 
 
+def some_of(
+  mask: jax.Array, count: int | jax.Array, key: jax.Array
+) -> jax.Array:
+  """So many of the rows in a mask, or all of them, at random: bool [N]."""
+  order = jax.random.permutation(key, mask.shape[0])
+  # The rank of each row among those of the mask, in random order.
+  rank = jnp.zeros_like(order).at[order].set(jnp.cumsum(mask[order]))
+  return mask & (rank <= count)
+
+
 def original_loss(
   task: Any,
   variables: Variables,

@@ -34,6 +34,7 @@ from jaxunlearn.core.types import (
   Step,
   Variables,
 )
+from jaxunlearn.methods import _rows
 
 NOTEBOOK = Fit(optax.adam(1e-4), 60)  # The authors', one epoch.
 
@@ -88,13 +89,8 @@ def bad_teacher(
   def select(data: PyTree, request: Request, key: jax.Array) -> jax.Array:
     """All forget rows, and a share of the retain rows."""
     checks.hard_request(request.forget)
-    retained = request.retain
-    order = jax.random.permutation(key, retained.shape[0])
-    # The rank of each retain row among the retain rows, in random order.
-    rank = jnp.zeros_like(order).at[order].set(jnp.cumsum(retained[order]))
-    return request.forget | (
-      retained & (rank <= jnp.round(retain_fraction * retained.sum()))
-    )
+    count = jnp.round(retain_fraction * request.retain.sum())
+    return request.forget | _rows.some_of(request.retain, count, key)
 
   def objective(variables: Variables, step: Step, key: jax.Array) -> Losses:
     student, state = apply_rows(model, variables, step, key, train=train_mode)

@@ -4,6 +4,17 @@ Every metric names the direction that is better and what the retrained model,
 the standard, has in expectation. An empty set gives nan.
 """
 
+from jaxunlearn.metrics.attribution import integrated_gradients
+from jaxunlearn.metrics.concepts import (
+  Bottleneck,
+  ConceptBank,
+  class_attributions,
+  closest_class,
+  concept_bank,
+  concept_residue,
+  concepts_of,
+  fit_bottleneck,
+)
 from jaxunlearn.metrics.distance import (
   LayerDistance,
   WeightDistance,
@@ -35,6 +46,7 @@ from jaxunlearn.metrics.influence import (
   influence_scores,
   solve_curvature,
 )
+from jaxunlearn.metrics.klom import klom, klom_floor
 from jaxunlearn.metrics.membership import (
   confidence,
   entropy,
@@ -72,7 +84,9 @@ from jaxunlearn.metrics.utility import (
 
 __all__ = [
   "Bands",
+  "Bottleneck",
   "CanvasScores",
+  "ConceptBank",
   "FeatureStatistics",
   "LayerDistance",
   "PairScores",
@@ -83,12 +97,18 @@ __all__ = [
   "association_matrix",
   "canvas_scores",
   "class_accuracy",
+  "class_attributions",
+  "closest_class",
+  "concept_bank",
+  "concept_residue",
+  "concepts_of",
   "confidence",
   "confusion_matrix",
   "encode_frames",
   "entropy",
   "feature_frechet_distance",
   "feature_statistics",
+  "fit_bottleneck",
   "frechet_distance",
   "gauss_newton_vector_product",
   "gradient_dots",
@@ -97,8 +117,11 @@ __all__ = [
   "hessian_vector_product",
   "influence_of_request",
   "influence_scores",
+  "integrated_gradients",
   "js_divergence",
   "kl_divergence",
+  "klom",
+  "klom_floor",
   "logit_confidence",
   "mean_absolute_error",
   "mean_cross_entropy",

@@ -1,6 +1,7 @@
 """Rows of the methods for any model, and of relearning."""
 
 import jax
+import numpy as np
 import optax
 import problems
 from conformance import worlds
@@ -11,9 +12,11 @@ import jaxunlearn as ju
 from jaxunlearn import attacks
 from jaxunlearn.methods.influence_unlearning import influence_released
 from jaxunlearn.methods.unsir import unsir_released
+from jaxunlearn.models.vae import vae
 
 FIT = ju.Fit(ADAM, 5, 8)
 FEW = ju.Fit(ADAM, 4, 16)
+SHARED = ju.Fit(ADAM, 5, 40)  # Eight devices share 8 and 32 rows.
 STEPS = FIT._asdict()
 SALUN = {
   "num_classes": 4,
@@ -29,6 +32,8 @@ SCRUB = {
   "forget_batch_size": 8,
 }
 NOISE = {"noise": ju.Fit(optax.adam(0.1), 4, 8), "impair": FEW, "repair": FEW}
+# What a row adds to another row's outputs, of any size.
+ATTRIBUTION = 0.1 * np.random.default_rng(0).normal(size=(60, 60, 4))
 
 
 def ledger():
@@ -55,6 +60,18 @@ CLASSIFIERS = [
     ju.random_label,
     lambda m: ju.random_label(m, num_classes=4, **STEPS),
     soft_request=False,
+  ),
+  _classes(
+    ju.concept_poison,
+    lambda m: ju.concept_poison(m, FIT, num_classes=4),
+    soft_request=False,
+  ),
+  _classes(
+    ju.concept_poison,
+    lambda m: ju.concept_poison(m, FIT, num_classes=4, target=2, share=0.6),
+    "targeted",
+    soft_request=False,
+    slow=True,
   ),
   _classes(
     ju.random_label,
@@ -130,6 +147,7 @@ CLASSIFIERS = [
     influence_released,
     lambda m: influence_released(m, num_samples=20, chunk_size=16),
   ),
+  _classes(ju.iau, lambda m: ju.iau(m, chunk_size=16), keyless=True),
   _classes(
     ju.amnesiac,
     lambda m: ju.amnesiac(m, ledger(), **STEPS),
@@ -192,6 +210,32 @@ CLASSIFIERS = [
     ju.bad_teacher,
     lambda m: ju.bad_teacher(m, num_steps=5, batch_size=16),
     soft_request=False,
+  ),
+  _classes(
+    ju.laf,
+    lambda m: ju.laf(
+      m._replace(features=lambda v, x: {"features": m.predict(v, x)}),
+      FIT,
+      align=ADAM,
+      autoencoder=vae((8,), 2),
+      autoencoder_fit=ju.Fit(ADAM, 3, 8),
+    ),
+    soft_request=False,
+    devices=False,  # A device compares the forget rows of its own share.
+    slow=True,
+  ),
+  _classes(
+    ju.dmm,
+    lambda m: ju.dmm(m, ATTRIBUTION, SHARED),
+    soft_request=False,
+    low_precision=False,  # Outputs are matched in float32.
+  ),
+  _classes(
+    ju.oracle_matching,
+    lambda m: ju.oracle_matching(m, ATTRIBUTION[0], SHARED),
+    soft_request=False,
+    low_precision=False,
+    slow=True,
   ),
   row(
     worlds.targets,
