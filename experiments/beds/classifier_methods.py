@@ -8,7 +8,7 @@ from typing import Any
 import optax
 
 import jaxunlearn as ju
-from experiments.beds import classifiers
+from experiments.beds import classifiers, concepts
 from experiments.beds.classifier_settings import settings_for
 from experiments.bench import Bed, Method, Plan, Setting
 from experiments.bench.tune import Between, Choice
@@ -24,6 +24,7 @@ USUAL = (
   "salun",
 )
 _NOISE_RATE = 0.1  # Of the noise that is learned, as published.
+_CODER_RATE = 1e-3  # Of the auto-encoders, as published.
 _STUDENT_STEPS = 10  # Per cycle, as published.
 _MOVES_INPUTS = (
   "boundary_shrink",
@@ -94,6 +95,17 @@ def _salun(bed: Bed, s: Setting) -> ju.Transform:
     num_epochs=s["num_epochs"],
     forget_steps=s["forget_steps"],
     keep=s["keep"],
+  )
+
+
+def _laf(bed: Bed, s: Setting) -> ju.Transform:
+  rows = s["batch_size"]
+  return ju.laf(
+    bed.model,
+    ju.Fit(optax.adam(s["rate"]), s["steps"], rows),
+    align=optax.adam(s["align_rate"]),
+    temperature=s["temperature"],
+    autoencoder_fit=ju.Fit(optax.adam(_CODER_RATE), s["coder_steps"], rows),
   )
 
 
@@ -192,6 +204,22 @@ METHODS: Mapping[str, Method] = {
   "salun": Method(
     _salun, {**_RATE, "keep": Between(0.1, 1.0, log=False)}, access=_BOTH
   ),
+  "laf": Method(
+    _laf,
+    {
+      "rate": Between(2e-5, 2e-3),
+      "align_rate": Between(2e-5, 2e-3),
+      "temperature": Between(1.0, 50.0),
+    },
+    access="forget and retain rows without labels",
+  ),
+  "concept_poison": Method(
+    lambda bed, s: concepts.poison(bed, s, _fit(bed, s)),
+    _RATE,
+    access=_BOTH,
+    note="labels what is to be forgotten as the class that is nearest to it in "
+    "concepts, here where in an input something is.",
+  ),
   "boundary_shrink": Method(
     _boundary_shrink,
     {**_RATE, "radius": Between(1e-2, 1.0)},
@@ -205,6 +233,11 @@ METHODS: Mapping[str, Method] = {
   "influence_unlearning": Method(
     lambda bed, s: ju.influence_unlearning(bed.model, **s),
     {"scale": Between(0.1, 20.0), "damping": Between(1e-3, 1.0)},
+    access=_BOTH,
+  ),
+  "iau": Method(
+    lambda bed, s: ju.iau(bed.model, **s),
+    {"step_size": Between(0.05, 3.0), "retain_weight": Between(0.1, 10.0)},
     access=_BOTH,
   ),
   "ssd": Method(
