@@ -103,6 +103,7 @@ if TYPE_CHECKING:
   from jaxunlearn import continual as continual
   from jaxunlearn import diffusion as diffusion
   from jaxunlearn import graph as graph
+  from jaxunlearn import language as language
   from jaxunlearn import recsys as recsys
   from jaxunlearn import tables as tables
   from jaxunlearn import valuation as valuation
@@ -114,6 +115,7 @@ _ROOMS = (
   "continual",
   "diffusion",
   "graph",
+  "language",
   "recsys",
   "tables",
   "valuation",
@@ -177,6 +179,7 @@ __all__ = [
   "l1_sparse",
   "laf",
   "lanes_for_budget",
+  "language",
   "last_layers",
   "losses",
   "make_mesh",

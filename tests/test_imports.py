@@ -32,6 +32,7 @@ ALLOWED = {
   "continual": {"core", "losses", "models"},
   "diffusion": {"core", "losses", "methods", "models"},
   "graph": {"core", "losses", "methods", "metrics", "models"},
+  "language": {"core", "losses", "methods", "metrics", "models"},
   "recsys": {"core", "losses", "methods", "models"},
   "tables": {"core", "losses", "models"},
 }
@@ -164,7 +165,7 @@ MANY = {
 
 def factories():
   """Public functions of the rooms of methods that make a transform, by name."""
-  for room in ("methods", "graph", "recsys", "diffusion"):
+  for room in ("methods", "graph", "recsys", "diffusion", "language"):
     package = importlib.import_module(f"jaxunlearn.{room}")
     for found in pkgutil.iter_modules(package.__path__):
       module = importlib.import_module(f"{package.__name__}.{found.name}")

@@ -1,0 +1,112 @@
+"""A decoder as the functions that methods take."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxunlearn.core import checks
+from jaxunlearn.core.tasks import Model, Task
+from jaxunlearn.core.types import Losses, PyTree, Step, Variables
+from jaxunlearn.language.scores import summed, token_nll
+from jaxunlearn.language.types import LanguageModel, Text, check_text, counted
+from jaxunlearn.losses.classification import cross_entropy
+from jaxunlearn.models.decoder import Blocks, Decoder, DecoderConfig, Edits
+
+
+def language_model(
+  config: DecoderConfig, *, chunk: int | None = None
+) -> LanguageModel:
+  """A `LanguageModel` of a decoder.
+
+  Args:
+    config: its sizes and switches.
+    chunk: None, or how many positions at a time losses put the head on: the
+      logits of a batch are never all there.
+
+  Returns:
+    The model; `lm.model.init(key, text)` makes fresh weights, and `ju.train`
+    and every method for a `Task` take it as it is.
+  """
+  decoder = Decoder(config)
+  if chunk is not None:
+    checks.count(1, chunk=chunk)
+
+  def call(variables: Variables, *args: Any, method: Any) -> Any:
+    return decoder.apply({"params": variables.params}, *args, method=method)
+
+  def init(key: jax.Array, inputs: PyTree) -> Variables:
+    check_text(inputs)
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    return Variables(decoder.init(key, tokens)["params"])
+
+  def embed(variables: Variables, tokens: jax.Array) -> jax.Array:
+    return call(variables, tokens, method=Decoder.embed_tokens)
+
+  def blocks(
+    variables: Variables,
+    hidden: jax.Array,
+    *,
+    positions: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    cache: Any = None,
+    edits: Edits | None = None,
+    layers: int | None = None,
+  ) -> Blocks:
+    params, run = variables.params, decoder
+    if layers is not None:
+      checks.count(1, layers=layers)
+      first = jax.tree.map(lambda w: w[:layers], params["blocks"])
+      params = {**params, "blocks": first}
+      run = Decoder(dataclasses.replace(config, num_layers=layers))
+    given = (hidden, positions, mask, cache, edits)
+    out: Any = run.apply({"params": params}, *given, method=Decoder.run_blocks)
+    return out
+
+  def logits(variables: Variables, hidden: jax.Array) -> jax.Array:
+    return call(variables, hidden, method=Decoder.to_logits)
+
+  def apply(
+    variables: Variables,
+    inputs: PyTree,
+    *,
+    train: bool = False,
+    key: jax.Array | None = None,
+  ) -> tuple[jax.Array, PyTree]:
+    del train, key
+    check_text(inputs, config)
+    hidden = blocks(variables, embed(variables, inputs.tokens)).hidden
+    return logits(variables, hidden), variables.model_state
+
+  def row_loss(outputs: jax.Array, rows: PyTree) -> jax.Array:
+    out = _losses(outputs, rows["x"], rows.get("token_weight"))
+    assert out.weight is not None
+    return out.value / jnp.where(out.weight > 0, out.weight, 1)
+
+  def features(variables: Variables, inputs: Text) -> dict[str, jax.Array]:
+    check_text(inputs, config)
+    states = blocks(variables, embed(variables, inputs.tokens)).states
+    return {f"block_{i}": states.residual[i] for i in range(config.num_layers)}
+
+  model = Model(init, apply, row_loss, features)
+
+  def loss(
+    variables: Variables, step: Step, key: jax.Array, *, train: bool = False
+  ) -> Losses:
+    del key, train
+    weight = step.rows.get("token_weight")
+    return token_nll(lm, variables, step.rows["x"], weight)
+
+  task = Task(model.task.init, loss, model.predict, features)
+  lm = LanguageModel(model, config, embed, blocks, logits, task, chunk)
+  return lm
+
+
+def _losses(outputs: jax.Array, x: Text, weight: jax.Array | None) -> Losses:
+  """Sums of a row's losses from logits [B, L, V]."""
+  mask = counted(x)
+  targets = jnp.where(mask, x.tokens[:, 1:], 0)
+  return summed(cross_entropy(outputs[:, :-1], targets), mask, weight)

@@ -1,0 +1,426 @@
+"""A decoder of text: one block, scanned over stacked weights.
+
+Switches of one block make GPT-2 (LayerNorm, learned positions, biases), Llama 1
+to 3, SmolLM2 and Mistral (RMSNorm, rotations, a gated perceptron), Qwen2
+(biases of q, k and v) and Qwen3 (norms of q and k). Nothing is dropped out.
+
+The parameters, D the width, H and K heads of queries and of keys of size E, M
+the perceptron's width, V tokens, P positions; "layers" is a leading axis:
+
+    embed/embedding [V, D]        positions/embedding [P, D], if learned
+    blocks/norm_1, norm_2         scale [layers, D], bias of LayerNorm
+    blocks/attention/q            kernel [layers, D, H * E], bias
+    blocks/attention/k, v         kernel [layers, D, K * E], bias
+    blocks/attention/o            kernel [layers, H * E, D], bias
+    blocks/attention/q_norm       scale [layers, E], as k_norm, if there
+    blocks/mlp/gate, up           kernel [layers, D, M], bias; gate if gated
+    blocks/mlp/down               kernel [layers, M, D], bias
+    norm                          scale [D], bias of LayerNorm
+    head                          kernel [D, V], if not tied to the embedding
+
+Heads lie one after the other in the columns of q, k and v. Rotations pair the
+first half of a head with the second, as Hugging Face's weights have it.
+
+Sources: Vaswani et al. (2017), arXiv:1706.03762; rotations, Su et al. (2021),
+arXiv:2104.09864; grouped heads, Ainslie et al. (2023), arXiv:2305.13245.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxunlearn.core import checks
+
+
+class RopeScaling(NamedTuple):
+  """How Llama 3.1 and later stretch the slow rotations.
+
+  Attributes:
+    factor: by how much the slowest are slowed.
+    low_frequency: waves longer than original_length / low_frequency are.
+    high_frequency: shorter than original_length / high_frequency are left.
+    original_length: positions that the model was first trained on.
+  """
+
+  factor: float
+  low_frequency: float
+  high_frequency: float
+  original_length: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+  """Sizes and switches of a decoder; static.
+
+  Attributes:
+    vocab_size: V.
+    width: D, of the residual stream.
+    num_layers: blocks.
+    num_heads: heads of queries.
+    mlp_width: M.
+    max_length: the longest text; learned positions are as many.
+    num_kv_heads: heads of keys and values, divides num_heads; 0: as many.
+    head_dim: size of a head; 0: width // num_heads.
+    norm: "rms" or "layer".
+    norm_eps: added to the mean square or the variance.
+    positions: "rope" or "learned".
+    rope_theta: base of the wave lengths of rotations.
+    rope_scaling: None, or Llama 3's.
+    activation: "silu_gated", or "gelu", its tanh form, without a gate.
+    qkv_bias: biases of q, k and v.
+    out_bias: bias of o.
+    mlp_bias: biases of the perceptron.
+    qk_norm: RMSNorm of each head's queries and keys.
+    tied_embeddings: the head is the embedding.
+    window: None, or to how many tokens, itself included, one attends.
+    dtype: of the computation; None is that of the weights.
+    embedding_std: of a fresh embedding.
+    remat: blocks are computed again for the gradient, not kept.
+  """
+
+  vocab_size: int
+  width: int
+  num_layers: int
+  num_heads: int
+  mlp_width: int
+  max_length: int
+  num_kv_heads: int = 0
+  head_dim: int = 0
+  norm: str = "rms"
+  norm_eps: float = 1e-5
+  positions: str = "rope"
+  rope_theta: float = 10_000.0
+  rope_scaling: RopeScaling | None = None
+  activation: str = "silu_gated"
+  qkv_bias: bool = False
+  out_bias: bool = False
+  mlp_bias: bool = False
+  qk_norm: bool = False
+  tied_embeddings: bool = True
+  window: int | None = None
+  dtype: Any = None
+  embedding_std: float = 0.02
+  remat: bool = False
+
+  def __post_init__(self) -> None:
+    sizes = ("vocab_size", "width", "num_layers", "num_heads", "mlp_width")
+    checks.count(1, **{n: getattr(self, n) for n in (*sizes, "max_length")})
+    if self.window is not None:
+      checks.count(1, window=self.window)
+    kv_heads = self.num_kv_heads or self.num_heads
+    object.__setattr__(self, "num_kv_heads", kv_heads)
+    if self.num_heads % kv_heads:
+      raise ValueError(
+        f"Expected num_kv_heads to divide num_heads={self.num_heads}, got "
+        f"num_kv_heads={kv_heads}."
+      )
+    if not self.head_dim and self.width % self.num_heads:
+      raise ValueError(
+        f"Expected num_heads to divide width={self.width}, or a head_dim, got "
+        f"num_heads={self.num_heads}."
+      )
+    head_dim = self.head_dim or self.width // self.num_heads
+    object.__setattr__(self, "head_dim", head_dim)
+    checks.one_of(("rms", "layer"), norm=self.norm)
+    checks.one_of(("rope", "learned"), positions=self.positions)
+    checks.one_of(("silu_gated", "gelu"), activation=self.activation)
+    if self.positions == "rope" and head_dim % 2:
+      raise ValueError(
+        f"Expected an even head_dim for rotations, got head_dim={head_dim}."
+      )
+
+
+class States(NamedTuple):
+  """What blocks pass on, or something for each of it.
+
+  Attributes:
+    attention: [layers, B, T, D], what attention adds to the stream.
+    mlp: [layers, B, T, D], what the perceptron adds.
+    residual: [layers, B, T, D], the stream after each block.
+  """
+
+  attention: Any = None
+  mlp: Any = None
+  residual: Any = None
+
+
+class Edits(NamedTuple):
+  """Numbers put into a running model: tracing, steering, editing.
+
+  Attributes:
+    where: `States` of bool [layers, T] or [layers, B, T]; None: nowhere.
+    values: `States` of [layers, D], [layers, T, D] or [layers, B, T, D], what
+      is put there; the states of another run, for example.
+    add: bool [], whether values are added to what is there; may be traced.
+  """
+
+  where: States
+  values: States
+  add: Any = False
+
+
+class Cache(NamedTuple):
+  """Keys and values of the tokens so far, in slots that rows share.
+
+  Attributes:
+    key: [layers, B, S, K, E].
+    value: [layers, B, S, K, E].
+    position: int32 [B, S], of the token in a slot; -1: none is there.
+    used: int32 [], slots taken; the next token's slot.
+  """
+
+  key: jax.Array
+  value: jax.Array
+  position: jax.Array
+  used: jax.Array
+
+
+class Blocks(NamedTuple):
+  """What the blocks return.
+
+  Attributes:
+    hidden: [B, T, D], the stream after the last block, not yet normalised.
+    cache: None, or the `Cache` with these tokens in it.
+    states: `States`; what is not used of it is not kept by the compiler.
+  """
+
+  hidden: jax.Array
+  cache: Cache | None
+  states: States
+
+
+def empty_cache(
+  config: DecoderConfig, batch: int, slots: int, dtype: Any
+) -> Cache:
+  """A `Cache` without tokens."""
+  heads = (config.num_kv_heads, config.head_dim)
+  zeros = jnp.zeros((config.num_layers, batch, slots, *heads), dtype)
+  nowhere = jnp.full((batch, slots), -1, jnp.int32)
+  return Cache(zeros, zeros, nowhere, jnp.zeros((), jnp.int32))
+
+
+class Norm(nn.Module):
+  """RMSNorm or LayerNorm over the last axis, in float32 or wider."""
+
+  kind: str
+  eps: float
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (x.shape[-1],)
+    scale = self.param("scale", nn.initializers.ones, shape)
+    wide = x.astype(jnp.promote_types(jnp.float32, x.dtype))
+    if self.kind == "layer":
+      wide = wide - wide.mean(axis=-1, keepdims=True)
+    square = (wide**2).mean(axis=-1, keepdims=True)
+    out = wide * jax.lax.rsqrt(square + self.eps)
+    out = out * jnp.broadcast_to(scale, out.shape)
+    if self.kind == "layer":
+      bias = self.param("bias", nn.initializers.zeros, shape)
+      out = out + jnp.broadcast_to(bias, out.shape)
+    return out.astype(x.dtype)
+
+
+class Attention(nn.Module):
+  """Causal attention of grouped heads."""
+
+  config: DecoderConfig
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, shared: Shared, kept: Any
+  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    c = self.config
+    project = lambda name, heads: nn.Dense(
+      heads * c.head_dim, c.qkv_bias, c.dtype, name=name
+    )(x).reshape(*x.shape[:2], heads, c.head_dim)
+    q = project("q", c.num_heads)
+    k, v = project("k", c.num_kv_heads), project("v", c.num_kv_heads)
+    if c.qk_norm:
+      q = Norm("rms", c.norm_eps, name="q_norm")(q)
+      k = Norm("rms", c.norm_eps, name="k_norm")(k)
+    if shared.rotation is not None:
+      q, k = rotate(q, shared.rotation), rotate(k, shared.rotation)
+    new = k, v
+    if kept is not None:
+      write = lambda old, x: jax.lax.dynamic_update_slice_in_dim(
+        old, x.astype(old.dtype), shared.slot, axis=1
+      )
+      k, v = write(kept[0], k), write(kept[1], v)
+    q, k, v = nn.dtypes.promote_dtype(q, k, v)
+    out = jax.nn.dot_product_attention(q, k, v, mask=shared.visible[:, None])
+    out = out.reshape(*x.shape[:2], c.num_heads * c.head_dim)
+    return nn.Dense(c.width, c.out_bias, c.dtype, name="o")(out), new
+
+
+class MLP(nn.Module):
+  """The perceptron of a block."""
+
+  config: DecoderConfig
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    c = self.config
+    dense = lambda size, name: nn.Dense(size, c.mlp_bias, c.dtype, name=name)
+    up = dense(c.mlp_width, "up")(x)
+    if c.activation == "silu_gated":
+      up = nn.silu(dense(c.mlp_width, "gate")(x)) * up
+    else:
+      up = nn.gelu(up)
+    return dense(c.width, "down")(up)
+
+
+class Shared(NamedTuple):
+  """What all blocks are told: masks, rotations, the slot to write to."""
+
+  visible: jax.Array  # bool [B, T, S]
+  rotation: Any  # None, or cosine and sine [B, T, E / 2]
+  slot: Any  # int32 [], or None
+
+
+class Block(nn.Module):
+  """Attention and a perceptron, each after a norm, each residual."""
+
+  config: DecoderConfig
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, shared: Shared, kept: Any, edits: Edits | None
+  ) -> tuple[jax.Array, tuple[Any, States]]:
+    c = self.config
+    norm = lambda name: Norm(c.norm, c.norm_eps, name=name)
+    added, new = Attention(c, name="attention")(norm("norm_1")(x), shared, kept)
+    attention = _edited(added, edits, "attention")
+    x = x + attention
+    mlp = _edited(MLP(c, name="mlp")(norm("norm_2")(x)), edits, "mlp")
+    x = _edited(x + mlp, edits, "residual")
+    return x, (new, States(attention, mlp, x))
+
+
+class Decoder(nn.Module):
+  """Embedding, blocks, norm and head; see the module's docstring.
+
+  Attributes:
+    config: a `DecoderConfig`.
+  """
+
+  config: DecoderConfig
+
+  def setup(self) -> None:
+    c = self.config
+    init = nn.initializers.normal(c.embedding_std)
+    self.embed = nn.Embed(c.vocab_size, c.width, c.dtype, embedding_init=init)
+    if c.positions == "learned":
+      self.positions = nn.Embed(
+        c.max_length, c.width, c.dtype, embedding_init=init
+      )
+    block = nn.remat(Block, prevent_cse=False) if c.remat else Block
+    self.blocks = nn.scan(
+      block,
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=(nn.broadcast, 0, 0),
+      length=c.num_layers,
+    )(c)
+    self.norm = Norm(c.norm, c.norm_eps)
+    if not c.tied_embeddings:
+      self.head = nn.Dense(c.vocab_size, use_bias=False, dtype=c.dtype)
+
+  def embed_tokens(self, tokens: jax.Array) -> jax.Array:
+    """Embeddings [B, T, D] of tokens [B, T]; positions are not yet added."""
+    return self.embed(tokens)
+
+  def run_blocks(
+    self,
+    hidden: jax.Array,
+    positions: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    cache: Cache | None = None,
+    edits: Edits | None = None,
+  ) -> Blocks:
+    """The blocks on embeddings [B, T, D]; see `LanguageModel.blocks`."""
+    c, (batch, length) = self.config, hidden.shape[:2]
+    if positions is None:
+      positions = jnp.arange(length, dtype=jnp.int32)[None]
+    positions = jnp.broadcast_to(positions, (batch, length))
+    if c.positions == "learned":
+      hidden = hidden + self.positions(positions)
+    there = positions if mask is None else jnp.where(mask, positions, -1)
+    slot = None
+    if cache is not None:
+      slot = cache.used
+      there = jax.lax.dynamic_update_slice_in_dim(
+        cache.position, there, slot, axis=1
+      )
+    ahead = positions[:, :, None] - there[:, None, :]
+    visible = (ahead >= 0) & (there >= 0)[:, None, :]
+    if c.window is not None:
+      visible &= ahead < c.window
+    rotation = rotations(c, positions) if c.positions == "rope" else None
+    if edits is not None:
+      every = jnp.broadcast_to(jnp.asarray(edits.add), (c.num_layers,))
+      edits = edits._replace(add=every)
+    kept = None if cache is None else (cache.key, cache.value)
+    shared = Shared(visible, rotation, slot)
+    hidden, (new, states) = self.blocks(hidden, shared, kept, edits)
+    if cache is not None and slot is not None:
+      key, value = (
+        jax.lax.dynamic_update_slice_in_dim(
+          old, x.astype(old.dtype), slot, axis=2
+        )
+        for old, x in zip((cache.key, cache.value), new)
+      )
+      cache = Cache(key, value, there, slot + length)
+    return Blocks(hidden, cache, states)
+
+  def to_logits(self, hidden: jax.Array) -> jax.Array:
+    """Logits [..., V] of the last block's output [..., D], float32 or wider."""
+    hidden = self.norm(hidden)
+    tied = self.config.tied_embeddings
+    logits = self.embed.attend(hidden) if tied else self.head(hidden)
+    return logits.astype(jnp.promote_types(jnp.float32, logits.dtype))
+
+  def __call__(self, tokens: jax.Array) -> jax.Array:
+    """Logits [B, T, V] of tokens [B, T]."""
+    return self.to_logits(self.run_blocks(self.embed_tokens(tokens)).hidden)
+
+
+def rotations(
+  config: DecoderConfig, positions: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Cosine and sine [B, T, E / 2] of each position's rotations, float32."""
+  half = config.head_dim // 2
+  speed = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  if config.rope_scaling is not None:
+    s = config.rope_scaling
+    turns = s.original_length * speed / (2 * math.pi)
+    between = (turns - s.low_frequency) / (s.high_frequency - s.low_frequency)
+    share = jnp.clip(between, 0, 1)
+    speed = speed * (share + (1 - share) / s.factor)
+  angle = positions.astype(jnp.float32)[..., None] * speed.reshape(1, 1, -1)
+  return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
+  """Heads [B, T, heads, E], the first half turned against the second."""
+  cos, sin = (r[:, :, None] for r in rotation)
+  first, second = jnp.split(x.astype(cos.dtype), 2, axis=-1)
+  turned = (first * cos - second * sin, second * cos + first * sin)
+  return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+def _edited(x: jax.Array, edits: Edits | None, kind: str) -> jax.Array:
+  """x [B, T, D] with one layer's values put in where asked."""
+  where = None if edits is None else getattr(edits.where, kind)
+  if edits is None or where is None:
+    return x
+  value = getattr(edits.values, kind).astype(x.dtype)
+  value = jnp.broadcast_to(value, x.shape)
+  value = jnp.where(edits.add, x + value, value)
+  return jnp.where(jnp.broadcast_to(where[..., None], x.shape), value, x)

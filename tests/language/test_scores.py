@@ -1,0 +1,141 @@
+"""Scores of tokens against the full softmax; the task; bad texts."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import small_text
+from small_text import CONFIGS, texts
+
+import jaxunlearn as ju
+from jaxunlearn.core.types import as_step
+from jaxunlearn.language.model import language_model
+from jaxunlearn.language.scores import token_nll, token_scores
+from jaxunlearn.language.types import Text, check_text
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 3, 20])
+def test_scores_are_those_of_the_full_softmax(chunk):
+  lm, variables = small_text.small("llama 3")
+  x = texts(4, 8, 19)
+  score = lambda v, x: token_scores(lm, v, x, chunk=chunk)
+  out = jax.jit(score)(variables, x)
+  tokens, length, prompt = map(np.asarray, x)
+  counts = np.zeros((4, 7), bool)
+  for row in range(4):
+    logits = small_text.forward(lm.config, variables.params, tokens[row])
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    for t in range(prompt[row], length[row]):
+      counts[row, t - 1] = True
+      now, target = p[t - 1], tokens[row, t]
+      mean = (now * np.log(now)).sum()
+      spread = np.sqrt((now * (np.log(now) - mean) ** 2).sum())
+      found = [leaf[row, t - 1] for leaf in out]
+      wanted = [np.log(now[target]), now.argmax() == target, 1, mean, spread]
+      np.testing.assert_allclose(found, wanted, **CLOSE)
+  np.testing.assert_array_equal(out.mask, counts)
+  for leaf in out:
+    assert not np.asarray(leaf)[~counts].any()
+
+
+def test_padding_is_invisible():
+  """Its tokens, and how much of it there is, change no score."""
+  lm, variables = small_text.small("gpt2")
+  x = texts(4, 8, 19)
+  score = jax.jit(lambda x: token_scores(lm, variables, x))
+  out = score(x)
+  there = jnp.arange(8)[None] < x.length[:, None]
+  other = x._replace(tokens=jnp.where(there, x.tokens, 18 - x.tokens))
+  chex.assert_trees_all_equal(score(other), out)
+  wide = x._replace(tokens=jnp.pad(x.tokens, ((0, 0), (0, 5))))
+  cut = jax.tree.map(lambda leaf: leaf[:, :7], score(wide))
+  chex.assert_trees_all_close(cut, out, **CLOSE)
+
+
+def test_chunks_have_the_same_gradient():
+  lm, variables = small_text.small("qwen3")
+  x = texts(3, 8, 19)
+  total = lambda v, chunk: token_nll(lm, v, x, chunk=chunk).value.sum()
+  plain = jax.jit(jax.grad(lambda v: total(v, None)))(variables)
+  chunked = jax.jit(jax.grad(lambda v: total(v, 3)))(variables)
+  chex.assert_trees_all_close(chunked, plain, **CLOSE)
+
+
+def test_a_token_that_is_none_gives_nan():
+  lm, variables = small_text.small("llama")
+  tokens = jnp.array([[1, 2, 19, 3]])
+  x = Text(tokens, jnp.array([3]), jnp.array([1]))
+  out = jax.jit(lambda x: token_scores(lm, variables, x))(x)
+  assert jnp.isfinite(out.log_prob[0, 0]) and jnp.isnan(out.log_prob[0, 1])
+  assert not out.is_top[0, 1] and out.log_prob[0, 2] == 0
+
+
+def test_the_task_is_the_mean_over_tokens():
+  """A phase divides sums by numbers of tokens; weights of tokens count."""
+  lm, variables = small_text.small("llama", chunk=4)
+  x = texts(5, 8, 19)
+  weight = jax.random.uniform(jax.random.key(1), (5, 8))
+  scores = token_scores(lm, variables, x)
+  data = {"x": x, "token_weight": weight}
+  losses = lm.task.loss(variables, as_step(data), jax.random.key(0))
+  share = scores.mask * weight[:, 1:]
+  chex.assert_trees_all_close(losses.weight, share.sum(-1), rtol=1e-6)
+  wanted = -(share * scores.log_prob).sum(-1)
+  chex.assert_trees_all_close(losses.value, wanted, **CLOSE)
+  rows = lm.model.loss(lm.model.predict(variables, x), data)
+  chex.assert_trees_all_close(rows, wanted / share.sum(-1), **CLOSE)
+  # One step over all rows moves by the gradient of the exact mean.
+  _, info = ju.train(
+    lm,
+    {"x": x},
+    jnp.ones(5, bool),
+    jax.random.key(0),
+    ju.Fit(optax.sgd(0.0), 1, 5),
+    start=lambda key, data: variables,
+  )
+  mean = -scores.log_prob.sum() / scores.mask.sum()
+  chex.assert_trees_all_close(info.loss[0], mean, **CLOSE)
+
+
+def test_a_small_model_learns_its_rows():
+  lm = language_model(CONFIGS["llama"])
+  x = texts(6, 8, 19)
+  x = x._replace(prompt=jnp.maximum(x.length - 2, 1))
+  fit = ju.Fit(optax.adam(0.02), 120, 6)
+  key, mask = jax.random.key(0), jnp.ones(6, bool)
+  variables, _ = jax.jit(lambda k: ju.train(lm, {"x": x}, mask, k, fit))(key)
+  scores = token_scores(lm, variables, x)
+  assert (scores.is_top == scores.mask).all()
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"length": [9, 3]}, r"length in 0 .. 8, got 3 .. 9"),
+    ({"prompt": [0, 1]}, "prompt >= 1, got 0"),
+    ({"length": [3]}, r"tokens \[N, L\], length \[N\] and prompt \[N\]"),
+    ({"tokens": np.full((2, 8), 19)}, "tokens"),
+    ({"tokens": np.zeros((2, 17), int)}, "at most max_length=16 tokens"),
+    ({"tokens": np.zeros((2, 8))}, "tokens of integer dtype"),
+  ],
+)
+def test_texts_that_cannot_be_are_refused(change, message):
+  fine = {"tokens": np.ones((2, 8), int), "length": [3, 8], "prompt": [1, 2]}
+  made = lambda parts: Text(**{k: np.asarray(v) for k, v in parts.items()})
+  check_text(made(fine), CONFIGS["llama"])
+  with pytest.raises(ValueError, match=message):
+    check_text(made({**fine, **change}), CONFIGS["llama"])
+
+
+def test_no_text_and_no_weight_that_fits_are_refused():
+  lm, variables = small_text.small("llama")
+  with pytest.raises(ValueError, match="x to be a Text, got"):
+    token_scores(lm, variables, jnp.zeros((2, 4), int))
+  with pytest.raises(ValueError, match=r"token_weight of shape \(2, 8\)"):
+    token_nll(lm, variables, texts(2, 8, 19), jnp.ones((2, 7)))
+  with pytest.raises(ValueError, match="chunk to be a whole number"):
+    token_scores(lm, variables, texts(2, 8, 19), chunk=0)
