@@ -67,11 +67,11 @@ def test_chunks_have_the_same_gradient():
 
 def test_a_token_that_is_none_gives_nan():
   lm, variables = small_text.small("llama")
-  tokens = jnp.array([[1, 2, 19, 3]])
-  x = Text(tokens, jnp.array([3]), jnp.array([1]))
+  tokens = jnp.array([[1, 2, 19, 3], [1, 2, 18, 3]])
+  x = Text(tokens, jnp.array([3, 3]), jnp.array([1, 1]))
   out = jax.jit(lambda x: token_scores(lm, variables, x))(x)
-  assert jnp.isfinite(out.log_prob[0, 0]) and jnp.isnan(out.log_prob[0, 1])
-  assert not out.is_top[0, 1] and out.log_prob[0, 2] == 0
+  assert jnp.isnan(out.log_prob[0, 1]) and not out.is_top[0, 1]
+  assert jnp.isfinite(out.log_prob[1]).all() and out.log_prob[0, 2] == 0
 
 
 def test_the_task_is_the_mean_over_tokens():
@@ -95,7 +95,7 @@ def test_the_task_is_the_mean_over_tokens():
     jnp.ones(5, bool),
     jax.random.key(0),
     ju.Fit(optax.sgd(0.0), 1, 5),
-    start=lambda key, data: variables,
+    start=lambda key: variables,
   )
   mean = -scores.log_prob.sum() / scores.mask.sum()
   chex.assert_trees_all_close(info.loss[0], mean, **CLOSE)
