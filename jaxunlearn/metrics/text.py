@@ -1,0 +1,317 @@
+"""What a language model still says of texts that it was to forget.
+
+All take arrays of counted tokens: `log_prob` and `is_top` float and bool [..., T],
+of each token its log probability (nats) and whether it was the model's first
+choice, and a `mask` [..., T] of those that count (the answer and its end). Where
+nothing counts the answer is nan; nan stays nan. Membership scores of the same
+arrays are in `attacks.language`.
+
+Sources: TOFU, Maini et al. (2024), arXiv:2401.06121, and its released code for
+probability, truth ratio, utility and forget quality; open-unlearning, Dorna et
+al. (2025), arXiv:2506.12618, for exact memorisation and extraction strength.
+ROUGE-L: Lin (2004).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxunlearn.core import checks
+from jaxunlearn.metrics import _rows
+
+_LN10 = float(np.log(10))
+_EXACT = 10_000  # Rows up to which the test counts paths, as scipy does.
+
+
+class SameRatios(NamedTuple):
+  """Whether two models' truth ratios are distributed alike.
+
+  Attributes:
+    log10_p: of the two-sided Kolmogorov-Smirnov test, <= 0; TOFU's forget quality
+      is 10 to this. Above log10 0.05 they are usually called alike.
+    distance: largest difference of the two distribution functions, in [0, 1].
+    rows: n, which the p-value hangs on as much as on the distance.
+  """
+
+  log10_p: float
+  distance: float
+  rows: int
+
+
+def mean_log_prob(log_prob: jax.Array, mask: jax.Array) -> jax.Array:
+  """Mean log p of the tokens that count, [...], <= 0."""
+  log_prob, mask = _counted(log_prob, mask)
+  count = mask.sum(axis=-1)
+  total = jnp.where(mask, log_prob, 0).sum(axis=-1)
+  return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)
+
+
+def probability(log_prob: jax.Array, mask: jax.Array) -> jax.Array:
+  """p(answer)^(1 / its tokens), [...] in [0, 1]."""
+  return jnp.exp(mean_log_prob(log_prob, mask))
+
+
+def choice_probability(right: jax.Array, wrong: jax.Array) -> jax.Array:
+  """That of the right answer among itself and some wrong ones.
+
+  Args:
+    right: `mean_log_prob` of the right answer, [...].
+    wrong: of the wrong ones, [..., K].
+
+  Returns:
+    P / (P + sum of those of the wrong ones), [...] in [0, 1].
+  """
+  right, wrong = _answers(right, wrong)
+  everything = jnp.concatenate([right[..., None], wrong], axis=-1)
+  return jax.nn.softmax(everything, axis=-1)[..., 0]
+
+
+def log_truth_ratio(
+  right: jax.Array, wrong: jax.Array, *, mean: str = "geometric"
+) -> jax.Array:
+  """log of the probability of wrong answers over that of the right one.
+
+  Args:
+    right: `mean_log_prob` of the right answer in other words, [...].
+    wrong: of the wrong answers, [..., K].
+    mean: static; of the wrong answers' probabilities: "geometric", as the
+      released code's, or "arithmetic", as the paper's formula.
+
+  Returns:
+    [...]; below 0 the model prefers what is true. In logarithms, since after
+    unlearning the ratio itself may be beyond any float.
+
+  Raises:
+    ValueError: another mean; no wrong answers, or shapes that do not match.
+  """
+  checks.one_of(("geometric", "arithmetic"), mean=mean)
+  right, wrong = _answers(right, wrong)
+  if mean == "geometric":
+    return wrong.mean(axis=-1) - right
+  return jax.nn.logsumexp(wrong, axis=-1) - np.log(wrong.shape[-1]) - right
+
+
+def indifference(log_ratio: jax.Array) -> jax.Array:
+  """min(R, 1/R) of truth ratios R: 1 where nothing is preferred; [...].
+
+  TOFU's truth ratio on the forget set is the mean of these.
+  """
+  return jnp.exp(-jnp.abs(log_ratio))
+
+
+def preference(log_ratio: jax.Array) -> jax.Array:
+  """max(0, 1 - R) of truth ratios R: 1 where only the truth is likely; [...].
+
+  TOFU's truth ratio on all other sets is the mean of these.
+  """
+  return -jnp.expm1(jnp.minimum(log_ratio, 0))
+
+
+def exact_memorisation(is_top: jax.Array, mask: jax.Array) -> jax.Array:
+  """Share of counted tokens that were the first choice, [...]."""
+  is_top, mask = _counted(is_top, mask)
+  count = mask.sum(axis=-1)
+  hits = jnp.where(mask, is_top, 0).sum(axis=-1)
+  return jnp.where(count > 0, hits / jnp.maximum(count, 1), jnp.nan)
+
+
+def extraction_strength(
+  is_top: jax.Array, mask: jax.Array, *, reference_code: bool = False
+) -> jax.Array:
+  """Share of the answer that follows by itself from what comes before it.
+
+  The longest end of the answer of which every token is the first choice.
+
+  Args:
+    is_top: whether each token was the model's first choice.
+    mask: which count.
+    reference_code: static; open-unlearning's code never says 0 but 1/n, as if
+      the last token always followed.
+
+  Returns:
+    [...] in [0, 1].
+  """
+  is_top, mask = _counted(is_top, mask)
+  count = mask.sum(axis=-1)
+  # From the end; what does not count stops nothing.
+  follows = jnp.where(mask, is_top, 1)[..., ::-1]
+  trailing = jnp.cumprod(follows, axis=-1) * mask[..., ::-1]
+  length = trailing.sum(axis=-1)
+  if reference_code:
+    length = jnp.maximum(length, 1)
+  return jnp.where(count > 0, length / jnp.maximum(count, 1), jnp.nan)
+
+
+def common_length(
+  a: jax.Array, a_length: jax.Array, b: jax.Array, b_length: jax.Array
+) -> jax.Array:
+  """Length of the longest common subsequence of two token sequences.
+
+  Args:
+    a: int [S]; a_length: int [], how many of them count.
+    b: int [T]; b_length: int [].
+
+  Returns:
+    int32 []; `vmap` it over rows.
+  """
+  a, b = jnp.asarray(a), jnp.asarray(b)
+  counted = jnp.arange(b.shape[0]) < b_length
+
+  def row(best: jax.Array, token_and_place: Any) -> tuple[jax.Array, None]:
+    token, place = token_and_place
+    match = (b == token) & counted & (place < a_length)
+    before = jnp.concatenate([jnp.zeros(1, best.dtype), best[:-1]])
+    # `best` never falls along b, so that a running maximum does for the loop.
+    return jax.lax.cummax(jnp.maximum(best, before + match)), None
+
+  start = jnp.zeros(b.shape[0], jnp.int32)
+  best, _ = jax.lax.scan(row, start, (a, jnp.arange(a.shape[0])))
+  return best[-1]
+
+
+def rouge_l_recall(
+  said: jax.Array,
+  said_length: jax.Array,
+  answer: jax.Array,
+  answer_length: jax.Array,
+) -> jax.Array:
+  """ROUGE-L recall on tokens: how much of the answer was said, in its order.
+
+  `rouge_l_of_texts` is the published score, on words with their endings cut off;
+  this one runs on the device, under `vmap` over models.
+
+  Args:
+    said: int [B, S], generated tokens; said_length: int [B].
+    answer: int [B, T]; answer_length: int [B].
+
+  Returns:
+    float32 [B] in [0, 1]; nan for an empty answer.
+
+  Raises:
+    ValueError: shapes that do not match.
+  """
+  rows = {np.shape(x)[:1] for x in (said, said_length, answer, answer_length)}
+  if len(rows) > 1 or np.ndim(said) != 2 or np.ndim(answer) != 2:
+    raise ValueError(
+      "Expected tokens [B, S] and [B, T] and lengths [B], got "
+      f"{np.shape(said)}, {np.shape(said_length)}, {np.shape(answer)}, "
+      f"{np.shape(answer_length)}."
+    )
+  common = jax.vmap(common_length)(said, said_length, answer, answer_length)
+  length = jnp.asarray(answer_length)
+  return jnp.where(length > 0, common / jnp.maximum(length, 1), jnp.nan)
+
+
+def rouge_l_of_texts(said: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+  """ROUGE-L recall of texts, by the package rouge-score; on the host.
+
+  Returns:
+    float64 [B] in [0, 1].
+
+  Raises:
+    ValueError: not one answer for each text.
+  """
+  from rouge_score.rouge_scorer import RougeScorer
+
+  if len(said) != len(answers):
+    raise ValueError(
+      f"Expected an answer for each of {len(said)} texts, got {len(answers)}."
+    )
+  score = RougeScorer(["rougeL"], use_stemmer=True).score
+  return np.array([score(a, s)["rougeL"].recall for s, a in zip(said, answers)])
+
+
+def model_utility(values: Any) -> jax.Array:
+  """Harmonic mean over the last axis; 0 where one of them is 0.
+
+  TOFU takes nine: probability, ROUGE-L recall and `preference`, each on the
+  retain set, real authors and world facts.
+
+  Args:
+    values: [..., K], in [0, 1].
+  """
+  values = _rows.widened(values)
+  safe = jnp.where(values > 0, values, 1)
+  mean = values.shape[-1] / (1 / safe).sum(axis=-1)
+  unknown = jnp.isnan(values).any(axis=-1)
+  mean = jnp.where((values <= 0).any(axis=-1), 0.0, mean)
+  return jnp.where(unknown, jnp.nan, mean)
+
+
+def forget_quality(ours: Any, theirs: Any) -> SameRatios:
+  """TOFU's forget quality: a test of two models' truth ratios; on the host.
+
+  Hold it beside that of a second retrained model against the first, its floor,
+  and beside what is left of other texts: a destroyed model may pass.
+
+  Args:
+    ours: float [n], ratios of the forget rows or any increasing function of
+      them, such as `log_truth_ratio`; of the unlearned model.
+    theirs: float [m], of the retrained model.
+
+  Returns:
+    See `SameRatios`; p is nan where a ratio is nan.
+
+  Raises:
+    ValueError: not one axis, or nothing in it.
+  """
+  ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+  if ours.ndim != 1 or theirs.ndim != 1 or not ours.size or not theirs.size:
+    raise ValueError(
+      f"Expected truth ratios [n] and [m], got shapes {ours.shape} and "
+      f"{theirs.shape}."
+    )
+  if np.isnan(ours).any() or np.isnan(theirs).any():
+    return SameRatios(float("nan"), float("nan"), len(ours))
+  from scipy import stats
+
+  exact = max(len(ours), len(theirs)) <= _EXACT
+  test = stats.ks_2samp(ours, theirs, method="exact" if exact else "asymp")
+  if test.pvalue > 1e-290:
+    log10_p = float(np.log10(test.pvalue))
+  else:  # Beyond float64: the first term of the limit's series.
+    log10_p = float(_log_limit(test.statistic, len(ours), len(theirs)) / _LN10)
+  return SameRatios(min(log10_p, 0.0), float(test.statistic), len(ours))
+
+
+def ratio_distance(ours: jax.Array, theirs: jax.Array) -> jax.Array:
+  """Largest difference of two distribution functions, traced; [n], [m] -> []."""
+  ours, theirs = jnp.sort(_rows.widened(ours)), jnp.sort(_rows.widened(theirs))
+  everything = jnp.concatenate([ours, theirs])
+
+  def share(values: jax.Array) -> jax.Array:
+    place = jnp.searchsorted(values, everything, side="right")
+    return place / values.shape[0]
+
+  found = jnp.abs(share(ours) - share(theirs)).max()
+  return jnp.where(jnp.isnan(everything).any(), jnp.nan, found)
+
+
+def _log_limit(distance: float, n: int, m: int) -> float:
+  return float(np.log(2) - 2 * distance**2 * n * m / (n + m))
+
+
+def _counted(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+  values, mask = _rows.widened(values), jnp.asarray(mask)
+  if values.ndim < 1 or mask.shape != values.shape:
+    raise ValueError(
+      f"Expected mask of the tokens' shape {values.shape}, got {mask.shape}."
+    )
+  if mask.dtype != jnp.bool_:
+    raise ValueError(f"Expected mask of dtype bool, got {mask.dtype}.")
+  return values, mask
+
+
+def _answers(right: jax.Array, wrong: jax.Array) -> tuple[jax.Array, jax.Array]:
+  right, wrong = _rows.widened(right), _rows.widened(wrong)
+  if wrong.shape[:-1] != right.shape or not wrong.shape[-1:] > (0,):
+    raise ValueError(
+      "Expected right answers [...] and wrong ones [..., K], got shapes "
+      f"{right.shape} and {wrong.shape}."
+    )
+  return right, wrong
