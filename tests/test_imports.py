@@ -23,7 +23,7 @@ ALLOWED = {
   "core": set(),
   "losses": {"core"},
   "models": {"core"},
-  "adapters": {"core", "losses"},
+  "adapters": {"core", "losses", "models"},
   "methods": {"core", "losses", "models"},
   "metrics": {"core"},
   "valuation": {"core", "losses", "metrics"},
