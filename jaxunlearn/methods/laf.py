@@ -11,6 +11,7 @@ sums, which Adam does not notice.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,9 @@ from jaxunlearn.core.training import fitting, train_many
 from jaxunlearn.core.transform import PhaseInfo, Transform
 from jaxunlearn.core.trees import last_layers
 from jaxunlearn.core.types import Draw, PyTree, Slot, Step, Variables
-from jaxunlearn.models.vae import VAE, vae
+
+if TYPE_CHECKING:
+  from jaxunlearn.models.vae import VAE
 
 CNN = Fit(optax.adam(5e-5), 1000, 32)  # Theirs for a small network, one class.
 CNN_ALIGN = optax.adam(1e-4)
@@ -111,7 +114,11 @@ def laf(
       "Expected model.features, which has the embeddings, for laf, got None; "
       "pass features to the adapter."
     )
-  coder = vae() if autoencoder is None else autoencoder
+  if autoencoder is None:
+    from jaxunlearn.models.vae import vae
+
+    autoencoder = vae()
+  coder = autoencoder
   before: Slot[jax.Array] = Slot("original embeddings")  # [N, d]
   coders: Slot[tuple[Variables, PhaseInfo]] = Slot("autoencoders")
 
