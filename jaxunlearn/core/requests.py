@@ -220,6 +220,43 @@ def random_fraction(
   return jax.random.permutation(key, num_rows) < count
 
 
+def identified(
+  key: jax.Array, damaged: jax.Array, share: float | jax.Array
+) -> jax.Array:
+  """Requests a part of the damaged rows: corrective unlearning's, of which only
+  some are found out.
+
+  Args:
+    key: typed PRNG key; with the same key a larger share holds a smaller one.
+    damaged: bool [N], all rows that were tampered with.
+    share: of them, in [0, 1]; may be traced.
+
+  Returns:
+    bool [N], round(share * damaged rows).
+
+  Raises:
+    ValueError: a share outside [0, 1], a mask that is not bool [N], or
+      (concrete values) one without a row.
+
+  Example:
+    >>> damaged = jnp.array([True, False, True, False])
+    >>> int(identified(jax.random.key(0), damaged, 0.5).sum())
+    1
+  """
+  checks.typed_key(key)
+  checks.fraction(share=share)
+  damaged = jnp.asarray(damaged)
+  if damaged.ndim != 1 or damaged.dtype != jnp.bool_:
+    raise ValueError(
+      f"Expected damaged bool [N], got {damaged.dtype} {damaged.shape}."
+    )
+  if checks.is_concrete(damaged) and not bool(damaged.any()):
+    raise ValueError("Expected a damaged row, got none.")
+  order = jax.random.permutation(key, damaged.shape[0])
+  rank = jnp.zeros_like(order).at[order].set(jnp.cumsum(damaged[order]))
+  return damaged & (rank <= jnp.round(share * damaged.sum()))
+
+
 def groups(column: Any, values: Sequence[Any] | Any) -> jax.Array:
   """Requests every row whose entry in `column` is one of `values`.
 

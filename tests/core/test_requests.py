@@ -308,3 +308,18 @@ def test_a_service_compiles_nothing_for_requests_of_other_sizes():
   gc.collect()
   assert sum(compiled) == 0
   assert len(jax.live_arrays()) <= before
+
+
+def test_identified_rows_are_nested_and_of_the_damaged():
+  key = jax.random.key(0)
+  damaged = jnp.arange(40) % 2 == 0
+  find = jax.jit(requests.identified)
+  few, many = find(key, damaged, 0.25), find(key, damaged, 0.6)
+  assert (few.sum(), many.sum()) == (5, 12)
+  assert not (few & ~many).any() and not (many & ~damaged).any()
+  assert (find(key, damaged, 1.0) == damaged).all()
+  assert not find(key, damaged, 0.0).any()
+  with pytest.raises(ValueError, match="Expected a damaged row"):
+    requests.identified(key, damaged & False, 0.5)
+  with pytest.raises(ValueError, match="Expected damaged bool"):
+    requests.identified(key, jnp.ones(3), 0.5)

@@ -13,6 +13,7 @@ PROGRAMS = (
   "audit_diffusion",
   "continual",
   "forget",
+  "forget_corrupted",
   "forget_graph",
   "forget_recommendations",
   "forget_regression",

@@ -1,0 +1,324 @@
+"""Can a model be cured when only some of the bad rows are known?
+
+Question: corrective unlearning (arXiv:2402.14015). Somebody tampered with
+training rows; a share of them is found out and is to be forgotten. The harm of
+all of them should go, so that training again without the known ones is no
+longer the answer. Which methods cure from how small a share?
+
+    python -m experiments.forget_corrupted --out out/corrupted
+
+poisons a tenth of scikit-learn's digits by a patch that stands for class 0;
+
+    python -m experiments.forget_corrupted --damage swap --out out/swapped
+
+exchanges the labels of 45 % of two classes, 3 and 8.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxunlearn as ju
+from experiments import bench, flags
+from experiments.beds import classifier_methods, classifiers
+from experiments.bench import Bed, Case, Evidence, Kind, Measure, Method
+from experiments.bench.tune import Between
+from experiments.datasets import classes, corrupted
+from experiments.flags import described
+from experiments.requests import Ask
+from jaxunlearn import metrics, report
+
+CLEAN = "clean"  # Trained without any bad row, known or not.
+NAMES = ("finetune", "ssd", "scrub", "bad_teacher", "salun", "laf")
+SHARES = ("0.1", "0.3", "0.5", "0.8", "1")
+POISONED, SWAPPED, PAIR = 0.1, 0.45, "3,8"
+SEEDS = {"smoke": 2, "quick": 5, "paper": 10}
+CORRECTED, KEPT = "corrected_accuracy", "clean_accuracy"
+SCORE = "selection_score"
+
+
+_COLUMNS = (
+  (
+    CORRECTED,
+    "Corrected accuracy",
+    "Share of test rows that the damage acts on (images with the patch, or of the "
+    "two classes) whose true class is told. What clean training has is the aim.",
+    report.HIGHER,
+    True,
+  ),
+  (
+    KEPT,
+    "Clean accuracy",
+    "Share of right answers on test rows that the damage does not act on.",
+    report.HIGHER,
+    True,
+  ),
+  (
+    "damaged_accuracy",
+    "On the bad rows",
+    "Share of all bad training rows, known or not, whose true class is told.",
+    report.HIGHER,
+    False,
+  ),
+  (
+    "believed",
+    "Bad labels believed",
+    "Share of the known bad rows that still get the label they were given.",
+    report.LOWER,
+    False,
+  ),
+  (
+    SCORE,
+    "Score to choose by",
+    "Mean of the bad labels believed and of the error on untouched test rows: "
+    "what can be measured without knowing the other bad rows.",
+    report.LOWER,
+    False,
+  ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(classifiers.Options):
+  """Forget bad rows of which only a share is known, and see what is cured."""
+
+  request: Annotated[
+    str | None,
+    described(
+      "The shares of the bad rows that are known, each a request: "
+      "'identified:0.1;identified:1'; five from a tenth to all by default.",
+      "TEXT",
+    ),
+  ] = None
+
+  methods: Annotated[
+    str, described("How to forget: all, or names as in ssd,scrub.")
+  ] = "all"
+
+  damage: Annotated[
+    Literal["patch", "swap"],
+    described(
+      "What was done to rows: patch (a bright corner, labelled 0) or swap (two "
+      "classes exchanged)."
+    ),
+  ] = "patch"
+
+  swap: Annotated[
+    str, described("The two classes that --damage swap exchanges.", "A,B")
+  ] = PAIR
+
+  out: flags.Out = "out/corrupted"
+
+
+def pair_of(options: Options) -> tuple[int, int]:
+  try:
+    first, second = map(int, options.swap.split(","))
+  except ValueError:
+    raise ValueError(
+      f"Expected --swap A,B, two classes, got {options.swap!r}."
+    ) from None
+  return first, second
+
+
+def beds(
+  options: Options, seeds: Sequence[int], part: str, asks: Sequence[Ask]
+) -> bench.Beds:
+  """Rows as `classifiers.beds` divides them, then tampered with."""
+  dataset, model, given = classifiers.setup_of(options)
+  recipe = classifiers.recipe_of(options)
+  if given is not None:
+    raise ValueError(
+      "Expected no --checkpoint, since the bad rows have to be trained on, got "
+      "one."
+    )
+
+  def damage(seed: int) -> corrupted.Corrupted:
+    split = classes.split(dataset, seed, part)
+    if options.damage == "patch":
+      return corrupted.poison(split, seed, POISONED)
+    return corrupted.swap(split, seed, SWAPPED, pair_of(options))
+
+  found = [damage(seed) for seed in seeds]
+  arrays = [(rows.train, rows.test, rows.aside, rows.truth) for rows in found]
+
+  def make(shared: Any, own: Any) -> Bed:
+    train, test, aside, truth = own
+    extra = classifiers.Extra(dataset.num_classes, {**aside, "truth": truth})
+    return Bed(model, train, test, recipe, extra)
+
+  return bench.Beds(
+    (),
+    jax.tree.map(lambda *leaves: np.stack(leaves), *arrays),
+    make,
+    found,
+    {
+      "recipe": recipe._asdict(),
+      "train_rows": len(found[0].truth),
+      "test_rows": len(found[0].test["label"]),
+      "bad_rows": int(found[0].damaged.sum()),
+    },
+    dataset=dataset,
+    model=model,
+  )
+
+
+def _clean(bed: Bed, setting: bench.Setting):
+  """What everybody would like to have: trained on what nobody touched."""
+
+  def method(variables: Any, data: Any, forget: Any, key: jax.Array):
+    return classifiers.train(bed, ~bed.marks, key)
+
+  return method
+
+
+METHODS = {
+  CLEAN: Method(_clean, note="is trained without any bad row, known or not."),
+  **{name: classifier_methods.METHODS[name] for name in NAMES},
+}
+# Bad rows are few and alike: their importance stands out far more than that of
+# a class, which is what the space for classes is made for.
+METHODS["ssd"] = METHODS["ssd"]._replace(
+  space={"alpha": Between(0.1, 1e3), "dampening": Between(1e-3, 1.0)}
+)
+
+
+def settings_of(options: Options) -> dict[str, bench.Setting]:
+  settings = classifier_methods.settings_of(options)
+  return {CLEAN: {}, **{name: settings[name] for name in NAMES}}
+
+
+def measures(plan: bench.Plan) -> list[Measure]:
+  """Accuracies by true labels, and what somebody could choose settings by."""
+
+  def run(case: Case) -> dict[str, Any]:
+    bed, test = case.bed, case.bed.test
+    logits = ju.predict(bed.model, case.variables, test["x"])
+    touched = ju.predict(bed.model, case.variables, test["touched"])
+    own = ju.predict(bed.model, case.variables, bed.data["x"])
+    right = metrics.accuracy
+    believed = right(own, bed.data["label"], case.forget)
+    clean = right(logits, test["label"], test["spared"])
+    return {
+      "is_finite": jnp.isfinite(logits).all() & jnp.isfinite(own).all(),
+      CORRECTED: right(touched, test["label"], test["affected"]),
+      KEPT: clean,
+      "damaged_accuracy": right(own, bed.extra.aside["truth"], case.marks),
+      "believed": believed,
+      SCORE: (believed + 1 - right(logits, test["label"])) / 2,
+    }
+
+  columns = (
+    report.Metric(name, label, definition, "%", 1, direction, headline=headline)
+    for name, label, definition, direction, headline in _COLUMNS
+  )
+  return [Measure((*columns,), run)]
+
+
+def shares_of(plan: bench.Plan) -> np.ndarray:
+  return np.array(
+    [float(name.partition(":")[2]) for name in plan.requests.names]
+  )
+
+
+def by_share(evidence: Evidence, name: str, column: str) -> np.ndarray:
+  """A column [S, R], the shares in rising order."""
+  plan = evidence.plan
+  table = evidence.found[name].values[column].reshape(-1, len(plan.seeds))
+  return table[np.argsort(shares_of(plan))].T
+
+
+def curves(evidence: Evidence) -> dict[str, tuple[Any, str]]:
+  """Both accuracies over the share that is known."""
+  panels = {
+    f"{heading} (%)": {
+      name: 100 * by_share(evidence, name, column) for name in evidence.found
+    }
+    for heading, column in (
+      ("Corrected accuracy", CORRECTED),
+      ("Clean accuracy", KEPT),
+    )
+  }
+  at = 100 * np.sort(shares_of(evidence.plan))
+  return {
+    "shares": (
+      report.curve_panels(at, panels, x_label="bad rows known (%)"),
+      "On the left what is cured, on the right what that costs, over the share "
+      "of the bad rows that is known. Lines are means over seeds, bands go from "
+      "the lowest to the highest.",
+    )
+  }
+
+
+def findings(evidence: Evidence) -> list[str]:
+  """From how small a share each method comes within 10 points of clean training."""
+  if CLEAN not in evidence.found:
+    return []
+  at = np.sort(shares_of(evidence.plan))
+  aim = by_share(evidence, CLEAN, CORRECTED).mean(axis=0)
+  found = []
+  for name in evidence.found:
+    if name == CLEAN:
+      continue
+    cured = by_share(evidence, name, CORRECTED).mean(axis=0)
+    near = cured >= aim - 0.1
+    # From there on for every larger share too.
+    from_here = np.logical_and.accumulate(near[::-1])[::-1]
+    if from_here.any():
+      least = at[from_here.argmax()]
+      text = f"is within 10 points of it from {100 * least:.0f} % known on"
+    else:
+      text = f"never comes within 10 points of it ({100 * cured.max():.1f} %)"
+    found.append(f"{name} {text}.")
+  head = (
+    f"Corrected accuracy of clean training: {100 * aim.mean():.1f} %. "
+    "In the mean over seeds, "
+  )
+  return [head + found[0], *found[1:]] if found else []
+
+
+def tune_request(options: Options) -> str:
+  """Shares a tenth smaller than those that are asked for."""
+  text = options.request or STUDY.request(options)
+  asked = [part.partition(":")[2] for part in text.split(";")]
+  return ";".join(f"identified:{0.9 * float(share):g}" for share in asked)
+
+
+STUDY = bench.Study(
+  name="forget_corrupted",
+  options=Options,
+  beds=beds,
+  kinds={"identified": Kind("identified:SHARE", corrupted.mask)},
+  request=lambda options: ";".join(f"identified:{s}" for s in SHARES),
+  train=classifiers.train,
+  methods=METHODS,
+  settings=settings_of,
+  measures=measures,
+  unranked=(CLEAN,),
+  gap=SCORE,
+  seeds=lambda options: SEEDS[options.preset],
+  tune_request=tune_request,
+  title=lambda plan: (
+    f"Curing {plan.options.data} of "
+    + (
+      "a poisoned patch"
+      if plan.options.damage == "patch"
+      else "swapped classes"
+    )
+  ),
+  lead=lambda plan: (
+    f"Of {plan.beds.facts['train_rows']} training rows somebody tampered with "
+    f"{plan.beds.facts['bad_rows']}. A share of these is known and forgotten; "
+    "the others stay among the rows to keep, and every method may train on "
+    "them. Retraining is without the known rows only, and so no longer what is "
+    "aimed at: that is clean training, without any bad row."
+  ),
+  notes=lambda plan: classifiers.setup_of(plan.options).dataset.notes,
+  panels=(curves,),
+  findings=findings,
+)
