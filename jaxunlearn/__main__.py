@@ -1,0 +1,66 @@
+"""`jaxunlearn STUDY ...`: the studies, from an install or a checkout."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+
+STUDIES = {
+  "forget": "forget rows or classes of a classifier, by every method",
+  "audit": "attack what was forgotten, with shadow models",
+  "zero_shot": "forget classes without any data",
+  "forget_regression": "forget rows of a regression",
+  "forget_graph": "forget edges or nodes of a graph",
+  "forget_recommendations": "forget users or items of a recommender",
+  "continual": "learn and forget in a stream of tasks",
+  "audit_diffusion": "attack forgotten concepts of diffusion models",
+  "synthetic_tables": "tables made instead of real rows, and their worth",
+  "value_data": "what rows and clusters of rows are worth",
+}
+
+
+def _usage() -> str:
+  width = max(map(len, STUDIES))
+  lines = [f"  {name:<{width}}  {says}" for name, says in STUDIES.items()]
+  return "\n".join(
+    [
+      "usage: jaxunlearn STUDY [options]",
+      "",
+      *lines,
+      "",
+      "jaxunlearn STUDY --help lists the options of a study.",
+    ]
+  )
+
+
+def main(argv: list[str] | None = None) -> None:
+  """The program; an unknown study ends it with one line and exit status 2."""
+  arguments = sys.argv[1:] if argv is None else argv
+  if not arguments or arguments[0] in ("-h", "--help"):
+    print(_usage())
+    return
+  name, *rest = arguments
+  name = name.replace("-", "_")
+  if name not in STUDIES:
+    _fail(f"Expected a study, one of {', '.join(STUDIES)}, got {name!r}.")
+  # In a wheel they are part of the package, in a checkout beside it.
+  home = importlib.util.find_spec("jaxunlearn.experiments")
+  folder = "jaxunlearn.experiments" if home else "experiments"
+  try:
+    study = importlib.import_module(f"{folder}.{name}")
+  except ModuleNotFoundError as error:
+    _fail(
+      f"Expected the package {error.name!r}, which is not installed; pip "
+      "install 'jaxunlearn[experiments]' brings what the studies need."
+    )
+  study.main(rest)
+
+
+def _fail(message: str) -> None:
+  print(f"error: {message}", file=sys.stderr)
+  raise SystemExit(2)
+
+
+if __name__ == "__main__":
+  main()
