@@ -122,7 +122,8 @@ def load(
   """Loads and checks a data set.
 
   Args:
-    source: "digits", "breast-cancer", "cifar10", "adult" or "npz:PATH".
+    source: "digits", "breast-cancer", "cifar10", "adult", "npz:PATH", or
+      "csv:PATH" or "parquet:PATH", see `datasets.own_tables`.
     preset: "smoke", "quick" or "paper"; decides how many rows of CIFAR-10 and of
       Adult.
     data_dir: the folder with the files of CIFAR-10 and Adult; the environment
@@ -149,9 +150,13 @@ def load(
     if not empty_classes:
       check_every_class(found, source)
     return found
+  if kind in ("csv", "parquet") and path:
+    from experiments.datasets.own_tables import from_table
+
+    return from_table(kind, path)
   raise ValueError(
-    "Expected --data to be digits, breast-cancer, cifar10, adult or npz:PATH, "
-    f"got {source!r}."
+    "Expected --data to be digits, breast-cancer, cifar10, adult, npz:PATH, "
+    f"csv:PATH or parquet:PATH, got {source!r}."
   )
 
 
@@ -174,7 +179,7 @@ def digits() -> Dataset:
   x = (loaded.images[..., None] / 16).astype(np.float32)
   label = loaded.target.astype(np.int32)
   pool = Pool({"x": x, "label": label}, {}, 0.3)
-  return _pooled(pool, tuple(map(str, range(10))))
+  return pooled(pool, tuple(map(str, range(10))))
 
 
 def cifar10(
@@ -211,7 +216,7 @@ def breast_cancer() -> Dataset:
   loaded = load_breast_cancer()
   rows = {"x": loaded.data, "label": loaded.target.astype(np.int32)}
   pool = Pool(rows, {}, 0.3, loaded.data.shape[1])
-  return _pooled(pool, tuple(map(str, loaded.target_names)))
+  return pooled(pool, tuple(map(str, loaded.target_names)))
 
 
 def adult(data_dir: str | None, rows: tuple[int, int] | None = None) -> Dataset:
@@ -265,7 +270,7 @@ def adult(data_dir: str | None, rows: tuple[int, int] | None = None) -> Dataset:
   pool = Pool(
     {"x": x[few], "label": label[few]}, columns, share, numbers.shape[1]
   )
-  return _pooled(pool, ("at most 50K", "more than 50K"))
+  return pooled(pool, ("at most 50K", "more than 50K"))
 
 
 def from_npz(path: str) -> Dataset:
@@ -323,7 +328,7 @@ def from_npz(path: str) -> Dataset:
   else:
     pool = Pool({"x": x, "label": label}, columns, 0.2)
     names = tuple(map(str, range(int(label.max()) + 1)))
-    made = _pooled(pool, names)
+    made = pooled(pool, names)
     if len(np.unique(made.train["label"])) < len(np.unique(label)):
       raise ValueError(
         f"Expected y in {path} to have at least 2 rows of every class to set "
@@ -419,7 +424,7 @@ def stratified_split(
   return train, test
 
 
-def _pooled(pool: Pool, class_names: tuple[str, ...]) -> Dataset:
+def pooled(pool: Pool, class_names: tuple[str, ...]) -> Dataset:
   """A division of the rows that is the same in every run."""
   train, test = stratified_split(pool.rows["label"], pool.test_share)
   return _dataset(

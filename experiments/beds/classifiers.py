@@ -32,7 +32,8 @@ class Options(bench.CommonOptions):
       "Rows to train and test on: digits and breast-cancer (ship with "
       "scikit-learn), cifar10, adult, or npz:PATH, a file with x [N, ...] and "
       "integer classes y [N], and perhaps x_test and y_test; any further array "
-      "[N] is a column for group requests."
+      "[N] is a column for group requests. csv:PATH and parquet:PATH: a table "
+      "with a header and a column y, label or target."
     ),
   ] = "digits"
 

@@ -1,0 +1,131 @@
+"""A user's own table, CSV or Parquet, as rows of numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from experiments.data import MAX_CLASSES, Dataset, Pool, pooled
+from experiments.files import checked_file, read_csv, short
+
+LABELS = ("y", "label", "target")
+MOST_WORDS = 50  # A column of more different words is no kind but a name.
+
+
+def from_table(kind: str, path: str) -> Dataset:
+  """A table with a header, a row per line.
+
+  The column y, label or target is what is learned: whole numbers or words. Of
+  the others, numbers are standardised by the rows that train, and words become
+  a 0 or 1 for each word. Ids (id, *_id) and words of more than `MOST_WORDS`
+  kinds are not learned from. Every column can be asked for: group:COLUMN=VALUE.
+
+  Args:
+    kind: "csv" or "parquet".
+    path: the file.
+
+  Raises:
+    ValueError: in one line, what cannot be read or used.
+  """
+  found = checked_file(path, "the data")
+  table = read_csv(found) if kind == "csv" else _parquet(path)
+  names = [name for name in LABELS if name in table]
+  if len(names) != 1:
+    raise ValueError(
+      f"Expected one column of {path} to be called {' or '.join(LABELS)}, got "
+      f"{' and '.join(names) or 'the columns ' + short(', '.join(table))}."
+    )
+  label, classes = _classes(table[names[0]], names[0])
+  numbers, flags, left_out = [], [], []
+  for name, words in table.items():
+    if name == names[0]:
+      continue
+    values = _numbers(name, words)
+    kinds = np.unique(words)
+    if name.lower() == "id" or name.lower().endswith("_id"):
+      left_out.append(name)
+    elif values is not None:
+      numbers.append(values)
+    elif len(kinds) <= MOST_WORDS:
+      flags.append(words[:, None] == kinds[None])
+    else:
+      left_out.append(name)
+  if not numbers and not flags:
+    raise ValueError(
+      f"Expected {path} to have columns to learn from beside {names[0]}, got "
+      f"{short(', '.join(left_out)) or 'none'}."
+    )
+  parts = [np.stack(numbers, axis=1)] if numbers else []
+  x = np.concatenate([*parts, *flags], axis=1).astype(np.float64)
+  made = pooled(
+    Pool({"x": x, "label": label}, table, 0.2, len(numbers)), classes
+  )
+  notes = [
+    f"Not learned from, but there for requests: {', '.join(left_out)}."
+  ] * bool(left_out)
+  return made._replace(is_split_here=True, notes=tuple(notes))
+
+
+def _classes(
+  words: np.ndarray, name: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+  """Places of labels among all that there are; numbers by size."""
+  kinds, label = np.unique(words, return_inverse=True)
+  values = _numbers(name, kinds)
+  if values is not None:
+    order = np.argsort(values, kind="stable")
+    kinds, label = kinds[order], np.argsort(order)[label]
+  if not 2 <= len(kinds) <= MAX_CLASSES or (len(kinds) > len(words) / 2 > 2):
+    raise ValueError(
+      f"Expected the column {name} to be classes of several rows each, got "
+      f"{len(kinds)} kinds in {len(words)} rows."
+    )
+  return label.astype(np.int32), tuple(map(str, kinds))
+
+
+def _numbers(name: str, words: np.ndarray) -> np.ndarray | None:
+  """The column as numbers; None where it is words.
+
+  Raises:
+    ValueError: numbers with gaps, or beyond what float32 holds.
+  """
+  given = words[words != ""]
+  try:
+    values = given.astype(np.float64)
+  except ValueError:
+    return None
+  if not given.size or len(given) < len(words):
+    raise ValueError(
+      f"Expected a number in every row of the column {name}, got "
+      f"{len(words) - len(given)} empty cells; fill them or leave it out."
+    )
+  if not (np.abs(values) < np.finfo(np.float32).max).all():
+    raise ValueError(
+      f"Expected the column {name} to be finite numbers, got some that are nan "
+      "or too large."
+    )
+  return values
+
+
+def _parquet(path: str) -> dict[str, np.ndarray]:
+  """Columns as words; 64-bit ids keep all of their digits."""
+  try:
+    from pyarrow import ArrowException, parquet
+  except ImportError as error:
+    raise ValueError(
+      "Expected pyarrow for --data parquet:PATH, got no such package; pip "
+      "install pyarrow."
+    ) from error
+  try:
+    table = parquet.read_table(path)
+  except (ArrowException, OSError) as error:
+    reason = str(error).splitlines()[0]
+    raise ValueError(
+      f"Expected {path} to be a Parquet file, got {short(reason)}."
+    ) from error
+  if not table.num_rows:
+    raise ValueError(f"Expected {path} to have rows, got none.")
+  say = lambda value: "" if value is None else str(value)
+  return {
+    name: np.array([say(v) for v in table[name].to_pylist()])
+    for name in table.column_names
+  }
