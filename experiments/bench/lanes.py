@@ -231,7 +231,7 @@ def make_measure(
       for measure, fit in zip(plan.measures, fitted):
         if measure.run is None:
           continue
-        fit = fit if measure.fit_once else at(fit, seed)
+        fit = fit if measure.fit_all else at(fit, seed)
         own = dict(measure.run(case._replace(fitted=fit)))
         found["is_finite"] &= own.pop("is_finite", True)
         _check_names(measure, own)
@@ -358,12 +358,8 @@ def _fitted(plan: Plan) -> list[PyTree]:
   found: list[PyTree] = []
   for i, measure in enumerate(plan.measures):
     of_seed = jnp.stack([derive(key, f"measure {i}") for key in seeds])
-    if measure.fit is not None and measure.fit_once:
-      shared, own = _on_device(plan)
-      once = jax.jit(
-        lambda s, o, k, fit=measure.fit: fit(plan.beds.make(s, o), k)
-      )
-      found.append(once(shared, at(own, 0), of_seed[0]))
+    if measure.fit_all is not None:
+      found.append(measure.fit_all(plan, of_seed[0]))
       continue
     found.append(
       measure.fit and program(measure.fit, *_on_device(plan), of_seed)
@@ -380,6 +376,17 @@ def _arguments(plan: Plan, original: Made, kept: PyTree = None) -> PyTree:
     original.value,
     kept,
   )
+
+
+def on_first(fit: Callable[[Any, Any], PyTree]) -> Callable[..., PyTree]:
+  """A `Measure.fit` on the first seed's bed as one that serves all of them."""
+
+  def fit_all(plan: Plan, key: jax.Array) -> PyTree:
+    shared, own = _on_device(plan)
+    once = jax.jit(lambda s, o, k: fit(plan.beds.make(s, o), k))
+    return once(shared, at(own, 0), key)
+
+  return fit_all
 
 
 def _on_device(plan: Plan) -> PyTree:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 from rich.console import Console
+from rich.measure import Measurement
 
 from experiments import common
 from experiments.bench import certify, lanes, table, tune
@@ -21,6 +22,7 @@ from jaxunlearn import report
 from jaxunlearn.adapters import orbax
 from jaxunlearn.core.types import Variables
 from jaxunlearn.report.files import plain
+from jaxunlearn.report.tables import split_columns
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -103,7 +105,7 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
     [
       *report.comparisons(trial),
       *study.comparisons(evidence),
-      *_tuned(evidence),
+      *tune.tables(evidence),
     ],
     figures,
     _notes(plan),
@@ -113,6 +115,8 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
   for name, content in study.files(evidence).items():
     if isinstance(content, str):
       report.write_text(folder / name, content)
+    elif isinstance(content, Variables):
+      orbax.save(folder / name, content, config=plain(config))
     else:
       report.write_json(folder / name, plain(content))
   _save_params(folder / "params", evidence)
@@ -135,10 +139,20 @@ def show(
   definitions: Sequence[report.Metric],
   out: str,
 ) -> None:
-  """A table per request, and where the rest is."""
-  shown: dict[str, Any] = {"metrics": columns, "definitions": definitions}
+  """A table per request with the first columns that fit, and where the rest is."""
+  if columns is None:
+    columns = split_columns(summary, definitions)[0]
+  shown: dict[str, Any] = {"definitions": definitions}
   for name in summary.requests:
-    console.print(report.rich_table(summary, **shown, request=name, title=name))
+    for count in range(len(columns), 0, -1):
+      made = report.rich_table(
+        summary, columns[:count], **shown, request=name, title=name
+      )
+      wide = console.options.update_width(10_000)
+      least = Measurement.get(console, wide, made).minimum
+      if least <= console.width:
+        break
+    console.print(made)
   where = f"Report: {Path(out) / 'report.html'}"
   console.print(where, markup=False, soft_wrap=True)
 
@@ -151,6 +165,7 @@ def configuration(plan: Plan) -> dict[str, Any]:
     "seeds": plan.seeds,
     "strategy": plan.strategy,
     "settings": plan.settings,
+    "settings_from": plan.origins,
     "forget_rows": plan.requests.added.sum(axis=-1),
     "rows": plan.requests.forget.shape[-1],
     **plan.beds.facts,
@@ -181,12 +196,6 @@ def bars(names: Sequence[str], caption: str, **labels: str) -> Panel:
     return figures
 
   return panel
-
-
-def _tuned(evidence: Evidence) -> list[report.Comparison]:
-  plan = evidence.plan
-  gap = report.describe(plan.study.gap, table.definitions(plan))
-  return [tune.table(evidence.tuned, gap)] if evidence.tuned else []
 
 
 def _notes(plan: Plan) -> list[str]:

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -179,7 +180,7 @@ class Case(NamedTuple):
     original: those of the original model of this seed.
     key: the same for every model of the lane, so that they are compared on the
       same random numbers; derive from it by name.
-    fitted: what `Measure.fit` returned for this seed.
+    fitted: what `Measure.fit` returned for this seed, or `fit_all`.
   """
 
   bed: Bed
@@ -206,7 +207,9 @@ class Measure(NamedTuple):
       `run` of all measures is done for this method and for all `REFERENCES`.
     rules: which columns are tested, and how.
     fit: `(bed, key) -> pytree`, what an attack learns once per seed; or None.
-    fit_once: whether one fit, on the first seed's bed, serves all of them.
+    costly: whether it is left out while settings are chosen.
+    fit_all: the same of all seeds at once, `(plan, key) -> pytree`; on the host,
+      when `REFERENCES` have been made.
   """
 
   metrics: tuple[report.Metric, ...]
@@ -215,7 +218,8 @@ class Measure(NamedTuple):
   after: Callable[[Evidence, str], Mapping[str, Any]] | None = None
   rules: tuple[Rule, ...] = ()
   fit: Callable[[Bed, jax.Array], PyTree] | None = None
-  fit_once: bool = False
+  fit_all: Callable[[Plan, jax.Array], PyTree] | None = None
+  costly: bool = False
 
 
 Panel = Callable[["Evidence"], Mapping[str, tuple["Figure", str]]]
@@ -242,7 +246,10 @@ class Study:
     keep: `(bed, forget bool [R, N], key) -> (variables, kept)`, the training of
       the original where a method needs something kept, leaves [R, ...].
     methods: by name, in the order of the tables.
-    settings: `options -> setting by method`; the one place that has defaults.
+    settings: `options -> setting by method`, by hand; the one place that has
+      defaults beside those in `chosen`.
+    chosen: the file with settings that `--tune` wrote, which are the defaults
+      where they are for these data and this model.
     measures: `plan -> measures`.
     fit: `plan -> plan`, before the measures are made.
     sweeps: `plan -> {method: {setting: values}}`, numbers that a method is run
@@ -257,8 +264,8 @@ class Study:
     panels: each `evidence -> {name: (figure, caption)}`.
     findings: `evidence -> sentences`, after the frame's own.
     comparisons: further tables, `evidence -> tables`.
-    files: `evidence -> contents of further files by name`: a text, or what is
-      written as JSON.
+    files: `evidence -> contents of further files by name`: a text, `Variables`,
+      which become a checkpoint, or what is written as JSON.
     extra: `evidence -> what else is found out`, for the configuration.
     unranked: methods that are references of their own, shown and not judged.
     traces: `info of a method -> {name: [T]}`, what its run left; None for the
@@ -278,6 +285,7 @@ class Study:
   methods: Mapping[str, Method]
   settings: Callable[[Any], Mapping[str, Setting]]
   measures: Callable[[Plan], Sequence[Measure]]
+  chosen: Path | None = None
   title: Callable[[Plan], str]
   lead: Callable[[Plan], str]
   seeds: Callable[[Any], int]
@@ -324,6 +332,8 @@ class Plan(NamedTuple):
     strategy: how lanes are mapped; see `jaxunlearn.map_many`.
     notes: what the user should know before anything is trained.
     selection: the plan that settings are chosen on; None for the defaults.
+    origins: by method how its default setting was chosen, as `Study.chosen` has
+      it; of one that was set by hand there is nothing.
   """
 
   study: Study
@@ -337,6 +347,7 @@ class Plan(NamedTuple):
   strategy: str | int
   notes: tuple[str, ...] = ()
   selection: Plan | None = None
+  origins: Mapping[str, Mapping[str, Any]] = {}
 
   @property
   def dataset(self) -> Any:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxunlearn as ju
-from experiments.bench import RETRAINED, Bed, Case, Evidence, Measure
+from experiments.bench import RETRAINED, Bed, Case, Evidence, Measure, lanes
 from jaxunlearn import attacks, metrics, report
 from jaxunlearn.core import checks
 from jaxunlearn.core.keys import derive
@@ -166,8 +166,7 @@ def measure(
     ("statistics", "lira", *_TOLD),
     functools.partial(_told_apart, tuple(single)),
     tuple(rules),
-    functools.partial(_shadows, num_shadows, strategy),
-    fit_once=True,
+    fit_all=lanes.on_first(functools.partial(_shadows, num_shadows, strategy)),
   )
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments import diffusion_data as prompted
+from experiments.beds import diffusion as beds
+from experiments.datasets import prompted
 
 WORDS = np.array(prompted.VOCABULARY)
 
@@ -41,9 +42,12 @@ def test_no_test_image_is_trained_on():
 
 
 def test_every_prompt_comes_once_and_words_can_be_left_out():
-  every = prompted.every_prompt(template=1, synonym=2)
+  images = beds.Images(None, {}, {}, beds.DIGITS, None, None)
+  every = images.every_prompt()
   assert len({tuple(t) for t in every["tokens"]}) == 60
-  assert " ".join(WORDS[every["tokens"][20]][1:5]) == "triad in ember style"
+  assert " ".join(WORDS[every["tokens"][20]][1:4]) == "a three image"
+  triad = prompted.prompts([3], [2], template=1, synonym=2)[0]
+  assert " ".join(WORDS[triad][1:5]) == "triad in ember style"
   no_style, no_object = prompted.prompts([3, -1], [-1, 2])
   assert " ".join(WORDS[no_style][1:6]) == "a three image in style"
   assert " ".join(WORDS[no_object][1:6]) == "a image in ember style"

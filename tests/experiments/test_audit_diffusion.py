@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from experiments import audit_diffusion, data
-from experiments import diffusion_beds as beds
-from experiments import diffusion_cifar as cifar
-from experiments import diffusion_data as prompted
-from experiments.diffusion_methods import METHODS, USUAL, Task
-from experiments.diffusion_output import interval, verdict
+from experiments.beds import diffusion as beds
+from experiments.beds.diffusion_methods import METHODS, USUAL, Task
+from experiments.datasets import prompted
+from experiments.studies.audit_diffusion_view import interval, verdict
 from jaxunlearn import report
 
 
@@ -27,7 +26,7 @@ def smoke_run(tmp_path_factory):
 def test_every_model_has_a_row_a_seed_with_its_numbers(smoke_run):
   _, results = smoke_run
   found = {(row["method"], row["seed"]) for row in results.rows}
-  names = ("original", "retrained", "uce")
+  names = ("original", "retrained", "retrained_again", "uce")
   assert found == {(name, seed) for name in names for seed in (100, 101)}
   for row in results.rows:
     assert row["request"] == "object:three"
@@ -138,7 +137,7 @@ def test_intervals_are_students():
 
 def test_what_methods_are_told_names_the_concept_and_nothing_else():
   size = beds.SIZES["smoke"]
-  bed = beds.load("smoke", None, size)
+  bed = beds.load("smoke", None, size.judge_steps)
   for text, count in (("object:3", 3), ("style:ember", 1)):
     concept = beds.parse_concept(text, bed.names)
     task = Task(bed, concept, 1)
@@ -167,7 +166,7 @@ def test_what_methods_are_told_names_the_concept_and_nothing_else():
 def test_styles_of_photographs_are_what_they_are_said_to_be():
   rng = np.random.default_rng(0)
   x = rng.uniform(-1, 1, (6, 32, 32, 3)).astype(np.float32)
-  found = cifar.styled(x, np.arange(6))
+  found = prompted.styled(x, np.arange(6))
   np.testing.assert_array_equal(found[0], x[0])
   np.testing.assert_array_equal(found[1], -x[1])
   np.testing.assert_allclose(found[2], x[2].mean(-1)[..., None].repeat(3, -1))
@@ -188,7 +187,7 @@ def test_the_bed_of_photographs_fits_its_model_and_its_classifier(monkeypatch):
   }
   loaded = data.Dataset(rows, rows, 10, data.CIFAR10_CLASSES, {})
   monkeypatch.setattr(data, "cifar10", lambda folder, size: loaded)
-  bed = beds.load("paper", None, beds.SIZES["paper"])
+  bed = beds.load("paper", None, 10)
   assert bed.train["tokens"].shape == (12, 10)
   model, x = bed.model, bed.train["x"]
   np.testing.assert_array_equal(bed.train["object"], rows["label"])

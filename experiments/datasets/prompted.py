@@ -1,8 +1,9 @@
-"""Prompted images: scikit-learn's digits in six styles, with a small language.
+"""Prompted images: digits or photographs in six styles, with a small language.
 
 An image has two labels, an object (the digit) and a style (a fixed colour map),
 and prompts name both: "a three image in ember style". Objects have three
-synonyms; templates and meaningless words vary the rest.
+synonyms; templates and meaningless words vary the rest. The ten classes and six
+styles of CIFAR-10 take the places of the digits', and so their words.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from experiments import data
 
 OBJECTS: tuple[tuple[str, str, str], ...] = (
   ("zero", "nought", "nil"),
@@ -25,6 +28,7 @@ OBJECTS: tuple[tuple[str, str, str], ...] = (
   ("nine", "nonet", "ennead"),
 )
 STYLES = ("grey", "negative", "ember", "sea", "stripes", "gradient")
+PHOTO_STYLES = ("photo", "negative", "grey", "turned", "posterised", "mosaic")
 JUNK = (
   *("nice", "small", "plain", "fresh", "quiet", "early", "local"),
   *("round", "simple", "daily", "common", "rare", "odd", "fine"),
@@ -143,16 +147,6 @@ def prompts(
   return np.stack([tokenize(line) for line in lines])
 
 
-def every_prompt(**options: int) -> dict[str, np.ndarray]:
-  """The 60 prompts: {"tokens": [60, 10], "object": [60], "style": [60]}."""
-  objects, styles = np.divmod(np.arange(10 * len(STYLES)), len(STYLES))
-  return {
-    "tokens": prompts(objects, styles, **options),
-    "object": objects.astype(np.int32),
-    "style": styles.astype(np.int32),
-  }
-
-
 def drop_rates(
   object_rate: float = 0.05, style_rate: float = 0.1
 ) -> np.ndarray:
@@ -204,3 +198,44 @@ def _in_all_styles(x: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
     "object": np.tile(target, len(STYLES)).astype(np.int32),
     "style": np.repeat(np.arange(len(STYLES)), len(x)).astype(np.int32),
   }
+
+
+def photos_in_styles(data_dir: str | None) -> PromptedImages:
+  """CIFAR-10, each image [32, 32, 3] in a random style.
+
+  Raises:
+    ValueError: there are no files, or none of that form.
+  """
+  loaded = data.cifar10(data_dir, None)
+  rng = np.random.default_rng(0)
+  parts = []
+  for part in (loaded.train, loaded.test):
+    x = 2 * (part["x"] * data.CIFAR10_STD + data.CIFAR10_MEAN) - 1
+    style = rng.integers(len(PHOTO_STYLES), size=len(x)).astype(np.int32)
+    label = part["label"].astype(np.int32)
+    parts.append({"x": styled(x, style), "object": label, "style": style})
+  train, test = parts
+  draw = lambda: {"template": rng.integers(3), "synonym": rng.integers(3)}
+  tokens = [
+    prompts([o], [s], **draw())[0]
+    for o, s in zip(train["object"], train["style"])
+  ]
+  return PromptedImages({**train, "tokens": np.stack(tokens)}, train, test)
+
+
+def styled(x: np.ndarray, style: np.ndarray) -> np.ndarray:
+  """Images [N, 32, 32, 3] in [-1, 1], each in its style [N]; float32.
+
+  In the order of `PHOTO_STYLES`: as they are; negated; without colour; the
+  channels turned round; in four levels; in tiles of 4x4.
+  """
+  x = np.asarray(x, np.float32)
+  grey = np.broadcast_to(x.mean(axis=-1, keepdims=True), x.shape)
+  levels = np.round((x + 1) * 1.5) / 1.5 - 1
+  tiles = x.reshape(len(x), 8, 4, 8, 4, 3).mean(axis=(2, 4))
+  tiles = tiles.repeat(4, axis=1).repeat(4, axis=2)
+  ways = (x, -x, grey, np.roll(x, 1, axis=-1), levels, tiles)
+  out = np.empty_like(x)
+  for number, way in enumerate(ways):
+    out[style == number] = way[style == number]
+  return out

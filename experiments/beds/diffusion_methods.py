@@ -19,13 +19,15 @@ import numpy as np
 import optax
 
 import jaxunlearn as ju
-from experiments import diffusion_data as prompted
-from experiments.diffusion_beds import Bed, Concept, every_prompt
-from experiments.diffusion_study import GUIDANCE, Maker
-from jaxunlearn import diffusion
-from jaxunlearn.core.tasks import Fit
-from jaxunlearn.core.transform import Transform
-from jaxunlearn.core.types import Request
+from experiments.beds.diffusion import (
+  GUIDANCE,
+  Concept,
+  Images,
+  Maker,
+  denoising,
+)
+from experiments.datasets import prompted
+from jaxunlearn import Fit, Request, Transform, diffusion
 from jaxunlearn.diffusion.adv_unlearn import Adversary, Retention
 from jaxunlearn.diffusion.doco import Critic, Preservation
 from jaxunlearn.diffusion.esd import Variant
@@ -45,13 +47,13 @@ class Task(NamedTuple):
   """What a method's factory is told.
 
   Attributes:
-    bed: see `Bed`.
+    bed: see `Images`.
     concept: see `Concept`.
     shrink: by how much there are fewer steps, images and rows than there
       should be.
   """
 
-  bed: Bed
+  bed: Images
   concept: Concept
   shrink: int
 
@@ -84,7 +86,7 @@ class Task(NamedTuple):
     is_object = self.concept.domain == "object"
     labels = ([index], [-1]) if is_object else ([-1], [index])
     lines = [
-      self.bed.prompts(*labels, template=template, synonym=synonym)
+      prompted.prompts(*labels, template=template, synonym=synonym)
       for template in range(len(prompted.TEMPLATES))
       for synonym in range(3 if is_object else 1)
     ]
@@ -109,7 +111,7 @@ class Task(NamedTuple):
     is_object = self.concept.domain == "object"
     labels = (own, others) if is_object else (others, own)
     synonyms = range(len(self.words))
-    lines = [self.bed.prompts(*labels, synonym=s) for s in synonyms]
+    lines = [prompted.prompts(*labels, synonym=s) for s in synonyms]
     return np.concatenate(lines)
 
   @property
@@ -139,7 +141,7 @@ class Task(NamedTuple):
   @property
   def kept_prompts(self) -> np.ndarray:
     """Every prompt of an object and a style that does not name the concept."""
-    every = every_prompt(self.bed)
+    every = self.bed.every_prompt()
     return every["tokens"][every[self.concept.domain] != self.concept.index]
 
   @property
@@ -166,33 +168,21 @@ class Method(NamedTuple):
 
 def finetune(task: Task) -> Transform:
   """Training goes on, on all rows but the concept's."""
-  denoising = diffusion.denoising_task(
-    task.model, augment=task.drop_words, time_weights=task.time_weights
-  )
-  return ju.finetune(denoising, Fit(optax.adam(5e-4), task.few(300), 128))
+  fit = Fit(optax.adam(5e-4), task.few(300), 128)
+  return ju.finetune(denoising(task.model), fit)
 
 
-def esd(
-  task: Task, group: str, rate: float, num_steps: int, eta: float
-) -> Transform:
+def esd(group: str, rate: float, eta: Mapping[str, float]) -> Any:
   """Erases from every prompt with the concept what its name alone brings in."""
-  return diffusion.esd(
+  return lambda task: diffusion.esd(
     task.model,
-    fit=Fit(optax.adam(rate), task.few(num_steps), 16),
+    fit=Fit(optax.adam(rate), task.few(220), 16),
     from_prompts=jnp.asarray(task.every(task.concept.index)),
-    eta=eta,
+    eta=eta[task.concept.domain],
     group=group,
     variant=Variant(base="cond"),
     sampling=Sampling(num_steps=10),
   )
-
-
-def esd_x(task: Task) -> Transform:
-  return esd(task, "xattn", 1e-4, 220, _ETA_X[task.concept.domain])
-
-
-def esd_u(task: Task) -> Transform:
-  return esd(task, "noxattn", 5e-4, 220, _ETA_U[task.concept.domain])
 
 
 def esd_alone(task: Task) -> Transform:
@@ -293,13 +283,7 @@ def adv_unlearn(task: Task) -> Transform:
 def _told(task: Task, prompts: Any, *fields: Any) -> Request:
   """A request of a concept; the fields are those of `diffusion.Concept`."""
   arrays = (None if f is None else jnp.asarray(f) for f in fields)
-  prompts = jnp.asarray(prompts)
-  return diffusion.requests.concept(task.model, prompts, *arrays)
-
-
-def _name(task: Task) -> Request:
-  """The concept by its name alone."""
-  return _told(task, task.prompts)
+  return diffusion.requests.concept(task.model, jnp.asarray(prompts), *arrays)
 
 
 def _marked_name(task: Task) -> Request:
@@ -312,15 +296,14 @@ def _alone(task: Task) -> Request:
   return _told(task, task.alone(task.concept.index))
 
 
-def _anchored(task: Task) -> Request:
+def _anchored(task: Task, *kept: Any) -> Request:
   """Every prompt with the concept, and the same with its anchor."""
   erased, guides = task.every(task.concept.index), task.every(task.anchor)
-  return _told(task, erased, guides)
+  return _told(task, erased, guides, *kept)
 
 
 def _anchored_among_kept(task: Task) -> Request:
-  erased, guides = task.every(task.concept.index), task.every(task.anchor)
-  return _told(task, erased, guides, task.kept_prompts)
+  return _anchored(task, task.kept_prompts)
 
 
 def _named_among_kept(task: Task) -> Request:
@@ -354,34 +337,28 @@ def one_step(task: Task) -> Maker:
 
 
 _PROMPTS = "the concept's prompts, no images"
+_ANCHORED = f"{_PROMPTS}; an anchor's; all prompts to keep"
 METHODS: Mapping[str, Method] = {
   "finetune": Method(finetune, "the rows kept"),
-  "esd_x": Method(esd_x, _PROMPTS, _alone),
-  "esd_u": Method(esd_u, _PROMPTS, _alone),
-  "esd_alone": Method(esd_alone, _PROMPTS, _name),
+  "esd_x": Method(esd("xattn", 1e-4, _ETA_X), _PROMPTS, _alone),
+  "esd_u": Method(esd("noxattn", 5e-4, _ETA_U), _PROMPTS, _alone),
+  "esd_alone": Method(
+    esd_alone, _PROMPTS, lambda task: _told(task, task.prompts)
+  ),
   "concept_ablation": Method(
     concept_ablation, f"{_PROMPTS}; an anchor's", _anchored
   ),
   "forget_me_not": Method(
     forget_me_not, "the concept's rows and prompt", _marked_name
   ),
-  "uce": Method(
-    uce, f"{_PROMPTS}; an anchor's; all prompts to keep", _anchored_among_kept
-  ),
+  "uce": Method(uce, _ANCHORED, _anchored_among_kept),
   "salun": Method(salun, "all rows; an anchor's words"),
-  "doco": Method(
-    doco, f"{_PROMPTS}; an anchor's; all prompts to keep", _anchored_among_kept
-  ),
+  "doco": Method(doco, _ANCHORED, _anchored_among_kept),
   "adv_unlearn": Method(
     adv_unlearn, f"{_PROMPTS}; all prompts to keep", _named_among_kept
   ),
   "safe_guidance": Method(None, "the concept's prompt", maker=safe_guidance),
-  "sfd": Method(
-    sfd,
-    f"{_PROMPTS}; an anchor's; all prompts to keep",
-    _anchored_among_kept,
-    one_step,
-  ),
+  "sfd": Method(sfd, _ANCHORED, _anchored_among_kept, one_step),
 }
 # What runs unless told otherwise: one of each kind, and one that fails.
 USUAL = ("esd_x", "concept_ablation", "forget_me_not", "uce", "salun")

@@ -1,0 +1,216 @@
+"""Models of the audit of diffusion: trained, loaded, made to forget."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxunlearn as ju
+from experiments import common
+from experiments.beds import diffusion as beds
+from experiments.beds.diffusion_methods import METHODS, Task
+from experiments.bench import AGAIN, ORIGINAL, REFERENCES, Plan, lanes
+from jaxunlearn.adapters import orbax
+from jaxunlearn.core.types import PyTree, Variables
+
+# A stretch of retraining whose time stands for all of it.
+_TIMED_SHARE = 20
+TWINS, JUDGE = "retrained_all", "classifier"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Painter:
+  """A model, and the name of the method whose way of sampling it needs."""
+
+  params: PyTree
+  maker: str | None = dataclasses.field(default=None, metadata={"static": True})
+
+
+class Trained(NamedTuple):
+  """The models that everything starts from.
+
+  Attributes:
+    original: params.
+    twins: params of models retrained without the concept, leaves [T, ...]; where
+      one would do, a second as a control.
+    judge: variables of the classifier.
+    seconds: of compiling and of running one training.
+  """
+
+  original: PyTree
+  twins: PyTree
+  judge: Variables
+  seconds: tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setup:
+  """What all methods share; models are trained when they are first asked for.
+
+  Attributes:
+    images: see `beds.Images`.
+    size: see `beds.Size`.
+    concept: see `beds.Concept`.
+    seeds: int [S].
+    strategy: see `map_many`.
+    loaded: the models of an earlier run, or None.
+  """
+
+  images: beds.Images
+  size: beds.Size
+  concept: beds.Concept
+  seeds: np.ndarray
+  strategy: Any
+  loaded: Trained | None
+
+  @property
+  def forget(self) -> np.ndarray:
+    """The training rows that show the concept, bool [N]."""
+    return self.images.train[self.concept.domain] == self.concept.index
+
+  @property
+  def data(self) -> dict[str, jax.Array]:
+    """The training rows that a method gets to see."""
+    return {k: jnp.asarray(self.images.train[k]) for k in ("x", "tokens")}
+
+  def keys(self, purpose: int) -> jax.Array:
+    """A key for each seed, [S]."""
+    return jax.vmap(lambda seed: key_of(seed, purpose))(jnp.asarray(self.seeds))
+
+  @functools.cached_property
+  def trained(self) -> Trained:
+    """The original model and those without the concept in one program."""
+    if self.loaded is not None:
+      return self.loaded._replace(seconds=(0.0, self._seconds_retraining()))
+    images, size = self.images, self.size
+    seed = jax.random.key(int(self.seeds[0]))
+    judge = images.train_judge(jax.random.fold_in(seed, 1))
+    count = max(size.twins, 2)
+    gone = jnp.asarray(self.forget)
+    masks = jnp.stack([jnp.ones_like(gone), *[~gone] * count])
+    # The first twin begins as the original model does and differs by its rows.
+    numbers = jnp.array([0, *range(count)])
+    keys = jax.vmap(lambda i: jax.random.fold_in(seed, 2 + i))(numbers)
+    task, fit = beds.denoising(images.model), size.recipe.fit
+    many = lambda data, masks, keys: ju.train_many(
+      task, data, masks, keys, fit, strategy=self.strategy
+    )[0]
+    made = common.timed(many, self.data, masks, keys)
+    params = made.value.params
+    seconds = made.seconds_compile, made.seconds_run / (1 + count)
+    return Trained(
+      lanes.at(params, 0), lanes.at(params, slice(1, None)), judge, seconds
+    )
+
+  def _seconds_retraining(self) -> float:
+    """Of retraining one model, from a stretch of it, run just now."""
+    fit = self.size.recipe.fit
+    short = max(fit.num_steps // _TIMED_SHARE, 1)
+    task = beds.denoising(self.images.model)
+    run = lambda data, mask, key: (
+      ju.train(task, data, mask, key, fit._replace(num_steps=short))[0].params
+    )
+    made = common.timed(run, self.data, ~self.forget, jax.random.key(0))
+    return made.seconds_run * fit.num_steps / short
+
+
+def key_of(seed: Any, purpose: int) -> jax.Array:
+  return jax.random.fold_in(jax.random.key(seed), purpose)
+
+
+def serve(plan: Plan, name: str, traced: Any) -> dict[str, lanes.Made]:
+  """A method's models for every seed, leaves [S, ...], in one program."""
+  del traced  # Nothing is chosen here.
+  this, count = plan.dataset, len(plan.seeds)
+  trained = this.trained
+  spread = lambda leaf: jnp.broadcast_to(leaf[None], (count, *leaf.shape))
+  if name in REFERENCES:
+    turn = jnp.arange(count) % this.size.twins + (name == AGAIN)
+    params = (
+      jax.tree.map(spread, trained.original)
+      if name == ORIGINAL
+      else lanes.at(trained.twins, turn % max(this.size.twins, 2))
+    )
+    seconds = trained.seconds[0], trained.seconds[1] * count
+    return {name: lanes.Made(Painter(params), {}, *seconds)}
+  method, own = METHODS[name], Task(this.images, this.concept, this.size.shrink)
+  maker = name if method.maker else None
+  if method.make is None:
+    same = Painter(jax.tree.map(spread, trained.original), maker)
+    return {name: lanes.Made(same, {}, 0.0, 0.0)}
+  transform, forget = method.make(own), jnp.asarray(this.forget)
+  told = ju.Request() if method.concept is None else method.concept(own)
+  request = told._replace(forget=forget, retain=~forget)
+
+  def program(params, data, request, keys):
+    one = lambda key: transform(Variables(params), data, request, key)[0].params
+    return ju.map_many(one, keys, strategy=this.strategy)
+
+  made = common.timed(
+    program, trained.original, this.data, request, this.keys(10)
+  )
+  return {name: lanes.Made(Painter(made.value, maker), {}, *made[1:])}
+
+
+def to_keep(plan: Plan) -> dict[str, Variables]:
+  """What a later run needs, beside the models that the frame writes."""
+  trained = plan.dataset.trained
+  return {
+    f"params/{TWINS}": Variables(trained.twins),
+    f"params/{JUDGE}": trained.judge,
+  }
+
+
+def load(folder: Path, this: Setup, preset: str) -> tuple[Trained, int]:
+  """The models of an earlier run, and how many were retrained for its seeds.
+
+  Args:
+    folder: of the run, or its subfolder "params".
+    this: what they must fit.
+    preset: likewise.
+
+  Raises:
+    ValueError: something is missing or fits another model or concept.
+  """
+  folder = folder.expanduser().absolute()
+  if not (folder / TWINS).exists():
+    folder = folder / "params"
+  if not (folder / TWINS).exists():
+    raise ValueError(
+      "Expected --load to be the folder of an earlier run of audit_diffusion, "
+      f"got {folder.parent}."
+    )
+  # Its text says of what kind the models are, before their shapes do.
+  config: Mapping[str, Any] = orbax.load(folder / "retrained").config or {}
+  given = {**config.get("options", {}), "concept": config.get("request")}
+  for name, wanted in (("preset", preset), ("concept", this.concept.name)):
+    if given.get(name) != wanted:
+      raise ValueError(
+        f"Expected --load with models of {name} {wanted}, got "
+        f"{given.get(name)}."
+      )
+  twins = int(given["twins"])
+  like = jax.eval_shape(this.images.model.init, jax.random.key(0))
+  many = jax.tree.map(
+    lambda s: jax.ShapeDtypeStruct((max(twins, 2), *s.shape), s.dtype), like
+  )
+  image = jnp.zeros((1, *this.images.model.image_shape))
+  judge = jax.eval_shape(this.images.judge.init, jax.random.key(0), image)
+  original, retrained, classifier = (
+    orbax.load(folder / name, part).variables
+    for name, part in (
+      (ORIGINAL, Variables(like)),
+      (TWINS, Variables(many)),
+      (JUDGE, judge),
+    )
+  )
+  trained = Trained(original.params, retrained.params, classifier, (0.0, 0.0))
+  return trained, twins
