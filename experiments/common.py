@@ -20,6 +20,7 @@ from rich.progress import (
   MofNCompleteColumn,
   Progress,
   SpinnerColumn,
+  TaskID,
   TextColumn,
   TimeElapsedColumn,
 )
@@ -102,9 +103,42 @@ def failing_on_system_errors() -> Iterator[None]:
     fail(f"{error.strerror or error}{place}")
 
 
+class _Stages(Progress):
+  """A bar that is drawn on a terminal; elsewhere a line for each stage."""
+
+  _began = time.perf_counter()
+  _stage: Any = None
+
+  def add_task(self, description: str, *args: Any, **fields: Any) -> TaskID:
+    self._say(description)
+    return super().add_task(description, *args, **fields)
+
+  def update(self, task_id: TaskID, **fields: Any) -> None:
+    if fields.get("description"):
+      self._say(fields["description"])
+    super().update(task_id, **fields)
+
+  def stop(self) -> None:
+    self._say(None)
+    super().stop()
+
+  def _say(self, stage: str | None) -> None:
+    now, last = time.perf_counter(), self._stage
+    self._stage = None if stage is None else (stage, now)
+    if (
+      last is not None and now - last[1] > 0.05 and not self.console.is_terminal
+    ):
+      took, total = now - last[1], now - self._began
+      print(f"{total:7.1f} s  {last[0]}: {took:.1f} s", file=sys.stderr)
+
+
 def progress() -> Progress:
-  """A progress bar on stderr that leaves nothing behind."""
-  return Progress(
+  """A progress bar on stderr that leaves nothing behind.
+
+  Where stderr is no terminal each stage leaves a line with the seconds since the
+  program was loaded, and its own.
+  """
+  return _Stages(
     SpinnerColumn(),
     TextColumn("{task.description}"),
     BarColumn(),

@@ -41,14 +41,14 @@ ADULT_ROWS: Mapping[str, tuple[int, int] | None] = {
   "paper": None,
 }
 MAX_CLASSES = 100_000  # A label beyond is an id or a mistake.
-_ADULT_NUMBERS = (
+ADULT_NUMBERS = (
   "age",
   "education-num",
   "capital-gain",
   "capital-loss",
   "hours-per-week",
 )
-_ADULT_WORDS = (
+ADULT_WORDS = (
   "workclass",
   "marital-status",
   "occupation",
@@ -242,29 +242,27 @@ def adult(data_dir: str | None, rows: tuple[int, int] | None = None) -> Dataset:
     )
   table = read_csv(
     Path(data_dir) / "adult_train.csv",
-    (*_ADULT_NUMBERS, *_ADULT_WORDS, "income"),
+    (*ADULT_NUMBERS, *ADULT_WORDS, "income"),
   )
   label = np.array([v.startswith(">50K") for v in table["income"]], np.int32)
   try:
-    numbers = np.array([table[name] for name in _ADULT_NUMBERS], np.float64).T
+    numbers = np.array([table[name] for name in ADULT_NUMBERS], np.float64).T
   except ValueError as error:
     raise ValueError(
-      f"Expected numbers in {', '.join(_ADULT_NUMBERS)} of adult_train.csv, got "
+      f"Expected numbers in {', '.join(ADULT_NUMBERS)} of adult_train.csv, got "
       f"{error}."
     ) from error
-  skewed = [_ADULT_NUMBERS.index(name) for name in _ADULT_NUMBERS[2:4]]
+  skewed = [ADULT_NUMBERS.index(name) for name in ADULT_NUMBERS[2:4]]
   numbers[:, skewed] = np.log1p(numbers[:, skewed])
   one_hot = [
-    table[name][:, None] == np.unique(table[name])[None]
-    for name in _ADULT_WORDS
+    table[name][:, None] == np.unique(table[name])[None] for name in ADULT_WORDS
   ]
   x = np.concatenate([numbers, *one_hot], axis=1)
   # Of so many rows a preset takes some, the same in every run.
   order = np.random.default_rng(1).permutation(len(label))
   few = np.sort(order[: None if rows is None else sum(rows)])
   columns = {
-    name: table[name][few]
-    for name in (*_ADULT_NUMBERS, *_ADULT_WORDS, "income")
+    name: table[name][few] for name in (*ADULT_NUMBERS, *ADULT_WORDS, "income")
   }
   share = 0.3 if rows is None else rows[1] / sum(rows)
   pool = Pool(

@@ -1,20 +1,17 @@
 """`python -m experiments.synthetic_tables`: see `studies.synthetic_tables`."""
 
-from __future__ import annotations
-
-from experiments import common, flags
-from experiments.studies import synthetic_tables_view as view
-from experiments.studies.synthetic_tables import Options, prepare, run
-
-__all__ = ["Options", "main", "prepare", "run"]
+from experiments.launch import program
 
 
-def main(argv=None) -> None:
-  """The program; bad input ends it with one line and exit status 2."""
-  asked = flags.parse(Options, "python -m experiments.synthetic_tables", argv)
-  plan, summary = common.run_program(asked, prepare, run, view.write)
-  view.show(common.wide_console(), plan, summary)
+def _main(argv=None) -> None:
+  from experiments import common, flags
+  from experiments.studies import synthetic_tables as study
+  from experiments.studies import synthetic_tables_view as view
+
+  name = "python -m experiments.synthetic_tables"
+  asked = flags.parse(study.Options, name, argv)
+  found = common.run_program(asked, study.prepare, study.run, view.write)
+  view.show(common.wide_console(), *found)
 
 
-if __name__ == "__main__":
-  main()
+main, __getattr__ = program(globals(), _main)

@@ -197,7 +197,7 @@ def test_a_factory_has_few_parameters():
 
 # What the folders of `experiments` import from it beside themselves.
 BESIDE = {
-  "bench": {"common", "datasets", "flags", "requests"},
+  "bench": {"common", "datasets", "files", "flags", "requests"},
   "datasets": {"data", "files", "requests"},
   "beds": {"bench", "data", "datasets", "files", "flags", "requests"},
   "studies": {

@@ -121,6 +121,7 @@ def measures(plan: Plan, rules: tuple[Rule, ...] = RULES) -> list[Measure]:
       _relearn(plan),
       ("relearn_target", "relearn_curve", "relearn_finite"),
       _anamnesis,
+      costly=True,
     ),
     table.gap(GAP),
     table.gap(SALUN, name="salun_gap"),

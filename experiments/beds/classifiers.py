@@ -16,7 +16,7 @@ import optax
 import jaxunlearn as ju
 from experiments import bench, data
 from experiments.beds import cautions, models
-from experiments.datasets import classes
+from experiments.datasets import classes, splits
 from experiments.flags import described
 from experiments.requests import Ask
 from jaxunlearn.core.types import PyTree
@@ -274,12 +274,8 @@ def beds(
     extra = Extra(dataset.num_classes, aside)
     return bench.Bed(model, train, test, recipe, extra)
 
-  is_shared = one_split or dataset.pool is None
   return bench.Beds(
-    arrays[0] if is_shared else None,
-    np.zeros(len(seeds))
-    if is_shared
-    else jax.tree.map(lambda *leaves: np.stack(leaves), *arrays),
+    *splits.per_seed(arrays, one_split or dataset.pool is None),
     make,
     found,
     {

@@ -46,6 +46,15 @@ class CommonOptions:
     ),
   ] = None
 
+  write_settings: Annotated[
+    str | None,
+    described(
+      "With --tune: add the chosen settings to this JSON file, from which the "
+      "study can take its defaults, and do nothing else.",
+      "FILE",
+    ),
+  ] = None
+
   certificate: Annotated[
     str | None,
     described(
@@ -54,6 +63,15 @@ class CommonOptions:
       "METHOD",
     ),
   ] = None
+
+  retrain: Annotated[
+    bool,
+    described(
+      "Without it, and with --checkpoint and --certificate, no model is trained "
+      "without the rows, where that is impossible: the certificate says what can "
+      "be said from rows that were never trained on."
+    ),
+  ] = True
 
   data_dir: flags.DataDir = None
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import common, flags
+from experiments import common, files, flags
 from experiments.bench import certify, render, table, tune
+from experiments.bench.run import record
 from experiments.bench.study import (
   REPORT,
   SELECT,
@@ -37,6 +39,8 @@ def prepare(study: Study, options: Any) -> Plan:
   plan = make_plan(study, options, seeds, methods, options.request, REPORT)
   certify.check(plan)
   if options.tune is None:
+    if options.write_settings is not None:
+      raise ValueError("Expected --tune with --write-settings, got none.")
     return plan
   if options.tune < 2:
     raise ValueError(f"Expected --tune > 1, got {options.tune}.")
@@ -64,7 +68,9 @@ def make_plan(
   spelled = study.spell(options, text)
   asks = () if study.requests else read(spelled, study.kinds, said)
   beds = study.beds(options, seeds, part, asks)
-  settings = study.settings(options)
+  by_hand = study.settings(options)
+  by_hand = {name: by_hand.get(name, {}) for name in methods}
+  settings, origins = tune.defaults(study, options, by_hand)
   plan = Plan(
     study,
     options,
@@ -74,9 +80,10 @@ def make_plan(
     if study.requests
     else masks(asks, study.kinds, beds, getattr(options, "sequence", False)),
     methods,
-    {name: settings.get(name, {}) for name in methods},
+    settings,
     (),
     _strategy(options.strategy),
+    origins=origins,
   )
   plan = study.fit(plan)
   return plan._replace(measures=tuple(study.measures(plan)))
@@ -163,7 +170,37 @@ def main(
   """
   program = f"python -m experiments.{study.name}"
   asked = flags.parse(study.options, program, argv)
+  if asked.write_settings is not None:
+    return _write_settings(asked, prepare)
+  if not asked.retrain:
+    alone = certify.run_alone, certify.write_alone
+    _, made = common.run_program(asked, prepare, *alone)
+    print(
+      made.claims[0], f"Certificate: {asked.out}/certificate.html", sep="\n"
+    )
+    return
   plan, summary = common.run_program(asked, prepare, run, render.write)
   columns = study.columns and study.columns(plan)
   known, out = table.definitions(plan), plan.options.out
   render.show(common.wide_console(), summary, columns, known, out)
+
+
+def _write_settings(asked: Any, prepare: Callable[[Any], Plan]) -> None:
+  """Chooses settings, adds them to a file, and that is all."""
+  with common.failing_on_system_errors():
+    with common.failing_on_bad_input():
+      flags.check(asked)
+      common.use_compilation_cache()
+      plan = prepare(asked)
+      path = files.checked_path(asked.write_settings, "--write-settings")
+      found = tune.read(path)
+    for line in plan.notes:
+      print(f"note: {line}", file=sys.stderr)
+    if plan.selection is None:
+      return
+    with common.progress() as bar:
+      task = bar.add_task("training", total=None)
+      say = lambda words: bar.update(task, description=words)
+      tuned = tune.choose(plan.selection, asked.tune, record, say)
+    tune.write(path, found, plan.selection, tuned)
+  print(f"Settings of {len(tuned)} methods: {path}")

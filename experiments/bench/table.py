@@ -35,6 +35,14 @@ SPEEDUP = report.Metric(
   report.HIGHER,
   headline=True,
 )
+TUNED = report.Metric(
+  "is_tuned",
+  "Settings tuned",
+  "Whether the settings were chosen on rows, requests and seeds that the report "
+  "is not about; else they are by hand.",
+  "%",
+  0,
+)
 ALONE = report.Metric(
   "seconds_alone",
   "One request alone",
@@ -59,7 +67,13 @@ def definitions(plan: Plan) -> tuple[report.Metric, ...]:
     # The speed-up stands in the main table for it.
     seconds[0] = seconds[0]._replace(headline=False)
     seconds += [SPEEDUP, ALONE]
-  return (*plan.metrics, FINITE, report.describe("forget_rows"), *seconds)
+  return (
+    *plan.metrics,
+    FINITE,
+    TUNED,
+    report.describe("forget_rows"),
+    *seconds,
+  )
 
 
 def rows(evidence: Evidence) -> list[dict[str, Any]]:
@@ -80,6 +94,9 @@ def rows(evidence: Evidence) -> list[dict[str, Any]]:
     columns["is_finite"] = found.is_finite
     columns["forget_rows"] = plan.requests.added.sum(axis=-1).ravel()
     columns |= _times(evidence, method)
+    if method in plan.methods and plan.study.methods[method].space:
+      is_tuned = method in evidence.tuned or method in plan.origins
+      columns["is_tuned"] = np.full(len(plan.lanes[0]), is_tuned)
     made += [
       {
         "method": method,

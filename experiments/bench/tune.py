@@ -7,11 +7,17 @@ traced share a program, so that a draw costs a run and no compilation.
 
 from __future__ import annotations
 
+import datetime
+import json
+import shlex
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments import common
 from experiments.bench import lanes
 from experiments.bench.study import (
   AGAIN,
@@ -22,6 +28,7 @@ from experiments.bench.study import (
 )
 from jaxunlearn import report
 from jaxunlearn.report.definitions import format_value
+from jaxunlearn.report.files import plain
 from jaxunlearn.report.tables import Cell, Grid
 
 FIRST_SEED = 1_000_000  # Far from those of any report.
@@ -64,11 +71,18 @@ class Tuned(NamedTuple):
     scores: of each draw, the default first: the gap to retraining, a mean over
       requests and seeds; inf where a model diverged.
     floor: that of a second retrained model.
+    programs: how many were compiled for it.
   """
 
   setting: Setting
   scores: tuple[float, ...]
   floor: float
+  programs: int = 1
+
+  @property
+  def num_near(self) -> int:
+    """Settings whose score is within a floor of the best: how flat it is."""
+    return sum(s - min(self.scores) <= self.floor for s in self.scores)
 
 
 def draws(
@@ -100,6 +114,8 @@ def choose(
     record: `run.record`.
     progress: told of each method by a line.
   """
+  measures = tuple(m for m in plan.measures if not m.costly)
+  plan = plan._replace(measures=measures)
   made, original = lanes.references(plan)
   measure = lanes.make_measure(plan, original, made[RETRAINED].value)
   evidence, found = Evidence(plan, {}), {}
@@ -112,7 +128,8 @@ def choose(
     progress(f"choosing the setting of {name}")
     settings = draws(plan.settings[name], space, count)
     scores = [np.inf] * len(settings)
-    for places in _groups(settings, space).values():
+    groups = _groups(settings, space)
+    for places in groups.values():
       same = {**plan.settings, name: settings[places[0]]}
       traced = {
         key: np.array([settings[i][key] for i in places], np.float32)
@@ -125,31 +142,115 @@ def choose(
         record(evidence, measure, {name: one})
         scores[i] = _score(evidence, name)
     best = int(np.argmin(scores))
-    found[name] = Tuned(settings[best], tuple(scores), floor)
+    found[name] = Tuned(settings[best], tuple(scores), floor, len(groups))
   return found
 
 
-def table(tuned: Mapping[str, Tuned], gap: report.Metric) -> report.Comparison:
-  """The chosen settings, the budget, and how much the choice mattered."""
+# What settings hold for: the options of these names.
+_FOR = ("data", "task", "model", "layer", "preset")
+
+
+def _holds_for(options: Any) -> dict[str, Any]:
+  return {n: getattr(options, n) for n in _FOR if hasattr(options, n)}
+
+
+def read(path: Path | None) -> list[dict[str, Any]]:
+  """What `write` wrote; nothing where there is no file.
+
+  Raises:
+    ValueError: a file of another form.
+  """
+  if path is None or not path.exists():
+    return []
+  try:
+    entries = json.loads(path.read_text())
+    return [
+      entry
+      for entry in entries
+      if {"for", "method", "setting", "chosen"} <= entry.keys()
+    ]
+  except (ValueError, TypeError, AttributeError):
+    raise ValueError(
+      f"Expected --write-settings to be a file of settings, got {path}."
+    ) from None
+
+
+def defaults(
+  study: Any, options: Any, by_hand: Mapping[str, Setting]
+) -> tuple[dict[str, Setting], dict[str, Mapping[str, Any]]]:
+  """Settings, and how those were chosen that `Study.chosen` has for the options."""
+  settings, origins = dict(by_hand), {}
+  for entry in read(study.chosen):
+    name = entry["method"]
+    if name in settings and entry["for"] == _holds_for(options):
+      settings[name] = {**settings[name], **entry["setting"]}
+      origins[name] = entry["chosen"]
+  return settings, origins
+
+
+def write(
+  path: Path,
+  entries: list[dict[str, Any]],
+  plan: Plan,
+  tuned: Mapping[str, Tuned],
+) -> None:
+  """Adds settings to those in a file, in the place of older ones.
+
+  Args:
+    path: of the file.
+    entries: what `read` read from it.
+    plan: of the rows, requests and seeds that chose.
+    tuned: of `choose`.
+  """
+  holds = _holds_for(plan.options)
+  kept = [e for e in entries if e["for"] != holds or e["method"] not in tuned]
+  how = {
+    "command": shlex.join(["python", "-m", _program(), *sys.argv[1:]]),
+    "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    "versions": common.environment(),
+    "requests": plan.requests.names,
+    "seeds": plan.seeds,
+  }
+  for name, found in tuned.items():
+    rounded = lambda v: float(f"{v:.4g}") if isinstance(v, float) else v
+    space = plan.study.methods[name].space or {}
+    setting = {k: rounded(v) for k, v in found.setting.items() if k in space}
+    chosen = {k: rounded(v) for k, v in _described(found).items()} | how
+    entry = {"for": holds, "method": name, "setting": setting, "chosen": chosen}
+    kept.append(entry)
+  kept.sort(key=lambda entry: (sorted(entry["for"].items()), entry["method"]))
+  report.write_json(path, plain(kept))
+
+
+def _program() -> str:
+  return f"experiments.{Path(sys.argv[0]).stem}"
+
+
+BY_HAND = "default, by hand"
+
+
+def tables(evidence: Evidence) -> list[report.Comparison]:
+  """The settings, which of them are tuned, and how much the choice mattered."""
+  plan = evidence.plan
+  names = [name for name in plan.methods if plan.study.methods[name].space]
+  if not names:
+    return []
+  gap = report.describe(plan.study.gap, plan.metrics)
   rows = []
-  for name, chosen in tuned.items():
-    best = min(chosen.scores)
-    near = sum(score - best <= chosen.floor for score in chosen.scores)
-    setting = ", ".join(
-      f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}"
-      for k, v in chosen.setting.items()
-    )
-    numbers = (
-      format_value(gap, v) for v in (best, chosen.scores[0], chosen.floor)
-    )
-    texts = setting, *numbers, f"{near} of {len(chosen.scores)}"
+  for name in names:
+    texts = [_as_text(plan.settings[name]), BY_HAND, "", "", "", ""]
+    how = plan.origins.get(name)
+    if name in evidence.tuned:
+      how = {**_described(evidence.tuned[name]), "date": "in this run"}
+    if how is not None:
+      gaps = (how[f"gap{part}"] for part in ("", "_default", "_floor"))
+      shown = ("" if v is None else format_value(gap, v) for v in gaps)
+      near = f"{how['as_good']} of {how['budget']}"
+      texts[1:] = [f"tuned, {how['date']}", *shown, near]
     rows.append((name, tuple(map(Cell, texts))))
   heads = (
-    (
-      "setting",
-      "Setting",
-      "Chosen on selection rows; what it is not about stays.",
-    ),
+    ("setting", "Setting", "What the method ran with."),
+    ("origin", "Origin", "Whether it was tuned, and when."),
     ("gap_chosen", gap.label, "Of the chosen setting, on selection rows."),
     ("gap_default", f"{gap.label}, default", "Of the default setting, there."),
     ("gap_floor", f"{gap.label}, floor", "Of a second retraining, there."),
@@ -159,12 +260,34 @@ def table(tuned: Mapping[str, Tuned], gap: report.Metric) -> report.Comparison:
       "Settings whose gap is within a floor of the best.",
     ),
   )
-  return report.Comparison(
+  found = report.Comparison(
     "How settings were chosen",
-    "On rows, requests and seeds that this report is not about, every method with "
-    "as many settings. Where most of them are as good, the choice matters little.",
+    "Tuned: of as many settings per method the one nearest to retraining, on "
+    "rows, requests and seeds that this report is not about. Where most of them "
+    "are as good, the choice matters little. By hand: chosen by its author, on "
+    "what may be these very rows.",
     Grid(tuple(report.Metric(*head) for head in heads), tuple(rows), False),
   )
+  return [found]
+
+
+def _as_text(setting: Setting) -> str:
+  return ", ".join(
+    f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}"
+    for k, v in setting.items()
+  )
+
+
+def _described(found: Tuned) -> dict[str, Any]:
+  return {
+    "gap": min(found.scores),
+    "gap_default": found.scores[0],
+    "gap_floor": found.floor,
+    "budget": len(found.scores),
+    "as_good": found.num_near,
+    "diverged": sum(not np.isfinite(s) for s in found.scores),
+    "programs": found.programs,
+  }
 
 
 def _score(evidence: Evidence, name: str) -> float:

@@ -7,18 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data import _ADULT_NUMBERS, data_folder
+from experiments.data import ADULT_NUMBERS, ADULT_WORDS, data_folder
 from experiments.files import read_csv
 
-_ADULT_WORDS = (
-  "workclass",
-  "marital-status",
-  "occupation",
-  "relationship",
-  "race",
-  "sex",
-  "income",
-)
+# Of the country nine tenths are one value.
+_WORDS = (*(w for w in ADULT_WORDS if w != "native-country"), "income")
 _HOUSE_NUMBERS = (
   "longitude",
   "latitude",
@@ -93,8 +86,8 @@ def load(name: str, data_dir: str | None) -> MixedTable:
 def _adult(path: Path) -> MixedTable:
   """Five numbers and seven columns of words; fnlwgt, education (the same as
   education-num) and native-country (nine tenths one value) are left out."""
-  words = read_csv(path, (*_ADULT_NUMBERS, *_ADULT_WORDS))
-  return _mixed("adult", words, _ADULT_NUMBERS, _ADULT_WORDS, "classification")
+  words = read_csv(path, (*ADULT_NUMBERS, *_WORDS))
+  return _mixed("adult", words, ADULT_NUMBERS, _WORDS, "classification")
 
 
 def _california(path: Path) -> MixedTable:

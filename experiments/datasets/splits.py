@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import jax
 import numpy as np
 
 REPORT, SELECT = "report", "select"
@@ -52,3 +56,15 @@ def split_rows(
   test, train = np.split(rest, [size(test_share)])
   train = np.append(train, np.flatnonzero(named))
   return np.sort(train), np.sort(select if part == SELECT else test)
+
+
+def per_seed(arrays: Sequence[Any], are_same: bool = False) -> tuple[Any, Any]:
+  """The `shared` and `of_seed` of `bench.Beds` from the arrays of each seed.
+
+  Args:
+    arrays: one pytree per seed, with the same shapes.
+    are_same: whether the first one serves all seeds.
+  """
+  if are_same:
+    return arrays[0], np.zeros(len(arrays))
+  return None, jax.tree.map(lambda *leaves: np.stack(leaves), *arrays)

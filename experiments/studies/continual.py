@@ -35,7 +35,7 @@ import tyro
 
 from experiments import bench, flags
 from experiments.bench import Case, Evidence, Measure, Rule, table
-from experiments.datasets import classes, tasks
+from experiments.datasets import classes, splits, tasks
 from experiments.flags import described
 from experiments.studies import continual_events as words
 from experiments.studies import continual_learners as learners
@@ -133,23 +133,19 @@ def beds(options: Options, seeds: Sequence[int], part: str, asks: Any):
     data_dir=options.data_dir,
     classes_per_task=options.classes_per_task,
   )
-  splits = [classes.split(found.dataset, seed, part) for seed in seeds]
+  divided = [classes.split(found.dataset, seed, part) for seed in seeds]
   model = from_module(models.MLP(len(found.of_class)))
   extra = learners.Extra(found.of_class, found.within)
-  arrays = [(split.train, split.test) for split in splits]
-  is_shared = found.dataset.pool is None
+  arrays = [(split.train, split.test) for split in divided]
 
   def make(shared: Any, own: Any) -> bench.Bed:
     train, test = own if shared is None else shared
     return bench.Bed(model, train, test, extra=extra)
 
   return bench.Beds(
-    arrays[0] if is_shared else None,
-    np.zeros(len(seeds))
-    if is_shared
-    else jax.tree.map(lambda *leaves: np.stack(leaves), *arrays),
+    *splits.per_seed(arrays, found.dataset.pool is None),
     make,
-    splits,
+    divided,
     {
       "size": learners.SIZES[options.preset],
       "num_tasks": found.num_tasks,

@@ -21,7 +21,7 @@ import numpy as np
 from jaxunlearn.report.files import plain
 from jaxunlearn.report.limits import LIMITS
 from jaxunlearn.report.style import STYLE
-from jaxunlearn.report.verdict import ABSENT, FOUND, Check, Verdict
+from jaxunlearn.report.verdict import ABSENT, BLIND, FOUND, Check, Verdict
 
 _CAN = {
   "passed": "In {tests} tests over {seeds} seeds the model could not be told from "
@@ -36,6 +36,25 @@ _CAN = {
   "traces": "The rows were NOT forgotten: {found} of {tests} tests found traces "
   "of them.",
 }
+# Where no model was trained without the rows: what is known are rows of their kind
+# that no model was trained on, and the model as it was.
+_CAN_UNSEEN = {
+  "passed": "In {tests} tests the model treats the rows as it treats rows of their "
+  "kind that it was never trained on, within the margins below.",
+  "unclear": "No test found that the model treats the rows otherwise than rows of "
+  "their kind that it was never trained on, but {open} of {tests} were too weak to "
+  "exclude it: forgetting is neither shown nor refuted.",
+  "damaged": "The model no longer tells the rows from others of their kind, but it "
+  "is worse on what was to be kept than the margins allow.",
+  "telltale": "The model treats the rows worse than rows of their kind that it was "
+  "never trained on: it shows that something was removed.",
+  "traces": "The rows were NOT forgotten: {found} of {tests} tests found traces "
+  "of them.",
+}
+_CANNOT_UNSEEN = (
+  "That the model is as if it had been trained without the rows: no such model "
+  "was trained to hold it against.",
+)
 _CANNOT = (
   "That nothing of the rows is left: the tests below are those that were run, "
   "and a stronger one may find more.",
@@ -58,6 +77,8 @@ class Certificate(NamedTuple):
     seeds: how many models each side of a test had.
     hashes: SHA-256 by name: of the rows' numbers, data, checkpoint, model.
     provenance: command, versions, device, date.
+    is_retrained: whether the tests hold the model against retrained ones; else
+      against rows that no model was trained on.
   """
 
   request: str
@@ -70,13 +91,15 @@ class Certificate(NamedTuple):
   seeds: int
   hashes: Mapping[str, str]
   provenance: Mapping[str, str]
+  is_retrained: bool = True
 
   @property
   def claims(self) -> tuple[str, tuple[str, ...]]:
     """The sentence that can be said, and those that cannot."""
     outcomes = [check.outcome for check in self.checks]
     decided = outcomes.count(FOUND) + outcomes.count(ABSENT)
-    sentence = _CAN[self.verdict.outcome].format(
+    can = _CAN if self.is_retrained else _CAN_UNSEEN
+    sentence = can[self.verdict.outcome].format(
       tests=len(outcomes),
       seeds=self.seeds,
       open=len(outcomes) - decided,
@@ -84,7 +107,11 @@ class Certificate(NamedTuple):
     )
     if self.verdict.sentence.startswith("Cannot be judged."):
       sentence = self.verdict.sentence
-    return sentence, _CANNOT
+    if self.is_retrained:
+      return sentence, _CANNOT
+    if self.verdict.sentence.endswith(BLIND):
+      sentence += BLIND
+    return sentence, (*_CANNOT_UNSEEN, *_CANNOT)
 
   def to_json(self) -> dict[str, Any]:
     """Plain values, with the digest of all the others."""
@@ -156,7 +183,8 @@ def certificate_html(certificate: Certificate) -> str:
     f"{_pairs('What was asked, and how it was served', facts)}"
     "<h2>What cannot be claimed</h2>\n<ul>\n"
     + "".join(f"<li>{escape(sentence)}</li>\n" for sentence in cannot)
-    + f"{limits}</ul>\n<h2>Every test</h2>\n{_tests(certificate.checks)}"
+    + f"{limits}</ul>\n<h2>Every test</h2>\n"
+    f"{_tests(certificate.checks, certificate.is_retrained)}"
     f"{_pairs('Hashes (SHA-256), to be signed', hashes)}"
     f"{_pairs('How it was made', certificate.provenance)}"
     '<p class="hint">Signed: ______________________ Date: ____________</p>\n'
@@ -172,7 +200,7 @@ def _pairs(title: str, pairs: Mapping[str, str]) -> str:
   return f'<h2>{escape(title)}</h2>\n<dl class="facts">\n{terms}</dl>\n'
 
 
-def _tests(checks: Sequence[Check]) -> str:
+def _tests(checks: Sequence[Check], is_retrained: bool) -> str:
   words = {ABSENT: "no difference", FOUND: "difference"}
   lines = "".join(
     f'<tr><th scope="row">{escape(check.measure)}</th>'
@@ -183,14 +211,20 @@ def _tests(checks: Sequence[Check]) -> str:
     "</tr>\n"
     for check in checks
   )
-  heads = ("model", "without the rows", "95 % interval", "margin", "result")
+  standard = "without the rows" if is_retrained else "what is known"
+  heads = ("model", standard, "95 % interval", "margin", "result")
   head = "".join(f'<th scope="col">{name}</th>' for name in heads)
   return (
     '<div class="scroll" role="region" tabindex="0" aria-label="Tests">\n'
     f'<table>\n<thead><tr><th scope="col">Test</th>{head}</tr></thead>\n'
     f"<tbody>\n{lines}</tbody>\n</table>\n</div>\n"
-    '<p class="hint">The interval is that of the difference to models that were '
-    "trained without the rows, over seeds. A difference is shown where it lies "
+    '<p class="hint">The interval is that of the difference to '
+    + (
+      "models that were trained without the rows, over seeds."
+      if is_retrained
+      else "what is known, over rows."
+    )
+    + " A difference is shown where it lies "
     "beyond the margin, excluded where it lies within, and undecided else."
     "</p>\n"
   )

@@ -23,6 +23,10 @@ NOTHING = ""  # A difference to this side would be no fault.
 FOUND = "found"
 ABSENT = "absent"
 UNDECIDED = "undecided"
+BLIND = (
+  " These tests find no trace in the original model either, which forgot nothing: "
+  "on this request they prove little."
+)
 _LEVEL = 0.95
 
 
@@ -149,10 +153,7 @@ def judge(
     sentence += " It is also worse at what it should have kept."
   blind = control is not None and TRACE not in {c.finding for c in control}
   if blind and outcome != "traces" and not doubts:
-    sentence += (
-      " These tests find no trace in the original model either, which forgot "
-      "nothing: on this request they prove little."
-    )
+    sentence += BLIND
   reasons = [
     _reason(check) for check in checks if check.outcome in (FOUND, UNDECIDED)
   ]

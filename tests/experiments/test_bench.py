@@ -297,3 +297,37 @@ def test_a_certificate_answers_one_request_for_one_method(tmp_path):
 def test_what_cannot_be_certified_is_refused(options, message):
   with pytest.raises(ValueError, match=message):
     shell.prepare(STUDY, bench.CommonOptions(**options))
+
+
+def test_settings_are_written_with_how_they_were_chosen_and_become_defaults(
+  tmp_path, monkeypatch
+):
+  path = tmp_path / "settings.json"
+  monkeypatch.setattr("sys.argv", ["mean.py", "--tune", "5"])
+  options = dict(tune=5, methods="near,same", write_settings=str(path))
+  plan = shell.prepare(STUDY, bench.CommonOptions(**options))
+  with common.progress() as bar:
+    say = lambda words: None
+    del bar
+    tuned = tune.choose(plan.selection, 5, running.record, say)
+  tune.write(path, [], plan.selection, tuned)
+  (entry,) = tune.read(path)
+  assert entry["method"] == "near" and entry["for"] == {"preset": "quick"}
+  assert entry["setting"]["off"] == pytest.approx(tuned["near"].setting["off"])
+  how = entry["chosen"]
+  assert how["budget"] == 5 and how["programs"] == 1 and how["diverged"] == 0
+  assert how["requests"] == ["lowest:0.5"] and min(how["seeds"]) > 10**5
+  assert how["gap"] <= how["gap_default"] and how["as_good"] >= 1
+
+  study = dataclasses.replace(STUDY, chosen=path)
+  found = evidence(study, request="lowest:0.3")
+  setting = found.plan.settings["near"]
+  assert setting == {"off": entry["setting"]["off"]}
+  assert all(row["is_tuned"] for row in rows(found, "near"))
+  assert not any("is_tuned" in row for row in rows(found, "same"))
+  (shown,) = tune.tables(found)
+  assert f"tuned, {how['date']}" in str(shown.grid.rows)
+  # Of other options it says nothing.
+  other = evidence(study, request="lowest:0.3", preset="smoke")
+  assert other.plan.settings["near"] == {"off": 0.0}
+  assert "default, by hand" in str(tune.tables(other)[0].grid.rows)

@@ -2,11 +2,14 @@
 
 import dataclasses
 import importlib
+import json
+import subprocess
+import sys
 from typing import Literal
 
 import pytest
 
-from experiments import flags
+from experiments import flags, launch, manual
 
 PROGRAMS = (
   "audit",
@@ -17,6 +20,7 @@ PROGRAMS = (
   "forget_graph",
   "forget_recommendations",
   "forget_regression",
+  "forget_table",
   "synthetic_tables",
   "value_data",
   "zero_shot",
@@ -99,3 +103,23 @@ def test_an_empty_text_is_no_default_of_any_program(
     assert said.startswith("error: ") and said.count("\n") == 1
     assert f"--{option.replace('_', '-')}" in said
   assert list(tmp_path.iterdir()) == []
+
+
+def test_help_needs_no_jax(tmp_path):
+  """It is stored for these very sources, or made anew; either is the truth."""
+  stored = json.loads(launch.MANUALS.read_text())
+  text = manual.text("zero_shot")
+  assert all(len(line) <= 80 for line in text.splitlines())
+  assert "gkt" in text and "2201.05629" in text and "quick (3 seeds)" in text
+  code = (
+    "import sys, json; from experiments import launch\n"
+    f"launch.MANUALS = launch.Path({str(tmp_path / 'manuals.json')!r})\n"
+    "launch.MANUALS.write_text(json.dumps("
+    "{'sources': launch.sources(), 'zero_shot': 'all there is to say'}))\n"
+    "from experiments import zero_shot\n"
+    "try: zero_shot.main(['--help'])\n"
+    "finally: assert not {'jax', 'tyro'} & sys.modules.keys()\n"
+  )
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+  assert done.stdout == b"all there is to say\n" and not done.returncode
+  assert set(PROGRAMS) <= stored.keys()

@@ -1,11 +1,19 @@
 """What users bring: labels, inputs, copies, and models of more classes."""
 
+import json
+
+import jax
 import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import own_models
 import pytest
 
+import jaxunlearn as ju
 from experiments import data, forget, requests
 from experiments.beds import cautions, classifier_methods
 from experiments.beds.classifier_methods import METHODS
+from jaxunlearn.adapters.flax import from_module
 
 
 def save(folder, **arrays):
@@ -150,3 +158,44 @@ def test_every_method_that_moves_inputs_is_left_out_for_integers(tmp_path):
   source = save(tmp_path, x=x, x_test=x[:21])
   plan = prepare(source, model="own_models:tokens", methods="all")
   assert set(plan.methods) == set(METHODS) - moving
+
+
+def test_where_nothing_can_be_retrained_a_certificate_says_what_is_known(
+  blobs, tmp_path, capsys
+):
+  """A network that knows its rows by heart, and one that learned no label."""
+  rng = np.random.default_rng(1)
+  x, y = blobs["x"], rng.integers(0, 3, 120)
+  path = tmp_path / "own.npz"
+  np.savez(path, x=x[:60], y=y[:60], x_test=x[60:], y_test=y[60:])
+  np.save(tmp_path / "rows.npy", np.arange(40))
+  model = from_module(own_models.linen_factory)
+  every, fit = np.ones(60, bool), ju.Fit(optax.adam(0.05), 600, ju.ALL)
+  rows = {"x": x[:60], "label": y[:60]}
+  trained = ju.train(model, rows, every, jax.random.key(0), fit)[0]
+  flags = [
+    *(f"--data=npz:{path}", "--model=own_models:linen_factory"),
+    *(f"--request=index:{tmp_path / 'rows.npy'}", "--preset=smoke"),
+    *("--no-retrain", "--methods=ssd", "--certificate=ssd", "--seeds=1"),
+  ]
+  found = []
+  for name, variables in (
+    ("by_heart", trained),
+    ("untrained", model.init(jax.random.key(3), x[:1])),
+  ):
+    with ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save(tmp_path / name, {"params": variables.params})
+    out = tmp_path / f"out_{name}"
+    forget.main([*flags, f"--checkpoint={tmp_path / name}", f"--out={out}"])
+    found.append(json.loads((out / "certificate.json").read_text()))
+    assert found[-1]["can_be_claimed"] in capsys.readouterr().out
+    page = (out / "certificate.html").read_text()
+    assert "no such model was trained" in page
+  heart, fresh = found
+  before = heart["checks"][0]
+  assert heart["rows"] == 40 and not heart["is_retrained"]
+  assert before["reference"] == 0.5 and before["value"] >= 0.5
+  assert "prove little" in fresh["can_be_claimed"]
+  with pytest.raises(SystemExit):
+    forget.main(["--no-retrain", "--certificate=ssd", "--methods=ssd"])
+  assert "--no-retrain with --certificate" in capsys.readouterr().err

@@ -1,0 +1,5 @@
+"""`python -m experiments.forget_table`: see `studies.forget_table`."""
+
+from experiments.launch import program
+
+main, __getattr__ = program(globals())
