@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import optax
@@ -14,6 +15,8 @@ from experiments.bench import Bed, Method, Plan, Setting
 from experiments.bench.tune import Between, Choice
 from jaxunlearn.models.generator import image_generator, vector_generator
 
+# What `--tune` chose, in the place of settings by hand.
+CHOSEN = Path(__file__).with_name("classifier_settings.json")
 # One of each kind, and few enough to compile within a minute or two.
 USUAL = (
   "finetune",

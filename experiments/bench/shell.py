@@ -35,6 +35,8 @@ def prepare(study: Study, options: Any) -> Plan:
   groups = study.groups or None
   methods = flags.chosen(options.methods, study.methods, groups=groups)
   count = options.seeds or study.seeds(options)
+  if not options.retrain:
+    count = 1  # There is one model to answer for.
   seeds = tuple(range(options.first_seed, options.first_seed + count))
   plan = make_plan(study, options, seeds, methods, options.request, REPORT)
   certify.check(plan)
@@ -47,7 +49,7 @@ def prepare(study: Study, options: Any) -> Plan:
   tuned = tuple(name for name in methods if study.methods[name].space)
   if not tuned or study.tune_request is None:
     raise ValueError("Expected --methods with settings to --tune, got none.")
-  seeds = tuple(tune.FIRST_SEED + i for i in range(study.tune_seeds))
+  seeds = tune.SEEDS
   request = study.tune_request(options)
   selection = make_plan(study, options, seeds, tuned, request, SELECT)
   return plan._replace(selection=selection)

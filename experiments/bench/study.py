@@ -275,7 +275,6 @@ class Study:
       adds the columns `seconds_alone` and `speedup`.
     tune_request: `options -> text`, the requests that settings are chosen on;
       others than `request`.
-    tune_seeds: how many.
   """
 
   name: str
@@ -314,7 +313,6 @@ class Study:
   single: Sequence[str] = ()
   time_alone: bool = False
   tune_request: Callable[[Any], str] | None = None
-  tune_seeds: int = 2
 
 
 class Plan(NamedTuple):

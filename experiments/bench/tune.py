@@ -31,7 +31,7 @@ from jaxunlearn.report.definitions import format_value
 from jaxunlearn.report.files import plain
 from jaxunlearn.report.tables import Cell, Grid
 
-FIRST_SEED = 1_000_000  # Far from those of any report.
+SEEDS = (1_000_000, 1_000_001)  # Far from those of any report.
 
 
 class Between(NamedTuple):

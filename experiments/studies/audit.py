@@ -372,6 +372,7 @@ STUDY = bench.Study(
   },
   groups={"all": tuple(classifier_methods.METHODS)},
   settings=classifier_methods.settings_of,
+  chosen=classifier_methods.CHOSEN,
   fit=fit,
   single=(GIVEN,),
   measures=measures,

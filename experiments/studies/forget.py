@@ -95,6 +95,7 @@ STUDY = bench.Study(
   methods=METHODS,
   groups={"usual": USUAL},
   settings=classifier_methods.settings_of,
+  chosen=classifier_methods.CHOSEN,
   fit=classifier_methods.fit,
   measures=classifier_measures.measures,
   seeds=lambda options: SEEDS[options.preset].get(

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from experiments import bench, common, forget_recommendations
-from experiments import forget_recommendations_requests as requests
 from experiments.bench.run import run as run_plan
 from experiments.datasets import interaction_requests, interactions
+from experiments.datasets import interaction_requests as requests
 from experiments.forget_recommendations import Options, prepare
 from experiments.studies import forget_recommendations as study
 from experiments.studies import forget_recommendations_view as view
