@@ -101,7 +101,7 @@ def serve(
 
   Args:
     plan: see `Plan`.
-    name: one of its methods, "retrained" or "retrained_again".
+    name: one of its methods.
     original: of `train`.
     traced: by name values [K] of the method's setting, all in one program; None
       for the plan's own.
@@ -110,8 +110,7 @@ def serve(
     Leaves [R * S, ...]; with `traced` [K, R * S, ...].
   """
   of_lane, phases = keys(plan, name), []  # type: ignore[var-annotated]
-  trains = name in (RETRAINED, AGAIN)
-  if plan.requests.in_sequence and not trains:
+  if plan.requests.in_sequence:
     # [R, S]: the whole sequence of a seed is one scan.
     lanes = jnp.arange(len(plan.seeds)), of_lane.reshape(-1, len(plan.seeds)).T
     lane = functools.partial(_sequence, plan, name)
@@ -123,26 +122,49 @@ def serve(
     def many(values):
       def one(*lane_arguments):
         variables, info = lane(values)(arguments, *lane_arguments)
-        if plan.study.traces is not None and not trains:
+        if plan.study.traces is not None:
           found = dict(plan.study.traces(info))
           phases[:] = found
           return variables, found
         return variables, losses_of(info, phases)
 
-      return _flat(
-        plan, ju.map_many(one, *lanes, strategy=plan.strategy), trains
-      )
+      return _flat(plan, ju.map_many(one, *lanes, strategy=plan.strategy))
 
     if traced is None:
       return many({})
     return ju.map_many(many, traced, strategy=plan.strategy)
 
   traced = jax.tree.map(jnp.asarray, traced)
-  keeps = not trains and plan.study.methods[name].keeps
+  keeps = plan.study.methods[name].keeps
   arguments = _arguments(plan, original, original.kept if keeps else None)
   done = common.timed(program, arguments, lanes, traced)
   variables, losses = done.value
   return Made(variables, _in_order(losses, phases), *done[1:])
+
+
+def _retrained(plan: Plan, original: Made) -> dict[str, Made]:
+  """The models without the rows, and others: one program, other keys."""
+  lane, phases = _lane(plan, RETRAINED, {}), []  # type: ignore[var-annotated]
+
+  def program(arguments, lanes):
+    def one(*lane_arguments):
+      variables, info = lane(arguments, *lane_arguments)
+      return variables, losses_of(info, phases)
+
+    return ju.map_many(one, *lanes, strategy=plan.strategy)
+
+  arguments, of_lane = (
+    _arguments(plan, original),
+    [*map(jnp.asarray, plan.lanes)],
+  )
+  runs = {
+    name: (arguments, (*of_lane, keys(plan, name)))
+    for name in (RETRAINED, AGAIN)
+  }
+  return {
+    name: Made(done.value[0], _in_order(done.value[1], phases), *done[1:])
+    for name, done in common.timed_all(program, runs).items()
+  }
 
 
 def served(
@@ -161,7 +183,7 @@ def references(plan: Plan) -> tuple[dict[str, Made], Made]:
     return {n: served(plan, n, none)[n] for n in REFERENCES}, none
   original = train(plan)
   of_seed = plan.lanes[1]
-  made = {name: serve(plan, name, original) for name in (RETRAINED, AGAIN)}
+  made = _retrained(plan, original)
   seconds = original.seconds_run * len(of_seed) / len(plan.seeds)
   first = original._replace(
     value=at(original.value, of_seed), seconds_run=seconds, kept=None
@@ -322,9 +344,9 @@ def _sequence(plan: Plan, name: str, values: Setting) -> Callable[..., PyTree]:
   return lane
 
 
-def _flat(plan: Plan, made: PyTree, trains: bool) -> PyTree:
+def _flat(plan: Plan, made: PyTree) -> PyTree:
   """Of a sequence leaves [S, R, ...] as lanes [R * S, ...]."""
-  if not plan.requests.in_sequence or trains:
+  if not plan.requests.in_sequence:
     return made
   return jax.tree.map(
     lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), made

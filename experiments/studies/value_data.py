@@ -10,7 +10,7 @@ value nothing, the confidence of one model and random numbers?
     python -m experiments.value_data --preset quick --out out/value
 
 flips a fifth of the labels of scikit-learn's digits, values every row, looks for
-the flipped ones among the valuation.lowest, trains anew without the valuation.lowest, the highest,
+the flipped ones among the lowest, trains anew without the lowest, the highest,
 and on them alone, and writes results.json, table.md, values.csv, plots/, params/
 and report.html. It takes two to three minutes on two CPU cores.
 

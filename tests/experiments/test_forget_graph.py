@@ -136,7 +136,7 @@ def test_one_vmapped_program_equals_a_lane_after_the_other(name):
 @pytest.mark.slow
 def test_numbers_of_links_are_those_of_the_edges_that_count():
   plan, original = trained()
-  retrained = lanes.serve(plan, "retrained", original).value
+  retrained = lanes.references(plan)[0]["retrained"].value
   unlinked = lanes.serve(plan, "unlink", original).value
   attack = graph.PresenceAttack(
     np.zeros(2), np.ones(2), np.ones(2), np.zeros(())
