@@ -87,11 +87,18 @@ def text(name: str) -> str:
   module = importlib.import_module(f"experiments.studies.{name}")
   study = getattr(module, "STUDY", None)
   parts = [
-    (module.__doc__ or "").strip(),
+    *map(_wrapped, (module.__doc__ or "").strip().split("\n\n")),
     _flags(module.Options, name),
     *([] if study is None else _sections(study)),
   ]
   return "\n\n".join(parts)
+
+
+def _wrapped(paragraph: str) -> str:
+  """Prose in the width of the help; commands stay as they are."""
+  if paragraph.startswith(" "):
+    return paragraph
+  return textwrap.fill(" ".join(paragraph.split()), WIDTH)
 
 
 def _flags(options: type, name: str) -> str:

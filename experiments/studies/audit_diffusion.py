@@ -45,12 +45,7 @@ from experiments.studies import audit_diffusion_view as view
 
 @dataclasses.dataclass(frozen=True)
 class Options(bench.CommonOptions):
-  """Erase a concept from a diffusion model; look for what is left of it.
-
-  The models are trained first, two to three minutes on two CPU cores (quick),
-  then erased from and attacked, as long again; all methods take five minutes.
-  With --load, the folder of an earlier run, the first part is spared.
-  """
+  """Erase a concept from a diffusion model; look for what is left of it."""
 
   # What is asked for is a concept, and what shares the device is told by it.
   request: Annotated[str | None, tyro.conf.Suppress] = None

@@ -17,7 +17,8 @@ params/ and report.html. It takes about five minutes on two CPU cores.
 
 does so on random-filter features of CIFAR-10, and
 
-    python -m experiments.continual --events "learn:0 learn:1 forget:0 learn:2+forget:1"
+    python -m experiments.continual \\
+      --events "learn:0 learn:1 forget:0 learn:2+forget:1"
 
 on a stream of your own.
 """

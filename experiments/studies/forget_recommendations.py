@@ -16,10 +16,10 @@ does so on generated interactions;
 on MovieLens-100k (DIR holds ml-100k). Expected there, with --train-steps 400 and
 seeds 0 and 1, Recall@20 on test and on forgotten interactions:
 
-    request (5 %)   original     retrained    again        mmrecun      ascent
-    users           .369 .313    .365 .031    .365 .051    .373 .027    .364 .282
-    items           .366 .409    .379 .000    .375 .000    .377 .000    .375 .000
-    interactions    .367 .400    .361 .330    .361 .328    .367 .342    .361 .348
+    request (5 %)  original     retrained    again        mmrecun      ascent
+    users          .369 .313    .365 .031    .365 .051    .373 .027    .364 .282
+    items          .366 .409    .379 .000    .375 .000    .377 .000    .375 .000
+    interactions   .367 .400    .361 .330    .361 .328    .367 .342    .361 .348
 
 Popularity has .18 on test. Items are gone as soon as the graph is rebuilt, so that
 any method will do; users are not, and there MMRecUN alone comes near, 4.8 times
