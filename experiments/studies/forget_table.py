@@ -34,8 +34,7 @@ from jaxunlearn.report.verdict import DAMAGE, NOTHING, TELLTALE, TRACE
 
 HIDDEN = {"linear": (), "mlp": (32,)}
 STEPS = {"smoke": 200, "quick": 1000, "paper": 4000}
-# Without it separable classes have no optimum to step to. It is added to the
-# gradient, so that it is a part of what is minimised, and the theory's damping.
+# Of the weights; without it separable classes have no optimum to step to.
 DECAY = 1e-2
 GAP = ("forget_accuracy", "retain_accuracy", "test_accuracy")
 
