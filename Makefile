@@ -1,6 +1,7 @@
 # setup: the tests' environment.  demo: the main job on scikit-learn's digits.
-# test: the fast suite.  test-all: every test.  check: lint, format, types and
-# lock files.  lock: new lock files, of the newest releases.
+# test: the fast suite.  test-all: every test.  battery: what every transform must
+# do, for another Python.  check: lint, format, types and lock files.  lock: new
+# lock files, of the newest releases.
 PYTHON ?= python3
 VENV := .venv
 DEMO := .venv-demo
@@ -13,7 +14,7 @@ export JAX_PLATFORMS ?= cpu
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 
-.PHONY: setup demo test test-all check check-locks format lock build clean
+.PHONY: setup demo test test-all battery check check-locks format lock build clean
 
 setup: $(VENV)/.stamp
 
@@ -39,8 +40,14 @@ demo: $(DEMO)/.stamp
 test: setup
 	$(VENV)/bin/python -m pytest -q $(SPLIT) -m "not slow"
 
+# Claims about what users run are compiled as for users.
 test-all: setup
-	$(VENV)/bin/python -m pytest -q $(SPLIT) --durations=25
+	$(VENV)/bin/python -m pytest -q $(SPLIT) --durations=25 -m "not optimized"
+	JAXUNLEARN_TESTS_OPTIMIZED=1 \
+	  $(VENV)/bin/python -m pytest -q $(SPLIT) --durations=25 -m optimized
+
+battery: setup
+	$(VENV)/bin/python -m pytest -q $(SPLIT) -m "not slow" tests/conformance
 
 check: setup check-locks
 	$(VENV)/bin/ruff check .
