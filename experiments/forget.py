@@ -2,4 +2,4 @@
 
 from experiments.launch import program
 
-main, __getattr__ = program(globals())
+main, __getattr__ = program(globals(), instead={"--exact": "forget_exact"})

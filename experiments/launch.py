@@ -10,7 +10,7 @@ import hashlib
 import importlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ MANUALS = ROOT / "manuals.json"
 
 
 def program(
-  space: dict[str, Any], alone: Callable[[Any], None] | None = None
+  space: dict[str, Any],
+  alone: Callable[[Any], None] | None = None,
+  instead: Mapping[str, str] | None = None,
 ) -> tuple[Callable[..., None], Callable[[str], Any]]:
   """`main` and `__getattr__` of a program; runs it if it is what was started.
 
@@ -27,6 +29,7 @@ def program(
     space: the program's `globals()`; its name is that of the study. Its `prepare`
       and `run`, where it has them, stand in for the frame's.
     alone: what to run instead, for a study that is not on the frame.
+    instead: by a flag that another program takes over with, its name.
   """
   name = space["__spec__"].name.rpartition(".")[2]
 
@@ -44,6 +47,10 @@ def program(
   def main(argv: Sequence[str] | None = None) -> None:
     """The program; bad input ends it with one line and exit status 2."""
     given = sys.argv[1:] if argv is None else argv
+    for flag, other in (instead or {}).items():
+      if flag in given:
+        found = importlib.import_module(f"experiments.{other}")
+        return found.main([word for word in given if word != flag])
     if {"-h", "--help"} & set(given) and (text := manual(name)):
       print(text)
       raise SystemExit(0)

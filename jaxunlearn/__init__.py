@@ -102,6 +102,7 @@ from jaxunlearn.methods.zero_shot import zero_shot_noise as zero_shot_noise
 if TYPE_CHECKING:
   from jaxunlearn import continual as continual
   from jaxunlearn import diffusion as diffusion
+  from jaxunlearn import exact as exact
   from jaxunlearn import graph as graph
   from jaxunlearn import language as language
   from jaxunlearn import recsys as recsys
@@ -114,6 +115,7 @@ __version__ = "0.1.0"
 _ROOMS = (
   "continual",
   "diffusion",
+  "exact",
   "graph",
   "language",
   "recsys",
@@ -165,6 +167,7 @@ __all__ = [
   "edit",
   "ema",
   "eu_k",
+  "exact",
   "finetune",
   "fisher_forgetting",
   "gaussian_amnesiac",

@@ -30,6 +30,7 @@ ALLOWED = {
   "attacks": {"core", "losses", "metrics"},
   "report": set(),
   "continual": {"core", "losses", "models"},
+  "exact": {"core"},
   "diffusion": {"core", "losses", "methods", "models"},
   "graph": {"core", "losses", "methods", "metrics", "models"},
   "language": {"core", "losses", "methods", "metrics", "models"},

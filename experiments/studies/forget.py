@@ -61,6 +61,14 @@ class Options(classifiers.Options):
     ),
   ] = False
 
+  exact: Annotated[
+    bool,
+    described(
+      "Serve deletions one by one by systems that forget exactly; the other "
+      "flags are then those of experiments.forget_exact."
+    ),
+  ] = False
+
   out: flags.Out = "out/forget"
 
 

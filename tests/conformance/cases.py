@@ -7,11 +7,18 @@ and has no row fails a test.
 
 from conformance.case import Case
 from conformance.classifiers import CLASSIFIERS
+from conformance.exact_systems import EXACT
 from conformance.graphs import GRAPHS
 from conformance.prompted import PROMPTED
 from conformance.recommenders import RECOMMENDERS
 
-CASES: list[Case] = [*CLASSIFIERS, *GRAPHS, *RECOMMENDERS, *PROMPTED]
+CASES: list[Case] = [
+  *CLASSIFIERS,
+  *EXACT,
+  *GRAPHS,
+  *RECOMMENDERS,
+  *PROMPTED,
+]
 
 # Public functions that return a part and no method, and what stands for them.
 PARTS = {

@@ -23,6 +23,7 @@ PROGRAMS = (
   "forget_table",
   "synthetic_tables",
   "value_data",
+  "forget_exact",
   "zero_shot",
 )
 
