@@ -19,6 +19,8 @@ from experiments.beds import cautions, models
 from experiments.datasets import classes, splits
 from experiments.flags import described
 from experiments.requests import Ask
+from jaxunlearn import requests
+from jaxunlearn.core.keys import derive
 from jaxunlearn.core.types import PyTree
 
 
@@ -30,7 +32,8 @@ class Options(bench.CommonOptions):
     str,
     described(
       "Rows to train and test on: digits and breast-cancer (ship with "
-      "scikit-learn), cifar10, adult, or npz:PATH, a file with x [N, ...] and "
+      "scikit-learn), cifar10, adult, mufac, mucac, faces:DIR (a folder of faces "
+      "with identities.csv) or npz:PATH, a file with x [N, ...] and "
       "integer classes y [N], and perhaps x_test and y_test; any further array "
       "[N] is a column for group requests. csv:PATH and parquet:PATH: a table "
       "with a header and a column y, label or target."
@@ -69,7 +72,9 @@ class Options(bench.CommonOptions):
     described(
       "What to forget: class:3,5 (all rows of these classes), random:0.1 (a "
       "tenth of the rows), index:FILE (a row number a line, or an .npy of "
-      "numbers or of bools), group:COLUMN=VALUE, or each-class (every class by "
+      "numbers or of bools), group:COLUMN=VALUE, worst:0.1 or easiest:0.1 (the "
+      "tenth that is hardest or easiest to forget, of groups by "
+      "worst:COLUMN=0.1), or each-class (every class by "
       "itself). Several with semicolons between, in quotes: "
       "'class:0;class:1;random:0.1'; class:3 by default.",
       "TEXT",
@@ -137,6 +142,10 @@ RECIPES: Mapping[str, Mapping[str, Recipe]] = {
     "paper": Recipe(20000, 5e-4, 256),
   },
 }
+
+
+# Steps of the upper level of a search for the worst rows.
+WORST_STEPS = {"smoke": 3, "quick": 12, "paper": 20}
 
 
 class Extra(NamedTuple):
@@ -263,10 +272,17 @@ def beds(
   """
   dataset, model, given = setup_of(options)
   recipe, pinned = recipe_of(options), classes.pinned(asks, dataset)
-  found = [
-    classes.split(dataset, seeds[0] if one_split else seed, part, pinned)
-    for seed in seeds
-  ]
+  search = requests.Search(
+    WORST_STEPS[options.preset], batch_size=recipe.batch_size
+  )
+  found = []
+  for seed in seeds:
+    own = seeds[0] if one_split else seed
+    rows = classes.split(dataset, own, part, pinned)
+    probe = functools.partial(
+      _extreme, model, recipe, search, given, rows.train, seed
+    )
+    found.append(rows._replace(probe=probe))
   arrays = [(split.train, split.test, split.aside) for split in found]
 
   def make(shared: PyTree, own: PyTree) -> bench.Bed:
@@ -287,6 +303,50 @@ def beds(
     dataset,
     model,
   )
+
+
+def _extreme(
+  model: ju.Model,
+  recipe: Recipe,
+  search: requests.Search,
+  given: ju.Variables | None,
+  train: data.Rows,
+  seed: int,
+  share: float,
+  easiest: bool,
+  unit: np.ndarray | None,
+) -> np.ndarray:
+  """See `classes.Split.probe`: by a model of its own, unless one was given."""
+  rows = len(train["label"])
+  unit = np.arange(rows) if unit is None else unit
+  size = int(unit.max()) + 1
+  if size < 2:
+    raise ValueError(f"Expected several groups to choose from, got {size}.")
+  count = min(max(1, round(share * size)), size - 1)
+  key = derive(jax.random.key(seed), "worst case")
+  found = _searched(
+    *(model, recipe, search, size, given, train, unit),
+    *(np.int32(count), np.bool_(easiest), key),
+  )
+  return np.asarray(found)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _searched(
+  model, recipe, search, size, given, train, unit, count, easiest, key
+):
+  """Training and search in one program, whatever the share and the side."""
+  variables = given
+  if variables is None:
+    everything = np.ones(len(unit), bool)
+    train_key = derive(key, "train")
+    variables = ju.train(model, train, everything, train_key, recipe.fit)[0]
+  return requests.worst_case(
+    *(model, variables, train, count, derive(key, "search"), search),
+    easiest=easiest,
+    units=unit,
+    num_units=size,
+  ).mask
 
 
 def kinds() -> dict[str, bench.Kind]:

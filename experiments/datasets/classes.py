@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -33,6 +34,8 @@ class Split(NamedTuple):
     columns: by name an entry per training row; what a group request looks at.
     row_id: int [N], the training rows' numbers in the file.
     num_rows: how many the file has.
+    probe: `(share, easiest, unit) -> bool [N]`, the worst or the easiest rows to
+      forget, or whole units of int [N]; None where no model is at hand.
   """
 
   train: Rows
@@ -41,6 +44,7 @@ class Split(NamedTuple):
   columns: Mapping[str, np.ndarray]
   row_id: np.ndarray
   num_rows: int
+  probe: Any = None
 
 
 def split(
@@ -70,7 +74,7 @@ def split(
     return Split(
       dataset.train,
       take(select if part == SELECT else test),
-      take(aside),
+      take(aside) if dataset.unseen is None else dataset.unseen,
       dataset.columns,
       np.arange(count),
       count,
@@ -217,15 +221,37 @@ def _group(value: str, rows: Split) -> np.ndarray:
   return rows_named(rows.columns[name], (wanted,), "a group")
 
 
+def _extreme(value: str, rows: Split, *, easiest: bool) -> np.ndarray:
+  """The worst or easiest share of the rows, or of the groups of a column."""
+  name, equals, text = value.rpartition("=")
+  unit = None
+  if equals:
+    if name not in rows.columns:
+      known = ", ".join(sorted(rows.columns))
+      raise ValueError(
+        f"Expected SHARE or COLUMN=SHARE with a column among {known}, got "
+        f"{value!r}."
+      )
+    unit = np.unique(rows.columns[name], return_inverse=True)[1]
+  part = share(text)
+  if rows.probe is None:
+    raise ValueError("Expected a study that has a model to look at, got none.")
+  return rows.probe(part, easiest, unit)
+
+
 _MASKS: Mapping[str, Any] = {
   "class": _classes,
   "random": _random,
   "index": _index,
   "group": _group,
+  "worst": functools.partial(_extreme, easiest=False),
+  "easiest": functools.partial(_extreme, easiest=True),
 }
 FORMS = {
   "class": "class:3,5",
   "random": "random:0.1",
   "index": "index:FILE",
   "group": "group:COLUMN=VALUE",
+  "worst": "worst:0.1",
+  "easiest": "easiest:0.1",
 }

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks, integers
+from jaxunlearn.core.worst_case import Search as Search
+from jaxunlearn.core.worst_case import worst_case as worst_case
 
 
 def classes(labels: jax.Array, forget: Sequence[int] | jax.Array) -> jax.Array:
