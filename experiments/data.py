@@ -100,6 +100,7 @@ class Dataset(NamedTuple):
       here, at random, rather than by whoever made the data.
     notes: what was done to make them fit, in sentences.
     pool: all rows, where they were divided here.
+    unseen: of data with identities, rows of people that are in neither part.
   """
 
   train: Rows
@@ -110,6 +111,7 @@ class Dataset(NamedTuple):
   is_split_here: bool = False
   notes: tuple[str, ...] = ()
   pool: Pool | None = None
+  unseen: Rows | None = None
 
 
 def load(
@@ -122,8 +124,9 @@ def load(
   """Loads and checks a data set.
 
   Args:
-    source: "digits", "breast-cancer", "cifar10", "adult", "npz:PATH", or
-      "csv:PATH" or "parquet:PATH", see `datasets.own_tables`.
+    "Expected --data to be digits, breast-cancer, cifar10, adult, npz:PATH, "
+    "csv:PATH, parquet:PATH, mufac, mucac or faces:DIR, got "
+    f"{source!r}."
     preset: "smoke", "quick" or "paper"; decides how many rows of CIFAR-10 and of
       Adult.
     data_dir: the folder with the files of CIFAR-10 and Adult; the environment
@@ -140,6 +143,10 @@ def load(
     return digits()
   if kind == "breast-cancer" and not path:
     return breast_cancer()
+  if kind in ("mufac", "mucac", "faces"):
+    from experiments.datasets import faces
+
+    return faces.load(source, preset, data_dir)
   folder = data_folder(data_dir)
   if kind == "cifar10" and not path:
     return cifar10(folder, CIFAR10_ROWS[preset])
@@ -156,7 +163,8 @@ def load(
     return from_table(kind, path)
   raise ValueError(
     "Expected --data to be digits, breast-cancer, cifar10, adult, npz:PATH, "
-    f"csv:PATH or parquet:PATH, got {source!r}."
+    "csv:PATH, parquet:PATH, mufac, mucac or faces:DIR, got "
+    f"{source!r}."
   )
 
 

@@ -22,7 +22,7 @@ from experiments.bench import (
   distance,
   table,
 )
-from jaxunlearn import metrics, report
+from jaxunlearn import attacks, metrics, report
 from jaxunlearn.attacks import anamnesis
 from jaxunlearn.core.keys import derive
 from jaxunlearn.core.training import init_variables
@@ -92,6 +92,37 @@ _SHARED = (
 )
 
 
+_IDENTITIES = (
+  report.Metric(
+    "instance_attack",
+    "Instance attack",
+    "Accuracy of a logistic regression on the loss that tells images to be "
+    "forgotten from images of people never trained on, as many of both; 50 % is "
+    "guessing.",
+    "%",
+    1,
+  ),
+  report.Metric(
+    "forgetting_score",
+    "Forgetting score",
+    "How far the instance attack is from guessing, |M - 1/2|.",
+    "points",
+    1,
+    report.LOWER,
+  ),
+  report.Metric(
+    "nomus",
+    "NoMUS",
+    "Half the test accuracy and half of 1 - 2 |M - 1/2|, M the accuracy of the "
+    "instance attack (arXiv:2311.02240).",
+    "",
+    3,
+    report.HIGHER,
+    headline=True,
+  ),
+)
+
+
 RULES = (
   Rule("forget_accuracy", 0.05, above=TRACE, below=TELLTALE),
   Rule("membership_share", 0.1, above=TRACE, below=TELLTALE),
@@ -123,9 +154,38 @@ def measures(plan: Plan, rules: tuple[Rule, ...] = RULES) -> list[Measure]:
       _anamnesis,
       costly=True,
     ),
+    *([Measure(_IDENTITIES, _instances)] if with_identities(plan) else []),
     table.gap(GAP),
     table.gap(SALUN, name="salun_gap"),
   ]
+
+
+def with_identities(plan: Plan) -> bool:
+  """Whether there are rows of people that nobody trained on."""
+  return getattr(plan.dataset, "unseen", None) is not None
+
+
+def _instances(case: Case) -> Mapping[str, Any]:
+  """The attack on single images of arXiv:2311.02240, and its score."""
+  bed = case.bed
+
+  def loss(rows: Any) -> jax.Array:
+    logits = ju.predict(bed.model, case.variables, rows["x"])
+    return -bed.model.loss(logits, rows)
+
+  attack = attacks.logistic_accuracy(
+    derive(case.key, "instances"),
+    loss(bed.data),
+    loss(bed.extra.aside),
+    case.forget,
+  ).accuracy
+  logits = ju.predict(bed.model, case.variables, bed.test["x"])
+  right = metrics.accuracy(logits, bed.test["label"])
+  return {
+    "instance_attack": attack,
+    "forgetting_score": metrics.forgetting_score(attack),
+    "nomus": metrics.nomus(right, attack),
+  }
 
 
 def _teachers(bed: Bed, key: jax.Array) -> jax.Array:

@@ -55,6 +55,7 @@ from jaxunlearn.metrics.membership import (
   separation_auc,
   svc_membership,
 )
+from jaxunlearn.metrics.nomus import forgetting_score, nomus
 from jaxunlearn.metrics.per_example import (
   gradient_dots,
   gradient_gram,
@@ -109,6 +110,7 @@ __all__ = [
   "feature_frechet_distance",
   "feature_statistics",
   "fit_bottleneck",
+  "forgetting_score",
   "frechet_distance",
   "gauss_newton_vector_product",
   "gradient_dots",
@@ -129,6 +131,7 @@ __all__ = [
   "mean_squared_error",
   "modified_entropy",
   "nearest_record_distance",
+  "nomus",
   "pair_groups",
   "pair_scores",
   "per_example_loss",
