@@ -25,9 +25,7 @@ from jaxunlearn.report.certificate import (
   certificate_html,
   hash_arrays,
 )
-from jaxunlearn.report.verdict import DAMAGE, NOTHING, TELLTALE, TRACE
-
-_RESAMPLES = 1000
+from jaxunlearn.report.unseen import Answers, checks_by_unseen
 
 
 def check(plan: Plan) -> None:
@@ -140,89 +138,38 @@ def run_alone(plan: Plan, progress: Progress) -> Evidence:
 
 
 def write_alone(folder: Path, plan: Plan, evidence: Evidence) -> Certificate:
-  """Writes a certificate by what is known of a model that cannot be retrained.
-
-  Its rows are held against rows of their kind that it was never trained on, and
-  what was to be kept against the model as it was; intervals are bootstrapped over
-  rows, since there is one model.
-  """
-  checks = _against_unseen(evidence, plan.options.certificate)
-  control = _against_unseen(evidence, ORIGINAL)
-  verdict = report.judge(checks, control=control)
-  made = _made(evidence, verdict, checks, 1)
-  report.write_json(folder / "certificate.json", made.to_json())
-  report.write_text(folder / "certificate.html", certificate_html(made))
-  orbax.save(folder / "params", evidence.found[made.method].first)
-  return made
-
-
-def _against_unseen(evidence: Evidence, name: str) -> list[report.Check]:
-  plan, rng = evidence.plan, np.random.default_rng(0)
+  """Writes a certificate by what is known of a model that cannot be retrained."""
   bed = plan.beds.make(
     *jax.tree.map(
       jnp.asarray, (plan.beds.shared, lanes.at(plan.beds.of_seed, 0))
     )
   )
-  forget, kind = plan.forget[0], np.asarray(plan.requests.marks[0, 0])
-  unseen = kind if kind.any() else np.ones_like(kind)
+  kind = np.asarray(plan.requests.marks[0, 0])
+  kind = kind if kind.any() else np.ones_like(kind)
 
-  def seen(method: str, rows: Any) -> tuple[np.ndarray, np.ndarray]:
-    variables = evidence.found[method].first
-    logits = ju.predict(bed.model, variables, rows["x"])
-    right = np.asarray(logits.argmax(-1) == rows["label"], np.float64)
-    return right, -np.asarray(bed.model.loss(logits, rows), np.float64)
+  def answers(variables: Any) -> Answers:
+    found: list[np.ndarray] = []
+    for rows in (bed.data, bed.test):
+      logits = ju.predict(bed.model, variables, rows["x"])
+      right, loss = (
+        logits.argmax(-1) == rows["label"],
+        bed.model.loss(logits, rows),
+      )
+      found += [np.asarray(right, np.float64), np.asarray(loss, np.float64)]
+    return Answers(*found)
 
-  (right, signal), (tested, test_signal) = (
-    seen(name, rows) for rows in (bed.data, bed.test)
+  now, before = (
+    answers(evidence.found[name].first)
+    for name in (plan.options.certificate, ORIGINAL)
   )
-  before, before_tested = (
-    seen(ORIGINAL, rows)[0] for rows in (bed.data, bed.test)
+  checks, control = (
+    checks_by_unseen(own, before, plan.forget[0], kind) for own in (now, before)
   )
-  mean_gap = lambda a, b: a.mean() - b.mean()
-  auc_gap = lambda a, b: _auc(a, b) - 0.5
-  # Test rows of a kind that was forgotten are no part of what is kept.
-  others = ~unseen if kind.any() and not unseen.all() else np.ones_like(unseen)
-  # Words, own rows, others, statistic, whether rows are pairs, and the standard.
-  plans = (
-    (
-      "membership AUC by the loss, against unseen rows of the kind",
-      *(signal[forget], test_signal[unseen], auc_gap, False, 0.5, 0.05),
-      *(TRACE, TELLTALE),
-    ),
-    (
-      "accuracy on the rows, against unseen rows of the kind",
-      *(right[forget], tested[unseen], mean_gap, False),
-      *(tested[unseen].mean(), 0.05, TRACE, TELLTALE),
-    ),
-    (
-      "accuracy on the rows kept, against the model as it was",
-      *(right[~forget], before[~forget], mean_gap, True),
-      *(before[~forget].mean(), 0.02, NOTHING, DAMAGE),
-    ),
-    (
-      "accuracy on other unseen rows, against the model as it was",
-      *(tested[others], before_tested[others], mean_gap, True),
-      *(before_tested[others].mean(), 0.02, NOTHING, DAMAGE),
-    ),
-  )
-  checks = []
-  for words, ours, theirs, statistic, are_pairs, standard, *rest in plans:
-    drawn = []
-    for _ in range(_RESAMPLES):
-      mine = rng.integers(len(ours), size=len(ours))
-      yours = mine if are_pairs else rng.integers(len(theirs), size=len(theirs))
-      drawn.append(statistic(ours[mine], theirs[yours]))
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    value = standard + statistic(ours, theirs)
-    checks.append(report.Check(words, value, standard, low, high, *rest))
-  return checks
-
-
-def _auc(ours: np.ndarray, theirs: np.ndarray) -> float:
-  """How often a value of ours is above one of theirs; ties count half."""
-  order = np.sort(theirs)
-  below = np.searchsorted(order, ours) + np.searchsorted(order, ours, "right")
-  return float(below.mean() / (2 * len(theirs)))
+  made = _made(evidence, report.judge(checks, control=control), checks, 1)
+  report.write_json(folder / "certificate.json", made.to_json())
+  report.write_text(folder / "certificate.html", certificate_html(made))
+  orbax.save(folder / "params", evidence.found[made.method].first)
+  return made
 
 
 def _hashes(evidence: Evidence, name: str) -> dict[str, str]:

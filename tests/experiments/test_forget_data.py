@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import data, requests
-from experiments.beds import classifiers
+from experiments import data, forget, requests
+from experiments.beds import classifier_methods, classifiers
 from experiments.beds.classifier_methods import settings_of
+from experiments.bench import tune
 from experiments.datasets import classes
 from experiments.studies.forget import Options
 
@@ -209,3 +210,22 @@ def test_test_rows_of_ones_own_stay_test_rows(tmp_path):
     for part in (report.test, report.aside, select.test)
   ]
   assert sum(map(len, parts)) == 60 and len(set.union(*parts)) == 60
+
+
+def test_tuned_settings_are_the_defaults_of_what_they_were_tuned_on():
+  entries = tune.read(classifier_methods.CHOSEN)
+  assert len(entries) >= 19
+  plan = forget.prepare(Options(methods="all"))
+  for entry in entries:
+    name, setting = entry["method"], entry["setting"]
+    space = classifier_methods.METHODS[name].space
+    assert setting.keys() == space.keys()
+    assert (
+      entry["chosen"]["budget"] == 32 and entry["chosen"]["seeds"][0] > 10**5
+    )
+    if entry["for"] == {"data": "digits", "model": "mlp", "preset": "quick"}:
+      assert plan.settings[name].items() >= setting.items()
+      assert plan.origins[name] == entry["chosen"]
+      # What was reported is none of what they were chosen on.
+      assert not set(entry["chosen"]["requests"]) & set(plan.requests.names)
+  assert not forget.prepare(Options(preset="smoke", methods="all")).origins

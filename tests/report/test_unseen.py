@@ -1,0 +1,60 @@
+"""What is said of a model where none can be trained without the rows."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from jaxunlearn.report import Answers, checks_by_unseen, judge
+
+RNG = np.random.default_rng(0)
+FORGET = np.arange(400) < 150
+ALL = np.ones(300, bool)
+
+
+def answers(*, known=0.0, good=0.9):
+  """A model whose loss is lower by `known` on the rows to be forgotten."""
+  noise = RNG.normal(size=700)
+  loss = np.exp(noise - known * np.r_[FORGET, np.zeros(300, bool)])
+  right = (RNG.random(700) < good).astype(float)
+  return Answers(right[:400], loss[:400], right[400:], loss[400:])
+
+
+def test_the_checks_are_the_numbers_that_they_name():
+  now, before = answers(known=0.5), answers()
+  kind = np.arange(300) < 100
+  checks = checks_by_unseen(now, before, FORGET, kind)
+  auc = roc_auc_score(
+    np.r_[np.ones(150), np.zeros(100)],
+    -np.r_[now.loss[FORGET], now.unseen_loss[kind]],
+  )
+  assert checks[0].value == pytest.approx(auc) and checks[0].reference == 0.5
+  expected = [
+    (now.right[FORGET], now.unseen_right[kind]),
+    (now.right[~FORGET], before.right[~FORGET]),
+    (now.unseen_right[~kind], before.unseen_right[~kind]),
+  ]
+  for check, (ours, theirs) in zip(checks[1:], expected, strict=True):
+    assert check.value == pytest.approx(ours.mean())
+    assert check.reference == pytest.approx(theirs.mean())
+    assert check.low < ours.mean() - theirs.mean() < check.high
+  # The spread of a mean of independent rows, by the formula.
+  wide = checks[1].high - checks[1].low
+  error = np.sqrt(sum(v.var() / len(v) for v in expected[0]))
+  assert wide == pytest.approx(2 * 1.96 * error, rel=0.15)
+
+
+def test_a_memory_is_a_trace_and_ruin_is_damage():
+  before = answers(known=2.0)
+  control = checks_by_unseen(before, before, FORGET, ALL)
+  assert control[0].finding == "trace"
+  # Against itself nothing was lost, and that is certain.
+  assert all((c.low, c.high) == (0, 0) for c in control[2:])
+  gone = before._replace(
+    loss=np.where(FORGET, before.loss * np.e**2, before.loss)
+  )
+  checks = checks_by_unseen(gone, before, FORGET, ALL)
+  assert checks[0].value == pytest.approx(0.5, abs=0.06)
+  assert judge(checks, control=control).outcome in ("passed", "unclear")
+  ruined = gone._replace(right=gone.right * (RNG.random(400) < 0.7))
+  checks = checks_by_unseen(ruined, before, ~FORGET, ALL)
+  assert checks[2].finding == "damage"
