@@ -54,6 +54,21 @@ def use_compilation_cache() -> str:
   return folder
 
 
+@contextlib.contextmanager
+def compiling_for(preset: str) -> Iterator[None]:
+  """Compiles a smoke run with less care, which takes half as long.
+
+  Its programs are too small for their speed to matter.
+  """
+  flag = "jax_disable_most_optimizations"
+  before = jax.config.read(flag)
+  jax.config.update(flag, before or preset == "smoke")
+  try:
+    yield
+  finally:
+    jax.config.update(flag, before)
+
+
 def timed(fn: Callable[..., Any], *args: Any) -> Timed:
   """Compiles and runs a pure function, timing the two apart.
 
@@ -189,6 +204,7 @@ def run_program(
     with failing_on_bad_input():
       flags.check(asked)
       use_compilation_cache()
+      stack.enter_context(compiling_for(getattr(asked, "preset", "")))
       plan = prepare(asked)
       folder = stack.enter_context(staged_output(asked.out))
     for line in getattr(plan, "notes", ()):
