@@ -36,13 +36,13 @@ def program(
   def look_up(attribute: str) -> Any:
     if attribute.startswith("_"):
       raise AttributeError(attribute)
+    study = importlib.import_module(f"experiments.studies.{name}")
+    if attribute not in ("prepare", "run") or alone is not None:
+      return getattr(study, attribute)
     if attribute == "run":
       return importlib.import_module("experiments.bench.run").run
-    study = importlib.import_module(f"experiments.studies.{name}")
-    if attribute == "prepare":
-      shell = importlib.import_module("experiments.bench.shell")
-      return lambda options: shell.prepare(study.STUDY, options)
-    return getattr(study, attribute)
+    shell = importlib.import_module("experiments.bench.shell")
+    return lambda options: shell.prepare(study.STUDY, options)
 
   def main(argv: Sequence[str] | None = None) -> None:
     """The program; bad input ends it with one line and exit status 2."""
