@@ -81,3 +81,28 @@ def counting(model: Model) -> tuple[Model, list]:
 def quadratic():
   """One number fitted to rows by half squared distance; gradient p - x."""
   return lambda v, batch, key: 0.5 * (v.params - batch.rows["x"]) ** 2
+
+
+def setting(c=1):
+  """The trained network, its data, and a request for a class."""
+  model, data, variables = trained()
+  return model, data, variables, data["label"] == c
+
+
+def hidden(variables, x):
+  p = variables.params["hidden"]
+  return {"hidden": jax.nn.relu(x @ p["kernel"] + p["bias"][None])}
+
+
+def trained_with_features():
+  model, data, variables = trained()
+  return model._replace(features=hidden), data, variables
+
+
+def class_accuracy(model, variables, data, c):
+  """The shares that are right of class c, and of the others."""
+  right = model.predict(variables, data["x"]).argmax(-1) == data["label"]
+  mask = data["label"] == c
+  count = mask.sum()
+  kept = (right & ~mask).sum() / (mask.size - count)
+  return (right & mask).sum() / count, kept

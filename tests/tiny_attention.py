@@ -70,3 +70,17 @@ def params(key):
       "gain": jnp.float32(0.3),
     },
   }
+
+
+def shaken(params, seed, size=0.2):
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(seed), len(leaves))
+  return jax.tree.unflatten(
+    tree,
+    [p + size * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys)],
+  )
+
+
+def far(a, b):
+  each = jax.tree.map(lambda x, y: float(abs(x - y).max()), a, b)
+  return max(jax.tree.leaves(each))

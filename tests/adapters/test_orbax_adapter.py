@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import linen as nn
 from flax import nnx
+from refusals import refused
 
 from jaxunlearn.adapters import orbax
 from jaxunlearn.adapters.flax import from_linen, from_nnx
@@ -107,11 +108,9 @@ def test_what_is_frozen_comes_back_beside_the_rest(tmp_path):
   for read in (orbax.load_params, lambda *a: orbax.load(*a).variables):
     assert_same_bits(read(tmp_path / "r", variables), variables)
     wider = variables._replace(frozen={"layers": base["layers"] | {"more": X}})
-    with pytest.raises(ValueError, match="missing frozen/layers/more"):
-      read(tmp_path / "r", wider)
+    refused("missing frozen/layers/more", read, tmp_path / "r", wider)
     less = variables._replace(frozen={"layers": {"kernel": X}})
-    with pytest.raises(ValueError, match="unexpected frozen/layers/bias"):
-      read(tmp_path / "r", less)
+    refused("unexpected frozen/layers/bias", read, tmp_path / "r", less)
 
 
 def test_the_key_keeps_its_generator(tmp_path):
@@ -175,8 +174,7 @@ def test_saving_again_replaces_the_result(tmp_path):
 )
 def test_a_save_that_fails_leaves_the_old_result(tmp_path, options, message):
   orbax.save(tmp_path, Variables({"w": X}), config={"old": True})
-  with pytest.raises(ValueError, match=message):
-    orbax.save(tmp_path, Variables({"w": X + 1}), **options)
+  refused(message, orbax.save, tmp_path, Variables({"w": X + 1}), **options)
   saved = orbax.load(tmp_path)
   assert saved.config == {"old": True}
   assert_same_bits(saved.variables.params["w"], X)
@@ -189,8 +187,7 @@ def test_another_programs_checkpoint_is_never_overwritten(tmp_path):
   for name in ("tree", "steps"):
     with pytest.raises(ValueError, match="got another checkpoint"):
       orbax.save(tmp_path / name, Variables({"w": X + 1}))
-    with pytest.raises(ValueError, match="got another checkpoint"):
-      orbax.load(tmp_path / name)
+    refused("got another checkpoint", orbax.load, tmp_path / name)
     found = orbax.load_params(tmp_path / name, Variables({"w": X}))
     assert_same_bits(found.params["w"], X)
 
@@ -199,8 +196,7 @@ def test_loading_from_nowhere_says_so(tmp_path):
   like = Variables({"w": X})
   (tmp_path / "text").write_text("no checkpoint")
   (tmp_path / "empty").mkdir()
-  with pytest.raises(ValueError, match=r"of a saved result, got .*missing"):
-    orbax.load(tmp_path / "missing")
+  refused(r"of a saved result, got .*missing", orbax.load, tmp_path / "missing")
   with pytest.raises(ValueError, match="missing, which does not exist"):
     orbax.load_params(tmp_path / "missing", like)
   for name in ("empty", "text"):
@@ -387,8 +383,7 @@ def test_a_leaf_of_another_shape_is_named(tmp_path):
     r"^Expected checkpoint leaf params/Dense_0/kernel of shape \(64, 128\), "
     r"got \(10, 3\)\.$"
   )
-  with pytest.raises(ValueError, match=message):
-    orbax.load_params(tmp_path / "c", like)
+  refused(message, orbax.load_params, tmp_path / "c", like)
 
 
 def test_leaves_missing_or_left_over_are_listed_the_first_few(tmp_path):
@@ -403,8 +398,7 @@ def test_leaves_missing_or_left_over_are_listed_the_first_few(tmp_path):
     "model_state/batch_stats/BatchNorm_0/var, params/BatchNorm_0/bias and 1 "
     "more.$"
   )
-  with pytest.raises(ValueError, match=message):
-    orbax.load_params(tmp_path / "c", like)
+  refused(message, orbax.load_params, tmp_path / "c", like)
   save_tree(tmp_path / "d", {"params": {**variables.params, "Dense_9": X}})
   small = from_linen(nn.Sequential([nn.Dense(3)]))
   with pytest.raises(
@@ -516,8 +510,7 @@ def test_a_tree_without_arrays_is_a_step_too(tmp_path):
 def test_a_step_of_another_tree_is_refused(tmp_path, wanted, message):
   store = orbax.open_store(tmp_path)
   orbax.save_step(store, 1, {"w": X})
-  with pytest.raises(ValueError, match=message):
-    orbax.restore_step(store, 1, wanted)
+  refused(message, orbax.restore_step, store, 1, wanted)
   orbax.close_store(store)
 
 
@@ -529,8 +522,7 @@ def test_the_store_refuses_what_it_cannot_write(tmp_path):
   store = orbax.open_store(tmp_path)
   with pytest.raises(ValueError, match="Expected array leaves, got a/0=3"):
     orbax.save_step(store, 1, {"a": [3]})
-  with pytest.raises(ValueError, match="Expected metadata"):
-    orbax.save_step(store, 1, {"a": X}, {"f": X})
+  refused("Expected metadata", orbax.save_step, store, 1, {"a": X}, {"f": X})
   assert orbax.latest(store) is None
   orbax.close_store(store)
 

@@ -1,24 +1,18 @@
 """Classifier attacks against scikit-learn and published code."""
 
 import functools
-import pathlib
 import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden.table import load
+from refusals import refused
 
 from jaxunlearn.attacks import classifiers
 
-DATA = pathlib.Path(__file__).parent.parent / "data"
 GROUPS = ["shadow_train", "shadow_test", "target_train", "target_test"]
-
-
-def golden(name):
-  with np.load(DATA / f"{name}.npz") as file:
-    return {key: file[key] for key in file.files}
 
 
 def scores(seed, shift, num_members=40, num_others=40):
@@ -79,14 +73,10 @@ def test_a_fit_without_an_answer_is_nan_and_one_without_scale_is_flat():
   assert np.isnan(classifiers.fit_logistic(x, y | True)).all()
   assert np.isnan(classifiers.fit_logistic(x, y, np.zeros(4))).all()
   assert np.isnan(classifiers.fit_logistic(np.full(4, np.nan), y)).all()
-  with pytest.raises(ValueError, match=r"is_member \[N\]"):
-    classifiers.fit_logistic(x, y[:2])
-  with pytest.raises(ValueError, match="is_member of dtype bool"):
-    classifiers.fit_logistic(x, y.astype(int))
-  with pytest.raises(ValueError, match="strength > 0"):
-    classifiers.fit_logistic(x, y, strength=0)
-  with pytest.raises(ValueError, match="num_steps > 0"):
-    classifiers.fit_logistic(x, y, num_steps=0)
+  refused(r"is_member \[N\]", classifiers.fit_logistic, x, y[:2])
+  refused("is_member of dtype bool", classifiers.fit_logistic, x, y.astype(int))
+  refused("strength > 0", classifiers.fit_logistic, x, y, strength=0)
+  refused("num_steps > 0", classifiers.fit_logistic, x, y, num_steps=0)
 
 
 def test_the_challenge_attack_scores_tight_fits_on_its_splits():
@@ -134,31 +124,6 @@ def test_the_compiled_attack_agrees_with_the_one_of_scikit_learn():
 
 
 @pytest.mark.slow
-def test_the_compiled_attack_under_vmap_over_requests_equals_the_loop():
-  pool = np.random.default_rng(0).normal(size=60).astype(np.float32)
-  masks = np.random.default_rng(1).random((3, 60)) < 0.4
-  pool[~masks.any(0)] += 1
-  traces, share = [], jnp.float32(0.1)
-
-  def attack(key, mask):
-    traces.append(1)
-    return classifiers.logistic_accuracy(
-      key, pool, pool, mask, ~mask, num_splits=4, num_steps=8, test_share=share
-    ).splits
-
-  pool = jnp.asarray(pool)
-  keys = jax.random.split(jax.random.key(0), 3)
-  many = jax.vmap(attack)(keys, masks)
-  compiled = jax.jit(attack)
-  for i in range(3):
-    np.testing.assert_allclose(compiled(keys[i], masks[i]), many[i], atol=1e-6)
-  assert len(traces) == 2
-  np.testing.assert_array_equal(
-    compiled(keys[0], masks[0]), compiled(keys[0], masks[0])
-  )
-
-
-@pytest.mark.slow
 def test_the_compiled_attack_never_uses_rows_that_do_not_count():
   members, others = np.full(9, 5, np.float32), np.zeros(40, np.float32)
   padded = np.append(members, [np.nan, -99]), np.append(others, [np.nan] * 4)
@@ -176,26 +141,17 @@ def test_the_compiled_attack_never_uses_rows_that_do_not_count():
 def test_bad_arguments_of_the_logistic_attacks_are_named():
   few, many = np.zeros(3), np.arange(20.0)
   host = classifiers.logistic_attack
-  with pytest.raises(ValueError, match="leave rows in both parts, got 3 rows"):
-    host(few, many)
-  with pytest.raises(ValueError, match=r"forget_features \[N\] or \[N, F\]"):
-    host(np.zeros((2, 2, 2)), many)
-  with pytest.raises(ValueError, match="other_features of width 1"):
-    host(many, np.zeros((20, 2)))
-  with pytest.raises(ValueError, match="other_features to be finite"):
-    host(many, np.append(many, np.inf))
+  refused("leave rows in both parts, got 3 rows", host, few, many)
+  refused(r"forget_features \[N\] or \[N, F\]", host, np.zeros((2, 2, 2)), many)
+  refused("other_features of width 1", host, many, np.zeros((20, 2)))
+  refused("other_features to be finite", host, many, np.append(many, np.inf))
   compiled = functools.partial(classifiers.logistic_accuracy, jax.random.key(0))
-  with pytest.raises(ValueError, match="in both parts, got 1 rows"):
-    compiled(few[:1], many)
-  with pytest.raises(ValueError, match="member_scores of some rows"):
-    compiled(few[:0], many)
-  with pytest.raises(ValueError, match="strength > 0"):
-    compiled(many, many, strength=-1)
+  refused("in both parts, got 1 rows", compiled, few[:1], many)
+  refused("member_scores of some rows", compiled, few[:0], many)
+  refused("strength > 0", compiled, many, many, strength=-1)
   for attack in (host, compiled):
-    with pytest.raises(ValueError, match="num_splits > 0"):
-      attack(many, many, num_splits=0)
-    with pytest.raises(ValueError, match=r"test_share in \(0, 1\)"):
-      attack(many, many, test_share=1.0)
+    refused("num_splits > 0", attack, many, many, num_splits=0)
+    refused(r"test_share in \(0, 1\)", attack, many, many, test_share=1.0)
 
 
 # The SVC attack.
@@ -207,7 +163,7 @@ def svc_groups(d):
 
 @pytest.mark.slow
 def test_the_svc_attack_balances_and_knows_no_empty_forget_set():
-  d = golden("salun__svc_mia")
+  d = load("salun__svc_mia")
   retain, test, forget, _ = svc_groups(d)
   rows = [np.arange(len(x)) for x in retain]
   small = tuple(x[r[:30]] for x, r in zip(retain, rows))

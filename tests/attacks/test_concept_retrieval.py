@@ -81,21 +81,6 @@ def test_features_of_zero_are_orthogonal_to_all_and_have_a_gradient():
   assert np.isfinite(grad).all()
 
 
-def test_the_same_references_give_zero_and_one():
-  partial, o = features(0, 3, 4), features(1, 6)
-  score = concept_retrieval.concept_retrieval_score
-  assert float(score(partial, o, o)) == 0
-  assert float(score(partial, o, o, retain=True)) == 1
-
-
-def test_scores_of_many_models_equal_a_loop():
-  partial, o, u = features(0, 2, 3, 4), features(1, 6), features(2, 2, 7)
-  score = jax.jit(concept_retrieval.concept_retrieval_score)
-  many = jax.vmap(score, (0, None, 0))(partial, o, u)
-  for i in range(2):
-    np.testing.assert_allclose(many[i], score(partial[i], o, u[i]), rtol=1e-6)
-
-
 def test_a_head_of_zeros_has_confidence_one_half():
   confidence = concept_retrieval.concept_confidence_score
   assert float(confidence(jnp.zeros((3, 4, 2)))) == 0.5
@@ -167,22 +152,6 @@ def test_the_probe_separates_what_differs_and_not_what_does_not():
   # 80 held out: four standard errors about one half.
   assert abs(float(same.accuracy) - 0.5) < 4 * (0.25 / 80) ** 0.5
   assert apart.loss.shape == (60,)
-
-
-@pytest.mark.slow
-def test_probes_of_many_pairs_equal_a_loop_and_compile_once():
-  run, traces = fitted()
-  stack = jnp.stack([images(0, 1), images(3, 0.2)])
-  other = jnp.stack([images(1, -1), images(4, 0)])
-  keys = jax.random.split(KEY, 2)
-  many = jax.jit(jax.vmap(lambda o, u, k: fit(o, u, k)))(stack, other, keys)
-  for i in range(2):
-    one = run(stack[i], other[i], keys[i])
-    np.testing.assert_allclose(many.accuracy[i], one.accuracy)
-    np.testing.assert_allclose(many.loss[i], one.loss, rtol=1e-3, atol=1e-4)
-    if i == 0:
-      size = len(traces)
-  assert size and len(traces) == size
 
 
 def test_a_positive_is_another_image_of_the_same_label():

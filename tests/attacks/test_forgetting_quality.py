@@ -111,14 +111,6 @@ def test_chunks_weights_and_vmap_change_nothing_else():
   assert jnp.isnan(quality.forgetting_quality(u, r, only & False).score)
 
 
-def test_equal_samples_have_epsilon_zero_and_score_one():
-  u, _ = samples(16)
-  found = quality.forgetting_quality(u, u)
-  assert (found.epsilon == 0).all() and found.score == 1
-  constant = quality.forgetting_quality(np.ones((4, 2)), np.ones((4, 2)))
-  assert (constant.epsilon == 0).all()
-
-
 def test_samples_of_one_law_score_far_above_those_of_two():
   rng = np.random.default_rng(0)
   u, r = rng.normal(size=(2, 128, 12))

@@ -13,13 +13,6 @@ def test_a_model_that_remembers_is_told_from_one_that_does_not():
   assert remembered.train > 0.9 and remembered.test < 0.3
 
 
-def test_without_a_difference_training_and_test_rows_are_called_alike():
-  rng = np.random.default_rng(1)
-  found = regression_attack(rng.random(400), rng.random(400), rng.random(400))
-  # Five standard errors of a difference of two shares of 400.
-  assert abs(found.train - found.test) < 5 * np.sqrt(2 * 0.25 / 400)
-
-
 def test_the_seed_decides_the_subsets():
   rng = np.random.default_rng(2)
   rows = rng.random(300), rng.random(300) + 0.3, rng.random(200)

@@ -3,9 +3,9 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 from jaxunlearn.attacks import rmia as attack
 from jaxunlearn.attacks.rmia import rmia_leave_one_out, rmia_scores
@@ -23,26 +23,6 @@ def draws(models=6, rows=9, others=7, queries=2, seed=0):
     rng.permuted(half, axis=0),
     np.float32(rng.uniform(0.01, 1, (models, others, queries))),
   )
-
-
-@pytest.mark.slow
-def test_scores_equal_a_double_loop_over_rows_and_population():
-  signals, masks, population = draws()
-  found = rmia_scores(
-    signals[0], population[0], signals[1:], masks[1:], population[1:], gamma=1.3
-  )
-  wanted = np.zeros(9)
-  x64, z64 = np.float64(signals), np.float64(population)
-  for row in range(9):
-    refs = x64[1:, row]
-    inside = masks[1:, row]
-    p = (refs[inside].mean(axis=0) + refs[~inside].mean(axis=0)) / 2
-    for query in range(2):
-      mine = x64[0, row, query] / p[query]
-      for z in range(7):
-        theirs = z64[0, z, query] / z64[1:, z, query].mean()
-        wanted[row] += (mine / theirs >= 1.3) / 14
-  np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["online", "offline"])
@@ -88,24 +68,6 @@ def test_an_offline_constant_of_one_reads_out_models_only():
   assert (online != rmia_scores(signals[0], population[0], *rest)).any()
 
 
-@pytest.mark.slow
-def test_several_targets_and_traced_constants_equal_single_calls():
-  signals, masks, population = draws(8)
-  rest = signals[2:], masks[2:], population[2:]
-  found = rmia_scores(signals[:2], population[:2], *rest)
-  assert found.shape == (2, 9)
-  for t in range(2):
-    np.testing.assert_array_equal(
-      found[t], rmia_scores(signals[t], population[t], *rest)
-    )
-  gammas = jnp.array([0.5, 1.0, 2.0])
-  sweep = jax.vmap(
-    lambda g: rmia_scores(signals[0], population[0], *rest, gamma=g)
-  )(gammas)
-  np.testing.assert_array_equal(sweep[1], found[0])
-  assert (sweep[0] >= sweep[1]).all() and (sweep[1] >= sweep[2]).all()
-
-
 def test_signals_of_zero_stay_finite():
   signals, masks, population = draws()
   signals[:, 0], population[:, 0] = 0, 0
@@ -137,13 +99,11 @@ def test_rows_without_out_models_are_nan_under_jit_and_refused_outside():
   arguments = signals[0], population[0], signals, masks, population
   found = np.asarray(jax.jit(rmia_scores)(*arguments))
   assert list(np.isnan(found)) == [False, True] + [False] * 7
-  with pytest.raises(ValueError, match=r"at least 1 OUT models .* row 1"):
-    rmia_scores(*arguments)
+  refused(r"at least 1 OUT models .* row 1", rmia_scores, *arguments)
   with pytest.raises(ValueError, match="at least 2 OUT models"):
     rmia_leave_one_out(signals, masks, population)
   masks[:, 1] = False
-  with pytest.raises(ValueError, match=r"at least 1 IN models .* row 1"):
-    rmia_scores(*arguments)
+  refused(r"at least 1 IN models .* row 1", rmia_scores, *arguments)
   with pytest.raises(ValueError, match="at least 2 IN models"):
     rmia_leave_one_out(signals, masks, population)
 
@@ -172,5 +132,4 @@ def test_bad_input_is_refused():
     ({"offline_a": 1.1}, r"offline_a in \[0, 1\]"),
     ({"population_references": "few"}, "population_references to be one of"),
   ):
-    with pytest.raises(ValueError, match=message):
-      rmia_scores(*good, **options)
+    refused(message, rmia_scores, *good, **options)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from refusals import refused
 
 from jaxunlearn import metrics
 from jaxunlearn.attacks import intervals, roc
@@ -64,20 +65,6 @@ def test_curve_and_its_numbers_equal_counting(seed, ties):
     wanted = wanted if masks[1].sum() * limit >= 1 - 1e-9 else np.nan
     found = roc.tpr_at_fpr(*args, fpr=limit)
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
-
-
-def test_curve_has_the_points_of_scikit_learn():
-  from sklearn.metrics import roc_curve
-
-  members, others = groups(0, ties=True)
-  truth = np.repeat([1, 0], [23, 31])
-  fpr, tpr, thresholds = roc_curve(
-    truth, np.concatenate([members, others]), drop_intermediate=False
-  )
-  found = roc.roc(members, others)
-  points = np.unique(np.stack(found, 1), axis=0)
-  wanted = np.unique(np.stack([fpr, tpr, thresholds], 1), axis=0)
-  np.testing.assert_allclose(points, wanted, rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -143,26 +130,6 @@ def test_tpr_is_unknown_below_one_over_the_rate():
   np.testing.assert_allclose(found, [wanted, np.nan, np.nan], rtol=1e-6)
 
 
-@pytest.mark.slow
-def test_jit_and_vmap_over_requests_equal_the_loop_and_compile_once():
-  scores = np.random.default_rng(0).normal(size=(3, 40)).astype(np.float32)
-  masks = np.random.default_rng(1).random((3, 40)) < 0.5
-  traces = []
-
-  @jax.jit
-  def summary(scores, mask):
-    traces.append(1)
-    return roc.attack_summary(scores, scores, mask, ~mask)
-
-  many = jax.vmap(lambda s, m: roc.attack_summary(s, s, m, ~m))(scores, masks)
-  for i in range(3):
-    alone = roc.attack_summary(scores[i], scores[i], masks[i], ~masks[i])
-    for a, b, c in zip(alone, summary(scores[i], masks[i]), many):
-      np.testing.assert_allclose(a, b, rtol=1e-6)
-      np.testing.assert_allclose(a, c[i], rtol=1e-6)
-  assert len(traces) == 1
-
-
 def test_traced_groups_that_are_empty_or_nan_give_nan_and_concrete_ones_raise():
   scores, none = jnp.array([1.0, jnp.nan, 2.0]), jnp.zeros(3, bool)
   fine = jnp.array([True, False, True])
@@ -173,12 +140,10 @@ def test_traced_groups_that_are_empty_or_nan_give_nan_and_concrete_ones_raise():
     assert np.isnan(jax.jit(roc.roc)(scores, scores, *masks).fpr[1:]).any() or (
       np.isnan(jax.jit(roc.roc)(scores, scores, *masks).tpr[1:]).any()
     )
-  with pytest.raises(ValueError, match="other_scores, got 1 that are nan"):
-    roc.auc(scores, scores, fine)
+  refused("other_scores, got 1 that are nan", roc.auc, scores, scores, fine)
   with pytest.raises(ValueError, match="member_scores of some rows, got 0"):
     roc.attack_summary(scores, scores, none, fine)
-  with pytest.raises(ValueError, match="other_scores of some rows, got 0"):
-    roc.roc(np.ones(2), np.ones(0))
+  refused("other_scores of some rows, got 0", roc.roc, np.ones(2), np.ones(0))
 
 
 def test_what_jit_closes_over_is_looked_at():
@@ -198,20 +163,16 @@ def test_what_jit_closes_over_is_looked_at():
 
 def test_bad_arguments_of_the_curve_are_named():
   ones = np.ones(3)
-  with pytest.raises(ValueError, match=r"member_scores \[N\], got shape"):
-    roc.roc(np.ones((2, 2)), ones)
+  refused(r"member_scores \[N\], got shape", roc.roc, np.ones((2, 2)), ones)
   with pytest.raises(ValueError, match="other_mask of the shape"):
     roc.roc(ones, ones, None, np.ones(2, bool))
   with pytest.raises(ValueError, match="member_mask bool or float, got int"):
     roc.roc(ones, ones, np.ones(3, int))
-  with pytest.raises(ValueError, match="member_mask >= 0"):
-    roc.roc(ones, ones, -ones)
-  with pytest.raises(ValueError, match="kind to be one of"):
-    roc.roc(ones, ones, kind="smooth")
+  refused("member_mask >= 0", roc.roc, ones, ones, -ones)
+  refused("kind to be one of", roc.roc, ones, ones, kind="smooth")
   with pytest.raises(ValueError, match="concrete scores"):
     jax.jit(functools.partial(roc.roc, kind="hull"))(ones, ones)
-  with pytest.raises(ValueError, match=r"fpr in \[0, 1\]"):
-    roc.tpr_at_fpr(ones, ones, fpr=1.5)
+  refused(r"fpr in \[0, 1\]", roc.tpr_at_fpr, ones, ones, fpr=1.5)
 
 
 def test_masks_that_overlap_over_one_array_of_scores_are_refused():
@@ -225,14 +186,11 @@ def test_masks_that_overlap_over_one_array_of_scores_are_refused():
 def test_rows_on_both_sides_are_refused():
   roc.check_groups([1, 2], [3])
   roc.check_groups(np.array([True, False]), np.array([False, True]))
-  with pytest.raises(ValueError, match="both groups, got 1"):
-    roc.check_groups([1, 2], [2, 3])
+  refused("both groups, got 1", roc.check_groups, [1, 2], [2, 3])
   with pytest.raises(ValueError, match="both groups, got 2"):
     roc.check_groups(np.ones(2, bool), np.ones(2, bool))
-  with pytest.raises(ValueError, match="others to hold rows, got 0"):
-    roc.check_groups([1, 2], [])
-  with pytest.raises(ValueError, match="masks of one shape"):
-    roc.check_groups(np.ones(2, bool), [3, 4])
+  refused("others to hold rows, got 0", roc.check_groups, [1, 2], [])
+  refused("masks of one shape", roc.check_groups, np.ones(2, bool), [3, 4])
 
 
 # Intervals.
@@ -352,20 +310,16 @@ def test_rows_are_resampled_beside_models_where_asked(both):
 
 def test_bad_arguments_of_the_bootstrap_are_named():
   ones, key = np.ones(3), jax.random.key(0)
-  with pytest.raises(ValueError, match="T >= 2"):
-    intervals.bootstrap(key, np.ones((1, 3)), np.ones((1, 3)))
-  with pytest.raises(ValueError, match="T >= 2"):
-    intervals.bootstrap(key, np.ones((2, 3)), ones)
-  with pytest.raises(ValueError, match="T >= 2"):
-    intervals.bootstrap(key, np.ones((2, 3)), np.ones((3, 3)))
+  refused("T >= 2", intervals.bootstrap, key, np.ones((1, 3)), np.ones((1, 3)))
+  refused("T >= 2", intervals.bootstrap, key, np.ones((2, 3)), ones)
+  refused("T >= 2", intervals.bootstrap, key, np.ones((2, 3)), np.ones((3, 3)))
   with pytest.raises(ValueError, match="T >= 2"):
     intervals.bootstrap(key, np.ones((2, 2, 3)), np.ones((2, 2, 3)))
   with pytest.raises(ValueError, match=r"other_mask bool \(3,\)"):
     intervals.bootstrap(key, ones, ones, None, ones)
   with pytest.raises(ValueError, match="num_samples > 0"):
     intervals.bootstrap(key, ones, ones, num_samples=0)
-  with pytest.raises(ValueError, match=r"level in \(0, 1\)"):
-    intervals.bootstrap(key, ones, ones, level=1)
+  refused(r"level in \(0, 1\)", intervals.bootstrap, key, ones, ones, level=1)
 
 
 def test_clopper_pearson_has_its_known_bounds_and_covers():
@@ -381,12 +335,9 @@ def test_clopper_pearson_has_its_known_bounds_and_covers():
 
   # Of the lower bound exactly 10 % are at five or more.
   np.testing.assert_allclose(binom.sf(4, 20, low), 0.1, rtol=1e-9)
-  with pytest.raises(ValueError, match="count in 0"):
-    intervals.clopper_pearson(4, 3)
-  with pytest.raises(ValueError, match=r"level in \(0, 1\)"):
-    intervals.clopper_pearson(1, 3, 0)
-  with pytest.raises(ValueError, match="sides to be one of"):
-    intervals.clopper_pearson(1, 3, sides="left")
+  refused("count in 0", intervals.clopper_pearson, 4, 3)
+  refused(r"level in \(0, 1\)", intervals.clopper_pearson, 1, 3, 0)
+  refused("sides to be one of", intervals.clopper_pearson, 1, 3, sides="left")
 
 
 def test_certified_threshold_holds_with_its_confidence():
@@ -406,14 +357,10 @@ def test_certified_threshold_holds_with_its_confidence():
   ]
   broken = (np.array(rates) > 0.05).mean()
   assert 0.03 < broken < 0.1 + 0.02
-  with pytest.raises(ValueError, match=r"fpr in \(0, 1\)"):
-    intervals.certified_threshold(scores, fpr=0)
-  with pytest.raises(ValueError, match="other_scores of some rows"):
-    certified(scores, np.zeros(2995, bool))
-  with pytest.raises(ValueError, match="got 1 that are nan"):
-    certified([np.nan, 1])
-  with pytest.raises(ValueError, match="other_mask bool"):
-    certified(scores, np.ones(3, bool))
+  refused(r"fpr in \(0, 1\)", intervals.certified_threshold, scores, fpr=0)
+  refused("other_scores of some rows", certified, scores, np.zeros(2995, bool))
+  refused("got 1 that are nan", certified, [np.nan, 1])
+  refused("other_mask bool", certified, scores, np.ones(3, bool))
 
 
 def test_tpr_interval_chooses_its_threshold_on_one_half():

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import blobs, counting, mlp
+from problems import blobs, mlp
+from refusals import refused
 from scipy import stats
 
 from jaxunlearn.attacks import shadow, u_lira
@@ -77,17 +78,6 @@ def test_the_score_is_the_ratio_of_two_normal_densities():
   np.testing.assert_allclose(score(target[0]), found[0], atol=1e-6)
 
 
-def test_far_statistics_saturate_the_score_but_not_its_logarithm():
-  x, members, forget = draws()
-  x = x + 100 * forget[..., None]
-  ends = np.zeros((2, 8, 1), np.float32) + np.float32([0, 100])[:, None, None]
-  arguments = ends, x, forget, x, ~members
-  q = np.asarray(u_lira.u_lira_scores(*arguments, variance="fixed"))
-  assert (q[0] == 0).all() and (q[1] == 1).all()
-  log = u_lira.u_lira_scores(*arguments, variance="fixed", log_ratio=True)
-  assert np.isfinite(np.asarray(log)).all()
-
-
 def spying(variables, data, request, key):
   """Writes into the model what it was given."""
   del key
@@ -139,20 +129,6 @@ def test_the_identity_changes_no_statistic_and_training_is_that_of_shadows():
   )
   np.testing.assert_allclose(found.retrained, again.retrained, atol=1e-4)
   assert (found.retrained != found.trained).any()
-
-
-@pytest.mark.slow
-def test_new_masks_compile_nothing():
-  model, traces = counting(MODEL)
-  run = jax.jit(
-    lambda m, f, k: u_lira.u_lira_shadows(
-      model, DATA, m, f, k, identity, **RECIPE
-    )
-  )
-  run(*shadow.u_lira_masks(jax.random.key(0), 6, TARGETS), keys(6))
-  count = len(traces)
-  found = run(*shadow.u_lira_masks(jax.random.key(1), 6, TARGETS), keys(6, 1))
-  assert len(traces) == count and found.retrained is None
 
 
 @pytest.mark.slow
@@ -221,27 +197,6 @@ def test_an_identity_leaks_what_lira_finds_and_never_seen_rows_nothing():
 
 
 @pytest.mark.slow
-def test_retrained_models_leak_nothing_though_pairs_share_their_rows():
-  rng = np.random.default_rng(0)
-  _, members, forget = draws(24, 60)
-  # What the rows of a pair have in common is most of the spread.
-  common = rng.normal(size=(24, 60, 1))
-  one, other = common + 0.5 * rng.normal(size=(2, 24, 60, 1))
-  statistics = u_lira.ULiraStatistics(one, one, other, members, forget)
-  found = u_lira.u_lira_report(statistics).unlearned_vs_retrained
-  # 480 against 480 scores: four standard errors of an AUC of 1/2 are 0.075.
-  assert abs(found.auc - 0.5) < 0.075
-  rest = np.arange(24) != 3
-  row = int(np.flatnonzero(forget[3])[0])
-  wanted = [
-    stats.norm.logpdf(other[3, row, 0], s.mean(), s.std())
-    for s in (x[rest & forget[:, row], row, 0] for x in (one, other))
-  ]
-  wanted = wanted[0] - wanted[1]
-  assert abs(found.scores[24 + 3, row] - wanted) < 1e-3 * max(1, abs(wanted))
-
-
-@pytest.mark.slow
 def test_bad_input_is_refused():
   x, members, forget = draws()
   for arguments, options, message in (
@@ -258,35 +213,27 @@ def test_bad_input_is_refused():
     ((x[0], x, forget, x, ~members), {"variance": "no"}, "variance to be one"),
     ((x[0], x, forget, x, ~members), {"center": "no"}, "center to be one of"),
   ):
-    with pytest.raises(ValueError, match=message):
-      u_lira.u_lira_scores(*arguments, **options)
+    refused(message, u_lira.u_lira_scores, *arguments, **options)
 
   def run(m, f):
     u_lira.u_lira_shadows(MODEL, DATA, m, f, keys(3), identity, **RECIPE)
 
   on = jnp.ones((3, 20), bool)
-  with pytest.raises(ValueError, match="part of train_masks, got 60 forget"):
-    run(~on, on)
-  with pytest.raises(ValueError, match=r"train_masks bool \[S, 20\]"):
-    run(on[:, :3], on)
-  with pytest.raises(ValueError, match=r"forget_masks bool \[S, 20\], got int"):
-    run(on, on.astype(int))
+  refused("part of train_masks, got 60 forget", run, ~on, on)
+  refused(r"train_masks bool \[S, 20\]", run, on[:, :3], on)
+  refused(r"forget_masks bool \[S, 20\], got int", run, on, on.astype(int))
 
   def report(**changes):
     whole = u_lira.ULiraStatistics(x, x, None, members, forget)
     return u_lira.u_lira_report(whole._replace(**changes))
 
   report()
-  with pytest.raises(ValueError, match="to select rows, got no row"):
-    report(forget_masks=forget & False)
-  with pytest.raises(ValueError, match=r"train_masks bool \(9, 8\)"):
-    report(train_masks=members[:3])
-  with pytest.raises(ValueError, match="unlearned to be finite"):
-    report(unlearned=x * np.nan)
+  refused("to select rows, got no row", report, forget_masks=forget & False)
+  refused(r"train_masks bool \(9, 8\)", report, train_masks=members[:3])
+  refused("unlearned to be finite", report, unlearned=x * np.nan)
   for name, changes in (
     ("IN", {"train_masks": forget}),
     ("OUT", {"train_masks": members | True}),
     ("UNLEARN", {"forget_masks": forget & (np.arange(9)[:, None] < 3)}),
   ):
-    with pytest.raises(ValueError, match=f"at least 3 {name} models"):
-      report(**changes)
+    refused(f"at least 3 {name} models", report, **changes)

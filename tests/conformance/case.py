@@ -29,6 +29,7 @@ class Case(NamedTuple):
     soft_request: float weights are taken as well as a bool mask.
     low_precision: bfloat16 params are taken.
     devices: a batch may be shared by devices.
+    group: of a diffusion model, the parameters that may move; "" if all may.
     slow: the battery takes over ten seconds.
   """
 
@@ -46,6 +47,7 @@ class Case(NamedTuple):
   soft_request: bool = True
   low_precision: bool = True
   devices: bool = True
+  group: str = ""
   slow: bool = False
 
   @property

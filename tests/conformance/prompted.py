@@ -17,8 +17,9 @@ from jaxunlearn.diffusion.doco import Critic
 from jaxunlearn.diffusion.sfd import Distillation
 
 CONCEPT = tiny_attention.CONCEPT
-FIT = ju.Fit(ADAM, 3, 8)
-SGD = ju.Fit(optax.sgd(0.05), 3, 8)
+# With a decay, which moves what has no gradient, too.
+FIT = ju.Fit(optax.chain(optax.add_decayed_weights(0.1), ADAM), 3, 8)
+SGD = ju.Fit(optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.05)), 3, 8)
 THREE_STEPS = diffusion.Sampling(num_steps=3, num_images=8)
 
 
@@ -29,17 +30,22 @@ def _concept(factory, build, variant="", **flags):
 
 PROMPTED = [
   _concept(
-    diffusion.esd, lambda d: diffusion.esd(d, fit=SGD, sampling=THREE_STEPS)
+    diffusion.esd,
+    lambda d: diffusion.esd(d, fit=SGD, sampling=THREE_STEPS),
+    group="xattn",
   ),
   _concept(
     diffusion.esd,
     lambda d: diffusion.esd(d, CONCEPT, SGD, sampling=THREE_STEPS),
     "told",
     requestless=True,
+    slow=True,
   ),
   _concept(
     diffusion.concept_ablation,
     lambda d: diffusion.concept_ablation(d, fit=FIT, sampling=THREE_STEPS),
+    group="xattn-kv",
+    slow=True,
   ),
   row(
     worlds.kernels,
@@ -48,12 +54,14 @@ PROMPTED = [
     reads="nothing",
     keyless=True,
     devices=False,  # It has no batch.
+    group="xattn-kv",
   ),
   row(
     worlds.images,
     diffusion.forget_me_not,
     lambda d: diffusion.forget_me_not(d, fit=FIT, inversion=ju.Fit(ADAM, 2, 8)),
     reads="forget",
+    slow=True,
   ),
   # Of the library's methods, one of each way to use a task.
   row(
@@ -107,6 +115,7 @@ PROMPTED = [
       sampling=THREE_STEPS,
     ),
     devices=False,  # A batch of three does not fall into eight parts.
+    group="text-layers",
     slow=True,
   ),
   _concept(
@@ -117,6 +126,7 @@ PROMPTED = [
       critic=Critic(warm_up=2),
       sampling=diffusion.Sampling(num_steps=2, num_images=4),
     ),
+    group="xattn-kv",
     slow=True,
   ),
 ]

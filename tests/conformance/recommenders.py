@@ -15,7 +15,7 @@ def _users(factory, build, variant="", **flags):
 
 
 RECOMMENDERS = [
-  _users(recsys.mmrecun, lambda m: recsys.mmrecun(m, FEW)),
+  _users(recsys.mmrecun, lambda m: recsys.mmrecun(m, FEW), slow=True),
   _users(
     recsys.mmrecun,
     lambda m: recsys.mmrecun(m, FEW, schedule="alternate"),

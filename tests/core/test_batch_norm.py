@@ -80,21 +80,6 @@ def test_statistics_drift_to_forget_rows_as_published_unless_frozen(name):
     chex.assert_trees_all_equal_shapes_and_dtypes(out, variables)
 
 
-@pytest.mark.slow
-def test_vmap_over_requests_equals_a_loop_with_statistics():
-  model, data, variables, _ = setting()
-  masks = ju.requests.each_class(data["label"], 3)
-  keys = jax.random.split(KEY, 3)
-  method = ju.finetune(model, FIT)
-  many, _ = jax.jit(jax.vmap(method, (None, None, 0, 0)))(
-    variables, data, masks, keys
-  )
-  one, _ = jax.jit(method)(variables, data, masks[1], keys[1])
-  chex.assert_trees_all_close(
-    jax.tree.map(lambda leaf: leaf[1], many), one, rtol=1e-3, atol=1e-4
-  )
-
-
 def test_dropout_is_random_by_step_and_off_outside_training():
   model = from_linen(MLP(num_classes=3, hidden=(16,), dropout_rate=0.5))
   _, data, _, mask = setting()

@@ -87,8 +87,7 @@ def test_repeat_can_go_back_to_the_best_round():
 
 def test_what_a_round_provides_stays_in_the_round():
   inner = chain(
-    provide(Slot("seen"), lambda carry, *_: carry.variables.params),
-    ADD_ONE,
+    provide(Slot("seen"), lambda carry, *_: carry.variables.params), ADD_ONE
   )
   outer = chain(
     provide(Slot("kept"), lambda *_: jnp.float32(7)), repeat(inner, 2)
@@ -350,33 +349,6 @@ def test_variables_come_back_as_they_went_in():
   bare, _ = ADD_ONE(jnp.float32(0), DATA, MASK, KEY)
   whole, _ = ADD_ONE(Variables(jnp.float32(0)), DATA, MASK, KEY)
   assert not isinstance(bare, Variables) and isinstance(whole, Variables)
-
-
-@pytest.mark.slow
-def test_vmap_over_requests_and_keys_equals_a_loop():
-  model, data, variables = problems.trained()
-  method = chain(
-    repeat(
-      phase(supervised(model), optax.adam(0.01), 3, draw=Draw(retain=8)), 2
-    ),
-    phase(
-      supervised(model),
-      optax.sgd(0.01),
-      2,
-      draw=Draw(forget=4),
-      forget_weight=-1.0,
-    ),
-  )
-  masks = data["label"][None, :] == jnp.arange(4)[:, None]
-  keys = jax.random.split(KEY, 4)
-  many, _ = jax.jit(jax.vmap(method, in_axes=(None, None, 0, 0)))(
-    variables, data, masks, keys
-  )
-  for i in range(4):
-    one, _ = method(variables, data, masks[i], keys[i])
-    chex.assert_trees_all_close(
-      jax.tree.map(lambda leaf, i=i: leaf[i], many), one, rtol=2e-5, atol=1e-6
-    )
 
 
 def test_names_that_come_again_get_the_next_free_number():

@@ -107,16 +107,3 @@ def test_each_device_draws_from_its_own_rows_once_an_epoch():
   )(jnp.zeros(64), seen, mask)
   # Four steps of two rows cover the eight rows of each device exactly once.
   chex.assert_trees_all_close(params, jnp.full(64, -1 / 16), rtol=1e-6)
-
-
-def test_a_sharded_model_comes_back_with_its_sharding():
-  model, data, variables = problems.trained()
-  mesh = Mesh(np.array(jax.devices()), ("x",))
-  spec = jax.sharding.NamedSharding(mesh, P())
-  placed = jax.device_put(variables, spec)
-  fit = phase(supervised(model), optax.adam(0.01), 2, draw=Draw(retain=8))
-  out, _ = jax.jit(fit)(placed, data, data["label"] == 0, KEY)
-  assert all(
-    leaf.sharding.is_equivalent_to(spec, leaf.ndim)
-    for leaf in jax.tree.leaves(out)
-  )

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 import problems
 import pytest
+from refusals import refused
 
 from jaxunlearn.core import devices
 from jaxunlearn.core.combinators import chain
@@ -152,10 +153,8 @@ def test_a_mesh_takes_its_names_sizes_and_the_rest_of_the_devices():
   assert list(mesh.devices[1]) == jax.devices()[2:4]
   assert make_mesh(jax.devices()[:3], models=3).size == 3
   for axes in ({"models": 3}, {}, {"models": 0, "batch": -1}, {"a": -2}):
-    with pytest.raises(ValueError, match="multiply to the 8 devices, got"):
-      make_mesh(**axes)
-  with pytest.raises(ValueError, match="multiply to the 8 devices, got"):
-    make_mesh(models=-1, batch=3)
+    refused("multiply to the 8 devices, got", make_mesh, **axes)
+  refused("multiply to the 8 devices, got", make_mesh, models=-1, batch=3)
 
 
 @pytest.mark.slow
@@ -284,8 +283,7 @@ def test_a_chunk_of_rows_keeps_within_its_budget_and_uses_it():
   assert 1 <= rows_for_budget(kernel, rows, budget_bytes=cost(3)) < 8
   with pytest.raises(ValueError, match=r"a chunk of 1 rows takes, got"):
     rows_for_budget(kernel, rows, budget_bytes=1_000)
-  with pytest.raises(ValueError, match="budget_bytes > 0"):
-    rows_for_budget(kernel, rows, budget_bytes=0)
+  refused("budget_bytes > 0", rows_for_budget, kernel, rows, budget_bytes=0)
   with pytest.raises(ValueError, match="num_rows > 0"):
     rows_for_budget(kernel, jnp.zeros((0, 3)), budget_bytes=10)
 

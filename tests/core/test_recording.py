@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import problems
 import pytest
+from refusals import refused
 
 import jaxunlearn as ju
 from jaxunlearn.core.recording import alternate_with_curve
@@ -64,7 +65,5 @@ def test_no_round_and_lanes_of_their_own():
 
 
 def test_bad_counts_are_rejected():
-  with pytest.raises(ValueError, match=r"every .* >= 1"):
-    rounds(evaluate=seen, every=0)
-  with pytest.raises(ValueError, match=r"times .* >= 0"):
-    rounds(-1)
+  refused(r"every .* >= 1", rounds, evaluate=seen, every=0)
+  refused(r"times .* >= 0", rounds, -1)

@@ -181,15 +181,6 @@ def test_a_batch_that_devices_cannot_share_is_rejected():
     jax.vmap(shard, axis_name="i")(jnp.arange(4))
 
 
-@pytest.mark.slow
-def test_vmap_over_requests_equals_a_loop():
-  masks = jax.random.bernoulli(jax.random.key(1), 0.4, (5, 30))
-  one = lambda mask: make(Draw(forget=4, retain=8), mask).at(7).row_id
-  np.testing.assert_array_equal(
-    jax.vmap(one)(masks), jnp.stack([one(m) for m in masks])
-  )
-
-
 def test_mixed_rows_want_a_hard_request():
   soft = jnp.array([0.5, 0.0, 1.0])
   with pytest.raises(ValueError, match="dtype bool for this method, got float"):

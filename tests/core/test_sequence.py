@@ -129,19 +129,6 @@ def test_more_requests_are_traced_once_and_other_requests_not_again():
   assert len(traces) == 2 * for_one
 
 
-@pytest.mark.slow
-def test_sequences_under_vmap_equal_a_loop():
-  model, data, variables = trained()
-  run = lambda m, k: unlearn_sequence(both(model), variables, data, m, k)[0]
-  masks = each(data)
-  orders = jnp.stack([masks, masks[::-1]])
-  keys = jnp.stack([KEYS, KEYS[::-1]])
-  many = jax.jit(jax.vmap(run))(orders, keys)
-  for i in range(2):
-    one = jax.jit(run)(orders[i], keys[i])
-    chex.assert_trees_all_close(at(many, i), one, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize(
   ("masks", "message"),
   [

@@ -146,7 +146,7 @@ class Stop(Exception):
   pass
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 5, 7, 10])
+@pytest.mark.parametrize("stop_at", [3, 7])
 def test_a_run_broken_anywhere_resumes_to_the_same_bits(tmp_path, stop_at):
   model, data, variables = problems.trained()
   mask = data["label"] == 1
@@ -175,41 +175,6 @@ def test_a_run_broken_anywhere_resumes_to_the_same_bits(tmp_path, stop_at):
   assert [n for n, _ in resumed_infos] == [n for n, _ in infos]
   for (_, a), (_, b) in zip(infos, resumed_infos):
     np.testing.assert_array_equal(a.loss, b.loss)
-
-
-def test_the_checkpoint_of_another_run_is_refused(tmp_path):
-  model, data, variables = problems.trained()
-  mask = data["label"] == 1
-  run = lambda key, v: ju.stream(
-    method(model),
-    v,
-    batches_for(data, mask),
-    key,
-    checkpoint_dir=tmp_path,
-    checkpoint_every=2,
-  )
-  run(KEY, variables)
-  for key, v in [
-    (jax.random.key(9), variables),
-    (KEY, jax.tree.map(lambda x: x + 1, variables)),
-  ]:
-    with pytest.raises(ValueError, match="checkpoint_dir to hold this run"):
-      run(key, v)
-
-
-def test_the_checkpoint_of_another_request_is_refused(tmp_path):
-  model, data, variables = problems.trained()
-  run = lambda c: ju.stream(
-    method(model),
-    variables,
-    ju.host_batches(host(data), data["label"] == c),
-    KEY,
-    checkpoint_dir=tmp_path,
-    checkpoint_every=2,
-  )
-  run(1)
-  with pytest.raises(ValueError, match="another request"):
-    run(2)
 
 
 RUN = {
@@ -277,7 +242,6 @@ def runs(tmp_path_factory):
   return stopped, ended, whole
 
 
-@pytest.mark.parametrize("which", ["stopped", "ended"])
 @pytest.mark.parametrize(
   ("changes", "differs"),
   [
@@ -300,14 +264,13 @@ def runs(tmp_path_factory):
   ],
 )
 def test_another_run_is_refused_and_what_differs_is_named(
-  runs, which, changes, differs
+  runs, changes, differs
 ):
-  directory = runs[which == "ended"]
-  with pytest.raises(
-    ValueError, match=f"this run or .* with {differs}"
-  ) as told:
-    serve(directory, **changes)
-  assert "\n" not in str(told.value)
+  message = f"this run or .* with {differs}"
+  for directory in runs[:2]:  # Stopped, and ended.
+    with pytest.raises(ValueError, match=message) as told:
+      serve(directory, **changes)
+    assert "\n" not in str(told.value)
 
 
 def test_the_same_run_made_anew_goes_on(runs, tmp_path):

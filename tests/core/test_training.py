@@ -9,7 +9,7 @@ import pytest
 from jaxunlearn.core.drivers import predict
 from jaxunlearn.core.keys import derive
 from jaxunlearn.core.tasks import Fit, Task
-from jaxunlearn.core.training import map_many, train, train_many
+from jaxunlearn.core.training import map_many, train
 from jaxunlearn.core.types import Losses, Variables
 
 KEY = jax.random.key(0)
@@ -22,66 +22,12 @@ def test_training_learns_the_rows_it_is_given():
   assert right.mean() > 0.9
 
 
-def test_a_row_outside_the_mask_is_never_read():
-  model, data = problems.mlp(), problems.blobs()
-  mask = data["label"] != 2
-  poisoned = {
-    "x": jnp.where(mask[:, None], data["x"], jnp.nan),
-    "label": jnp.where(mask, data["label"], 99),
-  }
-  clean, _ = train(model, data, mask, KEY, **problems.RECIPE)
-  other, info = train(model, poisoned, mask, KEY, **problems.RECIPE)
-  chex.assert_trees_all_equal(clean, other)
-  assert info.is_finite and int(info.retain_count) == int(mask.sum())
-
-
 def test_float_weights_of_zero_and_one_are_the_mask():
   model, data = problems.mlp(), problems.blobs()
   mask = data["label"] != 2
   hard, _ = train(model, data, mask, KEY, **problems.RECIPE)
   soft, _ = train(model, data, mask.astype(jnp.float32), KEY, **problems.RECIPE)
   chex.assert_trees_all_close(hard, soft, rtol=1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["vmap", "map", 2])
-def test_many_models_equal_a_loop(strategy):
-  model, data = problems.mlp(), problems.blobs()
-  masks = data["label"][None, :] != jnp.arange(4)[:, None]
-  keys = jax.random.split(KEY, 4)
-  many, _ = jax.jit(
-    lambda m, k: train_many(
-      model, data, m, k, strategy=strategy, **problems.RECIPE
-    )
-  )(masks, keys)
-  for i in range(4):
-    one, _ = jax.jit(lambda m, k: train(model, data, m, k, **problems.RECIPE))(
-      masks[i], keys[i]
-    )
-    chex.assert_trees_all_close(
-      jax.tree.map(lambda leaf, i=i: leaf[i], many), one, rtol=1e-4, atol=1e-5
-    )
-
-
-@pytest.mark.slow
-def test_many_models_over_eight_devices_equal_one_device():
-  model, data = problems.mlp(), problems.blobs()
-  masks = jax.random.bernoulli(KEY, 0.7, (16, 60))
-  keys = jax.random.split(KEY, 16)
-  mesh = jax.sharding.Mesh(np.array(jax.devices()), ("models",))
-  assert mesh.size == 8
-
-  def run(mesh):
-    return jax.jit(
-      lambda m, k: train_many(
-        model, data, m, k, strategy="map", mesh=mesh, **problems.RECIPE
-      )[0]
-    )(masks, keys)
-
-  spread = run(mesh)
-  kernel = spread.params["output"]["kernel"]
-  assert len(kernel.sharding.device_set) == 8
-  chex.assert_trees_all_close(spread, run(None), rtol=1e-4, atol=1e-5)
 
 
 def test_a_mesh_that_does_not_divide_is_rejected():

@@ -194,19 +194,6 @@ def test_two_parts_of_a_walk_make_the_whole_under_jit():
   assert parts._cache_size() == 1
 
 
-@pytest.mark.slow
-def test_a_vmapped_stop_equals_a_loop_over_it():
-  model = gaussian()
-  predictor = diffusion.classifier_free(model, PARAMS, TOKENS, 2.0)
-  start = samplers.start_noise(model, KEYS)
-  run = lambda stop: diffusion.walk(
-    model, predictor, start, KEYS, num_steps=5, stop=stop
-  )
-  many = jax.vmap(run)(jnp.arange(6))
-  for stop in range(6):
-    np.testing.assert_allclose(many[stop], run(jnp.int32(stop)), atol=1e-6)
-
-
 def test_a_predictor_carries_its_state_and_sees_the_step():
   """A guard that counts its calls and adds what it remembers."""
   model = gaussian()
@@ -239,23 +226,6 @@ def test_guidance_zero_ignores_the_prompt_and_one_is_the_prompt():
   np.testing.assert_allclose(guided(1.0), prompted, atol=1e-6)
   np.testing.assert_allclose(guided(4.0), 4 * prompted - 3 * null, atol=1e-5)
   assert float(abs(null - prompted).max()) > 0.1
-
-
-def test_sampling_many_guidances_equals_a_loop_and_compiles_once():
-  model = gaussian()
-  run = jax.jit(
-    lambda w, eta: diffusion.sample(
-      model, PARAMS, TOKENS, KEYS, num_steps=4, guidance=w, eta=eta
-    )
-  )
-  w, eta = jnp.array([0.0, 1.0, 7.5]), jnp.array([0.0, 0.3, 1.0])
-  many = jax.vmap(run)(w, eta)
-  for i in range(3):
-    np.testing.assert_allclose(many[i], run(w[i], eta[i]), atol=1e-5)
-  run(2.0, 0.1)
-  size = run._cache_size()
-  run(3.0, 0.2)
-  assert run._cache_size() == size
 
 
 def test_the_walk_can_be_differentiated_through():

@@ -86,13 +86,7 @@ def test_the_first_model_takes_the_wanted_number_of_steps(
   keys = samplers.image_keys(KEY, 3)
   x = samplers.start_noise(model, keys)
   found = diffusion.hand_over(
-    model,
-    constant(first),
-    constant(second),
-    x,
-    keys,
-    stop,
-    num_steps=num_steps,
+    model, constant(first), constant(second), x, keys, stop, num_steps=num_steps
   )
   # DDIM with a constant eps, in float64; one marker's step more or less shows.
   y = np.asarray(x, np.float64)
@@ -102,25 +96,6 @@ def test_the_first_model_takes_the_wanted_number_of_steps(
     clean = (y - np.sqrt(1 - a) * eps) / np.sqrt(a)
     y = np.sqrt(b) * clean + np.sqrt(1 - b) * eps
   np.testing.assert_allclose(found, y, rtol=1e-4, atol=1e-4)
-
-
-def test_many_psi_equal_a_loop_and_compile_once():
-  psis = jnp.array([0.0, 0.1, 0.35, 0.5, 0.55, 0.7, 0.9, 1.0])
-  run = jax.jit(lambda psi, unlearned, key: attacked(psi, unlearned, key))
-  many = jax.vmap(run, (0, None, None))(psis, UNLEARNED, KEY)
-  for i, psi in enumerate(psis):
-    np.testing.assert_allclose(many[i], run(psi, UNLEARNED, KEY), atol=1e-5)
-  size = run._cache_size()
-  run(jnp.float32(0.2), jnp.float32(0.7), jax.random.key(8))
-  assert run._cache_size() == size
-  np.testing.assert_allclose(many[2], attacked(0.35), atol=1e-5)  # Not jitted.
-
-
-def test_many_models_equal_a_loop():
-  params = jnp.array([0.1, 0.5, 0.9])
-  many = jax.vmap(lambda p: attacked(0.4, p))(params)
-  for i in range(3):
-    np.testing.assert_allclose(many[i], attacked(0.4, params[i]), atol=1e-5)
 
 
 def test_the_curve_is_the_share_of_recognised_images():

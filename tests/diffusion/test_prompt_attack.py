@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxunlearn import diffusion
 from jaxunlearn.diffusion import schedules, splicing, token_search
 from jaxunlearn.diffusion.prompt_attack import (
   PromptAttack,
@@ -207,18 +206,6 @@ def test_prompts_do_not_depend_on_those_beside_them(strategy):
   np.testing.assert_array_equal(together.loss, again.loss)
 
 
-@pytest.mark.slow
-def test_stacked_models_are_attacked_as_one_by_one():
-  stacked = jnp.stack([PARAMS, PARAMS.at[TARGET].set(-PARAMS[TARGET])])
-  key = jax.random.key(5)
-  many = jax.vmap(lambda p: attacked()(p, TOKENS, IMAGES, key))(stacked)
-  for i in range(2):
-    one = attacked()(stacked[i], TOKENS, IMAGES, key)
-    np.testing.assert_array_equal(many.tokens[i], one.tokens)
-    np.testing.assert_array_equal(many.adversarial[i], one.adversarial)
-  assert many.adversarial[0].any() and not many.adversarial[1].any()
-
-
 def test_new_prompts_images_and_rates_do_not_compile_again():
   first = attacked()(PARAMS, TOKENS, IMAGES, jax.random.key(0))
   before = len(TRACES)
@@ -356,8 +343,3 @@ def test_errors_say_what_was_found(change, message):
   }
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(lambda: attack_prompts(**given))
-
-
-def test_the_names_are_public():
-  assert diffusion.attack_prompts is attack_prompts
-  assert diffusion.attack_rates is attack_rates

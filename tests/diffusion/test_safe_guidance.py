@@ -9,8 +9,6 @@ from jaxunlearn import diffusion
 from jaxunlearn.diffusion import samplers, schedules
 from jaxunlearn.diffusion.safe_guidance import (
   SAFETY_MAX,
-  SAFETY_MEDIUM,
-  SAFETY_STRONG,
   SAFETY_WEAK,
   SafetyStrength,
   safe_guidance,
@@ -142,27 +140,6 @@ def test_a_prompt_that_is_the_safety_prompt_is_left_alone():
     MODEL, PARAMS, jnp.tile(SAFETY, (3, 1)), KEYS, num_steps=8
   )
   np.testing.assert_array_equal(alike, wanted)
-
-
-def test_vmap_over_presets_equals_the_loop_and_compiles_once():
-  presets = (SAFETY_WEAK, SAFETY_MEDIUM, SAFETY_STRONG, SAFETY_MAX)
-  presets = [
-    jax.tree.map(jnp.float32, p._replace(warmup=p.warmup // 4)) for p in presets
-  ]
-  stack = jax.tree.map(lambda *a: jnp.stack(a), *presets)
-  run = jax.jit(lambda s, w, safety: guarded(s, w, safety=safety))
-  many = jax.jit(jax.vmap(run, (0, None, None)))(stack, 4.0, SAFETY)
-  for i, preset in enumerate(presets):
-    np.testing.assert_allclose(many[i], run(preset, 4.0, SAFETY), atol=1e-5)
-  assert run._cache_size() == 1
-  assert float(abs(many[1:] - many[:-1]).max(axis=(1, 2, 3, 4)).min()) > 1e-3
-  # Another concept is no other program; safety prompts may be one an image.
-  np.testing.assert_allclose(
-    run(presets[3], 4.0, SAFETY[::-1]),
-    guarded(presets[3], safety=jnp.tile(SAFETY[::-1], (3, 1))),
-    atol=1e-5,
-  )
-  assert run._cache_size() == 1
 
 
 def test_the_dtype_of_the_images_stays():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from refusals import refused
 
 from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.tasks import Fit
@@ -243,21 +244,6 @@ def test_a_perfect_fake_score_leaves_the_generator_alone():
   assert abs(flat(out) - flat(params())).max() > 0.1
 
 
-def test_each_network_moves_in_its_own_step_only():
-  (generator, fake, frozen), _ = fitted(rate=0.0)
-  np.testing.assert_array_equal(flat(generator), flat(params()))
-  assert (flat(fake) != flat(params())).any()
-  (generator, fake, frozen), _ = fitted(fake_rate=0.0)
-  np.testing.assert_array_equal(flat(fake), flat(params()))
-  assert (flat(generator) != flat(params())).any()
-  np.testing.assert_array_equal(flat(frozen), flat(params()))
-  # Neither moves the text encoder, which is in another group.
-  for tree in (generator, fake):
-    np.testing.assert_array_equal(
-      flat(tree["text_encoder"]), flat(params()["text_encoder"])
-    )
-
-
 def test_one_step_is_a_step_of_each_network_on_the_stated_losses():
   """Times that allow one value only, and prompts of one kind each."""
   t, init, rate = 30, 55, 1e-3
@@ -392,56 +378,12 @@ def test_guidance_one_is_no_guidance():
   assert abs(flat(guided(4.5)) - flat(wanted)).max() > 1e-3
 
 
-@pytest.mark.slow
-def test_the_concept_looks_like_the_override_after_training():
-  """Images of each word are Gaussian: the model's noise is the true one."""
-  spread = 0.5
-
-  def eps(p, x, t, c):
-    mean = (c[:, -1] @ p["denoiser"]["word"])[:, None, None]
-    signal, noise = schedules.signal_and_noise(LEVELS, t, x)
-    total = (signal * spread) ** 2 + noise**2
-    return noise / total * (x - signal * mean)
-
-  gaussian = MODEL._replace(eps=eps)
-  transform = sfd(
-    gaussian,
-    FORGET[:1],
-    OVERRIDE[:1],
-    Fit(optax.adam(1e-2, b1=0.0), 300, 16),
-    fake=Fit(optax.adam(3e-2, b1=0.0), 1, 16),
-    retain_tokens=RETAIN,
-    loss=Distillation(forget_weight=1.0, alpha=1.0),
-    ema_decay=0.95,
-  )
-  out, _ = run(transform)
-
-  def mean_of(p, row):
-    tokens = jnp.broadcast_to(row, (2000, 2))
-    images = one_step(gaussian, p, tokens, KEY)
-    return np.asarray(images).mean(axis=(0, 1, 2))
-
-  q = params()
-  true = lambda row: np.asarray(
-    MODEL.encode(q, row)[-1] @ q["denoiser"]["word"]
-  )
-  apart = np.linalg.norm(true(FORGET[0]) - true(OVERRIDE[0]))
-  assert apart > 1.0
-  away = lambda p, row, like: np.linalg.norm(mean_of(p, row) - true(like))
-  assert away(q, FORGET[0], OVERRIDE[0]) > 0.5 * apart
-  assert away(out, FORGET[0], OVERRIDE[0]) < 0.2 * apart
-  for row in RETAIN:
-    assert away(out, row, row) < 0.2 * apart
-
-
 def test_the_empty_prompt_may_be_an_override_and_be_kept():
   null = MODEL.null_tokens[None]
   retain = jnp.concatenate([RETAIN, null])
   assert method(FORGET[:1], null, retain_tokens=retain).num_steps == 6
-  with pytest.raises(ValueError, match="forget_tokens to name a concept"):
-    method(null, OVERRIDE[:1])
+  refused("forget_tokens to name a concept", method, null, OVERRIDE[:1])
 
 
 def test_a_time_out_of_range_is_refused():
-  with pytest.raises(ValueError, match=r"time in 0 .. 99"):
-    one_step(MODEL, params(), RETAIN, KEY, time=100)
+  refused(r"time in 0 .. 99", one_step, MODEL, params(), RETAIN, KEY, time=100)

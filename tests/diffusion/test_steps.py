@@ -84,16 +84,6 @@ def test_prompts_may_be_numpy_s_and_keys_of_the_old_kind():
   )
 
 
-def test_many_models_and_prompts_are_begun_as_in_a_loop():
-  keys = jax.random.split(jax.random.key(4), 3)
-  params = jnp.array([0.1, 0.5])
-  prompts = jnp.stack([PROMPTS, PROMPTS[::-1]])
-  run = lambda p, t: steps.begun_images(MODEL, p, t, keys, num_steps=6)[0]
-  many = jax.vmap(run)(params, prompts)
-  for i in range(2):
-    np.testing.assert_allclose(many[i], run(params[i], prompts[i]), atol=1e-5)
-
-
 @pytest.mark.slow
 def test_made_images_do_not_depend_on_how_many_are_made_at_a_time():
   key = jax.random.key(3)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from refusals import refused
 
 from jaxunlearn.core.phase import phase
 from jaxunlearn.core.types import Variables
@@ -45,28 +46,6 @@ def test_only_tensors_that_conflict_are_cut(mode, strength):
   np.testing.assert_allclose(cut["a"], wanted, rtol=1e-5, atol=1e-6)
   np.testing.assert_array_equal(cut["b"], u32["b"])
   np.testing.assert_array_equal(cut["c"], u32["c"])
-
-
-def test_what_is_left_is_orthogonal():
-  _, _, u, p = trees()
-  cut = gradient_surgery(u, p)
-  assert abs(float((cut["a"] * p["a"]).sum())) < 1e-6
-  assert float((u["a"] * p["a"]).sum()) < -0.1
-
-
-def test_opposite_gradients_cancel():
-  _, _, u, _ = trees()
-  cut = gradient_surgery(u, jax.tree.map(lambda x: -2 * x, u))
-  for leaf in jax.tree.leaves(cut):
-    np.testing.assert_allclose(leaf, np.zeros(leaf.shape), atol=1e-6)
-
-
-def test_a_strength_of_zero_changes_nothing():
-  _, _, u, p = trees()
-  for leaf, same in zip(
-    jax.tree.leaves(gradient_surgery(u, p, 0.0)), jax.tree.leaves(u)
-  ):
-    np.testing.assert_array_equal(leaf, same)
 
 
 def test_the_released_rule_is_exact_for_unit_gradients_and_descends_for_short():
@@ -110,16 +89,6 @@ def test_dtypes_stay_and_sums_are_float32():
   np.testing.assert_allclose(cut, np.zeros(4096), atol=1e-3)
 
 
-def test_vmap_is_the_loop():
-  stacked = [trees(seed)[2:] for seed in range(3)]
-  many = jax.tree.map(lambda *x: jnp.stack(x), *stacked)
-  got = jax.vmap(gradient_surgery)(*many)
-  for i, (u, p) in enumerate(stacked):
-    alone = gradient_surgery(u, p)
-    for k in "abc":
-      np.testing.assert_allclose(got[k][i], alone[k], atol=1e-6)
-
-
 def test_a_phase_steps_along_the_lent_gradient():
   params = {"w": jnp.array([1.0, 2.0]), "b": jnp.float32(3.0)}
   lent = {"w": jnp.array([0.5, -1.0]), "b": jnp.float32(4.0)}
@@ -160,10 +129,8 @@ def test_a_lent_gradient_passes_the_chain_rule():
 )
 def test_errors_say_what_was_found(change, message):
   given = {"unlearn": {"a": jnp.ones(2)}, "preserve": {"a": jnp.ones(2)}}
-  with pytest.raises(ValueError, match=message):
-    gradient_surgery(**{**given, **change})
+  refused(message, gradient_surgery, **{**given, **change})
 
 
 def test_a_gradient_of_another_shape_is_refused():
-  with pytest.raises(ValueError, match="gradient"):
-    with_gradient(jnp.float32(0), jnp.ones(2), jnp.ones(3))
+  refused("gradient", with_gradient, jnp.float32(0), jnp.ones(2), jnp.ones(3))

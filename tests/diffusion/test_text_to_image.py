@@ -8,9 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-import jaxunlearn as ju
 from jaxunlearn import diffusion
-from jaxunlearn.core.tasks import Fit
 from jaxunlearn.core.types import Variables, as_step
 from jaxunlearn.diffusion import schedules, training
 from jaxunlearn.diffusion.types import parameter_group, parameter_groups
@@ -235,98 +233,6 @@ def test_words_are_dropped_at_their_rates_and_the_others_move_up():
 
 
 RECIPE = {"optimizer": optax.adam(1e-2), "num_steps": 5, "batch_size": 8}
-
-
-@functools.cache
-def fitted():
-  return jax.jit(
-    lambda data, w, key: diffusion.train(model(), data, w, key, **RECIPE)
-  )
-
-
-@pytest.mark.slow
-def test_training_under_a_mask_never_reads_the_forgotten_rows():
-  data, key = rows(), jax.random.key(0)
-  keep = data["object"] != 1
-  found, info = fitted()(data, keep, key)
-  bad = jnp.where(keep[:, None, None, None], data["x"], jnp.nan)
-  other, _ = fitted()({**data, "x": bad}, keep, key)
-  jax.tree.map(np.testing.assert_array_equal, found.params, other.params)
-  assert bool(info.is_finite)
-  everything, _ = fitted()(data, keep | True, key)
-  gap = jax.tree.map(
-    lambda a, b: float(abs(a - b).max()), found.params, everything.params
-  )
-  assert max(jax.tree.leaves(gap)) > 1e-3
-  assert fitted()._cache_size() == 1  # A new request compiles nothing.
-  # Outside jit rows that do not count may hold anything, too.
-  eager, _ = diffusion.train(
-    model(), {**data, "x": bad}, keep, key, **RECIPE | {"num_steps": 0}
-  )
-  assert bool(ju.core.phase.all_finite(eager.params))
-
-
-@pytest.mark.slow
-def test_training_lowers_the_loss_and_learns_the_prompt():
-  data = rows(96)
-  recipe = {"optimizer": optax.adam(3e-3), "num_steps": 400, "batch_size": 32}
-  task = diffusion.denoising_task(model(), time_weights=1 / LEVELS)
-  fit = jax.jit(
-    lambda key: diffusion.train(task, data, jnp.ones(96, bool), key, **recipe)
-  )
-  trained, info = fit(jax.random.key(0))
-  assert float(info.loss[-50:].mean()) < 0.5 * float(info.loss[:10].mean())
-  tokens = jnp.tile(data["tokens"][:3], (20, 1))
-  x = diffusion.sample(
-    model(), trained.params, tokens, jax.random.key(1), guidance=2.0
-  )
-  # The three kinds of image are constants near -1, 0 and 1.
-  nearest = jnp.round(jnp.clip(x.mean(axis=(1, 2, 3)), -1, 1)) + 1
-  assert float((nearest == jnp.arange(60) % 3).mean()) > 0.9
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "method",
-  [
-    lambda m: ju.retrain(m, Fit(optax.adam(1e-2), 2, 8)),
-    lambda m: ju.gradient_ascent(m, Fit(optax.adam(1e-2), 2, 8)),
-    lambda m: ju.neggrad_plus(
-      m, Fit(optax.adam(1e-2), 2, 8), forget_batch_size=4
-    ),
-    lambda m: ju.masked(
-      ju.finetune(m, Fit(optax.adam(1e-2), 2, 8)),
-      ju.saliency_mask(diffusion.guided_task(m), 0.1, chunk_size=8),
-      needs=ju.Draw(forget=ju.ALL),
-    ),
-  ],
-  ids=["retrain", "gradient_ascent", "neggrad_plus", "saliency_mask"],
-)
-def test_the_generic_methods_take_the_model(method):
-  data = rows()
-  mask = data["object"] == 1
-  found, _ = ju.unlearn(
-    method(model()), Variables(params()), data, mask, jax.random.key(0)
-  )
-  moved = jax.tree.map(lambda a, b: (a != b).any(), found.params, params())
-  assert any(jax.tree.leaves(moved)) and bool(
-    ju.core.phase.all_finite(found.params)
-  )
-
-
-@pytest.mark.slow
-def test_a_group_confines_what_fine_tuning_changes():
-  mask = parameter_group(params(), "xattn-kv")
-  tune = ju.masked(diffusion.fitting(model(), **RECIPE), mask)
-  data = rows()
-  found, _ = jax.jit(tune)(
-    params(), data, data["object"] == 0, jax.random.key(0)
-  )
-
-  def check(chosen, old, new):
-    assert bool((old != new).any()) == chosen
-
-  jax.tree.map(check, mask, params(), found)
 
 
 def trained(data):

@@ -5,7 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from tiny_diffusion import filled
 
@@ -118,28 +117,6 @@ def test_groups_have_their_parameters():
   # Two dense layers of the time, the last normalisation and convolution.
   ends = 4 + 2 + 2
   assert sizes["full"] - sizes["noxattn"] == 20 + ends
-
-
-@pytest.mark.slow
-def test_it_learns_inside_a_scan():
-  x, _, tokens = batch()
-  data = {
-    "x": jnp.tile(jnp.tanh(x), (4, 1, 1, 1)),
-    "tokens": jnp.tile(tokens, (4, 1)),
-  }
-  fit = jax.jit(
-    lambda key: diffusion.train(
-      model(),
-      data,
-      jnp.ones(8, bool),
-      key,
-      optimizer=optax.adam(1e-2),
-      num_steps=60,
-      batch_size=8,
-    )
-  )
-  loss = fit(jax.random.key(0))[1].loss
-  assert float(loss[-10:].mean()) < 0.8 * float(loss[:5].mean())
 
 
 @pytest.mark.parametrize(

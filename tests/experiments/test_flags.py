@@ -8,6 +8,7 @@ import sys
 from typing import Literal
 
 import pytest
+from refusals import refused
 
 from experiments import flags, launch, manual
 
@@ -76,14 +77,12 @@ def test_help_is_help(capsys):
   ],
 )
 def test_what_no_program_takes_is_refused(options, words):
-  with pytest.raises(ValueError, match=words):
-    flags.check(options)
+  refused(words, flags.check, options)
 
 
 def test_the_last_seed_is_a_seed():
   flags.check_seeds(5, 2**31 - 5)
-  with pytest.raises(ValueError, match="the last of --seeds"):
-    flags.check_seeds(5, 2**31 - 4)
+  refused("the last of --seeds", flags.check_seeds, 5, 2**31 - 4)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

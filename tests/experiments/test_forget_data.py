@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import refused
 
 from experiments import data, forget, requests
 from experiments.beds import classifier_methods, classifiers
@@ -65,14 +66,12 @@ def test_a_broken_image_is_named(cifar10):
   arrays = dict(np.load(path))
   arrays["jpeg"] = np.zeros_like(arrays["jpeg"])
   np.savez(path, **arrays)
-  with pytest.raises(ValueError, match=r"image 0 of .*cifar10_train"):
-    data.cifar10(str(cifar10))
+  refused(r"image 0 of .*cifar10_train", data.cifar10, str(cifar10))
 
 
 def test_cifar10_without_a_folder_or_fetcher_says_so(monkeypatch):
   monkeypatch.setitem(__import__("sys").modules, "tensorflow_datasets", None)
-  with pytest.raises(ValueError, match=r"--data-dir .* got neither"):
-    data.cifar10(None)
+  refused(r"--data-dir .* got neither", data.cifar10, None)
 
 
 def test_digits_are_split_in_proportion_and_always_alike():

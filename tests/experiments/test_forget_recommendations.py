@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 from experiments import bench, common, forget_recommendations
 from experiments.bench.run import run as run_plan
@@ -21,7 +22,7 @@ from jaxunlearn.adapters import orbax
 ALPHAS = [0.5, 0.9, 1.0]
 ASKED = "users,interactions:0.1,group:source-2"
 NAMES = ("users:0.05", "interactions:0.1", "group:source-2")
-METHODS = ("popularity", "unlink", "finetune", "mmrecun")
+METHODS = ("unlink", "mmrecun")
 REFERENCES = ("original", "retrained", "retrained_again")
 SEEDS = 2
 
@@ -191,15 +192,6 @@ def numbers(rows):
   }
 
 
-def test_a_seed_gives_the_same_numbers_alone(smoke_run, tmp_path):
-  _, first = smoke_run
-  argv = ("--data", "generated", "--requests", ASKED, "--seeds", "1")
-  second = run(tmp_path, *argv, "--methods", "unlink,mmrecun")
-  wanted = numbers(first["rows"])
-  for place, values in numbers(second["rows"]).items():
-    assert values == pytest.approx(wanted[place], abs=1e-6)
-
-
 @pytest.mark.slow
 def test_lanes_together_are_lanes_one_by_one():
   found = []
@@ -347,16 +339,14 @@ def test_unusable_own_interactions_are_refused_in_one_line(tmp_path):
     with pytest.raises(ValueError, match=match) as found:
       load(source)
     assert "\n" not in str(found.value)
-  with pytest.raises(ValueError, match="npz file"):
-    load(f"npz:{tmp_path / 'none.npz'}")
+  refused("npz file", load, f"npz:{tmp_path / 'none.npz'}")
 
 
 def test_movielens_needs_its_folder_and_is_the_default_where_there_is_one(
   monkeypatch, tmp_path
 ):
   monkeypatch.delenv("JAXUNLEARN_DATA", raising=False)
-  with pytest.raises(ValueError, match="--data-dir"):
-    load("movielens")
+  refused("--data-dir", load, "movielens")
   assert "--data-dir with MovieLens-100k gives real ones" in load(None).words
   with pytest.raises(ValueError, match=r"no readable u\.data"):
     interactions.load(None, preset="smoke", data_dir=str(tmp_path))
@@ -409,7 +399,8 @@ PLATFORM = {
 
 @pytest.mark.parametrize("kind", PLATFORM)
 def test_users_and_items_are_named_as_their_platform_names_them(tmp_path, kind):
-  plain = np.load(write_npz(tmp_path / "a.npz").removeprefix("npz:"))
+  with np.load(write_npz(tmp_path / "a.npz").removeprefix("npz:")) as file:
+    plain = dict(file)
   users, items = (
     ids[plain[n]] for ids, n in zip(PLATFORM[kind], ("users", "items"))
   )
@@ -423,8 +414,7 @@ def test_users_and_items_are_named_as_their_platform_names_them(tmp_path, kind):
         column = split.train["x"][:, place]
         names = (source.user_ids, source.item_ids)[place][column]
         np.testing.assert_array_equal(forget, np.isin(names, wanted[:count]))
-    with pytest.raises(ValueError, match=f"an? {side[:-1]}"):
-      drawn(f"{side}:id=2999-01-01", source, 0)
+    refused(f"an? {side[:-1]}", drawn, f"{side}:id=2999-01-01", source, 0)
 
 
 def test_rows_of_the_users_file_are_named_by_number(tmp_path):

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from experiments import forget_regression
 from experiments.datasets import regression as tables
@@ -206,14 +207,12 @@ def test_rows_that_choose_settings_are_in_no_report():
 )
 def test_bad_options_are_one_line(options, message, monkeypatch):
   monkeypatch.delenv("JAXUNLEARN_DATA", raising=False)
-  with pytest.raises(ValueError, match=message):
-    prepare(Options(**options))
+  refused(message, prepare, Options(**options))
 
 
 def test_without_a_folder_that_is_said(monkeypatch):
   monkeypatch.delenv("JAXUNLEARN_DATA", raising=False)
-  with pytest.raises(ValueError, match=r"--data-dir \(or JAXUNLEARN_DATA\)"):
-    prepare(Options(data="etth1"))
+  refused(r"--data-dir \(or JAXUNLEARN_DATA\)", prepare, Options(data="etth1"))
 
 
 def test_files_that_are_not_as_they_should_be_are_named(houses, tmp_path):
@@ -223,22 +222,16 @@ def test_files_that_are_not_as_they_should_be_are_named(houses, tmp_path):
     tables.load(name, data_dir=str(tmp_path)), 0
   )
   path.write_text("\n".join(good.splitlines()[:6]))
-  with pytest.raises(ValueError, match="12 rows or more, got 5"):
-    load()
+  refused("12 rows or more, got 5", load)
   lines = good.splitlines()
   path.write_text("\n".join([*lines, lines[1].replace(",", ",x", 1)]))
-  with pytest.raises(ValueError, match="numbers in longitude"):
-    load()
+  refused("numbers in longitude", load)
   constant = [lines[0], *(",".join(["1"] * 9 + ["INLAND"]) for _ in range(20))]
   path.write_text("\n".join(constant))
-  with pytest.raises(ValueError, match="targets that differ"):
-    load()
+  refused("targets that differ", load)
   header = "date,HUFL,HULL,MUFL,MULL,LUFL,LULL,OT\n"
   (tmp_path / "etth1.csv").write_text(header + "d,1,2,3,4,5,6,\n" * 400)
-  with pytest.raises(
-    ValueError, match=r"all columns of .*etth1.csv, got blanks"
-  ):
-    load("etth1")
+  refused(r"all columns of .*etth1.csv, got blanks", load, "etth1")
 
 
 @pytest.mark.slow

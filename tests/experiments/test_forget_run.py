@@ -221,12 +221,6 @@ def test_saved_params_give_the_accuracy_of_their_row(digits_run):
   assert right == pytest.approx(row["test_accuracy"], abs=1e-6)
 
 
-def test_the_same_run_gives_the_same_numbers(digits_run, tmp_path):
-  _, first = digits_run
-  again = run(tmp_path, "--methods", "finetune,random_label", "--seeds", "2")
-  assert without_times(again["rows"]) == without_times(first["rows"])
-
-
 @pytest.mark.slow
 def test_each_class_has_the_rows_of_the_single_requests(digits_run, tmp_path):
   _, single = digits_run

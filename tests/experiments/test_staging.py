@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from refusals import refused
 from staging_child import NAMES, STEPS, write
 
 from experiments import staging
@@ -50,8 +51,7 @@ def test_files_of_others_are_refused_before_the_work(out, name):
   path = out / name
   path.parent.mkdir(parents=True)
   path.write_text("precious")
-  with pytest.raises(ValueError, match="files of others"):
-    write(out, "new")
+  refused("files of others", write, out, "new")
   assert texts(out) == {name: "precious"} and hidden(out.parent) == []
 
 
@@ -60,8 +60,7 @@ def test_a_users_work_among_the_results_is_not_replaced(out, change):
   write(out, "old")
   path = out / ("plots/mine.png" if change == "added" else "report.html")
   path.write_text("a user's own words")
-  with pytest.raises(ValueError, match=path.name):
-    write(out, "new")
+  refused(path.name, write, out, "new")
   assert path.read_text() == "a user's own words"
 
 

@@ -127,14 +127,14 @@ def svc_of_salun(d):
   return out
 
 
-def _tables(d):
+def tables_of(d):
   codes = np.concatenate([d["real"], d["fake"]]).max(axis=0).astype(int) + 1
   coded = np.isin(np.arange(6), d["categorical_columns"])
   return d["real"], d["fake"], tuple(np.where(coded, codes, 0).tolist())
 
 
 def _tabsyndex(d):
-  real, fake, categories = _tables(d)
+  real, fake, categories = tables_of(d)
   return tabsyndex(
     real,
     fake,
@@ -147,7 +147,7 @@ def _tabsyndex(d):
 
 
 def tabsyndex_parts(d):
-  real, fake, categories = _tables(d)
+  real, fake, categories = tables_of(d)
   found = _tabsyndex(d)
   return {
     "basic_score": found.basic,

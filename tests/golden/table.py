@@ -6,12 +6,21 @@ entry that it must equal; a file may have several.
 """
 
 import fnmatch
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from golden import attacks, graphs, losses, methods, metrics, sequences
 
 Arrays = Mapping[str, Any]
+DATA = pathlib.Path(__file__).parents[1] / "data"
+
+
+def load(name: str) -> Arrays:
+  """The arrays of a file."""
+  with np.load(DATA / f"{name}.npz") as file:
+    return dict(file)
 
 
 class Reader(NamedTuple):
@@ -74,11 +83,7 @@ TABLE = [
   Reader("deep_regression__membership_attack", attacks.regression_svc, 0),
   Reader("deep_regression__metrics", metrics.wasserstein),
   Reader(
-    "deep_regression__metrics",
-    metrics.relative_difference,
-    1e-4,
-    1e-6,
-    **EACH,
+    "deep_regression__metrics", metrics.relative_difference, 1e-4, 1e-6, **EACH
   ),
   Reader("deep_regression__quantile_loss", losses.quantile_loss),
   Reader(

@@ -6,9 +6,8 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from golden.table import IN_ROOMS, NOT_READ, TABLE, readers_of
+from golden.table import DATA, IN_ROOMS, NOT_READ, TABLE, load, readers_of
 
-DATA = pathlib.Path(__file__).parents[1] / "data"
 SHARED = pathlib.Path(__file__).parents[3] / "shared" / "golden"
 NAMES = sorted(path.stem for path in DATA.glob("*.npz"))
 CASES = [
@@ -16,11 +15,6 @@ CASES = [
   for name in NAMES
   for reader in readers_of(name)
 ]
-
-
-def load(name):
-  with np.load(DATA / f"{name}.npz") as file:
-    return dict(file)
 
 
 @pytest.mark.parametrize(("name", "reader"), CASES)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 from jaxunlearn import graph
 from jaxunlearn.core.types import Variables
@@ -103,8 +104,7 @@ def test_bfloat16_params_give_bfloat16_embeddings_and_float32_logits(layer):
 
 def test_a_node_classifier_without_a_head_is_refused():
   g = graph.from_edges(X, EDGES)
-  with pytest.raises(ValueError, match="num_classes > 0"):
-    graph.node_classification(Encoder(GCN, (6, 4)), g)
+  refused("num_classes > 0", graph.node_classification, Encoder(GCN, (6, 4)), g)
 
 
 def test_bad_rows_and_bare_params_are_refused():
@@ -116,8 +116,7 @@ def test_bad_rows_and_bare_params_are_refused():
     (jnp.array([[0, 12]]), "node numbers in 0 .. 11"),
     (jnp.ones((3, 2)), "integer"),
   ):
-    with pytest.raises(ValueError, match=message):
-      task.model.predict(variables, rows)
+    refused(message, task.model.predict, variables, rows)
   with pytest.raises(ValueError, match="got bare params"):
     task.model.predict(Variables(variables.params), jnp.asarray(EDGES))
 

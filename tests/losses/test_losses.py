@@ -5,7 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import assert_close, normal
 from hypothesis import strategies as st
+from refusals import refused
 
 from jaxunlearn import losses
 
@@ -13,22 +15,10 @@ BAD_TEACHING = ["T0p5", "T1", "T2", "T4", "all_forget", "all_retain"]
 BAD_TEACHING = [*BAD_TEACHING, "large_logits"]
 
 
-def assert_close(found, wanted, tolerance=1e-5):
-  """Within `tolerance` of the largest entry."""
-  found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
-  assert found.shape == wanted.shape
-  assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
-
-
 def log_softmax64(x):
   x = np.asarray(x, np.float64)
   x = x - x.max(-1, keepdims=True)
   return x - np.log(np.exp(x).sum(-1, keepdims=True))
-
-
-def normal(seed, *shape, scale=1.0):
-  rng = np.random.default_rng(seed)
-  return (scale * rng.standard_normal(shape)).astype(np.float32)
 
 
 # Cross-entropy.
@@ -67,8 +57,7 @@ def test_cross_entropy_takes_a_logit_of_minus_infinity():
 def test_cross_entropy_of_a_label_out_of_range_raises_or_is_nan_under_jit():
   logits = jnp.zeros((3, 4))
   labels = jnp.array([-1, 4, 0])
-  with pytest.raises(ValueError, match=r"labels in 0 \.\. 3"):
-    losses.cross_entropy(logits, labels)
+  refused(r"labels in 0 \.\. 3", losses.cross_entropy, logits, labels)
   under_jit = jax.jit(losses.cross_entropy)(logits, labels)
   assert np.isnan(under_jit).tolist() == [True, True, False]
 
@@ -109,11 +98,6 @@ def test_kl_gradient_is_student_minus_teacher_over_temperature():
   wanted = (s - t) / (temperature * 6)
   assert_close(jax.grad(mean)(student, False), wanted)
   assert_close(jax.grad(mean)(student, True), wanted / 4)
-
-
-def test_kl_to_itself_is_exactly_zero():
-  logits = normal(4, 5, 7, scale=5)
-  assert np.all(losses.kl_to_teacher(logits, logits, 3.0) == 0)
 
 
 def test_kl_times_temperature_squared_tends_to_half_the_variance():
@@ -163,30 +147,13 @@ def test_kl_is_finite_in_value_and_gradients_where_the_teacher_has_zeros():
   assert all(np.isfinite(grad).all() for grad in grads)
 
 
-def test_kl_of_a_nan_teacher_is_nan():
-  teacher = jnp.full((1, 3), jnp.nan)
-  assert np.isnan(losses.kl_to_teacher(jnp.zeros((1, 3)), teacher)).all()
-  assert np.isnan(losses.kl_to_target(jnp.zeros((1, 3)), teacher)).all()
-
-
-def test_kl_maps_over_temperatures_like_a_loop():
-  student, teacher = normal(10, 5, 4), normal(11, 5, 4)
-  temperatures = jnp.array([0.5, 1.0, 4.0])
-  mapped = jax.jit(jax.vmap(losses.kl_to_teacher, (None, None, 0)))(
-    student, teacher, temperatures
-  )
-  loop = [losses.kl_to_teacher(student, teacher, float(t)) for t in (0.5, 1, 4)]
-  assert_close(mapped, np.stack(loop))
-
-
 @pytest.mark.parametrize("loss", [losses.kl_to_teacher, losses.kl_to_target])
 def test_kl_rejects_what_cannot_be_meant(loss):
   with pytest.raises(ValueError, match=r"temperature > 0.*temperature=0"):
     loss(jnp.zeros((2, 3)), jnp.ones((2, 3)) / 3, 0)
   with pytest.raises(ValueError, match=r"shape of student_logits \(2, 3\)"):
     loss(jnp.zeros((2, 3)), jnp.ones((2, 4)) / 4)
-  with pytest.raises(ValueError, match="C >= 2"):
-    loss(jnp.zeros((2, 1)), jnp.ones((2, 1)))
+  refused("C >= 2", loss, jnp.zeros((2, 1)), jnp.ones((2, 1)))
 
 
 @hypothesis.settings(max_examples=30, deadline=None)
@@ -261,8 +228,3 @@ def test_noise_losses_reject_what_cannot_be_meant():
     losses.error_maximising(*args, jnp.zeros((2, 4)), 0.1, norm="l1")
   with pytest.raises(ValueError, match="penalty >= 0"):
     losses.error_minimising(*args, jnp.zeros((2, 4)), -0.1)
-
-
-def test_the_public_names_are_those_of_all():
-  assert losses.__all__ == sorted(losses.__all__)
-  assert all(callable(getattr(losses, name)) for name in losses.__all__)

@@ -27,16 +27,6 @@ def test_labels_are_not_read():
   chex.assert_trees_all_equal(one, two)
 
 
-def test_an_empty_request_distils_the_model_from_itself():
-  model, _data, variables = problems.trained()
-  method = ju.bad_teacher(
-    model, optimizer=optax.sgd(0.1), num_steps=5, batch_size=16
-  )
-  out, info = run(method, mask=jnp.zeros(60, bool))
-  chex.assert_trees_all_close(out, variables, atol=1e-6)
-  assert jnp.abs(info["distil"].loss).max() < 1e-6
-
-
 @pytest.mark.slow
 def test_a_full_request_does_not_read_the_original():
   model, _, variables = problems.trained()
@@ -58,19 +48,6 @@ def test_a_full_request_does_not_read_the_original():
   chex.assert_trees_all_close(
     other["distil"].loss, info["distil"].loss, rtol=1e-5
   )
-
-
-def test_the_original_as_bad_teacher_is_self_distillation():
-  model, _data, variables = problems.trained()
-  method = ju.bad_teacher(
-    model,
-    optimizer=optax.sgd(0.5),
-    num_steps=10,
-    batch_size=16,
-    incompetent=variables,
-  )
-  out, _ = run(method)
-  chex.assert_trees_all_close(out, variables, atol=1e-5)
 
 
 def test_the_released_reduction_is_a_kth_of_the_loss():

@@ -7,11 +7,9 @@ import numpy as np
 import optax
 import problems
 import pytest
+from problems import setting
 
 from jaxunlearn.adapters.functions import from_functions
-from jaxunlearn.core.combinators import masked
-from jaxunlearn.core.host_batches import host_batches
-from jaxunlearn.core.streaming import stream
 from jaxunlearn.core.types import Variables
 from jaxunlearn.methods.baselines import finetune, l1_sparse
 from jaxunlearn.methods.boundary import boundary_expand, boundary_shrink
@@ -19,11 +17,6 @@ from jaxunlearn.methods.boundary import boundary_expand, boundary_shrink
 KEY = jax.random.key(0)
 SGD = optax.sgd(0.1)
 WIDE = {"optimizer": SGD, "num_steps": 1, "batch_size": 15}
-
-
-def setting(c=1):
-  model, data, variables = problems.trained()
-  return model, data, variables, data["label"] == c
 
 
 def softmax(z):
@@ -135,27 +128,6 @@ def test_expanding_learns_the_unit_and_gives_back_a_model_of_the_old_shape():
   assert right[mask].mean() < 0.7
 
 
-def test_expanding_respects_a_weight_mask_and_streams():
-  model, data, variables, mask = setting()
-  method = boundary_expand(
-    model, optimizer=optax.sgd(0.1, momentum=0.9), num_steps=4, batch_size=8
-  )
-  only_output = {"hidden": False, "output": True}
-  out, _ = masked(method, only_output)(variables, data, mask, KEY)
-  chex.assert_trees_all_equal(out.params["hidden"], variables.params["hidden"])
-  wanted, _ = method(variables, data, mask, KEY)
-  found, _ = stream(
-    method,
-    variables,
-    host_batches(data, mask),
-    KEY,
-    data=data,
-    request=mask,
-    progress=False,
-  )
-  chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=1e-6)
-
-
 def test_expanding_needs_a_last_layer_with_a_column_for_each_output():
   _, data, _, mask = setting()
   turned = from_functions(
@@ -164,28 +136,6 @@ def test_expanding_needs_a_last_layer_with_a_column_for_each_output():
   start = Variables({"w": jnp.ones((4, 6))})
   with pytest.raises(ValueError, match=r"a kernel \[\.\.\., 4\]"):
     boundary_expand(turned, **WIDE)(start, data, mask, KEY)
-
-
-def test_no_step_or_no_forget_row_changes_nothing():
-  model, data, variables, mask = setting()
-  for factory in (boundary_shrink, boundary_expand):
-    none = factory(model, optimizer=SGD, num_steps=0, batch_size=8)
-    chex.assert_trees_all_equal(none(variables, data, mask, KEY)[0], variables)
-    some = factory(model, optimizer=SGD, num_steps=3, batch_size=8)
-    empty, _ = some(variables, data, jnp.zeros_like(mask), KEY)
-    chex.assert_trees_all_equal(empty, variables)
-
-
-@pytest.mark.slow
-def test_neither_reads_a_retain_row():
-  model, data, variables, mask = setting()
-  blank = {**data, "x": jnp.where(mask[:, None], data["x"], jnp.nan)}
-  for factory in (boundary_shrink, boundary_expand):
-    method = factory(model, optimizer=SGD, num_steps=3, batch_size=8)
-    assert method.needs.sizes == (8, 0, 0)
-    one, _ = method(variables, data, mask, KEY)
-    two, _ = method(variables, blank, mask, KEY)
-    chex.assert_trees_all_equal(one, two)
 
 
 def test_l1_sparse_without_penalty_is_fine_tuning():

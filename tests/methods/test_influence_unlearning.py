@@ -1,10 +1,8 @@
 """Influence unlearning, where it is exact and as it was released."""
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import problems
 import pytest
 
 from jaxunlearn.adapters.functions import from_functions
@@ -29,11 +27,6 @@ def least_squares(num_rows=40, dim=5):
   )
   data = {"x": jnp.asarray(x, jnp.float32), "y": jnp.asarray(y, jnp.float32)}
   return model, data, x, y, np.arange(num_rows) % 7 == 0
-
-
-def setting(c=1):
-  model, data, variables = problems.trained()
-  return model, data, variables, data["label"] == c
 
 
 @pytest.mark.parametrize("chunk_size", [7, 64])
@@ -104,32 +97,3 @@ def test_the_released_recursion_is_followed_sample_by_sample():
     v = v - (v @ g) / (size + s) * u
     u = u * (1 - s / (size + s))
   np.testing.assert_allclose(out.params, w + 0.5 * v, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  ("factory", "options"),
-  [
-    (influence_unlearning, {"max_iterations": 5}),
-    (influence_released, {"num_samples": 5}),
-  ],
-)
-def test_an_empty_request_or_no_scale_changes_nothing(factory, options):
-  model, data, variables, mask = setting()
-  for scale, asked in ((1.0, jnp.zeros_like(mask)), (0.0, mask)):
-    method = factory(model, scale=scale, **options)
-    out, info = method(variables, data, asked, KEY)
-    chex.assert_trees_all_equal(out, variables)
-    assert info is None or scale == 0 or info.residual == 0
-
-
-@pytest.mark.slow
-def test_vmap_over_scale_and_damping_equals_a_loop():
-  model, data, variables, mask = setting()
-  run = lambda s, d: influence_unlearning(
-    model, scale=s, damping=d, max_iterations=8
-  )(variables, data, mask, KEY)[0]
-  many = jax.jit(jax.vmap(run))(jnp.array([0.5, 1.0]), jnp.array([0.1, 1.0]))
-  for i, (s, d) in enumerate(((0.5, 0.1), (1.0, 1.0))):
-    one = jax.tree.map(lambda leaf, i=i: leaf[i], many)
-    chex.assert_trees_all_close(one, run(s, d), rtol=1e-3, atol=1e-4)

@@ -44,15 +44,6 @@ def test_equal_entries_are_taken_in_order_and_nan_last():
   ]
 
 
-def test_vmap_over_shares_equals_the_loop():
-  tree, keeps = scores(), jnp.array([0.0, 0.25, 1.0])
-  many = jax.vmap(largest, (None, 0))(tree, keeps)
-  for i, keep in enumerate(keeps):
-    lane = jax.tree.map(lambda leaf, i=i: leaf[i], many)
-    np.testing.assert_array_equal(flat(lane), flat(largest(tree, keep)))
-  assert flat(many).sum() == 5 + 20
-
-
 def test_half_precision_is_compared_with_other_leaves():
   tree = {"a": jnp.array([1, 3], jnp.bfloat16), "b": jnp.float32(2)}
   assert flat(largest(tree, 0.5)).tolist() == [False, True, False]

@@ -4,24 +4,13 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-import problems
 import pytest
-from sklearn.datasets import load_digits
+from problems import setting
 
-from jaxunlearn.adapters.flax import from_module
-from jaxunlearn.core import requests
-from jaxunlearn.core.training import train
 from jaxunlearn.core.types import Variables
 from jaxunlearn.methods import ssd
-from jaxunlearn.models import MLP
 
 KEY = jax.random.key(0)
-
-
-def setting(c=1):
-  model, data, variables = problems.trained()
-  return model, data, variables, data["label"] == c
 
 
 def importances(mask, **options):
@@ -124,13 +113,6 @@ def test_order_copies_and_chunks_do_not_matter_to_the_paper_estimator():
     chex.assert_trees_all_close(run(rows, size), wanted, rtol=1e-4, atol=1e-9)
 
 
-def test_batches_of_one_row_make_the_estimators_equal():
-  mask = setting()[3]
-  example = importances(mask, estimator="example", batch_size=1)
-  batch = importances(mask, estimator="batch", batch_size=1)
-  chex.assert_trees_all_close(example, batch, rtol=1e-5)
-
-
 def test_batch_importance_is_a_mean_over_batches_of_forget_rows_alone():
   model, data, variables, mask = setting()
   rows = np.flatnonzero(mask)
@@ -186,17 +168,6 @@ def test_weights_only_shrink_and_dead_units_stay():
   )
 
 
-@pytest.mark.parametrize("estimator", ["example", "batch"])
-def test_an_empty_request_changes_nothing(estimator):
-  model, data, variables, mask = setting()
-  for factory in (ssd.ssd, ssd.ssd_adaptive):
-    out, info = jax.jit(factory(model, estimator=estimator))(
-      variables, data, jnp.zeros_like(mask), KEY
-    )
-    chex.assert_trees_all_equal(out, variables)
-    assert int(info.selected_count) == 0
-
-
 def test_a_stored_importance_needs_forget_rows_alone():
   model, data, variables, mask = setting()
   options = {"estimator": "example", "batch_size": 16}
@@ -230,45 +201,3 @@ def test_the_adaptive_threshold_selects_what_the_percentile_does():
   assert ssd.adaptive_alpha(f, d, 0.1, selection=0.0) == np.inf
   nothing = jax.tree.map(np.zeros_like, f)
   assert ssd.adaptive_alpha(nothing, nothing, 0.1) == np.inf
-
-
-def test_a_grid_of_coefficients_under_vmap_equals_a_loop():
-  _, _, variables, mask = setting()
-  f, d = importances(mask)
-  run = lambda a, lam: ssd.dampen(
-    variables.params, f, d, alpha=a, dampening=lam
-  )
-  alphas, lams = jnp.array([0.5, 1.0, 3.0]), jnp.array([0.1, 0.5, 1.0])
-  many = jax.jit(jax.vmap(run))(alphas, lams)
-  for i in range(3):
-    chex.assert_trees_all_close(
-      jax.tree.map(lambda leaf, i=i: leaf[i], many),
-      run(float(alphas[i]), float(lams[i])),
-      rtol=1e-6,
-    )
-
-
-@pytest.mark.slow
-def test_on_digits_a_class_goes_and_the_others_stay():
-  digits = load_digits()
-  data = {
-    "x": jnp.asarray(digits.data / 16, jnp.float32),
-    "label": jnp.asarray(digits.target, jnp.int32),
-  }
-  model = from_module(MLP(10))
-  everything = jnp.ones(len(digits.target), bool)
-  recipe = {"optimizer": optax.adam(1e-3), "num_steps": 600, "batch_size": 128}
-  original, _ = jax.jit(lambda k: train(model, data, everything, k, **recipe))(
-    KEY
-  )
-  masks = requests.each_class(data["label"], 10)
-
-  def accuracies(mask):
-    out, _ = ssd.ssd_adaptive(model)(original, data, mask, KEY)
-    right = model.predict(out, data["x"]).argmax(-1) == data["label"]
-    return [jnp.where(m, right, 0).sum() / m.sum() for m in (mask, ~mask)]
-
-  forget, retain = jax.jit(lambda m: jax.lax.map(accuracies, m))(masks)
-  right = model.predict(original, data["x"]).argmax(-1) == data["label"]
-  assert right.mean() > 0.99
-  assert (forget < 0.1).sum() >= 9 and retain.min() > 0.97

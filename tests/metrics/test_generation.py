@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 from jaxunlearn.metrics import frechet, generation
 
@@ -36,26 +37,6 @@ def random_answers(seed=0):
   }
 
 
-def test_perfect_answers_forget_nothing_and_keep_everything():
-  for domain in NUM:
-    found = generation.canvas_scores(logits_of(), PROMPTED, 1, domain=domain)
-    assert [float(v) for v in found] == [0, 1, 1, 0, 0]
-
-
-def test_answering_the_target_always_scores_nothing_in_its_domain():
-  always = logits_of(object=np.full(60, 2))
-  found = generation.canvas_scores(always, PROMPTED, 2, domain="object")
-  assert [float(v) for v in found] == [0, 0, 1, 0, 0]
-
-
-def test_being_wrong_on_the_target_only_is_perfect():
-  wrong = np.where(PROMPTED["style"] == 1, 0, PROMPTED["style"])
-  found = generation.canvas_scores(
-    logits_of(style=wrong), PROMPTED, 1, domain="style"
-  )
-  np.testing.assert_array_equal(np.array(found), np.ones(5))
-
-
 def test_the_scores_are_the_means_they_are_said_to_be():
   answers = random_answers()
   right = {name: answers[name] == PROMPTED[name] for name in NUM}
@@ -74,54 +55,6 @@ def test_the_scores_are_the_means_they_are_said_to_be():
     three = np.array([ua, ira, right["style"][rows].mean()])
     wanted = [*three, three.min(), 3 / (1 / three).sum()]
     np.testing.assert_allclose(np.array(found), wanted, rtol=1e-6)
-
-
-def test_ua_and_the_class_accuracy_of_the_target_sum_to_one():
-  answers = random_answers(1)
-  rates = generation.class_accuracy(
-    answers["style"], PROMPTED["style"], num_classes=3
-  )
-  for target in range(3):
-    found = generation.canvas_scores(
-      answers, PROMPTED, target, domain="style", num_classes=NUM
-    )
-    assert float(found.ua + rates[target]) == pytest.approx(1, abs=1e-6)
-
-
-def test_cra_with_the_target_is_the_weighted_mean_of_its_parts():
-  answers = random_answers(2)
-  score = lambda **o: generation.canvas_scores(
-    answers, PROMPTED, 0, domain="object", num_classes=NUM, **o
-  )
-  on_target = PROMPTED["object"] == 0
-  part = score(include_target=True, weights=on_target).cra
-  wanted = 0.75 * score().cra + 0.25 * part
-  assert float(score(include_target=True).cra) == pytest.approx(float(wanted))
-
-
-def test_all_targets_at_once_equal_one_after_the_other_under_jit():
-  answers = random_answers(3)
-  one = lambda k: generation.canvas_scores(
-    answers, PROMPTED, k, domain="object", num_classes=NUM
-  )
-  many = jax.jit(jax.vmap(one))(jnp.arange(4))
-  for k in range(4):
-    for found, wanted in zip(many, one(k)):
-      np.testing.assert_allclose(found[k], wanted, atol=1e-6)
-
-
-def test_renamed_styles_have_the_scores_of_the_old_names():
-  answers, order = random_answers(4), np.array([2, 0, 1])
-  score = lambda a, p, k: generation.canvas_scores(
-    a, p, k, domain="style", num_classes=NUM
-  )
-  renamed = lambda rows: {**rows, "style": order[rows["style"]]}
-  for k in range(3):
-    np.testing.assert_allclose(
-      np.array(score(renamed(answers), renamed(PROMPTED), int(order[k]))),
-      np.array(score(answers, PROMPTED, k)),
-      atol=1e-6,
-    )
 
 
 def test_images_of_weight_zero_and_their_nan_change_nothing():
@@ -222,11 +155,6 @@ def test_the_frechet_distance_is_that_of_the_general_matrix_root():
   np.testing.assert_allclose(found, turned, rtol=1e-5)
 
 
-def test_the_frechet_distance_of_equal_sets_is_zero():
-  a = features(80, 6, 2)
-  assert float(frechet.feature_frechet_distance(a, a)) < 1e-4 * a.var()
-
-
 def test_the_frechet_distance_of_known_laws_has_its_closed_form():
   rng = np.random.default_rng(3)
   mean, other = rng.normal(size=(2, 5))
@@ -262,15 +190,6 @@ def test_too_few_images_need_a_ridge():
     frechet.feature_frechet_distance(b, b, reference_weights=np.arange(40) < 5)
   found = frechet.feature_frechet_distance(a, b, ridge=1e-3)
   assert np.isfinite(found)
-
-
-def test_bfloat16_features_are_summed_in_float32():
-  a, b = features(80, 4, 8), features(70, 4, 9)
-  rounded = [jnp.asarray(v, jnp.bfloat16) for v in (a, b)]
-  found = frechet.feature_frechet_distance(*rounded)
-  assert found.dtype == jnp.float32
-  wanted = scipy_distance(*(np.asarray(v, np.float32) for v in rounded))
-  np.testing.assert_allclose(found, wanted, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -335,14 +254,10 @@ def test_statistics_of_other_shapes_are_refused():
     (law(jnp.zeros(2), jnp.eye(2)), "second.mean"),
     (law(jnp.zeros(3), jnp.eye(2)), "covariances of shape"),
   ):
-    with pytest.raises(ValueError, match=message):
-      frechet.frechet_distance(good, other)
+    refused(message, frechet.frechet_distance, good, other)
   one = law(jnp.zeros((1, 3)), jnp.eye(3))
-  with pytest.raises(ValueError, match=r"means \[D\]"):
-    frechet.frechet_distance(one, one)
-  with pytest.raises(ValueError, match="ridge >= 0"):
-    frechet.frechet_distance(good, good, ridge=-1.0)
+  refused(r"means \[D\]", frechet.frechet_distance, one, one)
+  refused("ridge >= 0", frechet.frechet_distance, good, good, ridge=-1.0)
   with pytest.raises(ValueError, match=r"references \[M, 3\]"):
     frechet.feature_frechet_distance(jnp.eye(3)[:2], jnp.eye(2), ridge=1.0)
-  with pytest.raises(ValueError, match=r"features \[N, C\]"):
-    frechet.feature_statistics(jnp.zeros(3))
+  refused(r"features \[N, C\]", frechet.feature_statistics, jnp.zeros(3))

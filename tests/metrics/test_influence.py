@@ -1,16 +1,14 @@
 """Influence functions against closed forms, golden vectors and retraining."""
 
-import pathlib
-
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import problems
 import pytest
+from golden.table import load
 
 from jaxunlearn.adapters.functions import from_functions
-from jaxunlearn.core.training import map_many
 from jaxunlearn.core.types import Variables
 from jaxunlearn.metrics import influence
 from jaxunlearn.metrics.influence import (
@@ -18,13 +16,7 @@ from jaxunlearn.metrics.influence import (
   hessian_vector_product,
 )
 
-DATA_DIR = pathlib.Path(__file__).resolve().parents[1] / "data"
 PRODUCTS = [gauss_newton_vector_product, hessian_vector_product]
-
-
-def golden(case):
-  with np.load(DATA_DIR / f"ridge__{case}.npz") as stored:
-    return dict(stored)
 
 
 def linear(loss):
@@ -37,7 +29,7 @@ RIDGE = linear(lambda out, rows: 0.5 * (out - rows["y"]) ** 2)
 
 
 def test_scores_predict_the_loss_of_a_query_after_leaving_a_row_out():
-  g = golden("remove_random_rows")
+  g = load("ridge__remove_random_rows")
   n, rows = len(g["y"]), g["leave_one_out_rows"]
   data = {"x": jnp.float32(g["X"]), "y": jnp.float32(g["y"])}
   query = {"x": data["x"][:3] + 1.0, "y": data["y"][:3]}
@@ -59,7 +51,7 @@ def test_scores_predict_the_loss_of_a_query_after_leaving_a_row_out():
 
 
 def test_the_scores_of_a_request_add_up_to_its_influence():
-  g = golden("remove_random_rows")
+  g = load("ridge__remove_random_rows")
   data = {"x": jnp.float32(g["X"]), "y": jnp.float32(g["y"])}
   start = Variables(jnp.float32(g["params_full_sum"]))
   query = jax.tree.map(lambda leaf: leaf[:1], data)
@@ -112,24 +104,6 @@ def test_rows_of_weight_zero_are_not_read():
   chex.assert_trees_all_close(run(poisoned), run(data), rtol=1e-4, atol=1e-6)
 
 
-def test_temporary_memory_is_the_same_for_1000_and_50000_rows():
-  model, _, variables = problems.trained()
-
-  def temporary(n):
-    data = {
-      "x": jax.ShapeDtypeStruct((n, problems.DIM), jnp.float32),
-      "label": jax.ShapeDtypeStruct((n,), jnp.int32),
-    }
-    mask = jax.ShapeDtypeStruct((n,), jnp.bool_)
-    run = lambda d, m: influence.influence_of_request(
-      model, variables, d, m, damping=0.1, chunk_size=64
-    )
-    compiled = jax.jit(run).lower(data, mask).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
-
-  assert temporary(50_000) <= 1.01 * temporary(1_000)
-
-
 def test_an_empty_request_changes_nothing():
   model, data, variables = problems.trained()
   change, info = influence.influence_of_request(
@@ -139,26 +113,6 @@ def test_an_empty_request_changes_nothing():
     change, jax.tree.map(jnp.zeros_like, variables.params)
   )
   assert bool(info.is_converged) and info.residual == 0
-
-
-@pytest.mark.slow
-def test_a_stack_of_requests_or_queries_equals_a_loop():
-  model, data, variables = problems.trained()
-  masks = data["label"][None] == jnp.arange(3)[:, None]
-  of_request = lambda m: influence.influence_of_request(
-    model, variables, data, m, damping=1.0, chunk_size=32
-  )[0]
-  of_query = lambda q: influence.influence_scores(
-    model, variables, data, q, damping=1.0, chunk_size=32
-  )[0]
-  queries = jax.tree.map(lambda leaf: leaf[:3, None], data)
-  for fn, stacked in ((of_request, masks), (of_query, queries)):
-    many = jax.jit(lambda s: map_many(fn, s))(stacked)
-    for i in range(3):
-      one = jax.jit(fn)(jax.tree.map(lambda leaf, i=i: leaf[i], stacked))
-      chex.assert_trees_all_close(
-        jax.tree.map(lambda leaf, i=i: leaf[i], many), one, rtol=1e-3, atol=1e-5
-      )
 
 
 def test_a_solve_that_stops_early_says_so():

@@ -5,7 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import assert_close, normal
 from hypothesis import strategies as st
+from refusals import refused
 
 from jaxunlearn import metrics
 from jaxunlearn.core.types import Variables
@@ -13,13 +15,6 @@ from jaxunlearn.core.types import Variables
 N, C = 8, 4
 LN2 = np.log(2)
 CHECKED = hypothesis.settings(max_examples=15, deadline=None)
-
-
-def assert_close(found, wanted, tolerance=1e-5):
-  """Within `tolerance` of the largest entry."""
-  found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
-  assert found.shape == wanted.shape
-  assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
 
 
 def softmax64(x):
@@ -36,11 +31,6 @@ def kl64(p, q):
 def js64(p, q):
   p, q = np.asarray(p, np.float64), np.asarray(q, np.float64)
   return (kl64(p, (p + q) / 2) + kl64(q, (p + q) / 2)) / 2
-
-
-def normal(seed, *shape, scale=1.0):
-  rng = np.random.default_rng(seed)
-  return (scale * rng.standard_normal(shape)).astype(np.float32)
 
 
 def labels_and_mask(seed):
@@ -99,15 +89,13 @@ def test_weights_equal_a_subset_of_the_rows(name, seed, scale):
 @pytest.mark.parametrize("name", ROW_METRICS)
 @CHECKED
 @hypothesis.given(SEEDS, SCALES)
-def test_the_order_of_rows_and_jit_change_nothing(name, seed, scale):
+def test_the_order_of_rows_changes_nothing(name, seed, scale):
   mask, cases = row_metrics(seed, scale)
   metric, args = cases[name]
   wanted = metric(*args, mask)
   order = np.random.default_rng(seed).permutation(N)
   permuted = metric(*(a[order] for a in args), mask[order])
   np.testing.assert_allclose(permuted, wanted, rtol=1e-5, atol=1e-6)
-  under_jit = jax.jit(metric)(*args, mask)
-  np.testing.assert_allclose(under_jit, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ROW_METRICS)
@@ -150,12 +138,9 @@ def test_a_diverged_model_has_no_score(name):
 def test_weights_of_a_wrong_kind_raise(name):
   _, cases = row_metrics(6, 1.0)
   metric, args = cases[name]
-  with pytest.raises(ValueError, match=r"weights of shape \(8,\)"):
-    metric(*args, np.ones(N + 1, bool))
-  with pytest.raises(ValueError, match="weights of dtype bool or float"):
-    metric(*args, np.ones(N, np.int32))
-  with pytest.raises(ValueError, match="Expected"):
-    metric(args[0][:, None], *args[1:])
+  refused(r"weights of shape \(8,\)", metric, *args, np.ones(N + 1, bool))
+  refused("weights of dtype bool or float", metric, *args, np.ones(N, np.int32))
+  refused("Expected", metric, args[0][:, None], *args[1:])
 
 
 # Utility.
@@ -198,10 +183,8 @@ def test_confusion_matrix_leaves_out_rows_that_it_cannot_place():
 def test_utility_rejects_labels_and_classes_that_do_not_fit():
   logits = jnp.zeros((2, 3))
   for metric in (metrics.accuracy, metrics.mean_cross_entropy):
-    with pytest.raises(ValueError, match=r"labels in 0 \.\. 2"):
-      metric(logits, jnp.array([0, 3]))
-    with pytest.raises(ValueError, match=r"labels of shape \(2,\)"):
-      metric(logits, jnp.array([[0], [1]]))
+    refused(r"labels in 0 \.\. 2", metric, logits, jnp.array([0, 3]))
+    refused(r"labels of shape \(2,\)", metric, logits, jnp.array([[0], [1]]))
   with pytest.raises(ValueError, match=r"logits \[N, 5\]"):
     metrics.confusion_matrix(logits, jnp.array([0, 1]), 5)
 
@@ -293,25 +276,9 @@ def test_distances_reject_what_cannot_be_meant():
     metrics.activation_distance,
     metrics.zrf,
   ):
-    with pytest.raises(ValueError, match=r"\(2, 3\), got \(2, 4\)"):
-      metric(p, q)
-  with pytest.raises(ValueError, match="base to be one of 'e', '2'"):
-    metrics.js_divergence(p, p, base="10")
-  with pytest.raises(ValueError, match="variant to be one of"):
-    metrics.zrf(p, p, variant="code")
-
-
-def test_low_precision_inputs_give_finite_float32_scores():
-  logits = jnp.array([[3e38, -3e38], [0.0, 1.0]], jnp.bfloat16)
-  labels = jnp.array([0, 1])
-  for value in (
-    metrics.accuracy(logits, labels),
-    metrics.mean_js(logits, logits[::-1]),
-    metrics.activation_distance(logits, logits[::-1]),
-    metrics.mean_cross_entropy(logits / 1e30, labels),
-  ):
-    assert value.dtype == jnp.float32
-    assert np.isfinite(value)
+    refused(r"\(2, 3\), got \(2, 4\)", metric, p, q)
+  refused("base to be one of 'e', '2'", metrics.js_divergence, p, p, base="10")
+  refused("variant to be one of", metrics.zrf, p, p, variant="code")
 
 
 # Weights.
@@ -342,13 +309,7 @@ def test_weight_distance_of_zero_parameters_is_defined():
   assert same.total == 0 and same.relative == 0
   assert same.total.dtype == jnp.float32
   assert metrics.weight_distance(one, zero).relative == np.inf
-  with pytest.raises(ValueError, match=r"params\['b'\]"):
-    metrics.weight_distance(zero, {"b": jnp.ones(4)})
-
-
-def test_the_public_names_are_those_of_all():
-  assert metrics.__all__ == sorted(metrics.__all__)
-  assert all(callable(getattr(metrics, name)) for name in metrics.__all__)
+  refused(r"params\['b'\]", metrics.weight_distance, zero, {"b": jnp.ones(4)})
 
 
 @pytest.mark.parametrize("lost", [np.nan, np.inf])

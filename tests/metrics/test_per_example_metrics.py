@@ -1,6 +1,5 @@
 """Losses and gradients of single rows, held against closed forms in NumPy."""
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,20 +118,6 @@ def test_weights_scale_the_results_and_rows_of_weight_zero_are_not_read():
     np.testing.assert_allclose(mask[1:], plain[1:], rtol=1e-5, atol=1e-6)
 
 
-def test_vmap_over_models_equals_a_loop():
-  stacked = jax.tree.map(lambda v: jnp.stack([v, 2 * v]), VARIABLES)
-  many = jax.vmap(
-    lambda v: per_example.gradient_norms(MODEL, v, DATA, chunk_size=8)
-  )(stacked)
-  for i in range(2):
-    one = jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
-    chex.assert_trees_all_close(
-      many[i],
-      per_example.gradient_norms(MODEL, one, DATA, chunk_size=8),
-      rtol=1e-5,
-    )
-
-
 def test_bfloat16_params_and_bare_params_give_float32():
   low = jax.tree.map(lambda v: jnp.asarray(v, jnp.bfloat16), VARIABLES.params)
   data = {**DATA, "x": DATA["x"].astype(jnp.bfloat16)}
@@ -145,29 +130,6 @@ def test_bfloat16_params_and_bare_params_give_float32():
   plain = per_example.gradient_norms(MODEL, VARIABLES, DATA)
   near = per_example.gradient_norms(MODEL, low, data)
   np.testing.assert_allclose(near, plain, rtol=0.1, atol=0.03)
-
-
-def test_temporary_memory_is_the_same_for_1000_and_50000_rows():
-  model, _, variables = problems.trained()
-
-  def temporary(fn, n):
-    data = {
-      "x": jax.ShapeDtypeStruct((n, problems.DIM), jnp.float32),
-      "label": jax.ShapeDtypeStruct((n,), jnp.int32),
-    }
-    mask = jax.ShapeDtypeStruct((n,), jnp.bool_)
-    run = jax.jit(
-      lambda d, m: fn(model, variables, d, weights=m, chunk_size=256)
-    )
-    compiled = run.lower(data, mask).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
-
-  for fn in (
-    per_example.per_example_loss,
-    per_example.gradient_norms,
-    lambda *a, **k: per_example.gradient_dots(*a, variables, **k),
-  ):
-    assert temporary(fn, 50_000) <= 1.01 * temporary(fn, 1_000)
 
 
 def test_what_does_not_fit_is_rejected():

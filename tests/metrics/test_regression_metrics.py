@@ -1,14 +1,13 @@
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden.table import load
+from refusals import refused
 from scipy import stats
 
 from jaxunlearn.metrics import regression
 
-DATA = pathlib.Path(__file__).resolve().parent.parent / "data"
 W1 = jax.jit(regression.wasserstein1)
 
 
@@ -17,7 +16,7 @@ def sample(seed, *shape):
 
 
 def test_errors_are_means_over_examples_not_over_batches():
-  golden = np.load(DATA / "deep_regression__evaluate_mae.npz")
+  golden = load("deep_regression__evaluate_mae")
   outputs, labels = golden["outputs"], golden["labels"]
   found = regression.mean_absolute_error(outputs, labels[:, 0])
   np.testing.assert_allclose(found, golden["out_paper"], rtol=1e-6)
@@ -62,15 +61,6 @@ def test_the_distance_is_a_distance():
   assert W1(a, b) <= W1(a, c) + W1(c, b) + 1e-6
   want = np.abs(np.sort(a) - np.sort(b)).mean()
   np.testing.assert_allclose(W1(a, b), want, rtol=1e-5)
-
-
-def test_a_mask_is_a_subset_and_vmap_a_loop():
-  a, b = sample(0, 40), sample(1, 40)
-  masks = np.random.default_rng(2).random((3, 40)) < 0.4
-  many = jax.jit(jax.vmap(lambda m: regression.wasserstein1(a, b, m, m)))(masks)
-  for i, mask in enumerate(masks):
-    want = stats.wasserstein_distance(a[mask], b[mask])
-    np.testing.assert_allclose(many[i], want, rtol=1e-5)
 
 
 def test_the_distance_has_the_slope_of_its_definition():
@@ -118,7 +108,5 @@ def test_bad_arguments_are_refused():
     regression.mean_squared_error(jnp.ones(4), x)
   with pytest.raises(ValueError, match="got a scalar"):
     regression.mean_squared_error(jnp.ones(()), jnp.ones(()))
-  with pytest.raises(ValueError, match=r"Expected b \[N\]"):
-    regression.wasserstein1(x, jnp.ones((3, 1)))
-  with pytest.raises(ValueError, match="weights of shape"):
-    regression.wasserstein1(x, x, jnp.ones(2))
+  refused(r"Expected b \[N\]", regression.wasserstein1, x, jnp.ones((3, 1)))
+  refused("weights of shape", regression.wasserstein1, x, x, jnp.ones(2))

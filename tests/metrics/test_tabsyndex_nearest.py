@@ -58,11 +58,6 @@ def test_what_does_not_count_is_not_met():
   assert np.isnan(found[7:]).all()
 
 
-def test_a_repeated_row_is_at_no_distance():
-  rows = table(10, 0)
-  np.testing.assert_array_equal(distance(rows, rows[::-1]), 0)
-
-
 def test_a_number_without_range_counts_as_a_category():
   rows, records = table(10, 0), table(23, 1)
   rows[:, 2] = 500

@@ -33,16 +33,6 @@ def count(tree):
   return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def assert_close(got, wanted, rtol=1e-4):
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(
-      a, b, rtol=rtol, atol=rtol * (1e-2 + float(np.abs(b).max()))
-    ),
-    got,
-    wanted,
-  )
-
-
 @pytest.mark.parametrize("shape", [(4, 8, 8, 1), (2, 32, 32, 3), (1, 12, 8, 2)])
 @pytest.mark.parametrize("name", SMALL)
 def test_logits_have_one_row_an_image_and_one_column_a_class(name, shape):
@@ -136,25 +126,6 @@ def test_dropout_is_random_in_training_mode_only(name):
   np.testing.assert_array_equal(apply(False, 0), apply(False, 1))
   np.testing.assert_array_equal(apply(True, 0), apply(True, 0))
   assert np.abs(apply(True, 0) - apply(True, 1)).max() > 1e-3
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
-def test_vmap_over_params_equals_a_loop_for_outputs_and_gradients(name):
-  module, x = SMALL[name], images()
-  keys = jax.random.split(jax.random.key(1), 3)
-  many = jax.jit(jax.vmap(module.init, (0, None)))(keys, x)
-
-  def run(variables):
-    loss = lambda params: jnp.sum(
-      jnp.sin(module.apply({**variables, "params": params}, x))
-    )
-    return jax.value_and_grad(loss)(variables["params"])
-
-  got = jax.jit(jax.vmap(run))(many)
-  one = jax.jit(run)
-  each = [one(jax.tree.map(lambda a, i=i: a[i], many)) for i in range(3)]
-  assert_close(got, jax.tree.map(lambda *a: jnp.stack(a), *each))
 
 
 @pytest.mark.parametrize("name", SMALL)

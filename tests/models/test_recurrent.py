@@ -2,11 +2,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from jaxunlearn.adapters.flax import from_linen
-from jaxunlearn.core.training import train, train_many
 from jaxunlearn.losses.regression import on_targets
 from jaxunlearn.models.recurrent import LSTM, LSTMRegressor
 
@@ -62,29 +60,6 @@ def test_dropout_is_active_in_training_mode_only():
   two, _ = model.apply(variables, X, train=True, key=jax.random.key(2))
   assert jnp.abs(one - two).max() > 1e-3
   chex.assert_trees_all_equal(plain, model.predict(variables, X))
-
-
-@pytest.mark.slow
-def test_vmap_over_masks_equals_the_loop_and_learns():
-  rng = np.random.default_rng(1)
-  x = rng.normal(size=(40, 5, 2)).astype(np.float32)
-  data = {"x": jnp.asarray(x), "label": jnp.asarray(x[:, 0, 0])}
-  masks = jnp.asarray(rng.random((2, 40)) < 0.8)
-  keys = jax.random.split(jax.random.key(0), 2)
-  recipe = {"optimizer": optax.adam(0.02), "num_steps": 80, "batch_size": 20}
-  model = make(width=8)
-  many, info = jax.jit(lambda m, k: train_many(model, data, m, k, **recipe))(
-    masks, keys
-  )
-  alone = jax.jit(lambda m, k: train(model, data, m, k, **recipe)[0])
-  for i in range(2):
-    chex.assert_trees_all_close(
-      jax.tree.map(lambda v, i=i: v[i], many),
-      alone(masks[i], keys[i]),
-      atol=2e-4,
-    )
-  # The first step of the sequence is remembered to the end.
-  assert (info.loss[:, -1] < 0.3 * info.loss[:, 0]).all()
 
 
 def test_half_precision_stays_half_precision():

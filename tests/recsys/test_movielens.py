@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from experiments.datasets.interactions import GENRES, movielens, split
 
@@ -62,8 +63,7 @@ def test_ratings_below_the_threshold_are_no_interactions(tmp_path):
 
 
 def test_missing_and_malformed_files_are_named(tmp_path):
-  with pytest.raises(ValueError, match=r"no readable u\.data"):
-    movielens(tmp_path)
+  refused(r"no readable u\.data", movielens, tmp_path)
   ratings, items = good(tmp_path)
   for bad, shown in (
     ([(1, 2)], "line 1"),
@@ -72,17 +72,12 @@ def test_missing_and_malformed_files_are_named(tmp_path):
     ([(0, 10, 4)], "line 1"),
   ):
     write(tmp_path, bad, items)
-    with pytest.raises(ValueError, match=shown):
-      movielens(tmp_path)
+    refused(shown, movielens, tmp_path)
   write(tmp_path, [], items)
-  with pytest.raises(ValueError, match=r"line 1|empty file"):
-    movielens(tmp_path)
+  refused(r"line 1|empty file", movielens, tmp_path)
   write(tmp_path, ratings, [*items[:2], "12|Blue Sea|0|1"])
-  with pytest.raises(ValueError, match="line 3"):
-    movielens(tmp_path)
+  refused("line 3", movielens, tmp_path)
   write(tmp_path, ratings, items[1:])
-  with pytest.raises(ValueError, match="item 10 without a line"):
-    movielens(tmp_path)
+  refused("item 10 without a line", movielens, tmp_path)
   write(tmp_path, ratings, [item_line(n, "") for n in (*range(10, 16), 99)])
-  with pytest.raises(ValueError, match="words in the titles"):
-    movielens(tmp_path)
+  refused("words in the titles", movielens, tmp_path)

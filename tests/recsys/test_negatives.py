@@ -53,21 +53,3 @@ def test_draws_are_uniform():
   assert count[0] == count[3] == 0
   # Four items; five standard errors of a count of 2,000 are 194.
   assert np.abs(count[[1, 2, 4, 5]] - 2000).max() < 194
-
-
-def test_a_user_who_has_seen_everything_has_no_negative():
-  pairs = jnp.array([[0, 0], [0, 1], [1, 0]])
-  history = build({"x": pairs}, jnp.ones(3, bool), 2, 2)
-  items, has_one = jax.jit(draw_unseen)(
-    history, jnp.array([0, 1]), jax.random.split(jax.random.key(0), 2)
-  )
-  np.testing.assert_array_equal(has_one, [False, True])
-  assert int(items[1]) == 1 and 0 <= int(items[0]) < 2
-
-
-def test_the_empty_history_of_the_last_user_lets_everything_pass():
-  pairs = jnp.array([[0, 0], [0, 1], [0, 2]])
-  history = build({"x": pairs}, jnp.ones(3, bool), 3, 4)
-  keys = jax.random.split(jax.random.key(0), 100)
-  items, has_one = jax.jit(draw_unseen)(history, jnp.full(100, 2), keys)
-  assert has_one.all() and set(np.asarray(items).tolist()) == {0, 1, 2, 3}

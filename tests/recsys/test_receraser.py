@@ -162,10 +162,3 @@ def test_bad_input_is_refused():
   ):
     with pytest.raises(ValueError, match=match):
       call()
-
-
-def test_old_keywords_are_fields_of_the_aggregators_fit():
-  old = {k: v for k, v in STEPS.items() if k != "aggregator"}
-  with pytest.warns(DeprecationWarning, match="aggregator_steps"):
-    method = recsys.receraser(small(), shard(), 3, **old, aggregator_steps=7)
-  assert method.num_steps == 7

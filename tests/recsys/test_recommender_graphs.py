@@ -69,17 +69,6 @@ def test_a_masked_graph_equals_a_rebuilt_one(name, layout):
   assert np.abs(masked.items - whole.items).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["lightgcn", "features", "mgcn"])
-def test_both_layouts_give_the_same_embeddings(name):
-  data, key = dataset().train, jax.random.key(0)
-  forget = recsys.requests.interactions(key, data, 0.2)
-  made = []
-  for layout in LAYOUTS:
-    model = models(layout=layout)[name]
-    made.append(embedded(model, jax.jit(model.init)(key), data, forget))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *made)
-
-
 def test_lightgcn_agrees_with_float64_also_where_an_edge_is_doubled():
   pairs = np.array([[0, 0], [0, 1], [1, 1], [1, 1], [3, 2]])
   model = recsys.lightgcn(4, 4, dim=3, num_layers=3)
@@ -205,19 +194,6 @@ def test_neighbours_in_chunks_are_those_at_once():
     assert int(found.item[i, 0]) == i
   np.testing.assert_array_equal(found.similarity[4], np.zeros(4))
   assert recsys.item_neighbours(features, 40).item.shape == (11, 11)
-
-
-@pytest.mark.slow
-def test_low_precision_params_give_low_precision_embeddings():
-  data = dataset().train
-  for name in ("lightgcn", "features", "mgcn"):
-    model = models()[name]
-    params = jax.tree.map(
-      lambda x: x.astype(jnp.bfloat16),
-      jax.jit(model.init)(jax.random.key(0)).params,
-    )
-    made = embedded(model, params, data, nothing())
-    assert {x.dtype for x in made[:2]} == {jnp.dtype("bfloat16")}, name
 
 
 def test_a_module_of_ones_own_is_a_recommender():

@@ -61,12 +61,7 @@ def enumerate_values(scores):
 def test_values_without_rescaling_estimate_the_enumeration():
   found = jax.jit(
     lambda key: class_wise_shapley(
-      crooked,
-      LABEL,
-      key,
-      num_classes=2,
-      num_permutations=3000,
-      rescale=False,
+      crooked, LABEL, key, num_classes=2, num_permutations=3000, rescale=False
     )
   )(jax.random.key(0))
   expected = enumerate_values(lambda m: crooked(m, np))
@@ -97,18 +92,6 @@ def test_rescaled_values_add_up_to_the_score_of_their_class():
     )
 
 
-def test_a_class_whose_values_add_up_to_zero_is_left_alone():
-  found = class_wise_shapley(
-    lambda mask: jnp.array([0.0, 0.4]),
-    LABEL,
-    jax.random.key(0),
-    num_classes=2,
-    num_permutations=2,
-    empty_scores=jnp.array([0.0, 0.4]),
-  )
-  np.testing.assert_array_equal(found.values, np.zeros(5))
-
-
 def test_a_sum_that_is_but_rounding_is_zero_too():
   def scores(mask):
     # Rows 0 and 2 undo what row 4 did, up to the last digit.
@@ -124,13 +107,6 @@ def test_a_sum_that_is_but_rounding_is_zero_too():
     empty_scores=jnp.array([0.4, 0.0]),
   )
   np.testing.assert_allclose(found.values, [0.1, 0, 0.3, 0, -0.4], atol=1e-5)
-
-
-def test_one_permutation_has_no_standard_error():
-  found = class_wise_shapley(
-    additive, LABEL, jax.random.key(1), num_classes=2, num_permutations=1
-  )
-  assert np.isnan(found.standard_error).all()
 
 
 @pytest.mark.slow
@@ -178,10 +154,7 @@ def test_class_scores_are_shares_of_right_answers_of_the_trained_model():
     ({"rate": 1.5}, r"rate in \[0, 1\]"),
     ({"empty_scores": np.zeros(3)}, r"empty_scores \[2\]"),
     ({"class_scores": lambda m: m.sum()}, r"return \[2\], got \(\)"),
-    (
-      {"class_scores": lambda m: jnp.full(2, jnp.nan)},
-      "finite utilities",
-    ),
+    ({"class_scores": lambda m: jnp.full(2, jnp.nan)}, "finite utilities"),
   ],
 )
 def test_bad_input_is_named(change, match):

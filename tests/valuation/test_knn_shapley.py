@@ -3,8 +3,6 @@
 import itertools
 import math
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -81,14 +79,6 @@ def test_ties_go_by_the_number_of_the_row():
   )
 
 
-def test_any_chunk_size_gives_the_same_values():
-  x, y, xv, yv = points(40, 13)
-  whole = knn_shapley(x, y, xv, yv, chunk_size=13).values
-  for size in (1, 4, 100):
-    chunked = knn_shapley(x, y, xv, yv, chunk_size=size).values
-    np.testing.assert_allclose(chunked, whole, atol=1e-6)
-
-
 def test_values_under_a_mask_are_those_of_the_rows_alone():
   x, y, xv, yv = points(12, 5)
   mask = np.arange(12) % 3 != 0
@@ -100,44 +90,6 @@ def test_values_under_a_mask_are_those_of_the_rows_alone():
     np.testing.assert_allclose(
       found.utility_full, alone.utility_full, atol=1e-6
     )
-
-
-def test_permuted_rows_have_permuted_values():
-  x, y, xv, yv = points(20, 6)
-  order = np.random.default_rng(1).permutation(20)
-  values = knn_shapley(x, y, xv, yv).values
-  permuted = knn_shapley(x[order], y[order], xv, yv).values
-  np.testing.assert_allclose(permuted, values[order], atol=1e-6)
-
-
-def test_jit_and_vmap_over_k_and_masks_equal_the_plain_calls():
-  x, y, xv, yv = points(15, 4)
-  traces = []
-
-  def values(k, mask):
-    traces.append(1)
-    return knn_shapley(x, y, xv, yv, num_neighbours=k, row_mask=mask).values
-
-  ks = jnp.array([1, 3, 20])
-  masks = jnp.arange(15)[None, :] >= jnp.array([0, 2, 5])[:, None]
-  plain = np.stack([values(int(k), m) for k, m in zip(ks, masks)])
-  jitted = jax.jit(values)
-  traces.clear()
-  for k, mask, expected in zip(ks, masks, plain):
-    np.testing.assert_allclose(jitted(k, mask), expected, atol=1e-6)
-  assert len(traces) == 1
-  np.testing.assert_allclose(jax.vmap(values)(ks, masks), plain, atol=1e-6)
-
-
-def test_images_are_flattened_and_low_precision_is_widened():
-  x, y, xv, yv = points(9, 3)
-  image = jnp.asarray(x, jnp.bfloat16).reshape(9, 2, 1)
-  validation = jnp.asarray(xv, jnp.bfloat16).reshape(3, 1, 2)
-  found = knn_shapley(image, y, validation, yv)
-  flat = [np.asarray(a, np.float32) for a in (image, validation)]
-  wide = knn_shapley(flat[0].reshape(9, 2), y, flat[1].reshape(3, 2), yv)
-  assert found.values.dtype == jnp.float32
-  np.testing.assert_array_equal(found.values, wide.values)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import NUM_CLASSES, RECIPE, blobs, counting, mlp
+from problems import NUM_CLASSES, RECIPE, blobs, mlp
+from refusals import refused
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression, Ridge
 
@@ -31,10 +32,7 @@ def problem(num_classes=2, scale=1.0):
   rng = np.random.default_rng(num_classes)
   label = rng.integers(0, num_classes, 80)
   x = rng.normal(size=(80, 5)) + 1.2 * np.eye(5)[label]
-  rows = {
-    "x": np.float32(scale * x),
-    "label": label.astype(np.int32),
-  }
+  rows = {"x": np.float32(scale * x), "label": label.astype(np.int32)}
   split = lambda part: jax.tree.map(lambda leaf: leaf[part], rows)
   return split(slice(50)), split(slice(50, 80))
 
@@ -96,17 +94,6 @@ def test_ridge_utilities_equal_scikit_learn():
     assert abs(b + error) < 1e-5
 
 
-def test_ridge_is_kernel_ridge_with_the_linear_kernel():
-  data, validation = problem(3)
-  linear = lambda a, b: a @ b.T + 1
-  one = closed_form.ridge_utility(data, validation, num_classes=3)
-  other = closed_form.kernel_ridge_utility(
-    data, validation, num_classes=3, kernel=linear
-  )
-  masks = some_masks(3)
-  np.testing.assert_allclose(one.many(masks), other.many(masks), atol=1e-5)
-
-
 def test_large_tables_are_not_made_and_change_nothing(monkeypatch):
   data, validation = problem(2)
   make = lambda: closed_form.logistic_utility(data, validation, num_classes=2)
@@ -163,17 +150,6 @@ def test_rows_outside_the_mask_are_not_read_by_closed_forms():
     np.testing.assert_allclose(one, two, rtol=1e-6)
 
 
-def test_l2_may_be_traced():
-  data, validation = problem(2)
-
-  def run(l2):
-    found = closed_form.logistic_utility(data, validation, num_classes=2, l2=l2)
-    return found.many(some_masks())
-
-  together = jax.jit(jax.vmap(run))(jnp.array([0.5, 2.0]))
-  np.testing.assert_allclose(together[1], run(2.0), atol=1e-6)
-
-
 @functools.cache
 def mlp_problem():
   return blobs(40), blobs(24, seed=1)
@@ -228,17 +204,6 @@ def test_the_empty_value_is_a_uniform_guess_or_the_largest_class():
   assert given.many(masks).tolist() == [0.5, 24.0]
 
 
-def test_new_masks_cost_no_compilation():
-  data, validation = mlp_problem()
-  model, traces = counting(mlp())
-  found = utility.trained_utility(model, data, validation, KEY, **SHORT)
-  run = jax.jit(found.many)
-  run(jnp.ones((2, 40), bool))
-  before = len(traces)
-  run(jnp.zeros((2, 40), bool))
-  assert len(traces) == before
-
-
 def counted(n=5):
   w = jnp.asarray([1.0, 2.0, 4.0, 8.0, 16.0])[:n]
   return Utility(lambda m: jnp.where(m, w, 0).sum() ** 2, n)
@@ -290,8 +255,7 @@ def test_closed_forms_refuse_bad_input(name):
     ((data, validation), {"l2": 0.0}, "l2 > 0"),
     ((data, validation), {"score": "f1"}, "score to be one of"),
   ]:
-    with pytest.raises(ValueError, match=message):
-      make(*args, num_classes=2, **options)
+    refused(message, make, *args, num_classes=2, **options)
 
 
 def test_logistic_utility_refuses_one_class_and_no_steps():
@@ -313,20 +277,17 @@ def test_trained_utility_and_games_refuse_bad_input():
   )
   with pytest.raises(ValueError, match="validation to hold rows, got 0"):
     utility.trained_utility(mlp(), data, no_rows(validation), KEY, **SHORT)
-  with pytest.raises(ValueError, match="score to be one of"):
-    make(score="squared_error")
+  refused("score to be one of", make, score="squared_error")
   with pytest.raises(ValueError, match="empty_value for a score of one's own"):
     make(score=lambda outputs, labels: outputs.sum())
   scalar = mlp()._replace(apply=lambda v, x, **_: (x[:, 0], {}))
   with pytest.raises(ValueError, match=r"model outputs \[B, C\]"):
     utility.trained_utility(scalar, data, validation, KEY, **SHORT)
-  with pytest.raises(ValueError, match=r"rows int \[K\]"):
-    utility.restricted(counted(), jnp.array([0.5]))
+  refused(r"rows int \[K\]", utility.restricted, counted(), jnp.array([0.5]))
   with pytest.raises(ValueError, match=r"distinct rows in 0 .. 4"):
     utility.restricted(counted(), jnp.array([1, 1]))
   with pytest.raises(ValueError, match=r"fixed bool \[5\]"):
     utility.restricted(counted(), jnp.array([1]), jnp.ones(5))
   with pytest.raises(ValueError, match=r"group of shape \(5,\)"):
     utility.grouped(counted(), jnp.array([0]), 1)
-  with pytest.raises(ValueError, match=r"group in 0 .. 1"):
-    utility.grouped(counted(), jnp.arange(5), 2)
+  refused(r"group in 0 .. 1", utility.grouped, counted(), jnp.arange(5), 2)
