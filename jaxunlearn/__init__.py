@@ -16,6 +16,7 @@ from jaxunlearn import losses as losses
 from jaxunlearn import metrics as metrics
 from jaxunlearn.core import requests as requests
 from jaxunlearn.core.combinators import alternate as alternate
+from jaxunlearn.core.combinators import by_forget_gradient as by_forget_gradient
 from jaxunlearn.core.combinators import chain as chain
 from jaxunlearn.core.combinators import masked as masked
 from jaxunlearn.core.combinators import repeat as repeat
@@ -61,6 +62,8 @@ from jaxunlearn.core.types import Request as Request
 from jaxunlearn.core.types import Slot as Slot
 from jaxunlearn.core.types import Step as Step
 from jaxunlearn.core.types import Variables as Variables
+from jaxunlearn.core.views import View as View
+from jaxunlearn.core.views import through as through
 from jaxunlearn.methods._saliency import saliency_mask as saliency_mask
 from jaxunlearn.methods.amnesiac import amnesiac as amnesiac
 from jaxunlearn.methods.amnesiac import train_logged as train_logged
@@ -148,6 +151,7 @@ __all__ = [
   "Task",
   "Transform",
   "Variables",
+  "View",
   "alternate",
   "amnesiac",
   "apply_rows",
@@ -156,6 +160,7 @@ __all__ = [
   "blindspot",
   "boundary_expand",
   "boundary_shrink",
+  "by_forget_gradient",
   "cf_k",
   "chain",
   "concept_poison",
@@ -214,6 +219,7 @@ __all__ = [
   "sum_rows",
   "supervised",
   "tables",
+  "through",
   "train",
   "train_logged",
   "train_many",

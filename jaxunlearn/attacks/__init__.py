@@ -100,6 +100,7 @@ from jaxunlearn.attacks.quantization import bucket_survival as bucket_survival
 from jaxunlearn.attacks.quantization import nf4_table as nf4_table
 from jaxunlearn.attacks.quantization import quantize as quantize
 from jaxunlearn.attacks.quantization import quantize_nf4 as quantize_nf4
+from jaxunlearn.attacks.quantization import quantize_stacked as quantize_stacked
 from jaxunlearn.attacks.regression import RegressionAttack as RegressionAttack
 from jaxunlearn.attacks.regression import (
   regression_attack as regression_attack,
@@ -188,6 +189,7 @@ __all__ = [
   "probe_outputs",
   "quantize",
   "quantize_nf4",
+  "quantize_stacked",
   "query_statistics",
   "random_subset",
   "recover",

@@ -30,7 +30,7 @@ from jaxunlearn.attacks.knowledge_recovery import Evaluate, scalar
 from jaxunlearn.core import checks, sampling
 from jaxunlearn.core.phase import phase, sample_key, supervised
 from jaxunlearn.core.reduction import all_finite
-from jaxunlearn.core.tasks import Model
+from jaxunlearn.core.tasks import Task
 from jaxunlearn.core.transform import Carry, Env, PhaseState, Transform
 from jaxunlearn.core.types import Draw, PyTree, Variables, as_request
 from jaxunlearn.metrics import _rows
@@ -170,7 +170,7 @@ def random_subset(
 
 
 def relearning(
-  model: Model,
+  model: Task | Any,
   *,
   num_steps: int,
   batch_size: int,
@@ -180,7 +180,7 @@ def relearning(
   """The phase that trains on the rows that the mask SELECTS: plain fine-tuning.
 
   Args:
-    model: its loss is minimised.
+    model: a `Task`, or a model of any room; its loss is minimised.
     num_steps: static, >= 0.
     batch_size: static; rows a step, without replacement within an epoch. Of a
       relearn set that is smaller, each row comes several times a batch.
@@ -204,7 +204,7 @@ def relearning(
 
 
 def relearn(
-  model: Model,
+  model: Task | Any,
   variables: Variables,
   data: PyTree,
   relearn_mask: jax.Array,
@@ -225,7 +225,7 @@ def relearn(
   reached, so that lanes of a `vmap` over models, keys or rates stay together.
 
   Args:
-    model: what to train.
+    model: what to train: a `Task`, or a model of any room.
     variables: `Variables` or bare params of the model under audit.
     data: pytree of arrays [N, ...].
     relearn_mask: bool [N], or float weights: the rows to train on. The forget

@@ -157,6 +157,42 @@ def nf4_table() -> tuple[float, ...]:
   return tuple(v / above[-1] for v in values)
 
 
+def quantize_stacked(
+  params: PyTree,
+  bits: int | jax.Array,
+  group: Group = "channel",
+  *,
+  below: str = "blocks",
+  **options: Any,
+) -> PyTree:
+  """`quantize` of weights that are stacked over layers, each layer by itself.
+
+  As decoders have them: scales are not shared by layers, and norms, which are
+  vectors of a layer, stay. What is not below the name, embeddings and head,
+  comes back as it is.
+
+  Args:
+    params: a dict of pytrees, or `Variables`.
+    bits: as of `quantize`.
+    group: as of `quantize`.
+    below: static; the entry that is rounded, leaves [layers, ...].
+    **options: the other keyword arguments of `quantize`.
+
+  Raises:
+    ValueError: no such entry; as `quantize`.
+  """
+  if isinstance(params, Variables):
+    made = quantize_stacked(params.params, bits, group, below=below, **options)
+    return params._replace(params=made)
+  if below not in params:
+    raise ValueError(
+      f"Expected params with {below!r}, got {', '.join(map(repr, params))}."
+    )
+  checks.finite(params[below], below)
+  one = lambda layer: quantize(layer, bits, group, **options)
+  return {**params, below: jax.vmap(one)(params[below])}
+
+
 def bucket_survival(
   original: PyTree,
   unlearned: PyTree,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxunlearn.core import checks, keys, sampling
 from jaxunlearn.core.phase import remember, sample_key
 from jaxunlearn.core.targets import full_precision, read_target
-from jaxunlearn.core.transform import Carry, Env, Transform
+from jaxunlearn.core.transform import Carry, Env, ForgetGradient, Transform
 from jaxunlearn.core.types import ALL, Draw, PyTree, Request, Slot, Variables
 
 
@@ -282,8 +282,7 @@ def masked(
     checks.weight_mask(mask, carry.original.params)
     return transform.run(carry, data, request, key, inside(env, mask))
 
-  # Each link is wrapped once, so that a host loop compiles its step once.
-  wrapped_links: dict[int, tuple[Transform, Transform]] = {}
+  within = _links_within(transform, lambda env: inside(env, weight_mask))
 
   def expand(key):
     if computed:
@@ -291,33 +290,73 @@ def masked(
         "Expected weight_mask to be a pytree for a host loop, got a function; "
         "compute the mask first."
       )
-    pairs = []
-    for link, link_key in transform.expand(key):
-      if id(link) not in wrapped_links:
-        wrapped_links[id(link)] = link, masked_link(link)
-      pairs.append((wrapped_links[id(link)][1], link_key))
-    return pairs
-
-  def masked_link(link: Transform) -> Transform:
-    def link_run(carry, data, request, key, env):
-      env = inside(env, weight_mask)
-      return link.run(carry, data, request, key, env)
-
-    def link_step(state, batch, key, env):
-      return link.step(state, batch, key, inside(env, weight_mask))
-
-    wrapped = dataclasses.replace(
-      link,
-      run=link_run,
-      step=link_step,
-      expand=lambda key: [(wrapped, key)],
-    )
-    return wrapped
+    return within(key)
 
   draws = [transform.needs] if needs is None else [transform.needs, needs]
   return Transform(
     transform.name, run, transform.num_steps, largest_draw(draws), expand
   )
+
+
+def by_forget_gradient(
+  transform: Transform, forget_gradient: ForgetGradient
+) -> Transform:
+  """Lets the phases of a transform take another gradient of their forget rows.
+
+  Sharpness-aware steps, smoothing, penalties on the gradient. Of retain and
+  mixed rows, and in phases without forget rows, it stays plain. BatchNorm's
+  statistics then move with the other rows only.
+
+  Args:
+    transform: any transform.
+    forget_gradient: `(value_and_grad, trained, key) -> (value, gradient)`;
+      `value_and_grad(trained)` is the weighted mean over the step's forget
+      rows of all devices, of the same rows and randomness at each call, and its
+      gradient. The key is the step's own.
+  """
+  checks.functions(forget_gradient=forget_gradient)
+  inside = lambda env: env._replace(forget_gradient=forget_gradient)
+
+  def run(carry, data, request, key, env):
+    return transform.run(carry, data, request, key, inside(env))
+
+  return Transform(
+    transform.name,
+    run,
+    transform.num_steps,
+    transform.needs,
+    _links_within(transform, inside),
+  )
+
+
+def _links_within(
+  transform: Transform, inside: Callable[[Env], Env]
+) -> Callable[[jax.Array], list[tuple[Transform, jax.Array]]]:
+  """`transform.expand` with links that see another environment."""
+  # Each link is wrapped once, so that a host loop compiles its step once.
+  wrapped_links: dict[int, tuple[Transform, Transform]] = {}
+
+  def wrap(link: Transform) -> Transform:
+    def run(carry, data, request, key, env):
+      return link.run(carry, data, request, key, inside(env))
+
+    def step(state, batch, key, env):
+      return link.step(state, batch, key, inside(env))
+
+    wrapped = dataclasses.replace(
+      link, run=run, step=step, expand=lambda key: [(wrapped, key)]
+    )
+    return wrapped
+
+  def expand(key):
+    pairs = []
+    for link, link_key in transform.expand(key):
+      if id(link) not in wrapped_links:
+        wrapped_links[id(link)] = link, wrap(link)
+      pairs.append((wrapped_links[id(link)][1], link_key))
+    return pairs
+
+  return expand
 
 
 def largest_draw(draws: Iterable[Draw]) -> Draw:

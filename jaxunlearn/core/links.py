@@ -88,6 +88,7 @@ def per_row(
   fn: Callable[[Variables, PyTree], jax.Array],
   *,
   chunk_size: int = 256,
+  of: str = "all",
 ) -> Transform:
   """Computes something of the original model once for every row.
 
@@ -98,14 +99,22 @@ def per_row(
     slot: where it is left, leaves [N, ...].
     fn: `(variables, rows) -> pytree`, leaves [B, ...].
     chunk_size: static; rows at a time.
+    of: static; "all" rows, or those to "forget" only: the others are not read,
+      cost nothing and get 0.
   """
+  checks.one_of(("all", "forget"), of=of)
 
   def compute(carry, data, request, key):
-    del request, key
+    del key
     of_rows = lambda rows: fn(carry.original, rows)
-    return per_example.map_chunks(of_rows, data, chunk_size=chunk_size)
+    if of == "all":
+      return per_example.map_chunks(of_rows, data, chunk_size=chunk_size)
+    return per_example.map_chosen(
+      of_rows, data, request.forget, chunk_size=chunk_size
+    )
 
-  return provide(slot, compute, needs=Draw(mixed=ALL))
+  needs = Draw(mixed=ALL) if of == "all" else Draw(forget=ALL)
+  return provide(slot, compute, needs=needs)
 
 
 def restore() -> Transform:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.sampling import blank_rows
+from jaxunlearn.core.sampling import blank_rows, take_rows
 from jaxunlearn.core.types import PyTree
 
 
@@ -60,6 +60,52 @@ def map_chunks(
     return jax.tree.map(write, filled, values)
 
   return jax.lax.fori_loop(0, -(-n // size), body, empty)
+
+
+def map_chosen(
+  fn: Callable[[PyTree], PyTree],
+  data: PyTree,
+  chosen: jax.Array,
+  *,
+  chunk_size: int,
+) -> PyTree:
+  """`map_chunks` of some rows, at the cost of those; the others are not read.
+
+  Args:
+    fn: see `map_chunks`.
+    data: pytree of arrays [N, ...].
+    chosen: bool [N], or float weights: the rows above 0.
+    chunk_size: static; rows at a time.
+
+  Returns:
+    What `fn` returns, leaves [N, ...]; 0 of rows that are not chosen.
+
+  Raises:
+    ValueError: chunk_size < 1, or leaves of different lengths.
+  """
+  checks.positive(chunk_size=chunk_size)
+  n = checks.num_rows(data)
+  size, chosen = min(chunk_size, max(n, 1)), jnp.asarray(chosen) > 0
+  empty = _zeros(fn, (data,), size, lambda v: ((n, *v.shape[1:]), v.dtype))
+  if n == 0:
+    return empty
+  order = jnp.argsort(~chosen, stable=True)
+
+  def body(index: jax.Array, filled: PyTree) -> PyTree:
+    start = jnp.minimum(index * size, n - size)
+    place = jax.lax.dynamic_slice_in_dim(order, start, size)
+    live = chosen[place]
+    values = fn(take_rows(data, place, live))
+
+    def write(old: jax.Array, new: jax.Array) -> jax.Array:
+      of_row = live.reshape(live.shape + (1,) * (new.ndim - 1))
+      return old.at[place].set(jnp.where(of_row, new, 0))
+
+    return jax.tree.map(write, filled, values)
+
+  # The number of rounds is a run-time number.
+  rounds = -(-chosen.sum(dtype=jnp.int32) // size)
+  return jax.lax.fori_loop(0, rounds, body, empty)
 
 
 def map_rows(

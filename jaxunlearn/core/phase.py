@@ -11,10 +11,15 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks, sampling
+from jaxunlearn.core.keys import derive
 from jaxunlearn.core.reduction import (
+  add_up,
   all_finite,
+  averaged,
+  bounds_of,
   mask_updates,
   over_devices,
+  share_moved,
   split_rows,
   sums_of,
   vary,
@@ -116,12 +121,6 @@ def phase(
   num_steps, parts = fit.num_steps, fit.microbatches
   optimizer = optax.with_extra_args_support(fit.optimizer)
   _check_draw(draw, parts)
-  share = lambda n: n if n == ALL else n // parts
-  part = draw._replace(  # What one microbatch holds.
-    forget=share(draw.forget),
-    retain=share(draw.retain),
-    mixed=share(draw.mixed),
-  )
   if fit.remat:
     objective = jax.checkpoint(objective)
   scale = (forget_weight, retain_weight, 1.0)
@@ -139,24 +138,33 @@ def phase(
     state: PhaseState, batch: Step, key: jax.Array, env: Env
   ) -> tuple[PhaseState, jax.Array]:
     carry = state.carry
-    step_key = jax.random.fold_in(_step_key(key), state.step)
+    step_key = jax.random.fold_in(jax.random.fold_in(key, 1), state.step)
 
-    def losses_of(trained: PyTree, model_state: PyTree, rows: Step) -> Losses:
+    def losses_of(
+      trained: PyTree, model_state: PyTree, rows: Step, part: Draw
+    ) -> Losses:
       now = write_target(carry, on, trained, model_state)
       first = now[on] if isinstance(on, Slot) else now.variables
+      bounds = bounds_of(part, rows.weight.size, env)
+      forget, retain, mixed = (end - start for start, end in bounds)
       seen = rows._replace(
         index=state.step,
         original=carry.original,
         variables=now.variables,
         slots=now.slots,
+        sizes=(forget, retain, mixed),
       )
       out = objective(first, seen, step_key)
       return out if isinstance(out, Losses) else Losses(out)
 
     def total(
-      trained: PyTree, model_state: PyTree, rows: Step, counts: Any = None
+      trained: PyTree,
+      model_state: PyTree,
+      rows: Step,
+      part: Draw,
+      counts: Any = None,
     ) -> tuple[jax.Array, PyTree]:
-      out = losses_of(trained, model_state, rows)
+      out = losses_of(trained, model_state, rows, part)
       sums, found = sums_of(out, rows.weight, part, env)
       counts = over_devices(found, env) if counts is None else counts
       value = sum(
@@ -166,49 +174,59 @@ def phase(
         model_state = out.model_state
       return jnp.asarray(value), model_state
 
-    grad_fn = jax.value_and_grad(total, has_aux=True)
-    trained = vary(state.trained, env)
-    if parts == 1:
-      (loss, model_state), grads = grad_fn(trained, state.model_state, batch)
-    else:
-      split = split_rows(batch, draw, parts, env)
-
-      def count(fields: tuple[Any, ...]) -> list[jax.Array]:
-        rows = Step(*fields)
-        out = losses_of(trained, state.model_state, rows)
-        return sums_of(out, rows.weight, part, env)[1]
-
-      # Of this pass only the weights are used; the compiler drops the rest.
-      counts = [n.sum() for n in jax.lax.map(count, split)]
-      counts = over_devices(counts, env)
-
-      def add(so_far: Any, fields: tuple[Any, ...]) -> tuple[Any, None]:
-        loss, grads, model_state = so_far
-        (more, model_state), new = grad_fn(
-          trained, model_state, Step(*fields), counts
+    def loss_and_gradient(
+      trained: PyTree, batch: Step, draw: Draw
+    ) -> tuple[jax.Array, PyTree, PyTree]:
+      """Over all devices; and the model state that it leaves."""
+      part = _share(draw, parts)
+      grad_fn = jax.value_and_grad(total, has_aux=True)
+      trained = vary(trained, env)
+      if parts == 1:
+        (loss, model_state), grads = grad_fn(
+          trained, state.model_state, batch, part
         )
-        return (loss + more, optax.tree.add(grads, new), model_state), None
+      else:
+        split = split_rows(batch, draw, parts, env)
 
-      zeros = jax.tree.map(jnp.zeros_like, trained)
-      start = (jnp.zeros_like(counts[0]), zeros, state.model_state)
-      (loss, grads, model_state), _ = jax.lax.scan(add, start, split)
-    if env.axis_name is not None:
-      loss, grads = jax.lax.psum((loss, grads), env.axis_name)
-      model_state = jax.tree.map(
-        lambda s: (
-          jax.lax.pmean(s, env.axis_name)
-          if jnp.issubdtype(s.dtype, jnp.inexact)
-          else s
-        ),
-        model_state,
+        def count(fields: tuple[Any, ...]) -> list[jax.Array]:
+          rows = Step(*fields)
+          out = losses_of(trained, state.model_state, rows, part)
+          return sums_of(out, rows.weight, part, env)[1]
+
+        (loss, model_state), grads = add_up(
+          lambda model_state, fields, counts: grad_fn(
+            trained, model_state, Step(*fields), part, counts
+          ),
+          count,
+          (trained, state.model_state),
+          split,
+          env,
+        )
+      return averaged((loss, grads, model_state), env)
+
+    if env.forget_gradient is None or not draw.forget:
+      loss, grads, model_state = loss_and_gradient(state.trained, batch, draw)
+    else:
+      size = batch.weight.size
+      end = bounds_of(draw, size, env)[0][1]
+      alone, rest = draw._replace(retain=0, mixed=0), draw._replace(forget=0)
+      first, others = batch.cut(0, end), batch.cut(end, size)
+      loss, grads = env.forget_gradient(
+        lambda p: loss_and_gradient(p, first, alone)[:2],
+        state.trained,
+        derive(step_key, "forget gradient"),
       )
+      model_state = state.model_state
+      if size > end:
+        more, added, model_state = loss_and_gradient(
+          state.trained, others, rest
+        )
+        loss, grads = loss + more, optax.tree.add(grads, added)
 
     # Line searches pass on `batch`, which they are given too.
     def value_fn(params: PyTree, batch: Step = batch) -> jax.Array:
-      value, _ = total(params, state.model_state, batch)
-      return (
-        value if env.axis_name is None else jax.lax.psum(value, env.axis_name)
-      )
+      value, _ = total(params, state.model_state, batch, draw)
+      return averaged((value, {}, {}), env)[0]
 
     updates, opt_state = optimizer.update(
       grads,
@@ -244,7 +262,7 @@ def phase(
     before, _ = read_target(end.carry, on)
     after = jax.tree.map(narrowed, end.trained, before)
     finite = all_finite((losses, end.trained))
-    moved = _share_moved(before, after)
+    moved = share_moved(before, after)
     return PhaseInfo(losses, finite, forget_count, retain_count, moved)
 
   def walk(state, data, request, key, env, plan=None):
@@ -362,8 +380,11 @@ def sample_key(key: jax.Array) -> jax.Array:
   return jax.random.fold_in(key, 0)
 
 
-def _step_key(key: jax.Array) -> jax.Array:
-  return jax.random.fold_in(key, 1)
+def _share(draw: Draw, parts: int) -> Draw:
+  """What one microbatch holds."""
+  share = lambda n: n if n == ALL else n // parts
+  forget, retain, mixed = map(share, draw.sizes)
+  return draw._replace(forget=forget, retain=retain, mixed=mixed)
 
 
 def _check_draw(draw: Draw, parts: int) -> None:
@@ -377,10 +398,3 @@ def _check_draw(draw: Draw, parts: int) -> None:
       )
   if parts > 1 and draw.sizes == (0, 0, 0):
     raise ValueError(f"Expected a draw for {parts} microbatches, got none.")
-
-
-def _share_moved(before: PyTree, after: PyTree) -> jax.Array:
-  changed = jax.tree.map(lambda a, b: (a != b).sum(), after, before)
-  size = sum(leaf.size for leaf in jax.tree.leaves(before))
-  total = sum(jax.tree.leaves(changed), start=jnp.zeros((), jnp.int32))
-  return total / jnp.float32(max(size, 1))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxunlearn.core.transform import Env
 from jaxunlearn.core.types import ALL, Draw, Losses, PyTree, Step
@@ -16,7 +20,7 @@ def over_devices(counts: list[jax.Array], env: Env) -> list[jax.Array]:
   return jax.lax.psum(counts, env.axis_name)
 
 
-def _bounds(draw: Draw, length: int, env: Env) -> list[tuple[int, int]]:
+def bounds_of(draw: Draw, length: int, env: Env) -> list[tuple[int, int]]:
   """Where each kind of rows begins and ends in this device's batch."""
   devices = 1 if env.axis_name is None else jax.lax.axis_size(env.axis_name)
   # A device holds its share of each mini-batch, and every row of an `ALL`.
@@ -53,7 +57,7 @@ def sums_of(
     )
   w = weight.astype(losses.dtype) * each
   sums = jnp.where(w > 0, weight.astype(losses.dtype) * losses, 0.0)
-  bounds = _bounds(draw, weight.size, env)
+  bounds = bounds_of(draw, weight.size, env)
   return [sums[a:b].sum() for a, b in bounds], [w[a:b].sum() for a, b in bounds]
 
 
@@ -65,13 +69,62 @@ def split_rows(
   def split(leaf: jax.Array) -> jax.Array:
     pieces = [
       leaf[a:b].reshape(parts, (b - a) // parts, *leaf.shape[1:])
-      for a, b in _bounds(draw, leaf.shape[0], env)
+      for a, b in bounds_of(draw, leaf.shape[0], env)
     ]
     return jnp.concatenate(pieces, axis=1)
 
   # Rows and what belongs to each; the rest is the same for all parts.
   parted = [batch.rows, batch.weight, batch.forget, batch.row_id]
   return jax.tree.map(split, (*parted, batch.place, batch.epoch))
+
+
+def add_up(
+  grad_fn: Callable[..., Any],
+  count: Callable[[PyTree], list[jax.Array]],
+  at: tuple[PyTree, PyTree],
+  split: PyTree,
+  env: Env,
+) -> tuple[tuple[jax.Array, PyTree], PyTree]:
+  """Loss, model state and gradient of a batch, one of its parts at a time.
+
+  Args:
+    grad_fn: `(model_state, part, counts) -> ((loss, model_state), gradient)`.
+    count: the weights of each kind of rows in a part.
+    at: what is trained, and the model state.
+    split: the parts, leaves [parts, ...].
+    env: devices that share the batch.
+  """
+  trained, model_state = at
+  # Of this pass only the weights are used; the compiler drops the rest.
+  counts = over_devices([n.sum() for n in jax.lax.map(count, split)], env)
+
+  def add(so_far: Any, part: PyTree) -> tuple[Any, None]:
+    loss, grads, model_state = so_far
+    (more, model_state), new = grad_fn(model_state, part, counts)
+    return (loss + more, optax.tree.add(grads, new), model_state), None
+
+  zeros = jax.tree.map(jnp.zeros_like, trained)
+  start = (jnp.zeros_like(counts[0]), zeros, model_state)
+  (loss, grads, model_state), _ = jax.lax.scan(add, start, split)
+  return (loss, model_state), grads
+
+
+def averaged(
+  found: tuple[jax.Array, PyTree, PyTree], env: Env
+) -> tuple[jax.Array, PyTree, PyTree]:
+  """Loss, gradient and model state of all devices that share a batch."""
+  if env.axis_name is None:
+    return found
+  loss, grads = jax.lax.psum(found[:2], env.axis_name)
+  model_state = jax.tree.map(
+    lambda s: (
+      jax.lax.pmean(s, env.axis_name)
+      if jnp.issubdtype(s.dtype, jnp.inexact)
+      else s
+    ),
+    found[2],
+  )
+  return loss, grads, model_state
 
 
 def mask_updates(updates: PyTree, weight_mask: PyTree) -> PyTree:
@@ -128,3 +181,11 @@ def vary(tree: PyTree, env: Env) -> PyTree:
       return leaf
 
   return jax.tree.map(mark, tree)
+
+
+def share_moved(before: PyTree, after: PyTree) -> jax.Array:
+  """The share of the numbers that differ."""
+  changed = jax.tree.map(lambda a, b: (a != b).sum(), after, before)
+  size = sum(leaf.size for leaf in jax.tree.leaves(before))
+  total = sum(jax.tree.leaves(changed), start=jnp.zeros((), jnp.int32))
+  return total / jnp.float32(max(size, 1))

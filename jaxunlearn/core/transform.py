@@ -23,6 +23,9 @@ from jaxunlearn.core.types import (
   read_slot,
 )
 
+# `(value_and_grad, trained, key) -> (value, gradient)`.
+ForgetGradient = Callable[..., tuple[jax.Array, PyTree]]
+
 
 class Env(NamedTuple):
   """What surrounds a call and reaches every link of a chain.
@@ -34,11 +37,14 @@ class Env(NamedTuple):
       rows of its own and draws its share of the batch from those.
     weight_masks: pytrees like `params`, or prefixes of it, entries in [0, 1];
       each multiplies the updates.
+    forget_gradient: None, or what phases take for the gradient of the forget
+      rows, see `by_forget_gradient`.
   """
 
   axis_name: str | None = None
   sharded_rows: bool = False
   weight_masks: tuple[PyTree, ...] = ()
+  forget_gradient: ForgetGradient | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -164,6 +164,8 @@ class Step:
     original: the variables that the outermost transform was given.
     variables: the current variables.
     slots: what earlier links of a chain left, by slot.
+    sizes: static; how many of these rows, on this device, are forget, retain
+      and mixed ones; None outside of a phase.
   """
 
   rows: PyTree
@@ -176,6 +178,9 @@ class Step:
   original: Any = None
   variables: Any = None
   slots: Mapping[Slot, PyTree] = dataclasses.field(default_factory=dict)
+  sizes: tuple[int, int, int] | None = dataclasses.field(
+    default=None, metadata={"static": True}
+  )
 
   def __getitem__(self, slot: Slot[T]) -> T:
     return read_slot(self.slots, slot)
@@ -183,6 +188,15 @@ class Step:
   def _replace(self, **fields: Any) -> Self:
     """A copy with other fields, as the NamedTuples have it."""
     return dataclasses.replace(self, **fields)
+
+  def cut(self, start: int, stop: int) -> Step:
+    """The step with rows start .. stop - 1 only."""
+    parts = (self.rows, self.weight, self.forget, self.row_id)
+    parts = jax.tree.map(
+      lambda leaf: leaf[start:stop], (*parts, self.place, self.epoch)
+    )
+    names = ("rows", "weight", "forget", "row_id", "place", "epoch")
+    return self._replace(**dict(zip(names, parts)))
 
   def keys(self, key: jax.Array) -> jax.Array:
     """A key per row, whatever device holds it: PRNG keys [B]."""

@@ -86,8 +86,8 @@ MUTATIONS = [
     "key",
     "every step of a phase has the same key",
     "core/phase.py",
-    "jax.random.fold_in(_step_key(key), state.step)",
-    "_step_key(key)",
+    "jax.random.fold_in(jax.random.fold_in(key, 1), state.step)",
+    "jax.random.fold_in(key, 1)",
     ("tests/conformance/test_keys.py",),
   ),
   Mutation(
