@@ -6,13 +6,37 @@ and a method an ordinary `Transform` of a `LanguageModel`.
 
 from jaxunlearn.core.training import train as train
 from jaxunlearn.core.training import train_many as train_many
+from jaxunlearn.language.ascent import gradient_ascent as gradient_ascent
+from jaxunlearn.language.ascent import idk as idk
+from jaxunlearn.language.dpo import dpo as dpo
+from jaxunlearn.language.flat import flat as flat
+from jaxunlearn.language.loku import inverted_hinge as inverted_hinge
+from jaxunlearn.language.loku import loku as loku
+from jaxunlearn.language.lora import block_window as block_window
+from jaxunlearn.language.lora import fila as fila
+from jaxunlearn.language.lora import lora as lora
 from jaxunlearn.language.model import language_model as language_model
+from jaxunlearn.language.pdu import pdu as pdu
+from jaxunlearn.language.preference import npo as npo
+from jaxunlearn.language.preference import simnpo as simnpo
+from jaxunlearn.language.rmu import rmu as rmu
 from jaxunlearn.language.scores import token_nll as token_nll
 from jaxunlearn.language.scores import token_scores as token_scores
+from jaxunlearn.language.smooth import averaged as averaged
+from jaxunlearn.language.smooth import curvature_penalty as curvature_penalty
+from jaxunlearn.language.smooth import gradient_penalty as gradient_penalty
+from jaxunlearn.language.smooth import (
+  randomized_smoothing as randomized_smoothing,
+)
+from jaxunlearn.language.smooth import sam as sam
+from jaxunlearn.language.token_weights import satimp as satimp
+from jaxunlearn.language.token_weights import wga as wga
 from jaxunlearn.language.types import Generated as Generated
 from jaxunlearn.language.types import LanguageModel as LanguageModel
 from jaxunlearn.language.types import Text as Text
 from jaxunlearn.language.types import TokenScores as TokenScores
+from jaxunlearn.language.undial import ceu as ceu
+from jaxunlearn.language.undial import undial as undial
 from jaxunlearn.models.decoder import DecoderConfig as DecoderConfig
 from jaxunlearn.models.decoder import Edits as Edits
 from jaxunlearn.models.decoder import RopeScaling as RopeScaling
@@ -27,9 +51,31 @@ __all__ = [
   "States",
   "Text",
   "TokenScores",
+  "averaged",
+  "block_window",
+  "ceu",
+  "curvature_penalty",
+  "dpo",
+  "fila",
+  "flat",
+  "gradient_ascent",
+  "gradient_penalty",
+  "idk",
+  "inverted_hinge",
   "language_model",
+  "loku",
+  "lora",
+  "npo",
+  "pdu",
+  "randomized_smoothing",
+  "rmu",
+  "sam",
+  "satimp",
+  "simnpo",
   "token_nll",
   "token_scores",
   "train",
   "train_many",
+  "undial",
+  "wga",
 ]

@@ -5,6 +5,7 @@ Rows are in the file of their room. A new method adds one there, and
 and has no row fails a test.
 """
 
+from conformance.answers import ANSWERS
 from conformance.case import Case
 from conformance.classifiers import CLASSIFIERS
 from conformance.exact_systems import EXACT
@@ -18,6 +19,7 @@ CASES: list[Case] = [
   *GRAPHS,
   *RECOMMENDERS,
   *PROMPTED,
+  *ANSWERS,
 ]
 
 # Public functions that return a part and no method, and what stands for them.
@@ -25,6 +27,7 @@ PARTS = {
   **dict.fromkeys(
     (
       "core.combinators.alternate",
+      "core.combinators.by_forget_gradient",
       "core.combinators.chain",
       "core.combinators.masked",
       "core.combinators.repeat",
@@ -37,6 +40,7 @@ PARTS = {
       "core.phase.remember",
       "core.recording.alternate_with_curve",
       "core.recording.record",
+      "core.views.through",
     ),
     "what methods are made of: tests/core",
   ),
@@ -44,6 +48,8 @@ PARTS = {
   "core.training.prepared": "those of methods on graphs, of recommenders",
   "diffusion.requests.telling": "those of methods for diffusion models",
   "graph.tasks.provide_non_edges": "retrain on edges",
+  "language._objectives.keeping": "those of methods for text",
+  "language._objectives.provide_score": "npo, dpo",
   "methods._classes.provide_classes": "unsir, zero_shot_noise, gkt",
   "methods._relabel.mixed": "random_label, salun",
   "methods._relabel.sequential": "random_label, salun",

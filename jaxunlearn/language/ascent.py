@@ -1,0 +1,97 @@
+"""Gradient ascent on answers, GradDiff, KL minimisation; and saying "I don't know".
+
+Sources: as run by TOFU, Maini et al. (2024), arXiv:2401.06121.
+Class: heuristic; ascent has no bound, and a few steps too many destroy the model.
+Data access: forget rows, and retain rows unless retain=None. Cost: a gradient per
+step; "kl" a forward pass of the original model besides.
+Difference from the released code: the refusals and the retain rows have a mean
+over tokens each, where it takes one over both; its KL is averaged over prompts
+and padding too.
+"""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+import jax
+
+from jaxunlearn.core import checks
+from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.tasks import Fit, FitFields, as_fit
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import Losses, Step, Variables
+from jaxunlearn.language._objectives import answer_score, keeping, per_answer
+from jaxunlearn.language.types import LanguageModel
+
+Scalar = float | jax.Array
+
+
+def gradient_ascent(
+  lm: LanguageModel,
+  fit: Fit | None = None,
+  *,
+  reduction: str = "token",
+  retain: str | None = None,
+  forget_weight: Scalar = 1.0,
+  retain_weight: Scalar = 1.0,
+  **fields: Unpack[FitFields],
+) -> Transform:
+  """Minimises log p of the answers: GA; with retain="nll" GradDiff, "kl" KL.
+
+  Args:
+    lm: the model.
+    fit: see `npo`; a few steps.
+    reduction: "token", the mean over all tokens of a batch, as published;
+      "sequence", the mean over rows of their sums, NPO's limit for beta = 0.
+    retain: see `npo`.
+    forget_weight: see `npo`.
+    retain_weight: see `npo`.
+    **fields: the fields of `Fit` by keyword.
+
+  Raises:
+    ValueError: an unknown reduction or retain.
+  """
+  fit = as_fit(fit, fields)
+  checks.one_of(("token", "sequence"), reduction=reduction)
+
+  def forget(variables: Variables, step: Step, key: jax.Array) -> Losses:
+    scores = answer_score(lm, variables, step.rows)
+    if reduction == "token":
+      return scores
+    return per_answer(scores.value, scores)
+
+  weights = (forget_weight, retain_weight)
+  ascent = keeping(lm, forget, fit, retain, *weights)
+  return chain(ascent, name="gradient_ascent")
+
+
+def idk(
+  lm: LanguageModel,
+  fit: Fit | None = None,
+  *,
+  retain: str | None = "nll",
+  forget_weight: Scalar = 1.0,
+  retain_weight: Scalar = 1.0,
+  **fields: Unpack[FitFields],
+) -> Transform:
+  """Trains on the rows' "alternative", a refusal, in the place of their answer.
+
+  Args:
+    lm: the model; its data has a column "alternative".
+    fit: see `npo`.
+    retain: see `npo`.
+    forget_weight: see `npo`.
+    retain_weight: see `npo`.
+    **fields: the fields of `Fit` by keyword.
+
+  Raises:
+    ValueError: an unknown retain; from the call, no "alternative".
+  """
+  fit = as_fit(fit, fields)
+
+  def forget(variables: Variables, step: Step, key: jax.Array) -> Losses:
+    scores = answer_score(lm, variables, step.rows, "alternative")
+    return scores._replace(value=-scores.value)
+
+  weights = (forget_weight, retain_weight)
+  return chain(keeping(lm, forget, fit, retain, *weights), name="idk")
