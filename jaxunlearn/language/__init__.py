@@ -6,10 +6,15 @@ and a method an ordinary `Transform` of a `LanguageModel`.
 
 from jaxunlearn.core.training import train as train
 from jaxunlearn.core.training import train_many as train_many
+from jaxunlearn.language import requests as requests
+from jaxunlearn.language import rows as rows
+from jaxunlearn.language import sharding as sharding
 from jaxunlearn.language.ascent import gradient_ascent as gradient_ascent
 from jaxunlearn.language.ascent import idk as idk
 from jaxunlearn.language.dpo import dpo as dpo
 from jaxunlearn.language.flat import flat as flat
+from jaxunlearn.language.generation import Guide as Guide
+from jaxunlearn.language.generation import generate as generate
 from jaxunlearn.language.loku import inverted_hinge as inverted_hinge
 from jaxunlearn.language.loku import loku as loku
 from jaxunlearn.language.lora import block_window as block_window
@@ -46,6 +51,7 @@ __all__ = [
   "DecoderConfig",
   "Edits",
   "Generated",
+  "Guide",
   "LanguageModel",
   "RopeScaling",
   "States",
@@ -58,6 +64,7 @@ __all__ = [
   "dpo",
   "fila",
   "flat",
+  "generate",
   "gradient_ascent",
   "gradient_penalty",
   "idk",
@@ -68,9 +75,12 @@ __all__ = [
   "npo",
   "pdu",
   "randomized_smoothing",
+  "requests",
   "rmu",
+  "rows",
   "sam",
   "satimp",
+  "sharding",
   "simnpo",
   "token_nll",
   "token_scores",

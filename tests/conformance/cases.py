@@ -12,6 +12,7 @@ from conformance.exact_systems import EXACT
 from conformance.graphs import GRAPHS
 from conformance.prompted import PROMPTED
 from conformance.recommenders import RECOMMENDERS
+from conformance.texts import TEXTS
 
 CASES: list[Case] = [
   *CLASSIFIERS,
@@ -20,6 +21,7 @@ CASES: list[Case] = [
   *RECOMMENDERS,
   *PROMPTED,
   *ANSWERS,
+  *TEXTS,
 ]
 
 # Public functions that return a part and no method, and what stands for them.

@@ -187,3 +187,21 @@ def kernels() -> World:
   denoiser = {**params["denoiser"], "attn2": dense}
   params = {**params, "denoiser": denoiser}
   return world._replace(variables=world.variables._replace(params=params))
+
+
+@functools.cache
+def texts() -> World:
+  """Rows of three owners; requests are an owner's."""
+  from jaxunlearn import language
+
+  sizes = {"width": 16, "num_layers": 2, "num_heads": 2, "mlp_width": 24}
+  config = language.DecoderConfig(32, max_length=12, **sizes)
+  lm = language.language_model(config)
+  rng = np.random.default_rng(4)
+  num, length = 36, rng.integers(6, 13, 36)
+  made = (rng.integers(0, 32, (num, 12)), length, length // 2)
+  x = language.Text(*(jnp.asarray(a, jnp.int32) for a in made))
+  owner = jnp.arange(num, dtype=jnp.int32) // 12
+  variables = filled(lambda key: lm.model.init(key, x))
+  requests = jnp.stack([owner == 0, owner == 2])
+  return World(lm, variables, {"x": x, "owner": owner}, requests)
