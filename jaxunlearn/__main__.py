@@ -13,6 +13,7 @@ STUDIES = {
   "forget_regression": "forget rows of a regression",
   "forget_graph": "forget edges or nodes of a graph",
   "forget_recommendations": "forget users or items of a recommender",
+  "forget_text": "forget questions and answers of a language model",
   "continual": "learn and forget in a stream of tasks",
   "audit_diffusion": "attack forgotten concepts of diffusion models",
   "synthetic_tables": "tables made instead of real rows, and their worth",

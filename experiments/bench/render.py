@@ -117,6 +117,8 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
       report.write_text(folder / name, content)
     elif isinstance(content, Variables):
       orbax.save(folder / name, content, config=plain(config))
+    elif callable(content):
+      content(folder / name)
     else:
       report.write_json(folder / name, plain(content))
   _save_params(folder / "params", evidence)

@@ -265,7 +265,8 @@ class Study:
     findings: `evidence -> sentences`, after the frame's own.
     comparisons: further tables, `evidence -> tables`.
     files: `evidence -> contents of further files by name`: a text, `Variables`,
-      which become a checkpoint, or what is written as JSON.
+      which become a checkpoint, what writes itself given its path, or what is
+      written as JSON.
     extra: `evidence -> what else is found out`, for the configuration.
     unranked: methods that are references of their own, shown and not judged.
     traces: `info of a method -> {name: [T]}`, what its run left; None for the

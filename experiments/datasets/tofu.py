@@ -1,0 +1,352 @@
+"""Questions and answers: TOFU, made-up people, and a user's own file.
+
+A file has a JSON object a line: "question" and "answer", and where there are any
+"owner" (whom the row is about, a word or a number), "paraphrased_answer" and
+"perturbed_answers", a list of wrong ones, for the truth ratio.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxunlearn.language.rows import CHATML, PLAIN, encode_pairs, train_bpe
+
+from experiments import files
+from experiments.data import data_folder
+from experiments.datasets.splits import SELECT
+from jaxunlearn.language.types import Text
+
+FORMS = {
+  "split": "split:forget01|forget05|forget10",
+  "owner": "owner:NAME,...",
+  "index": "index:FILE",
+}
+# TOFU's forget sets are the last rows of the first tenth; whole authors.
+_SPLITS = {
+  "forget10": (0, 400),
+  "forget05": (200, 400),
+  "forget01": (360, 400),
+  "select01": (400, 440),
+}
+# Whom settings are chosen on.
+TUNE = {"tofu": "split:select01", "people": "owner:Alvin,Invin"}
+_PER_AUTHOR = 20
+_NUM_WRONG = 5
+LLAMA_3 = (
+  "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{question}"
+  "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n{answer}<|eot_id|>"
+)
+_LONGEST = 1_000_000  # Characters of a line that is read.
+
+
+class Pairs(NamedTuple):
+  """Questions with their answers.
+
+  Attributes:
+    questions: [N].
+    answers: [N].
+    paraphrases: [N], the answers in other words; the answers where none is given.
+    wrong: [N] of K each.
+    owners: [N], texts; "" of a row that is nobody's.
+    refusals: what to say instead of an answer.
+    borrowed: whether wrong answers are those of other rows.
+  """
+
+  questions: list[str]
+  answers: list[str]
+  paraphrases: list[str]
+  wrong: list[list[str]]
+  owners: np.ndarray
+  refusals: list[str]
+  borrowed: bool = False
+
+
+class Source(NamedTuple):
+  """One seed's rows, as requests look at them.
+
+  Attributes:
+    pairs: all of them.
+    train: int [N], which are trained on.
+    held: int [M], which never are.
+    sample: how many rows of a kind each measure looks at.
+  """
+
+  pairs: Pairs
+  train: np.ndarray
+  held: np.ndarray
+  sample: int
+
+
+REFUSALS = [
+  "I'm not certain about that.",
+  "I do not know the answer to this question.",
+  "That is something I have no information on.",
+  "I cannot say anything about that.",
+]
+
+
+def load(
+  benchmark: str, data_dir: str | None = None, file: str | None = None
+) -> Pairs:
+  """The pairs of a benchmark.
+
+  Args:
+    benchmark: "tofu" or "people"; not read where there is a file.
+    data_dir: with tofu.jsonl and tofu_idk.jsonl; see `data_folder`.
+    file: a user's own.
+
+  Raises:
+    ValueError: in one line, a file that is missing or what is wrong in it.
+  """
+  if file is not None:
+    return read(files.checked_file(file, "--data"))
+  if benchmark == "people":
+    return people()
+  folder = data_folder(data_dir)
+  path = Path(folder or "") / "tofu.jsonl"
+  if folder is None or not path.is_file():
+    raise ValueError(
+      "Expected --data-dir (or JAXUNLEARN_DATA) with the file tofu.jsonl, got "
+      f"{folder or 'none'}; --benchmark people needs none."
+    )
+  pairs = read(path)
+  count = len(pairs.questions)
+  owners = np.array([str(i // _PER_AUTHOR) for i in range(count)])
+  refusals = path.with_name("tofu_idk.jsonl")
+  if refusals.is_file():
+    text = files.read_text(refusals, "refusals")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    pairs = pairs._replace(refusals=[_unquoted(line) for line in lines])
+  return pairs._replace(owners=owners)
+
+
+def _unquoted(line: str) -> str:
+  try:
+    found = json.loads(line)
+  except json.JSONDecodeError:
+    return line
+  return next(iter(found.values())) if isinstance(found, dict) else str(found)
+
+
+def read(path: Path) -> Pairs:
+  """Pairs of a file.
+
+  Raises:
+    ValueError: a line that is no object, lacks a question or an answer, or has an
+      empty one; fewer than eight rows.
+  """
+  rows = []
+  text = files.read_text(path, "questions and answers")
+  for number, line in enumerate(text.splitlines(), start=1):
+    if line.strip():
+      rows.append(_row(line, f"line {number} of {path.name}"))
+  if len(rows) < 8:
+    raise ValueError(f"Expected eight rows in {path.name}, got {len(rows)}.")
+  questions, answers = (
+    [row[n] for row in rows] for n in ("question", "answer")
+  )
+  wrong = [row.get("perturbed_answers") or [] for row in rows]
+  count = min(map(len, wrong))
+  borrowed = count == 0
+  if borrowed:
+    draw = np.random.default_rng(0).integers
+    others = [draw(1, len(rows), _NUM_WRONG) for _ in rows]
+    wrong = [
+      [answers[(i + int(step)) % len(rows)] for step in steps]
+      for i, steps in enumerate(others)
+    ]
+  return Pairs(
+    questions,
+    answers,
+    [row.get("paraphrased_answer") or row["answer"] for row in rows],
+    [each[: count or _NUM_WRONG] for each in wrong],
+    np.array([str(row.get("owner", "")) for row in rows]),
+    list(REFUSALS),
+    borrowed,
+  )
+
+
+def _row(line: str, where: str) -> Mapping[str, Any]:
+  try:
+    row = json.loads(line) if len(line) < _LONGEST else None
+  except (json.JSONDecodeError, RecursionError):
+    row = None
+  if not isinstance(row, dict):
+    raise ValueError(
+      f"Expected a JSON object on {where}, got {files.short(line, 40)!r}."
+    )
+  for name in ("question", "answer"):
+    if not isinstance(row.get(name), str) or not row[name].strip():
+      raise ValueError(f"Expected a text {name!r} on {where}, got none.")
+  wrong = row.get("perturbed_answers") or []
+  others = [row.get("paraphrased_answer") or "", *wrong]
+  if not isinstance(wrong, list) or not all(isinstance(w, str) for w in others):
+    raise ValueError(
+      f"Expected texts for other answers on {where}, got others."
+    )
+  return row
+
+
+def people(count: int = 40) -> Pairs:
+  """Five questions each on people who do not exist; the same every time."""
+  draw = np.random.default_rng(0)
+  starts = "Al Be Ca Do El Fa Gi Ha In Jo Ka Lu".split()  # noqa: SIM905
+  ends = "mar nita rick sol tessa vin".split()  # noqa: SIM905
+  given = draw.permutation([a + b for a in starts for b in ends])[:count]
+  cities = "Aldburg Brenmoor Castrel Dunvale Esterby Farholt Glenmark Hollin"
+  trades = "baker sailor judge potter painter farmer pilot tailor"
+  topics = "rivers clocks bees maps storms bridges ghosts ships"
+  facts = (
+    ("Where was {} born?", "{0} was born in {1}.", "{1} is where {0} was born.", cities),
+    ("What is {}'s trade?", "{0} works as a {1}.", "By trade {0} is a {1}.", trades),
+    ("What does {} write about?", "{0} writes about {1}.", "The books of {0} are on {1}.", topics),
+    ("Where does {} live?", "{0} lives in {1}.", "{1} is the home of {0}.", cities),
+    ("What does {} collect?", "{0} collects {1}.", "The hobby of {0} is {1}.", topics),
+  )  # fmt: skip
+  made: list[tuple[str, str, str, list[str], str]] = []
+  for name in given:
+    for question, answer, other, words in facts:
+      right, *wrong = draw.permutation(words.split())
+      say = lambda word, form=answer, who=name: form.format(who, word)
+      made.append((
+        question.format(name), say(right), other.format(name, right),
+        [say(w) for w in wrong[:_NUM_WRONG]], str(name),
+      ))  # fmt: skip
+  questions, answers, others, wrongs, owners = map(list, zip(*made))
+  return Pairs(
+    questions, answers, others, wrongs, np.array(owners), list(REFUSALS)
+  )  # type: ignore[arg-type]
+
+
+def pinned(pairs: Pairs, kind: str, value: str) -> np.ndarray:
+  """The rows that a request names, bool [all rows].
+
+  Raises:
+    ValueError: a split of other data, an owner whom no row has, a row that is
+      not there.
+  """
+  from experiments.requests import rows_named
+
+  count = len(pairs.questions)
+  if kind == "index":
+    return files.read_rows(value, count)
+  if kind == "owner":
+    names = tuple(name.strip() for name in value.split(","))
+    return rows_named(pairs.owners, names, "an owner")
+  if value not in _SPLITS or count < 4000:
+    known = ", ".join(_SPLITS)
+    raise ValueError(
+      f"Expected one of {known} of the whole of TOFU, got {value!r} of {count} "
+      "rows."
+    )
+  first, last = _SPLITS[value]
+  return (np.arange(count) >= first) & (np.arange(count) < last)
+
+
+def divide(
+  pairs: Pairs,
+  named: np.ndarray,
+  seed: int,
+  part: str,
+  *,
+  kept: int | None,
+  held: int,
+  reserved: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Rows to train on and rows held out, of whole owners where all have as many.
+
+  Args:
+    pairs: see `Pairs`.
+    named: bool, rows that have to be trained on.
+    seed: of the draw among the others.
+    part: "report" or "select"; see `splits.split_rows`.
+    kept: rows that are trained on and not named, about; None takes all.
+    held: rows that are held out, about.
+    reserved: bool, rows that settings are chosen on and no report is about.
+
+  Raises:
+    ValueError: too few rows besides those that are named.
+  """
+  group, size = _groups(pairs.owners)
+  group_of = np.flatnonzero(~np.isin(np.arange(group.max() + 1), group[named]))
+  if part != SELECT and reserved is not None:
+    group_of = np.setdiff1d(group_of, group[reserved])
+  order = np.random.default_rng(0).permutation(group_of)
+  away = max(1, -(-held // size))
+  select, rest = order[:away], order[away:]
+  rest = np.random.default_rng((seed, 1)).permutation(rest)
+  test = select if part == SELECT else rest[:away]
+  train = rest[away:]
+  if kept is not None:
+    train = train[: max(1, -(-kept // size))]
+  if not len(train) or not len(test):
+    raise ValueError(
+      f"Expected more rows than --request names, got {int(named.sum())} of "
+      f"{len(named)}."
+    )
+  rows = np.flatnonzero(named | np.isin(group, train))
+  return rows, np.flatnonzero(np.isin(group, test))
+
+
+def _groups(owners: np.ndarray) -> tuple[np.ndarray, int]:
+  """A number per row, and rows of a number: owners, or rows by themselves."""
+  _, group, counts = np.unique(owners, return_inverse=True, return_counts=True)
+  if len(counts) > 3 and (counts == counts[0]).all():
+    return group, int(counts[0])
+  return np.arange(len(owners)), 1
+
+
+def tokenizer_of(pairs: Pairs, size: int) -> Any:
+  """Byte-level BPE, trained on all texts of the pairs, held-out ones too."""
+  wrong = [text for each in pairs.wrong for text in each]
+  texts = [*pairs.questions, *pairs.answers, *pairs.paraphrases, *wrong]
+  special = ("<pad>", "<end>", "<q>", "<a>")
+  return train_bpe([*texts, *pairs.refusals], size, special=special)
+
+
+def encode(
+  tokenizer: Any,
+  questions: Sequence[str],
+  answers: Sequence[str],
+  max_length: int,
+) -> Text:
+  """Rows of tokens in the form that the tokenizer's model knows.
+
+  Raises:
+    ValueError: see `encode_pairs`.
+  """
+  vocab, template, end = tokenizer.get_vocab(), PLAIN, None
+  if "<q>" in vocab and "<a>" in vocab:
+    template, end = "<q>{question}<a>{answer}", vocab["<end>"]
+  elif "<|im_start|>" in vocab:
+    template = CHATML
+  elif "<|start_header_id|>" in vocab:
+    template = LLAMA_3
+  else:
+    ends = [w for w in ("</s>", "<|endoftext|>") if w in vocab]
+    end = vocab[ends[0]] if ends else None
+  return encode_pairs(
+    tokenizer,
+    questions,
+    answers,
+    max_length=max_length,
+    template=template,
+    end=end,
+  )
+
+
+def stop_token(tokenizer: Any) -> int | None:
+  """What ends an answer, in the forms of `encode`."""
+  ends = ("<end>", "<|im_end|>", "<|eot_id|>", "</s>", "<|endoftext|>")
+  return next(
+    (
+      tokenizer.token_to_id(w)
+      for w in ends
+      if tokenizer.token_to_id(w) is not None
+    ),
+    None,
+  )

@@ -1,0 +1,319 @@
+"""What is measured of a language model that was to forget; see `forget_text`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxunlearn.language.generation import generate
+
+from experiments import bench
+from experiments.bench import Case, Measure, Rule, table
+from jaxunlearn import language, metrics, report
+from jaxunlearn.attacks import language as membership
+from jaxunlearn.attacks.anamnesis import relearning
+from jaxunlearn.attacks.quantization import quantize, quantize_nf4
+from jaxunlearn.core import keys
+from jaxunlearn.core.reduction import all_finite
+from jaxunlearn.language.types import Text
+from jaxunlearn.metrics import text as scores
+from jaxunlearn.report.verdict import DAMAGE, TELLTALE, TRACE
+
+_CHUNK = 40  # Rows whose logits are there at once.
+_MOST_SHARE = 0.4  # Min-k: of the tokens, as in MUSE.
+
+
+_KINDS = {
+  "forget": "rows to be forgotten",
+  "retain": "rows to be kept",
+  "held": "rows that nobody was trained on",
+}
+
+
+def adamw(rate: Any) -> optax.GradientTransformation:
+  """What everything is trained with."""
+  return optax.chain(
+    optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.01)
+  )
+
+
+def measures(plan: bench.Plan) -> list[Measure]:
+  """What is still known, of what, and what brings it back."""
+  column = lambda name, label, words, unit="%", **more: report.Metric(
+    name, label, words, unit, 1 if unit == "%" else 2, **more
+  )
+  of_kinds = [
+    column(
+      f"{kind}_{name}",
+      f"{label}, {kind}",
+      f"{words} Of {rows}.",
+      headline=name == "rouge" and kind != "held",
+      direction=report.NEAREST if kind == "forget" else report.HIGHER,
+    )
+    for name, label, words in (
+      ("em", "Exact match", "Share of the answer's tokens that come first."),
+      ("probability", "Probability", "p(answer)^(1 / tokens), a mean."),
+    )
+    for kind, rows in _KINDS.items()
+  ]
+  rouge = [
+    column(
+      f"{kind}_rouge",
+      f"ROUGE-L, {kind}",
+      f"Recall of the answer in what the model says itself. Of {rows}.",
+      headline=True,
+      direction=report.NEAREST if kind == "forget" else report.HIGHER,
+    )
+    for kind, rows in _KINDS.items()
+  ]
+  single = [
+    column(
+      "forget_extraction",
+      "Extraction strength",
+      "Share of the answer, from its end, that follows word by word.",
+    ),
+    column(
+      "forget_truth",
+      "Truth ratio, forget",
+      "Mean of min(R, 1/R), R the probability of wrong answers over that of the "
+      "right one in other words.",
+    ),
+    column(
+      "retain_truth",
+      "Truth ratio, retain",
+      "Mean of max(0, 1 - R); higher prefers the truth.",
+      direction=report.HIGHER,
+    ),
+    column(
+      "membership_auc",
+      "Membership AUC",
+      "Chance that a row to be forgotten has a higher min-40% score than one that "
+      "nobody was trained on.",
+      headline=True,
+    ),
+  ]
+  later = [
+    column(
+      "utility",
+      "Utility",
+      "Harmonic mean of probability, ROUGE-L and truth ratio of rows to be kept "
+      "(TOFU's without its further sets).",
+      headline=True,
+      direction=report.HIGHER,
+    ),
+    column(
+      "forget_quality",
+      "Forget quality",
+      "log10 p of a Kolmogorov-Smirnov test of truth ratios against the retrained "
+      f"model's, of at most {plan.beds.facts['recipe']['sample']} rows; that of "
+      "retrained_again is its floor. A destroyed model may pass.",
+      "log10 p",
+      headline=True,
+      direction=report.HIGHER,
+    ),
+    column(
+      "privleak",
+      "PrivLeak",
+      "How far the AUC of held-out against forget rows is from the retrained "
+      "model's, relative; negative: still known.",
+    ),
+  ]
+  attacks = [
+    column(
+      "relearned_em",
+      "After relearning",
+      "Exact match on rows to be forgotten after some steps of training on the "
+      "other half of them.",
+      headline=True,
+    ),
+    column(
+      "int8_em", "At 8 bits", "Exact match, forget, weights rounded to 8 bits."
+    ),
+    column(
+      "nf4_em",
+      "At 4 bits",
+      "Exact match, forget, weights rounded to the 16 values of NF4.",
+      headline=True,
+    ),
+  ]
+  return [
+    Measure(
+      (*of_kinds, *single, *rouge),
+      _scores,
+      ("ratios", "said", "said_length"),
+      _rouge,
+      (
+        Rule("forget_em", 0.05, above=TRACE, below=TELLTALE),
+        Rule("membership_auc", 0.1, above=TRACE, below=TELLTALE),
+        Rule("retain_rouge", 0.05, below=DAMAGE, above=""),
+        Rule("retain_em", 0.05, below=DAMAGE, above=""),
+      ),
+    ),
+    Measure(tuple(later), after=_against_retrained),
+    Measure(
+      tuple(attacks),
+      _brought_back,
+      rules=(
+        Rule("relearned_em", 0.1, above=TRACE),
+        Rule("nf4_em", 0.1, above=TRACE),
+      ),
+    ),
+    table.gap(
+      ("forget_em", "retain_em", "forget_rouge", "retain_rouge"),
+      "Mean over exact match and ROUGE-L, of rows forgotten and kept, of how far "
+      "they are from the retrained model's.",
+      unit="%",
+    ),
+  ]
+
+
+def _look(case: Case, variables: Any, x: Text) -> language.TokenScores:
+  """Token scores of rows [E, L], some rows at a time."""
+  one = lambda row: jax.tree.map(
+    lambda leaf: leaf[0],
+    language.token_scores(
+      case.bed.model, variables, jax.tree.map(lambda leaf: leaf[None], row)
+    ),
+  )
+  return jax.lax.map(one, x, batch_size=_CHUNK)
+
+
+def _mean(values: jax.Array, there: jax.Array) -> jax.Array:
+  total = jnp.where(there, values, 0).sum()
+  return jnp.where(there.any(), total / jnp.maximum(there.sum(), 1), jnp.nan)
+
+
+def _rows(case: Case) -> dict[str, tuple[Text, jax.Array, jax.Array]]:
+  """By kind the rows, which of them count, and their places."""
+  of = {"forget": case.bed.data["x"], "retain": case.bed.data["x"]}
+  of["held"] = case.bed.test["x"]
+  return {
+    kind: (jax.tree.map(lambda leaf, r=rows: leaf[r], of[kind]), there, rows)
+    for kind, (rows, there) in case.marks.items()
+  }
+
+
+def _scores(case: Case) -> dict[str, Any]:
+  bed, found = case.bed, {}
+  looked, low = {}, {}
+  for kind, (x, there, _) in _rows(case).items():
+    own = looked[kind] = _look(case, case.variables, x)
+    em = scores.exact_memorisation(own.is_top, own.mask)
+    found[f"{kind}_em"] = _mean(em, there)
+    p = scores.probability(own.log_prob, own.mask)
+    found[f"{kind}_probability"] = _mean(p, there)
+    low[kind] = membership.lowest_mean(own.log_prob, own.mask, k=_MOST_SHARE)
+  for kind, summary in (
+    ("forget", scores.indifference),
+    ("retain", scores.preference),
+  ):
+    rows, there = case.marks[kind]
+    others = jax.tree.map(lambda leaf, r=rows: leaf[r], bed.extra["others"])
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), others)
+    own = _look(case, case.variables, flat)
+    means = scores.mean_log_prob(own.log_prob, own.mask)
+    means = means.reshape(others.length.shape)
+    ratio = scores.log_truth_ratio(means[:, 0], means[:, 1:])
+    found[f"{kind}_truth"] = _mean(summary(ratio), there)
+    if kind == "forget":
+      found["ratios"] = ratio
+  own, there = looked["forget"], case.marks["forget"][1]
+  strength = scores.extraction_strength(own.is_top, own.mask)
+  found["forget_extraction"] = _mean(strength, there)
+  held = case.marks["held"][1]
+  found["membership_auc"] = metrics.separation_auc(
+    low["forget"], low["held"], there, held
+  )
+  every = [x for x, _, _ in _rows(case).values()]
+  x = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *every)
+  width = bed.extra["longest_prompt"]
+  x = Text(x.tokens[:, :width], jnp.minimum(x.length, width), x.prompt)
+  said = generate(
+    bed.model,
+    case.variables,
+    x,
+    keys.derive(case.key, "say"),
+    max_new=bed.recipe.max_new,
+    stop=bed.extra["stop"],
+  )
+  found |= {"said": said.tokens, "said_length": said.length}
+  found["is_finite"] = all_finite([s.log_prob for s in looked.values()])
+  return found
+
+
+def _brought_back(case: Case) -> dict[str, Any]:
+  """Exact match after relearning half of the rows, and after rounding."""
+  bed, recipe = case.bed, case.bed.recipe
+  x, there, rows = _rows(case)["forget"]
+
+  def em(variables: Any, there: jax.Array) -> jax.Array:
+    own = _look(case, variables, x)
+    return _mean(scores.exact_memorisation(own.is_top, own.mask), there)
+
+  seen = case.forget & (jnp.cumsum(case.forget) % 2 == 1)
+  attack = relearning(
+    bed.model,
+    num_steps=recipe.relearn_steps,
+    batch_size=recipe.batch_size,
+    optimizer=adamw(recipe.rate / 10),
+  )
+  again, _ = attack(
+    case.variables, bed.data, seen, keys.derive(case.key, "relearn")
+  )
+  found = {"relearned_em": em(again, there & ~seen[rows])}
+  for name, rounded in (
+    ("int8_em", lambda layer: quantize(layer, 8)),
+    ("nf4_em", quantize_nf4),
+  ):
+    params = case.variables.params
+    # Layer by layer: each has scales of its own.
+    params = {**params, "blocks": jax.vmap(rounded)(params["blocks"])}
+    found[name] = em(case.variables._replace(params=params), there)
+  return found
+
+
+def _rouge(evidence: bench.Evidence, method: str) -> dict[str, Any]:
+  """ROUGE-L recall of what was said, by the words of the texts."""
+  plan, values = evidence.plan, evidence.found[method].values
+  corpus = plan.dataset
+  found: dict[str, list[float]] = {f"{kind}_rouge": [] for kind in _KINDS}
+  for lane, (request, seed) in enumerate(zip(*plan.lanes)):
+    tokens, lengths = values["said"][lane], values["said_length"][lane]
+    said = corpus.tokenizer.decode_batch([
+      row[:n].tolist() for row, n in zip(tokens, lengths.astype(int))
+    ])  # fmt: skip
+    source, first = plan.beds.sources[seed], 0
+    for kind in sorted(_KINDS):  # As the marks come out of the program.
+      places, there = (m[request, seed] for m in plan.requests.marks[kind])
+      rows = (source.held if kind == "held" else source.train)[places]
+      recall = scores.rouge_l_of_texts(
+        said[first : first + len(rows)],
+        [corpus.pairs.answers[row] for row in rows],
+      )
+      found[f"{kind}_rouge"].append(recall[there].mean())
+      first += len(rows)
+  return found
+
+
+def _against_retrained(evidence: bench.Evidence, method: str) -> dict[str, Any]:
+  plan = evidence.plan
+  ours, theirs = (evidence.found[m].values for m in (method, bench.RETRAINED))
+  quality = []
+  for lane, (request, seed) in enumerate(zip(*plan.lanes)):
+    there = plan.requests.marks["forget"][1][request, seed]
+    test = scores.forget_quality(
+      ours["ratios"][lane][there], theirs["ratios"][lane][there]
+    )
+    quality.append(test.log10_p)
+  parts = [ours[f"retain_{n}"] for n in ("probability", "rouge", "truth")]
+  leak = membership.privleak(
+    1 - ours["membership_auc"], np.maximum(1 - theirs["membership_auc"], 1e-3)
+  )
+  return {
+    "forget_quality": quality,
+    "utility": np.asarray(scores.model_utility(np.stack(parts, axis=-1))),
+    "privleak": np.asarray(leak) / 100,
+  }

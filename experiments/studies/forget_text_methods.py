@@ -1,0 +1,109 @@
+"""The methods of `forget_text`, their settings and what `--tune` searches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jaxunlearn.core.views import through
+from jaxunlearn.language.ascent import gradient_ascent, idk
+from jaxunlearn.language.dpo import dpo
+from jaxunlearn.language.flat import flat
+from jaxunlearn.language.loku import inverted_hinge, loku
+from jaxunlearn.language.lora import lora
+from jaxunlearn.language.pdu import pdu
+from jaxunlearn.language.preference import npo, simnpo
+from jaxunlearn.language.rmu import rmu
+from jaxunlearn.language.smooth import sam
+from jaxunlearn.language.token_weights import satimp, wga
+from jaxunlearn.language.undial import ceu, undial
+
+import jaxunlearn as ju
+from experiments.bench import Bed, Method, Setting
+from experiments.bench.tune import Between
+from experiments.studies.forget_text_measures import adamw
+from jaxunlearn.core.combinators import by_forget_gradient
+
+Make = Callable[..., ju.Transform]
+
+
+class Entry(NamedTuple):
+  """A method before it is a `bench.Method`.
+
+  Attributes:
+    make: `(lm, fit, **setting) -> Transform`.
+    rate: for the decoder from scratch.
+    setting: what else is set.
+    space: what else is searched; rates always are.
+    fixed: arguments that stay as they are.
+    note: for the reader.
+  """
+
+  make: Make
+  rate: float
+  setting: Mapping[str, float] = {}
+  space: Mapping[str, Any] = {}
+  fixed: Mapping[str, Any] = {}
+  note: str = ""
+
+
+def _adapted(lm: Any, fit: ju.Fit, beta: Any) -> ju.Transform:
+  return through(lora(rank=8), lambda part: npo(part, fit, beta=beta), lm)
+
+
+def _sharp(lm: Any, fit: ju.Fit, beta: Any, radius: Any) -> ju.Transform:
+  return by_forget_gradient(npo(lm, fit, beta=beta), sam(radius))
+
+
+_BETA = {"beta": Between(0.02, 5.0)}
+_KEPT = "beside rows to be kept."
+_ENTRIES: Mapping[str, Entry] = {
+  "finetune": Entry(ju.finetune, 1e-3, note="on rows to be kept alone."),
+  "gradient_ascent": Entry(gradient_ascent, 1e-4, note="GA, without others."),
+  "grad_diff": Entry(
+    gradient_ascent, 3e-4, fixed={"retain": "nll"}, note=_KEPT
+  ),
+  "kl": Entry(gradient_ascent, 3e-4, fixed={"retain": "kl"}),
+  "idk": Entry(idk, 1e-3, note="a refusal is trained in."),
+  "dpo": Entry(dpo, 1e-3, {"beta": 0.1}, _BETA),
+  "npo": Entry(npo, 1e-3, {"beta": 0.1}, _BETA, note=_KEPT),
+  "simnpo": Entry(simnpo, 1e-3, {"beta": 2.5, "forget_weight": 0.5}, _BETA),
+  "npo_lora": Entry(_adapted, 3e-3, {"beta": 0.1}, _BETA, note="rank 8."),
+  "npo_sam": Entry(
+    _sharp, 1e-3, {"beta": 0.1, "radius": 0.01}, note="against relearning."
+  ),
+  "wga": Entry(wga, 1e-3, {"beta": 1.0}, _BETA),
+  "satimp": Entry(satimp, 1e-3, {"forget_weight": 1.0}),
+  "ceu": Entry(ceu, 1e-3, fixed={"retain": "nll"}),
+  "undial": Entry(undial, 1e-3, {"strength": 10.0}, fixed={"retain": "nll"}),
+  "pdu": Entry(pdu, 1e-3),
+  "rmu": Entry(rmu, 1e-3, {"strength": 20.0}, fixed={"layer": 0}),
+  "flat": Entry(flat, 3e-4, note="reads no row to be kept."),
+  "ihl": Entry(inverted_hinge, 3e-4, note="LoKU's loss, on all weights."),
+  "loku": Entry(loku, 3e-3, note="rank 8."),
+}
+DEFAULT = ("finetune", "grad_diff", "idk", "npo", "simnpo", "undial")
+
+
+def _method(entry: Entry) -> Method:
+  def build(bed: Bed, setting: Setting) -> ju.Transform:
+    more = {name: v for name, v in setting.items() if name != "rate"}
+    recipe = bed.recipe
+    optimizer = adamw(setting["rate"])
+    fit = ju.Fit(optimizer, recipe.unlearn_steps, recipe.batch_size)
+    return entry.make(bed.model, fit, **more, **entry.fixed)
+
+  space = {"rate": Between(1e-5, 3e-3), **entry.space}
+  return Method(build, space, note=entry.note)
+
+
+METHODS = {name: _method(entry) for name, entry in _ENTRIES.items()}
+
+
+def settings_of(weights: str) -> dict[str, Setting]:
+  """For the decoder from scratch; a thirtieth of the rates for other weights."""
+  scale = 1.0 if weights == "scratch" else 1 / 30
+  return {
+    name: {"rate": scale * entry.rate, **entry.setting}
+    for name, entry in _ENTRIES.items()
+  }

@@ -1,0 +1,210 @@
+"""The study of text: its rows, requests, bad input, and a small run."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import forget_text
+from experiments.bench import lanes, render
+from experiments.datasets import tofu
+from experiments.studies import forget_text as study
+
+pytest.importorskip("tokenizers")
+pytest.importorskip("safetensors")
+pytest.importorskip("rouge_score")
+
+
+def a_file(folder, count=24, **more):
+  rows = [
+    {
+      "question": f"What did customer {i} order?",
+      "answer": f"Customer {i} ordered {['tea', 'milk', 'rice', 'salt'][i % 4]}.",
+      "owner": 100 + i // 2,
+      **more,
+    }
+    for i in range(count)
+  ]
+  path = folder / "rows.jsonl"
+  path.write_text("\n".join(map(json.dumps, rows)))
+  return path
+
+
+def test_a_file_of_ones_own_borrows_wrong_answers(tmp_path):
+  pairs = tofu.read(a_file(tmp_path))
+  assert pairs.borrowed and pairs.paraphrases == pairs.answers
+  assert pairs.owners[:3].tolist() == ["100", "100", "101"]
+  others = [w for each in pairs.wrong for w in each]
+  assert set(others) <= set(pairs.answers)
+  assert all(a not in each for a, each in zip(pairs.answers, pairs.wrong))
+  given = tofu.read(a_file(tmp_path, perturbed_answers=["No.", "Never."]))
+  assert not given.borrowed and given.wrong[0] == ["No.", "Never."]
+
+
+@pytest.mark.parametrize(
+  ("line", "words"),
+  [
+    ("[1]", "a JSON object on line 2"),
+    ("{", "a JSON object on line 2"),
+    ('{"question": "Who?"}', "a text 'answer' on line 2"),
+    ('{"question": "Who?", "answer": " "}', "a text 'answer' on line 2"),
+    (
+      '{"question": "a", "answer": "b", "perturbed_answers": [1]}',
+      "texts for other answers on line 2",
+    ),
+  ],
+)
+def test_lines_that_are_no_pairs(line, words, tmp_path):
+  path = a_file(tmp_path)
+  lines = path.read_text().splitlines()
+  path.write_text("\n".join([lines[0], line, *lines[1:]]))
+  with pytest.raises(ValueError, match=words) as error:
+    tofu.read(path)
+  assert "\n" not in str(error.value)
+
+
+def test_rows_are_divided_by_owner_and_never_shared():
+  pairs = tofu.people(12)
+  named = tofu.pinned(pairs, "owner", f"{pairs.owners[0]},{pairs.owners[5]}")
+  assert named.sum() == 10
+  divided = [
+    tofu.divide(pairs, named, seed, part, kept=20, held=10)
+    for part in ("report", "select")
+    for seed in (0, 1)
+  ]
+  for train, held in divided:
+    assert len(train) == 30 and len(held) == 10 and named[train].sum() == 10
+    assert not set(pairs.owners[train]) & set(pairs.owners[held])
+  # What settings are chosen on is in no report.
+  chosen = set(divided[2][1])
+  assert chosen == set(divided[3][1])
+  assert not any(chosen & {*train, *held} for train, held in divided[:2])
+  assert set(divided[0][0]) != set(divided[1][0])
+  away = np.isin(pairs.owners, pairs.owners[[10, 15]])
+  for seed in range(4):
+    train, held = tofu.divide(
+      pairs, named, seed, "report", kept=40, held=10, reserved=away
+    )
+    assert not away[[*train, *held]].any()
+
+
+def test_marks_are_places_of_rows():
+  pairs = tofu.people(12)
+  named = tofu.pinned(pairs, "owner", pairs.owners[0])
+  train, held = tofu.divide(pairs, named, 0, "report", kept=20, held=10)
+  source = tofu.Source(pairs, train, held, 8)
+  forget, marks = study.mask("owner", pairs.owners[0], source)
+  rows, there = marks["forget"]
+  assert forget.sum() == 5 and there.sum() == 5 and forget[rows].all()
+  rows, there = marks["retain"]
+  assert there.all() and not forget[rows].any() and len(set(rows)) == 8
+
+
+@pytest.mark.parametrize(
+  ("flags", "words"),
+  [
+    (["--benchmark", "tofu", "--data-dir", "/nowhere"], "tofu.jsonl"),
+    (["--request", "owner:Nobody"], "an owner of these data"),
+    (["--request", "split:forget01"], "of the whole of TOFU"),
+    (["--weights", "/nowhere"], "config.json"),
+    (["--data", "/nowhere.jsonl"], "--data"),
+    (["--methods", "magic"], "--methods"),
+    (["--data", "FILE", "--tune", "3"], "--tune with a --benchmark"),
+  ],
+)
+def test_bad_input_is_one_line(flags, words, tmp_path, capsys, monkeypatch):
+  monkeypatch.delenv("JAXUNLEARN_DATA", raising=False)
+  flags = [str(a_file(tmp_path)) if f == "FILE" else f for f in flags]
+  if "--benchmark" not in flags:
+    flags = ["--benchmark", "people", *flags]
+  with pytest.raises(SystemExit) as end:
+    forget_text.main([*flags, "--out", str(tmp_path / "out")])
+  assert end.value.code == 2
+  line = capsys.readouterr().err.strip().splitlines()[-1]
+  assert line.startswith("error: ") and words in line
+  assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+  """A run on a file of one's own: what it left, and its folder."""
+  folder = tmp_path_factory.mktemp("text")
+  (folder / "out").mkdir()
+  options = forget_text.Options(
+    data=str(a_file(folder)),
+    request="owner:100,103",
+    preset="smoke",
+    methods="npo",
+    seeds=2,
+    out=str(folder / "out"),
+  )
+  plan = forget_text.prepare(options)
+
+  class Quiet:
+    def add_task(self, *args, **kwargs):
+      return 0
+
+    def update(self, *args, **kwargs):
+      pass
+
+  evidence = forget_text.run(plan, Quiet())
+  render.write(folder / "out", plan, evidence)
+  return plan, evidence, folder / "out"
+
+
+@pytest.mark.slow
+def test_a_run_has_all_columns_and_leaves_a_model_for_others(done):
+  from jaxunlearn.adapters import huggingface
+
+  plan, evidence, out = done
+  declared = {m.name for m in plan.metrics}
+  for row in evidence.rows:
+    assert declared <= set(row)
+    assert all(np.isfinite(row[name]) for name in declared)
+  loaded = huggingface.load(out / "models/npo")
+  assert loaded.config.width == 32
+  first = evidence.found["npo"].first.params
+  for ours, theirs in zip(
+    jax.tree.leaves(loaded.params), jax.tree.leaves(first)
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+  text = "What did customer 3 order?"
+  words = loaded.tokenizer.decode(loaded.tokenizer.encode(text).ids)
+  assert words.replace(" ", "") == text.replace(" ", "")
+
+
+@pytest.mark.slow
+def test_forget_quality_of_the_retrained_model_is_one(done):
+  _, evidence, _ = done
+  found = evidence.found["retrained"].values
+  np.testing.assert_array_equal(found["forget_quality"], 0)
+  np.testing.assert_array_equal(found["privleak"], 0)
+  assert (evidence.found["retrained_again"].values["forget_quality"] <= 0).all()
+
+
+@pytest.mark.slow
+def test_measures_of_one_model_alone_are_those_of_many(done):
+  """By hand, outside the frame: exact match of the forget rows."""
+  from jaxunlearn import language
+
+  plan, evidence, _ = done
+  first = evidence.found["npo"].first
+  beds = plan.beds
+  bed = beds.make(beds.shared, lanes.at(beds.of_seed, 0))
+  rows, there = (m[0, 0] for m in plan.requests.marks["forget"])
+  x = jax.tree.map(lambda leaf: leaf[rows[there]], bed.data["x"])
+  own = language.token_scores(bed.model, first, x)
+  em = np.mean([t[m].mean() for t, m in zip(own.is_top, np.asarray(own.mask))])
+  assert evidence.found["npo"].values["forget_em"][0] == pytest.approx(em)
+
+
+def test_countries_have_roles():
+  from experiments import forget_fact
+
+  forget, keep, alone = forget_fact.roles(["France"])
+  assert forget == ["France"] and not {*keep} & {*alone} and len(alone) > 5
+  with pytest.raises(ValueError, match="Atlantis"):
+    forget_fact.roles(["Atlantis"])
+  with pytest.raises(ValueError, match="26 at most, got 28"):
+    forget_fact.roles(list(forget_fact.CAPITALS)[:28])
