@@ -22,16 +22,16 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax
 import numpy as np
 import optax
-from jaxunlearn.core.views import through
-from jaxunlearn.language.lora import lora
-from jaxunlearn.language.preference import npo
-from jaxunlearn.language.rows import encode_pairs
 from rich.table import Table
 
 import jaxunlearn as ju
 from experiments import common, flags
 from experiments.flags import described
 from jaxunlearn import language
+from jaxunlearn.core.views import through
+from jaxunlearn.language.lora import lora
+from jaxunlearn.language.preference import npo
+from jaxunlearn.language.rows import encode_pairs
 from jaxunlearn.metrics import text as scores
 
 CAPITALS = {

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxunlearn.language.rows import CHATML, PLAIN, encode_pairs, train_bpe
 
 from experiments import files
 from experiments.data import data_folder
 from experiments.datasets.splits import SELECT
+from jaxunlearn.language.rows import CHATML, PLAIN, encode_pairs, train_bpe
 from jaxunlearn.language.types import Text
 
 FORMS = {

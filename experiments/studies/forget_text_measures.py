@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxunlearn.language.generation import generate
 
 from experiments import bench
 from experiments.bench import Case, Measure, Rule, table
@@ -18,6 +17,7 @@ from jaxunlearn.attacks.anamnesis import relearning
 from jaxunlearn.attacks.quantization import quantize, quantize_nf4
 from jaxunlearn.core import keys
 from jaxunlearn.core.reduction import all_finite
+from jaxunlearn.language.generation import generate
 from jaxunlearn.language.types import Text
 from jaxunlearn.metrics import text as scores
 from jaxunlearn.report.verdict import DAMAGE, TELLTALE, TRACE
