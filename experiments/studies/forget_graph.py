@@ -278,6 +278,19 @@ METHODS = {
   "d2dgn": _by_adam(graph.d2dgn, _DISTIL),
   "d2dgn_feature": _by_adam(graph.d2dgn, _DISTIL),
 }
+_ACCESS = {
+  "unlink": "what is to be deleted, to leave it out",
+  "gradient_ascent": "rows to be deleted",
+  "descent_to_delete": "rows that stay",
+  "partition": "rows that stay",
+  "gnndelete": "all rows",
+  "d2dgn": "all rows",
+  "d2dgn_feature": "all rows",
+}
+METHODS = {
+  name: method._replace(access=_ACCESS[name])
+  for name, method in METHODS.items()
+}
 GROUPS = {"usual": tuple(METHODS)[:-1]}
 
 

@@ -420,6 +420,19 @@ METHODS = {
   ),
   MMRECUN: _edited(_mmrecun, **_RATE, strength=Between(0.1, 10)),
 }
+_ACCESS = {
+  view.POPULARITY: "interactions that stay",
+  "unlink": "the graph that stays",
+  "finetune": "interactions that stay",
+  "gradient_ascent": "forgotten interactions",
+  "amnesiac": "all interactions",
+  "shards": "interactions that stay, models of the groups",
+  MMRECUN: "all interactions",
+}
+METHODS = {
+  name: method._replace(access=_ACCESS[name])
+  for name, method in METHODS.items()
+}
 
 
 def settings_of(options: Options) -> dict[str, bench.Setting]:

@@ -269,6 +269,17 @@ METHODS = {
     note="each request and seed has a blindspot model of its own.",
   ),
 }
+_ACCESS = {
+  "finetune": "retain rows",
+  "finetune_long": "retain rows",
+  "gradient_ascent": "forget rows",
+  "gaussian_amnesiac": "retain and forget rows, of whose targets mean and spread",
+  "blindspot": "retain rows, forget rows without their targets",
+}
+METHODS = {
+  name: method._replace(access=_ACCESS[name])
+  for name, method in METHODS.items()
+}
 
 
 def measures(plan: bench.Plan) -> list[Measure]:

@@ -279,7 +279,7 @@ def _method(estimate: Callable[..., Any], note: str = "") -> Method:
 
     return method
 
-  return Method(build, note=note)
+  return Method(build, note=note, access="all rows")
 
 
 _SHAPLEY = {f"tmc_shapley_{n}": n for n in PERMUTATIONS["paper"]}
