@@ -9,7 +9,7 @@ Methods: SISA (arXiv:1912.03817) trains what a deletion touches again, S3T
 
 fits both on scikit-learn's digits, serves 50 deletions in a row with five seeds
 and writes results.json, table.md, plots/, params/ and report.html. It takes about
-three minutes on one CPU core. --data and --model take your own, and
+two minutes on one CPU core. --data and --model take your own, and
 
     python -m experiments.forget --exact --request index:rows.txt
 

@@ -199,8 +199,9 @@ def project_capped_simplex(a: jax.Array, total: Any) -> jax.Array:
 
   Example:
     >>> import jax.numpy as jnp
-    >>> project_capped_simplex(jnp.array([3.0, 0.5, 0.1]), 1.4).tolist()
-    [1.0, 0.4000000059604645, 0.0]
+    >>> found = project_capped_simplex(jnp.array([3.0, 0.5, -1.0]), 1.25)
+    >>> [round(float(w), 3) for w in found]
+    [1.0, 0.25, 0.0]
   """
   total = jnp.asarray(total, a.dtype)
   clipped = lambda shift: jnp.clip(a - shift, 0, 1)

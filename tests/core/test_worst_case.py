@@ -122,6 +122,17 @@ def test_one_program_serves_every_size_and_side():
   assert np.isfinite(same.score).all()
 
 
+def test_lanes_are_the_calls_alone():
+  run = program(requests.Search(2, inner_steps=3, batch_size=16))
+  keys = jax.random.split(jax.random.key(2), 3)
+  counts, sides = jnp.array([4, 9, 30]), jnp.array([True, False, True])
+  many = jax.jit(jax.vmap(run))(counts, keys, sides)
+  for lane in range(3):
+    alone = run(counts[lane], keys[lane], sides[lane])
+    np.testing.assert_array_equal(many.mask[lane], alone.mask)
+    np.testing.assert_allclose(many.score[lane], alone.score, atol=1e-4)
+
+
 def test_the_lower_level_is_descent_by_signs():
   model, data, variables = problems.trained()
   search = requests.Search(

@@ -275,6 +275,23 @@ def test_disjoint_stages_see_their_slice_alone():
   )
 
 
+def test_shards_and_sequences_at_once_are_those_in_turn():
+  model, data, base = problems.trained()
+  for kind, made in (
+    ("sisa", exact.sisa(model, where(), FIT, strategy="vmap")),
+    (
+      "s3t",
+      exact.s3t(model, base, where(), ORDERS, FIT, rank=2, strategy="vmap"),
+    ),
+  ):
+    state = jax.jit(made.fit)(data, jax.random.key(0))
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+      state.params,
+      fitted(kind).params,
+    )
+
+
 def test_a_state_comes_back_from_its_checkpoint(tmp_path):
   for kind in ("sisa", "s3t"):
     state = fitted(kind)

@@ -1,9 +1,13 @@
 """Requests of the worst and the easiest rows, by the model on the seed's rows."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxunlearn as ju
 from experiments import forget, requests
+from experiments.beds import classifiers
 from experiments.data import load
 
 FAST = {"preset": "smoke", "methods": "finetune", "train_steps": 60}
@@ -52,3 +56,28 @@ def test_bad_requests(text, line):
 def test_without_a_model_there_is_no_worst():
   with pytest.raises(ValueError, match="a study that has a model"):
     requests.parse("worst:0.1", load("digits", preset="smoke"))
+
+
+@pytest.mark.slow
+def test_what_is_worst_is_known_without_having_been_seen():
+  """The retrained model errs on worst rows least, on easiest ones most."""
+  found = forget.prepare(
+    forget.Options(
+      request="worst:0.1;random:0.1;easiest:0.1", methods="finetune", seeds=3
+    )
+  )
+  recipe, masks = classifiers.recipe_of(found.options), found.requests.forget
+  for seed, split in enumerate(found.beds.sources):
+    key = jax.random.key(1000 + seed)
+    made, _ = jax.jit(
+      lambda masks, rows=split.train, key=key: ju.train_many(
+        found.model, rows, ~masks, jnp.stack([key] * 3), recipe.fit
+      )
+    )(jnp.asarray(masks[:, seed]))
+    outputs = jax.vmap(lambda v, x=split.train["x"]: found.model.predict(v, x))(
+      made
+    )
+    wrong = np.asarray(outputs.argmax(-1)) != split.train["label"]
+    worst, drawn, easiest = (wrong[i][masks[i, seed]].mean() for i in range(3))
+    assert worst <= drawn <= easiest
+    assert worst < 0.005 and easiest > 0.2
