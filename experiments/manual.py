@@ -70,6 +70,7 @@ SOURCES = {
   "neggrad_plus": "2302.09880",
   "newton_step": "1703.04730",
   "npo": "2404.05868",
+  "oracle_matching": "2410.23232",
   "pdu": "2506.05314",
   "random_label": "2310.12508",
   "rmu": "2403.03218",

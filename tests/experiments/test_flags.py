@@ -22,6 +22,7 @@ PROGRAMS = (
   "forget_recommendations",
   "forget_regression",
   "forget_table",
+  "match_oracles",
   "synthetic_tables",
   "value_data",
   "forget_exact",
