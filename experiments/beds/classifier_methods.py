@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import optax
 
 import jaxunlearn as ju
@@ -29,6 +30,7 @@ USUAL = (
 _NOISE_RATE = 0.1  # Of the noise that is learned, as published.
 _CODER_RATE = 1e-3  # Of the auto-encoders, as published.
 _STUDENT_STEPS = 10  # Per cycle, as published.
+_READS_EMBEDDINGS = ("laf", "concept_poison")
 _MOVES_INPUTS = (
   "boundary_shrink",
   "unsir",
@@ -310,7 +312,11 @@ METHODS: Mapping[str, Method] = {
 
 
 def _lacking(
-  plan: Plan, *, leaves_classes: bool, takes_floats: bool
+  plan: Plan,
+  *,
+  leaves_classes: bool,
+  takes_floats: bool,
+  has_embeddings: bool,
 ) -> dict[str, str]:
   """Why some methods cannot serve these requests, by name."""
   found = {}
@@ -327,7 +333,20 @@ def _lacking(
       found[name] = (
         "for inputs that are integers, since it moves inputs by their gradient"
       )
+    elif name in _READS_EMBEDDINGS and not has_embeddings:
+      found[name] = (
+        "for a model without an intermediate output named features, which it "
+        "reads"
+      )
   return found
+
+
+def _has_embeddings(model: ju.Model, row: Any) -> bool:
+  """Whether the model has `features` by that name; nothing is computed."""
+  if model.features is None:
+    return False
+  find = lambda key, x: model.features(model.init(key, x), x)  # type: ignore[misc]
+  return "features" in jax.eval_shape(find, jax.random.key(0), row)
 
 
 def settings_of(options: classifiers.Options) -> Mapping[str, Setting]:
@@ -353,6 +372,7 @@ def fit(plan: Plan) -> Plan:
     leaves_classes=classifiers.touched(plan, asked.forget)
     < dataset.num_classes,
     takes_floats=dataset.train["x"].dtype.kind == "f",
+    has_embeddings=_has_embeddings(plan.model, dataset.train["x"][:1]),
   )
   left_out = [name for name in plan.methods if name in lacks]
   if left_out and options.methods not in ("all", "usual"):

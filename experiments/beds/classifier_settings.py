@@ -35,9 +35,9 @@ _MLP: Mapping[str, Settings] = {
     "keep": 0.5,
   },
   "laf": {
-    "rate": 1e-4,
-    "align_rate": 2e-4,
-    "temperature": 20.0,
+    "rate": 2e-4,
+    "align_rate": 4e-4,
+    "temperature": 5.0,
     "batch_size": 32,
     "steps": 1000,
     "coder_steps": 300,
