@@ -32,6 +32,7 @@ from experiments.datasets import classes, corrupted
 from experiments.flags import described
 from experiments.requests import Ask
 from jaxunlearn import metrics, report
+from jaxunlearn.methods.ssd import importance
 
 CLEAN = "clean"  # Trained without any bad row, known or not.
 NAMES = ("finetune", "ssd", "scrub", "bad_teacher", "salun", "laf")
@@ -191,8 +192,17 @@ def _ssd(bed: Bed, setting: bench.Setting):
   aside = bed.extra.aside
 
   def method(variables: Any, data: Any, forget: Any, key: jax.Array):
+    # Of the kept rows alone, as in the source: of all rows it has a share of the
+    # known rows' own, and no weight stands out more than these are few.
+    rest = importance(bed.model, variables, data, ~forget)
+
     def one(alpha: jax.Array, ratio: jax.Array):
-      edit = ju.ssd(bed.model, alpha=alpha, dampening=alpha * ratio)
+      edit = ju.ssd(
+        bed.model,
+        alpha=alpha,
+        dampening=alpha * ratio,
+        importance_full=rest,
+      )
       made, _ = edit(variables, data, forget, key)
       own = ju.predict(bed.model, made, data["x"])
       kept = ju.predict(bed.model, made, aside["x"])
