@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -108,12 +108,10 @@ def _made(
     verdict,
     checks,
     seeds,
-    _hashes(evidence, name),
+    hashes(evidence, name),
     {
-      "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-      "date (UTC)": datetime.datetime.now(datetime.UTC).isoformat(
-        "T", "seconds"
-      ),
+      "command": command(plan),
+      "date (UTC)": date(),
       "device": common.device(),
       **{f"version of {k}": v for k, v in common.environment().items()},
     },
@@ -172,16 +170,50 @@ def write_alone(folder: Path, plan: Plan, evidence: Evidence) -> Certificate:
   return made
 
 
-def _hashes(evidence: Evidence, name: str) -> dict[str, str]:
+def provenance(evidence: Evidence) -> dict[str, str]:
+  """What the report says of its making, beside versions and machine."""
+  found = hashes(evidence, None)
+  return {
+    "command": command(evidence.plan),
+    "Date (UTC)": date(),
+    **{f"SHA-256, {name}": value for name, value in found.items()},
+  }
+
+
+def command(plan: Plan) -> str:
+  """The line that runs the study again: every flag that is not its default."""
+  words = ["python", "-m", f"experiments.{plan.study.name}"]
+  for field in dataclasses.fields(plan.options):
+    value, flag = (
+      getattr(plan.options, field.name),
+      field.name.replace("_", "-"),
+    )
+    if value == field.default or value is None:
+      continue
+    if isinstance(value, bool):
+      words.append(f"--{'' if value else 'no-'}{flag}")
+    else:
+      words += [f"--{flag}", str(value)]
+  return shlex.join(words)
+
+
+def date() -> str:
+  """Now, to the second."""
+  return datetime.datetime.now(datetime.UTC).isoformat("T", "seconds")
+
+
+def hashes(evidence: Evidence, name: str | None) -> dict[str, str]:
+  """SHA-256 of the rows asked for, the data, the original and a model."""
   plan = evidence.plan
   split: Any = plan.beds.sources[0]
   rows = np.flatnonzero(plan.forget[0])
   rows = getattr(split, "row_id", np.arange(plan.forget.shape[1]))[rows]
   found = {
     "numbers of the rows": hash_arrays(np.sort(rows).astype(np.int64)),
-    "model in params": hash_arrays(evidence.found[name].first),
     "original model": hash_arrays(evidence.found["original"].first),
   }
+  if name is not None:
+    found["model in params"] = hash_arrays(evidence.found[name].first)
   if hasattr(split, "train"):
     found["training rows"] = hash_arrays(jax.tree.map(np.asarray, split.train))
   return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,9 +24,6 @@ from jaxunlearn.core.types import Variables
 from jaxunlearn.report.files import plain
 from jaxunlearn.report.tables import split_columns
 
-if TYPE_CHECKING:
-  from matplotlib.figure import Figure
-
 
 class Report(NamedTuple):
   """What there is to say, whatever it looks like.
@@ -36,22 +33,24 @@ class Report(NamedTuple):
     title: the heading.
     lead: what was done and why.
     definitions: of every column.
-    verdicts: sentences of the tests.
-    findings: sentences of the numbers.
-    comparisons: further tables.
+    findings: sentences of the numbers, beside those of the tests.
+    comparisons: further tables, likewise.
     figures: (figure, caption) by name.
     notes: remarks.
+    trial: by which tests methods are judged; None for none.
+    provenance: how the report was made.
   """
 
   results: report.Results
   title: str
   lead: str
   definitions: Sequence[report.Metric]
-  verdicts: Sequence[str]
   findings: Sequence[str]
   comparisons: Sequence[report.Comparison]
-  figures: Mapping[str, tuple[Figure, str]]
+  figures: Mapping[str, tuple[report.Chart, str]]
   notes: Sequence[str]
+  trial: report.Trial | None = None
+  provenance: Mapping[str, str] | None = None
 
 
 def results(
@@ -74,11 +73,11 @@ def render(made: Report, folder: Path) -> None:
     lead=made.lead,
     notes=made.notes,
     comparisons=made.comparisons,
-    # They call near what is not shown to differ; see `compare`.
     general_findings=False,
     more_findings=made.findings,
-    verdicts=made.verdicts,
     definitions=made.definitions,
+    trial=made.trial,
+    provenance=made.provenance,
   )
 
 
@@ -87,7 +86,7 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
   plan = evidence.plan  # With the settings that were chosen.
   study, trial = plan.study, trial_of(evidence)
   config = {**configuration(plan), **evidence.extra}
-  figures: dict[str, tuple[Figure, str]] = {}
+  figures: dict[str, tuple[report.Chart, str]] = {}
   for panel in study.panels:
     figures |= panel(evidence)
   made = Report(
@@ -100,15 +99,12 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
     study.title(plan),
     study.lead(plan),
     table.definitions(plan),
-    report.verdict_sentences(trial),
-    [*report.nearest_findings(trial), *study.findings(evidence)],
-    [
-      *report.comparisons(trial),
-      *study.comparisons(evidence),
-      *tune.tables(evidence),
-    ],
+    study.findings(evidence),
+    [*study.comparisons(evidence), *tune.tables(evidence)],
     figures,
     _notes(plan),
+    trial,
+    certify.provenance(evidence),
   )
   render(made, folder)
   certify.write(folder, evidence, trial)
@@ -183,7 +179,7 @@ def bars(names: Sequence[str], caption: str, **labels: str) -> Panel:
     **labels: shorter ones for columns whose own are too long for a panel.
   """
 
-  def panel(evidence: Evidence) -> dict[str, tuple[Figure, str]]:
+  def panel(evidence: Evidence) -> dict[str, tuple[report.Chart, str]]:
     known = [
       metric._replace(label=labels.get(metric.name, metric.label))
       for metric in table.definitions(evidence.plan)

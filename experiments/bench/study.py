@@ -52,7 +52,6 @@ from jaxunlearn.report.results import RETRAINED_AGAIN as AGAIN  # noqa: F401
 
 if TYPE_CHECKING:
   import jax
-  from matplotlib.figure import Figure
 
 PyTree = Any
 Setting = Mapping[str, Any]
@@ -222,7 +221,7 @@ class Measure(NamedTuple):
   costly: bool = False
 
 
-Panel = Callable[["Evidence"], Mapping[str, tuple["Figure", str]]]
+Panel = Callable[["Evidence"], Mapping[str, tuple[report.Chart, str]]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

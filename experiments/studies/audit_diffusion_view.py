@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,19 +12,7 @@ from experiments.beds.diffusion import DOMAINS, GUIDANCE
 from experiments.bench import ORIGINAL, Evidence, Plan
 from experiments.studies.audit_diffusion_measures import METRICS, PSI_MAX, PSIS
 from jaxunlearn import report
-from jaxunlearn.report.canvas import (
-  BLUE,
-  GREY,
-  INK,
-  ORANGE,
-  blues,
-  clean,
-  new_figure,
-  style_axes,
-)
-
-if TYPE_CHECKING:
-  from matplotlib.figure import Figure
+from jaxunlearn.report import charts, draw
 
 SHOWN = (
   *("ua", "ira", "cra", "worst", "excess", "crs_forget", "ccs_forget"),
@@ -240,7 +228,7 @@ def _percent(share: float) -> str:
   return f"{100 * share:.0f} %"
 
 
-def figures(evidence: Evidence) -> dict[str, tuple[Figure, str]]:
+def figures(evidence: Evidence) -> dict[str, tuple[report.Chart, str]]:
   """All of them with their captions, in the report's order."""
   plan, rows = evidence.plan, evidence.rows
   concept, summary = plan.dataset.concept, report.summarise(rows)
@@ -295,110 +283,73 @@ def _lines(evidence: Evidence, name: str, scale: float = 1):
   }
 
 
-def _generations(evidence: Evidence) -> Figure:
+def _generations(evidence: Evidence) -> report.Chart:
   """Rows of models, columns of psi, a few images a cell; the first seed."""
   methods = list(evidence.found)
   columns = [i for i, psi in enumerate(PSIS) if psi <= PSI_MAX + 1e-6]
-  figure = new_figure(1.4 + 1.45 * len(columns), 0.35 + 0.55 * len(methods))
-  grid = figure.subplots(
-    len(methods), len(columns), squeeze=False, gridspec_kw={"wspace": 0.12}
-  )
-  for row, method in enumerate(methods):
-    shown = evidence.found[method].values["shown"][0]
-    for column, psi in enumerate(columns):
-      axes = grid[row, column]
-      images = np.clip((shown[psi][:_PER_CELL] + 1) / 2, 0, 1)
-      edge = np.ones((*images.shape[1:2], 1, 3))
-      strip = [part for image in images for part in (image, edge)][:-1]
-      if np.isfinite(images).all():
-        axes.imshow(np.concatenate(strip, axis=1), interpolation="nearest")
-      axes.set_xticks([])
-      axes.set_yticks([])
-      for spine in axes.spines.values():
-        spine.set_visible(False)
-      if row == 0:
-        title = f"psi = {PSIS[psi]:g}" if PSIS[psi] else "by itself"
-        axes.set_title(title, fontsize=9, color=INK)
-    grid[row, 0].set_ylabel(
-      clean(method), rotation=0, ha="right", va="center", fontsize=9, color=INK
-    )
-  return figure
+
+  def strip(images: Any) -> Any:
+    images = np.clip((images[:_PER_CELL] + 1) / 2, 0, 1)
+    edge = np.ones((*images.shape[1:2], 1, 3))
+    return np.concatenate([p for i in images for p in (i, edge)][:-1], axis=1)
+
+  titles = [f"psi = {PSIS[c]:g}" if PSIS[c] else "by itself" for c in columns]
+  images = [
+    [strip(evidence.found[m].values["shown"][0][c]) for c in columns]
+    for m in methods
+  ]
+  return report.Chart((draw.pictures(images, methods, titles),))
 
 
 def _excess(
   summary: report.Summary, rows: Sequence[Mapping[str, Any]]
-) -> Figure:
+) -> report.Chart:
   attacked = {row["method"] for row in rows if np.isfinite(row["excess"])}
   methods = [m for m in ("original", *summary.candidates) if m in attacked]
-  figure = new_figure(8, 1.0 + 0.32 * len(methods))
-  axes = figure.subplots()
-  for place, method in enumerate(methods):
+  dots, means = [], []
+  for method in methods:
     found = 100 * np.array([r["excess"] for r in rows if r["method"] == method])
-    colour = GREY if method == "original" else BLUE
     low, high = interval(found)
-    if np.isfinite(low):
-      axes.plot(
-        [low, high], [place, place], color=colour, linewidth=3, alpha=0.35
-      )
-    axes.plot(
-      found, np.full(len(found), place), "o", color=colour, markersize=4
+    words = (
+      f"{method}: {found.mean():+.1f} points, 95 % {low:+.1f} to {high:+.1f}"
     )
-    axes.plot(found.mean(), place, "|", color=colour, markersize=14)
-  axes.axvline(0, color=INK, linestyle="--", linewidth=1.2)
-  axes.set_yticks(range(len(methods)), [clean(m) for m in methods], fontsize=9)
-  axes.set_ylim(len(methods) - 0.4, -0.6)
-  left, right = axes.get_xlim()
-  axes.set_xlim(max(left, -100), min(right, 100))
-  axes.set_xlabel("excess over the retrained model (points)", fontsize=10)
-  style_axes(axes, grid="x")
-  axes.tick_params(axis="y", length=0)
-  return figure
+    means.append({
+      **{"method": method, "value": found.mean(), "low": low, "high": high},
+      "label": words,
+    })  # fmt: skip
+    dots += [
+      {"method": method, "value": v, "label": f"{method}: {v:+.1f} points"}
+      for v in found
+    ]
+  title = "excess over the retrained model (points)"
+  x = charts.number("value", title, scale={"zero": False})
+  y, colour = charts.names("method", methods), {"color": charts.BLUE}
+  ends = {"x": {**x, "field": "low"}, "x2": {"field": "high"}}
+  band = {"type": "rule", "strokeWidth": 3, "opacity": 0.35, **colour}
+  dot = {"type": "circle", "opacity": 1, **colour}
+  layers = [
+    charts.layer(band, means, y=y, **ends),
+    charts.layer(dot, dots, y=y, x=x),
+    charts.layer({"type": "tick", "thickness": 2, **colour}, means, y=y, x=x),
+    charts.level("x", 0, "the retrained model", title),
+  ]
+  return report.Chart(
+    (charts.panel("", *layers, width=400, height={"step": 20}),)
+  )
 
 
-def _labels(evidence: Evidence) -> Figure:
+def _labels(evidence: Evidence) -> report.Chart:
   """Methods down, objects and styles across."""
-  from matplotlib.patches import Rectangle
-
   names = evidence.plan.dataset.images.names
   words = [word for domain in DOMAINS for word in names[domain]]
   methods = list(evidence.found)
   share = 100 * np.array(
     [np.nanmean(evidence.found[m].values["rates"], axis=0) for m in methods]
   )
-  figure = new_figure(2.2 + 0.45 * len(words), 1.2 + 0.3 * len(methods))
-  axes = figure.subplots()
-  image = axes.imshow(share, vmin=0, vmax=100, cmap=blues(), aspect="auto")
-  for (row, column), value in np.ndenumerate(share):
-    axes.text(
-      column,
-      row,
-      f"{value:.0f}",
-      ha="center",
-      va="center",
-      fontsize=8,
-      color="white" if value > 55 else INK,
-    )
   concept = evidence.plan.dataset.concept
   first = 0 if concept.domain == "object" else len(names["object"])
-  axes.add_patch(
-    Rectangle(
-      (first + concept.index - 0.5, -0.5),
-      1,
-      len(methods),
-      fill=False,
-      edgecolor=ORANGE,
-      linewidth=1.8,
-      clip_on=False,
-    )
+  framed = np.zeros(share.shape, bool)
+  framed[:, first + concept.index] = True
+  return report.Chart(
+    (draw.heat(share, methods, words, "recognised (%)", framed=framed),)
   )
-  axes.set_xticks(
-    range(len(words)), [clean(w, 14) for w in words], rotation=60, ha="right"
-  )
-  axes.set_yticks(range(len(methods)), [clean(m) for m in methods])
-  axes.tick_params(length=0, labelsize=9)
-  for spine in axes.spines.values():
-    spine.set_visible(False)
-  bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.01)
-  bar.set_label("recognised (%)", fontsize=9, color=INK)
-  bar.outline.set_visible(False)  # type: ignore[operator]
-  return figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,11 +13,7 @@ from experiments.studies.continual_streams import NOTICED
 from jaxunlearn import continual as co
 from jaxunlearn import report
 from jaxunlearn.continual.metrics import FORGOTTEN, RETAINED, UNSEEN
-from jaxunlearn.report.canvas import INK, ORANGE, blues, clean, new_figure
-
-if TYPE_CHECKING:
-  from matplotlib.axes import Axes
-  from matplotlib.figure import Figure
+from jaxunlearn.report import draw
 
 CLU_ROWS = ("clu", "clu_teacher", "clu_exclude_label", "clu_published")
 # A forgotten task may be this much better known than to the retrained model.
@@ -63,7 +59,7 @@ def _masked_mean(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
   return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def panels(evidence: Evidence) -> dict[str, tuple[Figure, str]]:
+def panels(evidence: Evidence) -> dict[str, tuple[report.Chart, str]]:
   plan = evidence.plan
   figures = {
     "accuracy": (
@@ -100,7 +96,7 @@ def _shown_lanes(plan: Plan, stream: int) -> slice:
   return slice(stream * count, stream * count + shown)
 
 
-def _curves(evidence: Evidence, stream: int) -> Figure:
+def _curves(evidence: Evidence, stream: int) -> report.Chart:
   lanes = _shown_lanes(evidence.plan, stream)
   count = len(texts(evidence.plan, stream))
   found = {name: curves(evidence, name) for name in evidence.found}
@@ -121,56 +117,21 @@ def _curves(evidence: Evidence, stream: int) -> Figure:
   )
 
 
-def _heat_maps(evidence: Evidence, stream: int) -> Figure:
+def _heat_maps(evidence: Evidence, stream: int) -> report.Chart:
   """A panel a row of the results, the retrained model first."""
   plan, shown = evidence.plan, texts(evidence.plan, stream)
   lanes, count = _shown_lanes(plan, stream), len(shown)
   status = plan.requests.marks.status[stream, 0, :count].T
-  names = [RETRAINED, *(n for n in evidence.found if n != RETRAINED)]
-  columns = min(4 if count <= 10 else 3, len(names))
-  lines = math.ceil(len(names) / columns)
-  width, height = 0.36 * count + 0.5, 0.3 * plan.dataset.num_tasks + 0.75
-  figure = new_figure(columns * width + 1.2, lines * height + 0.3)
-  grid = figure.subplots(lines, columns, squeeze=False).ravel()
-  for axes, name in zip(grid, names):
+  panels = []
+  for name in (RETRAINED, *(n for n in evidence.found if n != RETRAINED)):
     found = evidence.found[name].values["accuracy"][lanes, :count]
-    image = _heat_map(axes, 100 * found.mean(axis=0).T, status, shown)
-    axes.set_title(clean(name), fontsize=10, color=INK, loc="left")
-  for axes in grid[len(names) :]:
-    axes.set_axis_off()
-  figure.supylabel("task", fontsize=10, color=INK)
-  bar = figure.colorbar(image, ax=list(grid), shrink=0.6, pad=0.01, aspect=30)
-  bar.set_label("test accuracy (%)", fontsize=9, color=INK)
-  bar.ax.tick_params(labelsize=8)
-  bar.outline.set_visible(False)  # type: ignore[operator]
-  return figure
-
-
-def _heat_map(
-  axes: Axes, share: np.ndarray, status: np.ndarray, events: list[str]
-) -> Any:
-  from matplotlib.patches import Rectangle
-
-  shown = np.where(status == UNSEEN, np.nan, share)
-  image = axes.imshow(shown, vmin=0, vmax=100, cmap=blues(), aspect="auto")
-  for (task, event), value in np.ndenumerate(shown):
-    if math.isfinite(value):
-      color = "white" if value > 55 else INK
-      style = {"ha": "center", "va": "center", "fontsize": 7, "color": color}
-      axes.text(event, task, f"{value:.0f}", **style)
-    if status[task, event] == FORGOTTEN:
-      corner, style = (event - 0.46, task - 0.46), {"edgecolor": ORANGE}
-      axes.add_patch(
-        Rectangle(corner, 0.92, 0.92, fill=False, linewidth=1.4, **style)
-      )
-  turn = 90 if max(map(len, events)) > 3 else 0
-  axes.set_xticks(range(len(events)), events, fontsize=8, rotation=turn)
-  numbers = [str(task) for task in range(len(share))]
-  axes.set_yticks(range(len(share)), numbers, fontsize=8)
-  axes.tick_params(length=0)
-  for spine in axes.spines.values():
-    spine.set_visible(False)
-  return image
+    share = np.where(status == UNSEEN, np.nan, 100 * found.mean(axis=0).T)
+    tasks = [str(task) for task in range(len(share))]
+    framed = status == FORGOTTEN
+    panels.append(
+      draw.heat(share, tasks, shown, name, framed=framed, axes=("task", ""))
+    )
+  return report.Chart(tuple(panels), 4 if count <= 10 else 3)
 
 
 def findings(evidence: Evidence) -> list[str]:

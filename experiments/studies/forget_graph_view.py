@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.bench import ORIGINAL, RETRAINED, Evidence, Plan
 from experiments.datasets.graphs import around
-from jaxunlearn.report.canvas import (
-  GREY,
-  INK,
-  ORANGE,
-  PALETTE,
-  blues,
-  clean,
-  new_figure,
-)
-
-if TYPE_CHECKING:
-  from matplotlib.axes import Axes
-  from matplotlib.figure import Figure
+from jaxunlearn import report
+from jaxunlearn.report import charts
 
 _WANTED = 20  # Nodes of the picture, about.
 _PANELS = 4
@@ -66,42 +55,30 @@ def caption(plan: Plan) -> str:
   )
 
 
-def neighbourhood(evidence: Evidence) -> Figure:
+def neighbourhood(evidence: Evidence) -> report.Chart:
   """A panel per model: the original, the retrained one, and two methods."""
   plan = evidence.plan
   view = choose_view(plan)
   chosen = [m for m in _PREFERRED if m in plan.methods]
   chosen += [m for m in plan.methods if m not in chosen]
   names = [ORIGINAL, RETRAINED, *chosen][:_PANELS]
-  figure = new_figure(3.1 * len(names), 3.7)
-  panels = figure.subplots(1, len(names), squeeze=False)[0]
   shown = {name: evidence.found[name].values["shown"][0] for name in names}
-  draw = _draw_links if plan.options.task == "links" else _draw_nodes
-  for axes, name in zip(panels, names):
-    title = draw(axes, view, shown[name], name == ORIGINAL)
-    axes.set_title(clean(f"{name}{title}", 40), fontsize=11, color=INK)
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.margins(0.08)
-    axes.set_axis_off()
   if plan.options.task == "links":
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    bar = figure.colorbar(
-      ScalarMappable(Normalize(0, 1), blues()),
-      ax=list(panels),
-      orientation="horizontal",
-      shrink=0.4,
-      pad=0.02,
-      aspect=40,
+    return report.Chart(
+      tuple(_links(name, view, own) for name, own in shown.items()), _PANELS
     )
-    bar.set_label("probability of the edge", fontsize=9, color=INK)
-    bar.ax.tick_params(labelsize=9)
-  else:
-    given = np.unique([classes[view.nodes] for classes in shown.values()])
-    class_names = plan.beds.sources[0].data.class_names
-    _class_legend(figure, {int(c): class_names[c] for c in given})
-  return figure
+  given = np.unique([classes[view.nodes] for classes in shown.values()])
+  class_names = charts.distinct(plan.beds.sources[0].data.class_names)
+  # Without orange, which is near amber.
+  own = [c for c in charts.PALETTE if c != charts.ORANGE]
+  colours = {int(c): own[int(c) % len(own)] for c in given}
+  styles = {class_names[c]: (colour, [1, 0]) for c, colour in colours.items()}
+  panels = [
+    _nodes(name, view, classes, colours, class_names)
+    for name, classes in shown.items()
+  ]
+  legend = charts.legend(styles, "class that the model gives")
+  return report.Chart((*panels, legend), _PANELS)
 
 
 def choose_view(plan: Plan) -> View:
@@ -160,80 +137,95 @@ def place_nodes(count: int, edges: np.ndarray) -> np.ndarray:
   return x
 
 
-def _lines(
-  axes: Axes, view: View, is_original: bool, dashes: Any, **style: Any
-):
+def _edges(view: View, name: str, values: np.ndarray) -> list[dict[str, Any]]:
   """The edges; those that are gone are broken, but in the original model."""
-  from matplotlib.collections import LineCollection
-
-  segments, colours = view.place[view.edges], style.pop("colors")
-  for part, line in (
-    (~view.gone, "-"),
-    (view.gone, "-" if is_original else (0, dashes)),
-  ):
-    some = list(segments[part])
-    axes.add_collection(
-      LineCollection(some, colors=colours[part], linestyles=[line], **style)
-    )
-
-
-def _draw_links(axes: Axes, view: View, shown: Any, is_original: bool) -> str:
-  from matplotlib.collections import LineCollection
-
-  p = shown[view.edge_rows]
-  deleted = list(view.place[view.edges[view.gone]])
-  axes.add_collection(
-    LineCollection(deleted, colors=ORANGE, lw=7, alpha=0.35, zorder=1)
-  )
-  colours = blues()(p)
-  _lines(axes, view, is_original, (2, 1), colors=colours, lw=2.2, zorder=2)
-  axes.scatter(*view.place.T, s=16, color=INK, zorder=3)
-  ends = view.place[view.edges[np.searchsorted(view.edge_rows, view.centre)]]
-  axes.scatter(*ends.T, s=50, color=ORANGE, edgecolor=INK, zorder=4)
-  return f", {float(shown[view.centre]):.2f}"
-
-
-def _draw_nodes(axes: Axes, view: View, shown: Any, is_original: bool) -> str:
-  grey = np.full(len(view.edges), GREY)
-  _lines(axes, view, is_original, (1, 2), colors=grey, lw=1, zorder=1)
-  given, ring = shown[view.nodes], view.gone_nodes
-  for some, size, edge, width in (
-    (~ring, 55, "white", 0.5),
-    (ring, 90, INK, 2.2),
-  ):
-    axes.scatter(
-      *view.place[some].T,
-      s=size,
-      c=[_colour(int(c)) for c in given[some]],
-      edgecolors=edge,
-      linewidths=width,
-      zorder=3,
-    )
-  return ""
-
-
-def _colour(label: int) -> Any:
-  """That of a class; the palette's without orange, which is near amber."""
-  from matplotlib import colormaps
-
-  own = [c for c in PALETTE if c != ORANGE]
-  return own[label] if label < len(own) else colormaps["tab20"](label % 20)
-
-
-def _class_legend(figure: Figure, names: dict[int, str]) -> None:
-  from matplotlib.lines import Line2D
-
-  mark: dict[str, Any] = {"ls": "", "marker": "o"}
-  handles = [
-    Line2D([], [], color=_colour(c), label=clean(name, 20), **mark)
-    for c, name in names.items()
+  return [
+    {
+      **{"x": a[0], "y": a[1], "x2": b[0], "y2": b[1]},
+      **{"gone": bool(gone), "broken": bool(gone and name != ORIGINAL)},
+      "p": value,
+    }
+    for (a, b), gone, value in zip(view.place[view.edges], view.gone, values)
   ]
-  figure.legend(
-    handles=handles,
-    loc="outside lower center",
-    ncols=min(len(handles), 7),
-    frameon=False,
-    fontsize=9,
-    title="class that the model gives",
-    title_fontsize=9,
+
+
+def _drawing(title: str, view: View, edges: Any, nodes: Any, **marks: Any):
+  """Edges in layers, nodes above, on a square."""
+  middle = (view.place.max(axis=0) + view.place.min(axis=0)) / 2
+  half = 1.1 * np.ptp(view.place, axis=0).max() / 2 + 1e-9
+  x, y = (
+    charts.number(axis, axis=None, scale={"domain": [c - half, c + half]})
+    for axis, c in zip("xy", middle)
+  )
+  ends = {"x": x, "y": y, "x2": {"field": "x2"}, "y2": {"field": "y2"}}
+  drawn = [charts.layer(mark, rows, **ends, **of) for mark, rows, of in edges]
+  drawn.append(
+    charts.layer({"type": "circle", "opacity": 1}, nodes, x=x, y=y, **marks)
+  )
+  return charts.panel(title, *drawn, width=220, height=220)
+
+
+_DASH = {
+  "condition": {"test": "datum.broken", "value": [4, 3]},
+  "value": [1, 0],
+}
+
+
+def _links(name: str, view: View, shown: Any) -> charts.Spec:
+  p = shown[view.edge_rows]
+  edges = _edges(view, name, p)
+  told = [{**row, "label": f"edge: {row['p']:.2f}"} for row in edges]
+  scale = {"domain": [0, 1], "range": charts.BLUES, "interpolate": "rgb"}
+  centre = view.edges[np.searchsorted(view.edge_rows, view.centre)]
+  nodes = [
+    {"x": at[0], "y": at[1], "size": 60 if i in centre else 18}
+    for i, at in enumerate(view.place)
+  ]
+  glow = {"type": "rule", "color": charts.ORANGE, "opacity": 0.35}
+  gone = [row for row in edges if row["gone"]]
+  return _drawing(
+    f"{name}, {float(shown[view.centre]):.2f}",
+    view,
+    [
+      ({**glow, "strokeWidth": 7}, gone, {}),
+      (
+        {"type": "rule", "strokeWidth": 2.2},
+        told,
+        {
+          "color": charts.number("p", scale=scale, legend=None),
+          "strokeDash": _DASH,
+        },
+      ),
+    ],
+    nodes,
+    size={"field": "size", "type": "quantitative", "scale": None},
+    color={"value": charts.INK},
+  )
+
+
+def _nodes(
+  name: str, view: View, shown: Any, colours: Any, class_names: Any
+) -> charts.Spec:
+  given = [int(c) for c in shown[view.nodes]]
+  nodes = [
+    {
+      **{"x": at[0], "y": at[1], "color": colours[c], "ring": bool(ring)},
+      "label": f"node: {class_names[c]}",
+    }
+    for at, c, ring in zip(view.place, given, view.gone_nodes)
+  ]
+  ring = lambda yes, no: {
+    "condition": {"test": "datum.ring", "value": yes},
+    "value": no,
+  }
+  grey = {"type": "rule", "color": charts.GREY, "strokeWidth": 1}
+  edges = _edges(view, name, np.zeros(len(view.edges)))
+  return _drawing(
+    name,
+    view,
+    [(grey, edges, {"strokeDash": _DASH})],
+    nodes,
+    **{"size": ring(90, 55), "stroke": ring(charts.INK, "#ffffff")},
+    strokeWidth=ring(2.2, 0.5),
+    color={"field": "color", "type": "nominal", "scale": None},
   )

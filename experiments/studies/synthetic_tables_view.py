@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 
 from experiments.bench import render
 from jaxunlearn import report
-from jaxunlearn.report.audit_plots import line_styles
-from jaxunlearn.report.canvas import BLUE, ORANGE, clean, new_figure, style_axes
-
-if TYPE_CHECKING:
-  from matplotlib.figure import Figure
+from jaxunlearn.report import charts, draw
 
 Plan = Any  # Of the study, which imports this module.
 
@@ -154,7 +149,6 @@ def write(folder: Path, plan: Plan, outcome: Outcome) -> report.Summary:
     "TabSynDex says how much these are like the real rows, in five scores and "
     "their mean; then each generator learnt without the rows to be forgotten.",
     COLUMNS,
-    (),
     _findings(plan, outcome),
     (),
     _figures(plan, outcome),
@@ -236,7 +230,9 @@ def _moved(outcome: Outcome, table: str, name: str) -> str:
   return f"{name} {forgot.mean():+.1f} % (kept rows {kept.mean():+.1f} %)"
 
 
-def _figures(plan: Plan, outcome: Outcome) -> dict[str, tuple[Figure, str]]:
+def _figures(
+  plan: Plan, outcome: Outcome
+) -> dict[str, tuple[report.Chart, str]]:
   names = (GENUINE, *plan.generators)
 
   def score(tail: str):
@@ -258,15 +254,14 @@ def _figures(plan: Plan, outcome: Outcome) -> dict[str, tuple[Figure, str]]:
 
   figures = {
     "components": (
-      _radar(plan, outcome),
+      _scores(plan, outcome),
       "The five scores of every generator, mean over seeds, defects mended "
-      "(above) and as published (below). The rim is 1.",
+      "(fixed) and as published; 1 is best.",
     ),
     "bands": (
       _dots(plan, names, {m: score(t) for m, t in MODES.items()}, "TabSynDex"),
       "TabSynDex with bands of 1.645 standard deviations over resamples of the "
-      "rows, mean over seeds; full marks with defects mended, open ones as "
-      "published.",
+      "rows, mean over seeds, with defects mended and as published.",
     ),
   }
   if outcome.curves:
@@ -283,86 +278,78 @@ def _figures(plan: Plan, outcome: Outcome) -> dict[str, tuple[Figure, str]]:
       "TabSynDex, defects mended, of rows drawn on the way through the training "
       "of the VAE and of the GAN. Bands go from the lowest to the highest seed.",
     )
-  distances = _dots(
-    plan,
-    plan.generators,
-    {"without the request": distance("without"), "all rows": distance("with")},
-    "distance to the nearest synthetic row",
-  )
-  for axes, table in zip(distances.axes, _tables(plan)):
-    at = distance("with")(table, GENUINE)[0]
-    axes.axvline(at, color="#222222", linestyle=":", linewidth=1)
+  series = {
+    "without the request": distance("without"),
+    "all rows": distance("with"),
+  }
   figures["distances"] = (
-    distances,
+    _dots(
+      plan,
+      plan.generators,
+      series,
+      "distance to the nearest synthetic row",
+      lambda table: distance("with")(table, GENUINE)[0],
+    ),
     "Mean distance of the forgotten rows to the nearest synthetic row, the "
-    "generator fitted to all rows (open) and without them (full); the dotted "
-    "line is the distance to as many genuine rows.",
+    "generator fitted to all rows and without them; the dashed line is the distance to as many genuine rows.",
   )
   return figures
 
 
-def _radar(plan: Plan, outcome: Outcome) -> Figure:
-  names, count = (GENUINE, *plan.generators), len(plan.tables)
-  figure = new_figure(4.2 * count, 8.6)
-  grid = figure.subplots(
-    2, count, squeeze=False, subplot_kw={"projection": "polar"}
+def _scores(plan: Plan, outcome: Outcome) -> report.Chart:
+  """Generators down, the five scores across; a panel a table and mode."""
+  names = (GENUINE, *plan.generators)
+  panels = tuple(
+    draw.heat(
+      [
+        [outcome.of(table, name, c + tail).mean() for c in COMPONENTS]
+        for name in names
+      ],
+      *(names, COMPONENTS, f"{table}, {mode}"),
+      **{"ends": (0, 1), "decimals": 2, "cell": (34, 20)},
+    )
+    for mode, tail in MODES.items()
+    for table in _tables(plan)
   )
-  angles = np.linspace(0, 2 * math.pi, len(COMPONENTS), endpoint=False)
-  labels = [c.replace("ability", "-\nability") for c in COMPONENTS]
-  styles = line_styles(names, markers=False)
-  for line, (mode, tail) in zip(grid, MODES.items()):
-    for axes, table in zip(line, _tables(plan)):
-      for name in names:
-        values = [outcome.of(table, name, c + tail).mean() for c in COMPONENTS]
-        closed = [*values, values[0]]
-        axes.plot([*angles, angles[0]], closed, label=name, **styles[name])
-      axes.set_theta_offset(math.pi / 2)
-      axes.set_xticks(angles, labels)
-      # Beside the rim, not across it.
-      sides = ["center", "right", "right", "left", "left"]
-      for tick, side in zip(axes.get_xticklabels(), sides):
-        tick.set(horizontalalignment=side, fontsize=8)
-      axes.tick_params(axis="x", pad=2)
-      axes.set_ylim(0, 1)
-      axes.set_yticks([0.25, 0.5, 0.75, 1], ["", "0.5", "", "1"], fontsize=7)
-      axes.set_title(f"{clean(table)}, {mode}", fontsize=10, pad=16)
-  _legend(figure, grid[0, 0], min(6, len(names)) if count > 1 else 3)
-  return figure
+  return report.Chart(panels, len(plan.tables))
 
 
-def _dots(plan: Plan, names: Sequence[str], series: Any, label: str) -> Figure:
+def _dots(
+  plan: Plan,
+  names: Sequence[str],
+  series: Any,
+  label: str,
+  aim: Any = None,
+) -> report.Chart:
   """A panel a table: a line a name, a mark with its band a series."""
-  figure = new_figure(4.2 * len(plan.tables) + 0.8, 0.42 * len(names) + 1.5)
-  grid = figure.subplots(1, len(plan.tables), squeeze=False, sharey=True)[0]
-  for axes, table in zip(grid, _tables(plan)):
-    for i, (title, value) in enumerate(series.items()):
-      middle, low, high = np.array([value(table, n) for n in names]).T
-      colour = ORANGE if i else BLUE
-      axes.errorbar(
-        middle,
-        np.arange(len(names)) + (0.15 if i else -0.15),
-        xerr=np.maximum([middle - low, high - middle], 0),
-        fmt="o",
-        color=colour,
-        markerfacecolor="white" if i else colour,
-        markersize=5,
-        linewidth=1.4,
-        label=title,
-      )
-    axes.set_yticks(np.arange(len(names)), [clean(n) for n in names])
-    axes.set_title(clean(table), fontsize=10, loc="left")
-    style_axes(axes, grid="x")
-    axes.set_xlabel(label, fontsize=9)
-  grid[0].invert_yaxis()
-  _legend(figure, grid[0], 2)
-  return figure
-
-
-def _legend(figure: Figure, axes: Any, columns: int) -> None:
-  figure.legend(
-    *axes.get_legend_handles_labels(),
-    loc="outside lower center",
-    ncols=columns,
-    frameon=False,
-    fontsize=9,
-  )
+  styles = {
+    title: (charts.ORANGE if i else charts.BLUE, [1, 0])
+    for i, title in enumerate(series)
+  }
+  panels = []
+  for table in _tables(plan):
+    rows = []
+    for title, value in series.items():
+      for name in names:
+        middle, low, high = value(table, name)
+        words = f"{name}: {label} {middle:.3f}, {title}"
+        rows.append({
+          **{"name": name, "method": title, "label": words},
+          **{"value": middle, "low": low, "high": high},
+        })  # fmt: skip
+    place = {
+      "y": charts.names("name", names),
+      "yOffset": charts.names("method", list(series)),
+      "color": charts.coloured(styles)["color"],
+    }
+    x = charts.number("value", label, scale={"zero": False})
+    ends = {"x": {**x, "field": "low"}, "x2": {"field": "high"}}
+    layers = [
+      charts.layer("rule", rows, **place, **ends),
+      charts.layer({"type": "point", "filled": True}, rows, **place, x=x),
+    ]
+    if aim is not None:
+      at = aim(table)
+      layers.append(charts.level("x", at, f"{GENUINE}: {at:.3f}", label))
+    panels.append(charts.panel(table, *layers, width=200, height={"step": 13}))
+  return report.Chart((*panels, charts.legend(styles)), len(plan.tables) + 1)

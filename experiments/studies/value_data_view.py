@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from experiments.bench import Evidence, Plan, table
 from jaxunlearn import report
-from jaxunlearn.report.canvas import clean, new_figure
-
-if TYPE_CHECKING:
-  from matplotlib.figure import Figure
+from jaxunlearn.report import draw
 
 # Shares of the rows that are removed, and that are trained on alone.
 CURVES = {
@@ -146,7 +142,7 @@ def findings(evidence: Evidence) -> list[str]:
   return told
 
 
-def curves(evidence: Evidence) -> dict[str, tuple[Figure, str]]:
+def curves(evidence: Evidence) -> dict[str, tuple[report.Chart, str]]:
   """Test accuracy over the rows removed, over those trained on, and F1."""
   found, (budgets, ecovals) = evidence.found, _budgets(evidence.plan)
   percent = lambda method, name: 100 * found[method].values[name]
@@ -212,7 +208,7 @@ def _shown(evidence: Evidence) -> tuple[str, np.ndarray, list[str]]:
   return name, evidence.found[name].values["values"][0], labels
 
 
-def examples(evidence: Evidence) -> dict[str, tuple[Figure, str]]:
+def examples(evidence: Evidence) -> dict[str, tuple[report.Chart, str]]:
   """The rows at both ends."""
   name, values, labels = _shown(evidence)
   order = np.argsort(values)
@@ -220,41 +216,42 @@ def examples(evidence: Evidence) -> dict[str, tuple[Figure, str]]:
   ends = order[:_EXAMPLES], order[::-1][:_EXAMPLES]
   own = evidence.plan.beds.sources[0]
   x = own.split.train["x"][own.valued]
-  figure = new_figure(0.95 * _EXAMPLES, 3.4)
+  titles = ("the least valuable", "the most valuable")
+  numbers = [str(i) for i in range(_EXAMPLES)]
   if x.ndim == 4:
-    for line, rows in zip(figure.subplots(2, _EXAMPLES, squeeze=False), ends):
-      for axes, row in zip(line, rows):
-        low, high = x[row].min(), x[row].max()
-        image = (x[row] - low) / (high - low if high > low else 1)
-        axes.imshow(
-          image[..., 0] if image.shape[-1] == 1 else image, cmap="gray_r"
-        )
-        colour = "#D55E00" if own.noisy[row] else "#222222"
-        axes.set_title(clean(labels[row]), fontsize=8, color=colour)
-      for axes in line:
-        axes.set_axis_off()
+    flat = x[np.concatenate(ends)]
+    axes = tuple(range(1, flat.ndim))
+    low, high = flat.min(axes, keepdims=True), flat.max(axes, keepdims=True)
+    images = (flat - low) / np.maximum(high - low, 1e-12)
+    images = 1 - images if images.shape[-1] == 1 else images
+    panels = [
+      draw.pictures(
+        [of[: len(rows)]],
+        *([""], numbers[: len(rows)], title, [[labels[row] for row in rows]]),
+      )
+      for of, rows, title in zip(np.split(images, [len(ends[0])]), ends, titles)
+    ]
   else:
-    numbers = np.round(x.reshape(len(x), -1), 2)
+    rounded = np.round(x.reshape(len(x), -1), 2)
     known = {
       k: v[own.valued] for k, v in own.split.columns.items() if k != "label"
     }
-    columns = known or {f"x{i}": column for i, column in enumerate(numbers.T)}
+    columns = known or {f"x{i}": column for i, column in enumerate(rounded.T)}
     heads = list(columns)[:_TABLE_COLUMNS]
-    told = [["value", *heads, "label"]] + [
-      [f"{values[r]:.3g}", *(str(columns[k][r]) for k in heads), labels[r]]
-      for rows in ends
-      for r in rows
+    panels = [
+      draw.words(
+        [
+          [f"{values[r]:.3g}", *(columns[k][r] for k in heads), labels[r]]
+          for r in rows
+        ],
+        ["value", *heads, "label"],
+        title,
+      )
+      for rows, title in zip(ends, titles)
     ]
-    told.insert(1 + len(ends[0]), [])
-    text = "\n".join(
-      "".join([*(f"{clean(c, 15):17}" for c in line[:-1]), *line[-1:]])
-      for line in told
-    )
-    style = {"family": "monospace", "fontsize": 7, "va": "top"}
-    figure.text(0.02, 0.98, text, **style)
   return {
     "examples": (
-      figure,
+      report.Chart(tuple(panels), 1),
       f"The least (first) and the most valuable rows by {name}, first seed, with "
       "the labels that were given; of a flipped one the true label behind it.",
     )

@@ -1,16 +1,12 @@
 """Results as files: JSON, tables, plots and an HTML report.
 
 The one room of the package that writes files. It knows results only, plain
-values and NumPy arrays, never models. Matplotlib (the `experiments` extra) is
-imported when the first figure is made.
+values and NumPy arrays, never models. Jinja2 and vl-convert (the `experiments`
+extra) are imported when a file is made.
 """
 
-from jaxunlearn.report.audit_plots import curve_panels as curve_panels
-from jaxunlearn.report.audit_plots import curves as curves
-from jaxunlearn.report.audit_plots import roc_curves as roc_curves
-from jaxunlearn.report.audit_plots import score_histograms as score_histograms
-from jaxunlearn.report.canvas import figure_png as figure_png
 from jaxunlearn.report.certificate import Certificate as Certificate
+from jaxunlearn.report.charts import Chart as Chart
 from jaxunlearn.report.comparisons import salun_table as salun_table
 from jaxunlearn.report.definitions import HIGHER as HIGHER
 from jaxunlearn.report.definitions import LOWER as LOWER
@@ -18,7 +14,8 @@ from jaxunlearn.report.definitions import METRICS as METRICS
 from jaxunlearn.report.definitions import NEAREST as NEAREST
 from jaxunlearn.report.definitions import Metric as Metric
 from jaxunlearn.report.definitions import describe as describe
-from jaxunlearn.report.densities import density_panels as density_panels
+from jaxunlearn.report.distributions import density_panels as density_panels
+from jaxunlearn.report.distributions import score_histograms as score_histograms
 from jaxunlearn.report.doubts import doubts as doubts
 from jaxunlearn.report.equivalence import Rule as Rule
 from jaxunlearn.report.equivalence import Trial as Trial
@@ -29,16 +26,21 @@ from jaxunlearn.report.equivalence import nearest_findings as nearest_findings
 from jaxunlearn.report.equivalence import verdict_sentences as verdict_sentences
 from jaxunlearn.report.equivalence import verdicts as verdicts
 from jaxunlearn.report.files import check_writable as check_writable
+from jaxunlearn.report.files import figure_png as figure_png
 from jaxunlearn.report.files import write_bytes as write_bytes
 from jaxunlearn.report.files import write_json as write_json
 from jaxunlearn.report.files import write_text as write_text
 from jaxunlearn.report.findings import drift_findings as drift_findings
 from jaxunlearn.report.findings import findings as findings
 from jaxunlearn.report.findings import retrained_gaps as retrained_gaps
-from jaxunlearn.report.plots import accuracy_bars as accuracy_bars
-from jaxunlearn.report.plots import confusion_pair as confusion_pair
-from jaxunlearn.report.plots import distance_plot as distance_plot
-from jaxunlearn.report.plots import loss_traces as loss_traces
+from jaxunlearn.report.line_charts import curve_panels as curve_panels
+from jaxunlearn.report.line_charts import curves as curves
+from jaxunlearn.report.line_charts import loss_traces as loss_traces
+from jaxunlearn.report.line_charts import roc_curves as roc_curves
+from jaxunlearn.report.pictures import accuracy_bars as accuracy_bars
+from jaxunlearn.report.pictures import confusion_pair as confusion_pair
+from jaxunlearn.report.pictures import distance_plot as distance_plot
+from jaxunlearn.report.pictures import trade_off as trade_off
 from jaxunlearn.report.results import Results as Results
 from jaxunlearn.report.results import Statistic as Statistic
 from jaxunlearn.report.results import Summary as Summary
@@ -50,8 +52,7 @@ from jaxunlearn.report.tables import Cell as Cell
 from jaxunlearn.report.tables import Comparison as Comparison
 from jaxunlearn.report.tables import Grid as Grid
 from jaxunlearn.report.tables import markdown_table as markdown_table
-from jaxunlearn.report.tables import rich_table as rich_table
-from jaxunlearn.report.trade_off import trade_off as trade_off
+from jaxunlearn.report.terminal import rich_table as rich_table
 from jaxunlearn.report.unseen import Answers as Answers
 from jaxunlearn.report.unseen import checks_by_unseen as checks_by_unseen
 from jaxunlearn.report.verdict import Check as Check

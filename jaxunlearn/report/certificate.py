@@ -7,20 +7,18 @@ and those that cannot, and a digest of it all that can be signed.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxunlearn.report import page
 from jaxunlearn.report.files import plain
 from jaxunlearn.report.limits import LIMITS
-from jaxunlearn.report.style import STYLE
 from jaxunlearn.report.verdict import ABSENT, BLIND, FOUND, Check, Verdict
 
 _CAN = {
@@ -154,79 +152,45 @@ def certificate_html(certificate: Certificate) -> str:
   """The page; one file, no scripts, everything escaped."""
   content = certificate.to_json()
   can, cannot = certificate.claims
-  facts = {
-    "Request": certificate.request,
-    "Rows": f"{certificate.rows}",
-    "Method": certificate.method,
-    "Data it had access to": certificate.access or "see the report",
-    "Settings": json.dumps(content["settings"], ensure_ascii=False),
-  }
-  hashes = {**certificate.hashes, "this certificate": content["digest"]}
-  policy_hash = base64.b64encode(
-    hashlib.sha256(STYLE.encode()).digest()
-  ).decode()
-  policy = (
-    f"default-src 'none'; style-src 'sha256-{policy_hash}'; base-uri 'none'; "
-    "form-action 'none'"
-  )
-  limits = "".join(
-    f"<li>{escape(head)}. {escape(text)}</li>\n" for head, text in LIMITS
-  )
-  return (
-    '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-    f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">\n'
-    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    f"<title>Deletion request: {escape(certificate.request)}</title>\n"
-    f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<header>\n"
-    '<p class="kind">Answer to a deletion request</p>\n'
-    f"<h1>{escape(can)}</h1>\n</header>\n"
-    f"{_pairs('What was asked, and how it was served', facts)}"
-    "<h2>What cannot be claimed</h2>\n<ul>\n"
-    + "".join(f"<li>{escape(sentence)}</li>\n" for sentence in cannot)
-    + f"{limits}</ul>\n<h2>Every test</h2>\n"
-    f"{_tests(certificate.checks, certificate.is_retrained)}"
-    f"{_pairs('Hashes (SHA-256), to be signed', hashes)}"
-    f"{_pairs('How it was made', certificate.provenance)}"
-    '<p class="hint">Signed: ______________________ Date: ____________</p>\n'
-    "</main>\n</body>\n</html>\n"
-  )
-
-
-def _pairs(title: str, pairs: Mapping[str, str]) -> str:
-  terms = "".join(
-    f"<div><dt>{escape(name)}</dt><dd>{escape(str(text))}</dd></div>\n"
-    for name, text in pairs.items()
-  )
-  return f'<h2>{escape(title)}</h2>\n<dl class="facts">\n{terms}</dl>\n'
-
-
-def _tests(checks: Sequence[Check], is_retrained: bool) -> str:
   words = {ABSENT: "no difference", FOUND: "difference"}
-  lines = "".join(
-    f'<tr><th scope="row">{escape(check.measure)}</th>'
-    f"<td>{_number(check.value)}</td><td>{_number(check.reference)}</td>"
-    f"<td>{_number(check.low)} to {_number(check.high)}</td>"
-    f"<td>{check.margin:g}</td>"
-    f"<td>{escape(check.finding or words.get(check.outcome, 'undecided'))}</td>"
-    "</tr>\n"
-    for check in checks
-  )
-  standard = "without the rows" if is_retrained else "what is known"
-  heads = ("model", standard, "95 % interval", "margin", "result")
-  head = "".join(f'<th scope="col">{name}</th>' for name in heads)
-  return (
-    '<div class="scroll" role="region" tabindex="0" aria-label="Tests">\n'
-    f'<table>\n<thead><tr><th scope="col">Test</th>{head}</tr></thead>\n'
-    f"<tbody>\n{lines}</tbody>\n</table>\n</div>\n"
-    '<p class="hint">The interval is that of the difference to '
-    + (
-      "models that were trained without the rows, over seeds."
-      if is_retrained
-      else "what is known, over rows."
-    )
-    + " A difference is shown where it lies "
-    "beyond the margin, excluded where it lies within, and undecided else."
-    "</p>\n"
+  retrained = certificate.is_retrained
+  return page.render(
+    "certificate.html.j2",
+    title=f"Deletion request: {certificate.request}",
+    can=can,
+    cannot=[*cannot, *(f"{head}. {text}" for head, text in LIMITS)],
+    facts=[
+      ("Request", certificate.request),
+      ("Rows", certificate.rows),
+      ("Method", certificate.method),
+      ("Data it had access to", certificate.access or "see the report"),
+      ("Settings", json.dumps(content["settings"], ensure_ascii=False)),
+    ],
+    heads=(
+      *("Test", "model", "without the rows" if retrained else "what is known"),
+      *("95 % interval", "margin", "result"),
+    ),
+    against=(
+      "models that were trained without the rows, over seeds"
+      if retrained
+      else "what is known, over rows"
+    ),
+    tests=[
+      (
+        check.measure,
+        _number(check.value),
+        _number(check.reference),
+        f"{_number(check.low)} to {_number(check.high)}",
+        f"{check.margin:g}",
+        check.finding or words.get(check.outcome, "undecided"),
+      )
+      for check in certificate.checks
+    ],
+    hashes=[
+      *certificate.hashes.items(),
+      ("this certificate", content["digest"]),
+    ],
+    provenance=list(certificate.provenance.items()),
   )
 
 

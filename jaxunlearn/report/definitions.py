@@ -7,7 +7,7 @@ An experiment with numbers of its own passes `METRICS + (Metric(...), ...)`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 NEAREST = "nearest"
@@ -286,36 +286,49 @@ def describe(name: str, definitions: Sequence[Metric] = METRICS) -> Metric:
   return Metric(name, label, "A number of this experiment, without a gloss.")
 
 
-def format_value(metric: Metric, value: float) -> str:
+def format_value(
+  metric: Metric, value: float, decimals: int | None = None
+) -> str:
   """A value with its scale and decimals and without its unit.
 
   Args:
     metric: how to show it.
     value: the number as it stands in the results.
+    decimals: digits after the point, see `column_decimals`; by default as many
+      as leave two significant ones, unless it is a percentage.
 
   Returns:
-    The text; an en dash where there is no finite value. A value too small for
-    the decimals is given two significant digits rather than shown as 0, unless
-    it is a percentage.
+    The text; an en dash where there is no finite value, and "<0.001" for what the
+    decimals of its column cannot show.
   """
-  return _fixed(value * metric.scale, _decimals(metric, value))
+  own = column_decimals(metric, [value])
+  if decimals is None or decimals >= own:
+    return _fixed(value * metric.scale, own if decimals is None else decimals)
+  if 0 < value * metric.scale < 0.5 * 10**-decimals:
+    return f"<{10**-decimals:.{decimals}f}"
+  return _fixed(value * metric.scale, decimals)
 
 
-def format_mean(metric: Metric, mean: float, std: float) -> str:
+def format_mean(
+  metric: Metric, mean: float, std: float, decimals: int | None = None
+) -> str:
   """`mean ± std`, both with the decimals of the mean; see `format_value`."""
-  text = format_value(metric, mean)
+  if decimals is None:
+    decimals = column_decimals(metric, [mean])
+  text = format_value(metric, mean, decimals)
   # One program serves all seeds, so its time is shared and has no spread.
   shared = metric.name.startswith("seconds_") and std == 0
   if shared or not (math.isfinite(mean) and math.isfinite(std)):
     return text
-  spread = _fixed(std * metric.scale, _decimals(metric, mean))
-  return f"{text} ± {spread}"
+  return f"{text} ± {_fixed(std * metric.scale, decimals)}"
 
 
-def _decimals(metric: Metric, value: float) -> int:
-  """Digits after the point that leave at least two significant ones."""
-  shown = abs(value * metric.scale)
-  if metric.scale != 1 or not math.isfinite(shown) or shown == 0:
+def column_decimals(metric: Metric, values: Iterable[float]) -> int:
+  """Digits after the point that leave the largest two significant ones."""
+  shown = max(
+    (abs(v * metric.scale) for v in values if math.isfinite(v)), default=0
+  )
+  if metric.scale != 1 or shown == 0:
     return metric.decimals  # Percentages are read as such, 0.0 included.
   if shown >= 10**-metric.decimals:
     return metric.decimals

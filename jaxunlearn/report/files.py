@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import io
 import json
 import math
 import os
@@ -52,6 +53,15 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
     raise
   _sync_folder(path.parent)
   return path
+
+
+def figure_png(figure: Any) -> bytes:
+  """A `Chart`, or a figure of Matplotlib, as PNG; equal ones, equal bytes."""
+  if not hasattr(figure, "savefig"):
+    return figure.png()
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format="png", metadata={"Software": None})
+  return buffer.getvalue()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:

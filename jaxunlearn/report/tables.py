@@ -1,23 +1,25 @@
-"""Tables of results: Markdown, and for the terminal, from one grid of cells."""
+"""Tables of results as grids of cells, and in Markdown."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from jaxunlearn.report.definitions import (
   DIRECTIONS,
+  HIGHER,
+  LOWER,
   METRICS,
   NEAREST,
   SYMBOLS,
   Metric,
+  column_decimals,
   describe,
   format_mean,
 )
 from jaxunlearn.report.results import (
-  ORIGINAL,
   REFERENCES,
   RETRAINED,
   Results,
@@ -25,17 +27,28 @@ from jaxunlearn.report.results import (
   Summary,
 )
 
-if TYPE_CHECKING:
-  from rich.table import Table
-
 MAX_COLUMNS = 7
+_BEST = {
+  NEAREST: "nearest to the retrained model's {}",
+  LOWER: "the lowest",
+  HIGHER: "the highest",
+}
 
 
 class Cell(NamedTuple):
-  """One number of a table: its text, and whether it is its column's best."""
+  """One number of a table.
+
+  Attributes:
+    text: as shown.
+    best: whether it is its column's best.
+    why: the reason behind a mark.
+    value: to sort by; the text by default.
+  """
 
   text: str
   best: bool = False
+  why: str = ""
+  value: float | str = ""
 
 
 class Grid(NamedTuple):
@@ -267,53 +280,6 @@ def legend(grid: Grid) -> str:
   return text
 
 
-def rich_table(
-  summary: Summary,
-  metrics: Sequence[str] | None = None,
-  *,
-  request: str | None = None,
-  definitions: Sequence[Metric] = METRICS,
-  title: str | None = None,
-) -> Table:
-  """The same table for the terminal.
-
-  Args:
-    summary: see `summarise`.
-    metrics: the columns; None takes those of the main table.
-    request: the request to show; None shows the mean over requests.
-    definitions: how to show each metric.
-    title: above the table.
-
-  Returns:
-    A `rich.table.Table`; names are never read as markup.
-
-  Raises:
-    ValueError: the summary does not have the request.
-  """
-  from rich.table import Table
-  from rich.text import Text
-
-  if metrics is None:
-    metrics = split_columns(summary, definitions)[0]
-  grid = make_grid(summary, metrics, request=request, definitions=definitions)
-  table = Table(title=None if title is None else Text(title))
-  table.add_column("method", no_wrap=True)
-  for metric in grid.metrics:
-    heading = f"{metric.heading} {SYMBOLS[metric.direction]}"
-    table.add_column(Text(heading), justify="right")
-  for i, (method, cells) in enumerate(grid.rows):
-    baseline = method in REFERENCES
-    following = grid.rows[i + 1 : i + 2]
-    table.add_row(
-      Text(method),
-      *(Text(c.text, style="bold" if c.best else "") for c in cells),
-      style="dim" if method == ORIGINAL else "",
-      end_section=baseline
-      and any(name not in REFERENCES for name, _ in following),
-    )
-  return table
-
-
 def escape_markdown(text: str) -> str:
   """Text that Markdown shows as it stands, on one line."""
   text = " ".join(text.split())
@@ -355,17 +321,24 @@ def _column(
     if not stats[m].get("is_finite", empty).mean < 1
   }
   best = _best_value(sound, metric) or ()
-  means = {m: format_mean(metric, s.mean, math.nan) for m, s in found.items()}
+  decimals = column_decimals(metric, (s.mean for s in found.values()))
+  show = lambda mean, std: format_mean(metric, mean, std, decimals)
+  means = {m: show(s.mean, math.nan) for m, s in found.items()}
   winners = {means[m] for m, s in sound.items() if s.mean in best}
   cells = {}
   for method, s in found.items():
-    text = format_mean(metric, s.mean, s.std)
+    text, why = show(s.mean, s.std), ""
     if method not in sound and s.total and not s.n:
-      text = "diverged"
+      text, why = "diverged", "Its models have no finite numbers."
     elif 0 < s.rows < s.total:
       text += f" [{s.rows} of {s.total}]"
+      why = f"Only {s.rows} of {s.total} runs have a value. "
     is_best = method in sound and means[method] in winners
-    cells[method] = Cell(text, is_best and method not in REFERENCES)
+    is_best = is_best and method not in REFERENCES
+    if is_best:
+      aim = means.get(RETRAINED, "")
+      why += f"Best of the methods: {_BEST[metric.direction].format(aim)}."
+    cells[method] = Cell(text, is_best, why, f"{s.mean * metric.scale:.6g}")
   return cells
 
 

@@ -6,12 +6,19 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from jaxunlearn.report import files
-from jaxunlearn.report.canvas import figure_png
 from jaxunlearn.report.definitions import METRICS, Metric
-from jaxunlearn.report.html import html_text
+from jaxunlearn.report.equivalence import (
+  Trial,
+  nearest_findings,
+  verdict_sentences,
+)
+from jaxunlearn.report.equivalence import (
+  comparisons as tested,
+)
+from jaxunlearn.report.page import html_text
 from jaxunlearn.report.results import (
   Results,
   check_results,
@@ -20,15 +27,12 @@ from jaxunlearn.report.results import (
 )
 from jaxunlearn.report.tables import Comparison, markdown_report
 
-if TYPE_CHECKING:
-  from matplotlib.figure import Figure
-
 
 def write_report(
   out: str | os.PathLike[str],
   results: Results,
   *,
-  figures: Mapping[str, tuple[Figure, str]] | None = None,
+  figures: Mapping[str, tuple[Any, str]] | None = None,
   title: str,
   lead: str,
   notes: Sequence[str] = (),
@@ -37,6 +41,8 @@ def write_report(
   more_findings: Sequence[str] = (),
   verdicts: Sequence[str] = (),
   definitions: Sequence[Metric] = METRICS,
+  trial: Trial | None = None,
+  provenance: Mapping[str, str] | None = None,
 ) -> Path:
   """Writes results.json, table.md, plots/NAME.png and report.html.
 
@@ -46,8 +52,9 @@ def write_report(
   Args:
     out: the folder; made where it is missing.
     results: see `Results`.
-    figures: name -> (figure, caption), in the order of the report. Names are
-      those of the files: letters, digits, "_", "-" and ".".
+    figures: name -> (figure, caption), in the order of the report; a figure is a
+      `Chart` or one of Matplotlib. Names are those of the files: letters, digits,
+      "_", "-" and ".".
     title: heading of the tables and of the report.
     lead: what was done and why, in plain words.
     notes: further remarks for the report.
@@ -57,6 +64,10 @@ def write_report(
     more_findings: sentences after those of `findings`.
     verdicts: sentences before them; see `judge`.
     definitions: how to show and explain each metric.
+    trial: by which tests methods are judged; the answer comes first then, the
+      sentences and tables of the tests are added, and `general_findings`, which
+      call near what is not shown to differ, are left out.
+    provenance: "command", date, hashes and the like, for the report.
 
   Returns:
     The path of report.html.
@@ -72,6 +83,11 @@ def write_report(
         "Expected figures to be named by letters, digits, '_', '-' and '.', "
         f"got {name!r}."
       )
+  if trial is not None:
+    general_findings = False
+    verdicts = [*verdict_sentences(trial), *verdicts]
+    more_findings = [*nearest_findings(trial), *more_findings]
+    comparisons = [*tested(trial), *comparisons]
   out = files.check_writable(out)
   results = check_results(results)
   files.write_json(out / "results.json", results_to_json(results))
@@ -83,13 +99,11 @@ def write_report(
     definitions=definitions,
   )
   files.write_text(out / "table.md", table)
-  images = {}
-  for name, (figure, caption) in figures.items():
-    images[name] = (figure_png(figure), caption)
-    files.write_bytes(out / "plots" / f"{name}.png", images[name][0])
+  for name, (figure, _) in figures.items():
+    files.write_bytes(out / "plots" / f"{name}.png", files.figure_png(figure))
   text = html_text(
     results,
-    images,
+    figures,
     title=title,
     lead=lead,
     notes=notes,
@@ -98,5 +112,7 @@ def write_report(
     more_findings=more_findings,
     verdicts=verdicts,
     definitions=definitions,
+    trial=trial,
+    provenance=provenance,
   )
   return files.write_text(out / "report.html", text)

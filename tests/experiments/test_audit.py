@@ -34,7 +34,7 @@ def test_the_audit_writes_its_files(results):
   plots = {path.stem for path in (folder / "plots").iterdir()}
   assert plots == {"roc_lira", "roc_u_lira", "scores", "relearning"}
   html = (folder / "report.html").read_text()
-  assert "<h3>Verdicts</h3>" in html
+  assert "May I say it is deleted?" in html
   assert "What the verdict does not prove" in html
   assert "U-LiRA" in (folder / "table.md").read_text()
 

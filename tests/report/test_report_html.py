@@ -12,8 +12,7 @@ from html.parser import HTMLParser
 import pytest
 
 from jaxunlearn import report
-from jaxunlearn.report import html as html_room
-from jaxunlearn.report import write as write_room
+from jaxunlearn.report import definitions, files, page
 
 VOID = {"meta", "img", "wbr", "br", "link"}
 SCRIPT = "<script>alert(1)</script>"
@@ -65,19 +64,50 @@ def make_results(method="unsir", request="class 3", config=None, requests=1):
 
 def make_text(results, images=None, **more):
   options = {"title": "Title", "lead": "Lead.", "notes": [], **more}
-  return html_room.html_text(results, images or {}, **options)
+  return page.html_text(results, images or {}, **options)
+
+
+class Painted:
+  """A figure as Matplotlib has them."""
+
+  def savefig(self, file, **_):
+    file.write(b"\x89PNG")
+
+
+def trial_of(results, *, margin=0.05, seeds=2):
+  """A trial by one rule, of results with a second retrained model."""
+  rows = list(results.rows)
+  rows += [
+    {**row, "method": "retrained_again"}
+    for row in rows
+    if row["method"] == "retrained"
+  ]
+  rule = report.Rule("forget_accuracy", margin)
+  return report.Trial(rows, [rule], definitions.METRICS)
+
+
+def judged_text(results, **more):
+  trial = trial_of(results)
+  return make_text(results._replace(rows=trial.rows), trial=trial, **more)
+
+
+def own_scripts(text):
+  """Scripts that run, by their text."""
+  return re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
 
 
 def test_the_report_is_balanced_html_with_every_section():
   document = Document(make_text(make_results(requests=2), notes=["A note."]))
   ids = {value for _, name, value in document.attributes if name == "id"}
-  assert ids == {"brief", "results", "glossary", "limits", "notes"}
+  assert ids == {
+    *("verdict", "results", "glossary", "limits", "notes", "provenance")
+  }
   text = "".join(document.text)
   assert "Nearest to retraining is unsir" in text
   assert "Low accuracy on the forgotten rows is no proof" in text
   assert "Request: class 3 1" in text
   assert "A note." in text
-  assert document.tags.count("details") == 4
+  assert document.tags.count("details") == 5
 
 
 def test_hostile_names_are_escaped_everywhere():
@@ -89,13 +119,14 @@ def test_hostile_names_are_escaped_everywhere():
     row[f'"{SCRIPT}'] = 1.0
   text = make_text(
     results,
-    {QUOTES: (b"png", SCRIPT)},
+    {QUOTES: (Painted(), SCRIPT)},
     title=SCRIPT,
     lead=QUOTES,
     notes=[SCRIPT, QUOTES],
   )
   document = Document(text)
-  assert "script" not in document.tags
+  assert own_scripts(text) == page.scripts(False)
+  assert document.tags.count("script") == 1
   assert document.tags.count("img") == 1
   names = {name for _, name, _ in document.attributes}
   assert not any(name.startswith("on") for name in names)
@@ -108,24 +139,30 @@ def test_hostile_names_are_escaped_everywhere():
 
 
 def test_the_report_refers_to_nothing_outside_itself():
-  text = make_text(make_results(), {"figure": (b"\x89PNG", "Caption.")})
+  text = make_text(make_results(), {"figure": (Painted(), "Caption.")})
   assert "http://" not in text
   assert "https://" not in text
   assert "url(" not in text
   document = Document(text)
-  assert not {"script", "link", "iframe", "object", "base"} & set(document.tags)
+  assert not {"link", "iframe", "object", "base"} & set(document.tags)
   sources = [v for _, name, v in document.attributes if name in ("src", "href")]
   expected = base64.b64encode(b"\x89PNG").decode()
   assert sources == [f"data:image/png;base64,{expected}"]
 
 
-def test_the_content_security_policy_allows_just_the_one_style_sheet():
-  text = make_text(make_results())
+def test_the_content_security_policy_names_style_and_scripts_by_hash():
+  chart = report.accuracy_bars(report.summarise(make_results().rows))
+  text = make_text(make_results(), {"a": (chart, "Caption.")})
   contents = [v for _, n, v in Document(text).attributes if n == "content"]
   policy = contents[0]
   style = re.search(r"<style>(.*?)</style>", text, re.DOTALL).group(1)
-  digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-  assert f"style-src 'sha256-{digest}'" in policy
+  digest = lambda t: base64.b64encode(hashlib.sha256(t.encode()).digest()).decode()  # fmt: skip
+  assert f"style-src 'sha256-{digest(style)}';" in policy
+  scripts = own_scripts(text)
+  assert len(scripts) == 2  # Vega, and what sorts and highlights.
+  names = " ".join(f"'sha256-{digest(script)}'" for script in scripts)
+  assert f"script-src {names};" in policy
+  assert " style=" not in text.replace(scripts[0], "")
   assert "default-src 'none'" in policy
   assert "unsafe" not in policy
   assert text.index("Content-Security-Policy") < text.index("<style>")
@@ -171,9 +208,11 @@ def test_write_report_writes_every_file(tmp_path):
   assert raw["rows"][-1]["retrained_gap"] is None
   assert report.read_results(out / "results.json").experiment == "classes"
   assert "| unsir" in (out / "table.md").read_text()
-  png = (out / "plots" / "accuracy.png").read_bytes()
-  assert base64.b64encode(png).decode() in path.read_text()
-  assert "https://" not in path.read_text()
+  text = path.read_text()
+  assert text.count("<svg") >= 2  # Pictures that need no script.
+  specs = re.findall(r'<script type="application/json">(.*?)</script>', text)
+  values = json.loads(specs[0])["layer"][0]["data"]["values"]
+  assert values[0]["value"] == pytest.approx(90.5)
 
 
 def test_the_general_findings_can_be_left_out(tmp_path):
@@ -224,7 +263,7 @@ def test_results_are_safe_even_if_a_figure_fails(tmp_path, monkeypatch):
   def fail(figure):
     raise RuntimeError("no figure")
 
-  monkeypatch.setattr(write_room, "figure_png", fail)
+  monkeypatch.setattr(files, "figure_png", fail)
   with pytest.raises(RuntimeError):
     report.write_report(
       tmp_path, make_results(), figures={"a": (None, "")}, title="T", lead=""
@@ -239,3 +278,61 @@ def test_broken_results_are_rejected_before_anything_is_written(tmp_path):
   with pytest.raises(ValueError, match=r"rows\[0\]\.seed to be an integer"):
     report.write_report(tmp_path, results, title="T", lead="")
   assert os.listdir(tmp_path) == []
+
+
+def test_the_answer_comes_first_and_the_table_is_ordered_by_the_gap():
+  text = judged_text(make_results(), provenance={"command": "python -m x <y>"})
+  document = "".join(Document(text).text)
+  order = ("May I say it is deleted?", "Main results", "How it was made")
+  places = [document.index(words) for words in order]
+  assert places == sorted(places)
+  assert '<p class="answer no">No: every method left traces' in text
+  assert "<pre>python -m x &lt;y&gt;</pre>" in text
+  rows = re.findall(r'<tr data-method="(\w+)"', text)[:4]
+  assert rows == [
+    "retrained",
+    "retrained_again",
+    "original",
+    "unsir",
+  ]  # No gap.
+  assert "the floor, retraining once more" in document
+  # Every mark has its reason: of the verdict, and in the notes below.
+  assert re.search(r'class="verdict traces" [^>]*title="class 3: Not', text)
+  assert "unsir, traces: class 3: Not forgotten" in document
+
+
+@pytest.mark.parametrize(
+  "values, kind",
+  [((0.9, 0.1, 0.1), "yes"), ((0.1, 0.1, 0.1), "open"), ((0.9, 0.1, 0.5), "no")],
+)  # fmt: skip
+def test_the_answer_is_yes_only_where_tests_see_the_original(values, kind):
+  results = make_results()
+  for row in results.rows:
+    at = ("original", "retrained", "unsir").index(row["method"])
+    row["forget_accuracy"] = values[at]
+  assert f'<p class="answer {kind}">' in judged_text(results)
+
+
+def test_rows_that_are_the_same_say_so_and_a_column_has_equal_decimals():
+  results = make_results()
+  rows = [{**row, "js_to_retrained": 0.5} for row in results.rows]
+  rows += [
+    {**row, "method": "twin", "seconds_run": 9.0}
+    for row in rows
+    if row["method"] == "unsir"
+  ]
+  for row in rows:
+    if row["method"] == "original":
+      row["js_to_retrained"] = 0.00001
+  text = "".join(Document(make_text(results._replace(rows=rows))).text)
+  assert "twin: the same as unsir in every number" in text
+  assert "0.5000 ± 0.0000" in text and "<0.0001 ± 0.0000" in text
+
+
+def test_without_scripts_every_number_and_picture_is_there():
+  results = make_results()
+  chart = report.accuracy_bars(report.summarise(results.rows))
+  text = make_text(results, {"a": (chart, "Caption.")})
+  bare = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+  assert "30.5 ± 0.7" in bare and "<title>unsir: Forget accuracy 30.5" in bare
+  assert re.search(r'<td data-value="30.5"', bare)
