@@ -11,7 +11,7 @@ sums, which Adam does not notice.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +27,6 @@ from jaxunlearn.core.training import fitting, train_many
 from jaxunlearn.core.transform import PhaseInfo, Transform
 from jaxunlearn.core.trees import last_layers
 from jaxunlearn.core.types import Draw, PyTree, Slot, Step, Variables
-
-if TYPE_CHECKING:
-  from jaxunlearn.models.vae import VAE
 
 CNN = Fit(optax.adam(5e-5), 1000, 32)  # Theirs for a small network, one class.
 CNN_ALIGN = optax.adam(1e-4)
@@ -73,7 +70,7 @@ def laf(
   align: optax.GradientTransformation = CNN_ALIGN,
   temperature: float | jax.Array = 20.0,
   embedding: str = "features",
-  autoencoder: VAE | None = None,
+  autoencoder: Any = None,
   autoencoder_fit: Fit = VAE_FIT,
   discrepancy: Callable[[jax.Array], jax.Array] = exp_ratio,
   repair: Fit | None = None,
