@@ -38,10 +38,10 @@ CLEAN = "clean"  # Trained without any bad row, known or not.
 NAMES = ("finetune", "ssd", "scrub", "bad_teacher", "salun", "laf")
 SHARES = ("0.1", "0.3", "0.5", "0.8", "1")
 POISONED, SWAPPED, PAIR = 0.1, 0.45, "3,8"
-# Of SSD: alpha, and lambda over alpha, as published up to where nothing changes.
+# Of SSD: alpha, and lambda over alpha; as published, and steps between.
 SSD_GRID = {
-  "alpha": (0.1, 1.0, 10.0, 50.0, 100.0, 500.0, 1e3, 1e4),
-  "ratio": (0.1, 0.5, 1.0, 5.0, 10.0),
+  "alpha": (0.1, 0.3, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0, 1e3),
+  "ratio": (0.1, 0.2, 0.5, 1.0, 5.0, 10.0),
 }
 SEEDS = {"smoke": 2, "quick": 5, "paper": 10}
 CORRECTED, KEPT = "corrected_accuracy", "clean_accuracy"
