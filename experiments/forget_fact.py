@@ -158,8 +158,7 @@ def run(options: Options) -> Told:
   loaded = load_weights(options.weights)
   if loaded is None:
     raise ValueError("Expected --weights smollm2 or a folder, got 'scratch'.")
-  config = dataclasses.replace(loaded.config, remat=True)
-  lm = language.language_model(config)
+  lm = language.language_model(loaded.config)
   variables = ju.Variables(jax.tree.map(jax.numpy.asarray, loaded.params))
   known = [
     ("forgotten", forget, FORMS),
@@ -229,6 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   options = flags.parse(Options, "python -m experiments.forget_fact", argv)
   with common.failing_on_bad_input():
     flags.check(options)
+    common.use_compilation_cache()
     told = run(options)
   show(told, options)
 

@@ -124,6 +124,23 @@ def load(
   return pairs._replace(owners=owners)
 
 
+def facts(data_dir: str | None) -> dict[str, Pairs]:
+  """TOFU's further sets, what a model knows besides: those of them that are there.
+
+  Their right answers stand for their own paraphrases.
+  """
+  folder = Path(data_folder(data_dir) or "")
+  names = {
+    "authors": "tofu_real_authors.jsonl",
+    "world": "tofu_world_facts.jsonl",
+  }
+  return {
+    name: read(folder / file)
+    for name, file in names.items()
+    if (folder / file).is_file()
+  }
+
+
 def _unquoted(line: str) -> str:
   try:
     found = json.loads(line)

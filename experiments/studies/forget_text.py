@@ -142,6 +142,7 @@ class Corpus(NamedTuple):
     pretrained: what training began from, or None.
     config: of the decoder.
     tokens: of the longest row.
+    facts: further questions by name, of what the weights knew before.
   """
 
   pairs: tofu.Pairs
@@ -149,6 +150,7 @@ class Corpus(NamedTuple):
   pretrained: Any
   config: language.DecoderConfig
   tokens: int
+  facts: dict[str, tofu.Pairs]
 
 
 def beds(
@@ -176,7 +178,8 @@ def beds(
   ]
   rows = np.unique(np.concatenate([r for each in divided for r in each]))
   corpus, shared = _encode(options, recipe, pairs, rows)
-  lm = language.language_model(corpus.config)
+  large = corpus.config.vocab_size > 16_384
+  lm = language.language_model(corpus.config, chunk=32 if large else None)
   place = lambda r: np.searchsorted(rows, r)
   of_seed = {
     "train": np.stack([place(train) for train, _ in divided]),
@@ -184,6 +187,11 @@ def beds(
   }
 
   longest = int(shared["rows"]["x"].prompt.max())
+  if longest + recipe.max_new > corpus.config.max_length:
+    raise ValueError(
+      f"Expected questions and {recipe.max_new} tokens of an answer within the "
+      f"model's {corpus.config.max_length}, got a question of {longest}."
+    )
 
   def make(shared: Any, own: Any) -> bench.Bed:
     take = lambda places: jax.tree.map(lambda x: x[places], shared["rows"])
@@ -192,6 +200,7 @@ def beds(
     extra = {"others": train["others"], "start": shared["start"]}
     extra["stop"] = tofu.stop_token(corpus.tokenizer)
     extra["longest_prompt"] = longest
+    extra["facts"] = shared["facts"]
     return bench.Bed(lm, data, held, recipe, extra)
 
   sources = [
@@ -208,7 +217,9 @@ def beds(
   return bench.Beds(shared, of_seed, make, sources, facts, None, corpus, lm)
 
 
-def _reserved(options: Options, pairs: tofu.Pairs) -> np.ndarray:
+def _reserved(options: Options, pairs: tofu.Pairs) -> np.ndarray | None:
+  if options.benchmark == "tofu" and len(pairs.questions) < 4000:
+    return None
   kind, _, value = tofu.TUNE[options.benchmark].partition(":")
   return tofu.pinned(pairs, kind, value)
 
@@ -260,6 +271,9 @@ def _encode(
     max_length=max(length, wrong.tokens.shape[1]) + recipe.max_new,
     embedding_std=0.05,
   )
+  known = {}
+  if pretrained and options.benchmark == "tofu" and options.data is None:
+    known = _first(tofu.facts(options.data_dir), recipe.sample)
   owner = np.unique(few.owners, return_inverse=True)[1].astype(np.int32)
   start = pretrained and ju.Variables(pretrained.params)
   shared = {
@@ -270,8 +284,31 @@ def _encode(
       "owner": owner,
     },
     "start": start,
+    "facts": {
+      name: _answers(tokenizer, each, most) for name, each in known.items()
+    },
   }
-  return Corpus(pairs, tokenizer, pretrained, config, length), shared
+  return Corpus(pairs, tokenizer, pretrained, config, length, known), shared
+
+
+def _first(known: dict[str, tofu.Pairs], count: int) -> dict[str, tofu.Pairs]:
+  lists = ("questions", "answers", "paraphrases", "wrong")
+  return {
+    name: each._replace(**{f: getattr(each, f)[:count] for f in lists})
+    for name, each in known.items()
+  }
+
+
+def _answers(tokenizer: Any, pairs: tofu.Pairs, most: int) -> Text:
+  """The right answer and then the wrong ones, leaves [N, 1 + K, ...]."""
+  every = [[a, *w] for a, w in zip(pairs.answers, pairs.wrong)]
+  many = len(every[0])
+  questions = [q for q in pairs.questions for _ in range(many)]
+  (flat,) = _cut(
+    tofu.encode(tokenizer, questions, [a for e in every for a in e], most)
+  )
+  split = lambda leaf: leaf.reshape(len(every), many, *leaf.shape[1:])
+  return jax.tree.map(split, flat)
 
 
 def _cut(*texts: Text) -> list[Text]:
@@ -290,11 +327,14 @@ def load_weights(weights: str) -> Any:
   if weights == "scratch":
     return None
   if weights == "smollm2":
-    return gguf.load_llama(gguf.find_smollm2())
-  loaded = huggingface.load(weights, dtype=np.float32)
+    loaded = gguf.load_llama(gguf.find_smollm2())
+  else:
+    loaded = huggingface.load(weights, dtype=np.float32)
   if loaded.tokenizer is None:
     raise ValueError(f"Expected tokenizer.json in {weights}, got no such file.")
-  return loaded
+  # Layers are computed again for the gradient: memory is what is short.
+  config = dataclasses.replace(loaded.config, remat=True)
+  return loaded._replace(config=config)
 
 
 def _num_params(lm: language.LanguageModel, x: Text) -> int:

@@ -69,6 +69,21 @@ def measures(plan: bench.Plan) -> list[Measure]:
     )
     for kind, rows in _KINDS.items()
   ]
+  facts = plan.dataset.facts
+  of_facts = [
+    column(
+      f"{kind}_{name}",
+      f"{label}, {kind}",
+      f"{words} Of TOFU's further questions ({kind}), as in its utility.",
+      direction=report.HIGHER,
+    )
+    for kind in facts
+    for name, label, words in (
+      ("probability", "Probability", "Of the right among all answers."),
+      ("truth", "Truth ratio", "Mean of max(0, 1 - R)."),
+      ("rouge", "ROUGE-L", "Recall of the answer in what is said."),
+    )
+  ]
   single = [
     column(
       "forget_extraction",
@@ -99,8 +114,8 @@ def measures(plan: bench.Plan) -> list[Measure]:
     column(
       "utility",
       "Utility",
-      "Harmonic mean of probability, ROUGE-L and truth ratio of rows to be kept "
-      "(TOFU's without its further sets).",
+      "Harmonic mean of probability, ROUGE-L and truth ratio of rows to be kept"
+      + (", real authors and world facts." if facts else "."),
       headline=True,
       direction=report.HIGHER,
     ),
@@ -151,6 +166,10 @@ def measures(plan: bench.Plan) -> list[Measure]:
         Rule("retain_rouge", 0.05, below=DAMAGE, above=""),
         Rule("retain_em", 0.05, below=DAMAGE, above=""),
       ),
+    ),
+    *(
+      [Measure(tuple(of_facts), _facts, _said(facts), _fact_rouge)]
+      * bool(facts)
     ),
     Measure(tuple(later), after=_against_retrained),
     Measure(
@@ -231,17 +250,66 @@ def _scores(case: Case) -> dict[str, Any]:
   x = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *every)
   width = bed.extra["longest_prompt"]
   x = Text(x.tokens[:, :width], jnp.minimum(x.length, width), x.prompt)
-  said = generate(
-    bed.model,
-    case.variables,
-    x,
-    keys.derive(case.key, "say"),
-    max_new=bed.recipe.max_new,
-    stop=bed.extra["stop"],
-  )
+  said = _say(case, x)
   found |= {"said": said.tokens, "said_length": said.length}
   found["is_finite"] = all_finite([s.log_prob for s in looked.values()])
   return found
+
+
+def _say(case: Case, x: Text) -> language.Generated:
+  return generate(
+    case.bed.model,
+    case.variables,
+    x,
+    keys.derive(case.key, "say"),
+    max_new=case.bed.recipe.max_new,
+    stop=case.bed.extra["stop"],
+  )
+
+
+def _said(facts: Any) -> tuple[str, ...]:
+  return tuple(f"{k}_{n}" for k in facts for n in ("said", "said_length"))
+
+
+def _facts(case: Case) -> dict[str, Any]:
+  """What the weights knew before anything was trained in."""
+  found: dict[str, Any] = {}
+  for kind, every in case.bed.extra["facts"].items():
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), every)
+    own = _look(case, case.variables, flat)
+    means = scores.mean_log_prob(own.log_prob, own.mask)
+    means = means.reshape(every.length.shape)
+    right, wrong = means[:, 0], means[:, 1:]
+    chosen = scores.choice_probability(right, wrong)
+    truth = scores.preference(scores.log_truth_ratio(right, wrong))
+    said = _say(case, jax.tree.map(lambda leaf: leaf[:, 0], every))
+    found |= {
+      f"{kind}_probability": chosen.mean(),
+      f"{kind}_truth": truth.mean(),
+      f"{kind}_said": said.tokens,
+      f"{kind}_said_length": said.length,
+    }
+  return found
+
+
+def _fact_rouge(evidence: bench.Evidence, method: str) -> dict[str, Any]:
+  corpus, values = evidence.plan.dataset, evidence.found[method].values
+  return {
+    f"{kind}_rouge": [
+      scores.rouge_l_of_texts(
+        _decoded(corpus.tokenizer, tokens, lengths), pairs.answers
+      ).mean()
+      for tokens, lengths in zip(
+        values[f"{kind}_said"], values[f"{kind}_said_length"]
+      )
+    ]
+    for kind, pairs in corpus.facts.items()
+  }
+
+
+def _decoded(tokenizer: Any, tokens: Any, lengths: Any) -> list[str]:
+  rows = zip(tokens, lengths.astype(int))
+  return tokenizer.decode_batch([row[:n].tolist() for row, n in rows])
 
 
 def _brought_back(case: Case) -> dict[str, Any]:
@@ -282,9 +350,7 @@ def _rouge(evidence: bench.Evidence, method: str) -> dict[str, Any]:
   found: dict[str, list[float]] = {f"{kind}_rouge": [] for kind in _KINDS}
   for lane, (request, seed) in enumerate(zip(*plan.lanes)):
     tokens, lengths = values["said"][lane], values["said_length"][lane]
-    said = corpus.tokenizer.decode_batch([
-      row[:n].tolist() for row, n in zip(tokens, lengths.astype(int))
-    ])  # fmt: skip
+    said = _decoded(corpus.tokenizer, tokens, lengths)
     source, first = plan.beds.sources[seed], 0
     for kind in sorted(_KINDS):  # As the marks come out of the program.
       places, there = (m[request, seed] for m in plan.requests.marks[kind])
@@ -308,7 +374,11 @@ def _against_retrained(evidence: bench.Evidence, method: str) -> dict[str, Any]:
       ours["ratios"][lane][there], theirs["ratios"][lane][there]
     )
     quality.append(test.log10_p)
-  parts = [ours[f"retain_{n}"] for n in ("probability", "rouge", "truth")]
+  parts = [
+    ours[f"{kind}_{name}"]
+    for kind in ("retain", *plan.dataset.facts)
+    for name in ("probability", "rouge", "truth")
+  ]
   leak = membership.privleak(
     1 - ours["membership_auc"], np.maximum(1 - theirs["membership_auc"], 1e-3)
   )

@@ -36,6 +36,7 @@ class Entry(NamedTuple):
     space: what else is searched; rates always are.
     fixed: arguments that stay as they are.
     note: for the reader.
+    access: the data that it reads.
   """
 
   make: Make
@@ -44,6 +45,7 @@ class Entry(NamedTuple):
   space: Mapping[str, Any] = {}
   fixed: Mapping[str, Any] = {}
   note: str = ""
+  access: str = "forget and retain rows"
 
 
 def _adapted(lm: Any, fit: ju.Fit, beta: Any) -> ju.Transform:
@@ -57,8 +59,8 @@ def _sharp(lm: Any, fit: ju.Fit, beta: Any, radius: Any) -> ju.Transform:
 _BETA = {"beta": Between(0.02, 5.0)}
 _KEPT = "beside rows to be kept."
 _ENTRIES: Mapping[str, Entry] = {
-  "finetune": Entry(ju.finetune, 1e-3, note="on rows to be kept alone."),
-  "gradient_ascent": Entry(gradient_ascent, 1e-4, note="GA, without others."),
+  "finetune": Entry(ju.finetune, 1e-3, access="retain rows"),
+  "gradient_ascent": Entry(gradient_ascent, 1e-4, access="forget rows"),
   "grad_diff": Entry(
     gradient_ascent, 3e-4, fixed={"retain": "nll"}, note=_KEPT
   ),
@@ -77,7 +79,7 @@ _ENTRIES: Mapping[str, Entry] = {
   "undial": Entry(undial, 1e-3, {"strength": 10.0}, fixed={"retain": "nll"}),
   "pdu": Entry(pdu, 1e-3),
   "rmu": Entry(rmu, 1e-3, {"strength": 20.0}, fixed={"layer": 0}),
-  "flat": Entry(flat, 3e-4, note="reads no row to be kept."),
+  "flat": Entry(flat, 3e-4, access="forget rows"),
   "ihl": Entry(inverted_hinge, 3e-4, note="LoKU's loss, on all weights."),
   "loku": Entry(loku, 3e-3, note="rank 8."),
 }
@@ -93,7 +95,7 @@ def _method(entry: Entry) -> Method:
     return entry.make(bed.model, fit, **more, **entry.fixed)
 
   space = {"rate": Between(1e-5, 3e-3), **entry.space}
-  return Method(build, space, note=entry.note)
+  return Method(build, space, note=entry.note, access=entry.access)
 
 
 METHODS = {name: _method(entry) for name, entry in _ENTRIES.items()}

@@ -126,6 +126,12 @@ def test_bad_input_is_one_line(flags, words, tmp_path, capsys, monkeypatch):
   assert not (tmp_path / "out").exists()
 
 
+class Quiet:
+  """A progress bar that shows nothing."""
+
+  add_task = update = staticmethod(lambda *args, **kwargs: 0)
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
   """A run on a file of one's own: what it left, and its folder."""
@@ -140,13 +146,6 @@ def done(tmp_path_factory):
     out=str(folder / "out"),
   )
   plan = forget_text.prepare(options)
-
-  class Quiet:
-    def add_task(self, *args, **kwargs):
-      return 0
-
-    def update(self, *args, **kwargs):
-      pass
 
   evidence = forget_text.run(plan, Quiet())
   render.write(folder / "out", plan, evidence)
@@ -197,6 +196,40 @@ def test_measures_of_one_model_alone_are_those_of_many(done):
   own = language.token_scores(bed.model, first, x)
   em = np.mean([t[m].mean() for t, m in zip(own.is_top, np.asarray(own.mask))])
   assert evidence.found["npo"].values["forget_em"][0] == pytest.approx(em)
+
+
+@pytest.mark.slow
+def test_given_weights_are_asked_what_they_knew(done, tmp_path):
+  """Of TOFU, in a folder of its own; utility is over nine numbers."""
+  from scipy.stats import hmean
+
+  wrong = ["Customer 1 ordered tea.", "Customer 2 ordered salt."]
+  own = a_file(tmp_path, count=80, perturbed_answers=wrong)
+  lines = own.read_text().splitlines()
+  own.rename(tmp_path / "tofu.jsonl")
+  for name in ("real_authors", "world_facts"):
+    (tmp_path / f"tofu_{name}.jsonl").write_text("\n".join(lines[:9]))
+  options = forget_text.Options(
+    data_dir=str(tmp_path),
+    request="owner:0",
+    preset="smoke",
+    methods="npo",
+    seeds=1,
+    weights=str(done[2] / "models/npo"),
+  )
+  plan = forget_text.prepare(options)
+  assert plan.dataset.pretrained.settings["hidden_size"] == 32
+  evidence = forget_text.run(plan, Quiet())
+  found = evidence.found["retrained"].values
+  nine = [
+    found[f"{kind}_{name}"][0]
+    for kind in ("retain", "authors", "world")
+    for name in ("probability", "rouge", "truth")
+  ]
+  wanted = 0 if min(nine) <= 0 else hmean(nine)
+  assert found["utility"][0] == pytest.approx(wanted, rel=1e-5)
+  assert 0 < found["authors_probability"][0] < 1
+  np.testing.assert_array_equal(found["authors_truth"], found["world_truth"])
 
 
 def test_countries_have_roles():
