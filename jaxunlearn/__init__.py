@@ -103,6 +103,7 @@ from jaxunlearn.methods.unsir import unsir as unsir
 from jaxunlearn.methods.zero_shot import zero_shot_noise as zero_shot_noise
 
 if TYPE_CHECKING:
+  from jaxunlearn import attribution as attribution
   from jaxunlearn import continual as continual
   from jaxunlearn import diffusion as diffusion
   from jaxunlearn import exact as exact
@@ -116,6 +117,7 @@ __version__ = "0.1.0"
 
 # Rooms of a domain, imported when they are first asked for.
 _ROOMS = (
+  "attribution",
   "continual",
   "diffusion",
   "exact",
@@ -156,6 +158,7 @@ __all__ = [
   "amnesiac",
   "apply_rows",
   "attacks",
+  "attribution",
   "bad_teacher",
   "blindspot",
   "boundary_expand",

@@ -29,6 +29,7 @@ ALLOWED = {
   "valuation": {"core", "losses", "metrics"},
   "attacks": {"core", "losses", "metrics"},
   "report": set(),
+  "attribution": {"core", "language", "models"},
   "continual": {"core", "losses", "models"},
   "exact": {"core"},
   "diffusion": {"core", "losses", "methods", "models"},

@@ -10,6 +10,7 @@ import small_text
 from small_text import CONFIGS, texts
 
 import jaxunlearn as ju
+from jaxunlearn import attacks
 from jaxunlearn.core.types import as_step
 from jaxunlearn.language.model import language_model
 from jaxunlearn.language.scores import token_nll, token_scores
@@ -40,6 +41,22 @@ def test_scores_are_those_of_the_full_softmax(chunk):
   np.testing.assert_array_equal(out.mask, counts)
   for leaf in out:
     assert not np.asarray(leaf)[~counts].any()
+
+
+def test_attacks_take_scores_as_well_as_logits():
+  """Min-k%, min-k%++ and the loss attack without logits of the whole batch."""
+  lm, variables = small_text.small("llama")
+  x = texts(4, 8, 19)
+  scores = token_scores(lm, variables, x, chunk=2)
+  logits = lm.model.predict(variables, x)[:, :-1]
+  given = (logits, x.tokens[:, 1:], scores.mask)
+  lowest = attacks.lowest_mean(scores.log_prob, scores.mask, k=0.4)
+  chex.assert_trees_all_close(lowest, attacks.min_k(*given, k=0.4), **CLOSE)
+  above = scores.log_prob - scores.expected
+  ratio = above / jnp.maximum(scores.spread, 1e-3)
+  found = attacks.lowest_mean(ratio, scores.mask, k=0.4)
+  wanted = attacks.min_k_plus_plus(*given, k=0.4)
+  chex.assert_trees_all_close(found, wanted, **CLOSE)
 
 
 def test_padding_is_invisible():
