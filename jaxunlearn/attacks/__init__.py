@@ -50,6 +50,9 @@ from jaxunlearn.attacks.concept_retrieval import (
 from jaxunlearn.attacks.concept_retrieval import (
   reference_similarity as reference_similarity,
 )
+from jaxunlearn.attacks.in_context import Facts as Facts
+from jaxunlearn.attacks.in_context import in_context as in_context
+from jaxunlearn.attacks.in_context import in_context_gaps as in_context_gaps
 from jaxunlearn.attacks.intervals import Interval as Interval
 from jaxunlearn.attacks.intervals import TprInterval as TprInterval
 from jaxunlearn.attacks.intervals import bootstrap as bootstrap
@@ -130,6 +133,7 @@ __all__ = [
   "AnamnesisIndex",
   "AttackSummary",
   "ConceptProbe",
+  "Facts",
   "ForgettingQuality",
   "Interval",
   "LogisticAttack",
@@ -169,6 +173,8 @@ __all__ = [
   "global_threshold",
   "gradient_norm_score",
   "hard_triplet_loss",
+  "in_context",
+  "in_context_gaps",
   "linear_probe",
   "lira_leave_one_out",
   "lira_scores",

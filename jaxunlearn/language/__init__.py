@@ -11,6 +11,7 @@ from jaxunlearn.language import rows as rows
 from jaxunlearn.language import sharding as sharding
 from jaxunlearn.language.ascent import gradient_ascent as gradient_ascent
 from jaxunlearn.language.ascent import idk as idk
+from jaxunlearn.language.automaton import forbid as forbid
 from jaxunlearn.language.dpo import dpo as dpo
 from jaxunlearn.language.flat import flat as flat
 from jaxunlearn.language.generation import Guide as Guide
@@ -64,6 +65,7 @@ __all__ = [
   "dpo",
   "fila",
   "flat",
+  "forbid",
   "generate",
   "gradient_ascent",
   "gradient_penalty",

@@ -1,0 +1,192 @@
+"""Facts that are told again in the prompt: what forgetting cannot take away.
+
+A model that never knew a fact can use it once it stands in the context. So the
+retrained model is the measure: what a context gives it is no leak, what it gives
+the unlearned model beyond that was still there.
+
+Class: heuristic. Data access: the facts. Cost: a forward pass for each context.
+Source: the claim is Shumailov et al. (2024), arXiv:2407.00106, which has neither
+algorithm nor numbers; levels, controls and gaps are ours. A model must be able
+to learn in context: look at the gain of the retrained one first.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxunlearn.core import checks
+
+LEVELS = ("closed", "direct", "neighbour", "false")
+
+
+class Facts(NamedTuple):
+  """Facts in tokens, all as long.
+
+  Attributes:
+    sentence: int32 [F, S], what is told; has the answer in it.
+    query: int32 [F, Q], what is asked; the answer is the token after it.
+    answer: int32 [F].
+    kind: int32 [F], facts whose answers may stand for each other.
+  """
+
+  sentence: jax.Array
+  query: jax.Array
+  answer: jax.Array
+  kind: jax.Array
+
+
+class Asked(NamedTuple):
+  """Prompts to put to every model alike.
+
+  Attributes:
+    tokens: int32 [F, C, T], context and query.
+    answer: int32 [F, C], the token that counts; for "false" the one told.
+  """
+
+  tokens: jax.Array
+  answer: jax.Array
+
+
+class Gaps(NamedTuple):
+  """Means over the requested facts of scores in [0, 1], such as p or accuracy.
+
+  Attributes:
+    recovery: of the unlearned model with the context.
+    information_gain: what the context gives the retrained model.
+    residual: recovery minus the retrained model's score: above 0, something was
+      left that the context awakes; below, told facts are refused.
+  """
+
+  recovery: jax.Array
+  information_gain: jax.Array
+  residual: jax.Array
+
+
+def in_context(
+  facts: Facts,
+  level: str,
+  key: jax.Array,
+  *,
+  request: jax.Array,
+  distractors: int = 0,
+  num_contexts: int = 10,
+) -> Asked:
+  """Prompts of one level; the same key gives all models the same ones.
+
+  Args:
+    facts: what there is to know.
+    level: static; "closed", the query alone; "direct", after the fact itself;
+      "neighbour", after another fact, a control; "false", after the fact with
+      another answer of its kind.
+    key: typed PRNG key.
+    request: bool [F], facts to forget: they are told to nobody but their own
+      queries.
+    distractors: static; other facts beside it, in random order.
+    num_contexts: static; C.
+
+  Returns:
+    `Asked`, T = Q, or (distractors + 1) * S + Q. Facts beside have the answer
+    nowhere.
+
+  Raises:
+    ValueError: an unknown level, shapes that do not fit, a sentence without its
+      answer; (concrete) too few facts to tell beside one, or no other answer of
+      a kind.
+  """
+  checks.one_of(LEVELS, level=level)
+  checks.typed_key(key)
+  checks.count(0, distractors=distractors)
+  checks.count(1, num_contexts=num_contexts)
+  _check(facts, request)
+  sentence, query, answer, kind = facts
+  num = answer.shape[0]
+  keep = lambda x: jnp.repeat(x[:, None], num_contexts, axis=1)
+  if level == "closed":
+    return Asked(keep(query), keep(answer))
+  has_answer = (sentence[None] == answer[:, None, None]).any(axis=-1)
+  beside = ~has_answer & ~request[None]  # [F, F], those that may be told.
+  many = distractors + (level == "neighbour")
+  others = (answer[:, None] != answer[None]) & (kind[:, None] == kind[None])
+  if checks.is_concrete(beside):
+    least = int(beside.sum(axis=1).min())
+    if least < many:
+      raise ValueError(
+        f"Expected {many} other facts to tell beside each, got {least}."
+      )
+    if level == "false" and not bool(others.any(axis=1).all()):
+      raise ValueError(
+        "Expected another answer of each fact's kind, got none for fact "
+        f"{int(others.any(axis=1).argmin())}."
+      )
+
+  def one(key: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
+    of_facts, of_answer, of_order = jax.random.split(key, 3)
+    chance = jax.random.uniform(of_facts, (num,))
+    chosen = jax.lax.top_k(jnp.where(beside[i], chance, -1.0), many)[1]
+    told, said = sentence[chosen], answer[i]
+    if level != "neighbour":
+      own = sentence[i]
+      if level == "false":
+        chance = jax.random.uniform(of_answer, (num,))
+        said = answer[jnp.where(others[i], chance, -1.0).argmax()]
+        own = jnp.where(own == answer[i], said, own)
+      told = jnp.concatenate([told, own[None]])
+    told = jax.random.permutation(of_order, told)
+    return jnp.concatenate([told.reshape(-1), query[i]]), said
+
+  each = jax.random.split(key, (num, num_contexts))
+  number = jnp.arange(num)
+  tokens, said = jax.vmap(jax.vmap(one, (0, None)))(each, number)
+  return Asked(tokens, said)
+
+
+def in_context_gaps(
+  unlearned: jax.Array,
+  retrained: jax.Array,
+  retrained_closed: jax.Array,
+  request: jax.Array,
+) -> Gaps:
+  """What a level says of the requested facts.
+
+  `unlearned` of "false" minus that of "direct" is a gap of its own: told truths
+  that are obeyed less than told falsehoods give away what was forgotten.
+
+  Args:
+    unlearned: float [F, C], scores of the model in question at this level.
+    retrained: float [F, C], of the retrained model with the same prompts.
+    retrained_closed: float [F, C'], of it at level "closed".
+    request: bool [F].
+
+  Returns:
+    `Gaps` of scalars; nan for an empty request.
+  """
+  weight = request / jnp.where(request.any(), request.sum(), jnp.nan)
+  mean = lambda scores: (
+    jnp.where(request, scores.mean(axis=1), 0) * weight
+  ).sum()
+  ours, theirs = mean(unlearned), mean(retrained)
+  return Gaps(ours, theirs - mean(retrained_closed), ours - theirs)
+
+
+def _check(facts: Facts, request: jax.Array) -> None:
+  num = facts.answer.shape[0]
+  shapes = [leaf.shape for leaf in facts]
+  fits = all(shape[:1] == (num,) for shape in shapes)
+  if not fits or [len(shape) for shape in shapes] != [2, 2, 1, 1]:
+    raise ValueError(
+      "Expected sentence [F, S], query [F, Q], answer [F] and kind [F], got "
+      f"shapes {', '.join(map(str, shapes))}."
+    )
+  if request.shape != (num,) or request.dtype != jnp.bool_:
+    raise ValueError(
+      f"Expected request bool ({num},), got {request.dtype} {request.shape}."
+    )
+  told = (facts.sentence == facts.answer[:, None]).any(axis=1)
+  if checks.is_concrete(told) and not bool(told.all()):
+    raise ValueError(
+      "Expected every sentence to have its answer, got fact "
+      f"{int(told.argmin())} without."
+    )

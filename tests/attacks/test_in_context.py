@@ -1,0 +1,103 @@
+"""Facts in the prompt: what stands in it, and models whose scores are known."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxunlearn.attacks.in_context import Facts, in_context, in_context_gaps
+
+KEY = jax.random.key(0)
+NUM = 8
+# Subjects 10 .. 17, answers 20 .. 27; "1 subject answer", asked "2 subject".
+SUBJECT, ANSWER = jnp.arange(NUM) + 10, jnp.arange(NUM) + 20
+FACTS = Facts(
+  jnp.stack([jnp.ones(NUM, int), SUBJECT, ANSWER], axis=1),
+  jnp.stack([jnp.full(NUM, 2), SUBJECT], axis=1),
+  ANSWER,
+  jnp.arange(NUM) % 2,
+)
+REQUEST = jnp.arange(NUM) < 3
+
+
+def asked(level, **options):
+  ask = lambda key: in_context(FACTS, level, key, request=REQUEST, **options)
+  return jax.jit(ask)(KEY)
+
+
+def copies(prompts):
+  """Whether a reader of the context alone gives the answer, float [F, C]."""
+  tokens, answer = prompts
+  told = tokens[..., :-2].reshape(*tokens.shape[:2], -1, 3)
+  about = told[..., 1] == tokens[..., -1:]
+  return (about & (told[..., 2] == answer[..., None])).any(-1).astype(float)
+
+
+@pytest.mark.parametrize("distractors", [0, 3])
+def test_levels_hold_what_they_should(distractors):
+  of = lambda level: asked(level, distractors=distractors, num_contexts=5)
+  direct, false, other = of("direct"), of("false"), of("neighbour")
+  closed = of("closed")
+  chex.assert_trees_all_equal(closed.tokens, jnp.stack([FACTS.query] * 5, 1))
+  assert direct.tokens.shape == (NUM, 5, 3 * (distractors + 1) + 2)
+  assert (copies(direct) == 1).all() and (copies(false) == 1).all()
+  assert (copies(other) == 0).all()
+  for i in range(NUM):
+    for c in range(5):
+      told = np.asarray(direct.tokens[i, c, :-2]).reshape(-1, 3)
+      # Requested facts are told to their own queries alone.
+      assert all(s == SUBJECT[i] or s >= 13 for s in told[:, 1])
+      assert len({*told[:, 1].tolist()}) == distractors + 1
+      assert ANSWER[i] not in other.tokens[i, c]
+      assert ANSWER[i] not in false.tokens[i, c]
+      lie = int(false.answer[i, c])
+      assert lie != ANSWER[i] and (lie - 20) % 2 == i % 2
+
+
+def test_order_and_choice_are_drawn():
+  tokens = asked("direct", distractors=2, num_contexts=30).tokens[0]
+  place = (tokens[:, :-2].reshape(30, 3, 3)[..., 1] == 10).argmax(axis=1)
+  assert set(place.tolist()) == {0, 1, 2}
+  told = asked("neighbour", num_contexts=60).tokens[0][:, 1]
+  assert set(told.tolist()) == {13, 14, 15, 16, 17}
+
+
+def test_gaps_of_models_whose_scores_are_known():
+  direct, closed = asked("direct"), asked("closed")
+  reads, nothing = copies(direct), jnp.zeros(closed.answer.shape)
+  gaps = in_context_gaps(reads, reads, nothing, REQUEST)
+  assert [float(g) for g in gaps] == pytest.approx([1, 1, 0])
+  refuses = jnp.where(REQUEST[:, None], 0.25, reads)
+  gaps = in_context_gaps(refuses, reads, nothing, REQUEST)
+  assert [float(g) for g in gaps] == pytest.approx([0.25, 1, -0.75])
+  same = nothing + 0.1  # A constant model.
+  gaps = in_context_gaps(same, same, same, REQUEST)
+  assert [float(g) for g in gaps] == pytest.approx([0.1, 0, 0])
+  empty = in_context_gaps(same, same, same, jnp.zeros(NUM, bool))
+  assert all(jnp.isnan(g) for g in empty)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"level": "open"}, "level to be one of 'closed'"),
+    ({"distractors": 6}, "6 other facts to tell beside each, got 4"),
+    ({"num_contexts": 0}, "num_contexts to be a whole number >= 1"),
+    ({"request": REQUEST[:-1]}, r"request bool \(8,\), got"),
+    (
+      {"level": "false", "facts": FACTS._replace(kind=jnp.arange(NUM))},
+      "another answer of each fact's kind, got none for fact 0",
+    ),
+    (
+      {"facts": FACTS._replace(answer=ANSWER.at[2].set(9))},
+      "sentence to have its answer, got fact 2 without",
+    ),
+    ({"facts": FACTS._replace(kind=jnp.arange(3))}, r"sentence \[F, S\]"),
+  ],
+)
+def test_what_cannot_be_asked_is_refused(change, message):
+  given = {"facts": FACTS, "level": "direct", "request": REQUEST, **change}
+  facts, level = given.pop("facts"), given.pop("level")
+  with pytest.raises(ValueError, match=message):
+    in_context(facts, level, KEY, **given)
