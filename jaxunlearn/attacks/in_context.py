@@ -163,10 +163,12 @@ def in_context_gaps(
   Returns:
     `Gaps` of scalars; nan for an empty request.
   """
-  weight = request / jnp.where(request.any(), request.sum(), jnp.nan)
-  mean = lambda scores: (
-    jnp.where(request, scores.mean(axis=1), 0) * weight
-  ).sum()
+  num = request.sum()
+
+  def mean(scores: jax.Array) -> jax.Array:
+    total = jnp.where(request, scores.mean(axis=1), 0).sum()
+    return jnp.where(num > 0, total / jnp.maximum(num, 1), jnp.nan)
+
   ours, theirs = mean(unlearned), mean(retrained)
   return Gaps(ours, theirs - mean(retrained_closed), ours - theirs)
 

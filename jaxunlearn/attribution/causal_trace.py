@@ -129,7 +129,9 @@ def causal_trace(
   layers = lm.config.num_layers
   block = jnp.arange(layers)
   first = block - window // 2
-  near = (block[None] >= first[:, None]) & (block < first[:, None] + window)
+  near = (block[None] >= first[:, None]) & (
+    block[None] < first[:, None] + window
+  )
   where = near[:, None, :, None] & jnp.eye(length, dtype=bool)[None, :, None]
   restored = jax.lax.map(
     patched, where.reshape(-1, layers, length), batch_size=chunk
