@@ -175,7 +175,9 @@ def findings(evidence: Evidence) -> list[str]:
 def title(plan: Plan) -> str:
   manner = " in sequence" if plan.requests.in_sequence else ""
   asked = plan.options.request or "; ".join(plan.requests.names)
-  return f"Forgetting {asked} from {plan.options.data}{manner}"
+  notes = plan.dataset.notes
+  kind = " (a stand-in)" if any("STAND-IN" in n for n in notes) else ""
+  return f"Forgetting {asked} from {plan.options.data}{kind}{manner}"
 
 
 def lead(plan: Plan) -> str:

@@ -1,6 +1,7 @@
 """Faces with identities: the public layouts, a folder of one's own, stand-ins."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from experiments import data, forget
 from experiments.datasets import classes, faces
+from experiments.studies import forget_view
 
 
 def picture(path, shade):
@@ -140,6 +142,13 @@ def test_without_a_folder_cifar_stands_in_and_says_so(data_dir):
   column, count = np.unique(found.columns["person"], return_counts=True)
   assert count.max() == 10 and len(column) == len(found.train["x"]) // 10
   assert len(found.unseen["x"]) == 60
+  plan = types.SimpleNamespace(
+    options=types.SimpleNamespace(request="part", data="mufac"),
+    requests=types.SimpleNamespace(in_sequence=False),
+    dataset=found,
+  )
+  title = forget_view.title(plan)
+  assert title == "Forgetting part from mufac (a stand-in)"
   gone = found.columns["part"] == "forget"
   assert 0.1 < gone.mean() < 0.2
   assert not people(found.columns["person"][gone]) & people(
