@@ -1,5 +1,5 @@
 """`python -m experiments.audit`: see `studies.audit`."""
 
-from experiments.launch import program
+from .launch import program
 
 main, __getattr__ = program(globals())

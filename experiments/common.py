@@ -25,8 +25,8 @@ from rich.progress import (
   TimeElapsedColumn,
 )
 
-from experiments import flags
-from experiments.staging import staged_output
+from . import flags
+from .staging import staged_output
 
 
 class UnusableError(ValueError):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.files import checked_path, read_csv, read_npz
+from .files import checked_path, read_csv, read_npz
 
 Rows = dict[str, np.ndarray]
 
@@ -144,7 +144,7 @@ def load(
   if kind == "breast-cancer" and not path:
     return breast_cancer()
   if kind in ("mufac", "mucac", "faces"):
-    from experiments.datasets import faces
+    from .datasets import faces
 
     return faces.load(source, preset, data_dir)
   folder = data_folder(data_dir)
@@ -158,7 +158,7 @@ def load(
       check_every_class(found, source)
     return found
   if kind in ("csv", "parquet") and path:
-    from experiments.datasets.own_tables import from_table
+    from .datasets.own_tables import from_table
 
     return from_table(kind, path)
   raise ValueError(

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from experiments.files import short
+from .files import short
 
 T = TypeVar("T")
 

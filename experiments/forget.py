@@ -1,5 +1,5 @@
 """`python -m experiments.forget`: see `studies.forget`."""
 
-from experiments.launch import program
+from .launch import program
 
 main, __getattr__ = program(globals(), instead={"--exact": "forget_exact"})

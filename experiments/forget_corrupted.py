@@ -1,5 +1,5 @@
 """`python -m experiments.forget_corrupted`: see `studies.forget_corrupted`."""
 
-from experiments.launch import program
+from .launch import program
 
 main, __getattr__ = program(globals())

@@ -1,5 +1,5 @@
 """`python -m experiments.forget_exact`: see `studies.forget_exact`."""
 
-from experiments.launch import program
+from .launch import program
 
 main, __getattr__ = program(globals())

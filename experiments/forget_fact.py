@@ -25,14 +25,16 @@ import optax
 from rich.table import Table
 
 import jaxunlearn as ju
-from experiments import common, flags
-from experiments.flags import described
 from jaxunlearn import language
 from jaxunlearn.core.views import through
 from jaxunlearn.language.lora import lora
 from jaxunlearn.language.preference import npo
 from jaxunlearn.language.rows import encode_pairs
 from jaxunlearn.metrics import text as scores
+
+from . import common, flags
+from .flags import described
+from .launch import started
 
 CAPITALS = {
   "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Germany": "Berlin",
@@ -149,8 +151,9 @@ def rows(
 
 def run(options: Options) -> Told:
   """Loads, asks, unlearns and asks again."""
-  from experiments.studies.forget_text import load_weights
   from jaxunlearn.adapters import huggingface
+
+  from .studies.forget_text import load_weights
 
   forget, keep, alone = roles(
     tuple(filter(None, map(str.strip, options.forget.split(","))))
@@ -225,7 +228,7 @@ def show(told: Told, options: Options) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
   """The program; bad input ends it with one line and exit status 2."""
-  options = flags.parse(Options, "python -m experiments.forget_fact", argv)
+  options = flags.parse(Options, started("forget_fact"), argv)
   with common.failing_on_bad_input():
     flags.check(options)
     common.use_compilation_cache()

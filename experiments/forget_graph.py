@@ -1,5 +1,5 @@
 """`python -m experiments.forget_graph`: see `studies.forget_graph`."""
 
-from experiments.launch import program
+from .launch import program
 
 main, __getattr__ = program(globals())

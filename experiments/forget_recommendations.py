@@ -1,5 +1,5 @@
 """`python -m experiments.forget_recommendations`: see `studies.forget_recommendations`."""
 
-from experiments.launch import program
+from .launch import program
 
 main, __getattr__ = program(globals())

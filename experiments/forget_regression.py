@@ -1,5 +1,5 @@
 """`python -m experiments.forget_regression`: see `studies.forget_regression`."""
 
-from experiments.launch import program
+from .launch import program
 
 main, __getattr__ = program(globals())

@@ -1,5 +1,5 @@
 """`python -m experiments.forget_table`: see `studies.forget_table`."""
 
-from experiments.launch import program
+from .launch import program
 
 main, __getattr__ = program(globals())

@@ -1,5 +1,5 @@
 """`python -m experiments.forget_text`: see `studies.forget_text`."""
 
-from experiments.launch import program
+from .launch import program
 
 main, __getattr__ = program(globals())

@@ -36,12 +36,12 @@ def program(
   def look_up(attribute: str) -> Any:
     if attribute.startswith("_"):
       raise AttributeError(attribute)
-    study = importlib.import_module(f"experiments.studies.{name}")
+    study = importlib.import_module(f"{__package__}.studies.{name}")
     if attribute not in ("prepare", "run") or alone is not None:
       return getattr(study, attribute)
     if attribute == "run":
-      return importlib.import_module("experiments.bench.run").run
-    shell = importlib.import_module("experiments.bench.shell")
+      return importlib.import_module(f"{__package__}.bench.run").run
+    shell = importlib.import_module(f"{__package__}.bench.shell")
     return lambda options: shell.prepare(study.STUDY, options)
 
   def main(argv: Sequence[str] | None = None) -> None:
@@ -49,7 +49,7 @@ def program(
     given = sys.argv[1:] if argv is None else argv
     for flag, other in (instead or {}).items():
       if flag in given:
-        found = importlib.import_module(f"experiments.{other}")
+        found = importlib.import_module(f"{__package__}.{other}")
         return found.main([word for word in given if word != flag])
     if {"-h", "--help"} & set(given) and (text := manual(name)):
       print(text)
@@ -57,12 +57,18 @@ def program(
     if alone is not None:
       return alone(argv)
     find = lambda attribute: space.get(attribute) or look_up(attribute)
-    shell = importlib.import_module("experiments.bench.shell")
+    shell = importlib.import_module(f"{__package__}.bench.shell")
     shell.main(look_up("STUDY"), find("prepare"), find("run"), argv)
 
   if space["__name__"] == "__main__":
     main()
   return main, look_up
+
+
+def started(name: str) -> str:
+  """How a program is started: from a checkout, or from an install."""
+  here = __package__ == "experiments"
+  return f"python -m experiments.{name}" if here else f"jaxunlearn {name}"
 
 
 def manual(name: str) -> str | None:
@@ -71,7 +77,9 @@ def manual(name: str) -> str | None:
     stored = json.loads(MANUALS.read_text())
   except (OSError, ValueError):
     return None
-  return stored.get(name) if stored.get("sources") == sources() else None
+  if stored.get("sources") != sources() or name not in stored:
+    return None
+  return stored[name].replace(f"python -m experiments.{name}", started(name))
 
 
 def sources() -> str:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
-from experiments import launch
+from . import launch
 
 WIDTH = 80
 # Of methods by name, or by the first words of it; baselines without one are not
@@ -106,7 +106,7 @@ def write() -> None:
 
 def text(name: str) -> str:
   """The help of a program, as it is printed; at most 80 columns wide."""
-  module = importlib.import_module(f"experiments.studies.{name}")
+  module = importlib.import_module(f"{__package__}.studies.{name}")
   study = getattr(module, "STUDY", None)
   parts = [
     *map(_wrapped, (module.__doc__ or "").strip().split("\n\n")),
@@ -125,7 +125,7 @@ def _wrapped(paragraph: str) -> str:
 
 def _flags(options: type, name: str) -> str:
   """What tyro says of the flags."""
-  from experiments import flags
+  from . import flags
 
   said = io.StringIO()
   plain = {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "TERM": "dumb"}

@@ -1,5 +1,5 @@
 """`python -m experiments.match_oracles`: see `studies.match_oracles`."""
 
-from experiments.launch import program
+from .launch import program
 
 main, __getattr__ = program(globals())

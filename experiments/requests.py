@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import files
+from . import files
 
 SEPARATOR = ";"  # Between several requests.
 _DECIMAL = re.compile(r"[0-9]*\.[0-9]+(e[+-]?[0-9]+)?|[0-9]+e-[0-9]+", re.I)
@@ -204,9 +204,9 @@ def parse(text: str, dataset: Any) -> Any:
   Raises:
     ValueError: in one line, what is wrong with the text.
   """
-  from experiments.beds import classifiers
-  from experiments.bench import shell
-  from experiments.datasets import classes
+  from .beds import classifiers
+  from .bench import shell
+  from .datasets import classes
 
   asks = read(
     classes.spell(text, dataset, False),

@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.files import checked_path, short
 from jaxunlearn.report.files import write_json
+
+from .files import checked_path, short
 
 try:
   import fcntl

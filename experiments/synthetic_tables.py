@@ -1,15 +1,14 @@
 """`python -m experiments.synthetic_tables`: see `studies.synthetic_tables`."""
 
-from experiments.launch import program
+from .launch import program, started
 
 
 def _main(argv=None) -> None:
-  from experiments import common, flags
-  from experiments.studies import synthetic_tables as study
-  from experiments.studies import synthetic_tables_view as view
+  from . import common, flags
+  from .studies import synthetic_tables as study
+  from .studies import synthetic_tables_view as view
 
-  name = "python -m experiments.synthetic_tables"
-  asked = flags.parse(study.Options, name, argv)
+  asked = flags.parse(study.Options, started("synthetic_tables"), argv)
   found = common.run_program(asked, study.prepare, study.run, view.write)
   view.show(common.wide_console(), *found)
 

@@ -1,5 +1,5 @@
 """`python -m experiments.zero_shot`: see `studies.zero_shot`."""
 
-from experiments.launch import program
+from .launch import program
 
 main, __getattr__ = program(globals())

@@ -8,14 +8,19 @@ import sys
 
 STUDIES = {
   "forget": "forget rows or classes of a classifier, by every method",
-  "audit": "attack what was forgotten, with shadow models",
-  "zero_shot": "forget classes without any data",
+  "forget_exact": "delete to the bit, by shards and slices (SISA, S3T)",
+  "forget_text": "forget questions and answers of a language model",
+  "forget_fact": "forget a fact that SmolLM2 knows",
+  "forget_table": "forget rows of a small table",
   "forget_regression": "forget rows of a regression",
   "forget_graph": "forget edges or nodes of a graph",
   "forget_recommendations": "forget users or items of a recommender",
-  "forget_text": "forget questions and answers of a language model",
+  "forget_corrupted": "forget bad rows of which only some are known",
+  "zero_shot": "forget classes without any data",
   "continual": "learn and forget in a stream of tasks",
+  "audit": "attack what was forgotten, with shadow models",
   "audit_diffusion": "attack forgotten concepts of diffusion models",
+  "match_oracles": "compare with many retrained models (KLoM)",
   "synthetic_tables": "tables made instead of real rows, and their worth",
   "value_data": "what rows and clusters of rows are worth",
 }
@@ -49,13 +54,12 @@ def main(argv: list[str] | None = None) -> None:
   home = importlib.util.find_spec("jaxunlearn.experiments")
   folder = "jaxunlearn.experiments" if home else "experiments"
   try:
-    study = importlib.import_module(f"{folder}.{name}")
+    importlib.import_module(f"{folder}.{name}").main(rest)
   except ModuleNotFoundError as error:
     _fail(
       f"Expected the package {error.name!r}, which is not installed; pip "
       "install 'jaxunlearn[experiments]' brings what the studies need."
     )
-  study.main(rest)
 
 
 def _fail(message: str) -> None:

@@ -10,9 +10,9 @@ import hashlib
 
 import numpy as np
 
-from experiments.bench import Requests
-from experiments.data import Rows
-from experiments.datasets.classes import Split
+from ..bench import Requests
+from ..data import Rows
+from ..datasets.classes import Split
 
 FEW = 10  # Rows; of fewer, one more or less moves a share by over ten points.
 

@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxunlearn as ju
-from experiments.bench import (
+from jaxunlearn import attacks, metrics, report
+from jaxunlearn.attacks import anamnesis
+from jaxunlearn.core.keys import derive
+from jaxunlearn.core.training import init_variables
+from jaxunlearn.report.verdict import DAMAGE, NOTHING, TELLTALE, TRACE
+
+from ..bench import (
   ORIGINAL,
   RETRAINED,
   Bed,
@@ -22,11 +28,6 @@ from experiments.bench import (
   distance,
   table,
 )
-from jaxunlearn import attacks, metrics, report
-from jaxunlearn.attacks import anamnesis
-from jaxunlearn.core.keys import derive
-from jaxunlearn.core.training import init_variables
-from jaxunlearn.report.verdict import DAMAGE, NOTHING, TELLTALE, TRACE
 
 NUM_TEACHERS = 8
 SVC_ROWS = 500  # Rows of a class that the membership attack is fitted on.

@@ -10,11 +10,12 @@ import jax
 import optax
 
 import jaxunlearn as ju
-from experiments.beds import classifiers, concepts
-from experiments.beds.classifier_settings import settings_for
-from experiments.bench import Bed, Method, Plan, Setting
-from experiments.bench.tune import Between, Choice
 from jaxunlearn.models.generator import image_generator, vector_generator
+
+from ..bench import Bed, Method, Plan, Setting
+from ..bench.tune import Between, Choice
+from . import classifiers, concepts
+from .classifier_settings import settings_for
 
 # What `--tune` chose, in the place of settings by hand.
 CHOSEN = Path(__file__).with_name("classifier_settings.json")

@@ -14,14 +14,15 @@ import numpy as np
 import optax
 
 import jaxunlearn as ju
-from experiments import bench, data
-from experiments.beds import cautions, models
-from experiments.datasets import classes, splits
-from experiments.flags import described
-from experiments.requests import Ask
 from jaxunlearn import requests
 from jaxunlearn.core.keys import derive
 from jaxunlearn.core.types import PyTree
+
+from .. import bench, data
+from ..datasets import classes, splits
+from ..flags import described
+from ..requests import Ask
+from . import cautions, models
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 import jaxunlearn as ju
-from experiments.bench import Bed, Setting
 from jaxunlearn import metrics
+
+from ..bench import Bed, Setting
 
 GRID = 4  # Blocks along each side of an image.
 

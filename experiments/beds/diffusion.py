@@ -11,14 +11,15 @@ import numpy as np
 import optax
 
 import jaxunlearn as ju
-from experiments import data
-from experiments.datasets import prompted
 from jaxunlearn import diffusion
 from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.core.types import PyTree, Variables
 from jaxunlearn.losses.classification import cross_entropy
 from jaxunlearn.models.mlp import MLP
 from jaxunlearn.models.resnet import resnet18
+
+from .. import data
+from ..datasets import prompted
 
 DOMAINS = ("object", "style")
 DIGITS = {

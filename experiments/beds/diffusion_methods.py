@@ -19,14 +19,6 @@ import numpy as np
 import optax
 
 import jaxunlearn as ju
-from experiments.beds.diffusion import (
-  GUIDANCE,
-  Concept,
-  Images,
-  Maker,
-  denoising,
-)
-from experiments.datasets import prompted
 from jaxunlearn import Fit, Request, Transform, diffusion
 from jaxunlearn.diffusion.adv_unlearn import Adversary, Retention
 from jaxunlearn.diffusion.doco import Critic, Preservation
@@ -34,6 +26,15 @@ from jaxunlearn.diffusion.esd import Variant
 from jaxunlearn.diffusion.sfd import Distillation
 from jaxunlearn.diffusion.steps import Sampling, clipped_adamw
 from jaxunlearn.diffusion.uce import Positions
+
+from ..datasets import prompted
+from .diffusion import (
+  GUIDANCE,
+  Concept,
+  Images,
+  Maker,
+  denoising,
+)
 
 # What a concept is steered to where a method asks for one: half round the circle
 # of objects, the first style.

@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.data import Dataset
-from experiments.files import checked_path, short
 from jaxunlearn import Model, Variables, models
 from jaxunlearn.adapters.flax import from_module
 from jaxunlearn.core import checks
+
+from ..data import Dataset
+from ..files import checked_path, short
 
 NAMES = ("mlp", "cnn", "resnet", "vit")
 

@@ -15,9 +15,6 @@ import numpy as np
 from rich.progress import Progress
 
 import jaxunlearn as ju
-from experiments import common
-from experiments.bench import lanes
-from experiments.bench.study import ORIGINAL, Evidence, Found, Plan
 from jaxunlearn import report
 from jaxunlearn.adapters import orbax
 from jaxunlearn.report.certificate import (
@@ -26,6 +23,11 @@ from jaxunlearn.report.certificate import (
   hash_arrays,
 )
 from jaxunlearn.report.unseen import Answers, checks_by_unseen
+
+from .. import common
+from ..launch import started
+from . import lanes
+from .study import ORIGINAL, Evidence, Found, Plan
 
 
 def check(plan: Plan) -> None:
@@ -182,7 +184,7 @@ def provenance(evidence: Evidence) -> dict[str, str]:
 
 def command(plan: Plan) -> str:
   """The line that runs the study again: every flag that is not its default."""
-  words = ["python", "-m", f"experiments.{plan.study.name}"]
+  words = started(plan.study.name).split()
   for field in dataclasses.fields(plan.options):
     value, flag = (
       getattr(plan.options, field.name),

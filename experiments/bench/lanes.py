@@ -11,8 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxunlearn as ju
-from experiments import common
-from experiments.bench.study import (
+from jaxunlearn.core.drivers import unlearn_sequence
+from jaxunlearn.core.keys import derive
+from jaxunlearn.core.reduction import all_finite
+from jaxunlearn.core.types import PyTree
+
+from .. import common
+from .study import (
   AGAIN,
   ORIGINAL,
   REFERENCES,
@@ -21,10 +26,6 @@ from experiments.bench.study import (
   Plan,
   Setting,
 )
-from jaxunlearn.core.drivers import unlearn_sequence
-from jaxunlearn.core.keys import derive
-from jaxunlearn.core.reduction import all_finite
-from jaxunlearn.core.types import PyTree
 
 
 class Made(NamedTuple):

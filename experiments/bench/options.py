@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated
 
-from experiments import flags
-from experiments.flags import described
+from .. import flags
+from ..flags import described
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,14 +15,15 @@ import numpy as np
 from rich.console import Console
 from rich.measure import Measurement
 
-from experiments import common
-from experiments.bench import certify, lanes, table, tune
-from experiments.bench.study import ORIGINAL, Evidence, Panel, Plan
 from jaxunlearn import report
 from jaxunlearn.adapters import orbax
 from jaxunlearn.core.types import Variables
 from jaxunlearn.report.files import plain
 from jaxunlearn.report.tables import split_columns
+
+from .. import common
+from . import certify, lanes, table, tune
+from .study import ORIGINAL, Evidence, Panel, Plan
 
 
 class Report(NamedTuple):

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
-from experiments import common
-from experiments.bench import lanes, table, tune
-from experiments.bench.study import ORIGINAL, RETRAINED, Evidence, Found, Plan
+from .. import common
+from . import lanes, table, tune
+from .study import ORIGINAL, RETRAINED, Evidence, Found, Plan
 
 
 def run(plan: Plan, progress: Progress) -> Evidence:

@@ -9,10 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import common, files, flags
-from experiments.bench import certify, render, table, tune
-from experiments.bench.run import record
-from experiments.bench.study import (
+from jaxunlearn.core import checks
+
+from .. import common, files, flags
+from ..launch import started
+from ..requests import Ask, about, read
+from . import certify, render, table, tune
+from .run import record
+from .study import (
   REPORT,
   SELECT,
   Beds,
@@ -21,8 +25,6 @@ from experiments.bench.study import (
   Requests,
   Study,
 )
-from experiments.requests import Ask, about, read
-from jaxunlearn.core import checks
 
 
 def prepare(study: Study, options: Any) -> Plan:
@@ -170,7 +172,7 @@ def main(
     run: `(plan, progress) -> evidence`.
     argv: the arguments; those of the process if None.
   """
-  program = f"python -m experiments.{study.name}"
+  program = started(study.name)
   asked = flags.parse(study.options, program, argv)
   if asked.write_settings is not None:
     return _write_settings(asked, prepare)

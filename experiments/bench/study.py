@@ -37,10 +37,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from experiments.bench.options import CommonOptions
-from experiments.datasets.splits import REPORT as REPORT
-from experiments.datasets.splits import SELECT as SELECT
-from experiments.requests import Ask
 from jaxunlearn import report
 from jaxunlearn.core.types import Variables
 from jaxunlearn.report.equivalence import Rule as Rule
@@ -49,6 +45,11 @@ from jaxunlearn.report.results import ORIGINAL as ORIGINAL
 from jaxunlearn.report.results import REFERENCES as REFERENCES
 from jaxunlearn.report.results import RETRAINED as RETRAINED
 from jaxunlearn.report.results import RETRAINED_AGAIN as AGAIN  # noqa: F401
+
+from ..datasets.splits import REPORT as REPORT
+from ..datasets.splits import SELECT as SELECT
+from ..requests import Ask
+from .options import CommonOptions
 
 if TYPE_CHECKING:
   import jax

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from experiments.bench.study import (
+from jaxunlearn import report
+from jaxunlearn.report.results import IDENTITY
+
+from .study import (
   RETRAINED,
   Evidence,
   Measure,
   Plan,
 )
-from jaxunlearn import report
-from jaxunlearn.report.results import IDENTITY
 
 FINITE = report.Metric(
   "is_finite",

@@ -17,19 +17,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import common
-from experiments.bench import lanes
-from experiments.bench.study import (
+from jaxunlearn import report
+from jaxunlearn.report.definitions import format_value
+from jaxunlearn.report.files import plain
+from jaxunlearn.report.tables import Cell, Grid
+
+from .. import common
+from ..launch import started
+from . import lanes
+from .study import (
   AGAIN,
   RETRAINED,
   Evidence,
   Plan,
   Setting,
 )
-from jaxunlearn import report
-from jaxunlearn.report.definitions import format_value
-from jaxunlearn.report.files import plain
-from jaxunlearn.report.tables import Cell, Grid
 
 SEEDS = (1_000_000, 1_000_001)  # Far from those of any report.
 
@@ -205,7 +207,7 @@ def write(
   holds = _holds_for(plan.options)
   kept = [e for e in entries if e["for"] != holds or e["method"] not in tuned]
   how = {
-    "command": shlex.join(["python", "-m", _program(), *sys.argv[1:]]),
+    "command": f"{started(plan.study.name)} {shlex.join(sys.argv[1:])}",
     "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     "versions": common.environment(),
     "requests": plan.requests.names,
@@ -220,10 +222,6 @@ def write(
     kept.append(entry)
   kept.sort(key=lambda entry: (sorted(entry["for"].items()), entry["method"]))
   report.write_json(path, plain(kept))
-
-
-def _program() -> str:
-  return f"experiments.{Path(sys.argv[0]).stem}"
 
 
 BY_HAND = "default, by hand"

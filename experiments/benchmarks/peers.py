@@ -34,8 +34,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments import common
-from experiments.benchmarks import (
+from jaxunlearn.models import CNN, MLP
+from jaxunlearn.report import write_json
+from jaxunlearn.report.files import write_text
+
+from .. import common
+from . import (
   peers_harness,
   peers_methods,
   peers_scoring,
@@ -43,9 +47,6 @@ from experiments.benchmarks import (
   peers_training,
   phase,
 )
-from jaxunlearn.models import CNN, MLP
-from jaxunlearn.report import write_json
-from jaxunlearn.report.files import write_text
 
 Part = Literal["shadows", "lira", "methods", "gradients", "overhead"]
 

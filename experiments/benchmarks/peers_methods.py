@@ -11,8 +11,13 @@ import numpy as np
 import optax
 
 import jaxunlearn as ju
-from experiments.benchmarks.peers_harness import Case, Peer, Scores
-from experiments.benchmarks.peers_tasks import (
+from jaxunlearn.core.training import init_variables
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import Variables
+from jaxunlearn.methods.unsir import PAPER
+
+from .peers_harness import Case, Peer, Scores
+from .peers_tasks import (
   CLASSES,
   LEARNING_RATE,
   STRATEGY,
@@ -22,10 +27,6 @@ from experiments.benchmarks.peers_tasks import (
   task,
   tensors,
 )
-from jaxunlearn.core.training import init_variables
-from jaxunlearn.core.transform import Transform
-from jaxunlearn.core.types import Variables
-from jaxunlearn.methods.unsir import PAPER
 
 # The library's method, of the untrained network that only Bad Teacher uses, and
 # the same by hand.
@@ -61,7 +62,7 @@ def method_case(
   """A method of the library and the same steps in PyTorch."""
   import torch
 
-  from experiments.benchmarks import peers_torch
+  from . import peers_torch
 
   rows, torch_rows = on_device(given.train), tensors(given)
   masks = jnp.stack([rows["label"] == c for c in classes])
@@ -144,7 +145,7 @@ def method_case(
 
 
 def _unsir(given: Task, scaled: Callable[[int], int]) -> Sides:
-  from experiments.benchmarks import peers_torch
+  from . import peers_torch
 
   counts: dict[str, Any] = {
     "noise_steps": scaled(40),
@@ -175,7 +176,7 @@ def _unsir(given: Task, scaled: Callable[[int], int]) -> Sides:
 
 
 def _bad_teacher(given: Task, scaled: Callable[[int], int]) -> Sides:
-  from experiments.benchmarks import peers_torch
+  from . import peers_torch
 
   steps, batch_size = scaled(120), given.batch_size
   fit = ju.Fit(optax.adam(LEARNING_RATE), steps, batch_size)
@@ -198,7 +199,7 @@ def _bad_teacher(given: Task, scaled: Callable[[int], int]) -> Sides:
 
 
 def _scrub(given: Task, scaled: Callable[[int], int]) -> Sides:
-  from experiments.benchmarks import peers_torch
+  from . import peers_torch
 
   # At a lower rate some classes stay: the disobeying steps start from a tie.
   rate = 3 * LEARNING_RATE

@@ -9,17 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.peers_harness import Case, Peer, Scores
-from experiments.benchmarks.peers_tasks import Sizes
 from jaxunlearn.attacks.lira import lira_scores
 from jaxunlearn.attacks.shadow import shadow_masks
+
+from .peers_harness import Case, Peer, Scores
+from .peers_tasks import Sizes
 
 
 def scoring(sizes: Sizes) -> Iterator[Case]:
   """Online LiRA, a normal distribution a row, medians as centres."""
   import torch
 
-  from experiments.benchmarks import peers_torch
+  from . import peers_torch
 
   count, num_rows = sizes.shadows, sizes.scored
   rng = np.random.default_rng(0)

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import data
 from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.models import CNN, MLP
+
+from .. import data
 
 CLASSES = 10
 LEARNING_RATE = 1e-3
@@ -108,7 +109,7 @@ class Task(NamedTuple):
 
   def module(self) -> Any:
     """The same network in PyTorch."""
-    from experiments.benchmarks import peers_torch
+    from . import peers_torch
 
     if self.kind == "MLP":
       return peers_torch.mlp(*self.widths)
@@ -160,7 +161,7 @@ class Tensors(NamedTuple):
 def tensors(given: Task) -> Tensors:
   import torch
 
-  from experiments.benchmarks.peers_torch import inputs_of
+  from .peers_torch import inputs_of
 
   label = torch.from_numpy(given.train["label"]).long()
   return Tensors(inputs_of(given.train["x"]), label, inputs_of(given.test["x"]))

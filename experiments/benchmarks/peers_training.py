@@ -10,8 +10,13 @@ import jax
 import numpy as np
 
 import jaxunlearn as ju
-from experiments.benchmarks.peers_harness import Case, Peer, Scores
-from experiments.benchmarks.peers_tasks import (
+from jaxunlearn.attacks.shadow import shadow_masks
+from jaxunlearn.core.training import init_variables
+from jaxunlearn.core.types import Variables
+from jaxunlearn.metrics.per_example import gradient_norms
+
+from .peers_harness import Case, Peer, Scores
+from .peers_tasks import (
   LEARNING_RATE,
   STRATEGY,
   Sizes,
@@ -21,10 +26,6 @@ from experiments.benchmarks.peers_tasks import (
   task,
   tensors,
 )
-from jaxunlearn.attacks.shadow import shadow_masks
-from jaxunlearn.core.training import init_variables
-from jaxunlearn.core.types import Variables
-from jaxunlearn.metrics.per_example import gradient_norms
 
 
 def shadows(sizes: Sizes) -> Iterator[Case]:
@@ -58,7 +59,7 @@ def shadow_case(given: Task, sizes: Sizes, target: float | None) -> Case:
   """`train_many` and one model after the other in PyTorch."""
   import torch
 
-  from experiments.benchmarks import peers_torch
+  from . import peers_torch
 
   count, rows = sizes.shadows, on_device(given.train)
   masks = shadow_masks(jax.random.key(1), count, len(rows["label"]))
@@ -139,7 +140,7 @@ def gradients(sizes: Sizes) -> Iterator[Case]:
 
 
 def gradient_case(given: Task, num_rows: int) -> Case:
-  from experiments.benchmarks import peers_torch
+  from . import peers_torch
 
   index = np.arange(num_rows) % len(given.train["label"])
   given = given._replace(

@@ -30,11 +30,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments import common
 from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.metrics import influence, per_example
 from jaxunlearn.models import MLP
 from jaxunlearn.report import write_json
+
+from .. import common
 
 DIM, QUERIES = 64, 4
 KERNELS = ("losses", "norms", "dots", "gram", "curvature", "influence")

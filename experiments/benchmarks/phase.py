@@ -26,10 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxunlearn as ju
-from experiments import common
 from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.models import CNN, MLP
 from jaxunlearn.report import write_json
+
+from .. import common
 
 
 @dataclasses.dataclass(frozen=True)

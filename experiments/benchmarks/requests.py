@@ -26,11 +26,12 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxunlearn as ju
-from experiments import common, data
 from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.methods.unsir import PAPER
 from jaxunlearn.models import MLP
 from jaxunlearn.report import write_json
+
+from .. import common, data
 
 
 @dataclasses.dataclass(frozen=True)

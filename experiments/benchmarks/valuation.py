@@ -44,8 +44,6 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments import common
-from experiments.benchmarks import valuation_pydvl
 from jaxunlearn.report import write_json
 from jaxunlearn.valuation import (
   banzhaf,
@@ -56,6 +54,9 @@ from jaxunlearn.valuation import (
   permutation,
 )
 from jaxunlearn.valuation.types import Utility, Valuation
+
+from .. import common
+from . import valuation_pydvl
 
 VALIDATION_ROWS = 200
 

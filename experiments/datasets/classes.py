@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import files
-from experiments.data import Dataset, Rows
-from experiments.datasets.splits import SELECT
-from experiments.requests import Ask, about, rows_named, share
 from jaxunlearn import requests
+
+from .. import files
+from ..data import Dataset, Rows
+from ..requests import Ask, about, rows_named, share
+from .splits import SELECT
 
 EACH_CLASS = "each-class"
 # Of all rows, or of the test rows where somebody else set those aside: as many

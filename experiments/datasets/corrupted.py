@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data import Rows
-from experiments.datasets.classes import Split
-from experiments.requests import share
 from jaxunlearn.core.keys import derive
+
+from ..data import Rows
+from ..requests import share
+from .classes import Split
 
 TARGET = 0  # The class that the patch stands for.
 

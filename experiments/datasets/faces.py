@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import data, files
-from experiments.data import Dataset, Rows
+from .. import data, files
+from ..data import Dataset, Rows
 
 KINDS = ("mufac", "mucac", "faces")
 MUFAC_FOLDER = "custom_korean_family_dataset_resolution_128"

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data import Dataset, Rows
-from experiments.datasets import classes
+from ..data import Dataset, Rows
+from . import classes
 
 
 class Flipped(NamedTuple):

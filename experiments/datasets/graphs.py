@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import files, requests
-from experiments.data import MAX_CLASSES, data_folder
-from experiments.datasets.splits import REPORT, split_rows
 from jaxunlearn import graph
 from jaxunlearn.core import keys
+
+from .. import files, requests
+from ..data import MAX_CLASSES, data_folder
+from .splits import REPORT, split_rows
 
 SOURCES = "karate, digits, cora or npz:PATH"
 FORMS = {

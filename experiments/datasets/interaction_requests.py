@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import files, requests
-from experiments.datasets.interactions import Source, Split
+from .. import files, requests
+from .interactions import Source, Split
 
 FORMS = {
   "users": "users:SHARE, users:ID,ID",

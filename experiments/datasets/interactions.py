@@ -14,10 +14,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments.data import data_folder
-from experiments.datasets.splits import REPORT, SELECT
-from experiments.files import read_csv, read_npz
 from jaxunlearn import recsys
+
+from ..data import data_folder
+from ..files import read_csv, read_npz
+from .splits import REPORT, SELECT
 
 GENRES = (
   "unknown",

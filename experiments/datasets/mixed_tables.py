@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data import ADULT_NUMBERS, ADULT_WORDS, data_folder
-from experiments.files import read_csv
+from ..data import ADULT_NUMBERS, ADULT_WORDS, data_folder
+from ..files import read_csv
 
 # Of the country nine tenths are one value.
 _WORDS = (*(w for w in ADULT_WORDS if w != "native-country"), "income")

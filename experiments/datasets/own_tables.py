@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from experiments.data import MAX_CLASSES, Dataset, Pool, pooled
-from experiments.files import checked_file, read_csv, short
+from ..data import MAX_CLASSES, Dataset, Pool, pooled
+from ..files import checked_file, read_csv, short
 
 LABELS = ("y", "label", "target")
 MOST_WORDS = 50  # A column of more different words is no kind but a name.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import data
+from .. import data
 
 OBJECTS: tuple[tuple[str, str, str], ...] = (
   ("zero", "nought", "nil"),

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import files
-from experiments import requests as grammar
-from experiments.data import _standardised, data_folder
-from experiments.datasets import splits
-from experiments.files import read_csv
 from jaxunlearn import requests
 from jaxunlearn.core import checks
+
+from .. import files
+from .. import requests as grammar
+from ..data import _standardised, data_folder
+from ..files import read_csv
+from . import splits
 
 SOURCES = ("diabetes", "california", "etth1")
 FORMS = {

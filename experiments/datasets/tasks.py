@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import data
+from .. import data
 
 NUM_KERNELS, KERNEL_SIZE = 128, 6
 _IMAGES_AT_ONCE = 100

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import files
-from experiments.data import data_folder
-from experiments.datasets.splits import SELECT
 from jaxunlearn.language.rows import CHATML, PLAIN, encode_pairs, train_bpe
 from jaxunlearn.language.types import Text
+
+from .. import files
+from ..data import data_folder
+from .splits import SELECT
 
 FORMS = {
   "split": "split:forget01|forget05|forget10",
@@ -246,7 +247,7 @@ def pinned(pairs: Pairs, kind: str, value: str) -> np.ndarray:
     ValueError: a split of other data, an owner whom no row has, a row that is
       not there.
   """
-  from experiments.requests import rows_named
+  from ..requests import rows_named
 
   count = len(pairs.questions)
   if kind == "index":

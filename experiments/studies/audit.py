@@ -28,19 +28,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import bench, flags
-from experiments.beds import (
-  classifier_measures,
-  classifier_methods,
-  classifiers,
-)
-from experiments.bench import RETRAINED, Evidence, Measure, Method, Rule, table
-from experiments.flags import described
-from experiments.studies import audit_attacks
 from jaxunlearn import attacks, report
 from jaxunlearn.report import verdict as verdicts
 from jaxunlearn.report.tables import Cell, Grid
 from jaxunlearn.report.verdict import DAMAGE, NOTHING, TELLTALE, TRACE
+
+from .. import bench, flags
+from ..beds import (
+  classifier_measures,
+  classifier_methods,
+  classifiers,
+)
+from ..bench import RETRAINED, Evidence, Measure, Method, Rule, table
+from ..flags import described
+from . import audit_attacks
 
 SEEDS = {
   "smoke": {"digits": 4, "other": 4},

@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxunlearn as ju
-from experiments.bench import RETRAINED, Bed, Case, Evidence, Measure, lanes
 from jaxunlearn import attacks, metrics, report
 from jaxunlearn.core import checks
 from jaxunlearn.core.keys import derive
+
+from ..bench import RETRAINED, Bed, Case, Evidence, Measure, lanes
 
 QUANTIZED_BITS = 4
 MIN_MODELS = 4  # Of a method, for U-LiRA: two to fit, two to attack.

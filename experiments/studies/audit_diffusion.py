@@ -33,14 +33,14 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import bench, flags
-from experiments.beds import diffusion as beds
-from experiments.beds.diffusion_methods import METHODS, USUAL
-from experiments.files import checked_path
-from experiments.flags import described
-from experiments.studies import audit_diffusion_measures as measured
-from experiments.studies import audit_diffusion_models as models
-from experiments.studies import audit_diffusion_view as view
+from .. import bench, flags
+from ..beds import diffusion as beds
+from ..beds.diffusion_methods import METHODS, USUAL
+from ..files import checked_path
+from ..flags import described
+from . import audit_diffusion_measures as measured
+from . import audit_diffusion_models as models
+from . import audit_diffusion_view as view
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,17 +21,18 @@ import numpy as np
 import optax
 
 import jaxunlearn as ju
-from experiments.beds.diffusion import DOMAINS, GUIDANCE, generate, guided
-from experiments.beds.diffusion_methods import METHODS, Task
-from experiments.bench import RETRAINED, Case, Evidence, Measure, Plan, table
-from experiments.datasets import prompted
-from experiments.studies.audit_diffusion_models import Setup, key_of
 from jaxunlearn import attacks, diffusion, report
 from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.core.types import PyTree, Variables
 from jaxunlearn.metrics import frechet, generation
 from jaxunlearn.models.mlp import MLP
 from jaxunlearn.report import HIGHER, LOWER, NEAREST
+
+from ..beds.diffusion import DOMAINS, GUIDANCE, generate, guided
+from ..beds.diffusion_methods import METHODS, Task
+from ..bench import RETRAINED, Case, Evidence, Measure, Plan, table
+from ..datasets import prompted
+from .audit_diffusion_models import Setup, key_of
 
 PSIS = (0.0, 0.15, 0.25, 0.35, 0.45, 0.55, 0.75)
 # Beyond it even a model retrained without the concept finds it.

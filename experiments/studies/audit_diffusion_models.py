@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxunlearn as ju
-from experiments import common
-from experiments.beds import diffusion as beds
-from experiments.beds.diffusion_methods import METHODS, Task
-from experiments.bench import AGAIN, ORIGINAL, REFERENCES, Plan, lanes
 from jaxunlearn.adapters import orbax
 from jaxunlearn.core.types import PyTree, Variables
+
+from .. import common
+from ..beds import diffusion as beds
+from ..beds.diffusion_methods import METHODS, Task
+from ..bench import AGAIN, ORIGINAL, REFERENCES, Plan, lanes
 
 # A stretch of retraining whose time stands for all of it.
 _TIMED_SHARE = 20

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.beds.diffusion import DOMAINS, GUIDANCE
-from experiments.bench import ORIGINAL, Evidence, Plan
-from experiments.studies.audit_diffusion_measures import METRICS, PSI_MAX, PSIS
 from jaxunlearn import report
 from jaxunlearn.report import charts, draw
+
+from ..beds.diffusion import DOMAINS, GUIDANCE
+from ..bench import ORIGINAL, Evidence, Plan
+from .audit_diffusion_measures import METRICS, PSI_MAX, PSIS
 
 SHOWN = (
   *("ua", "ira", "cra", "worst", "excess", "crs_forget", "ccs_forget"),

@@ -34,14 +34,6 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments import bench, flags
-from experiments.bench import Case, Evidence, Measure, Rule, table
-from experiments.datasets import classes, splits, tasks
-from experiments.flags import described
-from experiments.studies import continual_events as words
-from experiments.studies import continual_learners as learners
-from experiments.studies import continual_streams as streams
-from experiments.studies import continual_view as view
 from jaxunlearn import Variables, attacks, metrics, models, report
 from jaxunlearn import continual as co
 from jaxunlearn.adapters.flax import from_module
@@ -49,6 +41,15 @@ from jaxunlearn.continual import metrics as stream_metrics
 from jaxunlearn.continual.metrics import FORGOTTEN, RETAINED, UNSEEN
 from jaxunlearn.report import HIGHER, LOWER
 from jaxunlearn.report.verdict import DAMAGE, NOTHING, TELLTALE, TRACE
+
+from .. import bench, flags
+from ..bench import Case, Evidence, Measure, Rule, table
+from ..datasets import classes, splits, tasks
+from ..flags import described
+from . import continual_events as words
+from . import continual_learners as learners
+from . import continual_streams as streams
+from . import continual_view as view
 
 SEEDS = {"smoke": 2, "quick": 5, "paper": 10}
 DEFAULT_STREAMS = {

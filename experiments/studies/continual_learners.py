@@ -17,8 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.bench import Bed, Method, Setting
-from experiments.bench.tune import Between
 from jaxunlearn import Model, Variables
 from jaxunlearn import continual as co
 from jaxunlearn.adapters.functions import from_functions
@@ -30,6 +28,9 @@ from jaxunlearn.continual.tame_forget import tame_forget_examples
 from jaxunlearn.continual.tame_selector import tame_selector
 from jaxunlearn.core import sampling
 from jaxunlearn.core.keys import derive
+
+from ..bench import Bed, Method, Setting
+from ..bench.tune import Between
 
 # Scores of classes that a learner rules out: finite, so that losses are too.
 FLOOR = -30.0

@@ -11,16 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxunlearn as ju
-from experiments import common
-from experiments.bench import AGAIN, ORIGINAL, RETRAINED, Bed, Evidence, Plan
-from experiments.bench import lanes as frame
-from experiments.studies import continual_learners as learners
-from experiments.studies.continual_learners import METHODS, REMAINING, ridge
 from jaxunlearn import continual as co
 from jaxunlearn.continual.acu import acu_ridge
 from jaxunlearn.continual.acu_stream import AcuStream, acu_stream
 from jaxunlearn.continual.metrics import RETAINED
 from jaxunlearn.core.keys import derive
+
+from .. import common
+from ..bench import AGAIN, ORIGINAL, RETRAINED, Bed, Evidence, Plan
+from ..bench import lanes as frame
+from . import continual_learners as learners
+from .continual_learners import METHODS, REMAINING, ridge
 
 # Batches within which a new task has to be noticed.
 NOTICED = 10

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from experiments.bench import RETRAINED, Evidence, Plan
-from experiments.studies import continual_events as words
-from experiments.studies.continual_streams import NOTICED
 from jaxunlearn import continual as co
 from jaxunlearn import report
 from jaxunlearn.continual.metrics import FORGOTTEN, RETAINED, UNSEEN
 from jaxunlearn.report import draw
+
+from ..bench import RETRAINED, Evidence, Plan
+from . import continual_events as words
+from .continual_streams import NOTICED
 
 CLU_ROWS = ("clu", "clu_teacher", "clu_exclude_label", "clu_published")
 # A forgotten task may be this much better known than to the retrained model.

@@ -22,15 +22,15 @@ from typing import Annotated
 
 import numpy as np
 
-from experiments import bench, flags
-from experiments.beds import (
+from .. import bench, flags
+from ..beds import (
   classifier_measures,
   classifier_methods,
   classifiers,
 )
-from experiments.beds.classifier_methods import METHODS, USUAL
-from experiments.flags import described
-from experiments.studies import forget_view
+from ..beds.classifier_methods import METHODS, USUAL
+from ..flags import described
+from . import forget_view
 
 SEEDS = {
   "smoke": {"digits": 2, "other": 2},

@@ -25,14 +25,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxunlearn as ju
-from experiments import bench, flags
-from experiments.beds import classifier_methods, classifiers
-from experiments.bench import Bed, Case, Evidence, Kind, Measure, Method
-from experiments.datasets import classes, corrupted
-from experiments.flags import described
-from experiments.requests import Ask
 from jaxunlearn import metrics, report
 from jaxunlearn.methods.ssd import importance
+
+from .. import bench, flags
+from ..beds import classifier_methods, classifiers
+from ..bench import Bed, Case, Evidence, Kind, Measure, Method
+from ..datasets import classes, corrupted
+from ..flags import described
+from ..requests import Ask
 
 CLEAN = "clean"  # Trained without any bad row, known or not.
 NAMES = ("finetune", "ssd", "scrub", "bad_teacher", "salun", "laf")

@@ -29,16 +29,17 @@ import numpy as np
 import optax
 
 import jaxunlearn as ju
-from experiments import bench, common, flags
-from experiments.beds import classifiers
-from experiments.bench import Case, Evidence, Measure, Method, lanes, table
-from experiments.datasets import classes
-from experiments.flags import described
-from experiments.requests import about, read
 from jaxunlearn import exact, metrics, report
 from jaxunlearn.core.keys import derive
 from jaxunlearn.report import LOWER
 from jaxunlearn.report.verdict import DAMAGE, NOTHING
+
+from .. import bench, common, flags
+from ..beds import classifiers
+from ..bench import Case, Evidence, Measure, Method, lanes, table
+from ..datasets import classes
+from ..flags import described
+from ..requests import about, read
 
 SEEDS = {"smoke": 2, "quick": 5, "paper": 10}
 MOMENTS = 5  # At which systems are held against retraining.

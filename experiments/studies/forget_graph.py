@@ -35,17 +35,18 @@ import numpy as np
 import optax
 
 import jaxunlearn as ju
-from experiments import bench, flags
-from experiments.bench import Case, Measure, Method, Rule, render, table
-from experiments.bench.tune import Between
-from experiments.datasets import graphs
-from experiments.flags import described
-from experiments.studies import forget_graph_pieces as pieces
-from experiments.studies import forget_graph_view as view
 from jaxunlearn import attacks, graph, metrics, report
 from jaxunlearn.core.reduction import all_finite
 from jaxunlearn.graph.layers import GAT, GCN, GIN, Encoder
 from jaxunlearn.report.verdict import DAMAGE, TELLTALE, TRACE
+
+from .. import bench, flags
+from ..bench import Case, Measure, Method, Rule, render, table
+from ..bench.tune import Between
+from ..datasets import graphs
+from ..flags import described
+from . import forget_graph_pieces as pieces
+from . import forget_graph_view as view
 
 LAYERS = {"gcn": GCN, "gat": GAT, "gin": GIN}
 # What the gap to retraining is a mean over, and what bars show.

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxunlearn as ju
-from experiments.bench import Bed
-from experiments.datasets import graphs
 from jaxunlearn import graph
 from jaxunlearn.core import keys
+
+from ..bench import Bed
+from ..datasets import graphs
 
 
 class Cut(NamedTuple):

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.bench import ORIGINAL, RETRAINED, Evidence, Plan
-from experiments.datasets.graphs import around
 from jaxunlearn import report
 from jaxunlearn.report import charts
+
+from ..bench import ORIGINAL, RETRAINED, Evidence, Plan
+from ..datasets.graphs import around
 
 _WANTED = 20  # Nodes of the picture, about.
 _PANELS = 4

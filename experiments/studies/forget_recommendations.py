@@ -40,20 +40,21 @@ import numpy as np
 import optax
 import tyro
 
-from experiments import bench, flags
-from experiments.bench import Bed, Case, Measure, Method, table
-from experiments.bench.tune import Between
-from experiments.data import data_folder
-from experiments.datasets import interaction_requests as asked
-from experiments.datasets import interactions
-from experiments.flags import described
-from experiments.studies import forget_recommendations_view as view
 from jaxunlearn import Fit, Variables, metrics, recsys, report
 from jaxunlearn.core.keys import derive
 from jaxunlearn.core.reduction import all_finite
 from jaxunlearn.recsys.receraser import AGGREGATE
 from jaxunlearn.recsys.types import Embeddings, Recommender
 from jaxunlearn.report.verdict import DAMAGE, NOTHING, TELLTALE, TRACE
+
+from .. import bench, flags
+from ..bench import Bed, Case, Measure, Method, table
+from ..bench.tune import Between
+from ..data import data_folder
+from ..datasets import interaction_requests as asked
+from ..datasets import interactions
+from ..flags import described
+from . import forget_recommendations_view as view
 
 MMRECUN = view.MMRECUN
 # Weight of the kept interactions in MMRecUN, by kind of request; chosen on

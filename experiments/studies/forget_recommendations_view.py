@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.bench import (
+from jaxunlearn import report
+
+from ..bench import (
   ORIGINAL,
   RETRAINED,
   Evidence,
@@ -15,7 +17,6 @@ from experiments.bench import (
   render,
   table,
 )
-from jaxunlearn import report
 
 MMRECUN, POPULARITY = "mmrecun", "popularity"
 RANKING = {

@@ -30,11 +30,6 @@ import numpy as np
 import optax
 
 import jaxunlearn as ju
-from experiments import bench, flags
-from experiments.bench import Case, Measure, Method, Rule, render, table
-from experiments.bench.tune import Between
-from experiments.datasets import regression as tables
-from experiments.flags import described
 from jaxunlearn import metrics, report
 from jaxunlearn.attacks import anamnesis
 from jaxunlearn.attacks.regression import regression_attack
@@ -45,6 +40,12 @@ from jaxunlearn.methods.blindspot import blindspot
 from jaxunlearn.methods.gaussian_amnesiac import gaussian_amnesiac
 from jaxunlearn.metrics import regression
 from jaxunlearn.report.verdict import DAMAGE, TELLTALE, TRACE
+
+from .. import bench, flags
+from ..bench import Case, Measure, Method, Rule, render, table
+from ..bench.tune import Between
+from ..datasets import regression as tables
+from ..flags import described
 
 REQUESTS = {
   "diabetes": "range:..90",

@@ -22,15 +22,16 @@ import numpy as np
 import optax
 
 import jaxunlearn as ju
-from experiments import bench, flags, requests
-from experiments.bench import Case, Measure, Method, Rule, render, table
-from experiments.bench.tune import Between
-from experiments.datasets import splits
-from experiments.flags import described
 from jaxunlearn import metrics, models
 from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.core.reduction import all_finite
 from jaxunlearn.report.verdict import DAMAGE, NOTHING, TELLTALE, TRACE
+
+from .. import bench, flags, requests
+from ..bench import Case, Measure, Method, Rule, render, table
+from ..bench.tune import Between
+from ..datasets import splits
+from ..flags import described
 
 HIDDEN = {"linear": (), "mlp": (32,)}
 STEPS = {"smoke": 200, "quick": 1000, "paper": 4000}

@@ -31,17 +31,18 @@ import numpy as np
 import optax
 
 import jaxunlearn as ju
-from experiments import bench, flags
-from experiments.datasets import tofu
-from experiments.flags import described
-from experiments.studies.forget_text_measures import adamw, measures
-from experiments.studies.forget_text_methods import (
+from jaxunlearn import language
+from jaxunlearn.language.types import Text
+
+from .. import bench, flags
+from ..datasets import tofu
+from ..flags import described
+from .forget_text_measures import adamw, measures
+from .forget_text_methods import (
   DEFAULT,
   METHODS,
   settings_of,
 )
-from jaxunlearn import language
-from jaxunlearn.language.types import Text
 
 
 @dataclasses.dataclass(frozen=True)

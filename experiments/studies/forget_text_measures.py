@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import bench
-from experiments.bench import Case, Measure, Rule, table
 from jaxunlearn import language, metrics, report
 from jaxunlearn.attacks import language as membership
 from jaxunlearn.attacks.anamnesis import relearning
@@ -21,6 +19,9 @@ from jaxunlearn.language.generation import generate
 from jaxunlearn.language.types import Text
 from jaxunlearn.metrics import text as scores
 from jaxunlearn.report.verdict import DAMAGE, TELLTALE, TRACE
+
+from .. import bench
+from ..bench import Case, Measure, Rule, table
 
 _CHUNK = 40  # Rows whose logits are there at once.
 _MOST_SHARE = 0.4  # Min-k: of the tokens, as in MUSE.

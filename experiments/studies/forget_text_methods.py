@@ -6,9 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jaxunlearn as ju
-from experiments.bench import Bed, Method, Setting
-from experiments.bench.tune import Between
-from experiments.studies.forget_text_measures import adamw
 from jaxunlearn.core.combinators import by_forget_gradient
 from jaxunlearn.core.views import through
 from jaxunlearn.language.ascent import gradient_ascent, idk
@@ -22,6 +19,10 @@ from jaxunlearn.language.rmu import rmu
 from jaxunlearn.language.smooth import sam
 from jaxunlearn.language.token_weights import satimp, wga
 from jaxunlearn.language.undial import ceu, undial
+
+from ..bench import Bed, Method, Setting
+from ..bench.tune import Between
+from .forget_text_measures import adamw
 
 Make = Callable[..., ju.Transform]
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.beds import cautions, classifier_measures, classifiers
-from experiments.bench import ORIGINAL, Evidence, Plan, table
 from jaxunlearn import report
+
+from ..beds import cautions, classifier_measures, classifiers
+from ..bench import ORIGINAL, Evidence, Plan, table
 
 Figures = dict[str, tuple[Any, str]]
 

@@ -24,16 +24,17 @@ import numpy as np
 import optax
 
 import jaxunlearn as ju
-from experiments import bench, flags
-from experiments.beds import classifier_methods, classifiers
-from experiments.bench import Bed, Case, Evidence, Kind, Measure, Method
-from experiments.datasets.classes import Split
-from experiments.files import whole
-from experiments.flags import described
-from experiments.requests import Ask
 from jaxunlearn import metrics, report
 from jaxunlearn.core.keys import derive
 from jaxunlearn.valuation import datamodels
+
+from .. import bench, flags
+from ..beds import classifier_methods, classifiers
+from ..bench import Bed, Case, Evidence, Kind, Measure, Method
+from ..datasets.classes import Split
+from ..files import whole
+from ..flags import described
+from ..requests import Ask
 
 PARTS = {
   "forget": "rows to be forgotten",

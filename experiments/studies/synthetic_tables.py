@@ -26,16 +26,6 @@ import jax.numpy as jnp
 import numpy as np
 from rich.progress import Progress
 
-from experiments import common, files, flags, requests
-from experiments.datasets import mixed_tables, splits
-from experiments.datasets.mixed_tables import MixedTable
-from experiments.flags import described
-from experiments.studies.synthetic_tables_view import (
-  COMPONENTS,
-  GENUINE,
-  MODES,
-  Outcome,
-)
 from jaxunlearn import tables as ju_tables
 from jaxunlearn.core.keys import derive
 from jaxunlearn.core.training import map_many
@@ -43,6 +33,17 @@ from jaxunlearn.metrics.tabsyndex import tabsyndex
 from jaxunlearn.metrics.tabsyndex_bands import tabsyndex_bands
 from jaxunlearn.metrics.tabsyndex_nearest import nearest_record_distance
 from jaxunlearn.report.files import plain
+
+from .. import common, files, flags, requests
+from ..datasets import mixed_tables, splits
+from ..datasets.mixed_tables import MixedTable
+from ..flags import described
+from .synthetic_tables_view import (
+  COMPONENTS,
+  GENUINE,
+  MODES,
+  Outcome,
+)
 
 DEFAULT_SEEDS = {"smoke": 1, "quick": 2, "paper": 10}
 _FORMS = "random:SHARE or index:FILE"

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from experiments.bench import render
 from jaxunlearn import report
 from jaxunlearn.report import charts, draw
+
+from ..bench import render
 
 Plan = Any  # Of the study, which imports this module.
 

@@ -32,14 +32,15 @@ import optax
 import tyro
 
 import jaxunlearn as ju
-from experiments import bench, data, flags
-from experiments.bench import Bed, Case, Measure, Method, Setting, table
-from experiments.datasets import classes, flipped
-from experiments.flags import described
-from experiments.studies import value_data_view as view
 from jaxunlearn import metrics, valuation
 from jaxunlearn.adapters.functions import from_functions
 from jaxunlearn.core.keys import derive
+
+from .. import bench, data, flags
+from ..bench import Bed, Case, Measure, Method, Setting, table
+from ..datasets import classes, flipped
+from ..flags import described
+from . import value_data_view as view
 
 _LANES = 64  # Models trained together.
 _NEWTON = {"num_steps": 4, "num_cg_steps": 8}

@@ -7,9 +7,10 @@ import io
 
 import numpy as np
 
-from experiments.bench import Evidence, Plan, table
 from jaxunlearn import report
 from jaxunlearn.report import draw
+
+from ..bench import Evidence, Plan, table
 
 # Shares of the rows that are removed, and that are trained on alone.
 CURVES = {

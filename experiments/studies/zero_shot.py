@@ -21,15 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxunlearn as ju
-from experiments import bench, flags
-from experiments.beds import classifiers
-from experiments.bench import Bed, Case, Evidence, Measure, Method, table
-from experiments.flags import described
 from jaxunlearn import metrics, report
 from jaxunlearn.methods.gated_transfer import GENERATE, LEARN
 from jaxunlearn.methods.zero_shot import DIGITS_IMPAIR, DIGITS_REPAIR
 from jaxunlearn.models.generator import default_generator, vector_generator
 from jaxunlearn.report.verdict import DAMAGE, NOTHING, TELLTALE, TRACE
+
+from .. import bench, flags
+from ..beds import classifiers
+from ..bench import Bed, Case, Evidence, Measure, Method, table
+from ..flags import described
 
 
 class Size(NamedTuple):
