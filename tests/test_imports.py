@@ -13,6 +13,7 @@ import typing
 
 import pytest
 
+import jaxunlearn
 from jaxunlearn.core.tasks import FitFields
 from jaxunlearn.core.transform import Transform
 
@@ -107,7 +108,9 @@ def refuse(*args, **kwargs):
 socket.socket.connect = refuse
 socket.create_connection = refuse
 socket.getaddrinfo = refuse
-import jaxunlearn
+import jaxunlearn as ju
+assert "jax" not in sys.modules
+ju.methods.unsir
 heavy = ["flax", "orbax", "sklearn", "matplotlib", "jraph", "rich",
          "tensorflow_datasets", "scipy.stats"]
 print([name for name in heavy if name in sys.modules])
@@ -118,12 +121,12 @@ print([name for name in heavy if name in sys.modules])
 
 @pytest.mark.slow
 def test_the_import_takes_a_second_and_a_half_at_most():
-  run("import jaxunlearn")  # Compiles the bytecode.
+  ours = "import jaxunlearn as ju; ju.methods.unsir"
+  run(ours)  # Compiles the bytecode.
   # Ours beside what any user of JAX pays, in turns, so that a busy machine cannot
   # fail it.
   turns = [
-    [run(code)[1] for code in ("import jaxunlearn", "import jax, optax")]
-    for _ in range(5)
+    [run(code)[1] for code in (ours, "import jax, optax")] for _ in range(5)
   ]
   best, jax_alone = map(min, zip(*turns))
   assert best < max(1.5, jax_alone * 1.5)
@@ -155,6 +158,42 @@ def test_a_file_of_the_package_is_no_longer_than_its_limit():
     if (n := len(p.read_text().splitlines())) > 400
   }
   assert not long
+
+
+def test_old_names_work_with_a_warning():
+  for home, name in (("methods", "unsir"), ("core", "make_mesh")):
+    with pytest.warns(DeprecationWarning, match=f"{home}.{name} from 0.2 on"):
+      old = getattr(jaxunlearn, name)
+    assert old is getattr(getattr(jaxunlearn, home), name)
+  assert len(jaxunlearn.__all__) < 55
+
+
+def test_the_console_command_knows_every_program():
+  from jaxunlearn.__main__ import STUDIES
+
+  programs = ROOT / "experiments"
+  assert set(STUDIES) == {
+    p.stem
+    for p in programs.glob("*.py")
+    if "\nmain" in p.read_text() or "\ndef main(argv" in p.read_text()
+  }
+  absolute = re.compile(r"^\s*(from|import) experiments\b", re.MULTILINE)
+  # In a wheel they have another name.
+  assert not [
+    p for p in programs.rglob("*.py") if absolute.search(p.read_text())
+  ]
+
+
+def test_the_console_command_refuses_in_one_line(capsys):
+  from jaxunlearn.__main__ import main
+
+  with pytest.raises(SystemExit) as ended:
+    main(["forgot"])
+  said = capsys.readouterr().err
+  assert ended.value.code == 2 and said.count("\n") == 1
+  assert "got 'forgot'" in said
+  main(["--help"])
+  assert "forget_graph" in capsys.readouterr().out
 
 
 MOST = 10

@@ -66,7 +66,7 @@ def _parts(bed: Bed, s: Setting) -> dict[str, Any]:
 
 
 def _l1_sparse(bed: Bed, s: Setting) -> ju.Transform:
-  return ju.l1_sparse(
+  return ju.methods.l1_sparse(
     bed.model,
     _fit(bed, s),
     penalty=s["penalty"],
@@ -76,11 +76,13 @@ def _l1_sparse(bed: Bed, s: Setting) -> ju.Transform:
 
 def _gradient_ascent(bed: Bed, s: Setting) -> ju.Transform:
   ceiling = s["loss_ceiling"]
-  return ju.gradient_ascent(bed.model, _sgd(bed, s), loss_ceiling=ceiling)
+  return ju.methods.gradient_ascent(
+    bed.model, _sgd(bed, s), loss_ceiling=ceiling
+  )
 
 
 def _neggrad_plus(bed: Bed, s: Setting) -> ju.Transform:
-  return ju.neggrad_plus(
+  return ju.methods.neggrad_plus(
     bed.model,
     _sgd(bed, s),
     forget_batch_size=max(1, bed.recipe.batch_size // 2),
@@ -90,11 +92,11 @@ def _neggrad_plus(bed: Bed, s: Setting) -> ju.Transform:
 
 def _random_label(bed: Bed, s: Setting) -> ju.Transform:
   classes = bed.extra.num_classes
-  return ju.random_label(bed.model, _fit(bed, s), num_classes=classes)
+  return ju.methods.random_label(bed.model, _fit(bed, s), num_classes=classes)
 
 
 def _salun(bed: Bed, s: Setting) -> ju.Transform:
-  return ju.salun(
+  return ju.methods.salun(
     bed.model,
     _fit(bed, s, "retain_steps"),
     num_classes=bed.extra.num_classes,
@@ -106,7 +108,7 @@ def _salun(bed: Bed, s: Setting) -> ju.Transform:
 
 def _laf(bed: Bed, s: Setting) -> ju.Transform:
   rows = s["batch_size"]
-  return ju.laf(
+  return ju.methods.laf(
     bed.model,
     ju.Fit(optax.adam(s["rate"]), s["steps"], rows),
     align=optax.adam(s["align_rate"]),
@@ -116,11 +118,11 @@ def _laf(bed: Bed, s: Setting) -> ju.Transform:
 
 
 def _boundary_shrink(bed: Bed, s: Setting) -> ju.Transform:
-  return ju.boundary_shrink(bed.model, _sgd(bed, s), radius=s["radius"])
+  return ju.methods.boundary_shrink(bed.model, _sgd(bed, s), radius=s["radius"])
 
 
 def _fisher_forgetting(bed: Bed, s: Setting) -> ju.Transform:
-  return ju.fisher_forgetting(
+  return ju.methods.fisher_forgetting(
     bed.model,
     num_classes=bed.extra.num_classes,
     noise_scale=s["noise_scale"],
@@ -128,7 +130,7 @@ def _fisher_forgetting(bed: Bed, s: Setting) -> ju.Transform:
 
 
 def _scrub(bed: Bed, s: Setting, rewind_data: Any = None) -> ju.Transform:
-  return ju.scrub(
+  return ju.methods.scrub(
     bed.model,
     _fit(bed, s, "min_steps"),
     num_epochs=s["num_epochs"],
@@ -139,7 +141,7 @@ def _scrub(bed: Bed, s: Setting, rewind_data: Any = None) -> ju.Transform:
 
 
 def _unsir(bed: Bed, s: Setting) -> ju.Transform:
-  return ju.unsir(
+  return ju.methods.unsir(
     bed.model,
     num_classes=bed.extra.num_classes,
     max_classes=s["max_classes"],
@@ -151,11 +153,11 @@ def _unsir(bed: Bed, s: Setting) -> ju.Transform:
 
 def _bad_teacher(bed: Bed, s: Setting) -> ju.Transform:
   share = s["retain_fraction"]
-  return ju.bad_teacher(bed.model, _fit(bed, s), retain_fraction=share)
+  return ju.methods.bad_teacher(bed.model, _fit(bed, s), retain_fraction=share)
 
 
 def _zero_shot_noise(bed: Bed, s: Setting) -> ju.Transform:
-  return ju.zero_shot_noise(
+  return ju.methods.zero_shot_noise(
     bed.model,
     num_classes=bed.extra.num_classes,
     forget_penalty=s["forget_penalty"],
@@ -167,7 +169,7 @@ def _zero_shot_noise(bed: Bed, s: Setting) -> ju.Transform:
 
 def _gkt(bed: Bed, s: Setting) -> ju.Transform:
   make = {"vector": vector_generator, "image": image_generator}
-  return ju.gkt(
+  return ju.methods.gkt(
     bed.model,
     num_classes=bed.extra.num_classes,
     cycles=s["cycle_steps"],
@@ -193,7 +195,9 @@ _NOISE = {
 
 METHODS: Mapping[str, Method] = {
   "finetune": Method(
-    lambda bed, s: ju.finetune(bed.model, _fit(bed, s)), _RATE, access=_KEPT
+    lambda bed, s: ju.methods.finetune(bed.model, _fit(bed, s)),
+    _RATE,
+    access=_KEPT,
   ),
   "l1_sparse": Method(
     _l1_sparse, {**_RATE, "penalty": Between(1e-6, 1e-2)}, access=_KEPT
@@ -232,32 +236,32 @@ METHODS: Mapping[str, Method] = {
     access=_FORGOTTEN,
   ),
   "boundary_expand": Method(
-    lambda bed, s: ju.boundary_expand(bed.model, _sgd(bed, s)),
+    lambda bed, s: ju.methods.boundary_expand(bed.model, _sgd(bed, s)),
     _RATE,
     access=_FORGOTTEN,
   ),
   "influence_unlearning": Method(
-    lambda bed, s: ju.influence_unlearning(bed.model, **s),
+    lambda bed, s: ju.methods.influence_unlearning(bed.model, **s),
     {"scale": Between(0.1, 20.0), "damping": Between(1e-3, 1.0)},
     access=_BOTH,
   ),
   "iau": Method(
-    lambda bed, s: ju.iau(bed.model, **s),
+    lambda bed, s: ju.methods.iau(bed.model, **s),
     {"step_size": Between(0.05, 3.0), "retain_weight": Between(0.1, 10.0)},
     access=_BOTH,
   ),
   "ssd": Method(
-    lambda bed, s: ju.ssd(bed.model, **s),
+    lambda bed, s: ju.methods.ssd(bed.model, **s),
     {"alpha": Between(0.5, 100.0), "dampening": Between(0.01, 2.0)},
     access=_BOTH,
   ),
   "ssd_adaptive": Method(
-    lambda bed, s: ju.ssd_adaptive(bed.model, **s),
+    lambda bed, s: ju.methods.ssd_adaptive(bed.model, **s),
     {"selection": Between(0.3, 10.0), "dampening": Between(0.01, 2.0)},
     access=_BOTH,
   ),
   "amnesiac": Method(
-    lambda bed, s: ju.amnesiac(
+    lambda bed, s: ju.methods.amnesiac(
       bed.model, bed.kept, _fit(bed, s, "repair_steps")
     ),
     _RATE,
@@ -265,12 +269,16 @@ METHODS: Mapping[str, Method] = {
     keeps=True,
   ),
   "cf_k": Method(
-    lambda bed, s: ju.cf_k(bed.model, _fit(bed, s), num_layers=s["num_layers"]),
+    lambda bed, s: ju.methods.cf_k(
+      bed.model, _fit(bed, s), num_layers=s["num_layers"]
+    ),
     _RATE,
     access=_KEPT,
   ),
   "eu_k": Method(
-    lambda bed, s: ju.eu_k(bed.model, _fit(bed, s), num_layers=s["num_layers"]),
+    lambda bed, s: ju.methods.eu_k(
+      bed.model, _fit(bed, s), num_layers=s["num_layers"]
+    ),
     _RATE,
     access=_KEPT,
   ),

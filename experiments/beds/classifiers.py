@@ -370,7 +370,9 @@ def train(bed: bench.Bed, weights: jax.Array, key: jax.Array):
 
 def keep(bed: bench.Bed, forget: jax.Array, key: jax.Array):
   """Training that keeps what amnesiac unlearning takes back."""
-  return ju.train_logged(bed.model, bed.data, forget, key, bed.recipe.fit)
+  return ju.methods.train_logged(
+    bed.model, bed.data, forget, key, bed.recipe.fit
+  )
 
 
 def touched(plan: bench.Plan, masks: np.ndarray) -> int:

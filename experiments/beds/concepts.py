@@ -74,7 +74,7 @@ def poison(bed: Bed, s: Setting, fit: ju.Fit, *, targeted: bool = True) -> Any:
       known = infer(bed, variables, count)
       gone = main_class(data["label"], forget, count)
       target = metrics.closest_class(known.attributions, gone)
-    method = ju.concept_poison(
+    method = ju.methods.concept_poison(
       bed.model, fit, num_classes=count, target=target, share=s["share"]
     )
     return method(variables, data, forget, key)

@@ -170,7 +170,7 @@ class Method(NamedTuple):
 def finetune(task: Task) -> Transform:
   """Training goes on, on all rows but the concept's."""
   fit = Fit(optax.adam(5e-4), task.few(300), 128)
-  return ju.finetune(denoising(task.model), fit)
+  return ju.methods.finetune(denoising(task.model), fit)
 
 
 def esd(group: str, rate: float, eta: Mapping[str, float]) -> Any:

@@ -282,7 +282,7 @@ def losses_of(info: Any, phases: list[str]) -> dict[str, jax.Array]:
   """
 
   def walk(info: Any, path: str) -> dict[str, jax.Array]:
-    if isinstance(info, ju.PhaseInfo):
+    if isinstance(info, ju.core.PhaseInfo):
       return {path: info.loss}
     found: dict[str, jax.Array] = {}
     for name, inner in info.items() if isinstance(info, Mapping) else ():

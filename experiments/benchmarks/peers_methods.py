@@ -158,7 +158,7 @@ def _unsir(given: Task, scaled: Callable[[int], int]) -> Sides:
   def part(fit: ju.Fit, steps: str) -> ju.Fit:
     return fit._replace(num_steps=counts[steps], batch_size=given.batch_size)
 
-  method = ju.unsir(
+  method = ju.methods.unsir(
     given.model,
     num_classes=CLASSES,
     max_classes=1,
@@ -180,7 +180,9 @@ def _bad_teacher(given: Task, scaled: Callable[[int], int]) -> Sides:
 
   steps, batch_size = scaled(120), given.batch_size
   fit = ju.Fit(optax.adam(LEARNING_RATE), steps, batch_size)
-  method = lambda fresh: ju.bad_teacher(given.model, fit, incompetent=fresh)
+  method = lambda fresh: ju.methods.bad_teacher(
+    given.model, fit, incompetent=fresh
+  )
 
   def by_hand(module, start, untrained, rows, forget, generator):
     return peers_torch.bad_teacher(
@@ -210,7 +212,7 @@ def _scrub(given: Task, scaled: Callable[[int], int]) -> Sides:
     "forget_batch_size": given.batch_size,
     "retain_batch_size": given.batch_size,
   }
-  method = ju.scrub(
+  method = ju.methods.scrub(
     given.model,
     ju.Fit(optax.adam(rate), counts["min_steps"], given.batch_size),
     num_epochs=6,

@@ -47,7 +47,7 @@ def train_shadows(given: Task) -> Callable[..., Variables]:
       masks,
       keys,
       strategy=STRATEGY,
-      mesh=ju.make_mesh(devices, models=-1) if len(devices) > 1 else None,
+      mesh=ju.core.make_mesh(devices, models=-1) if len(devices) > 1 else None,
       **given.recipe(),
     )
     return trained

@@ -82,7 +82,7 @@ def measure(name, module, shape, batch_size, options):
   mask = data["label"] == 3
   variables = model.init(jax.random.key(0), data["x"][:1])
   optimizer = optax.adam(1e-3)
-  library = ju.finetune(
+  library = ju.methods.finetune(
     model,
     optimizer=optimizer,
     num_steps=options.steps,

@@ -67,7 +67,7 @@ def main(options: Options) -> list[dict[str, Any]]:
   masks = ju.requests.each_class(rows["label"], 10)
   everything = jnp.ones(len(rows["label"]), bool)
   original, _ = ju.train(model, rows, everything, key, **recipe)
-  method = ju.unsir(
+  method = ju.methods.unsir(
     model,
     num_classes=10,
     max_classes=1,

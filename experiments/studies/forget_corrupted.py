@@ -198,7 +198,7 @@ def _ssd(bed: Bed, setting: bench.Setting):
     rest = importance(bed.model, variables, data, ~forget)
 
     def one(alpha: jax.Array, ratio: jax.Array):
-      edit = ju.ssd(
+      edit = ju.methods.ssd(
         bed.model,
         alpha=alpha,
         dampening=alpha * ratio,

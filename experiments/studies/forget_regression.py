@@ -246,18 +246,20 @@ def _blindspot(bed: bench.Bed, setting: bench.Setting) -> ju.Transform:
 _RATE = {"rate": Between(1e-5, 1e-2)}
 METHODS = {
   "finetune": Method(
-    lambda bed, setting: ju.finetune(bed.model, _fit(bed, setting)),
+    lambda bed, setting: ju.methods.finetune(bed.model, _fit(bed, setting)),
     _RATE,
     note="as many steps as blindspot's student.",
   ),
   "finetune_long": Method(
-    lambda bed, setting: ju.finetune(bed.model, _fit(bed, setting)),
+    lambda bed, setting: ju.methods.finetune(bed.model, _fit(bed, setting)),
     _RATE,
     note="all steps that blindspot has, those of the blindspot model included, "
     "at the rate of training.",
   ),
   "gradient_ascent": Method(
-    lambda bed, setting: ju.gradient_ascent(bed.model, _fit(bed, setting)),
+    lambda bed, setting: ju.methods.gradient_ascent(
+      bed.model, _fit(bed, setting)
+    ),
     _RATE,
   ),
   "gaussian_amnesiac": Method(

@@ -117,21 +117,21 @@ def _method(
 _RATE, _BOTH = {"rate": Between(1e-4, 1e-1)}, "forget and retain rows"
 METHODS = {
   "newton_step": Method(
-    lambda bed, s: ju.influence_unlearning(bed.model, **s),
+    lambda bed, s: ju.methods.influence_unlearning(bed.model, **s),
     {"damping": Between(1e-4, 1e-1)},
     access=_BOTH,
   ),
   "ssd": Method(
-    lambda bed, s: ju.ssd(bed.model, **s),
+    lambda bed, s: ju.methods.ssd(bed.model, **s),
     {"alpha": Between(0.5, 100.0), "dampening": Between(0.01, 2.0)},
     access=_BOTH,
   ),
-  "finetune": _method(ju.finetune, _RATE, "retain rows"),
+  "finetune": _method(ju.methods.finetune, _RATE, "retain rows"),
   "gradient_ascent": _method(
-    ju.gradient_ascent, _RATE, "forget rows", optax.sgd
+    ju.methods.gradient_ascent, _RATE, "forget rows", optax.sgd
   ),
   "neggrad_plus": _method(
-    ju.neggrad_plus,
+    ju.methods.neggrad_plus,
     {**_RATE, "retain_share": Between(0.8, 0.9999, log=False)},
     _BOTH,
     optax.sgd,

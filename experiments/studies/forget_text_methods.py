@@ -60,7 +60,7 @@ def _sharp(lm: Any, fit: ju.Fit, beta: Any, radius: Any) -> ju.Transform:
 _BETA = {"beta": Between(0.02, 5.0)}
 _KEPT = "beside rows to be kept."
 _ENTRIES: Mapping[str, Entry] = {
-  "finetune": Entry(ju.finetune, 1e-3, access="retain rows"),
+  "finetune": Entry(ju.methods.finetune, 1e-3, access="retain rows"),
   "gradient_ascent": Entry(gradient_ascent, 1e-4, access="forget rows"),
   "grad_diff": Entry(
     gradient_ascent, 3e-4, fixed={"retain": "nll"}, note=_KEPT

@@ -197,13 +197,15 @@ def _fit(bed: Bed, s: bench.Setting) -> ju.Fit:
 
 METHODS = {
   "dmm": Method(
-    lambda bed, s: ju.dmm(
+    lambda bed, s: ju.methods.dmm(
       bed.model, bed.extra[1], _fit(bed, s), strength=s["strength"]
     ),
     access="forget and retain rows without labels, datamodels",
   ),
   "oracle_matching": Method(
-    lambda bed, s: ju.oracle_matching(bed.model, bed.marks, _fit(bed, s)),
+    lambda bed, s: ju.methods.oracle_matching(
+      bed.model, bed.marks, _fit(bed, s)
+    ),
     note="is told what retrained models say, and shows what matching can reach.",
   ),
   **{

@@ -129,7 +129,7 @@ def _transfer(bed: Bed, s: bench.Setting):
   make = vector_generator if s["vector"] else default_generator
 
   def build(gone: Any) -> ju.Transform:
-    return ju.gkt(
+    return ju.methods.gkt(
       bed.model,
       num_classes=bed.extra.num_classes,
       cycles=s["cycles"],
@@ -155,7 +155,7 @@ def _noise(bed: Bed, s: bench.Setting):
 
   def build(gone: Any) -> ju.Transform:
     del gone
-    return ju.zero_shot_noise(
+    return ju.methods.zero_shot_noise(
       bed.model,
       num_classes=bed.extra.num_classes,
       impair=DIGITS_IMPAIR._replace(batch_size=rows),

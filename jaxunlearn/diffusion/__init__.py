@@ -3,7 +3,7 @@
 A model is a `Diffusion`, a few pure functions and a noise schedule; data is
 {"x": images [N, H, W, C], "tokens": int [N, L]}. A request is a concept in prompts
 (`requests.concept`), a mask over the rows, or both, and a method an ordinary
-`Transform`. Methods that need a loss only (`ju.finetune`, `ju.gradient_ascent`,
+`Transform`. Methods that need a loss only (`ju.methods.finetune`, `ju.methods.gradient_ascent`,
 ...) take the model itself, or a `denoising_task` of it.
 """
 

@@ -45,37 +45,45 @@ def _classes(factory, build, variant="", **flags):
 
 
 CLASSIFIERS = [
-  _classes(ju.retrain, lambda m: ju.retrain(m, **STEPS), reads="retain"),
-  _classes(ju.finetune, lambda m: ju.finetune(m, **STEPS), reads="retain"),
   _classes(
-    ju.gradient_ascent,
-    lambda m: ju.gradient_ascent(m, loss_ceiling=5.0, **STEPS),
+    ju.methods.retrain, lambda m: ju.methods.retrain(m, **STEPS), reads="retain"
+  ),
+  _classes(
+    ju.methods.finetune,
+    lambda m: ju.methods.finetune(m, **STEPS),
+    reads="retain",
+  ),
+  _classes(
+    ju.methods.gradient_ascent,
+    lambda m: ju.methods.gradient_ascent(m, loss_ceiling=5.0, **STEPS),
     reads="forget",
   ),
   _classes(
-    ju.neggrad_plus,
-    lambda m: ju.neggrad_plus(m, FIT, retain_batch_size=16),
+    ju.methods.neggrad_plus,
+    lambda m: ju.methods.neggrad_plus(m, FIT, retain_batch_size=16),
   ),
   _classes(
-    ju.random_label,
-    lambda m: ju.random_label(m, num_classes=4, **STEPS),
+    ju.methods.random_label,
+    lambda m: ju.methods.random_label(m, num_classes=4, **STEPS),
     soft_request=False,
   ),
   _classes(
-    ju.concept_poison,
-    lambda m: ju.concept_poison(m, FIT, num_classes=4),
+    ju.methods.concept_poison,
+    lambda m: ju.methods.concept_poison(m, FIT, num_classes=4),
     soft_request=False,
   ),
   _classes(
-    ju.concept_poison,
-    lambda m: ju.concept_poison(m, FIT, num_classes=4, target=2, share=0.6),
+    ju.methods.concept_poison,
+    lambda m: ju.methods.concept_poison(
+      m, FIT, num_classes=4, target=2, share=0.6
+    ),
     "targeted",
     soft_request=False,
     slow=True,
   ),
   _classes(
-    ju.random_label,
-    lambda m: ju.random_label(
+    ju.methods.random_label,
+    lambda m: ju.methods.random_label(
       m, num_classes=4, redraw="batch", exclude_true=False, **STEPS
     ),
     "batch",
@@ -83,8 +91,8 @@ CLASSIFIERS = [
     slow=True,
   ),
   _classes(
-    ju.random_label,
-    lambda m: ju.random_label(
+    ju.methods.random_label,
+    lambda m: ju.methods.random_label(
       m,
       num_classes=4,
       order="sequential",
@@ -97,48 +105,50 @@ CLASSIFIERS = [
     slow=True,
   ),
   _classes(
-    ju.l1_sparse,
-    lambda m: ju.l1_sparse(m, penalty=1e-3, plain_steps=1, **STEPS),
+    ju.methods.l1_sparse,
+    lambda m: ju.methods.l1_sparse(m, penalty=1e-3, plain_steps=1, **STEPS),
     reads="retain",
   ),
   _classes(
-    ju.salun,
-    lambda m: ju.salun(m, **SALUN),
+    ju.methods.salun,
+    lambda m: ju.methods.salun(m, **SALUN),
     slow=True,
   ),
   _classes(
-    ju.salun,
-    lambda m: ju.salun(m, schedule="mixed", **SALUN),
+    ju.methods.salun,
+    lambda m: ju.methods.salun(m, schedule="mixed", **SALUN),
     "mixed",
     soft_request=False,
     slow=True,
   ),
   _classes(
-    ju.ssd,
-    lambda m: ju.ssd(m, alpha=1.0, dampening=0.5, batch_size=8),
+    ju.methods.ssd,
+    lambda m: ju.methods.ssd(m, alpha=1.0, dampening=0.5, batch_size=8),
     keyless=True,
   ),
   _classes(
-    ju.ssd_adaptive,
-    lambda m: ju.ssd_adaptive(
+    ju.methods.ssd_adaptive,
+    lambda m: ju.methods.ssd_adaptive(
       m, selection=10.0, estimator="example", batch_size=8
     ),
     keyless=True,
     slow=True,
   ),
   _classes(
-    ju.boundary_shrink,
-    lambda m: ju.boundary_shrink(m, radius=0.5, exclude_true=True, **STEPS),
+    ju.methods.boundary_shrink,
+    lambda m: ju.methods.boundary_shrink(
+      m, radius=0.5, exclude_true=True, **STEPS
+    ),
     reads="forget",
   ),
   _classes(
-    ju.boundary_expand,
-    lambda m: ju.boundary_expand(m, **STEPS),
+    ju.methods.boundary_expand,
+    lambda m: ju.methods.boundary_expand(m, **STEPS),
     reads="forget",
   ),
   _classes(
-    ju.influence_unlearning,
-    lambda m: ju.influence_unlearning(
+    ju.methods.influence_unlearning,
+    lambda m: ju.methods.influence_unlearning(
       m, damping=0.1, max_iterations=8, chunk_size=16
     ),
     keyless=True,
@@ -147,36 +157,44 @@ CLASSIFIERS = [
     influence_released,
     lambda m: influence_released(m, num_samples=20, chunk_size=16),
   ),
-  _classes(ju.iau, lambda m: ju.iau(m, chunk_size=16), keyless=True),
   _classes(
-    ju.amnesiac,
-    lambda m: ju.amnesiac(m, ledger(), **STEPS),
+    ju.methods.iau, lambda m: ju.methods.iau(m, chunk_size=16), keyless=True
+  ),
+  _classes(
+    ju.methods.amnesiac,
+    lambda m: ju.methods.amnesiac(m, ledger(), **STEPS),
     reads="retain",
     low_precision=False,  # The ledger is that of the float32 training.
   ),
   _classes(
-    ju.cf_k, lambda m: ju.cf_k(m, num_layers=1, **STEPS), reads="retain"
+    ju.methods.cf_k,
+    lambda m: ju.methods.cf_k(m, num_layers=1, **STEPS),
+    reads="retain",
   ),
   _classes(
-    ju.eu_k, lambda m: ju.eu_k(m, num_layers=1, **STEPS), reads="retain"
+    ju.methods.eu_k,
+    lambda m: ju.methods.eu_k(m, num_layers=1, **STEPS),
+    reads="retain",
   ),
   _classes(
-    ju.fisher_forgetting,
-    lambda m: ju.fisher_forgetting(
+    ju.methods.fisher_forgetting,
+    lambda m: ju.methods.fisher_forgetting(
       m, num_classes=4, noise_scale=1e-4, chunk_size=16
     ),
     devices=False,  # Noise that is scaled by a small number's root.
   ),
-  _classes(ju.scrub, lambda m: ju.scrub(m, **SCRUB), slow=True),
+  _classes(ju.methods.scrub, lambda m: ju.methods.scrub(m, **SCRUB), slow=True),
   _classes(
-    ju.scrub,
-    lambda m: ju.scrub(m, rewind_data=problems.blobs(20, seed=1), **SCRUB),
+    ju.methods.scrub,
+    lambda m: ju.methods.scrub(
+      m, rewind_data=problems.blobs(20, seed=1), **SCRUB
+    ),
     "rewind",
     slow=True,
   ),
   _classes(
-    ju.unsir,
-    lambda m: ju.unsir(
+    ju.methods.unsir,
+    lambda m: ju.methods.unsir(
       m, 4, max_classes=2, copies=3.0, retain_per_class=10, **NOISE
     ),
     reads="retain",
@@ -191,15 +209,15 @@ CLASSIFIERS = [
     slow=True,
   ),
   _classes(
-    ju.zero_shot_noise,
-    lambda m: ju.zero_shot_noise(m, 4, **NOISE),
+    ju.methods.zero_shot_noise,
+    lambda m: ju.methods.zero_shot_noise(m, 4, **NOISE),
     reads="nothing",
     soft_request=False,
     slow=True,
   ),
   _classes(
-    ju.gkt,
-    lambda m: ju.gkt(
+    ju.methods.gkt,
+    lambda m: ju.methods.gkt(
       m, 4, cycles=3, learn=ju.Fit(ADAM, 2, 16), z_dim=4, gate=0.3
     ),
     reads="nothing",
@@ -207,13 +225,13 @@ CLASSIFIERS = [
     slow=True,
   ),
   _classes(
-    ju.bad_teacher,
-    lambda m: ju.bad_teacher(m, num_steps=5, batch_size=16),
+    ju.methods.bad_teacher,
+    lambda m: ju.methods.bad_teacher(m, num_steps=5, batch_size=16),
     soft_request=False,
   ),
   _classes(
-    ju.laf,
-    lambda m: ju.laf(
+    ju.methods.laf,
+    lambda m: ju.methods.laf(
       m._replace(features=lambda v, x: {"features": m.predict(v, x)}),
       FIT,
       align=ADAM,
@@ -225,28 +243,30 @@ CLASSIFIERS = [
     slow=True,
   ),
   _classes(
-    ju.dmm,
-    lambda m: ju.dmm(m, ATTRIBUTION, SHARED),
+    ju.methods.dmm,
+    lambda m: ju.methods.dmm(m, ATTRIBUTION, SHARED),
     soft_request=False,
     low_precision=False,  # Outputs are matched in float32.
   ),
   _classes(
-    ju.oracle_matching,
-    lambda m: ju.oracle_matching(m, ATTRIBUTION[0], SHARED),
+    ju.methods.oracle_matching,
+    lambda m: ju.methods.oracle_matching(m, ATTRIBUTION[0], SHARED),
     soft_request=False,
     low_precision=False,
     slow=True,
   ),
   row(
     worlds.targets,
-    ju.blindspot,
-    lambda m: ju.blindspot(m, FIT, blind_fit=ju.Fit(ADAM, 3, 8), attention=0.0),
+    ju.methods.blindspot,
+    lambda m: ju.methods.blindspot(
+      m, FIT, blind_fit=ju.Fit(ADAM, 3, 8), attention=0.0
+    ),
     soft_request=False,
   ),
   row(
     worlds.targets,
-    ju.gaussian_amnesiac,
-    lambda m: ju.gaussian_amnesiac(m, num_steps=5, batch_size=8),
+    ju.methods.gaussian_amnesiac,
+    lambda m: ju.methods.gaussian_amnesiac(m, num_steps=5, batch_size=8),
     soft_request=False,
   ),
   _classes(

@@ -66,16 +66,16 @@ PROMPTED = [
   # Of the library's methods, one of each way to use a task.
   row(
     worlds.images,
-    ju.finetune,
-    lambda d: ju.finetune(d, FIT),
+    ju.methods.finetune,
+    lambda d: ju.methods.finetune(d, FIT),
     "images",
     reads="retain",
     slow=True,
   ),
   row(
     worlds.images,
-    ju.ssd,
-    lambda d: ju.ssd(d, alpha=1.0, dampening=0.5, batch_size=8),
+    ju.methods.ssd,
+    lambda d: ju.methods.ssd(d, alpha=1.0, dampening=0.5, batch_size=8),
     "images",
     slow=True,
   ),

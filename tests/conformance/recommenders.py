@@ -34,15 +34,20 @@ RECOMMENDERS = [
     "full_graph",
     slow=True,
   ),
-  _users(ju.retrain, lambda m: recsys.retrain(m, FEW), "users", slow=True),
   _users(
-    ju.ssd,
-    lambda m: ju.ssd(m, alpha=1.0, dampening=0.5, batch_size=64),
+    ju.methods.retrain, lambda m: recsys.retrain(m, FEW), "users", slow=True
+  ),
+  _users(
+    ju.methods.ssd,
+    lambda m: ju.methods.ssd(m, alpha=1.0, dampening=0.5, batch_size=64),
     "users",
     slow=True,
   ),
   _users(
-    ju.neggrad_plus, lambda m: ju.neggrad_plus(m, FEW), "users", slow=True
+    ju.methods.neggrad_plus,
+    lambda m: ju.methods.neggrad_plus(m, FEW),
+    "users",
+    slow=True,
   ),
   _users(recsys.finetune, lambda m: recsys.finetune(m, FEW), slow=True),
   _users(recsys.reverse_only, lambda m: recsys.reverse_only(m, FEW)),

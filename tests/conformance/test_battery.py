@@ -283,7 +283,7 @@ def test_bfloat16_params_stay_so(name):
   chex.assert_trees_all_equal_shapes_and_dtypes(
     out.params, jax.eval_shape(lambda: low)
   )
-  is_phase = lambda leaf: isinstance(leaf, ju.PhaseInfo)
+  is_phase = lambda leaf: isinstance(leaf, ju.core.PhaseInfo)
   for leaf in jax.tree.leaves(info, is_leaf=is_phase):
     assert not is_phase(leaf) or leaf.loss.dtype == jnp.float32
 
@@ -428,10 +428,10 @@ def test_the_readme_lists_the_methods_that_there_are():
   ]
   listed = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
   listed -= {"rewind_data"}
-  assert listed <= set(ju.__all__)
+  assert listed <= set(ju.methods.__all__)
   factories = (case.factory for case in CLASSIFIERS)
   built = {f.__name__ for f in factories if ".methods." in f.__module__}
-  assert listed == built & set(ju.__all__)
+  assert listed == built & set(ju.methods.__all__)
   # What is not public is the released code of a method that is.
   assert {name.removesuffix("_released") for name in built - listed} <= {
     "influence",

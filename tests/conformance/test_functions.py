@@ -248,18 +248,20 @@ ROWS = {
     guarded, of((1, 2), (3.0, 1e3), (0.05, 1.0), (0.3, 0.5), (0.6, 0.4))
   ),
   "finetune of a rate": Row(
-    trained(lambda m, rate: ju.finetune(m, fit(rate))), of((0.1, 0.02))
+    trained(lambda m, rate: ju.methods.finetune(m, fit(rate))), of((0.1, 0.02))
   ),
   "neggrad_plus of a share": Row(
-    trained(lambda m, w: ju.neggrad_plus(m, fit(0.02), retain_share=w)),
+    trained(lambda m, w: ju.methods.neggrad_plus(m, fit(0.02), retain_share=w)),
     of((0.5, 0.9)),
   ),
   "ssd of alpha": Row(
-    trained(lambda m, a, b: ju.ssd(m, alpha=a, dampening=b)),
+    trained(lambda m, a, b: ju.methods.ssd(m, alpha=a, dampening=b)),
     of((1.0, 3.0), (0.2, 1.0)),
   ),
   "influence of damping": Row(
-    trained(lambda m, s, d: ju.influence_unlearning(m, scale=s, damping=d)),
+    trained(
+      lambda m, s, d: ju.methods.influence_unlearning(m, scale=s, damping=d)
+    ),
     of((1.0, 0.3), (0.1, 0.5)),
     False,
     1e-3,

@@ -32,7 +32,7 @@ def test_every_step_of_every_link_and_round_has_a_key_of_its_own():
   variables = ju.Variables({"w": jnp.zeros(1)})
   request = jnp.arange(4) < 1
   _, info = jax.jit(method)(variables, ROWS, request, jax.random.key(0))
-  is_phase = lambda leaf: isinstance(leaf, ju.PhaseInfo)
+  is_phase = lambda leaf: isinstance(leaf, ju.core.PhaseInfo)
   phases = jax.tree.leaves(info, is_leaf=is_phase)
   seen = np.concatenate([np.ravel(phase.loss) for phase in phases])
   assert len(seen) == 3 + 2 * 4 + 2 * 3 + 1
@@ -53,7 +53,7 @@ def test_weights_of_one_shape_get_noise_of_their_own(name):
   variables = ju.Variables({"a": twin, "b": twin, "c": last})
   if name == "scrub":
     # Of no step but the noise with which it starts.
-    method = ju.scrub(
+    method = ju.methods.scrub(
       model,
       ju.Fit(optax.sgd(0.0), 1, 8),
       num_epochs=1,
@@ -61,7 +61,9 @@ def test_weights_of_one_shape_get_noise_of_their_own(name):
       max_steps=1,
     )
   else:
-    method = ju.fisher_forgetting(model, num_classes=4, noise_scale=1e-2)
+    method = ju.methods.fisher_forgetting(
+      model, num_classes=4, noise_scale=1e-2
+    )
   out, _ = jax.jit(method)(
     variables, world.data, world.requests[0], jax.random.key(0)
   )

@@ -17,44 +17,49 @@ def _texts(factory, build, variant="", **flags):
 
 TEXTS = [
   # Of the library's methods, one of each way to use a task.
-  _texts(ju.finetune, lambda lm: ju.finetune(lm, FIT), "texts", reads="retain"),
   _texts(
-    ju.retrain,
-    lambda lm: ju.retrain(lm, FIT),
+    ju.methods.finetune,
+    lambda lm: ju.methods.finetune(lm, FIT),
+    "texts",
+    reads="retain",
+  ),
+  _texts(
+    ju.methods.retrain,
+    lambda lm: ju.methods.retrain(lm, FIT),
     "texts",
     reads="retain",
     slow=True,
   ),
   _texts(
-    ju.gradient_ascent,
-    lambda lm: ju.gradient_ascent(lm, FIT, loss_ceiling=6.0),
+    ju.methods.gradient_ascent,
+    lambda lm: ju.methods.gradient_ascent(lm, FIT, loss_ceiling=6.0),
     "texts",
     reads="forget",
     slow=True,
   ),
   _texts(
-    ju.neggrad_plus,
-    lambda lm: ju.neggrad_plus(lm, FIT, retain_batch_size=8),
+    ju.methods.neggrad_plus,
+    lambda lm: ju.methods.neggrad_plus(lm, FIT, retain_batch_size=8),
     "texts",
     slow=True,
   ),
   _texts(
-    ju.l1_sparse,
-    lambda lm: ju.l1_sparse(lm, FIT, penalty=1e-3, plain_steps=1),
+    ju.methods.l1_sparse,
+    lambda lm: ju.methods.l1_sparse(lm, FIT, penalty=1e-3, plain_steps=1),
     "texts",
     reads="retain",
     slow=True,
   ),
   _texts(
-    ju.ssd,
-    lambda lm: ju.ssd(lm, alpha=1.0, dampening=0.5, batch_size=8),
+    ju.methods.ssd,
+    lambda lm: ju.methods.ssd(lm, alpha=1.0, dampening=0.5, batch_size=8),
     "texts",
     keyless=True,
     slow=True,
   ),
   _texts(
-    ju.amnesiac,
-    lambda lm: ju.amnesiac(
+    ju.methods.amnesiac,
+    lambda lm: ju.methods.amnesiac(
       lm,
       jax.tree.map(lambda p: 0.1 * p, worlds.texts().variables.params),
       ju.Fit(optax.adam(0.01), 3, 8),

@@ -17,7 +17,7 @@ import jaxunlearn as ju
 model, data = problems.mlp(), problems.blobs()
 variables = model.init(jax.random.key(1), data["x"])
 mask = data["label"] == 1
-source = ju.host_batches(jax.tree.map(np.asarray, data), mask)
+source = ju.core.host_batches(jax.tree.map(np.asarray, data), mask)
 first = []
 
 

@@ -40,20 +40,22 @@ def state_gap(one, two):
 
 
 FROM_RETAIN_ROWS = {
-  "finetune": lambda m: ju.finetune(m, FIT),
-  "cf_k": lambda m: ju.cf_k(m, FIT, num_layers=1),
-  "unsir": lambda m: ju.unsir(
+  "finetune": lambda m: ju.methods.finetune(m, FIT),
+  "cf_k": lambda m: ju.methods.cf_k(m, FIT, num_layers=1),
+  "unsir": lambda m: ju.methods.unsir(
     m, 3, max_classes=1, noise=ju.Fit(ADAM, 2, 4), impair=FIT, repair=FIT
   ),
-  "scrub": lambda m: ju.scrub(m, FIT, num_epochs=1, max_epochs=0, max_steps=1),
+  "scrub": lambda m: ju.methods.scrub(
+    m, FIT, num_epochs=1, max_epochs=0, max_steps=1
+  ),
 }
 FROM_ALL_ROWS = {
-  "gradient_ascent": ju.gradient_ascent,
-  "neggrad_plus": ju.neggrad_plus,
-  "random_label": lambda m, fit, **mode: ju.random_label(
+  "gradient_ascent": ju.methods.gradient_ascent,
+  "neggrad_plus": ju.methods.neggrad_plus,
+  "random_label": lambda m, fit, **mode: ju.methods.random_label(
     m, fit, num_classes=3, **mode
   ),
-  "bad_teacher": ju.bad_teacher,
+  "bad_teacher": ju.methods.bad_teacher,
 }
 
 
@@ -89,7 +91,7 @@ def test_dropout_is_random_by_step_and_off_outside_training():
   )
   still = {"optimizer": optax.sgd(0.0), "num_steps": 3, "batch_size": 16}
   for train_mode in (True, False):
-    fit = ju.finetune(model, train_mode=train_mode, **still)
+    fit = ju.methods.finetune(model, train_mode=train_mode, **still)
     _, info = jax.jit(fit)(variables, data, mask, KEY)
     # Sixteen retain rows a step are all of them: only dropout can differ.
     assert (np.ptp(np.asarray(info.loss)) > 1e-3) == train_mode

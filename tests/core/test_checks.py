@@ -132,7 +132,7 @@ WRONG = {
     r"Expected a Transform, got list; .*chain\(a, b\) takes links one by one",
   ),
   "a factory as link": (
-    lambda: checks.transforms([ju.finetune]),
+    lambda: checks.transforms([ju.methods.finetune]),
     "Transform, got function finetune; a method is called with its settings",
   ),
   "None as link": (lambda: checks.transforms([None]), "got NoneType"),

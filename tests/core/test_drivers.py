@@ -18,7 +18,7 @@ STEPS = {"optimizer": optax.adam(0.01), "num_steps": 3, "batch_size": 8}
 
 def test_the_driver_gives_what_the_call_gives():
   model, data, variables = problems.trained()
-  fit, mask = ju.finetune(model, **STEPS), data["label"] == 1
+  fit, mask = ju.methods.finetune(model, **STEPS), data["label"] == 1
   driven, _ = ju.unlearn(fit, variables, data, mask, KEY, model=model)
   called, _ = jax.jit(fit)(variables, data, mask, KEY)
   chex.assert_trees_all_equal(driven, called)
@@ -26,7 +26,7 @@ def test_the_driver_gives_what_the_call_gives():
 
 def test_a_transform_and_its_program_die_together():
   model, data, variables = problems.trained()
-  fit = ju.finetune(model, **STEPS)
+  fit = ju.methods.finetune(model, **STEPS)
   ju.unlearn(fit, variables, data, data["label"] == 1, KEY)
   seen = weakref.ref(fit)
   del fit
@@ -41,14 +41,19 @@ def test_nan_in_the_variables_is_named(dtype):
   broken.params["output"]["bias"] = jnp.full(4, jnp.nan, dtype)
   with pytest.raises(ValueError, match=r"'bias'\] to be finite, got 4"):
     ju.unlearn(
-      ju.finetune(model, **STEPS), broken, data, data["label"] == 1, KEY
+      ju.methods.finetune(model, **STEPS), broken, data, data["label"] == 1, KEY
     )
 
 
 def test_variables_that_do_not_fit_the_model_are_named():
   model, data, variables = problems.trained()
   run = lambda v, d=data: ju.unlearn(
-    ju.finetune(model, **STEPS), v, d, data["label"] == 1, KEY, model=model
+    ju.methods.finetune(model, **STEPS),
+    v,
+    d,
+    data["label"] == 1,
+    KEY,
+    model=model,
   )
   wide = {**variables.params, "hidden": {"kernel": jnp.ones((6, 9))}}
   refused(r"'bias'\] of shape \(8,\), got nothing", run, ju.Variables(wide))
@@ -75,7 +80,7 @@ def test_layers_are_found_through_inner_casts_and_from_shapes_alone():
     },
     {"scale": shape((), jnp.float32)},
   )
-  mask = ju.last_layers(model, variables, shape((1, 3), jnp.float32), 1)
+  mask = ju.core.last_layers(model, variables, shape((1, 3), jnp.float32), 1)
   assert mask["a"]["w"].all() and not mask["z"]["w"].any()
 
 
@@ -86,7 +91,7 @@ def test_the_last_layers_of_a_flax_network_are_those_near_the_output(count):
 
   model = from_linen(MLP(num_classes=3, hidden=(7, 5)))
   variables = model.init(KEY, jnp.zeros((1, 4)))
-  mask = ju.last_layers(model, variables, jnp.zeros((1, 4)), count)
+  mask = ju.core.last_layers(model, variables, jnp.zeros((1, 4)), count)
   chosen = {
     leaf.shape[-1]
     for leaf, flag in zip(

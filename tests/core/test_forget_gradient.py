@@ -33,7 +33,7 @@ def setting():
 @pytest.mark.parametrize("parts", [1, 2])
 def test_the_two_parts_add_up_to_the_plain_step(parts):
   model, data, variables, mask = setting()
-  method = ju.neggrad_plus(
+  method = ju.methods.neggrad_plus(
     model, FIT._replace(microbatches=parts), retain_share=0.7
   )
   wanted, info = method(variables, data, mask, KEY)
@@ -45,7 +45,7 @@ def test_the_two_parts_add_up_to_the_plain_step(parts):
 def test_only_the_forget_term_is_changed():
   model, data, variables, mask = setting()
   one = FIT._replace(num_steps=1)
-  both = ju.neggrad_plus(model, one, retain_share=0.5)
+  both = ju.methods.neggrad_plus(model, one, retain_share=0.5)
   # Three times -0.5 of it beside 0.5 of the other.
   out, _ = by_forget_gradient(both, tripled)(variables, data, mask, KEY)
   wanted, _ = ju.phase(
@@ -57,14 +57,14 @@ def test_only_the_forget_term_is_changed():
   )(variables, data, mask, KEY)
   chex.assert_trees_all_close(out, wanted, rtol=1e-4, atol=1e-5)
   # A phase without forget rows has none to change.
-  finetune = ju.finetune(model, one)
+  finetune = ju.methods.finetune(model, one)
   out, _ = by_forget_gradient(finetune, tripled)(variables, data, mask, KEY)
   chex.assert_trees_all_equal(out, finetune(variables, data, mask, KEY)[0])
 
 
 def test_devices_share_it_and_a_host_loop_does_it():
   model, data, variables, mask = setting()
-  method = by_forget_gradient(ju.neggrad_plus(model, FIT), tripled)
+  method = by_forget_gradient(ju.methods.neggrad_plus(model, FIT), tripled)
   one, _ = method(variables, data, mask, KEY)
   many, _ = jax.pmap(
     lambda v, _: method(v, data, mask, KEY, axis_name="batch"),
@@ -77,7 +77,7 @@ def test_devices_share_it_and_a_host_loop_does_it():
   hosted, _ = ju.stream(
     method,
     variables,
-    ju.host_batches(jax.device_get(data), np.asarray(mask)),
+    ju.core.host_batches(jax.device_get(data), np.asarray(mask)),
     KEY,
     progress=False,
   )

@@ -52,7 +52,7 @@ def test_stream_equals_the_call_on_the_same_draws():
   streamed, infos = ju.stream(
     method(model),
     variables,
-    ju.host_batches(host(data), mask),
+    ju.core.host_batches(host(data), mask),
     KEY,
     data=data,
     request=mask,
@@ -72,7 +72,7 @@ def test_stream_equals_the_call_on_the_same_draws():
 def test_methods_stream_as_they_run(name):
   model, data, variables = problems.trained()
   transform = {
-    "unsir": ju.unsir(
+    "unsir": ju.methods.unsir(
       model,
       4,
       max_classes=1,
@@ -80,8 +80,8 @@ def test_methods_stream_as_they_run(name):
       impair=ju.Fit(optax.adam(0.02), 3, 8),
       repair=ju.Fit(optax.adam(0.01), 2, 8),
     ),
-    "bad_teacher": ju.bad_teacher(model, num_steps=4, batch_size=8),
-    "scrub": ju.scrub(
+    "bad_teacher": ju.methods.bad_teacher(model, num_steps=4, batch_size=8),
+    "scrub": ju.methods.scrub(
       model,
       ju.Fit(optax.adam(1e-3), 2, 8),
       num_epochs=2,
@@ -96,7 +96,7 @@ def test_methods_stream_as_they_run(name):
   streamed, _ = ju.stream(
     transform,
     variables,
-    ju.host_batches(host(data), mask),
+    ju.core.host_batches(host(data), mask),
     KEY,
     data=data,
     request=mask,
@@ -113,7 +113,7 @@ def batches_for(data, mask):
     rows = pick(~mask, 8)
     if step < 3:
       rows = np.concatenate([pick(mask, 4), rows])
-    batch = ju.host_batch(
+    batch = ju.core.host_batch(
       {"x": data["x"][rows], "label": data["label"][rows]},
       mask[rows],
       start=100 * step,
@@ -208,7 +208,7 @@ def serve(directory, *, stop_at=None, **changes):
     ju.edit(lambda v, *_: jax.tree.map(lambda x: x * run["edit"], v)),
     fit(run["optimizer"](run["rate"])),
   )
-  source = ju.host_batches({"x": run["data"]}, run["mask"])
+  source = ju.core.host_batches({"x": run["data"]}, run["mask"])
 
   def batches(link, key, step):
     for i, batch in enumerate(source(link, key, step)):
@@ -289,7 +289,11 @@ def test_what_is_no_run_is_refused():
   fit = ju.phase(problems.quadratic(), optax.sgd(0.1), 1)
   wrong = [
     ((fit, jnp.float32(0), [], 5), {}, "typed PRNG key"),
-    ((ju.finetune, jnp.float32(0), [], KEY), {}, "Transform, got function"),
+    (
+      (ju.methods.finetune, jnp.float32(0), [], KEY),
+      {},
+      "Transform, got function",
+    ),
     ((fit, jnp.float32(0), 5, KEY), {}, "batches to be .*, got int"),
     (
       (fit, jnp.float32(0), [], KEY),
@@ -309,19 +313,23 @@ def test_what_is_no_run_is_refused():
 
 def test_rows_of_the_wrong_kind_or_number_are_refused():
   model, data, variables = problems.trained()
-  fit = ju.finetune(model, optimizer=optax.sgd(0.1), num_steps=1, batch_size=4)
+  fit = ju.methods.finetune(
+    model, optimizer=optax.sgd(0.1), num_steps=1, batch_size=4
+  )
   rows = jax.tree.map(lambda x: np.asarray(x[:4]), data)
   with pytest.raises(ValueError, match=r"the other kind at \[0, 1, 2, 3\]"):
-    ju.stream(fit, variables, [ju.host_batch(rows, np.ones(4, bool))], KEY)
+    ju.stream(fit, variables, [ju.core.host_batch(rows, np.ones(4, bool))], KEY)
   fewer = jax.tree.map(lambda x: x[:3], rows)
   with pytest.raises(ValueError, match="a batch of 4 rows for finetune"):
-    ju.stream(fit, variables, [ju.host_batch(fewer, np.zeros(3, bool))], KEY)
+    ju.stream(
+      fit, variables, [ju.core.host_batch(fewer, np.zeros(3, bool))], KEY
+    )
 
 
 def test_a_link_without_its_data_is_named():
   model, data, variables = problems.trained()
-  transform = ju.unsir(model, num_classes=4, input_shape=(6,))
-  source = ju.host_batches(host(data), data["label"] == 1)
+  transform = ju.methods.unsir(model, num_classes=4, input_shape=(6,))
+  source = ju.core.host_batches(host(data), data["label"] == 1)
   with pytest.raises(ValueError, match="data for 'noise classes', which reads"):
     ju.stream(transform, variables, source, KEY)
 
@@ -329,10 +337,12 @@ def test_a_link_without_its_data_is_named():
 def test_phases_that_draw_nothing_take_no_batch_from_an_iterable():
   model, data, variables = problems.trained()
   nothing = ju.phase(lambda v, b, k: jnp.zeros(1), optax.sgd(0.1), 3)
-  fit = ju.finetune(model, optimizer=optax.sgd(0.1), num_steps=2, batch_size=8)
+  fit = ju.methods.finetune(
+    model, optimizer=optax.sgd(0.1), num_steps=2, batch_size=8
+  )
   mask = np.asarray(data["label"] == 1)
   rows = jax.tree.map(lambda x: np.asarray(x)[~mask][:8], data)
-  two = [ju.host_batch(rows, np.zeros(8, bool))] * 2
+  two = [ju.core.host_batch(rows, np.zeros(8, bool))] * 2
   _, infos = ju.stream(ju.chain(nothing, fit), variables, two, KEY)
   assert [len(info.loss) for _, info in infos] == [3, 2]
 
@@ -342,7 +352,7 @@ def test_bare_params_come_back_bare():
     problems.quadratic(), optax.sgd(0.1), 2, draw=ju.Draw(retain=2)
   )
   data, mask = {"x": np.arange(4.0, dtype=np.float32)}, np.zeros(4, bool)
-  out, _ = ju.stream(fit, jnp.float32(0), ju.host_batches(data, mask), KEY)
+  out, _ = ju.stream(fit, jnp.float32(0), ju.core.host_batches(data, mask), KEY)
   called, _ = fit(jnp.float32(0), data, mask, KEY)
   chex.assert_trees_all_close(out, called, rtol=1e-6)
 
@@ -368,7 +378,7 @@ def test_a_step_is_traced_once_for_all_rounds_and_requests():
     ju.stream(
       ju.repeat(inner, rounds),
       variables,
-      ju.host_batches(host(data), data["label"] == c),
+      ju.core.host_batches(host(data), data["label"] == c),
       KEY,
     )
     seen.append(len(traces))
@@ -384,9 +394,9 @@ def test_a_mask_that_needs_the_data_is_refused():
 
 def test_a_batch_with_a_wrong_flag_is_rejected():
   with pytest.raises(ValueError, match=r"forget of shape \(3,\)"):
-    ju.host_batch({"x": np.zeros((3, 2))}, np.zeros(2, bool))
+    ju.core.host_batch({"x": np.zeros((3, 2))}, np.zeros(2, bool))
   with pytest.raises(ValueError, match="weight of shape"):
-    ju.host_batch({"x": np.zeros((3, 2))}, np.zeros(3, bool), np.ones(2))
+    ju.core.host_batch({"x": np.zeros((3, 2))}, np.zeros(3, bool), np.ones(2))
 
 
 @pytest.mark.parametrize(("after", "shown"), [(0.0, True), (1e9, False)])

@@ -32,9 +32,11 @@ def setting():
 
 
 METHODS = [
-  lambda m: ju.neggrad_plus(m, ADAM_FIT),
-  lambda m: ju.scrub(m, ADAM_FIT, num_epochs=2, max_epochs=1, max_steps=2),
-  lambda m: ju.ssd(m, alpha=1.0, dampening=0.5),
+  lambda m: ju.methods.neggrad_plus(m, ADAM_FIT),
+  lambda m: ju.methods.scrub(
+    m, ADAM_FIT, num_epochs=2, max_epochs=1, max_steps=2
+  ),
+  lambda m: ju.methods.ssd(m, alpha=1.0, dampening=0.5),
 ]
 ADAM_FIT = ju.Fit(ADAM, 4, 16)
 
@@ -60,7 +62,7 @@ def test_it_is_the_masked_method_and_the_optimiser_sees_the_part_only():
     return ADAM.init(params)
 
   fit = ju.Fit(optax.GradientTransformation(init, ADAM.update), 4, 16)
-  make = lambda m: ju.finetune(m, fit)
+  make = lambda m: ju.methods.finetune(m, fit)
   out, _ = through(head(), make, model)(variables, data, mask, KEY)
   assert seen == [jax.tree.map(jnp.shape, variables.params["output"])]
   # The method has a key of its own inside.
@@ -107,7 +109,7 @@ def test_lanes_share_what_is_frozen():
   inner = view.of(model)
 
   def one(rate):
-    method = ju.finetune(inner, ju.Fit(optax.adam(rate), 3, 16))
+    method = ju.methods.finetune(inner, ju.Fit(optax.adam(rate), 3, 16))
     out, _ = method(apart, data, mask, KEY)
     return out.params
 
@@ -130,7 +132,7 @@ def test_a_mask_around_a_view_keeps_bits():
     "output": {"kernel": False, "bias": True},
   }
   method = ju.masked(
-    through(head(), lambda m: ju.finetune(m, ADAM_FIT), model), free
+    through(head(), lambda m: ju.methods.finetune(m, ADAM_FIT), model), free
   )
   out, _ = method(variables, data, mask, KEY)
   np.testing.assert_array_equal(
@@ -143,7 +145,7 @@ def test_a_mask_around_a_view_keeps_bits():
 
 def test_training_afresh_through_a_view_keeps_the_rest():
   model, data, variables, mask = setting()
-  method = through(head(), lambda m: ju.retrain(m, ADAM_FIT), model)
+  method = through(head(), lambda m: ju.methods.retrain(m, ADAM_FIT), model)
   out, _ = method(variables, data, mask, KEY)
   chex.assert_trees_all_equal(out.params["hidden"], variables.params["hidden"])
   assert jnp.abs(out.params["output"]["kernel"]).max() < 5
@@ -155,6 +157,6 @@ def test_bad_views_are_refused():
     head().of(3)
   with pytest.raises(ValueError, match="Expected a Transform"):
     through(head(), lambda m: m, model)
-  method = through(head(), lambda m: ju.finetune(m, ADAM_FIT), model)
+  method = through(head(), lambda m: ju.methods.finetune(m, ADAM_FIT), model)
   with pytest.raises(ValueError, match="Expected a host loop over the part"):
     method.expand(KEY)

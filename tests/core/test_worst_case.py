@@ -220,7 +220,7 @@ def test_units_go_as_a_whole_and_copies_are_alike():
 def test_a_request_of_the_worst_is_served_as_any_other():
   model, data, variables = problems.trained()
   mask = program(FEW)(5, jax.random.key(0), False).mask
-  method = ju.finetune(model, optimizer=optax.adam(1e-3), num_steps=2)
+  method = ju.methods.finetune(model, optimizer=optax.adam(1e-3), num_steps=2)
   made, _ = ju.unlearn(method, variables, data, mask, jax.random.key(1))
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(made))
 

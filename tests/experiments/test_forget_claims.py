@@ -102,7 +102,7 @@ def test_dampening_takes_no_step_and_a_twentieth_of_the_time_of_retraining():
   original = lanes.at(lanes.train(plan).value, 0)
   mask, key = jnp.asarray(plan.forget[0]), jax.random.key(0)
   method = plan.study.methods["ssd"].build(bed, plan.settings["ssd"])
-  retrain = ju.retrain(bed.model, bed.recipe.fit)
+  retrain = ju.methods.retrain(bed.model, bed.recipe.fit)
 
   def fastest(transform):
     times = []

@@ -193,7 +193,7 @@ def saliency_order(d):
   mask = jnp.arange(15) < 11
   saliency = np.concatenate([d[f"saliency_paper_{n}"].ravel() for n in NAMES])
   for chunk in (4, 64):
-    found = ju.saliency_mask(_mlp(), 0.5, chunk_size=chunk)(
+    found = ju.methods.saliency_mask(_mlp(), 0.5, chunk_size=chunk)(
       ju.Variables(_params(d, "param_")), data, ju.Request(mask, ~mask), KEY
     )
     flat = np.concatenate([np.ravel(found[n]) for n in NAMES])

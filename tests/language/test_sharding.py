@@ -17,9 +17,9 @@ MESH = {"fsdp": 4, "tensor": 2}
 @pytest.mark.slow
 def test_eight_devices_equal_one_and_hold_a_share_each():
   """Two requests by one program; its result lies as what it was given."""
-  world, mesh = worlds.texts(), ju.make_mesh(**MESH)
+  world, mesh = worlds.texts(), ju.core.make_mesh(**MESH)
   lm, variables, data = world.subject, world.variables, world.data
-  method = ju.neggrad_plus(
+  method = ju.methods.neggrad_plus(
     lm, ju.Fit(optax.adam(1e-2), 3, 8), retain_batch_size=8
   )
   run = sharded(method, mesh, variables)
@@ -45,7 +45,7 @@ def test_eight_devices_equal_one_and_hold_a_share_each():
 
 
 def test_every_matrix_has_a_rule_and_heads_are_not_cut():
-  mesh = ju.make_mesh(**MESH)
+  mesh = ju.core.make_mesh(**MESH)
   params = worlds.texts().variables.params
   lie = shardings(mesh, params)
   attention = lie["blocks"]["attention"]
@@ -60,9 +60,9 @@ def test_every_matrix_has_a_rule_and_heads_are_not_cut():
 
 def test_axes_that_do_not_divide_or_are_not_there_split_nothing():
   tree = {"head": {"kernel": np.zeros((6, 5))}}
-  lie = shardings(ju.make_mesh(**MESH), tree)
+  lie = shardings(ju.core.make_mesh(**MESH), tree)
   assert lie["head"]["kernel"].spec == P(None, None)
-  alone = shardings(ju.make_mesh(batch=8), tree, RULES)
+  alone = shardings(ju.core.make_mesh(batch=8), tree, RULES)
   assert alone["head"]["kernel"].spec == P(None, None)
   with pytest.raises(ValueError, match="head/kernel to have 2 axes"):
-    shardings(ju.make_mesh(**MESH), {"head": {"kernel": np.zeros(4)}})
+    shardings(ju.core.make_mesh(**MESH), {"head": {"kernel": np.zeros(4)}})

@@ -94,7 +94,7 @@ def test_npo_begins_as_ascent_at_its_constant():
 def test_the_retain_term_alone_is_fine_tuning_and_its_kl_rests_at_the_start():
   lm, variables, _ = setting()
   out, _ = served(language.npo(lm, ONE, forget_weight=0.0))
-  wanted, _ = served(ju.finetune(lm, ONE))
+  wanted, _ = served(ju.methods.finetune(lm, ONE))
   chex.assert_trees_all_close(out, wanted, rtol=1e-4, atol=1e-5)
   out, info = served(
     language.gradient_ascent(lm, ONE, retain="kl", forget_weight=0.0)

@@ -20,7 +20,7 @@ def run(transform, data=None, mask=None, key=KEY):
 
 def test_labels_are_not_read():
   model, data, _ = problems.trained()
-  method = ju.bad_teacher(model, num_steps=4, batch_size=16)
+  method = ju.methods.bad_teacher(model, num_steps=4, batch_size=16)
   mask = data["label"] == 1
   one, _ = run(method, mask=mask)
   two, _ = run(method, {**data, "label": data["label"] * 0}, mask)
@@ -32,7 +32,7 @@ def test_a_full_request_does_not_read_the_original():
   model, _, variables = problems.trained()
   teacher = model.init(jax.random.key(9), jnp.zeros((1, 6)))
   broken = jax.tree.map(lambda p: p * jnp.nan, variables)
-  method = ju.bad_teacher(
+  method = ju.methods.bad_teacher(
     model, num_steps=3, batch_size=16, incompetent=teacher
   )
   full = jnp.ones(60, bool)
@@ -54,7 +54,7 @@ def test_the_released_reduction_is_a_kth_of_the_loss():
   model, _, _ = problems.trained()
   loss = {}
   for reduction in ("batchmean", "released"):
-    method = ju.bad_teacher(
+    method = ju.methods.bad_teacher(
       model, num_steps=1, batch_size=16, reduction=reduction
     )
     loss[reduction] = run(method)[1]["distil"].loss
@@ -67,7 +67,7 @@ def test_the_first_loss_is_the_divergence_computed_in_numpy():
   model, data, variables = problems.trained()
   teacher = model.init(jax.random.key(9), data["x"])
   mask = data["label"] == 1
-  method = ju.bad_teacher(
+  method = ju.methods.bad_teacher(
     model,
     num_steps=1,
     batch_size=60,
@@ -88,7 +88,7 @@ def test_the_first_loss_is_the_divergence_computed_in_numpy():
 def test_a_share_of_the_retain_set_is_chosen_once(fraction):
   model, data, _ = problems.trained()
   mask = data["label"] == 1
-  method = ju.bad_teacher(
+  method = ju.methods.bad_teacher(
     model, num_steps=2, batch_size=16, retain_fraction=fraction
   )
   _, info = run(method, mask=mask)
@@ -98,7 +98,7 @@ def test_a_share_of_the_retain_set_is_chosen_once(fraction):
 
 def test_teachers_come_from_the_key():
   model, data, variables = problems.trained()
-  method = ju.bad_teacher(
+  method = ju.methods.bad_teacher(
     model, optimizer=optax.adam(0.02), num_steps=60, batch_size=32
   )
   mask = data["label"] == 1

@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 
 def test_retraining_for_an_empty_request_gives_the_original_bitwise():
   model, data, variables, _ = setting()
-  out, _ = jax.jit(ju.retrain(model, **RECIPE))(
+  out, _ = jax.jit(ju.methods.retrain(model, **RECIPE))(
     variables, data, jnp.zeros(60, bool), jax.random.key(0)
   )
   chex.assert_trees_all_equal(out, variables)
@@ -24,7 +24,9 @@ def test_retraining_for_an_empty_request_gives_the_original_bitwise():
 
 def test_retraining_is_training_on_the_rest_and_never_sees_the_class():
   model, data, variables, mask = setting()
-  out, _ = jax.jit(ju.retrain(model, **RECIPE))(variables, data, mask, KEY)
+  out, _ = jax.jit(ju.methods.retrain(model, **RECIPE))(
+    variables, data, mask, KEY
+  )
   trained, _ = jax.jit(lambda w: ju.train(model, data, w, KEY, **RECIPE))(~mask)
   chex.assert_trees_all_equal(out, trained)
   right = model.predict(out, data["x"]).argmax(-1) == data["label"]
@@ -33,7 +35,7 @@ def test_retraining_is_training_on_the_rest_and_never_sees_the_class():
 
 def test_one_step_of_ascent_adds_the_gradient():
   model, data, variables, mask = setting()
-  method = ju.gradient_ascent(
+  method = ju.methods.gradient_ascent(
     model, optimizer=optax.sgd(0.1), num_steps=1, batch_size=15
   )
   out, _ = method(variables, data, mask, KEY)
@@ -70,22 +72,24 @@ def test_any_task_is_fitted_and_prepared_alike():
   original, _ = jax.jit(
     lambda k: ju.train(task, data, everything, k, **RECIPE)
   )(KEY)
-  again, _ = jax.jit(ju.retrain(task, **RECIPE))(
+  again, _ = jax.jit(ju.methods.retrain(task, **RECIPE))(
     variables, data, ~everything, KEY
   )
   chex.assert_trees_all_equal(again, original)
   fit = ju.Fit(optax.sgd(0.1), 2, 16)
   moved = data["x"] - data["x"][~mask].mean(0)[None]
   for factory in (
-    ju.finetune,
-    ju.l1_sparse,
-    ju.gradient_ascent,
-    ju.neggrad_plus,
+    ju.methods.finetune,
+    ju.methods.l1_sparse,
+    ju.methods.gradient_ascent,
+    ju.methods.neggrad_plus,
   ):
     # Its keys are split once more, so that it draws all rows at each step.
-    whole = fit._replace(batch_size=15 if factory is ju.gradient_ascent else 45)
+    whole = fit._replace(
+      batch_size=15 if factory is ju.methods.gradient_ascent else 45
+    )
     options = {}
-    if factory is ju.neggrad_plus:
+    if factory is ju.methods.neggrad_plus:
       options = {"forget_batch_size": 15}
     out, _ = factory(task, whole, **options)(original, data, mask, KEY)
     wanted, _ = factory(model, whole, **options)(
@@ -96,7 +100,7 @@ def test_any_task_is_fitted_and_prepared_alike():
 
 def test_a_ceiling_stops_the_ascent():
   model, data, variables, mask = setting()
-  run = lambda ceiling: ju.gradient_ascent(
+  run = lambda ceiling: ju.methods.gradient_ascent(
     model,
     optimizer=optax.sgd(0.5),
     num_steps=60,
@@ -113,7 +117,7 @@ def test_a_ceiling_stops_the_ascent():
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_neggrad_plus_at_its_ends_is_ascent_or_fine_tuning(share):
   model, data, variables, mask = setting()
-  method = ju.neggrad_plus(
+  method = ju.methods.neggrad_plus(
     model,
     optimizer=optax.sgd(0.05),
     num_steps=3,
@@ -124,11 +128,11 @@ def test_neggrad_plus_at_its_ends_is_ascent_or_fine_tuning(share):
   out, _ = method(variables, data, mask, KEY)
   # Full batches of each kind, so the order of rows does not matter.
   if share:
-    other = ju.finetune(
+    other = ju.methods.finetune(
       model, optimizer=optax.sgd(0.05), num_steps=3, batch_size=45
     )
   else:
-    other = ju.gradient_ascent(
+    other = ju.methods.gradient_ascent(
       model, optimizer=optax.sgd(0.05), num_steps=3, batch_size=15
     )
   wanted, _ = other(variables, data, mask, KEY)
@@ -146,7 +150,7 @@ def relabelled(redraw, exclude_true, steps=6, num_classes=4):
     )
     return jnp.zeros(len(rows["label"])) * outputs.sum()
 
-  method = ju.random_label(
+  method = ju.methods.random_label(
     model._replace(loss=loss),
     num_classes=num_classes,
     optimizer=optax.sgd(0.0),
@@ -201,26 +205,26 @@ def test_layers_come_in_the_order_of_use():
 
 def test_the_last_layers_are_counted_from_the_output():
   model, data, variables, _ = setting()
-  one = ju.last_layers(model, variables, data["x"], 1)
+  one = ju.core.last_layers(model, variables, data["x"], 1)
   assert not one["hidden"]["kernel"].any() and one["output"]["bias"].all()
-  two = ju.last_layers(model, variables, data["x"], 2)
+  two = ju.core.last_layers(model, variables, data["x"], 2)
   assert all(leaf.all() for leaf in jax.tree.leaves(two))
   for bad in (0, 3):
     with pytest.raises(ValueError, match=f"layers in 1 .. 2, got {bad}"):
-      ju.last_layers(model, variables, data["x"], bad)
+      ju.core.last_layers(model, variables, data["x"], bad)
 
 
 def test_cf_k_and_eu_k_of_all_layers_are_fine_tuning_and_retraining():
   model, data, variables, mask = setting()
   run = lambda method: jax.jit(method)(variables, data, mask, KEY)[0]
   chex.assert_trees_all_close(
-    run(ju.cf_k(model, num_layers=2, **RECIPE)),
-    run(ju.finetune(model, **RECIPE)),
+    run(ju.methods.cf_k(model, num_layers=2, **RECIPE)),
+    run(ju.methods.finetune(model, **RECIPE)),
     rtol=1e-5,
   )
   chex.assert_trees_all_close(
-    run(ju.eu_k(model, num_layers=2, **RECIPE)),
-    run(ju.retrain(model, **RECIPE)),
+    run(ju.methods.eu_k(model, num_layers=2, **RECIPE)),
+    run(ju.methods.retrain(model, **RECIPE)),
     rtol=1e-5,
   )
 
@@ -228,7 +232,7 @@ def test_cf_k_and_eu_k_of_all_layers_are_fine_tuning_and_retraining():
 def test_cf_k_and_eu_k_leave_the_first_layers_bitwise():
   model, data, variables, mask = setting()
   decayed = RECIPE | {"optimizer": optax.adamw(0.01, weight_decay=0.5)}
-  for build in (ju.cf_k, ju.eu_k):
+  for build in (ju.methods.cf_k, ju.methods.eu_k):
     method = build(model, num_layers=1, **decayed)
     out, _ = jax.jit(method)(variables, data, mask, KEY)
     chex.assert_trees_all_equal(
@@ -242,7 +246,9 @@ def test_cf_k_and_eu_k_leave_the_first_layers_bitwise():
 def logged(requests, batch_size=16):
   model, data, _, _ = setting()
   recipe = RECIPE | {"batch_size": batch_size}
-  return ju.train_logged(model, data, requests, jax.random.key(0), **recipe)
+  return ju.methods.train_logged(
+    model, data, requests, jax.random.key(0), **recipe
+  )
 
 
 def test_logging_does_not_change_the_training():
@@ -256,7 +262,7 @@ def test_taking_back_every_batch_gives_the_initial_params():
   # Batches of all rows: each holds every class.
   out, ledger = logged(mask[None], batch_size=60)
   entry = jax.tree.map(lambda leaf: leaf[0], ledger)
-  method = ju.amnesiac(
+  method = ju.methods.amnesiac(
     model, entry, optimizer=optax.adam(0.01), num_steps=0, batch_size=16
   )
   back, _ = method(out, data, mask, KEY)
@@ -283,7 +289,7 @@ def test_amnesiac_subtraction_forgets_the_class_and_repair_heals():
   model, data, variables, mask = setting()
   _, ledger = logged(mask[None])
   entry = jax.tree.map(lambda leaf: leaf[0], ledger)
-  method = ju.amnesiac(
+  method = ju.methods.amnesiac(
     model, entry, optimizer=optax.adam(0.01), num_steps=60, batch_size=16
   )
   out, _ = jax.jit(method)(variables, data, mask, KEY)
@@ -315,7 +321,7 @@ def test_fisher_of_logistic_regression_has_its_closed_form():
 def test_fisher_noise_has_the_stated_variance():
   model, data, variables, _ = setting()
   mask = jnp.arange(60) < 5  # No whole class.
-  method = ju.fisher_forgetting(model, num_classes=4, noise_scale=1e-6)
+  method = ju.methods.fisher_forgetting(model, num_classes=4, noise_scale=1e-6)
   keys = jax.random.split(KEY, 4000)
   out, _ = jax.jit(jax.vmap(method, in_axes=(None, None, None, 0)))(
     variables, data, mask, keys
@@ -342,7 +348,7 @@ def test_fisher_noise_has_the_stated_variance():
 
 def test_no_noise_leaves_a_partial_request_alone():
   model, data, variables, mask = setting()
-  method = ju.fisher_forgetting(model, num_classes=4, noise_scale=0.0)
+  method = ju.methods.fisher_forgetting(model, num_classes=4, noise_scale=0.0)
   out, _ = method(variables, data, jnp.arange(60) < 5, KEY)
   chex.assert_trees_all_equal(out, variables)
   out, _ = method(variables, data, mask, KEY)
@@ -363,7 +369,9 @@ def test_whole_classes_are_recognised():
 def scrubbing(model, batch_size=32, **options):
   settings = {"max_epochs": 2, "max_steps": 4, "forget_batch_size": 15}
   fit = ju.Fit(optax.adam(0.01), 6, batch_size)
-  return ju.scrub(model, fit, **({"num_epochs": 4} | settings | options))
+  return ju.methods.scrub(
+    model, fit, **({"num_epochs": 4} | settings | options)
+  )
 
 
 def test_scrub_without_disobeying_is_fine_tuning():
@@ -377,7 +385,7 @@ def test_scrub_without_disobeying_is_fine_tuning():
     batch_size=45,
   )
   out, _ = jax.jit(plain)(variables, data, mask, KEY)
-  fit = ju.finetune(
+  fit = ju.methods.finetune(
     model, optimizer=optax.adam(0.01), num_steps=6, batch_size=45
   )
   wanted, _ = jax.jit(fit)(variables, data, mask, KEY)

@@ -16,7 +16,7 @@ FIT = ju.Fit(optax.adam(0.02), 60, 16)
 def run(mask=None, **options):
   model, data, variables = problems.trained()
   mask = data["label"] == 1 if mask is None else mask
-  method = ju.concept_poison(
+  method = ju.methods.concept_poison(
     model, options.pop("fit", FIT), num_classes=4, **options
   )
   return jax.jit(method)(variables, data, mask, KEY)
@@ -35,7 +35,7 @@ def labels_shown(**options):
     return Losses(0.0 * model.predict(variables, step.rows["x"]).sum(-1))
 
   spy = ju.Task(model.task.init, loss)
-  method = ju.concept_poison(
+  method = ju.methods.concept_poison(
     spy, FIT._replace(num_steps=40), num_classes=4, **options
   )
   jax.block_until_ready(method(variables, data, data["label"] == 1, KEY))
@@ -83,7 +83,7 @@ def test_no_share_is_fine_tuning_and_no_step_is_nothing():
   out, info = run(share=0.0, fit=fit)
   assert info["relabel"].forget_count == 0
   poisoned = jnp.where(data["label"] == 1, jnp.nan, 1.0)[:, None]
-  method = ju.concept_poison(model, fit, num_classes=4, share=0.0)
+  method = ju.methods.concept_poison(model, fit, num_classes=4, share=0.0)
   same, _ = method(
     variables, {**data, "x": data["x"] * poisoned}, data["label"] == 1, KEY
   )

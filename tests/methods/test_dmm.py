@@ -25,7 +25,7 @@ def test_direct_takes_weights_away():
   outputs = jnp.asarray(RNG.normal(size=(7, 3)))
   weights = jnp.asarray(RNG.normal(size=(5, 7, 3)))
   first, second = jnp.arange(5) < 2, jnp.arange(5) == 3
-  direct = lambda mask, c=1.0: ju.dm_direct(outputs, weights, mask, c)
+  direct = lambda mask, c=1.0: ju.methods.dm_direct(outputs, weights, mask, c)
   want = np.asarray(outputs) - 2 * np.asarray(weights)[:2].sum(0)
   np.testing.assert_allclose(direct(first, 2.0), want, rtol=1e-5, atol=1e-6)
   np.testing.assert_array_equal(direct(first, 0.0), outputs)
@@ -45,7 +45,7 @@ def test_linear_outputs_are_predicted_exactly():
     masks, jnp.asarray(of(masks).reshape(40, 6), jnp.float32), l2=1e-4
   )
   gone = np.arange(12) < 4
-  found = ju.dm_direct(
+  found = ju.methods.dm_direct(
     jnp.asarray(of(np.ones((1, 12)))[0], jnp.float32),
     fitted.weights.reshape(12, 3, 2),
     jnp.asarray(gone),
@@ -58,13 +58,16 @@ def test_own_outputs_as_targets_move_nothing():
   mask = data["label"] == 1
   nothing = jnp.zeros((60, 60, 4))
   out, info = run(
-    ju.dmm(model, nothing, FIT._replace(optimizer=optax.sgd(1.0))), mask
+    ju.methods.dmm(model, nothing, FIT._replace(optimizer=optax.sgd(1.0))), mask
   )
   chex.assert_trees_all_close(out, variables, atol=1e-5)
   assert jnp.abs(info["match"].loss).max() < 1e-9
   own = model.predict(variables, data["x"])
   matched, _ = run(
-    ju.oracle_matching(model, own, FIT._replace(optimizer=optax.sgd(1.0))), mask
+    ju.methods.oracle_matching(
+      model, own, FIT._replace(optimizer=optax.sgd(1.0))
+    ),
+    mask,
   )
   chex.assert_trees_all_close(matched, variables, atol=1e-5)
 
@@ -74,7 +77,7 @@ def test_labels_are_not_read_and_targets_are_met():
   mask = jnp.arange(60) < 6
   _, _, other = problems.trained(seed=1)
   goal = model.predict(other, data["x"])
-  method = ju.oracle_matching(
+  method = ju.methods.oracle_matching(
     model, goal, FIT._replace(num_steps=150), retain_copies=5
   )
   one, info = run(method, mask)
@@ -94,7 +97,7 @@ def test_an_anchor_holds():
   far = jax.tree.map(lambda p: p + 1.0, variables)
 
   def moved(anchor):
-    method = ju.oracle_matching(model, goal, step, anchor=anchor)
+    method = ju.methods.oracle_matching(model, goal, step, anchor=anchor)
     # The anchor is the outermost original, and pulls once something moved.
     twice = ju.chain(ju.edit(lambda *_: far, reads="nothing"), method)
     return run(twice, data["label"] == 1)[0]
@@ -137,8 +140,8 @@ def test_matching_brings_the_distribution_near_that_of_retraining():
 
   step = ju.Fit(optax.adam(5e-3), 150, 32)
   methods = {
-    "dmm": ju.dmm(model, attribution, step),
-    "om": ju.oracle_matching(model, outputs(teachers).mean(0), step),
+    "dmm": ju.methods.dmm(model, attribution, step),
+    "om": ju.methods.oracle_matching(model, outputs(teachers).mean(0), step),
   }
   margin = lambda v: jax.vmap(
     lambda z: metrics.logit_confidence(z, data["label"])
@@ -161,10 +164,10 @@ def test_bad_input():
   model, data, _ = problems.trained()
   mask = data["label"] == 1
   with pytest.raises(ValueError, match="Expected attribution of shape"):
-    run(ju.dmm(model, jnp.zeros((60, 59, 4)), FIT), mask)
+    run(ju.methods.dmm(model, jnp.zeros((60, 59, 4)), FIT), mask)
   with pytest.raises(ValueError, match="Expected targets of 60 rows"):
-    run(ju.oracle_matching(model, jnp.zeros((59, 4)), FIT), mask)
+    run(ju.methods.oracle_matching(model, jnp.zeros((59, 4)), FIT), mask)
   with pytest.raises(ValueError, match="Expected forget_copies"):
-    ju.dmm(model, jnp.zeros((60, 60, 4)), FIT, forget_copies=0)
+    ju.methods.dmm(model, jnp.zeros((60, 60, 4)), FIT, forget_copies=0)
   with pytest.raises(ValueError, match="Expected anchor >= 0"):
-    ju.dmm(model, jnp.zeros((60, 60, 4)), FIT, anchor=-1.0)
+    ju.methods.dmm(model, jnp.zeros((60, 60, 4)), FIT, anchor=-1.0)

@@ -30,7 +30,7 @@ def moved(update="plain", step_size=1.0, mask=None, scale=1.0, **options):
     plain = model.loss
     model = model._replace(loss=lambda out, rows: scale * plain(out, rows))
   mask = data["label"] == 1 if mask is None else mask
-  edit = ju.iau(model, update=update, step_size=step_size, **options)
+  edit = ju.methods.iau(model, update=update, step_size=step_size, **options)
   out, length = jax.jit(edit)(variables, data, mask, KEY)
   change = jax.tree.map(lambda a, b: a - b, out.params, variables.params)
   return change, length
@@ -41,13 +41,13 @@ def test_one_step_lands_on_the_mean_of_the_others():
   x, gone = np.asarray(data["x"]), np.arange(9) < 3
   start = {"p": jnp.asarray(x.mean(0))}
   want = x[~gone].mean(0)
-  sums = ju.iau(
+  sums = ju.methods.iau(
     task, update="plain", reduction="sum", retain_weight=0.0, step_size=1 / 6
   )
   out, _ = sums(start, data, jnp.asarray(gone), KEY)
   np.testing.assert_allclose(out["p"], want, rtol=1e-5)
   # Of means: half of the way comes from each set, so one set alone has all.
-  ju_mean = ju.iau(task, update="plain", step_size=1.0)
+  ju_mean = ju.methods.iau(task, update="plain", step_size=1.0)
   out, length = ju_mean(start, data, jnp.asarray(gone), KEY)
   step = want - x[gone].mean(0)
   np.testing.assert_allclose(out["p"] - start["p"], step, rtol=1e-4)
@@ -96,7 +96,7 @@ def test_restriction_of_a_known_gradient():
   step = as_step(data)
 
   def mean(params, strength):
-    task_now = ju.restricted(task, strength)
+    task_now = ju.methods.restricted(task, strength)
     return task_now.loss(ju.Variables(params), step, KEY).value.mean()
 
   away = np.asarray(params["p"]) - np.asarray(data["x"]).mean(0)
@@ -113,7 +113,7 @@ def test_the_norm_by_tensor_is_at_least_the_global_one():
   step = as_step(data)
 
   def penalty(norm, variables=variables):
-    task = ju.restricted(model, 1.0, norm=norm)
+    task = ju.methods.restricted(model, 1.0, norm=norm)
     plain = model.task.loss(variables, step, KEY).value
     return (task.loss(variables, step, KEY).value - plain).mean()
 
@@ -136,7 +136,9 @@ def test_training_wears_it_and_without_strength_it_is_the_same_bits():
   fit = ju.Fit(optax.adam(0.01), 4, 16)
 
   def run(strength):
-    task = model.task if strength is None else ju.restricted(model, strength)
+    task = (
+      model.task if strength is None else ju.methods.restricted(model, strength)
+    )
     return ju.train(task, data, jnp.ones(60, bool), KEY, fit)[0]
 
   chex.assert_trees_all_equal(run(None), run(0.0))
@@ -156,11 +158,11 @@ def test_training_wears_it_and_without_strength_it_is_the_same_bits():
 )
 def test_bad_input(options, message):
   with pytest.raises(ValueError, match=message):
-    ju.iau(problems.mlp(), **options)
+    ju.methods.iau(problems.mlp(), **options)
 
 
 def test_bad_restrictions():
   with pytest.raises(ValueError, match="Expected strength >= 0"):
-    ju.restricted(problems.mlp(), -1.0)
+    ju.methods.restricted(problems.mlp(), -1.0)
   with pytest.raises(ValueError, match="Expected norm"):
-    ju.restricted(problems.mlp(), 1.0, norm="l1")
+    ju.methods.restricted(problems.mlp(), 1.0, norm="l1")

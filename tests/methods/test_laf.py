@@ -26,7 +26,7 @@ def with_features(model):
 
 def method(rate=0.01, align=0.01, steps=20, **options):
   model, *_ = problems.trained()
-  return ju.laf(
+  return ju.methods.laf(
     with_features(model),
     ju.Fit(optax.adam(rate), steps, 16),
     align=optax.adam(align),
@@ -142,9 +142,9 @@ def test_the_divergence_in_closed_form():
 @pytest.mark.parametrize(
   ("make", "message"),
   [
-    (lambda m: ju.laf(m), "Expected model.features"),
+    (lambda m: ju.methods.laf(m), "Expected model.features"),
     (
-      lambda m: ju.laf(with_features(m), temperature=0.0),
+      lambda m: ju.methods.laf(with_features(m), temperature=0.0),
       "Expected temperature > 0",
     ),
     (lambda m: vae(latent=0), "Expected latent"),

@@ -128,7 +128,7 @@ def test_rows_of_noise_are_independent():
 def test_no_copies_make_it_plain_fine_tuning():
   model, data, variables = problems.trained()
   mask = data["label"] == 1
-  method = ju.unsir(model, copies=0.0, retain_per_class=5, **SMALL)
+  method = ju.methods.unsir(model, copies=0.0, retain_per_class=5, **SMALL)
   out, _ = jax.jit(method)(variables, data, mask, KEY)
 
   select = lambda d, r, k: unsir.first_rows(d["label"], r.retain, 4, 5)
@@ -145,7 +145,7 @@ def test_no_copies_make_it_plain_fine_tuning():
 def test_no_steps_return_the_params_bitwise():
   model, data, variables = problems.trained()
   none = {k: SMALL[k]._replace(num_steps=0) for k in ("impair", "repair")}
-  method = ju.unsir(model, **(SMALL | none))
+  method = ju.methods.unsir(model, **(SMALL | none))
   out, _ = method(variables, data, data["label"] == 1, KEY)
   chex.assert_trees_all_equal(out, variables)
 
@@ -202,7 +202,7 @@ def test_noise_is_shown_under_the_label_of_its_own_class():
 
 def test_classes_that_noise_is_not_learned_for_are_counted_under_jit():
   model, data, variables = problems.trained()
-  method = jax.jit(ju.unsir(model, **SMALL))
+  method = jax.jit(ju.methods.unsir(model, **SMALL))
   for most, left in ((0, 0), (2, 2)):
     _, info = method(variables, data, data["label"] <= most, KEY)
     assert info["noise"]["classes_left_out"] == left

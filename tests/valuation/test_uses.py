@@ -54,7 +54,7 @@ def test_numbers_that_a_jitted_function_closes_over_are_checked_there(pick):
 
 def test_the_lowest_values_are_a_request_that_a_method_takes_as_it_is():
   model, data, variables = trained()
-  unlearn = ju.finetune(
+  unlearn = ju.methods.finetune(
     model, optimizer=optax.sgd(0.1), num_steps=5, batch_size=8
   )
   key = jax.random.key(2)
