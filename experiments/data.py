@@ -124,9 +124,8 @@ def load(
   """Loads and checks a data set.
 
   Args:
-    "Expected --data to be digits, breast-cancer, cifar10, adult, npz:PATH, "
-    "csv:PATH, parquet:PATH, mufac, mucac or faces:DIR, got "
-    f"{source!r}."
+    source: "digits", "breast-cancer", "cifar10", "adult", "npz:PATH", "csv:PATH",
+      "parquet:PATH", "mufac", "mucac[:ATTRIBUTE]" or "faces:DIR".
     preset: "smoke", "quick" or "paper"; decides how many rows of CIFAR-10 and of
       Adult.
     data_dir: the folder with the files of CIFAR-10 and Adult; the environment
@@ -442,7 +441,7 @@ def pooled(pool: Pool, class_names: tuple[str, ...]) -> Dataset:
 
 
 def _dataset(train, test, class_names, columns=None) -> Dataset:
-  columns = {**(columns or {}), "label": train["label"]}
+  columns = {"label": train["label"], **(columns or {})}
   return Dataset(train, test, len(class_names), class_names, columns)
 
 
@@ -527,7 +526,7 @@ def _jpeg_images(
 ) -> tuple[np.ndarray, np.ndarray]:
   """uint8 [n, H, W, 3] and labels from JPEG files laid end to end."""
   try:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
   except ImportError as error:
     raise ValueError(
       "Expected Pillow for --data cifar10, got no such package; install "
@@ -559,7 +558,7 @@ def _jpeg_images(
     try:
       with Image.open(file) as image:
         images.append(np.asarray(image.convert("RGB")))
-    except (UnidentifiedImageError, OSError) as error:
+    except Exception as error:  # Damaged images raise many kinds.
       raise ValueError(
         f"Expected image {i} of {path} to be a JPEG, got {error}."
       ) from error

@@ -273,10 +273,22 @@ def read_csv(
   text = io.StringIO(read_text(found, str(path)), newline="")
   try:
     reader = csv.DictReader(text, skipinitialspace=True)
+    head = [name.strip() for name in reader.fieldnames or ()]
+    reader.fieldnames = head
     rows = list(reader)
   except csv.Error as error:
     raise ValueError(f"Expected {path} to be CSV, got {error}.") from error
-  names = reader.fieldnames or () if columns is None else columns
+  if len(set(head)) < len(head):
+    twice = next(name for name in head if head.count(name) > 1)
+    raise ValueError(
+      f"Expected the columns of {path} to differ, got {short(twice)!r} twice."
+    )
+  if any(None in row for row in rows):
+    raise ValueError(
+      f"Expected {path} to have as many cells on every line as in its header, "
+      f"{len(head)}, got more on some."
+    )
+  names = head if columns is None else columns
   for name in names:
     if not rows or any(row.get(name) is None for row in rows):
       raise ValueError(

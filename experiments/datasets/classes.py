@@ -13,7 +13,7 @@ from jaxunlearn import requests
 
 from .. import files
 from ..data import Dataset, Rows
-from ..requests import Ask, about, rows_named, share
+from ..requests import Ask, about, parts_of, rows_named, share
 from .splits import SELECT
 
 EACH_CLASS = "each-class"
@@ -35,6 +35,7 @@ class Split(NamedTuple):
     columns: by name an entry per training row; what a group request looks at.
     row_id: int [N], the training rows' numbers in the file.
     num_rows: how many the file has.
+    names: what requests call classes, and the number of each among the labels.
     probe: `(share, easiest, unit) -> bool [N]`, the worst or the easiest rows to
       forget, or whole units of int [N]; None where no model is at hand.
   """
@@ -45,7 +46,24 @@ class Split(NamedTuple):
   columns: Mapping[str, np.ndarray]
   row_id: np.ndarray
   num_rows: int
+  names: Mapping[str, int]
   probe: Any = None
+
+
+def class_words(dataset: Dataset) -> dict[str, int]:
+  """What requests call classes: of a user's table its labels and no places.
+
+  Elsewhere the number of a class is as good as its name, 3 as "cat".
+  """
+  words = {name: i for i, name in enumerate(dataset.class_names)}
+  if not dataset.is_split_here:
+    words |= {str(i): i for i in range(dataset.num_classes)}
+  return words
+
+
+def class_word(dataset: Dataset, number: int) -> str:
+  """The class as a request says it."""
+  return dataset.class_names[number] if dataset.is_split_here else str(number)
 
 
 def split(
@@ -79,13 +97,14 @@ def split(
       dataset.columns,
       np.arange(count),
       count,
+      class_words(dataset),
     )
   label = pool.rows["label"]
   free = np.ones(len(label), bool) if pinned is None else ~pinned
   shares = (ASIDE, ASIDE, pool.test_share - ASIDE)
   aside, select, test, train = _deal(label, free, shares, seed)
   train = np.sort(np.append(train, np.flatnonzero(~free)))
-  columns = {**pool.columns, "label": label}
+  columns = {"label": label, **pool.columns}
   return Split(
     pool.take(train, train),
     pool.take(select if part == SELECT else test, train),
@@ -93,6 +112,7 @@ def split(
     {name: column[train] for name, column in columns.items()},
     train,
     len(label),
+    class_words(dataset),
   )
 
 
@@ -106,6 +126,7 @@ def undivided(dataset: Dataset) -> Split:
     dataset.columns,
     np.arange(count),
     count,
+    class_words(dataset),
   )
 
 
@@ -141,11 +162,12 @@ def _deal(
 
 def spell(text: str, dataset: Dataset, in_sequence: bool) -> str:
   """`each-class` as a request per class; in a sequence the last one is left."""
-  parts = [part.strip() for part in text.split(";")]
+  parts = parts_of(text)
   if EACH_CLASS not in parts:
     return text
   known = np.unique(dataset.train["label"])
-  every = ";".join(f"class:{c}" for c in known[: len(known) - in_sequence])
+  words = [class_word(dataset, c) for c in known[: len(known) - in_sequence]]
+  every = ";".join("class:" + word.replace(";", r"\;") for word in words)
   return ";".join(every if part == EACH_CLASS else part for part in parts)
 
 
@@ -191,12 +213,19 @@ def mask(kind: str, value: str, rows: Split) -> tuple[np.ndarray, np.ndarray]:
 def _classes(value: str, rows: Split) -> np.ndarray:
   label, wanted = rows.train["label"], []
   known = np.unique(label)
-  for text in value.split(","):
-    number = files.whole(text, "classes as integers with commas between")
+  of_numbers = all(name.isdecimal() for name in rows.names)
+  # A name may have commas of its own.
+  for text in [value] if value in rows.names else value.split(","):
+    word = text.strip()
+    if of_numbers and word not in rows.names:
+      word = str(files.whole(text, "classes as integers with commas between"))
+    number = rows.names.get(word)
     if number not in known:
+      there = [name for name, i in rows.names.items() if i in known]
+      said = f"{there[0]} .. {there[-1]}" if of_numbers else ", ".join(there)
       raise ValueError(
-        f"Expected a class that has rows ({known[0]} .. {known[-1]}), got "
-        f"{files.short(str(number), 40)}."
+        f"Expected a class that has rows ({files.short(said, 80)}), got "
+        f"{files.short(word, 40)}."
       )
     wanted.append(number)
   return np.isin(label, wanted)
@@ -213,8 +242,11 @@ def _index(path: str, rows: Split) -> np.ndarray:
 
 
 def _group(value: str, rows: Split) -> np.ndarray:
-  name, equals, wanted = value.partition("=")
-  if not equals or name not in rows.columns:
+  # A column's name may have the sign too: the longest that fits.
+  fits = [name for name in rows.columns if value.startswith(f"{name}=")]
+  name = max(fits, key=len, default="")
+  wanted = value[len(name) + 1 :]
+  if not fits:
     known = ", ".join(sorted(rows.columns))
     raise ValueError(
       f"Expected COLUMN=VALUE with a column among {known}, got {value!r}."

@@ -280,7 +280,7 @@ def _dataset(
 
 def _rows(faces: Sequence[Face], known: Sequence[str], side: int) -> Rows:
   try:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
   except ImportError as error:
     raise ValueError(
       "Expected Pillow for faces, got no such package; install "
@@ -294,7 +294,7 @@ def _rows(faces: Sequence[Face], known: Sequence[str], side: int) -> Rows:
       with Image.open(face.image) as image:
         small = image.convert("RGB").resize((side, side))
         images.append(np.asarray(small, np.float32))
-    except (UnidentifiedImageError, OSError) as error:
+    except Exception as error:  # Damaged images raise many kinds.
       raise ValueError(
         f"Expected {face.image} to be an image, got {error}."
       ) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from ..data import MAX_CLASSES, Dataset, Pool, pooled
@@ -27,7 +29,7 @@ def from_table(kind: str, path: str) -> Dataset:
     ValueError: in one line, what cannot be read or used.
   """
   found = checked_file(path, "the data")
-  table = read_csv(found) if kind == "csv" else _parquet(path)
+  table = read_csv(found) if kind == "csv" else _parquet(found)
   names = [name for name in LABELS if name in table]
   if len(names) != 1:
     raise ValueError(
@@ -41,8 +43,10 @@ def from_table(kind: str, path: str) -> Dataset:
       continue
     values = _numbers(name, words)
     kinds = np.unique(words)
-    if name.lower() == "id" or name.lower().endswith("_id"):
-      left_out.append(name)
+    # Tools number rows in a column without a name.
+    nameless = not name or name.lower().startswith("unnamed:")
+    if nameless or name.lower() == "id" or name.lower().endswith("_id"):
+      left_out.append(name or "(no name)")
     elif values is not None:
       numbers.append(values)
     elif len(kinds) <= MOST_WORDS:
@@ -56,8 +60,9 @@ def from_table(kind: str, path: str) -> Dataset:
     )
   parts = [np.stack(numbers, axis=1)] if numbers else []
   x = np.concatenate([*parts, *flags], axis=1).astype(np.float64)
+  columns = {**table, "label": table[names[0]]}
   made = pooled(
-    Pool({"x": x, "label": label}, table, 0.2, len(numbers)), classes
+    Pool({"x": x, "label": label}, columns, 0.2, len(numbers)), classes
   )
   notes = [
     f"Not learned from, but there for requests: {', '.join(left_out)}."
@@ -69,9 +74,19 @@ def _classes(
   words: np.ndarray, name: str
 ) -> tuple[np.ndarray, tuple[str, ...]]:
   """Places of labels among all that there are; numbers by size."""
+  if (words == "").any():
+    raise ValueError(
+      f"Expected a label in every row of the column {name}, got "
+      f"{(words == '').sum()} empty cells."
+    )
   kinds, label = np.unique(words, return_inverse=True)
   values = _numbers(name, kinds)
   if values is not None:
+    if len(np.unique(values)) < len(kinds):
+      raise ValueError(
+        f"Expected the column {name} to spell each number in one way, got "
+        f"{len(kinds)} spellings of {len(np.unique(values))}."
+      )
     order = np.argsort(values, kind="stable")
     kinds, label = kinds[order], np.argsort(order)[label]
   if not 2 <= len(kinds) <= MAX_CLASSES or (len(kinds) > len(words) / 2 > 2):
@@ -106,7 +121,7 @@ def _numbers(name: str, words: np.ndarray) -> np.ndarray | None:
   return values
 
 
-def _parquet(path: str) -> dict[str, np.ndarray]:
+def _parquet(path: Path) -> dict[str, np.ndarray]:
   """Columns as words; 64-bit ids keep all of their digits."""
   try:
     from pyarrow import ArrowException, parquet
@@ -122,6 +137,10 @@ def _parquet(path: str) -> dict[str, np.ndarray]:
     raise ValueError(
       f"Expected {path} to be a Parquet file, got {short(reason)}."
     ) from error
+  if len(set(table.column_names)) < table.num_columns:
+    raise ValueError(
+      f"Expected the columns of {path} to differ, got one twice."
+    )
   if not table.num_rows:
     raise ValueError(f"Expected {path} to have rows, got none.")
   say = lambda value: "" if value is None else str(value)

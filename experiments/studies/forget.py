@@ -29,7 +29,9 @@ from ..beds import (
   classifiers,
 )
 from ..beds.classifier_methods import METHODS, USUAL
+from ..datasets.classes import class_word
 from ..flags import described
+from ..requests import parts_of
 from . import forget_view
 
 SEEDS = {
@@ -78,12 +80,12 @@ def tune_request(options: Options) -> str:
   Pairs of classes for classes, and a larger random part for all else.
   """
   text = classifiers.spell(options, options.request or "class:3")
-  label = classifiers.setup_of(options).dataset.train["label"]
-  known = np.unique(label).tolist()
-  kinds = {part.partition(":")[0].strip() for part in text.split(";")}
+  dataset = classifiers.setup_of(options).dataset
+  known = [class_word(dataset, c) for c in np.unique(dataset.train["label"])]
+  kinds = {part.partition(":")[0].strip() for part in parts_of(text)}
   found = []
   if "class" in kinds and len(known) > 3:
-    asked = {part.partition(":")[2].strip() for part in text.split(";")}
+    asked = {part.partition(":")[2].strip() for part in parts_of(text)}
     pairs = [f"{a},{b}" for a, b in zip(known, known[2:])]
     found += [f"class:{p}" for p in pairs if p not in asked][:2]
   if kinds - {"class"} or not found:

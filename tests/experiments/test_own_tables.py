@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments import data
+from experiments import data, requests
 
 ROWS = 40
 HEADER = "user_id,age,city,remark,label\n"
@@ -76,6 +76,10 @@ def test_parquet_is_the_same_table(tmp_path):
     (["nan,a\n", "1,b\n"] * 3, "age,y\n", "age to be finite numbers"),
     (["1,a\n"] * 6, "age,y\n", "got 1 kinds in 6 rows"),
     (["1,a\n", "2,b\n"] * 3, "user_id,y\n", "columns to learn from beside y"),
+    (["1,a\n", "1,\n"] * 3, "age,y\n", "column y, got 3 empty cells"),
+    (["1,1\n", "2,1.0\n", "3,2\n"] * 3, "age,y\n", "3 spellings of 2"),
+    (["1,2,a\n"] * 6, "age,age,y\n", "to differ, got 'age' twice"),
+    (["1,5,a\n"] * 6, "age,y\n", "header, 2, got more on some"),
     ([f"1,{i}.5\n" for i in range(9)], "age,y\n", "got 9 kinds in 9 rows"),
   ],
 )
@@ -83,6 +87,36 @@ def test_one_line_says_what_is_wrong(tmp_path, lines, header, message):
   with pytest.raises(ValueError, match=message) as caught:
     load(csv(tmp_path, *lines, header=header))
   assert "\n" not in str(caught.value)
+
+
+def test_a_request_names_classes_as_the_table_does(tmp_path):
+  rows = [f"{i},{(5, 10, 'a;b')[i % 3]}\n" for i in range(30)]
+  found = load(csv(tmp_path, *rows, header="a,y\n"))
+  assert found.class_names == ("10", "5", "a;b")
+  word = found.columns["y"]
+  for text, wanted in (
+    ("class:5", word == "5"),
+    ("group:label=5", word == "5"),
+    ("group:y=10", word == "10"),
+    (r"class:a\;b", word == "a;b"),
+    ("class:5,10", word != "a;b"),
+  ):
+    np.testing.assert_array_equal(requests.parse(text, found).masks, [wanted])
+  assert requests.parse("each-class", found).masks.sum() == len(word)
+  for text in ("class:0", "class:a"):
+    with pytest.raises(ValueError, match=r"has rows \(10, 5, a;b\), got"):
+      requests.parse(text, found)
+
+
+def test_labels_from_one_on_are_no_places(tmp_path):
+  rows = [f"{i},{i % 7},{1 + i % 3}\n" for i in range(30)]
+  found = load(csv(tmp_path, *rows, header=",a=b,y\n"))
+  # A column without a name only counts the rows.
+  assert found.train["x"].shape[1] == 1
+  asked = requests.parse("class:1", found).masks[0]
+  np.testing.assert_array_equal(asked, found.columns["y"] == "1")
+  asked = requests.parse("group:a=b=3", found).masks[0]
+  np.testing.assert_array_equal(asked, found.columns["a=b"] == "3")
 
 
 def test_numbers_as_labels_are_ordered_by_size(tmp_path):
