@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -60,7 +61,8 @@ def keys(plan: Plan, name: str) -> jax.Array:
   if name == ORIGINAL:
     return jnp.stack([derive(key, name) for key in seeds])
   # Without its place a request in a sequence begins as it does alone.
-  asked = [request.rpartition(". ")[2] for request in plan.requests.names]
+  placed = r"^\d+\. " if plan.requests.in_sequence else "^"
+  asked = [re.sub(placed, "", request) for request in plan.requests.names]
   return jnp.stack([
     derive(seeds[seed], f"{name}: {asked[request]}")
     for request, seed in zip(*plan.lanes)

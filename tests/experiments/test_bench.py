@@ -181,6 +181,18 @@ def test_no_key_is_used_twice():
   assert len(np.unique(every, axis=0)) == len(every)
 
 
+def test_requests_whose_names_end_alike_have_keys_of_their_own():
+  plan = evidence().plan
+  names = ("owner:J. Smith", "owner:A. Smith")
+  of = lambda **more: jax.random.key_data(
+    lanes.keys(plan._replace(requests=plan.requests._replace(**more)), "near")
+  )
+  alone = of(names=names)
+  assert len(np.unique(alone, axis=0)) == 2 * SEEDS
+  placed = tuple(f"{i}. {name}" for i, name in enumerate(names, start=1))
+  np.testing.assert_array_equal(of(names=placed, in_sequence=True), alone)
+
+
 def test_a_derived_key_depends_on_the_key_and_the_name():
   made = [
     keys.derive(jax.random.key(seed), name) for seed in (0, 1) for name in "ab"
