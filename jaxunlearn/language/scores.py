@@ -137,6 +137,7 @@ def _score(
   log_p = jax.nn.log_softmax(logits)
   own = jnp.take_along_axis(log_p, safe[..., None], axis=-1)[..., 0]
   own = jnp.where(known, own, jnp.nan)
+  is_top = logits.argmax(axis=-1) == safe
   p = jnp.exp(log_p)
   finite = jnp.where(p > 0, log_p, 0)
   mean = (p * finite).sum(axis=-1)
@@ -145,7 +146,7 @@ def _score(
   show = lambda values: jnp.where(mask, values, 0)
   return TokenScores(
     show(own),
-    mask & (logits.argmax(axis=-1) == safe) & known,
+    show(jnp.where(jnp.isnan(own), jnp.nan, is_top.astype(own.dtype))),
     mask,
     show(mean),
     show(jnp.sqrt(variance)),

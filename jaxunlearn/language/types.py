@@ -66,7 +66,8 @@ class TokenScores(NamedTuple):
 
   Attributes:
     log_prob: log p of the token, nats.
-    is_top: bool, whether no other token is likelier.
+    is_top: 1 where no other token is likelier, else 0; nan where log_prob is,
+      or a model without numbers would look like one that forgot.
     mask: bool, whether the token counts.
     expected: the mean of log p under the model itself, minus its entropy.
     spread: the standard deviation of log p under the model itself.

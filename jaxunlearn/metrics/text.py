@@ -1,8 +1,8 @@
 """What a language model still says of texts that it was to forget.
 
-All take arrays of counted tokens: `log_prob` and `is_top` float and bool [..., T],
-of each token its log probability (nats) and whether it was the model's first
-choice, and a `mask` [..., T] of those that count (the answer and its end). Where
+All take arrays of counted tokens: `log_prob` and `is_top`, [..., T], of each token
+its log probability (nats) and whether it was the model's first choice (bool, or
+float 0 and 1, nan where that is not known), and a `mask` [..., T] of those that count (the answer and its end). Where
 nothing counts the answer is nan; nan stays nan. Membership scores of the same
 arrays are in `attacks.language`.
 

@@ -15,6 +15,7 @@ from jaxunlearn.core.types import as_step
 from jaxunlearn.language.model import language_model
 from jaxunlearn.language.scores import token_nll, token_scores
 from jaxunlearn.language.types import Text, check_text
+from jaxunlearn.metrics import text as scores_of_texts
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
@@ -87,8 +88,24 @@ def test_a_token_that_is_none_gives_nan():
   tokens = jnp.array([[1, 2, 19, 3], [1, 2, 18, 3]])
   x = Text(tokens, jnp.array([3, 3]), jnp.array([1, 1]))
   out = jax.jit(lambda x: token_scores(lm, variables, x))(x)
-  assert jnp.isnan(out.log_prob[0, 1]) and not out.is_top[0, 1]
+  assert jnp.isnan(out.log_prob[0, 1]) and jnp.isnan(out.is_top[0, 1])
   assert jnp.isfinite(out.log_prob[1]).all() and out.log_prob[0, 2] == 0
+
+
+def test_a_model_without_numbers_has_forgotten_nothing():
+  """Its first choice is no token, not the first of the vocabulary."""
+  lm, variables = small_text.small("llama")
+  x = Text(jnp.array([[1, 2, 0, 3]]), jnp.array([4]), jnp.array([2]))
+  broken = jax.tree.map(lambda w: w * jnp.nan, variables)
+  for chunk in (None, 2):
+    out = token_scores(lm, broken, x, chunk=chunk)
+    assert jnp.isnan(
+      scores_of_texts.exact_memorisation(out.is_top, out.mask)
+    ).all()
+    assert jnp.isnan(
+      scores_of_texts.extraction_strength(out.is_top, out.mask)
+    ).all()
+    assert out.is_top[0, 0] == 0  # What does not count.
 
 
 def test_the_task_is_the_mean_over_tokens():
