@@ -2,7 +2,8 @@
 
 A file has a JSON object a line: "question" and "answer", and where there are any
 "owner" (whom the row is about, a word or a number), "paraphrased_answer" and
-"perturbed_answers", a list of wrong ones, for the truth ratio.
+"perturbed_answers", a list of wrong ones, for the truth ratio. Row 0 is the first
+line: there are no empty lines but at the end.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Pairs(NamedTuple):
     wrong: [N] of K each.
     owners: [N], texts; "" of a row that is nobody's.
     refusals: what to say instead of an answer.
-    borrowed: whether wrong answers are those of other rows.
+    borrowed: rows whose wrong answers are those of other rows.
   """
 
   questions: list[str]
@@ -63,7 +64,7 @@ class Pairs(NamedTuple):
   wrong: list[list[str]]
   owners: np.ndarray
   refusals: list[str]
-  borrowed: bool = False
+  borrowed: int = 0
 
 
 class Source(NamedTuple):
@@ -120,7 +121,7 @@ def load(
   refusals = path.with_name("tofu_idk.jsonl")
   if refusals.is_file():
     text = files.read_text(refusals, "refusals")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
     pairs = pairs._replace(refusals=[_unquoted(line) for line in lines])
   return pairs._replace(owners=owners)
 
@@ -155,43 +156,57 @@ def read(path: Path) -> Pairs:
 
   Raises:
     ValueError: a line that is no object, lacks a question or an answer, or has an
-      empty one; fewer than eight rows.
+      empty one; an empty line before another; fewer than eight rows.
   """
-  rows = []
-  text = files.read_text(path, "questions and answers")
-  for number, line in enumerate(text.splitlines(), start=1):
-    if line.strip():
-      rows.append(_row(line, f"line {number} of {path.name}"))
+  # Only these end a line: JSON may have U+2028 and its like within texts.
+  lines = files.read_text(path, "questions and answers").rstrip().split("\n")
+  rows = [
+    _row(line, f"line {number} of {path.name}")
+    for number, line in enumerate(lines, start=1)
+  ]
   if len(rows) < 8:
     raise ValueError(f"Expected eight rows in {path.name}, got {len(rows)}.")
   questions, answers = (
     [row[n] for row in rows] for n in ("question", "answer")
   )
   wrong = [row.get("perturbed_answers") or [] for row in rows]
-  count = min(map(len, wrong))
-  borrowed = count == 0
+  count = min((len(each) for each in wrong if each), default=_NUM_WRONG)
+  borrowed = sum(not each for each in wrong)
   if borrowed:
-    draw = np.random.default_rng(0).integers
-    others = [draw(1, len(rows), _NUM_WRONG) for _ in rows]
-    wrong = [
-      [answers[(i + int(step)) % len(rows)] for step in steps]
-      for i, steps in enumerate(others)
-    ]
+    wrong = _filled(wrong, answers, count, path.name)
   return Pairs(
     questions,
     answers,
     [row.get("paraphrased_answer") or row["answer"] for row in rows],
-    [each[: count or _NUM_WRONG] for each in wrong],
-    np.array([str(row.get("owner", "")) for row in rows]),
+    [each[:count] for each in wrong],
+    np.array([row["owner"] for row in rows]),
     list(REFUSALS),
     borrowed,
   )
 
 
+def _filled(
+  wrong: list[list[str]], answers: list[str], count: int, name: str
+) -> list[list[str]]:
+  """Where there are no wrong answers, those of other rows that are not right."""
+  known = list(dict.fromkeys(answers))
+  if len(known) < 2:
+    raise ValueError(
+      f"Expected answers that differ, or perturbed_answers, in {name}, got "
+      f"{files.short(known[0], 40)!r} alone."
+    )
+  place = {answer: i for i, answer in enumerate(known)}
+  steps = np.random.default_rng(0).integers(1, len(known), (len(wrong), count))
+  return [
+    own or [known[(place[answer] + int(s)) % len(known)] for s in row]
+    for own, answer, row in zip(wrong, answers, steps)
+  ]
+
+
 def _row(line: str, where: str) -> Mapping[str, Any]:
   try:
     row = json.loads(line) if len(line) < _LONGEST else None
-  except (json.JSONDecodeError, RecursionError):
+  except (ValueError, RecursionError):  # A number of thousands of digits, too.
     row = None
   if not isinstance(row, dict):
     raise ValueError(
@@ -201,11 +216,26 @@ def _row(line: str, where: str) -> Mapping[str, Any]:
     if not isinstance(row.get(name), str) or not row[name].strip():
       raise ValueError(f"Expected a text {name!r} on {where}, got none.")
   wrong = row.get("perturbed_answers") or []
-  others = [row.get("paraphrased_answer") or "", *wrong]
-  if not isinstance(wrong, list) or not all(isinstance(w, str) for w in others):
+  others = [row.get("paraphrased_answer") or ""]
+  others += wrong if isinstance(wrong, list) else [None]
+  if not all(isinstance(w, str) for w in others):
     raise ValueError(
       f"Expected texts for other answers on {where}, got others."
     )
+  owner = "" if row.get("owner") is None else row["owner"]
+  if not isinstance(owner, (str, int, float)) or isinstance(owner, bool):
+    raise ValueError(
+      f"Expected a text or a number for 'owner' on {where}, got "
+      f"{files.short(json.dumps(owner), 40)}."
+    )
+  row["owner"] = str(owner).strip()
+  try:
+    "".join([row["question"], row["answer"], row["owner"], *others]).encode()
+  except UnicodeEncodeError as error:
+    raise ValueError(
+      f"Expected whole characters on {where}, got half of one, "
+      f"{error.object[error.start]!r}."
+    ) from None
   return row
 
 
@@ -244,8 +274,8 @@ def pinned(pairs: Pairs, kind: str, value: str) -> np.ndarray:
   """The rows that a request names, bool [all rows].
 
   Raises:
-    ValueError: a split of other data, an owner whom no row has, a row that is
-      not there.
+    ValueError: a split of other data, an owner without a name or whom no row
+      has, a row that is not there.
   """
   from ..requests import rows_named
 
@@ -254,9 +284,14 @@ def pinned(pairs: Pairs, kind: str, value: str) -> np.ndarray:
     return files.read_rows(value, count)
   if kind == "owner":
     names = tuple(name.strip() for name in value.split(","))
+    if not all(names):  # Rows without an owner have "".
+      raise ValueError(
+        "Expected owner:NAME,... with names between the commas, got "
+        f"{files.short(value, 40)!r}."
+      )
     return rows_named(pairs.owners, names, "an owner")
   if value not in _SPLITS or count < 4000:
-    known = ", ".join(_SPLITS)
+    known = ", ".join(name for name in _SPLITS if name != "select01")
     raise ValueError(
       f"Expected one of {known} of the whole of TOFU, got {value!r} of {count} "
       "rows."
@@ -277,6 +312,8 @@ def divide(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Rows to train on and rows held out, of whole owners where all have as many.
 
+  Other rows of owners who are named are trained on too.
+
   Args:
     pairs: see `Pairs`.
     named: bool, rows that have to be trained on.
@@ -284,18 +321,23 @@ def divide(
     part: "report" or "select"; see `splits.split_rows`.
     kept: rows that are trained on and not named, about; None takes all.
     held: rows that are held out, about.
-    reserved: bool, rows that settings are chosen on and no report is about.
+    reserved: bool, rows of requests of the other part, to be left alone: in a
+      report those that settings are chosen on, and when they are chosen those
+      that the report is about. None where settings are not chosen: nothing is
+      put aside for that.
 
   Raises:
     ValueError: too few rows besides those that are named.
   """
   group, size = _groups(pairs.owners)
-  group_of = np.flatnonzero(~np.isin(np.arange(group.max() + 1), group[named]))
-  if part != SELECT and reserved is not None:
-    group_of = np.setdiff1d(group_of, group[reserved])
-  order = np.random.default_rng(0).permutation(group_of)
+  # In both parts the same order and the same groups left out, so that both put
+  # the same ones aside.
+  order = np.random.default_rng(0).permutation(group.max() + 1)
+  asked = named if reserved is None else named | reserved
+  order = order[~np.isin(order, group[asked])]
   away = max(1, -(-held // size))
-  select, rest = order[:away], order[away:]
+  aside = 0 if reserved is None and part != SELECT else away
+  select, rest = order[:aside], order[aside:]
   rest = np.random.default_rng((seed, 1)).permutation(rest)
   test = select if part == SELECT else rest[:away]
   train = rest[away:]
@@ -306,8 +348,8 @@ def divide(
       f"Expected more rows than --request names, got {int(named.sum())} of "
       f"{len(named)}."
     )
-  rows = np.flatnonzero(named | np.isin(group, train))
-  return rows, np.flatnonzero(np.isin(group, test))
+  rows = np.isin(group, np.append(train, group[named]))
+  return np.flatnonzero(rows), np.flatnonzero(np.isin(group, test))
 
 
 def _groups(owners: np.ndarray) -> tuple[np.ndarray, int]:

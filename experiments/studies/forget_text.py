@@ -34,8 +34,9 @@ import jaxunlearn as ju
 from jaxunlearn import language
 from jaxunlearn.language.types import Text
 
-from .. import bench, flags
+from .. import bench, flags, requests
 from ..datasets import tofu
+from ..datasets.splits import SELECT
 from ..flags import described
 from .forget_text_measures import adamw, measures
 from .forget_text_methods import (
@@ -164,7 +165,7 @@ def beds(
   own = options.data is not None
   kept = None if own and options.preset != "smoke" else recipe.kept
   held = max(1, len(pairs.questions) // 5) if own else recipe.held
-  reserved = None if own else _reserved(options, pairs)
+  reserved = None if own else _reserved(options, pairs, part, named)
   divided = [
     tofu.divide(
       pairs,
@@ -211,6 +212,7 @@ def beds(
     "train_rows": len(divided[0][0]),
     "test_rows": len(divided[0][1]),
     "parameters": _num_params(lm, shared["rows"]["x"]),
+    "file_rows": len(pairs.questions),
     "tokens": corpus.tokens,
     "recipe": recipe._asdict(),
     "borrowed": pairs.borrowed,
@@ -218,11 +220,29 @@ def beds(
   return bench.Beds(shared, of_seed, make, sources, facts, None, corpus, lm)
 
 
-def _reserved(options: Options, pairs: tofu.Pairs) -> np.ndarray | None:
+def _reserved(
+  options: Options, pairs: tofu.Pairs, part: str, named: Sequence[np.ndarray]
+) -> np.ndarray | None:
+  """Rows of the other part's requests; see `tofu.divide`.
+
+  Raises:
+    ValueError: a report on rows that its settings are chosen on.
+  """
   if options.benchmark == "tofu" and len(pairs.questions) < 4000:
     return None
-  kind, _, value = tofu.TUNE[options.benchmark].partition(":")
-  return tofu.pinned(pairs, kind, value)
+  text = tofu.TUNE[options.benchmark]
+  if part == SELECT:
+    text = (
+      STUDY.request(options) if options.request is None else options.request
+    )
+  asks = requests.read(text, tofu.FORMS, "of the report")
+  found = np.any([tofu.pinned(pairs, a.kind, a.value) for a in asks], axis=0)
+  if options.tune is not None and (found & np.any(named, axis=0)).any():
+    raise ValueError(
+      "Expected --request of other rows than --tune chooses settings on, "
+      f"{tofu.TUNE[options.benchmark]}, got some of them."
+    )
+  return found
 
 
 def _encode(
@@ -459,12 +479,18 @@ def _notes(plan: bench.Plan) -> list[str]:
     if plan.options.weights == "scratch"
     else "Original and retrained models are the given weights, trained further: "
     "what those knew before nobody forgets.",
+    "Of {file_rows} rows there were {train_rows} to train on, those to be forgotten "
+    "among them, and {test_rows} that no model here was trained on.".format(
+      **plan.beds.facts
+    ),
     "ROUGE-L alone calls a model perfect whose scores still give the rows away, "
     "and forget quality one that is destroyed: read them together.",
   ]
   if plan.beds.facts["borrowed"]:
     notes.append(
-      "The rows come without wrong answers: those of other rows stand in for them "
-      "in truth ratios and what is made of them."
+      "{borrowed} of {file_rows} rows come without wrong answers: those of other "
+      "rows stand in for them in truth ratios and what is made of them.".format(
+        **plan.beds.facts
+      )
     )
   return notes

@@ -42,6 +42,57 @@ def test_a_file_of_ones_own_borrows_wrong_answers(tmp_path):
   assert not given.borrowed and given.wrong[0] == ["No.", "Never."]
 
 
+def changed(folder, change):
+  """The file with its rows changed by a function."""
+  path = a_file(folder, perturbed_answers=["No.", "Never."])
+  rows = list(map(json.loads, path.read_text().split("\n")))
+  change(rows)
+  path.write_text("\n".join(map(json.dumps, rows)))
+  return path
+
+
+def test_wrong_answers_are_borrowed_only_where_there_are_none(tmp_path):
+  def change(rows):
+    del rows[3]["perturbed_answers"]
+    for row in rows:
+      row["answer"] = "Yes." if row is rows[3] else rows[0]["answer"]
+
+  pairs = tofu.read(changed(tmp_path, change))
+  assert pairs.borrowed == 1 and pairs.wrong[0] == ["No.", "Never."]
+  # Many rows have one answer, which is wrong here; "Yes." is not.
+  assert pairs.wrong[3] == [pairs.answers[0]] * 2
+
+  def alike(rows):
+    for row in rows:
+      row["answer"] = "Yes."
+      del row["perturbed_answers"]
+
+  with pytest.raises(ValueError, match=r"answers that differ.*'Yes.' alone"):
+    tofu.read(changed(tmp_path, alike))
+
+
+def test_owners_are_texts_or_numbers_and_null_is_nobody(tmp_path):
+  def change(rows):
+    rows[0]["owner"], rows[1]["owner"], rows[2]["owner"] = None, " Ann ", 7
+
+  pairs = tofu.read(changed(tmp_path, change))
+  assert pairs.owners[:4].tolist() == ["", "Ann", "7", "101"]
+  for value in ("7,", ",", "Ann,,7"):
+    with pytest.raises(ValueError, match="names between the commas"):
+      tofu.pinned(pairs, "owner", value)
+  assert tofu.pinned(pairs, "owner", "Ann, 7").sum() == 2
+
+
+def test_only_ends_of_lines_end_lines(tmp_path):
+  path = a_file(tmp_path)
+  lines = path.read_text().split("\n")
+  lines[0] = lines[0].replace("customer", "cus\u2028to\u0085mer")
+  path.write_text("\r\n".join(lines) + "\r\n\r\n", newline="")
+  pairs = tofu.read(path)
+  assert len(pairs.questions) == 24
+  assert pairs.questions[0] == "What did cus\u2028to\u0085mer 0 order?"
+
+
 @pytest.mark.parametrize(
   ("line", "words"),
   [
@@ -53,6 +104,21 @@ def test_a_file_of_ones_own_borrows_wrong_answers(tmp_path):
       '{"question": "a", "answer": "b", "perturbed_answers": [1]}',
       "texts for other answers on line 2",
     ),
+    (
+      '{"question": "a", "answer": "b", "perturbed_answers": 5}',
+      "texts for other answers on line 2",
+    ),
+    (
+      '{"question": "a", "answer": "b", "owner": ["c"]}',
+      "a text or a number for 'owner' on line 2",
+    ),
+    (
+      '{"question": "a", "answer": "b", "owner": true}',
+      "for 'owner' on line 2",
+    ),
+    ('{"question": "\\ud83d", "answer": "b"}', "whole characters on line 2"),
+    ("", "a JSON object on line 2"),
+    ('{"question": ' + "9" * 5000 + "}", "a JSON object on line 2"),
   ],
 )
 def test_lines_that_are_no_pairs(line, words, tmp_path):
@@ -65,28 +131,34 @@ def test_lines_that_are_no_pairs(line, words, tmp_path):
 
 
 def test_rows_are_divided_by_owner_and_never_shared():
-  pairs = tofu.people(12)
+  pairs = tofu.people(20)
   named = tofu.pinned(pairs, "owner", f"{pairs.owners[0]},{pairs.owners[5]}")
   assert named.sum() == 10
+  away = np.isin(pairs.owners, pairs.owners[[10, 15]])
   divided = [
-    tofu.divide(pairs, named, seed, part, kept=20, held=10)
-    for part in ("report", "select")
+    tofu.divide(pairs, own, seed, part, kept=20, held=10, reserved=other)
+    for part, own, other in (("report", named, away), ("select", away, named))
     for seed in (0, 1)
   ]
-  for train, held in divided:
-    assert len(train) == 30 and len(held) == 10 and named[train].sum() == 10
+  for own, (train, held) in zip((named, named, away, away), divided):
+    assert len(train) == 30 and len(held) == 10 and own[train].sum() == 10
     assert not set(pairs.owners[train]) & set(pairs.owners[held])
-  # What settings are chosen on is in no report.
+  # What settings are chosen on is in no report, and the other way around.
   chosen = set(divided[2][1])
   assert chosen == set(divided[3][1])
   assert not any(chosen & {*train, *held} for train, held in divided[:2])
   assert set(divided[0][0]) != set(divided[1][0])
-  away = np.isin(pairs.owners, pairs.owners[[10, 15]])
-  for seed in range(4):
-    train, held = tofu.divide(
-      pairs, named, seed, "report", kept=40, held=10, reserved=away
-    )
-    assert not away[[*train, *held]].any()
+  for other, rows in zip((away, away, named, named), divided):
+    assert not other[np.concatenate(rows)].any()
+
+
+def test_no_row_of_ones_own_file_is_left_out():
+  """Not other rows of an owner, and none for settings that nobody chooses."""
+  pairs = tofu.people(12)
+  one = np.arange(60) == 7
+  train, held = tofu.divide(pairs, one, 0, "report", kept=None, held=10)
+  assert sorted([*train, *held]) == list(range(60)) and len(held) == 10
+  assert not set(pairs.owners[held]) & {pairs.owners[7]}
 
 
 def test_marks_are_places_of_rows():
@@ -111,6 +183,7 @@ def test_marks_are_places_of_rows():
     (["--data", "/nowhere.jsonl"], "--data"),
     (["--methods", "magic"], "--methods"),
     (["--data", "FILE", "--tune", "3"], "--tune with a --benchmark"),
+    (["--tune", "3", "--request", "owner:Invin"], "than --tune chooses"),
   ],
 )
 def test_bad_input_is_one_line(flags, words, tmp_path, capsys, monkeypatch):
