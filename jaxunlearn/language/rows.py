@@ -193,6 +193,12 @@ def _encoded(tokenizer: Any, texts: Sequence[str]) -> Any:
       "Expected a tokenizer of the package tokenizers, got "
       f"{type(tokenizer).__name__}."
     )
+  if tokenizer.truncation or tokenizer.padding:
+    # Some files ask for them: rows would be cut, and padding be answers. A copy,
+    # as the tokenizer is saved with what it came with.
+    tokenizer = type(tokenizer).from_str(tokenizer.to_str())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
   return tokenizer.encode_batch(list(texts))
 
 

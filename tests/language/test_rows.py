@@ -46,6 +46,26 @@ def test_answers_come_back_as_strings():
   assert rows.decode(bpe(), said) == ["In London"]
 
 
+def test_what_a_tokenizer_cuts_or_pads_by_itself_is_undone():
+  """As many a tokenizer.json asks for; the tokenizer stays as it was."""
+  own = type(bpe()).from_str(bpe().to_str())
+  own.enable_truncation(6)
+  own.enable_padding(length=70)
+  pairs = (QUESTIONS, ANSWERS)
+  for ours, theirs in (
+    (
+      rows.encode_pairs(own, *pairs, max_length=80),
+      rows.encode_pairs(bpe(), *pairs, max_length=80),
+    ),
+    (
+      rows.encode_documents(own, ANSWERS, max_length=9),
+      rows.encode_documents(bpe(), ANSWERS, max_length=9),
+    ),
+  ):
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+  assert own.truncation["max_length"] == 6 and own.padding["length"] == 70
+
+
 def test_every_token_of_a_document_but_its_first_counts_once():
   documents = ["Ada Lovelace wrote the tale. " * 4, "London, 1815."]
   x, owner = rows.encode_documents(bpe(), documents, max_length=7, end=1)
