@@ -22,7 +22,11 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from jaxunlearn.adapters.huggingface import Pretrained, check_params
+from jaxunlearn.adapters.huggingface import (
+  Pretrained,
+  check_params,
+  check_tokenizer,
+)
 from jaxunlearn.models.decoder import DecoderConfig
 
 # How to read a number of each type, by its number in the format.
@@ -234,7 +238,8 @@ def load_llama(path: Any, *, dtype: Any = np.float32) -> Pretrained:
     dtype: of the parameters.
 
   Raises:
-    ValueError: see `read`; another kind, or a vocabulary of no known kind.
+    ValueError: see `read`; another kind, tensors that are missing, of another
+      shape or of no use, or byte pairs of a kind that is not known.
   """
   file = read(path)
   meta = file.metadata
@@ -247,7 +252,18 @@ def load_llama(path: Any, *, dtype: Any = np.float32) -> Pretrained:
       raise ValueError(f"Expected llama.{name} in the file, got none.")
     return meta[f"llama.{name}"]
 
-  embedding = file.array("token_embd.weight").astype(dtype)
+  if meta.get("llama.rope.scaling.type", "none") != "none":
+    raise ValueError(
+      "Expected rotations without scaling, got llama.rope.scaling.type="
+      f"{meta['llama.rope.scaling.type']!r}."
+    )
+  unused = set(file.tensors)
+
+  def array(name: str) -> np.ndarray:
+    unused.discard(name)
+    return file.array(name)
+
+  embedding = array("token_embd.weight").astype(dtype)
   heads = number("attention.head_count")
   config = DecoderConfig(
     vocab_size=embedding.shape[0],
@@ -265,8 +281,14 @@ def load_llama(path: Any, *, dtype: Any = np.float32) -> Pretrained:
   def stack(name: str, turned_heads: int = 0) -> np.ndarray:
     layers = []
     for layer in range(config.num_layers):
-      leaf = file.array(f"blk.{layer}.{name}.weight")
+      leaf = array(f"blk.{layer}.{name}.weight")
       if turned_heads:
+        rows = turned_heads * config.head_dim
+        if leaf.ndim != 2 or len(leaf) != rows:
+          raise ValueError(
+            f"Expected blk.{layer}.{name}.weight of {rows} rows, got shape "
+            f"{leaf.shape}."
+          )
         # llama.cpp turns neighbours against each other, the decoder halves.
         pairs = leaf.reshape(turned_heads, -1, 2, leaf.shape[1])
         leaf = pairs.swapaxes(1, 2).reshape(leaf.shape)
@@ -287,13 +309,21 @@ def load_llama(path: Any, *, dtype: Any = np.float32) -> Pretrained:
       "norm_1": {"scale": stack("attn_norm")},
       "norm_2": {"scale": stack("ffn_norm")},
     },
-    "norm": {"scale": file.array("output_norm.weight").astype(dtype)},
+    "norm": {"scale": array("output_norm.weight").astype(dtype)},
   }
   if not config.tied_embeddings:
-    head = file.array("output.weight").T.astype(dtype)
+    head = array("output.weight").T.astype(dtype)
     params["head"] = {"kernel": head}
   check_params(params, config)
-  return Pretrained(config, params, _tokenizer(meta))
+  if unused:
+    # Such as rope_freqs.weight or biases: without them it is another model.
+    raise ValueError(
+      f"Expected tensors of a plain decoder, got {min(unused)} besides."
+    )
+  tokenizer = _tokenizer(meta)
+  if tokenizer is not None:
+    check_tokenizer(tokenizer, config)
+  return Pretrained(config, params, tokenizer)
 
 
 def find_smollm2() -> pathlib.Path:
@@ -321,15 +351,35 @@ def _tokenizer(meta: Mapping[str, Any]) -> Any:
   from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
   from tokenizers.models import BPE
 
-  words = meta[prefix + "tokens"]
-  merges = [tuple(m.split(" ", 1)) for m in meta[prefix + "merges"]]
-  tokenizer = Tokenizer(BPE({w: i for i, w in enumerate(words)}, merges))
+  # Where texts are cut before pairs are merged: "default" and others cut
+  # elsewhere, and would make other tokens than the model was trained on.
+  cut = meta.get(prefix + "pre")
+  if cut not in ("smollm", "gpt-2"):
+    raise ValueError(f"Expected {prefix}pre smollm or gpt-2, got {cut!r}.")
+  for name in ("tokens", "merges", "token_type"):
+    if not isinstance(meta.get(prefix + name), list | np.ndarray):
+      raise ValueError(f"Expected a list {prefix}{name} in the file, got none.")
+  words, merges = meta[prefix + "tokens"], meta[prefix + "merges"]
+  kinds = np.asarray(meta[prefix + "token_type"])
+  if len(kinds) != len(words):
+    raise ValueError(
+      f"Expected {prefix}token_type of {len(words)} tokens, got {len(kinds)}."
+    )
+  try:
+    pairs: list[Any] = [tuple(str(m).split(" ", 1)) for m in merges]
+    model = BPE({str(w): i for i, w in enumerate(words)}, pairs)
+  except Exception as error:  # The package raises nothing more special.
+    reason = str(error).splitlines()[0]
+    raise ValueError(
+      f"Expected {prefix}merges of two known tokens each, got {reason}."
+    ) from error
+  tokenizer = Tokenizer(model)
   parts: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False)]
-  if meta.get(prefix + "pre") == "smollm":
+  if cut == "smollm":
     parts.insert(0, pre_tokenizers.Digits(individual_digits=True))
   tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
   tokenizer.decoder = decoders.ByteLevel()
-  control = np.flatnonzero(np.asarray(meta[prefix + "token_type"]) == 3)
-  special = [AddedToken(words[i], special=True) for i in control]
+  control = np.flatnonzero(kinds == 3)
+  special = [AddedToken(str(words[i]), special=True) for i in control]
   tokenizer.add_special_tokens(special)
   return tokenizer

@@ -36,10 +36,13 @@ _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _TOKENIZER, _CONFIG = "tokenizer.json", "config.json"
 # Small files that others need and that are passed on as they are.
 _PASSED_ON = (
+  "chat_template.jinja",
   "generation_config.json",
   "special_tokens_map.json",
   "tokenizer_config.json",
 )
+# Likewise, but they repeat a tokenizer and go with it alone.
+_VOCABULARY = ("added_tokens.json", "merges.txt", "vocab.json")
 
 
 class Pretrained(NamedTuple):
@@ -92,8 +95,8 @@ def load(directory: Any, *, dtype: Any = None) -> Pretrained:
   if (directory / _TOKENIZER).exists():
     tokenizer = load_tokenizer(directory / _TOKENIZER, config)
   files = {
-    name: (directory / name).read_text()
-    for name in _PASSED_ON
+    name: _read_text(directory / name)
+    for name in (*_PASSED_ON, *_VOCABULARY)
     if (directory / name).exists()
   }
   return Pretrained(config, params, tokenizer, settings, files)
@@ -123,27 +126,42 @@ def save(
     ValueError: params of another shape, a folder with something in it, a
       tokenizer that does not fit, a config that none of the layouts has.
   """
-  directory = pathlib.Path(directory)
-  if directory.exists() and any(directory.iterdir()):
-    raise ValueError(f"Expected {directory} to be new or empty, got files.")
+  directory = check_folder(directory)
   check_params(params, config)
   settings = settings_of(config)
+  files = dict(like.files) if like else {}
   if like is not None:
+    if tokenizer is not None and tokenizer is not like.tokenizer:
+      files = {n: text for n, text in files.items() if n not in _VOCABULARY}
     tokenizer = like.tokenizer if tokenizer is None else tokenizer
     if like.settings and config_of(like.settings) == _plain(config):
       settings = dict(like.settings)
   if tokenizer is not None:
-    _check_tokenizer(tokenizer, config)
+    check_tokenizer(tokenizer, config)
   first = jax.tree.leaves(params)[0]
   key = "torch_dtype" if "torch_dtype" in settings else "dtype"
   settings[key] = np.dtype(first.dtype).name
   directory.mkdir(parents=True, exist_ok=True)
   _write(directory, dict(_named(config, params)), max_shard_bytes)
-  for name, text in (like.files if like else {}).items():
-    (directory / name).write_text(text)
+  for name, text in files.items():
+    (directory / name).write_bytes(text.encode())
   if tokenizer is not None:
     tokenizer.save(str(directory / _TOKENIZER))
   write_json(directory / _CONFIG, settings)
+
+
+def check_folder(directory: Any) -> pathlib.Path:
+  """A folder that can be written to: new, or empty.
+
+  Raises:
+    ValueError: it is neither.
+  """
+  directory = pathlib.Path(directory)
+  if directory.exists() and not directory.is_dir():
+    raise ValueError(f"Expected {directory} to be a folder, got a file.")
+  if directory.exists() and any(directory.iterdir()):
+    raise ValueError(f"Expected {directory} to be new or empty, got files.")
+  return directory
 
 
 def load_tokenizer(path: Any, config: DecoderConfig | None = None) -> Any:
@@ -165,8 +183,22 @@ def load_tokenizer(path: Any, config: DecoderConfig | None = None) -> Any:
       f"Expected {path} to be a tokenizer.json, got {reason}."
     ) from error
   if config is not None:
-    _check_tokenizer(tokenizer, config)
+    check_tokenizer(tokenizer, config)
   return tokenizer
+
+
+def check_tokenizer(tokenizer: Any, config: DecoderConfig) -> None:
+  """A tokenizer has no tokens that the decoder has not.
+
+  Raises:
+    ValueError: it has.
+  """
+  size = tokenizer.get_vocab_size()
+  if size > config.vocab_size:
+    raise ValueError(
+      f"Expected a tokenizer of at most vocab_size={config.vocab_size} tokens, "
+      f"got {size}."
+    )
 
 
 def check_params(params: PyTree, config: DecoderConfig) -> None:
@@ -175,7 +207,7 @@ def check_params(params: PyTree, config: DecoderConfig) -> None:
   Raises:
     ValueError: the first that has not.
   """
-  wanted = _shapes(config)
+  wanted = shapes_of(config)
   found = {path: np.shape(leaf) for path, leaf in _flat(params)}
   for path in [*wanted, *(p for p in found if p not in wanted)]:
     want, got = wanted.get(path, "nothing"), found.get(path, "nothing")
@@ -193,15 +225,24 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     raise ValueError(
       f"Expected {path.name} in {path.parent}, got no such file."
     )
+  text = _read_text(path)
   try:
-    found = json.loads(path.read_text(encoding="utf-8"))
-  except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    found = json.loads(text)
+  except (json.JSONDecodeError, RecursionError) as error:
     raise ValueError(f"Expected {path} to be JSON, got {error}.") from error
   if not isinstance(found, dict):
     raise ValueError(
       f"Expected an object in {path}, got {type(found).__name__}."
     )
   return found
+
+
+def _read_text(path: pathlib.Path) -> str:
+  """As it is there, ends of lines too."""
+  try:
+    return path.read_bytes().decode()
+  except UnicodeDecodeError as error:
+    raise ValueError(f"Expected {path} to be UTF-8, got {error}.") from error
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
@@ -248,9 +289,12 @@ class _Tensors:
   def __contains__(self, name: str) -> bool:
     return name in self._of
 
-  def get(self, name: str) -> np.ndarray:
+  def check(self, name: str) -> str:
     if name not in self._of:
       raise ValueError(f"Expected weights {name}, got none of that name.")
+    return name
+
+  def get(self, name: str) -> np.ndarray:
     self._used.add(name)
     return self._of[name].get_tensor(name)
 
@@ -262,10 +306,14 @@ def _read(
   tensors: _Tensors, entry: Entry, config: DecoderConfig
 ) -> Iterator[np.ndarray]:
   """The arrays of an entry's paths; those of all layers stacked."""
-  # The first releases of GPT-2 have no prefix.
-  names = entry.names(config)
-  if names[0] not in tensors and names[0].partition(".")[2] in tensors:
-    names = [name.partition(".")[2] for name in names]
+  names: list[str] = []
+  for name in entry.names(config):
+    # The first releases of GPT-2 have no prefix.
+    short = name.partition(".")[2]
+    old = name not in tensors and short in tensors
+    # All are looked for before there is room for any: config.json may say
+    # any number of layers.
+    names.append(tensors.check(short if old else name))
   parts: list[np.ndarray] = []
   for layer, name in enumerate(names):
     leaf = tensors.get(name)
@@ -323,15 +371,6 @@ def _write(
     write_json(directory / _INDEX, content)
 
 
-def _check_tokenizer(tokenizer: Any, config: DecoderConfig) -> None:
-  size = tokenizer.get_vocab_size()
-  if size > config.vocab_size:
-    raise ValueError(
-      f"Expected a tokenizer of at most vocab_size={config.vocab_size} tokens, "
-      f"got {size}."
-    )
-
-
 def _plain(config: DecoderConfig) -> DecoderConfig:
   """Without what a folder does not say."""
   import dataclasses
@@ -341,7 +380,8 @@ def _plain(config: DecoderConfig) -> DecoderConfig:
   )
 
 
-def _shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+def shapes_of(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+  """Of a decoder's parameters, by path."""
   tokens = np.zeros((1, 1), np.int32)
   init = lambda: Decoder(config).init(jax.random.key(0), tokens)["params"]
   return {path: leaf.shape for path, leaf in _flat(jax.eval_shape(init))}

@@ -30,10 +30,9 @@ class Entry(NamedTuple):
   def stacked(self) -> bool:
     return "{}" in self.name
 
-  def names(self, config: DecoderConfig) -> list[str]:
-    if not self.stacked:
-      return [self.name]
-    return [self.name.format(layer) for layer in range(config.num_layers)]
+  def names(self, config: DecoderConfig) -> Iterator[str]:
+    for layer in range(config.num_layers if self.stacked else 1):
+      yield self.name.format(layer)
 
   def split(self, leaf: np.ndarray, config: DecoderConfig) -> list[np.ndarray]:
     leaf = leaf.T if self.transposed else leaf
@@ -50,11 +49,11 @@ class Entry(NamedTuple):
 
 def entries(config: DecoderConfig) -> list[Entry]:
   """All weights of a decoder, in the order of the model."""
-  made = _gpt2() if config.positions == "learned" else _llama(config)
+  made = _gpt2(config) if config.positions == "learned" else _llama(config)
   return list(made)
 
 
-def _gpt2() -> Iterator[Entry]:
+def _gpt2(config: DecoderConfig) -> Iterator[Entry]:
   """Its layers keep [in, out], and have biases throughout."""
   yield Entry("transformer.wte.weight", ("embed/embedding",))
   yield Entry("transformer.wpe.weight", ("positions/embedding",))
@@ -71,6 +70,7 @@ def _gpt2() -> Iterator[Entry]:
       own = tuple(f"{block}{path}/{ours}" for path in paths)
       yield Entry(f"{layer}{name}.{theirs}", own)
   yield from _norm("transformer.ln_f", "norm")
+  yield from _head(config)
 
 
 def _llama(config: DecoderConfig) -> Iterator[Entry]:
@@ -91,6 +91,10 @@ def _llama(config: DecoderConfig) -> Iterator[Entry]:
     name = f"{layer}mlp.{ours}_proj"
     yield from _linear(name, f"{block}mlp/{ours}", config.mlp_bias)
   yield Entry("model.norm.weight", ("norm/scale",))
+  yield from _head(config)
+
+
+def _head(config: DecoderConfig) -> Iterator[Entry]:
   if not config.tied_embeddings:
     yield Entry("lm_head.weight", ("head/kernel",), True)
 
@@ -151,6 +155,7 @@ def _gpt2_config(s: Mapping[str, Any]) -> DecoderConfig:
     qkv_bias=True,
     out_bias=True,
     mlp_bias=True,
+    tied_embeddings=bool(s.get("tie_word_embeddings", True)),
   )
 
 

@@ -10,6 +10,7 @@ kind: GPT-2 has q, k and v in one matrix, whose adapter is none of theirs.
 
 from __future__ import annotations
 
+import math
 import pathlib
 import re
 from collections.abc import Mapping
@@ -17,7 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxunlearn.adapters.huggingface import read_json, write_json
+from jaxunlearn.adapters.huggingface import (
+  check_folder,
+  read_json,
+  shapes_of,
+  write_json,
+)
 from jaxunlearn.adapters.huggingface_layouts import entries
 from jaxunlearn.models.decoder import DecoderConfig
 
@@ -35,7 +41,7 @@ def load(directory: Any, config: DecoderConfig) -> tuple[dict[str, Any], float]:
 
   Raises:
     ValueError: in one line: a file is missing or broken, adapters of another
-      kind, of other kernels or of some layers only.
+      kind, rank or shape, of other kernels or of some layers only.
   """
   from safetensors.numpy import load_file
 
@@ -55,9 +61,10 @@ def load(directory: Any, config: DecoderConfig) -> tuple[dict[str, Any], float]:
     raise ValueError(
       f"Expected {_WEIGHTS} to be a whole safetensors file, got {error}."
     ) from error
+  shapes = shapes_of(config)
   found: dict[str, Any] = {}
   for kernel, name in _kernels(config).items():
-    own = [
+    own: list[dict[str, Any]] = [
       {side: tensors.pop(_name(name, i, side), None) for side in "AB"}
       for i in range(config.num_layers)
     ]
@@ -69,6 +76,14 @@ def load(directory: Any, config: DecoderConfig) -> tuple[dict[str, Any], float]:
         f"Expected adapters of {name} in all {config.num_layers} layers, got "
         f"{sum(there)}."
       )
+    _, size, out = shapes[kernel]
+    for i, layer in enumerate(own):
+      for side, want in (("A", (rank, size)), ("B", (out, rank))):
+        if layer[side].shape != want:
+          raise ValueError(
+            f"Expected {_name(name, i, side)} of shape {want}, r={rank}, got "
+            f"{layer[side].shape}."
+          )
     stack = lambda side, own=own: np.stack([layer[side].T for layer in own])
     found[kernel] = {"a": stack("A"), "b": stack("B")}
   if tensors or not found:
@@ -94,9 +109,7 @@ def save(
   """
   from safetensors.numpy import save_file
 
-  directory = pathlib.Path(directory)
-  if directory.exists() and any(directory.iterdir()):
-    raise ValueError(f"Expected {directory} to be new or empty, got files.")
+  directory = check_folder(directory)
   names = _kernels(config)
   unknown = [path for path in part if path not in names]
   if unknown or not part:
@@ -140,8 +153,9 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
         f"Expected plain LoRA, {name}={known[0]!r}, got {settings.get(name)!r}."
       )
   for name in ("r", "lora_alpha"):
-    if not isinstance(settings.get(name), int | float) or settings[name] <= 0:
-      raise ValueError(f"Expected {name} > 0, got {settings.get(name)!r}.")
+    found = settings.get(name)
+    if not isinstance(found, int | float) or not 0 < found < math.inf:
+      raise ValueError(f"Expected {name} > 0, got {found!r}.")
 
 
 def _kernels(config: DecoderConfig) -> dict[str, str]:

@@ -251,6 +251,79 @@ def test_what_is_no_llama(tmp_path):
       gguf.load_llama(path)
 
 
+def test_tensors_that_would_be_left_out_are_refused(tmp_path):
+  """Scaled rotations and biases make another model."""
+  entries, tensors, _ = a_llama(np.random.default_rng(0))
+  path = tmp_path / "x.gguf"
+  ones = np.ones(16, np.float32)
+  flat = [
+    (n, (s[0] * s[1],), k, raw)
+    if n == "blk.0.attn_q.weight"
+    else (n, s, k, raw)
+    for n, s, k, raw in tensors
+  ]
+  linear = entry("llama.rope.scaling.type", 8, text("linear"))
+  for changed, more, words in (
+    ([*tensors, ("rope_freqs.weight", (16,), 0, ones.tobytes())], [], "rope_f"),
+    ([*tensors, ("blk.0.attn_q.bias", (16,), 0, ones.tobytes())], [], "q.bias"),
+    (flat, [], r"attn_q.weight of 16 rows, got shape \(256,\)"),
+    (tensors, [linear], "without scaling, .*'linear'"),
+  ):
+    path.write_bytes(a_file(changed, [*entries, *more]))
+    with pytest.raises(ValueError, match=words):
+      gguf.load_llama(path)
+
+
+def words_entry(name, words):
+  raw = struct.pack("<IQ", 8, len(words)) + b"".join(map(text, words))
+  return entry(f"tokenizer.ggml.{name}", 9, raw)
+
+
+def test_byte_pairs_are_read_or_refused(tmp_path):
+  """Only those that are cut into words as the model's own are."""
+  pytest.importorskip("tokenizers")
+  llama, tensors, _ = a_llama(np.random.default_rng(0))
+  path = tmp_path / "x.gguf"
+
+  def load(**changes):
+    count = changes.pop("count", 5)
+    own = {
+      "model": entry("tokenizer.ggml.model", 8, text("gpt2")),
+      "pre": entry("tokenizer.ggml.pre", 8, text("smollm")),
+      "tokens": words_entry("tokens", ["a", "b", "1", "ab", "<end>"]),
+      "merges": words_entry("merges", ["a b"]),
+      "token_type": entry(
+        "tokenizer.ggml.token_type",
+        9,
+        struct.pack(f"<IQ{count}i", 5, count, *[1, 1, 1, 1, 3, 1][:count]),
+      ),
+    } | changes
+    more = [e for e in own.values() if e is not None]
+    path.write_bytes(a_file(tensors, [*llama, *more]))
+    return gguf.load_llama(path).tokenizer
+
+  assert load().encode("ab11<end>").ids == [3, 2, 2, 4]
+  many = words_entry("tokens", [str(i) for i in range(41)])
+  types = entry(
+    "tokenizer.ggml.token_type", 9, struct.pack("<IQ41i", 5, 41, *[1] * 41)
+  )
+  none = words_entry("merges", [])
+  for changes, words in (
+    ({"pre": entry("tokenizer.ggml.pre", 8, text("llama-bpe"))}, "'llama-bpe'"),
+    ({"pre": None}, "pre smollm or gpt-2, got None"),
+    ({"tokens": None}, "a list tokenizer.ggml.tokens"),
+    ({"merges": None}, "a list tokenizer.ggml.merges"),
+    ({"token_type": None}, "a list tokenizer.ggml.token_type"),
+    ({"count": 6}, "token_type of 5 tokens, got 6"),
+    ({"merges": words_entry("merges", ["ab"])}, "merges of two known tokens"),
+    ({"merges": words_entry("merges", ["a z"])}, "merges of two known tokens"),
+    ({"tokens": many, "token_type": types, "merges": none}, "vocab_size=40"),
+  ):
+    with pytest.raises(ValueError, match=words) as error:
+      load(**changes)
+    assert "\n" not in str(error.value)
+
+
 def test_smollm2_is_found_or_asked_for(monkeypatch):
   try:
     path = gguf.find_smollm2()

@@ -93,6 +93,22 @@ def test_a_tokenizer_and_small_files_go_with_it(tmp_path):
   again = huggingface.load(tmp_path / "a")
   assert again.tokenizer.encode("c").ids == [2]
   assert again.files == {"tokenizer_config.json": "{}"}
+  # Ends of lines and letters stay; a vocabulary goes with its tokenizer only.
+  texts = {"chat_template.jinja": "č\r\n", "merges.txt": "a b\n"}
+  texts |= {"vocab.json": "{}", "added_tokens.json": "{}"}
+  for name, said in texts.items():
+    (tmp_path / "a" / name).write_bytes(said.encode())
+  again = huggingface.load(tmp_path / "a")
+  assert again.files == texts | {"tokenizer_config.json": "{}"}
+  huggingface.save(tmp_path / "c", again.config, again.params, like=again)
+  assert huggingface.load(tmp_path / "c").files == again.files
+  huggingface.save(tmp_path / "d", again.config, again.params, made, like=again)
+  kept = huggingface.load(tmp_path / "d").files
+  assert sorted(kept) == ["chat_template.jinja", "tokenizer_config.json"]
+  (tmp_path / "a/vocab.json").write_bytes(b"\xff")
+  with pytest.raises(ValueError, match=r"vocab\.json to be UTF-8"):
+    huggingface.load(tmp_path / "a")
+  (tmp_path / "a/vocab.json").unlink()
   many = {str(i): i for i in range(30)}
   large = tokenizers.Tokenizer(WordLevel(many, unk_token="0"))
   with pytest.raises(ValueError, match="at most vocab_size=29 tokens, got 30"):
@@ -138,6 +154,8 @@ def without(name):
     ("llama", settings(hidden_act="relu"), "hidden_act 'silu', got 'relu'"),
     ("llama", settings(hidden_size=20), r"of shape .*20.*, got .*16"),
     ("llama", settings(num_hidden_layers=3), "model.layers.2"),
+    # Found missing at once, before there is a list or room for so many.
+    ("llama", settings(num_hidden_layers=10**12), "model.layers.2"),
     ("llama", settings(num_hidden_layers=1), "got model.layers.1.* besides"),
     ("llama", settings(rope_parameters={"rope_type": "yarn"}), "got 'yarn'"),
     ("gpt2", settings(activation_function="gelu"), "got 'gelu'"),
@@ -189,6 +207,29 @@ def test_first_releases_of_gpt2_have_no_prefix(tmp_path):
   save_file(old, tmp_path / "model.safetensors")
   shutil.copy(FOLDERS / "gpt2/config.json", tmp_path)
   assert bits(huggingface.load(tmp_path).params) == bits(loaded.params)
+
+
+def test_gpt2_may_have_a_head_of_its_own(tmp_path):
+  from safetensors.numpy import save_file
+
+  tied = huggingface.load(FOLDERS / "gpt2")
+  shutil.copy(FOLDERS / "gpt2/config.json", tmp_path)
+  settings(tie_word_embeddings=False)(tmp_path)
+  found = tensors(FOLDERS / "gpt2")
+  found.pop("lm_head.weight", None)
+  save_file(found, tmp_path / "model.safetensors")
+  with pytest.raises(ValueError, match=r"weights lm_head\.weight, got none"):
+    huggingface.load(tmp_path)
+  embedding = tied.params["embed"]["embedding"]
+  head = np.ascontiguousarray(-embedding)
+  save_file(found | {"lm_head.weight": head}, tmp_path / "model.safetensors")
+  loaded = huggingface.load(tmp_path)
+  logits = lambda own: Decoder(own.config).apply(
+    {"params": own.params}, np.array([[1, 2, 3]])
+  )
+  np.testing.assert_allclose(logits(loaded), -logits(tied), rtol=1e-5)
+  huggingface.save(tmp_path / "a", loaded.config, loaded.params)
+  assert bits(huggingface.load(tmp_path / "a").params) == bits(loaded.params)
 
 
 def test_settings_of_a_decoder_of_ours():

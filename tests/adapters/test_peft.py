@@ -66,6 +66,9 @@ def test_written_again_all_bits_are_the_same(tmp_path):
     ({"use_dora": True}, "plain LoRA, use_dora"),
     ({"rank_pattern": {"q_proj": 4}}, "plain LoRA, rank_pattern"),
     ({"r": 0}, "Expected r > 0"),
+    ({"r": float("inf")}, "Expected r > 0, got inf"),
+    ({"lora_alpha": float("nan")}, "Expected lora_alpha > 0, got nan"),
+    ({"r": 4}, r"lora_A\.weight of shape \(4, \d+\), r=4, got \(2, "),
   ],
 )
 def test_other_adapters_are_one_line(change, words, tmp_path):
