@@ -158,6 +158,8 @@ def run(options: Options) -> Told:
   forget, keep, alone = roles(
     tuple(filter(None, map(str.strip, options.forget.split(","))))
   )
+  if options.save is not None:
+    huggingface.check_folder(options.save)  # Not after minutes of work.
   loaded = load_weights(options.weights)
   if loaded is None:
     raise ValueError("Expected --weights smollm2 or a folder, got 'scratch'.")
