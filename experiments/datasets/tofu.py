@@ -38,8 +38,9 @@ _SPLITS = {
 TUNE = {"tofu": "split:select01", "people": "owner:Alvin,Invin"}
 _PER_AUTHOR = 20
 _NUM_WRONG = 5
+_LLAMA_3_BEGIN = "<|begin_of_text|>"
 LLAMA_3 = (
-  "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{question}"
+  "<|start_header_id|>user<|end_header_id|>\n\n{question}"
   "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n{answer}<|eot_id|>"
 )
 _LONGEST = 1_000_000  # Characters of a line that is read.
@@ -385,7 +386,9 @@ def encode(
   elif "<|im_start|>" in vocab:
     template = CHATML
   elif "<|start_header_id|>" in vocab:
-    template = LLAMA_3
+    # Most tokenizers of the kind begin a text themselves, and one is enough.
+    begun = vocab.get(_LLAMA_3_BEGIN) in tokenizer.encode("").ids
+    template = LLAMA_3 if begun else _LLAMA_3_BEGIN + LLAMA_3
   else:
     ends = [w for w in ("</s>", "<|endoftext|>") if w in vocab]
     end = vocab[ends[0]] if ends else None

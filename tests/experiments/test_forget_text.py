@@ -10,6 +10,7 @@ from experiments import forget_text
 from experiments.bench import lanes, render
 from experiments.datasets import tofu
 from experiments.studies import forget_text as study
+from jaxunlearn.language.rows import train_bpe
 
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")
@@ -314,3 +315,32 @@ def test_countries_have_roles():
     forget_fact.roles(["Atlantis"])
   with pytest.raises(ValueError, match="26 at most, got 28"):
     forget_fact.roles(list(forget_fact.CAPITALS)[:28])
+
+
+def test_a_full_folder_is_refused_before_the_work(tmp_path, monkeypatch):
+  from experiments import forget_fact
+
+  monkeypatch.setattr(study, "load_weights", lambda name: pytest.fail("late"))
+  (tmp_path / "full").mkdir()
+  (tmp_path / "full/x").write_text("")
+  for name, words in (("full", "new or empty"), ("full/x", "to be a folder")):
+    options = forget_fact.Options(save=str(tmp_path / name))
+    with pytest.raises(ValueError, match=words):
+      forget_fact.run(options)
+
+
+def test_a_text_of_llama_3_begins_once():
+  """Whether its tokenizer puts the first token there itself or not."""
+  from tokenizers.processors import TemplateProcessing
+
+  marks = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>")
+  made = train_bpe(["a"], 300, special=(*marks, "<|eot_id|>"))
+  plain = tofu.encode(made, ["Who?"], ["Ada."], 60)
+  made.post_processor = TemplateProcessing(
+    single=f"{marks[0]} $A", special_tokens=[(marks[0], 0)]
+  )
+  begun = tofu.encode(made, ["Who?"], ["Ada."], 60)
+  for ours, theirs in zip(plain, begun):
+    np.testing.assert_array_equal(ours, theirs)
+  tokens = np.asarray(begun.tokens)[0, : int(begun.length[0])].tolist()
+  assert tokens[0] == 0 and tokens.count(0) == 1
