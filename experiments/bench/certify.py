@@ -23,6 +23,7 @@ from jaxunlearn.report.certificate import (
   hash_arrays,
 )
 from jaxunlearn.report.unseen import Answers, checks_by_unseen
+from jaxunlearn.report.verdict import TRACE
 
 from .. import common
 from ..launch import started
@@ -34,7 +35,8 @@ def check(plan: Plan) -> None:
   """Refuses what cannot be certified.
 
   Raises:
-    ValueError: a method that is not run; several requests; a study without tests.
+    ValueError: a method that is not run; several requests; a study without tests
+      for traces.
   """
   method = plan.options.certificate
   if not plan.options.retrain and (
@@ -54,10 +56,10 @@ def check(plan: Plan) -> None:
       f"Expected --certificate to be one of --methods ({', '.join(plan.methods)}"
       f"), got {method!r}."
     )
-  if not plan.rules:
+  if not any(TRACE in (rule.above, rule.below) for rule in plan.rules):
     raise ValueError(
-      "Expected --certificate where methods are tested against retraining, got "
-      f"{plan.study.name}, which tests none."
+      "Expected --certificate where methods are tested for traces of the rows, "
+      f"got {plan.study.name}, which tests none."
     )
   if len(plan.requests.names) > 1:
     raise ValueError(

@@ -19,6 +19,7 @@ from jaxunlearn.report.results import (
   REFERENCES,
   RETRAINED,
 )
+from jaxunlearn.report.verdict import TRACE
 
 # From the best outcome to the worst.
 RANK = {
@@ -84,11 +85,13 @@ def twins(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def brief(trial: Trial, rows: Sequence[Mapping[str, Any]]) -> Brief | None:
-  """The answer; None where nothing is tested."""
+  """The answer; None where no trace is tested for."""
   judged, worst = verdicts(trial), marks(trial)
   methods = [m for m in trial.summary.candidates if m in worst]
   if not judged or not methods:
     return None
+  if not any(TRACE in (rule.above, rule.below) for rule in trial.rules):
+    return None  # Nothing looked for what is left of the rows.
   of = lambda word: [m for m in methods if worst[m][0] == word]
   passed, unclear, doubted = of("passed"), of("unclear"), doubts(trial.summary)
   seen = [r for r in judged if judged[r][ORIGINAL].outcome == "traces"] if all(

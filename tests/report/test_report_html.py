@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import pytest
 
 from jaxunlearn import report
-from jaxunlearn.report import definitions, files, page
+from jaxunlearn.report import brief, definitions, files, page
 
 VOID = {"meta", "img", "wbr", "br", "link"}
 SCRIPT = "<script>alert(1)</script>"
@@ -108,6 +108,14 @@ def test_the_report_is_balanced_html_with_every_section():
   assert "Request: class 3 1" in text
   assert "A note." in text
   assert document.tags.count("details") == 5
+
+
+def test_rules_about_damage_alone_give_no_answer_about_deletion():
+  trial = trial_of(make_results())
+  assert brief.brief(trial, trial.rows) is not None
+  rule = trial.rules[0]._replace(above="", below="damage")
+  trial = trial._replace(rules=[rule])
+  assert brief.brief(trial, trial.rows) is None
 
 
 def test_hostile_names_are_escaped_everywhere():
