@@ -67,7 +67,7 @@ class Pool(NamedTuple):
     columns: by name, an entry a row.
     test_share: how many of them test.
     scaled: so many columns of `x`, the first ones, are standardised by the rows
-      that train.
+      that train, or by those of them that stay.
   """
 
   rows: Rows
@@ -75,11 +75,11 @@ class Pool(NamedTuple):
   test_share: float
   scaled: int = 0
 
-  def take(self, rows: np.ndarray, train: np.ndarray) -> Rows:
-    """Some of the rows, standardised by those that train."""
+  def take(self, rows: np.ndarray, by: np.ndarray) -> Rows:
+    """Some of the rows, standardised by others."""
     x = self.rows["x"]
     if self.scaled:
-      first = _standardised(x[:, : self.scaled], train)
+      first = _standardised(x[:, : self.scaled], by)
       x = np.concatenate([first, x[:, self.scaled :]], axis=1)
     x = x.astype(np.int32 if x.dtype.kind in "iu" else np.float32)
     return {"x": x[rows], "label": self.rows["label"][rows]}

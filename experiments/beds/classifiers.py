@@ -266,20 +266,23 @@ def beds(
   asks: Sequence[Ask],
   *,
   one_split: bool = False,
+  public: float | None = None,
 ) -> bench.Beds:
   """Rows, divided once per seed; of own test rows, once and for all.
 
-  With `one_split` all seeds have the rows of the first.
+  With `one_split` all seeds have the rows of the first; with `public` a share of
+  them is never deleted and standardises the others.
   """
   dataset, model, given = setup_of(options)
   recipe, pinned = recipe_of(options), classes.pinned(asks, dataset)
   search = requests.Search(
     WORST_STEPS[options.preset], batch_size=recipe.batch_size
   )
+  stay = None if public is None else classes.public_rows(dataset, public)
   found = []
   for seed in seeds:
     own = seeds[0] if one_split else seed
-    rows = classes.split(dataset, own, part, pinned)
+    rows = classes.split(dataset, own, part, pinned, stay)
     probe = functools.partial(
       _extreme, model, recipe, search, given, rows.train, seed
     )

@@ -38,6 +38,7 @@ class Split(NamedTuple):
     names: what requests call classes, and the number of each among the labels.
     probe: `(share, easiest, unit) -> bool [N]`, the worst or the easiest rows to
       forget, or whole units of int [N]; None where no model is at hand.
+    public: bool [N], rows that are never deleted, see `public_rows`; or None.
   """
 
   train: Rows
@@ -48,6 +49,7 @@ class Split(NamedTuple):
   num_rows: int
   names: Mapping[str, int]
   probe: Any = None
+  public: np.ndarray | None = None
 
 
 def class_words(dataset: Dataset) -> dict[str, int]:
@@ -67,7 +69,11 @@ def class_word(dataset: Dataset, number: int) -> str:
 
 
 def split(
-  dataset: Dataset, seed: int, part: str, pinned: np.ndarray | None = None
+  dataset: Dataset,
+  seed: int,
+  part: str,
+  pinned: np.ndarray | None = None,
+  public: np.ndarray | None = None,
 ) -> Split:
   """Divides a data set, each class in proportion, once per seed.
 
@@ -81,6 +87,8 @@ def split(
     seed: of the draw among the other rows.
     part: `REPORT`, or `SELECT` for rows set aside in the place of test rows.
     pinned: bool [rows], those that have to be trained on.
+    public: bool [rows], further ones, which alone standardise all others, so
+      that no row's numbers depend on a row that may be deleted.
   """
   pool = dataset.pool
   if pool is None:
@@ -98,22 +106,45 @@ def split(
       np.arange(count),
       count,
       class_words(dataset),
+      public=public,
     )
   label = pool.rows["label"]
-  free = np.ones(len(label), bool) if pinned is None else ~pinned
+  free = np.ones(len(label), bool)
+  for stays in (pinned, public):
+    free &= True if stays is None else ~stays
   shares = (ASIDE, ASIDE, pool.test_share - ASIDE)
   aside, select, test, train = _deal(label, free, shares, seed)
   train = np.sort(np.append(train, np.flatnonzero(~free)))
   columns = {"label": label, **pool.columns}
+  by = train if public is None else np.flatnonzero(public)
   return Split(
-    pool.take(train, train),
-    pool.take(select if part == SELECT else test, train),
-    pool.take(aside, train),
+    pool.take(train, by),
+    pool.take(select if part == SELECT else test, by),
+    pool.take(aside, by),
     {name: column[train] for name, column in columns.items()},
     train,
     len(label),
     class_words(dataset),
+    public=None if public is None else public[train],
   )
+
+
+def public_rows(dataset: Dataset, share: float) -> np.ndarray:
+  """Rows that are trained on and never deleted, whoever asks for what.
+
+  Args:
+    dataset: see `Dataset`.
+    share: of the rows that train; above 0 it is one row at least.
+
+  Returns:
+    bool [rows] of all rows, of which `split` trains on these, or of the training
+    rows where test rows are set aside already. The same for every seed.
+  """
+  pool = dataset.pool
+  count = len((dataset.train if pool is None else pool.rows)["label"])
+  wanted = share * count * (1 if pool is None else 1 - pool.test_share)
+  order = np.random.default_rng(17).permutation(count)
+  return order < (max(1, round(wanted)) if share else 0)
 
 
 def undivided(dataset: Dataset) -> Split:

@@ -1,8 +1,8 @@
 """SISA: shards that are learned slice after slice, and checkpoints of each.
 
 Source: Bourtoule et al., "Machine Unlearning", IEEE S&P 2021, arXiv:1912.03817.
-Class: exact. With one key a deletion gives, bit for bit, what training without
-the row would have given.
+Class: exact. With one key a deletion gives what training without the row would
+have given: bit for bit, in one program on a deterministic device.
 Data access: the rows left of the touched shards, from the deleted slice on.
 Cost: of a random row (2R + 1) / (3R) trainings of its shard on average.
 """
