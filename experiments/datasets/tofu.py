@@ -353,6 +353,26 @@ def divide(
   return np.flatnonzero(rows), np.flatnonzero(np.isin(group, test))
 
 
+def by_hand(
+  named: np.ndarray, held: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """What `divide` returns, where the rows that are held out are known.
+
+  Raises:
+    ValueError: rows that are named and held out; none to train on besides.
+  """
+  if (named & held).any():
+    raise ValueError(
+      "Expected --request of rows that --original was trained on, got row "
+      f"{(named & held).argmax()}, which is one of --held."
+    )
+  if (named | held).all():
+    raise ValueError(
+      "Expected rows besides those of --request and --held, got none."
+    )
+  return np.flatnonzero(~held), np.flatnonzero(held)
+
+
 def _groups(owners: np.ndarray) -> tuple[np.ndarray, int]:
   """A number per row, and rows of a number: owners, or rows by themselves."""
   _, group, counts = np.unique(owners, return_inverse=True, return_counts=True)

@@ -34,7 +34,7 @@ import jaxunlearn as ju
 from jaxunlearn import language
 from jaxunlearn.language.types import Text
 
-from .. import bench, flags, requests
+from .. import bench, files, flags, requests
 from ..datasets import tofu
 from ..datasets.splits import SELECT
 from ..flags import described
@@ -82,6 +82,24 @@ class Options(bench.CommonOptions):
     ),
   ] = "scratch"
 
+  original: Annotated[
+    str | None,
+    described(
+      "The model that is to forget, trained from --weights elsewhere on the rows of "
+      "--data but those of --held; without it one is trained here.",
+      "DIR",
+    ),
+  ] = None
+
+  held: Annotated[
+    str | None,
+    described(
+      "Rows of --data that --original never saw, a number a line, from 0 on; they "
+      "are held out.",
+      "FILE",
+    ),
+  ] = None
+
   methods: Annotated[
     str, described("Methods: default, all, or names with commas between.")
   ] = "default"
@@ -101,10 +119,12 @@ class Recipe(NamedTuple):
     kept: rows besides the forget rows that are trained on; None takes all.
     held: rows that are held out.
     max_new: tokens that are generated at most.
-    relearn_steps: of the relearning attack, at a tenth of `rate`.
+    relearn_steps: of the relearning attack.
     width: of a decoder from scratch.
     layers: of it.
     vocab: tokens of its vocabulary.
+    relearn_rate: of the attack, about what methods unlearn at: it is tried at
+      once and at three times that.
   """
 
   rate: float = 3e-3
@@ -119,6 +139,7 @@ class Recipe(NamedTuple):
   width: int = 128
   layers: int = 2
   vocab: int = 2048
+  relearn_rate: float = 3e-4
 
 
 _SMOKE = Recipe(
@@ -132,7 +153,7 @@ def recipe_of(options: Options) -> Recipe:
   recipe = {"smoke": _SMOKE, "quick": Recipe(), "paper": _PAPER}[options.preset]
   if options.weights == "scratch":
     return recipe._replace(rate=max(recipe.rate, 3e-4))
-  return recipe._replace(rate=min(recipe.rate, 5e-5))
+  return recipe._replace(rate=min(recipe.rate, 5e-5), relearn_rate=3e-5)
 
 
 class Corpus(NamedTuple):
@@ -163,6 +184,7 @@ def beds(
   pairs = tofu.load(options.benchmark, options.data_dir, options.data)
   named = [tofu.pinned(pairs, ask.kind, ask.value) for ask in asks]
   own = options.data is not None
+  original, unseen = _given(options, len(pairs.questions))
   kept = None if own and options.preset != "smoke" else recipe.kept
   held = max(1, len(pairs.questions) // 5) if own else recipe.held
   reserved = None if own else _reserved(options, pairs, part, named)
@@ -176,12 +198,20 @@ def beds(
       held=min(held, recipe.held),
       reserved=reserved,
     )
+    if unseen is None
+    else tofu.by_hand(np.any(named, axis=0), unseen)
     for seed in seeds
   ]
+  if own and options.preset != "smoke":
+    # As often as the presets' own rows come by, however many these are.
+    epochs = 15 if options.weights == "scratch" else 5
+    steps = epochs * len(divided[0][0]) // recipe.batch_size
+    recipe = recipe._replace(steps=max(recipe.steps, steps))
   rows = np.unique(np.concatenate([r for each in divided for r in each]))
   corpus, shared = _encode(options, recipe, pairs, rows)
   large = corpus.config.vocab_size > 16_384
   lm = language.language_model(corpus.config, chunk=32 if large else None)
+  given = original and _checked_original(original, corpus)
   place = lambda r: np.searchsorted(rows, r)
   of_seed = {
     "train": np.stack([place(train) for train, _ in divided]),
@@ -217,7 +247,37 @@ def beds(
     "recipe": recipe._asdict(),
     "borrowed": pairs.borrowed,
   }
-  return bench.Beds(shared, of_seed, make, sources, facts, None, corpus, lm)
+  return bench.Beds(shared, of_seed, make, sources, facts, given, corpus, lm)
+
+
+def _given(options: Options, count: int) -> tuple[Any, np.ndarray | None]:
+  """The original that was trained elsewhere, and the rows that it never saw."""
+  if options.original is None and options.held is None:
+    return None, None
+  if not (options.original and options.held and options.data):
+    raise ValueError(
+      "Expected --original with --data, and --held for rows that it never saw, "
+      "got one without the others."
+    )
+  held = files.read_rows(options.held, count)
+  if not held.any():
+    raise ValueError("Expected --held to name rows of --data, got none.")
+  return load_weights(options.original), held
+
+
+def _checked_original(original: Any, corpus: Corpus) -> ju.Variables:
+  """Its variables, where it is a model of the same kind as --weights."""
+  given = corpus.pretrained
+  if given is None or given.config != original.config:
+    raise ValueError(
+      "Expected --original of the sizes of --weights, which it was trained from, "
+      "got others."
+    )
+  if given.tokenizer.get_vocab() != original.tokenizer.get_vocab():
+    raise ValueError(
+      "Expected --original with the tokenizer of --weights, got another."
+    )
+  return ju.Variables(original.params)
 
 
 def _reserved(
@@ -435,6 +495,10 @@ STUDY = bench.Study(
     "bring them back."
   ),
   notes=lambda plan: _notes(plan),
+  findings=lambda evidence: _findings(evidence),
+  fit=lambda plan: _one_by_one(plan),
+  # On the host: of every method there is one, and models are large.
+  saved=lambda variables: jax.tree.map(np.asarray, variables),
   files=lambda evidence: {
     f"models/{name}": functools.partial(_save, evidence, name)
     for name in evidence.plan.methods
@@ -451,6 +515,29 @@ STUDY = bench.Study(
     "seconds_run",
   ),
 )
+
+
+def _one_by_one(plan: bench.Plan) -> bench.Plan:
+  """Large models one after the other, unless something else is asked for."""
+  if plan.options.strategy is None and plan.dataset.pretrained:
+    return plan._replace(strategy="map")
+  return plan
+
+
+def _findings(evidence: bench.Evidence) -> list[str]:
+  """Whether there was anything to forget."""
+  before, after = (
+    np.nanmean(evidence.found[name].values["forget_em"])
+    for name in (bench.ORIGINAL, bench.RETRAINED)
+  )
+  if abs(before - after) >= 0.1:
+    return []
+  return [
+    f"The original model gives {before:.0%} of the tokens of rows to be forgotten, "
+    f"one that never saw them {after:.0%}: with so little to forget, this table "
+    "does not tell methods apart. More training of the original may, or weights "
+    "that did not see the rows before."
+  ]
 
 
 def _tune_request(options: Options) -> str:
@@ -478,7 +565,8 @@ def _notes(plan: bench.Plan) -> list[str]:
     "The vocabulary was learned from all texts, those that are held out too."
     if plan.options.weights == "scratch"
     else "Original and retrained models are the given weights, trained further: "
-    "what those knew before nobody forgets.",
+    "what those knew before nobody forgets, rows to be forgotten included where "
+    "these weights were trained on them.",
     "Of {file_rows} rows there were {train_rows} to train on, those to be forgotten "
     "among them, and {test_rows} that no model here was trained on.".format(
       **plan.beds.facts
@@ -486,6 +574,11 @@ def _notes(plan: bench.Plan) -> list[str]:
     "ROUGE-L alone calls a model perfect whose scores still give the rows away, "
     "and forget quality one that is destroyed: read them together.",
   ]
+  if plan.options.original is not None:
+    notes.append(
+      "The original was trained elsewhere, in its own way: how far it is from the "
+      "retrained models is due to that too, not to the rows alone."
+    )
   if plan.beds.facts["borrowed"]:
     notes.append(
       "{borrowed} of {file_rows} rows come without wrong answers: those of other "

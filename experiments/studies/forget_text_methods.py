@@ -34,10 +34,12 @@ class Entry(NamedTuple):
     make: `(lm, fit, **setting) -> Transform`.
     rate: for the decoder from scratch.
     setting: what else is set.
-    space: what else is searched; rates always are.
+    space: what else is searched; `times`, a factor of the rate, always is.
     fixed: arguments that stay as they are.
     note: for the reader.
     access: the data that it reads.
+    adapters: whether it trains adapters, which start from nothing whatever the
+      weights below them are.
   """
 
   make: Make
@@ -47,6 +49,7 @@ class Entry(NamedTuple):
   fixed: Mapping[str, Any] = {}
   note: str = ""
   access: str = "forget and retain rows"
+  adapters: bool = False
 
 
 def _adapted(lm: Any, fit: ju.Fit, beta: Any) -> ju.Transform:
@@ -55,6 +58,12 @@ def _adapted(lm: Any, fit: ju.Fit, beta: Any) -> ju.Transform:
 
 def _sharp(lm: Any, fit: ju.Fit, beta: Any, radius: Any) -> ju.Transform:
   return by_forget_gradient(npo(lm, fit, beta=beta), sam(radius))
+
+
+def _early(lm: Any, fit: ju.Fit, strength: Any) -> ju.Transform:
+  """At a quarter of the depth, as the published 7 of 32."""
+  layer = lm.config.num_layers // 4
+  return rmu(lm, fit, strength=strength, layer=layer)
 
 
 _BETA = {"beta": Between(0.02, 5.0)}
@@ -70,7 +79,9 @@ _ENTRIES: Mapping[str, Entry] = {
   "dpo": Entry(dpo, 1e-3, {"beta": 0.1}, _BETA),
   "npo": Entry(npo, 1e-3, {"beta": 0.1}, _BETA, note=_KEPT),
   "simnpo": Entry(simnpo, 1e-3, {"beta": 2.5, "forget_weight": 0.5}, _BETA),
-  "npo_lora": Entry(_adapted, 3e-3, {"beta": 0.1}, _BETA, note="rank 8."),
+  "npo_lora": Entry(
+    _adapted, 3e-3, {"beta": 0.1}, _BETA, note="rank 8.", adapters=True
+  ),
   "npo_sam": Entry(
     _sharp, 1e-3, {"beta": 0.1, "radius": 0.01}, note="against relearning."
   ),
@@ -79,23 +90,24 @@ _ENTRIES: Mapping[str, Entry] = {
   "ceu": Entry(ceu, 1e-3, fixed={"retain": "nll"}),
   "undial": Entry(undial, 1e-3, {"strength": 10.0}, fixed={"retain": "nll"}),
   "pdu": Entry(pdu, 1e-3),
-  "rmu": Entry(rmu, 1e-3, {"strength": 20.0}, fixed={"layer": 0}),
+  "rmu": Entry(_early, 1e-3, {"strength": 20.0}),
   "flat": Entry(flat, 3e-4, access="forget rows"),
   "ihl": Entry(inverted_hinge, 3e-4, note="LoKU's loss, on all weights."),
-  "loku": Entry(loku, 3e-3, note="rank 8."),
+  "loku": Entry(loku, 3e-3, note="rank 8.", adapters=True),
 }
+_GIVEN = {False: 1 / 30, True: 1 / 3}
 DEFAULT = ("finetune", "grad_diff", "idk", "npo", "simnpo", "undial")
 
 
 def _method(entry: Entry) -> Method:
   def build(bed: Bed, setting: Setting) -> ju.Transform:
-    more = {name: v for name, v in setting.items() if name != "rate"}
+    more = {k: v for k, v in setting.items() if k not in ("rate", "times")}
     recipe = bed.recipe
-    optimizer = adamw(setting["rate"])
+    optimizer = adamw(setting["rate"] * setting["times"])
     fit = ju.Fit(optimizer, recipe.unlearn_steps, recipe.batch_size)
     return entry.make(bed.model, fit, **more, **entry.fixed)
 
-  space = {"rate": Between(1e-5, 3e-3), **entry.space}
+  space = {"times": Between(0.1, 10), **entry.space}
   return Method(build, space, note=entry.note, access=entry.access)
 
 
@@ -103,9 +115,12 @@ METHODS = {name: _method(entry) for name, entry in _ENTRIES.items()}
 
 
 def settings_of(weights: str) -> dict[str, Setting]:
-  """For the decoder from scratch; a thirtieth of the rates for other weights."""
-  scale = 1.0 if weights == "scratch" else 1 / 30
+  """Rates of the decoder from scratch; of given weights a thirtieth of them.
+
+  Adapters of given weights have a third.
+  """
+  scale = lambda entry: 1.0 if weights == "scratch" else _GIVEN[entry.adapters]
   return {
-    name: {"rate": scale * entry.rate, **entry.setting}
+    name: {"rate": scale(entry) * entry.rate, "times": 1.0, **entry.setting}
     for name, entry in _ENTRIES.items()
   }

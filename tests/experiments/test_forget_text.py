@@ -1,7 +1,10 @@
 """The study of text: its rows, requests, bad input, and a small run."""
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -9,7 +12,9 @@ import pytest
 from experiments import forget_text
 from experiments.bench import lanes, render
 from experiments.datasets import tofu
+from experiments.requests import Ask
 from experiments.studies import forget_text as study
+from experiments.studies import forget_text_methods as methods
 from jaxunlearn.language.rows import train_bpe
 
 pytest.importorskip("tokenizers")
@@ -185,6 +190,8 @@ def test_marks_are_places_of_rows():
     (["--methods", "magic"], "--methods"),
     (["--data", "FILE", "--tune", "3"], "--tune with a --benchmark"),
     (["--tune", "3", "--request", "owner:Invin"], "than --tune chooses"),
+    (["--original", "model"], "--original with --data, and --held"),
+    (["--data", "FILE", "--held", "rows.txt"], "--original with --data"),
   ],
 )
 def test_bad_input_is_one_line(flags, words, tmp_path, capsys, monkeypatch):
@@ -198,6 +205,107 @@ def test_bad_input_is_one_line(flags, words, tmp_path, capsys, monkeypatch):
   line = capsys.readouterr().err.strip().splitlines()[-1]
   assert line.startswith("error: ") and words in line
   assert not (tmp_path / "out").exists()
+
+
+def a_model(folder, pairs, width=32):
+  """A folder of a small decoder, with a tokenizer of its own."""
+  from jaxunlearn import language
+  from jaxunlearn.adapters import huggingface
+
+  tokenizer = tofu.tokenizer_of(pairs, 300)
+  config = language.DecoderConfig(
+    vocab_size=tokenizer.get_vocab_size(),
+    width=width,
+    num_layers=1,
+    num_heads=2,
+    mlp_width=48,
+    max_length=128,
+  )
+  x = tofu.encode(tokenizer, ["a"], ["b"], 8)
+  made = language.language_model(config).model.init(jax.random.key(0), x)
+  huggingface.save(folder, config, made.params, tokenizer)
+  return made.params
+
+
+def test_the_model_that_is_to_forget_may_come_from_elsewhere(tmp_path):
+  path = a_file(tmp_path)
+  pairs = tofu.read(path)
+  a_model(tmp_path / "before", pairs, 16)
+  params = a_model(tmp_path / "after", pairs, 16)
+  a_model(tmp_path / "other", pairs)
+  (tmp_path / "held.txt").write_text("4\n5\n9\n")
+  options = forget_text.Options(
+    data=str(path),
+    request="owner:100",
+    preset="smoke",
+    weights=str(tmp_path / "before"),
+    original=str(tmp_path / "after"),
+    held=str(tmp_path / "held.txt"),
+  )
+  plan = forget_text.prepare(options)
+  chex.assert_trees_all_equal(plan.beds.given.params, params)
+  chex.assert_trees_all_equal(
+    lanes.train(plan).value.params["blocks"],
+    jax.tree.map(lambda w: np.stack([w] * 2), params["blocks"]),
+  )
+  for source in plan.beds.sources:
+    assert source.held.tolist() == [4, 5, 9] and len(source.train) == 21
+  # Models of this size are on the host and the device one at a time.
+  assert study.STUDY.fit(plan._replace(strategy="vmap")).strategy == "map"
+  kept = jax.tree.leaves(study.STUDY.saved(plan.beds.given))
+  assert all(isinstance(leaf, np.ndarray) for leaf in kept)
+
+  change = lambda **more: dataclasses.replace(options, **more)
+  for other, words in (
+    (change(original=str(tmp_path / "other")), "of the sizes of --weights"),
+    (change(weights="scratch"), "of the sizes of --weights"),
+    (change(request="owner:102"), "got row 4, which is one of --held"),
+  ):
+    with pytest.raises(ValueError, match=words):
+      forget_text.prepare(other)
+
+
+def test_training_goes_by_the_rows_of_a_file(tmp_path):
+  options = forget_text.Options(
+    data=str(a_file(tmp_path, count=500)), request="owner:100", seeds=1
+  )
+  beds = study.beds(options, (0,), "report", [Ask("", "owner", "100")])
+  assert beds.facts["recipe"]["steps"] == 15 * 460 // 10
+  assert len(beds.of_seed["train"][0]) + len(beds.of_seed["held"][0]) == 500
+
+
+@pytest.mark.parametrize(("before", "said"), [(0.95, False), (0.55, True)])
+def test_it_is_said_where_there_was_nothing_to_forget(before, said):
+  found = {
+    name: SimpleNamespace(values={"forget_em": np.array([em, np.nan])})
+    for name, em in (("original", before), ("retrained", 0.5))
+  }
+  sentences = study.STUDY.findings(SimpleNamespace(found=found))
+  assert bool(sentences) == said
+
+
+def test_rates_go_by_what_is_trained_and_by_the_weights():
+  scratch, given = map(methods.settings_of, ("scratch", "smollm2"))
+  ratio = {n: given[n]["rate"] / scratch[n]["rate"] for n in given}
+  thirds = {n for n, r in ratio.items() if r > 0.1}
+  assert thirds == {"npo_lora", "loku"}
+  assert all(ratio[n] == pytest.approx(1 / 3) for n in thirds)
+  for name, method in methods.METHODS.items():
+    assert set(method.space) <= set(given[name]) and "times" in method.space
+  of = lambda **more: study.recipe_of(forget_text.Options(**more))
+  for preset in ("quick", "paper"):
+    assert of(preset=preset).relearn_rate == 3e-4
+    assert of(preset=preset, weights="smollm2").relearn_rate == 3e-5
+
+
+def test_rmu_is_at_a_quarter_of_the_depth(monkeypatch):
+  seen = []
+  monkeypatch.setattr(methods, "rmu", lambda lm, fit, **more: seen.append(more))
+  for layers in (2, 32):
+    config = SimpleNamespace(config=SimpleNamespace(num_layers=layers))
+    bed = SimpleNamespace(model=config, recipe=study.Recipe())
+    methods.METHODS["rmu"].build(bed, methods.settings_of("scratch")["rmu"])
+  assert [more["layer"] for more in seen] == [0, 8]
 
 
 class Quiet:
