@@ -78,8 +78,7 @@ def twins(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     other = first.setdefault(repr(own), method)
     if other != method and method not in REFERENCES:
       found[method] = (
-        f"the same as {other} in every number of every run, so the two made the "
-        "same models"
+        f"the same as {other} in every number that was measured here"
       )
   return found
 

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def render(template: str, *, scripts: Sequence[str] = (), **fields: Any) -> str:
 
 def scripts(charts_shown: bool) -> list[str]:
   """What sorts and highlights; and Vega, where there are pictures."""
-  own = (_FOLDER / "report.js").read_text("utf-8")
+  own = _inline((_FOLDER / "report.js").read_text("utf-8"))
   return [_vega(), own] if charts_shown else [own]
 
 
@@ -302,8 +303,16 @@ def _vega() -> str:
   """Vega, Vega-Lite and their embedding, which can do without `eval`."""
   import vl_convert
 
-  made = vl_convert.javascript_bundle()  # type: ignore[call-arg]
-  return made.replace("</script", "<\\/script")
+  return _inline(vl_convert.javascript_bundle())  # type: ignore[call-arg]
+
+
+def _inline(script: str) -> str:
+  """A script as it can stand in a page, where a parser mends ends of lines.
+
+  Code has neither of the two that are written otherwise: they are in its strings.
+  """
+  script = re.sub(r"\r\n?", "\n", script)
+  return re.sub(r"<(?=/script|!--)", r"\\x3c", script, flags=re.IGNORECASE)
 
 
 def _json(value: Any) -> str:

@@ -333,7 +333,7 @@ def test_rows_that_are_the_same_say_so_and_a_column_has_equal_decimals():
     if row["method"] == "original":
       row["js_to_retrained"] = 0.00001
   text = "".join(Document(make_text(results._replace(rows=rows))).text)
-  assert "twin: the same as unsir in every number" in text
+  assert "twin: the same as unsir in every number that was measured" in text
   assert "0.5000 ± 0.0000" in text and "<0.0001 ± 0.0000" in text
 
 
@@ -344,3 +344,13 @@ def test_without_scripts_every_number_and_picture_is_there():
   bare = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
   assert "30.5 ± 0.7" in bare and "<title>unsir: Forget accuracy 30.5" in bare
   assert re.search(r'<td data-value="30.5"', bare)
+
+
+def test_no_script_ends_or_hides_the_element_that_holds_it():
+  written = 'a = "</script><!--</SCRIPT >";\r\nb = 1 < c;\r'
+  held = page._inline(written)
+  assert held == ('a = "\\x3c/script>\\x3c!--\\x3c/SCRIPT >";\nb = 1 < c;\n')
+  assert "<" not in page._json({"a</Script>": "<!--<SCRIPT>"})
+  for script in page.scripts(True):
+    assert "\r" not in script
+    assert not re.search(r"<(/script|!--)", script, re.IGNORECASE)
