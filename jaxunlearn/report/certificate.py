@@ -18,8 +18,16 @@ import numpy as np
 
 from jaxunlearn.report import page
 from jaxunlearn.report.files import plain
-from jaxunlearn.report.limits import LIMITS
-from jaxunlearn.report.verdict import ABSENT, BLIND, FOUND, Check, Verdict
+from jaxunlearn.report.limits import LIMITS, LIMITS_UNSEEN
+from jaxunlearn.report.verdict import (
+  ABSENT,
+  BLIND,
+  FOUND,
+  WEAK,
+  WORSE,
+  Check,
+  Verdict,
+)
 
 _CAN = {
   "passed": "In {tests} tests over {seeds} seeds the model could not be told from "
@@ -27,10 +35,10 @@ _CAN = {
   "unclear": "No test found a difference to models that were trained without the "
   "rows, but {open} of {tests} were too weak to exclude one: forgetting is "
   "neither shown nor refuted.",
-  "damaged": "No trace of the rows was found, but the model is worse on what was "
-  "to be kept than the margins allow.",
-  "telltale": "No trace of the rows was found, but the model can be told from one "
-  "that never saw them: it shows that something was removed.",
+  "damaged": "No test found a trace of the rows, but the model is worse on what "
+  "was to be kept than the margins allow.",
+  "telltale": "No test found a trace of the rows, but the model can be told from "
+  "one that never saw them: it shows that something was removed.",
   "traces": "The rows were NOT forgotten: {found} of {tests} tests found traces "
   "of them.",
 }
@@ -42,8 +50,9 @@ _CAN_UNSEEN = {
   "unclear": "No test found that the model treats the rows otherwise than rows of "
   "their kind that it was never trained on, but {open} of {tests} were too weak to "
   "exclude it: forgetting is neither shown nor refuted.",
-  "damaged": "The model no longer tells the rows from others of their kind, but it "
-  "is worse on what was to be kept than the margins allow.",
+  "damaged": "No test found that the model treats the rows otherwise than rows of "
+  "their kind that it was never trained on, but it is worse on what was to be kept "
+  "than the margins allow.",
   "telltale": "The model treats the rows worse than rows of their kind that it was "
   "never trained on: it shows that something was removed.",
   "traces": "The rows were NOT forgotten: {found} of {tests} tests found traces "
@@ -103,12 +112,13 @@ class Certificate(NamedTuple):
       open=len(outcomes) - decided,
       found=outcomes.count(FOUND),
     )
-    if self.verdict.sentence.startswith("Cannot be judged."):
-      sentence = self.verdict.sentence
+    judged = self.verdict.sentence
+    if judged.startswith("Cannot be judged."):
+      sentence = judged
+    else:
+      sentence += "".join(t for t in (WEAK, WORSE, BLIND) if t in judged)
     if self.is_retrained:
       return sentence, _CANNOT
-    if self.verdict.sentence.endswith(BLIND):
-      sentence += BLIND
     return sentence, (*_CANNOT_UNSEEN, *_CANNOT)
 
   def to_json(self) -> dict[str, Any]:
@@ -154,11 +164,12 @@ def certificate_html(certificate: Certificate) -> str:
   can, cannot = certificate.claims
   words = {ABSENT: "no difference", FOUND: "difference"}
   retrained = certificate.is_retrained
+  limits = LIMITS if retrained else LIMITS_UNSEEN
   return page.render(
     "certificate.html.j2",
     title=f"Deletion request: {certificate.request}",
     can=can,
-    cannot=[*cannot, *(f"{head}. {text}" for head, text in LIMITS)],
+    cannot=[*cannot, *(f"{head}. {text}" for head, text in limits)],
     facts=[
       ("Request", certificate.request),
       ("Rows", certificate.rows),

@@ -12,8 +12,8 @@ LIMITS = (
   (
     "Low accuracy on the forgotten rows is no proof",
     "A model can be wrong about these rows and still carry information on "
-    "them. A model that is wrong about them more often than the retrained one "
-    "stands out by just that.",
+    "them. A model that is wrong about them more often than one that never saw "
+    "them stands out by just that.",
   ),
   (
     "An attack that fails is no proof",
@@ -26,4 +26,15 @@ LIMITS = (
     "says nothing of copies, backups, logs or models derived from the original "
     "one.",
   ),
+)
+# Where no model was trained without the rows.
+LIMITS_UNSEEN = (
+  (
+    "What counts as evidence",
+    "The measure of forgetting is likeness to rows of the same kind that no model "
+    "was trained on. It presumes that those come from where the others came; rows "
+    "that are easier or harder than they seem pass or fail by that alone. It is "
+    "evidence, not a guarantee.",
+  ),
+  *LIMITS[1:],
 )

@@ -27,6 +27,8 @@ BLIND = (
   " These tests find no trace in the original model either, which forgot nothing: "
   "on this request they prove little."
 )
+WEAK = " Some of the tests for traces were too weak to exclude one."
+WORSE = " It is also worse at what it should have kept."
 _LEVEL = 0.95
 
 
@@ -89,13 +91,13 @@ class Verdict(NamedTuple):
 
 _SENTENCES = {
   "traces": "Not forgotten: traces of the rows were found.",
-  "telltale": "No trace was found, but the model can be told from one that "
-  "never saw the rows, so it shows that something was removed.",
-  "damaged": "No trace was found, but the model is worse than the retrained "
-  "one at what it should have kept.",
-  "unclear": "No difference to retraining was found, but some of the tests "
+  "telltale": "No trace was found, but a difference to {standard}, which shows "
+  "that something was removed.",
+  "damaged": "No trace was found, but the model is worse at what it should have "
+  "kept.",
+  "unclear": "No difference to {standard} was found, but some of the tests "
   "were too weak to exclude one.",
-  "passed": "In every test it agrees with retraining, up to the margins.",
+  "passed": "In every test it agrees with {standard}, up to the margins.",
 }
 
 
@@ -104,6 +106,7 @@ def judge(
   *,
   control: Sequence[Check] | None = None,
   doubts: Sequence[str] = (),
+  standard: str = "retraining",
 ) -> Verdict:
   """Judges a model by its checks.
 
@@ -112,8 +115,9 @@ def judge(
     control: the same checks of the original model, that forgot nothing. Where
       they find no trace in it either, passing them means little, and the
       verdict says so.
-    doubts: why the retrained model is no standard, see `findings.doubts`. With
-      one, neither agreement nor a difference shows anything of forgetting.
+    doubts: why the standard is none, see `findings.doubts`. With one, neither
+      agreement nor a difference shows anything of forgetting.
+    standard: what the checks hold the model against, in words.
 
   Returns:
     See `Verdict`. "passed" is no proof of deletion; `LIMITS` of the HTML report
@@ -140,22 +144,24 @@ def judge(
     outcome = "unclear"
   else:
     outcome = "passed"
-  sentence = _SENTENCES[outcome]
+  sentence = _SENTENCES[outcome].format(standard=standard)
   if outcome in ("telltale", "damaged") and any(
     check.outcome == UNDECIDED and TRACE in (check.above, check.below)
     for check in checks
   ):
-    sentence += " Some of the tests for traces were too weak to exclude one."
+    sentence += WEAK
   if doubts:
     outcome = "unclear"
     sentence = f"Cannot be judged. {' '.join(doubts)}"
   if outcome != "damaged" and DAMAGE in findings:
-    sentence += " It is also worse at what it should have kept."
+    sentence += WORSE
   blind = control is not None and TRACE not in {c.finding for c in control}
   if blind and outcome != "traces" and not doubts:
     sentence += BLIND
   reasons = [
-    _reason(check) for check in checks if check.outcome in (FOUND, UNDECIDED)
+    _reason(check, standard)
+    for check in checks
+    if check.outcome in (FOUND, UNDECIDED)
   ]
   return Verdict(outcome, sentence, tuple(reasons))
 
@@ -196,9 +202,9 @@ _MEANINGS = {
 }
 
 
-def _reason(check: Check) -> str:
+def _reason(check: Check, standard: str) -> str:
   numbers = (
-    f"{check.measure}: {_number(check.value)}, retrained "
+    f"{check.measure}: {_number(check.value)}, by {standard} "
     f"{_number(check.reference)}"
   )
   if not (math.isfinite(check.low) and math.isfinite(check.high)):

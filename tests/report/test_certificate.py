@@ -12,7 +12,9 @@ from jaxunlearn.report.certificate import (
   digest,
   hash_arrays,
 )
-from jaxunlearn.report.verdict import DAMAGE, TELLTALE, TRACE
+from jaxunlearn.report.limits import LIMITS, LIMITS_UNSEEN
+from jaxunlearn.report.verdict import BLIND, DAMAGE, TELLTALE, TRACE, WEAK
+from jaxunlearn.report.verdict import WORSE as WORSE_TOO
 
 NEAR = Check("forget accuracy", 0.5, 0.5, -0.01, 0.01, 0.05, TRACE, TELLTALE)
 OPEN = NEAR._replace(measure="attack", low=-0.5, high=0.5)
@@ -53,6 +55,27 @@ def test_the_sentence_says_no_more_than_the_tests(checks, words):
   page = certificate_html(made)
   assert can in page.replace("&#39;", "'")
   assert all(sentence in page for sentence in cannot)
+
+
+@pytest.mark.parametrize("is_retrained", [True, False])
+def test_the_sentence_keeps_what_the_verdict_reserves(is_retrained):
+  claim = lambda made: made._replace(is_retrained=is_retrained).claims[0]
+  weak = claim(certificate(OPEN, WORSE))
+  assert "No test found" in weak and weak.endswith(WEAK)
+  assert claim(certificate(FAR, WORSE)).endswith(WORSE_TOO)
+  blind = judge((NEAR,), control=(NEAR,))
+  seeing = judge((NEAR,), control=(FAR,))
+  assert claim(certificate(NEAR, verdict=blind)).endswith(BLIND)
+  assert "prove little" not in claim(certificate(NEAR, verdict=seeing))
+
+
+def test_without_a_retrained_model_the_page_speaks_of_none():
+  verdict = judge((NEAR, OPEN), standard="what is known")
+  made = certificate(NEAR, OPEN, verdict=verdict, is_retrained=False)
+  page = certificate_html(made)
+  assert LIMITS_UNSEEN[0][1] in page and LIMITS[0][0] in page
+  for text in (page, json.dumps(made.to_json()["verdict"])):
+    assert "retrained" not in text and "retraining" not in text
 
 
 def test_what_cannot_be_judged_is_not_claimed():

@@ -74,9 +74,16 @@ def test_passing_tests_that_the_original_passes_is_said_to_prove_little():
 def test_a_reason_gives_value_reference_interval_and_margin():
   (reason,) = v.judge([check(0.06, 0.1)]).reasons
   assert reason == (
-    "A trace: accuracy: 0.5, retrained 0.4 (difference +0.06 to +0.1, margin "
+    "A trace: accuracy: 0.5, by retraining 0.4 (difference +0.06 to +0.1, margin "
     "0.05)."
   )
+
+
+def test_without_retraining_nothing_is_said_of_it():
+  checks = [check(0.06, 0.1)], [check(-0.01, 0.01)], [check(-0.1, 0.1)]
+  for found in (*checks, [check(-0.3, -0.1)]):
+    said = v.judge(found, standard="what is known")
+    assert "retrain" not in " ".join((said.sentence, *said.reasons))
 
 
 def test_no_checks_and_no_margin_are_errors():
