@@ -212,10 +212,10 @@ def run_program(
     with progress() as bar:
       try:
         outcome = run(plan, bar)
+        task = bar.add_task("writing the report", total=None)
+        shown = write(folder, plan, outcome)
       except UnusableError as error:
         fail(error)
-      task = bar.add_task("writing the report", total=None)
-      shown = write(folder, plan, outcome)
       bar.remove_task(task)
   return plan, shown
 

@@ -17,12 +17,17 @@ from rich.progress import Progress
 import jaxunlearn as ju
 from jaxunlearn import report
 from jaxunlearn.adapters import orbax
+from jaxunlearn.core.reduction import all_finite
 from jaxunlearn.report.certificate import (
   Certificate,
   certificate_html,
   hash_arrays,
 )
-from jaxunlearn.report.unseen import Answers, checks_by_unseen
+from jaxunlearn.report.unseen import (
+  Answers,
+  checks_by_unseen,
+  doubts_by_unseen,
+)
 from jaxunlearn.report.verdict import TRACE
 
 from .. import common
@@ -36,9 +41,16 @@ def check(plan: Plan) -> None:
 
   Raises:
     ValueError: a method that is not run; several requests; a study without tests
-      for traces.
+      for traces; what needs retrained models where none are to be had.
   """
   method = plan.options.certificate
+  if not plan.options.retrain and (
+    plan.options.tune is not None or plan.options.write_settings is not None
+  ):
+    raise ValueError(
+      "Expected --no-retrain without --tune and --write-settings, which hold "
+      "settings against retrained models, got one."
+    )
   if not plan.options.retrain and (
     method is None
     or plan.beds.given is None
@@ -124,50 +136,67 @@ def _made(
 
 
 def run_alone(plan: Plan, progress: Progress) -> Evidence:
-  """Unlearns, and trains nothing."""
+  """Unlearns, and trains nothing.
+
+  Raises:
+    UnusableError: a model has parameters or answers that are not finite.
+  """
   name = plan.options.certificate
   task = progress.add_task(f"unlearning by {name}", total=1)
   original = lanes.train(plan)
-  found = {
-    row: Found({}, np.ones(1), lanes.at(made.value, 0), {}, np.nan, np.nan)
-    for row, made in {
-      ORIGINAL: original,
-      **lanes.served(plan, name, original),
-    }.items()
-  }
+  found = {}
+  made = {ORIGINAL: original, **lanes.served(plan, name, original)}
+  for row in (ORIGINAL, name):
+    first = lanes.at(made[row].value, 0)
+    answers = _answers(plan, first)
+    if not (all_finite(first) and all_finite(answers)):
+      raise common.UnusableError(
+        f"Expected finite parameters and losses of {row} for --no-retrain, got "
+        "some that are not."
+      )
+    finite = np.ones(1, bool)
+    found[row] = Found(answers, finite, first, {}, np.nan, np.nan)
   progress.advance(task)
   return Evidence(plan, found)
 
 
-def write_alone(folder: Path, plan: Plan, evidence: Evidence) -> Certificate:
-  """Writes a certificate by what is known of a model that cannot be retrained."""
+def _answers(plan: Plan, variables: Any) -> dict[str, np.ndarray]:
+  """The fields of `Answers` of a model."""
   bed = plan.beds.make(
     *jax.tree.map(
       jnp.asarray, (plan.beds.shared, lanes.at(plan.beds.of_seed, 0))
     )
   )
+  found: list[np.ndarray] = []
+  for rows in (bed.data, bed.test):
+    logits = ju.predict(bed.model, variables, rows["x"])
+    right, loss = (
+      logits.argmax(-1) == rows["label"],
+      bed.model.loss(logits, rows),
+    )
+    found += [np.asarray(right, np.float64), np.asarray(loss, np.float64)]
+  return Answers(*found)._asdict()
+
+
+def write_alone(folder: Path, plan: Plan, evidence: Evidence) -> Certificate:
+  """Writes a certificate by what is known of a model that cannot be retrained."""
   kind = np.asarray(plan.requests.marks[0, 0])
   kind = kind if kind.any() else np.ones_like(kind)
-
-  def answers(variables: Any) -> Answers:
-    found: list[np.ndarray] = []
-    for rows in (bed.data, bed.test):
-      logits = ju.predict(bed.model, variables, rows["x"])
-      right, loss = (
-        logits.argmax(-1) == rows["label"],
-        bed.model.loss(logits, rows),
-      )
-      found += [np.asarray(right, np.float64), np.asarray(loss, np.float64)]
-    return Answers(*found)
-
   now, before = (
-    answers(evidence.found[name].first)
+    Answers(**evidence.found[name].values)
     for name in (plan.options.certificate, ORIGINAL)
   )
+  forget = plan.forget[0]
   checks, control = (
-    checks_by_unseen(own, before, plan.forget[0], kind) for own in (now, before)
+    checks_by_unseen(own, before, forget, kind) for own in (now, before)
   )
-  made = _made(evidence, report.judge(checks, control=control), checks, 1)
+  verdict = report.judge(
+    checks,
+    control=control,
+    doubts=doubts_by_unseen(forget, kind),
+    standard="what is known",
+  )
+  made = _made(evidence, verdict, checks, 1)
   report.write_json(folder / "certificate.json", made.to_json())
   report.write_text(folder / "certificate.html", certificate_html(made))
   orbax.save(folder / "params", evidence.found[made.method].first)

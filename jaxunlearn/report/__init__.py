@@ -55,6 +55,7 @@ from jaxunlearn.report.tables import markdown_table as markdown_table
 from jaxunlearn.report.terminal import rich_table as rich_table
 from jaxunlearn.report.unseen import Answers as Answers
 from jaxunlearn.report.unseen import checks_by_unseen as checks_by_unseen
+from jaxunlearn.report.unseen import doubts_by_unseen as doubts_by_unseen
 from jaxunlearn.report.verdict import Check as Check
 from jaxunlearn.report.verdict import Verdict as Verdict
 from jaxunlearn.report.verdict import judge as judge

@@ -182,6 +182,24 @@ def test_where_nothing_can_be_retrained_a_certificate_says_what_is_known(
   assert heart["rows"] == 40 and not heart["is_retrained"]
   assert before["reference"] == 0.5 and before["value"] >= 0.5
   assert "prove little" in fresh["can_be_claimed"]
+  assert "retrained" not in json.dumps(heart["verdict"])
+  broken = jax.tree.map(lambda leaf: leaf * 1e30, trained.params)
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(tmp_path / "broken", {"params": broken})
+  flags += [f"--checkpoint={tmp_path / 'broken'}", f"--out={tmp_path / 'none'}"]
+  for more, words in (
+    ([], "Expected finite parameters and losses of original"),
+    (["--tune=2"], "--no-retrain without --tune"),
+    (
+      [f"--write-settings={tmp_path / 's.json'}"],
+      "--no-retrain without --tune",
+    ),
+  ):
+    with pytest.raises(SystemExit) as ended:
+      forget.main([*flags, *more])
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+  assert not (tmp_path / "none").exists()
   with pytest.raises(SystemExit):
     forget.main(["--no-retrain", "--certificate=ssd", "--methods=ssd"])
   assert "--no-retrain with --certificate" in capsys.readouterr().err

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from jaxunlearn.report import Answers, checks_by_unseen, judge
+from jaxunlearn.report import (
+  Answers,
+  checks_by_unseen,
+  doubts_by_unseen,
+  judge,
+)
+from jaxunlearn.report.unseen import _auc, _paired, _shares
 
 RNG = np.random.default_rng(0)
 FORGET = np.arange(400) < 150
@@ -47,8 +53,8 @@ def test_a_memory_is_a_trace_and_ruin_is_damage():
   before = answers(known=2.0)
   control = checks_by_unseen(before, before, FORGET, ALL)
   assert control[0].finding == "trace"
-  # Against itself nothing was lost, and that is certain.
-  assert all((c.low, c.high) == (0, 0) for c in control[2:])
+  # Against itself nothing was lost, and rows enough say so.
+  assert all(-0.02 < c.low < 0 < c.high < 0.02 for c in control[2:])
   gone = before._replace(
     loss=np.where(FORGET, before.loss * np.e**2, before.loss)
   )
@@ -58,3 +64,40 @@ def test_a_memory_is_a_trace_and_ruin_is_damage():
   ruined = gone._replace(right=gone.right * (RNG.random(400) < 0.7))
   checks = checks_by_unseen(ruined, before, ~FORGET, ALL)
   assert checks[2].finding == "damage"
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_a_few_rows_show_nothing(count):
+  """All are right and alike, so that resampled rows have no spread at all."""
+  now = Answers(np.ones(400), np.ones(400), np.ones(300), np.ones(300))
+  few = np.arange(400) < count
+  checks = checks_by_unseen(now, now, few, ALL)
+  assert [c.outcome for c in checks] == ["undecided"] * 2 + ["absent"] * 2
+  verdict = judge(checks, doubts=doubts_by_unseen(few, ALL))
+  assert verdict.outcome == "unclear"
+  assert f"Rows of the request: {count}; fewer than 10" in verdict.sentence
+  assert doubts_by_unseen(FORGET, ALL[:9]) and not doubts_by_unseen(FORGET, ALL)
+
+
+def test_rows_that_are_all_right_leave_room_for_chance():
+  alike = np.ones(10)
+  low, high = _shares(alike, alike)[2:]
+  # By hand: Wilson's interval of 10 of 10 reaches down to 10 / (10 + z^2).
+  assert (low, high) == pytest.approx((-0.2775, 0.2775), abs=1e-4)
+  assert _auc(RNG, alike, alike)[2] < -0.2 and _auc(RNG, alike, alike)[3] > 0.2
+
+
+def test_intervals_are_those_of_the_papers():
+  """Newcombe 1998: 56/70 against 48/80, method 10, is 0.0524 to 0.3339."""
+  rows = lambda right, count: (np.arange(count) < right).astype(float)
+  found = _shares(rows(56, 70), rows(48, 80))[2:]
+  assert found == pytest.approx((0.0524, 0.3339), abs=1e-4)
+
+
+def test_pairs_lost_and_gained_give_the_spread_of_their_difference():
+  change = RNG.choice([-1, 0, 1], 4000, p=[0.1, 0.7, 0.2])
+  ours, theirs = np.maximum(change, 0), np.maximum(-change, 0)
+  value, standard, low, high = _paired(ours, theirs)
+  assert value - standard == pytest.approx(change.mean())
+  error = change.std() / np.sqrt(4000)
+  assert high - low == pytest.approx(2 * 1.96 * error, rel=0.01)
