@@ -14,6 +14,7 @@ from experiments.bench import lanes, render
 from experiments.datasets import tofu
 from experiments.requests import Ask
 from experiments.studies import forget_text as study
+from experiments.studies import forget_text_measures as measures
 from experiments.studies import forget_text_methods as methods
 from jaxunlearn.language.rows import train_bpe
 
@@ -296,6 +297,17 @@ def test_rates_go_by_what_is_trained_and_by_the_weights():
   for preset in ("quick", "paper"):
     assert of(preset=preset).relearn_rate == 3e-4
     assert of(preset=preset, weights="smollm2").relearn_rate == 3e-5
+
+
+def test_an_attack_is_as_good_as_the_better_of_its_rates():
+  worse = lambda after: float(measures.worse(after, 3e-4))
+  assert worse(lambda rate: rate) == pytest.approx(9e-4)
+  assert worse(lambda rate: -rate) == pytest.approx(-3e-4)
+  diverged = lambda rate: np.nan * rate
+  assert worse(lambda r: jax.numpy.where(r > 5e-4, diverged(r), r)) == (
+    pytest.approx(3e-4)
+  )
+  assert np.isnan(worse(diverged))
 
 
 def test_rmu_is_at_a_quarter_of_the_depth(monkeypatch):
