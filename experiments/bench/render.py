@@ -128,7 +128,8 @@ def trial_of(evidence: Evidence) -> report.Trial:
   known = table.definitions(plan)
   study = plan.study
   rows = [r for r in evidence.rows if r["method"] not in study.unranked]
-  return report.Trial(rows, plan.rules, known, study.gap, tuple(study.single))
+  of = study.gap, tuple(study.single), study.is_gap
+  return report.Trial(rows, plan.rules, known, *of)
 
 
 def show(

@@ -51,7 +51,7 @@ def prepare(study: Study, options: Any) -> Plan:
   tuned = tuple(name for name in methods if study.methods[name].space)
   if not tuned or study.tune_request is None:
     raise ValueError("Expected --methods with settings to --tune, got none.")
-  seeds = tune.SEEDS
+  seeds = tuple(range(tune.FIRST_SEED, tune.FIRST_SEED + study.tune_seeds))
   request = study.tune_request(options)
   selection = make_plan(study, options, seeds, tuned, request, SELECT)
   return plan._replace(selection=selection)

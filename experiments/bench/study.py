@@ -257,7 +257,8 @@ class Study:
     title: `plan -> heading`.
     lead: `plan -> what was done and why`, in plain words.
     seeds: `options -> how many`.
-    gap: the column that methods are ranked by; lower is nearer.
+    gap: the column that methods are ranked by; lower is better.
+    is_gap: whether it is a distance to the retrained model, which has 0.
     columns: `plan -> the columns that the terminal shows`.
     groups: further words for several methods, beside "all".
     notes: `plan -> remarks for the report`.
@@ -276,6 +277,7 @@ class Study:
       adds the columns `seconds_alone` and `speedup`.
     tune_request: `options -> text`, the requests that settings are chosen on;
       others than `request`.
+    tune_seeds: how many models settings are chosen by, for each request.
   """
 
   name: str
@@ -299,6 +301,7 @@ class Study:
   fit: Callable[[Plan], Plan] = lambda plan: plan
   sweeps: Callable[[Plan], Mapping[str, Setting]] = lambda plan: {}
   gap: str = "retrained_gap"
+  is_gap: bool = True
   columns: Callable[[Plan], Sequence[str]] | None = None
   groups: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
   notes: Callable[[Plan], Sequence[str]] = lambda plan: ()
@@ -314,6 +317,7 @@ class Study:
   single: Sequence[str] = ()
   time_alone: bool = False
   tune_request: Callable[[Any], str] | None = None
+  tune_seeds: int = 2
 
 
 class Plan(NamedTuple):

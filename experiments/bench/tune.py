@@ -1,8 +1,9 @@
 """Settings chosen by rows, requests and seeds that no report is about.
 
 Every method that has a `space` gets the same number of settings: its default and
-quasi-random draws. What lies nearest to retraining is taken. Values that may be
-traced share a program, so that a draw costs a run and no compilation.
+quasi-random draws. What is lowest in `Study.gap` is taken, which mostly is what
+lies nearest to retraining. Values that may be traced share a program, so that a
+draw costs a run and no compilation.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from .study import (
   Setting,
 )
 
-SEEDS = (1_000_000, 1_000_001)  # Far from those of any report.
+FIRST_SEED = 1_000_000  # Far from those of any report.
 
 
 class Between(NamedTuple):
@@ -70,9 +71,9 @@ class Tuned(NamedTuple):
 
   Attributes:
     setting: the chosen one.
-    scores: of each draw, the default first: the gap to retraining, a mean over
+    scores: of each draw, the default first: the column `Study.gap`, a mean over
       requests and seeds; inf where a model diverged.
-    floor: that of a second retrained model.
+    floor: how far two retrained models are apart in it.
     programs: how many were compiled for it.
   """
 
@@ -123,6 +124,8 @@ def choose(
   evidence, found = Evidence(plan, {}), {}
   record(evidence, measure, made)
   floor = _score(evidence, AGAIN)
+  if not plan.study.is_gap:
+    floor = abs(floor - _score(evidence, RETRAINED))
   for name in plan.methods:
     space = plan.study.methods[name].space
     if not space:
@@ -148,12 +151,17 @@ def choose(
   return found
 
 
-# What settings hold for: the options of these names.
-_FOR = ("data", "task", "model", "layer", "preset")
+# What settings hold for: the options of these names that say something.
+_ROWS = ("data", "benchmark", "task", "concept", "damage", "swap", "noise")
+_MODEL = ("model", "layer", "weights", "checkpoint", "load", "classes", "loss")
+_RECIPE = ("preset", "train_steps", "learning_rate", "batch_size", "cycles")
+_STREAM = ("classes_per_task", "k")
+_FOR = (*_ROWS, *_MODEL, *_RECIPE, *_STREAM)
 
 
 def _holds_for(options: Any) -> dict[str, Any]:
-  return {n: getattr(options, n) for n in _FOR if hasattr(options, n)}
+  found = {name: getattr(options, name, None) for name in _FOR}
+  return {name: value for name, value in found.items() if value is not None}
 
 
 def read(path: Path | None) -> list[dict[str, Any]]:
@@ -234,6 +242,9 @@ def tables(evidence: Evidence) -> list[report.Comparison]:
   if not names:
     return []
   gap = report.describe(plan.study.gap, plan.metrics)
+  aim = (
+    "nearest to retraining" if plan.study.is_gap else "lowest in that column"
+  )
   rows = []
   for name in names:
     texts = [_as_text(plan.settings[name]), BY_HAND, "", "", "", ""]
@@ -251,17 +262,21 @@ def tables(evidence: Evidence) -> list[report.Comparison]:
     ("origin", "Origin", "Whether it was tuned, and when."),
     ("gap_chosen", gap.label, "Of the chosen setting, on selection rows."),
     ("gap_default", f"{gap.label}, default", "Of the default setting, there."),
-    ("gap_floor", f"{gap.label}, floor", "Of a second retraining, there."),
+    (
+      "gap_floor",
+      f"{gap.label}, floor",
+      "How far two retrained models are apart in it, there.",
+    ),
     (
       "flatness",
       "As good",
-      "Settings whose gap is within a floor of the best.",
+      "Settings that are within a floor of the best.",
     ),
   )
   found = report.Comparison(
     "How settings were chosen",
-    "Tuned: of as many settings per method the one nearest to retraining, on "
-    "rows, requests and seeds that this report is not about. Where most of them "
+    f"Tuned: of as many settings per method the one {aim}, on rows, "
+    " requests and seeds that this report is not about. Where most of them "
     "are as good, the choice matters little. By hand: chosen by its author, on "
     "what may be these very rows.",
     Grid(tuple(report.Metric(*head) for head in heads), tuple(rows), False),

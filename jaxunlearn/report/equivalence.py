@@ -95,9 +95,10 @@ class Trial(NamedTuple):
       `is_finite` is 0 is of a model that diverged.
     rules: see `Rule`.
     definitions: of the columns.
-    gap: the column that methods are ranked by; lower is nearer.
+    gap: the column that methods are ranked by; lower is better.
     single: methods of which there is one model for all seeds, which is held
       against the spread of single retrained models.
+    is_gap: whether `gap` is a distance to the retrained model.
   """
 
   rows: Sequence[Mapping[str, Any]]
@@ -105,6 +106,7 @@ class Trial(NamedTuple):
   definitions: Sequence[Metric]
   gap: str = "retrained_gap"
   single: Sequence[str] = ()
+  is_gap: bool = True
 
   @property
   def summary(self) -> Summary:
@@ -251,9 +253,10 @@ def _nearest(
     m for m in ranked if not difference_interval(mean(m), mean(ORIGINAL))[1] < 0
   ]
   if idle:
+    better = "nearer to retraining" if trial.is_gap else "lower"
     sentences.append(
-      "Not shown to be nearer to retraining than the original model, by the "
-      f"same number: {', '.join(idle)}."
+      f"Not shown to be {better} than the original model, by the same number: "
+      f"{', '.join(idle)}."
     )
   seconds = {
     m: summary.overall[m]["seconds_run"].mean for m in (best, RETRAINED)

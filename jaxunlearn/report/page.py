@@ -25,6 +25,7 @@ from jaxunlearn.report.definitions import (
   METRICS,
   SYMBOLS,
   Metric,
+  describe,
 )
 from jaxunlearn.report.equivalence import Trial
 from jaxunlearn.report.findings import findings
@@ -170,14 +171,20 @@ class _Grids:
   ):
     self._summary, self._definitions = summary, definitions
     self._gap = "retrained_gap" if trial is None else trial.gap
+    self._order = "the gap to the retrained model"
+    if trial is not None and not trial.is_gap:
+      self._order = f'the column "{describe(trial.gap, definitions).label}"'
     self._marks = marks
     notes = {method: f"{method}: {text}" for method, text in twins.items()}
     if RETRAINED_AGAIN in summary.methods:
       notes[RETRAINED_AGAIN] = (
         f"{RETRAINED_AGAIN}: the floor, retraining once more with other random "
-        "numbers. What stands above it is as near to retraining as retraining "
-        "is."
+        "numbers."
       )
+      if trial is None or trial.is_gap:
+        notes[RETRAINED_AGAIN] += (
+          " What stands above it is as near to retraining as retraining is."
+        )
     for method, (word, why) in marks.items():
       more = f" {notes[method]}." if method in notes else ""
       notes[method] = f"{method}, {word}: {why}{more}"
@@ -208,8 +215,8 @@ class _Grids:
     hint = legend(grid)
     if self._gap in self._summary.metrics:
       hint += (
-        " Rows are ordered by the gap to the retrained model; a click on a head "
-        "orders them by its column, one on a row picks it out everywhere."
+        f" Rows are ordered by {self._order}; a click on a head orders them by "
+        "its column, one on a row picks it out everywhere."
       )
     return self.plain(ranked, caption, hint, request is None)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -220,6 +221,35 @@ def test_settings_are_chosen_on_other_rows_requests_and_seeds(tmp_path):
   assert "How settings were chosen" in (tmp_path / "table.md").read_text()
 
 
+def test_a_column_that_is_no_gap_is_not_called_one(tmp_path):
+  """Its floor is what two retrainings differ by, not how high they are."""
+
+  def shifted(case):
+    found = distance(case)
+    return {**found, "off": found["off"] + 10}
+
+  study = dataclasses.replace(
+    STUDY,
+    methods={name: STUDY.methods[name] for name in ("near", "same")},
+    measures=lambda plan: [bench.Measure((OFF, MEAN), shifted)],
+    gap="off",
+    is_gap=False,
+  )
+  found = evidence(study, tune=8)
+  assert 10 < min(found.tuned["near"].scores) < 12
+  assert 0 < found.tuned["near"].floor < 0.1
+  assert found.tuned["near"].num_near < 8
+  # As a distance, the level would be the floor and all settings as good.
+  wrong = evidence(dataclasses.replace(study, is_gap=True), tune=8)
+  assert wrong.tuned["near"].num_near == 8
+  render.write(tmp_path, found.plan, found)
+  for name in ("table.md", "report.html"):
+    text = (tmp_path / name).read_text()
+    assert "nearest to retraining" not in text
+    assert "nearer to retraining" not in text
+    assert "gap to the retrained" not in text
+
+
 @pytest.mark.parametrize(
   "module", [forget_graph, forget_recommendations, forget_regression]
 )
@@ -336,6 +366,12 @@ def test_settings_are_written_with_how_they_were_chosen_and_become_defaults(
   assert not any("is_tuned" in row for row in rows(found, "same"))
   (shown,) = tune.tables(found)
   assert f"tuned, {how['date']}" in str(shown.grid.rows)
+  # Nor of others than it was chosen with, of which some say something.
+  holds = tune._holds_for
+  default = SimpleNamespace(data="digits", train_steps=None, swap="3,8")
+  assert holds(default) == {"data": "digits", "swap": "3,8"}
+  for name in ("damage", "swap", "checkpoint", "train_steps", "learning_rate"):
+    assert holds(SimpleNamespace(**{name: 1})) != holds(SimpleNamespace())
   # Of other options it says nothing.
   other = evidence(study, request="lowest:0.3", preset="smoke")
   assert other.plan.settings["near"] == {"off": 0.0}
