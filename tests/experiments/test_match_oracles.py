@@ -40,6 +40,32 @@ def test_close_rows_are_of_the_class_and_nearer_than_others():
 
 
 @pytest.mark.parametrize(
+  "given", [["--model", "cnn"], ["--checkpoint", "somewhere"]]
+)
+def test_a_model_of_ones_own_is_refused(given, tmp_path, capsys):
+  with pytest.raises(SystemExit) as end:
+    match_oracles.main(["--preset", "smoke", "--out", str(tmp_path), *given])
+  assert end.value.code == 2
+  (line,) = capsys.readouterr().err.strip().splitlines()
+  assert "Expected no --model and no --checkpoint" in line
+
+
+def test_settings_are_chosen_on_another_class_by_many_models():
+  study = match_oracles.STUDY
+  for asked, wanted in [
+    (None, "close:3,40"),
+    ("close:3,12;close:2,9", "close:4,12"),
+    ("random:0.1", "close:3,40"),
+  ]:
+    options = match_oracles.Options(preset="smoke", request=asked)
+    assert study.tune_request(options) == wanted
+  assert study.tune_seeds >= 20
+  settings = study.settings(match_oracles.Options(preset="smoke"))
+  for name, method in study.methods.items():
+    assert method.space and set(method.space) <= set(settings[name])
+
+
+@pytest.mark.parametrize(
   ("request_text", "message"),
   [("close:8,9999", "fewer than the"), ("close:8", "number of rows")],
 )
