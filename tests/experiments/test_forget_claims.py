@@ -60,9 +60,10 @@ def test_one_class_of_digits_is_forgotten_and_the_rest_kept(tmp_path):
   assert gap["unsir"] < gap["original"] / 5
 
 
-@pytest.mark.slow
-def test_every_class_of_digits_is_forgotten_without_data_or_steps(tmp_path):
-  out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def without_data(tmp_path_factory):
+  """Every class of digits, by methods without data or without steps."""
+  out = tmp_path_factory.mktemp("claims") / "out"
   forget.main(
     [
       "--request=each-class",
@@ -71,15 +72,20 @@ def test_every_class_of_digits_is_forgotten_without_data_or_steps(tmp_path):
       f"--out={out}",
     ]
   )
-  column = rows_of(out)
+  return rows_of(out)
+
+
+@pytest.mark.slow
+def test_every_class_of_digits_is_forgotten_without_data_or_steps(without_data):
+  column = without_data
   for rows in ("", "_test"):
     before = column("original", f"retain{rows}_accuracy").mean(axis=1)
     known = column("original", f"forget{rows}_accuracy").mean(axis=1)
     assert known.min() > 0.9
     for method, most_left, most_lost in [
       ("zero_shot_noise", 0.05, 0.1),
-      # Tuned on other classes: 5.8 % of test rows of the worst class are left.
-      ("gkt", 0.06, 0.1),
+      # What was claimed of test rows, 5 % too, is missed: see below.
+      ("gkt", 0.06 if rows else 0.05, 0.1),
       ("ssd_adaptive", 0.1 * known, 0.03),
     ]:
       left = column(method, f"forget{rows}_accuracy").mean(axis=1)
@@ -92,6 +98,15 @@ def test_every_class_of_digits_is_forgotten_without_data_or_steps(tmp_path):
     index = column(method, "anamnesis_index").astype(float)
     defined = column("retrained", "relearn_reached") == 1
     np.testing.assert_array_equal(np.isfinite(index), defined)
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(
+  strict=True, raises=AssertionError, reason="5.8 % with tuned settings"
+)
+def test_gkt_leaves_five_percent_of_the_test_rows_of_any_class(without_data):
+  left = without_data("gkt", "forget_test_accuracy").mean(axis=1)
+  assert left.shape == (10,) and (left <= 0.05).all()
 
 
 @pytest.mark.slow
