@@ -9,7 +9,7 @@ from experiments import data, forget_corrupted
 from experiments.bench import REFERENCES
 from experiments.datasets import classes, corrupted
 
-METHODS = "clean,ssd,finetune"
+METHODS = "clean,ssd,ssd_default,finetune"
 
 
 def rows_of(out, *more):
@@ -48,6 +48,11 @@ def test_rows_of_every_method_share_and_seed(poisoned):
   assert mean("original", shares[0], "clean_accuracy") > 0.8
   assert mean("original", shares[0], "believed") > 0.8
   assert (out / "plots" / "shares.png").exists()
+  text = (out / "report.html").read_text()
+  # What SSD is given beyond the others is said, with its size.
+  assert "the best of 72 settings" in text
+  assert "clean rows set aside" in text
+  assert "nearer to retraining" not in text
   assert (
     "Corrected accuracy of clean training" in (out / "report.html").read_text()
   )
@@ -113,3 +118,12 @@ def test_bad_input_ends_with_one_line(more, message, tmp_path, capsys):
   assert stopped.value.code == 2
   error = capsys.readouterr().err.strip().splitlines()
   assert len(error) == 1 and message in error[0]
+
+
+def test_ssd_without_the_choice_has_one_setting_like_the_others():
+  study = forget_corrupted.STUDY
+  settings = study.settings(forget_corrupted.Options())
+  assert set(settings["ssd_default"]) == {"alpha", "dampening"}
+  assert settings["ssd"] == {} and not study.methods["ssd"].space
+  assert set(study.methods["ssd_default"].space) == {"alpha", "dampening"}
+  assert not study.is_gap
