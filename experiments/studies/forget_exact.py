@@ -175,9 +175,10 @@ def fit(plan: bench.Plan) -> bench.Plan:
   for name in plan.methods:
     _orders(plan, name)
   notes = list(classifiers.setup_of(options).dataset.notes)
-  if most := plan.requests.marks["stay"].max():
+  stay = plan.requests.marks["stay"]
+  if most := stay.max():
     notes.append(
-      f"{most} of the rows asked for are public, which cannot be deleted "
+      f"{'Up to ' if most > stay.min() else ''}{most} of the rows asked for are public, which cannot be deleted "
       "exactly: they stay."
     )
   return plan._replace(notes=tuple(notes))
