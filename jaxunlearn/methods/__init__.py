@@ -13,6 +13,7 @@ from jaxunlearn.methods.blindspot import blindspot as blindspot
 from jaxunlearn.methods.boundary import boundary_expand as boundary_expand
 from jaxunlearn.methods.boundary import boundary_shrink as boundary_shrink
 from jaxunlearn.methods.concept_poison import concept_poison as concept_poison
+from jaxunlearn.methods.defaults import defaults as defaults
 from jaxunlearn.methods.dmm import dm_direct as dm_direct
 from jaxunlearn.methods.dmm import dmm as dmm
 from jaxunlearn.methods.dmm import oracle_matching as oracle_matching
@@ -46,6 +47,7 @@ __all__ = [
   "boundary_shrink",
   "cf_k",
   "concept_poison",
+  "defaults",
   "dm_direct",
   "dmm",
   "eu_k",
