@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import forget_text
-from experiments.bench import lanes, render
+from experiments import bench, forget_text
+from experiments.bench import lanes, render, shell
+from experiments.bench import run as running
 from experiments.datasets import tofu
 from experiments.requests import Ask
 from experiments.studies import forget_text as study
@@ -344,6 +345,39 @@ def done(tmp_path_factory):
   evidence = forget_text.run(plan, Quiet())
   render.write(folder / "out", plan, evidence)
   return plan, evidence, folder / "out"
+
+
+def test_people_go_through_the_frame_in_one_step():
+  """Untrained, one step a method, without attacks: that all parts fit together."""
+  small = study._SMOKE._replace(unlearn_steps=1, sample=4, max_new=2)
+  untrained = dataclasses.replace(
+    study.STUDY,
+    train=lambda bed, weights, key: (
+      bed.model.model.init(key, bed.data["x"]),
+      None,
+    ),
+    measures=lambda plan: [
+      m for m in study.measures(plan) if m.metrics[0].name != "relearned_em"
+    ],
+  )
+  options = forget_text.Options(
+    benchmark="people", preset="smoke", methods="finetune,npo", seeds=1
+  )
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(study, "_SMOKE", small)
+    plan = shell.prepare(untrained, options)
+  evidence = running.run(plan, Quiet())
+  assert [r["method"] for r in evidence.rows] == [
+    *bench.REFERENCES, "finetune", "npo",
+  ]  # fmt: skip
+  declared = {m.name for m in plan.metrics}
+  for row in evidence.rows:
+    assert declared <= set(row) and 0 <= row["forget_em"] <= 1
+    assert all(np.isfinite(row[name]) for name in declared)
+  rows = {r["method"]: r for r in evidence.rows}
+  assert rows["retrained"]["retrained_gap"] == 0
+  changed = {rows[m]["forget_probability"] for m in rows}
+  assert len(changed) == len(rows)  # No method left the model as it was.
 
 
 @pytest.mark.slow
