@@ -225,11 +225,18 @@ def _statistic(rows: Sequence[Mapping[str, Any]], name: str) -> Statistic:
   means = [statistics.fmean(values) for values in by_seed.values()]
   return Statistic(
     statistics.fmean(means) if means else math.nan,
-    statistics.stdev(means) if len(means) > 1 else math.nan,
+    _deviation(means) if len(means) > 1 else math.nan,
     len(means),
     sum(len(values) for values in by_seed.values()),
     len(rows),
   )
+
+
+def _deviation(values: Sequence[float]) -> float:
+  """As `statistics.stdev`, whose fractions take twenty times as long."""
+  mean = values[0] if len(set(values)) == 1 else statistics.fmean(values)
+  length = math.hypot(*(value - mean for value in values))
+  return length / math.sqrt(len(values) - 1)
 
 
 def _check_row(row: Any, place: str) -> dict[str, Any]:

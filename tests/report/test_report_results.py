@@ -2,11 +2,13 @@
 
 import json
 import math
+import statistics
 
 import numpy as np
 import pytest
 
 from jaxunlearn import report
+from jaxunlearn.report import results
 
 
 def make_row(method="unsir", request="class 3", seed=0, **metrics):
@@ -163,3 +165,12 @@ def test_summary_of_one_seed_has_no_spread_and_of_no_row_is_empty():
   assert math.isnan(cell.std)
   empty = report.summarise([])
   assert empty.methods == empty.requests == empty.metrics == ()
+
+
+@pytest.mark.parametrize(
+  "values",
+  [[0.1, 0.2, 0.7], [1e8 + 0.1, 1e8, 1e8 - 0.3], [0.1] * 3, [1e200, -1e200]],
+)
+def test_a_deviation_is_that_of_exact_numbers(values):
+  found = results._deviation(values)
+  assert found == pytest.approx(statistics.stdev(values), rel=1e-12, abs=0)
