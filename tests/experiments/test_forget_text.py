@@ -361,14 +361,17 @@ def test_people_go_through_the_frame_in_one_step():
     ],
   )
   options = forget_text.Options(
-    benchmark="people", preset="smoke", methods="finetune,npo", seeds=1
+    benchmark="people",
+    preset="smoke",
+    methods="finetune,gradient_ascent",
+    seeds=1,
   )
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(study, "_SMOKE", small)
     plan = shell.prepare(untrained, options)
   evidence = running.run(plan, Quiet())
   assert [r["method"] for r in evidence.rows] == [
-    *bench.REFERENCES, "finetune", "npo",
+    *bench.REFERENCES, "finetune", "gradient_ascent",
   ]  # fmt: skip
   declared = {m.name for m in plan.metrics}
   for row in evidence.rows:
