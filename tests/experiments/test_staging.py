@@ -1,5 +1,6 @@
 """A run's folder: switched once, swept, and never at the cost of others."""
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 from refusals import refused
 from staging_child import NAMES, STEPS, write
 
-from experiments import staging
+from experiments import common, staging
 
 
 def texts(out):
@@ -140,3 +141,28 @@ def test_a_file_is_no_folder(tmp_path):
   ):
     pass
   assert (tmp_path / "taken").read_text() == "mine"
+
+
+@dataclasses.dataclass
+class Options:
+  out: str
+
+
+def test_what_proves_of_no_use_while_it_is_written_ends_with_one_line(
+  out, capsys, monkeypatch
+):
+  monkeypatch.setattr(common, "use_compilation_cache", lambda: "")
+
+  def write(folder, plan, outcome):
+    (folder / "begun.txt").write_text("half")
+    raise common.UnusableError(
+      "Expected numbers for the certificate, got none."
+    )
+
+  prepare, run = (lambda asked: None), (lambda plan, bar: None)
+  with pytest.raises(SystemExit) as ended:
+    common.run_program(Options(str(out)), prepare, run, write)
+  assert ended.value.code == 2
+  lines = capsys.readouterr().err.splitlines()
+  assert "error: Expected numbers for the certificate, got none." in lines
+  assert not out.exists()
