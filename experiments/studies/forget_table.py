@@ -8,8 +8,7 @@ with a network, where the theory does not hold?
     python -m experiments.forget_table --out out/table
     python -m experiments.forget_table --data wine --model mlp
 
-forgets a tenth of the rows, and a class. This study is also the shortest one
-that the frame takes, to be copied.
+forgets a tenth of the rows, and a class. The shortest study, to be copied.
 """
 
 from __future__ import annotations

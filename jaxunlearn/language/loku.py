@@ -30,7 +30,7 @@ from jaxunlearn.language._objectives import (
 from jaxunlearn.language.lora import LINEAR, fila
 from jaxunlearn.language.types import LanguageModel
 from jaxunlearn.losses import sequences
-from jaxunlearn.methods import ssd
+from jaxunlearn.methods.ssd import importance as importance_of
 
 Scalar = float | jax.Array
 
@@ -102,7 +102,7 @@ def loku(
   checks.count(1, rank=rank, importance_batch=importance_batch)
 
   def importance(variables, data, request):
-    of = lambda weights: ssd.importance(
+    of = lambda weights: importance_of(
       lm,
       variables,
       data,

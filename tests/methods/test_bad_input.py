@@ -1,5 +1,7 @@
 """Mistakes of the caller: one line each, and before any model is run."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,11 +11,14 @@ from refusals import refused
 
 import jaxunlearn as ju
 from jaxunlearn.losses.regression import on_targets
-from jaxunlearn.methods import salun, ssd, unsir
 from jaxunlearn.methods.blindspot import blindspot_loss
 from jaxunlearn.methods.fisher import diagonal_fisher
 from jaxunlearn.methods.gaussian_amnesiac import target_moments
 from jaxunlearn.methods.influence_unlearning import influence_released
+
+salun = importlib.import_module("jaxunlearn.methods.salun")
+ssd = importlib.import_module("jaxunlearn.methods.ssd")
+unsir = importlib.import_module("jaxunlearn.methods.unsir")
 
 KEY = jax.random.key(0)
 FIT = ju.Fit(optax.sgd(0.1), 3, 8)

@@ -1,3 +1,5 @@
+import importlib
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,8 @@ from golden.table import load
 
 import jaxunlearn as ju
 from jaxunlearn.core.transform import Carry, Env
-from jaxunlearn.methods import unsir
+
+unsir = importlib.import_module("jaxunlearn.methods.unsir")
 
 KEY = jax.random.key(0)
 SMALL = {
