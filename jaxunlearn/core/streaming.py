@@ -49,6 +49,7 @@ def stream(
   checkpoint_dir: Any = None,
   checkpoint_every: int = 100,
   progress: bool = True,
+  forget_mask: jax.Array | None = None,
 ) -> tuple[Variables, list[tuple[str, PhaseInfo]]]:
   """Applies a transform batch by batch from the host.
 
@@ -75,6 +76,7 @@ def stream(
       program from the same method and is then refused.
     checkpoint_every: steps between saves.
     progress: show a bar when the run takes longer than two seconds.
+    forget_mask: the name of `request` in release 0.1.
 
   Returns:
     The unlearned variables, and `(name, PhaseInfo)` for each phase in order; its
@@ -91,6 +93,7 @@ def stream(
   bare = not isinstance(variables, Variables)
   variables = Variables(variables) if bare else variables
   links = transform.expand(key)
+  request = forget_mask if request is None else request
   if request is not None:
     request = as_request(request, data)
   run = Run(links, variables, data, request)

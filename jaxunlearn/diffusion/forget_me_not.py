@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.legacy import old_fits
 from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import phase
 from jaxunlearn.core.tasks import Fit, FitFields, as_fit
@@ -35,6 +36,7 @@ INVERSION = NO_INVERSION._replace(num_steps=500)  # As released.
 _NAMES = requests.NAMES._replace(prompts="prompt", marks="positions")
 
 
+@old_fits(inversion=("inversion_optimizer", "inversion_steps", ""))
 def forget_me_not(
   diffusion: Diffusion,
   prompt: jax.Array | None = None,

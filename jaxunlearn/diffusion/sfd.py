@@ -29,6 +29,7 @@ import optax
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import alternate, chain
+from jaxunlearn.core.legacy import old_fits
 from jaxunlearn.core.links import ema, provide
 from jaxunlearn.core.phase import Objective, phase
 from jaxunlearn.core.reduction import mask_change
@@ -81,6 +82,7 @@ class Distillation(NamedTuple):
 DISTILLATION = Distillation()
 
 
+@old_fits(fake=("fake_optimizer", "", ""))
 def sfd(
   diffusion: Diffusion,
   forget_tokens: jax.Array | None = None,

@@ -21,6 +21,7 @@ from jaxunlearn.core.links import edit
 from jaxunlearn.core.tasks import Fit, FitFields, as_fit
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import ALL
+from jaxunlearn.graph.legacy import old_rate
 from jaxunlearn.graph.tasks import GraphModel
 from jaxunlearn.methods import baselines
 
@@ -28,6 +29,7 @@ ASCENT = Fit(optax.adam(1e-3), 10, ALL)
 DESCENT = Fit(optax.adam(1e-3), 1, ALL)
 
 
+@old_rate
 def gradient_ascent(
   task: GraphModel, fit: Fit | None = None, **fields: Unpack[FitFields]
 ) -> Transform:
@@ -44,6 +46,7 @@ def gradient_ascent(
   return baselines.gradient_ascent(task, as_fit(fit or ASCENT, fields))
 
 
+@old_rate
 def descent_to_delete(
   task: GraphModel,
   fit: Fit | None = None,

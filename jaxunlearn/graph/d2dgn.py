@@ -34,6 +34,7 @@ from jaxunlearn.core.tasks import Fit, FitFields, as_fit
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import ALL, Draw, Slot, Variables
 from jaxunlearn.graph import structure
+from jaxunlearn.graph.legacy import old_rate
 from jaxunlearn.graph.objectives import (
   embedding_kl,
   embedding_mse,
@@ -96,6 +97,7 @@ class Ignorant(NamedTuple):
 TEACHERS: Slot[Teachers] = Slot("teachers")
 
 
+@old_rate
 def d2dgn(
   task: GraphModel,
   fit: Fit | None = None,

@@ -35,6 +35,7 @@ from jaxunlearn.core.tasks import Fit, FitFields, as_fit
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import ALL, Draw, PyTree, Slot, Variables
 from jaxunlearn.graph import structure
+from jaxunlearn.graph.legacy import old_rate
 from jaxunlearn.graph.objectives import embedding_mse
 from jaxunlearn.graph.tasks import (
   GraphModel,
@@ -72,6 +73,7 @@ class Frozen(NamedTuple):
   free: structure.NonEdges
 
 
+@old_rate
 def gnndelete(
   task: GraphModel,
   fit: Fit | None = None,

@@ -30,6 +30,7 @@ import optax
 from jaxunlearn import losses
 from jaxunlearn.core import checks, sampling
 from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.legacy import old_fits
 from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import phase, supervised
 from jaxunlearn.core.tasks import Fit, Model, apply_rows, as_fit
@@ -42,6 +43,10 @@ TEACHER = Fit(optax.adam(0.01), 200)
 STUDENT = Fit(optax.adam(1e-3), 100)
 
 
+@old_fits(
+  fit=("optimizer", "num_steps", "batch_size"),
+  blind_fit=("blind_optimizer", "blind_steps", "batch_size"),
+)
 def blindspot(
   model: Model,
   fit: Fit = STUDENT,

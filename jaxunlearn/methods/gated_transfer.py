@@ -32,6 +32,7 @@ import optax
 from jaxunlearn import losses
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.legacy import old_fits
 from jaxunlearn.core.links import edit, provide
 from jaxunlearn.core.phase import phase
 from jaxunlearn.core.recording import alternate_with_curve, record
@@ -121,6 +122,10 @@ _GENERATOR: Slot[Variables] = Slot("generator")
 _LESSON: Slot[Lesson] = Slot("lesson")
 
 
+@old_fits(
+  generate=("generator_optimizer", "generator_steps", "batch_size"),
+  learn=("student_optimizer", "student_steps", "batch_size"),
+)
 def gkt(
   model: Model,
   num_classes: int,

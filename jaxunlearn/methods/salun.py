@@ -25,6 +25,7 @@ import optax
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import masked
+from jaxunlearn.core.legacy import old_fits
 from jaxunlearn.core.tasks import Fit, FitFields, Model, as_fit
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import ALL, Draw, PyTree
@@ -50,6 +51,7 @@ CIFAR10 = Fit(sgd(0.013), 159, 256)
 CIFAR10_FORGET_STEPS = 18
 
 
+@old_fits(fit=("", "retain_steps", ""))
 def salun(
   model: Model,
   fit: Fit = CIFAR10,

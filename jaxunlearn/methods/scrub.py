@@ -19,6 +19,7 @@ from jaxunlearn import losses
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import Choose, alternate, chain
 from jaxunlearn.core.drivers import predict
+from jaxunlearn.core.legacy import old_fits
 from jaxunlearn.core.links import edit
 from jaxunlearn.core.phase import phase, remember
 from jaxunlearn.core.tasks import Fit, Model, apply_rows, as_fit
@@ -31,6 +32,7 @@ SMALL = Fit(
 )  # The small-scale study's.
 
 
+@old_fits(fit=("optimizer", "min_steps", "retain_batch_size"))
 def scrub(
   model: Model,
   fit: Fit = SMALL,

@@ -25,6 +25,7 @@ import optax
 from jaxunlearn import losses
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.legacy import old_fits
 from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import Objective, phase
 from jaxunlearn.core.recording import record
@@ -88,6 +89,11 @@ _SHARE: Slot[jax.Array] = Slot("noise share")
 LabelOf = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+@old_fits(
+  noise=("noise_optimizer", "noise_steps", "noise_batch"),
+  impair=("impair_optimizer", "impair_steps", "batch_size"),
+  repair=("repair_optimizer", "repair_steps", "batch_size"),
+)
 def unsir(
   model: Model,
   num_classes: int,

@@ -23,6 +23,7 @@ import optax
 from jaxunlearn import losses
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.legacy import old_fits
 from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import Objective, phase
 from jaxunlearn.core.tasks import Fit, Model, as_fit
@@ -38,6 +39,11 @@ DIGITS_IMPAIR = Fit(optax.adam(1e-3), 15)
 DIGITS_REPAIR = Fit(optax.adam(4e-3), 40)
 
 
+@old_fits(
+  noise=("noise_optimizer", "noise_steps", "noise_batch"),
+  impair=("impair_optimizer", "impair_steps", "batch_size"),
+  repair=("repair_optimizer", "repair_steps", "batch_size"),
+)
 def zero_shot_noise(
   model: Model,
   num_classes: int,

@@ -22,6 +22,7 @@ import optax
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.legacy import old_fits
 from jaxunlearn.core.links import edit, provide
 from jaxunlearn.core.phase import phase
 from jaxunlearn.core.tasks import Fit, FitFields, as_fit
@@ -181,6 +182,7 @@ def sharded(
   )
 
 
+@old_fits(aggregator=("aggregator_optimizer", "aggregator_steps", ""))
 def receraser(
   model: Recommender,
   shard: jax.Array,
@@ -214,6 +216,7 @@ def receraser(
   return _receraser(model, shard, num_shards, fit, aggregator, strategy, False)
 
 
+@old_fits(aggregator=("aggregator_optimizer", "aggregator_steps", ""))
 def train_shards(
   model: Recommender,
   shard: jax.Array,

@@ -480,3 +480,11 @@ def test_training_weights_of_another_length_are_refused():
   task, data, _ = problem()
   with pytest.raises(ValueError, match="weights of shape"):
     graph.train(task, data, jnp.ones(3), KEY, optimizer=ADAM, num_steps=2)
+
+
+def test_the_rate_of_old_calls_is_that_of_adam():
+  task, data, original = problem()
+  with pytest.warns(DeprecationWarning, match="in the place of learning_rate"):
+    old = graph.gradient_ascent(task, num_steps=2, learning_rate=0.01)
+  new = graph.gradient_ascent(task, num_steps=2, optimizer=optax.adam(0.01))
+  same(*(m.compiled(original, data, request([1]), KEY)[0] for m in (old, new)))

@@ -1,0 +1,52 @@
+"""Keywords of release 0.1 that factories still take, for one release."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from jaxunlearn.core.tasks import Fit, as_fit
+
+F = TypeVar("F", bound=Callable[..., Any])
+_PARTS = ("optimizer", "num_steps", "batch_size")
+
+
+def old_fits(**groups: tuple[str, str, str]) -> Callable[[F], F]:
+  """Lets a factory take `noise_steps=40` for `noise=Fit(..., num_steps=40)`.
+
+      @old_fits(noise=("noise_optimizer", "noise_steps", "noise_batch"))
+      def unsir(model, *, noise: Fit = NOISE): ...
+
+  Args:
+    **groups: by the name of an argument that takes a `Fit`, the old keywords
+      of its optimiser, steps and batch; "" where there was none. What is not
+      given is that of the argument's default.
+  """
+
+  def decorate(factory: F) -> F:
+    defaults = inspect.signature(factory).parameters
+
+    @functools.wraps(factory)
+    def call(*args: Any, **kwargs: Any) -> Any:
+      old = {n for names in groups.values() for n in names} & set(kwargs)
+      if not old:
+        return factory(*args, **kwargs)
+      warnings.warn(
+        f"{factory.__name__} takes {', '.join(sorted(old))} as fields of a Fit: "
+        f"{', '.join(groups)}.",
+        DeprecationWarning,
+        stacklevel=2,
+      )
+      for group, names in groups.items():
+        given: Any = {p: kwargs[n] for p, n in zip(_PARTS, names) if n in old}
+        base = kwargs.get(group, defaults[group].default)
+        if given:
+          kwargs[group] = as_fit(base if isinstance(base, Fit) else None, given)
+      return factory(*args, **{k: v for k, v in kwargs.items() if k not in old})
+
+    return call  # type: ignore[return-value]
+
+  return decorate
