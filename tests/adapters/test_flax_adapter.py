@@ -1,6 +1,7 @@
 """Flax modules as models: the same numbers as the modules used directly."""
 
 import functools
+import inspect
 
 import chex
 import jax
@@ -251,16 +252,22 @@ def test_nnx_factory_runs_once_and_abstractly():
 def test_the_train_argument_is_found_by_its_name(name):
   negated = name in ("deterministic", "use_running_average")
   flags = []
+
+  def call(self, x, **flag):
+    flags.append(flag[name])
+    return x
+
   # The signature is what the adapter reads.
-  source = f"lambda self, x, {name}=None: self.call(x, {name})"
-
-  class Named(nn.Module):
-    __call__ = eval(source)
-
-    def call(self, x, flag):
-      flags.append(flag)
-      return x
-
+  kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+  call.__signature__ = inspect.Signature(
+    [
+      inspect.Parameter("self", kind),
+      inspect.Parameter("x", kind),
+      inspect.Parameter(name, kind, default=None),
+    ]
+  )
+  call.__name__ = "__call__"
+  Named = type("Named", (nn.Module,), {"__call__": call})
   model = from_linen(Named())
   for train in (True, False):
     model.apply(Variables({}, {}), X, train=train)
