@@ -153,7 +153,7 @@ def run(options: Options) -> Told:
   """Loads, asks, unlearns and asks again."""
   from jaxunlearn.adapters import huggingface
 
-  from .studies.forget_text import load_weights
+  from .beds.texts import load_weights
 
   forget, keep, alone = roles(
     tuple(filter(None, map(str.strip, options.forget.split(","))))

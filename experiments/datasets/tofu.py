@@ -383,10 +383,19 @@ def _groups(owners: np.ndarray) -> tuple[np.ndarray, int]:
 
 def tokenizer_of(pairs: Pairs, size: int) -> Any:
   """Byte-level BPE, trained on all texts of the pairs, held-out ones too."""
+  return tokenizer_on(texts_of(pairs), size)
+
+
+def texts_of(pairs: Pairs) -> list[str]:
+  """All that is said in them."""
   wrong = [text for each in pairs.wrong for text in each]
-  texts = [*pairs.questions, *pairs.answers, *pairs.paraphrases, *wrong]
-  special = ("<pad>", "<end>", "<q>", "<a>")
-  return train_bpe([*texts, *pairs.refusals], size, special=special)
+  said = [*pairs.questions, *pairs.answers, *pairs.paraphrases]
+  return [*said, *wrong, *pairs.refusals]
+
+
+def tokenizer_on(texts: Sequence[str], size: int) -> Any:
+  """Byte-level BPE with the marks that `encode` puts around pairs."""
+  return train_bpe(texts, size, special=("<pad>", "<end>", "<q>", "<a>"))
 
 
 def encode(

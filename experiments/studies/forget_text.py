@@ -21,29 +21,21 @@ or smollm2; the models that come out are such folders too, in OUT/models.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
-import optax
 
 import jaxunlearn as ju
-from jaxunlearn import language
-from jaxunlearn.language.types import Text
 
 from .. import bench, files, flags, requests
+from ..beds import texts
+from ..beds.text_methods import DEFAULT, METHODS, settings_of
 from ..datasets import tofu
 from ..datasets.splits import SELECT
 from ..flags import described
-from .forget_text_measures import adamw, measures
-from .forget_text_methods import (
-  DEFAULT,
-  METHODS,
-  settings_of,
-)
+from .forget_text_measures import measures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +66,7 @@ class Options(bench.CommonOptions):
     ),
   ] = None
 
-  weights: Annotated[
-    str,
-    described(
-      "What training begins from: scratch, smollm2, or a folder of Hugging Face.",
-      "scratch|smollm2|DIR",
-    ),
-  ] = "scratch"
+  weights: texts.Weights = "scratch"
 
   original: Annotated[
     str | None,
@@ -107,80 +93,11 @@ class Options(bench.CommonOptions):
   out: flags.Out = "out/text"
 
 
-class Recipe(NamedTuple):
-  """Of training and retraining; AdamW, warm-up, cosine, gradients clipped at 1.
-
-  Attributes:
-    rate: at the peak.
-    steps: of it.
-    batch_size: rows a step.
-    unlearn_steps: of the methods, with as many rows of each kind a step.
-    sample: rows of a kind that measures look at.
-    kept: rows besides the forget rows that are trained on; None takes all.
-    held: rows that are held out.
-    max_new: tokens that are generated at most.
-    relearn_steps: of the relearning attack.
-    width: of a decoder from scratch.
-    layers: of it.
-    vocab: tokens of its vocabulary.
-    relearn_rate: of the attack, about what methods unlearn at: it is tried at
-      once and at three times that.
-  """
-
-  rate: float = 3e-3
-  steps: int = 240
-  batch_size: int = 10
-  unlearn_steps: int = 40
-  sample: int = 40
-  kept: int | None = 120
-  held: int = 40
-  max_new: int = 64
-  relearn_steps: int = 12
-  width: int = 128
-  layers: int = 2
-  vocab: int = 2048
-  relearn_rate: float = 3e-4
-
-
-_SMOKE = Recipe(
-  *(3e-3, 20, 8, 6, 6, 24, 8, 8, 2),
-  *(32, 1, 512),
-)
-_PAPER = Recipe(1e-5, 625, 32, 130, 300, None, 200, 100, 12, 512, 8, 8192)
-
-
-def recipe_of(options: Options) -> Recipe:
-  recipe = {"smoke": _SMOKE, "quick": Recipe(), "paper": _PAPER}[options.preset]
-  if options.weights == "scratch":
-    return recipe._replace(rate=max(recipe.rate, 3e-4))
-  return recipe._replace(rate=min(recipe.rate, 5e-5), relearn_rate=3e-5)
-
-
-class Corpus(NamedTuple):
-  """What the host knows of the rows.
-
-  Attributes:
-    pairs: all of them.
-    tokenizer: of the package `tokenizers`.
-    pretrained: what training began from, or None.
-    config: of the decoder.
-    tokens: of the longest row.
-    facts: further questions by name, of what the weights knew before.
-  """
-
-  pairs: tofu.Pairs
-  tokenizer: Any
-  pretrained: Any
-  config: language.DecoderConfig
-  tokens: int
-  facts: dict[str, tofu.Pairs]
-
-
 def beds(
   options: Options, seeds: Sequence[int], part: str, asks: Sequence[Any]
 ) -> bench.Beds:
   """Rows as tokens, divided once per seed; the decoder."""
-  recipe = recipe_of(options)
+  recipe = texts.recipe_for(options.preset, options.weights)
   pairs = tofu.load(options.benchmark, options.data_dir, options.data)
   named = [tofu.pinned(pairs, ask.kind, ask.value) for ask in asks]
   own = options.data is not None
@@ -208,46 +125,12 @@ def beds(
     steps = epochs * len(divided[0][0]) // recipe.batch_size
     recipe = recipe._replace(steps=max(recipe.steps, steps))
   rows = np.unique(np.concatenate([r for each in divided for r in each]))
-  corpus, shared = _encode(options, recipe, pairs, rows)
-  large = corpus.config.vocab_size > 16_384
-  lm = language.language_model(corpus.config, chunk=32 if large else None)
+  known = {}
+  if options.weights != "scratch" and options.benchmark == "tofu" and not own:
+    known = _first(tofu.facts(options.data_dir), recipe.sample)
+  corpus, shared = texts.corpus(options.weights, recipe, pairs, rows, known)
   given = original and _checked_original(original, corpus)
-  place = lambda r: np.searchsorted(rows, r)
-  of_seed = {
-    "train": np.stack([place(train) for train, _ in divided]),
-    "held": np.stack([place(held) for _, held in divided]),
-  }
-
-  longest = int(shared["rows"]["x"].prompt.max())
-  if longest + recipe.max_new > corpus.config.max_length:
-    raise ValueError(
-      f"Expected questions and {recipe.max_new} tokens of an answer within the "
-      f"model's {corpus.config.max_length}, got a question of {longest}."
-    )
-
-  def make(shared: Any, own: Any) -> bench.Bed:
-    take = lambda places: jax.tree.map(lambda x: x[places], shared["rows"])
-    train, held = take(own["train"]), take(own["held"])
-    data = {name: train[name] for name in ("x", "owner", "alternative")}
-    extra = {"others": train["others"], "start": shared["start"]}
-    extra["stop"] = tofu.stop_token(corpus.tokenizer)
-    extra["longest_prompt"] = longest
-    extra["facts"] = shared["facts"]
-    return bench.Bed(lm, data, held, recipe, extra)
-
-  sources = [
-    tofu.Source(pairs, train, held, recipe.sample) for train, held in divided
-  ]
-  facts = {
-    "train_rows": len(divided[0][0]),
-    "test_rows": len(divided[0][1]),
-    "parameters": _num_params(lm, shared["rows"]["x"]),
-    "file_rows": len(pairs.questions),
-    "tokens": corpus.tokens,
-    "recipe": recipe._asdict(),
-    "borrowed": pairs.borrowed,
-  }
-  return bench.Beds(shared, of_seed, make, sources, facts, given, corpus, lm)
+  return texts.pair_beds(corpus, shared, recipe, rows, divided, given)
 
 
 def _given(options: Options, count: int) -> tuple[Any, np.ndarray | None]:
@@ -262,10 +145,10 @@ def _given(options: Options, count: int) -> tuple[Any, np.ndarray | None]:
   held = files.read_rows(options.held, count)
   if not held.any():
     raise ValueError("Expected --held to name rows of --data, got none.")
-  return load_weights(options.original), held
+  return texts.load_weights(options.original), held
 
 
-def _checked_original(original: Any, corpus: Corpus) -> ju.Variables:
+def _checked_original(original: Any, corpus: texts.Corpus) -> ju.Variables:
   """Its variables, where it is a model of the same kind as --weights."""
   given = corpus.pretrained
   if given is None or given.config != original.config:
@@ -305,73 +188,6 @@ def _reserved(
   return found
 
 
-def _encode(
-  options: Options, recipe: Recipe, pairs: tofu.Pairs, rows: np.ndarray
-) -> tuple[Corpus, Any]:
-  """The rows as arrays, padded to the longest of all texts."""
-  pick = lambda values: [values[i] for i in rows]
-  few = pairs._replace(
-    questions=pick(pairs.questions),
-    answers=pick(pairs.answers),
-    paraphrases=pick(pairs.paraphrases),
-    wrong=pick(pairs.wrong),
-    owners=pairs.owners[rows],
-  )
-  pretrained = load_weights(options.weights)
-  tokenizer = pretrained.tokenizer if pretrained else None
-  tokenizer = tokenizer or tofu.tokenizer_of(few, recipe.vocab)
-  most = pretrained.config.max_length if pretrained else 512
-  many = len(few.wrong[0])
-  again = lambda values: [v for v in values for _ in range(many)]
-  spell = lambda answers, questions=few.questions: tofu.encode(
-    tokenizer, questions, answers, most
-  )
-  refusals = np.random.default_rng(0).choice(few.refusals, len(rows)).tolist()
-  wrong = spell([w for each in few.wrong for w in each], again(few.questions))
-  # What is trained on is padded no further than it must be.
-  x, alternative = _cut(spell(few.answers), spell(refusals))
-  paraphrase, wrong = _cut(spell(few.paraphrases), wrong)
-  length = x.tokens.shape[1]
-  split = lambda leaf: np.asarray(leaf).reshape(
-    len(rows), many, *leaf.shape[1:]
-  )
-  others = jax.tree.map(
-    lambda right, false: np.concatenate(
-      [np.asarray(right)[:, None], split(false)], axis=1
-    ),
-    paraphrase,
-    wrong,
-  )
-  config = pretrained and pretrained.config
-  config = config or language.DecoderConfig(
-    vocab_size=tokenizer.get_vocab_size(),
-    width=recipe.width,
-    num_layers=recipe.layers,
-    num_heads=max(2, recipe.width // 32),
-    mlp_width=recipe.width * 5 // 2,
-    max_length=max(length, wrong.tokens.shape[1]) + recipe.max_new,
-    embedding_std=0.05,
-  )
-  known = {}
-  if pretrained and options.benchmark == "tofu" and options.data is None:
-    known = _first(tofu.facts(options.data_dir), recipe.sample)
-  owner = np.unique(few.owners, return_inverse=True)[1].astype(np.int32)
-  start = pretrained and ju.Variables(pretrained.params)
-  shared = {
-    "rows": {
-      "x": x,
-      "alternative": alternative,
-      "others": others,
-      "owner": owner,
-    },
-    "start": start,
-    "facts": {
-      name: _answers(tokenizer, each, most) for name, each in known.items()
-    },
-  }
-  return Corpus(pairs, tokenizer, pretrained, config, length, known), shared
-
-
 def _first(known: dict[str, tofu.Pairs], count: int) -> dict[str, tofu.Pairs]:
   lists = ("questions", "answers", "paraphrases", "wrong")
   return {
@@ -380,105 +196,17 @@ def _first(known: dict[str, tofu.Pairs], count: int) -> dict[str, tofu.Pairs]:
   }
 
 
-def _answers(tokenizer: Any, pairs: tofu.Pairs, most: int) -> Text:
-  """The right answer and then the wrong ones, leaves [N, 1 + K, ...]."""
-  every = [[a, *w] for a, w in zip(pairs.answers, pairs.wrong)]
-  many = len(every[0])
-  questions = [q for q in pairs.questions for _ in range(many)]
-  (flat,) = _cut(
-    tofu.encode(tokenizer, questions, [a for e in every for a in e], most)
-  )
-  split = lambda leaf: leaf.reshape(len(every), many, *leaf.shape[1:])
-  return jax.tree.map(split, flat)
-
-
-def _cut(*texts: Text) -> list[Text]:
-  """Without the columns that none of them needs, but for a multiple of eight."""
-  length = -(-max(int(np.max(t.length)) for t in texts) // 8) * 8
-  return [
-    Text(np.asarray(t.tokens)[:, :length], *map(np.asarray, t[1:]))
-    for t in texts
-  ]
-
-
-def load_weights(weights: str) -> Any:
-  """What --weights names: None, or a `Pretrained` with a tokenizer."""
-  from jaxunlearn.adapters import gguf, huggingface
-
-  if weights == "scratch":
-    return None
-  if weights == "smollm2":
-    loaded = gguf.load_llama(gguf.find_smollm2())
-  else:
-    loaded = huggingface.load(weights, dtype=np.float32)
-  if loaded.tokenizer is None:
-    raise ValueError(f"Expected tokenizer.json in {weights}, got no such file.")
-  # Layers are computed again for the gradient: memory is what is short.
-  config = dataclasses.replace(loaded.config, remat=True)
-  return loaded._replace(config=config)
-
-
-def _num_params(lm: language.LanguageModel, x: Text) -> int:
-  made = jax.eval_shape(lambda: lm.model.init(jax.random.key(0), x))
-  return sum(leaf.size for leaf in jax.tree.leaves(made.params))
-
-
-def mask(kind: str, value: str, source: tofu.Source) -> tuple[Any, Any]:
-  """The rows of a request, and which rows of each kind are looked at."""
-  forget = tofu.pinned(source.pairs, kind, value)[source.train]
-  marks = {"forget": _some(np.flatnonzero(forget), source.sample)}
-  kept = np.random.default_rng(2).permutation(np.flatnonzero(~forget))
-  marks["retain"] = _some(np.sort(kept[: source.sample]), source.sample)
-  marks["held"] = _some(np.arange(len(source.held)), source.sample)
-  return forget, marks
-
-
-def _some(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-  """The first so many, int [count], and whether there are as many, bool."""
-  there = np.arange(count) < len(rows)
-  return np.resize(rows, count) if len(rows) else np.zeros(count, int), there
-
-
-def train(bed: bench.Bed, weights: jax.Array, key: jax.Array):
-  recipe = bed.recipe
-  rate = optax.warmup_cosine_decay_schedule(
-    0.0, recipe.rate, max(1, recipe.steps // 8), recipe.steps
-  )
-  fit = ju.Fit(adamw(rate), recipe.steps, recipe.batch_size)
-  start = bed.extra["start"]
-  return ju.train(bed.model, bed.data, weights, key, fit, start=start)
-
-
-def _save(evidence: bench.Evidence, name: str, folder: Path) -> None:
-  """The first model of a method, in a folder that other tools read."""
-  from jaxunlearn.adapters import huggingface
-
-  corpus: Corpus = evidence.plan.dataset
-  huggingface.save(
-    folder,
-    corpus.config,
-    evidence.found[name].first.params,
-    corpus.tokenizer,
-    like=corpus.pretrained,
-  )
-
-
 STUDY = bench.Study(
   name="forget_text",
   options=Options,
   beds=beds,
-  kinds={
-    kind: bench.Kind(
-      form, lambda value, source, kind=kind: mask(kind, value, source)
-    )
-    for kind, form in tofu.FORMS.items()
-  },
+  kinds=texts.KINDS,
   request=lambda options: (
     "split:forget01"
     if options.benchmark == "tofu" and options.data is None
     else _first_owners(options)
   ),
-  train=train,
+  train=texts.train,
   methods=METHODS,
   settings=lambda options: settings_of(options.weights),
   measures=measures,
@@ -496,13 +224,10 @@ STUDY = bench.Study(
   ),
   notes=lambda plan: _notes(plan),
   findings=lambda evidence: _findings(evidence),
-  fit=lambda plan: _one_by_one(plan),
+  fit=texts.one_by_one,
   # On the host: of every method there is one, and models are large.
   saved=lambda variables: jax.tree.map(np.asarray, variables),
-  files=lambda evidence: {
-    f"models/{name}": functools.partial(_save, evidence, name)
-    for name in evidence.plan.methods
-  },
+  files=texts.saved_models,
   columns=lambda plan: (
     "forget_em",
     "forget_rouge",
@@ -515,13 +240,6 @@ STUDY = bench.Study(
     "seconds_run",
   ),
 )
-
-
-def _one_by_one(plan: bench.Plan) -> bench.Plan:
-  """Large models one after the other, unless something else is asked for."""
-  if plan.options.strategy is None and plan.dataset.pretrained:
-    return plan._replace(strategy="map")
-  return plan
 
 
 def _findings(evidence: bench.Evidence) -> list[str]:

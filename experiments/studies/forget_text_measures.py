@@ -7,23 +7,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from jaxunlearn import language, metrics, report
+from jaxunlearn import metrics, report
 from jaxunlearn.attacks import language as membership
-from jaxunlearn.attacks.anamnesis import relearning
-from jaxunlearn.attacks.quantization import quantize, quantize_nf4
-from jaxunlearn.core import keys
 from jaxunlearn.core.reduction import all_finite
-from jaxunlearn.language.generation import generate
 from jaxunlearn.language.types import Text
 from jaxunlearn.metrics import text as scores
 from jaxunlearn.report.verdict import DAMAGE, TELLTALE, TRACE
 
 from .. import bench
+from ..beds.text_measures import (
+  decoded,
+  exact_match,
+  look,
+  mean,
+  relearned,
+  rounded,
+  rows_of,
+  say,
+)
 from ..bench import Case, Measure, Rule, table
 
-_CHUNK = 40  # Rows whose logits are there at once.
 _MOST_SHARE = 0.4  # Min-k: of the tokens, as in MUSE.
 
 
@@ -32,13 +36,6 @@ _KINDS = {
   "retain": "rows to be kept",
   "held": "rows that nobody was trained on",
 }
-
-
-def adamw(rate: Any) -> optax.GradientTransformation:
-  """What everything is trained with."""
-  return optax.chain(
-    optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.01)
-  )
 
 
 def measures(plan: bench.Plan) -> list[Measure]:
@@ -190,41 +187,15 @@ def measures(plan: bench.Plan) -> list[Measure]:
   ]
 
 
-def _look(case: Case, variables: Any, x: Text) -> language.TokenScores:
-  """Token scores of rows [E, L], some rows at a time."""
-  one = lambda row: jax.tree.map(
-    lambda leaf: leaf[0],
-    language.token_scores(
-      case.bed.model, variables, jax.tree.map(lambda leaf: leaf[None], row)
-    ),
-  )
-  return jax.lax.map(one, x, batch_size=_CHUNK)
-
-
-def _mean(values: jax.Array, there: jax.Array) -> jax.Array:
-  total = jnp.where(there, values, 0).sum()
-  return jnp.where(there.any(), total / jnp.maximum(there.sum(), 1), jnp.nan)
-
-
-def _rows(case: Case) -> dict[str, tuple[Text, jax.Array, jax.Array]]:
-  """By kind the rows, which of them count, and their places."""
-  of = {"forget": case.bed.data["x"], "retain": case.bed.data["x"]}
-  of["held"] = case.bed.test["x"]
-  return {
-    kind: (jax.tree.map(lambda leaf, r=rows: leaf[r], of[kind]), there, rows)
-    for kind, (rows, there) in case.marks.items()
-  }
-
-
 def _scores(case: Case) -> dict[str, Any]:
   bed, found = case.bed, {}
   looked, low = {}, {}
-  for kind, (x, there, _) in _rows(case).items():
-    own = looked[kind] = _look(case, case.variables, x)
+  for kind, (x, there, _) in rows_of(case).items():
+    own = looked[kind] = look(case, case.variables, x)
     em = scores.exact_memorisation(own.is_top, own.mask)
-    found[f"{kind}_em"] = _mean(em, there)
+    found[f"{kind}_em"] = mean(em, there)
     p = scores.probability(own.log_prob, own.mask)
-    found[f"{kind}_probability"] = _mean(p, there)
+    found[f"{kind}_probability"] = mean(p, there)
     low[kind] = membership.lowest_mean(own.log_prob, own.mask, k=_MOST_SHARE)
   for kind, summary in (
     ("forget", scores.indifference),
@@ -233,39 +204,28 @@ def _scores(case: Case) -> dict[str, Any]:
     rows, there = case.marks[kind]
     others = jax.tree.map(lambda leaf, r=rows: leaf[r], bed.extra["others"])
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), others)
-    own = _look(case, case.variables, flat)
+    own = look(case, case.variables, flat)
     means = scores.mean_log_prob(own.log_prob, own.mask)
     means = means.reshape(others.length.shape)
     ratio = scores.log_truth_ratio(means[:, 0], means[:, 1:])
-    found[f"{kind}_truth"] = _mean(summary(ratio), there)
+    found[f"{kind}_truth"] = mean(summary(ratio), there)
     if kind == "forget":
       found["ratios"] = ratio
   own, there = looked["forget"], case.marks["forget"][1]
   strength = scores.extraction_strength(own.is_top, own.mask)
-  found["forget_extraction"] = _mean(strength, there)
+  found["forget_extraction"] = mean(strength, there)
   held = case.marks["held"][1]
   found["membership_auc"] = metrics.separation_auc(
     low["forget"], low["held"], there, held
   )
-  every = [x for x, _, _ in _rows(case).values()]
+  every = [x for x, _, _ in rows_of(case).values()]
   x = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *every)
   width = bed.extra["longest_prompt"]
   x = Text(x.tokens[:, :width], jnp.minimum(x.length, width), x.prompt)
-  said = _say(case, x)
+  said = say(case, x)
   found |= {"said": said.tokens, "said_length": said.length}
   found["is_finite"] = all_finite([s.log_prob for s in looked.values()])
   return found
-
-
-def _say(case: Case, x: Text) -> language.Generated:
-  return generate(
-    case.bed.model,
-    case.variables,
-    x,
-    keys.derive(case.key, "say"),
-    max_new=case.bed.recipe.max_new,
-    stop=case.bed.extra["stop"],
-  )
 
 
 def _said(facts: Any) -> tuple[str, ...]:
@@ -277,13 +237,13 @@ def _facts(case: Case) -> dict[str, Any]:
   found: dict[str, Any] = {}
   for kind, every in case.bed.extra["facts"].items():
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), every)
-    own = _look(case, case.variables, flat)
+    own = look(case, case.variables, flat)
     means = scores.mean_log_prob(own.log_prob, own.mask)
     means = means.reshape(every.length.shape)
     right, wrong = means[:, 0], means[:, 1:]
     chosen = scores.choice_probability(right, wrong)
     truth = scores.preference(scores.log_truth_ratio(right, wrong))
-    said = _say(case, jax.tree.map(lambda leaf: leaf[:, 0], every))
+    said = say(case, jax.tree.map(lambda leaf: leaf[:, 0], every))
     found |= {
       f"{kind}_probability": chosen.mean(),
       f"{kind}_truth": truth.mean(),
@@ -298,7 +258,7 @@ def _fact_rouge(evidence: bench.Evidence, method: str) -> dict[str, Any]:
   return {
     f"{kind}_rouge": [
       scores.rouge_l_of_texts(
-        _decoded(corpus.tokenizer, tokens, lengths), pairs.answers
+        decoded(corpus.tokenizer, tokens, lengths), pairs.answers
       ).mean()
       for tokens, lengths in zip(
         values[f"{kind}_said"], values[f"{kind}_said_length"]
@@ -308,52 +268,18 @@ def _fact_rouge(evidence: bench.Evidence, method: str) -> dict[str, Any]:
   }
 
 
-def _decoded(tokenizer: Any, tokens: Any, lengths: Any) -> list[str]:
-  rows = zip(tokens, lengths.astype(int))
-  return tokenizer.decode_batch([row[:n].tolist() for row, n in rows])
-
-
 def _brought_back(case: Case) -> dict[str, Any]:
   """Exact match after relearning half of the rows, and after rounding."""
-  bed, recipe = case.bed, case.bed.recipe
-  x, there, rows = _rows(case)["forget"]
-
-  def em(variables: Any, there: jax.Array) -> jax.Array:
-    own = _look(case, variables, x)
-    return _mean(scores.exact_memorisation(own.is_top, own.mask), there)
-
-  seen = case.forget & (jnp.cumsum(case.forget) % 2 == 1)
-
-  def relearned(rate: jax.Array) -> jax.Array:
-    attack = relearning(
-      bed.model,
-      num_steps=recipe.relearn_steps,
-      batch_size=recipe.batch_size,
-      optimizer=adamw(rate),
+  x, there, places = rows_of(case)["forget"]
+  found = {
+    "relearned_em": relearned(
+      case,
+      lambda again, seen: exact_match(case, again, x, there & ~seen[places]),
     )
-    key = keys.derive(case.key, "relearn")
-    again, _ = attack(case.variables, bed.data, seen, key)
-    return em(again, there & ~seen[rows])
-
-  found = {"relearned_em": worse(relearned, recipe.relearn_rate)}
-  for name, rounded in (
-    ("int8_em", lambda layer: quantize(layer, 8)),
-    ("nf4_em", quantize_nf4),
-  ):
-    params = case.variables.params
-    # Layer by layer: each has scales of its own.
-    params = {**params, "blocks": jax.vmap(rounded)(params["blocks"])}
-    found[name] = em(case.variables._replace(params=params), there)
+  }
+  for name, variables in rounded(case.variables).items():
+    found[f"{name}_em"] = exact_match(case, variables, x, there)
   return found
-
-
-def worse(after: Any, rate: float) -> jax.Array:
-  """The larger of two numbers, after attacks at a rate and at three times it.
-
-  Where training diverges at one, nan, nothing was brought back; it is nan only
-  where both are.
-  """
-  return jnp.nanmax(jax.lax.map(after, rate * jnp.array([1.0, 3.0])))
 
 
 def _rouge(evidence: bench.Evidence, method: str) -> dict[str, Any]:
@@ -363,7 +289,7 @@ def _rouge(evidence: bench.Evidence, method: str) -> dict[str, Any]:
   found: dict[str, list[float]] = {f"{kind}_rouge": [] for kind in _KINDS}
   for lane, (request, seed) in enumerate(zip(*plan.lanes)):
     tokens, lengths = values["said"][lane], values["said_length"][lane]
-    said = _decoded(corpus.tokenizer, tokens, lengths)
+    said = decoded(corpus.tokenizer, tokens, lengths)
     source, first = plan.beds.sources[seed], 0
     for kind in sorted(_KINDS):  # As the marks come out of the program.
       places, there = (m[request, seed] for m in plan.requests.marks[kind])

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from experiments import bench, forget_text
+from experiments.beds import text_measures as measures
+from experiments.beds import text_methods as methods
+from experiments.beds import texts
 from experiments.bench import lanes, render, shell
 from experiments.bench import run as running
 from experiments.datasets import tofu
 from experiments.requests import Ask
 from experiments.studies import forget_text as study
-from experiments.studies import forget_text_measures as measures
-from experiments.studies import forget_text_methods as methods
 from jaxunlearn.language.rows import train_bpe
 
 pytest.importorskip("tokenizers")
@@ -174,7 +175,7 @@ def test_marks_are_places_of_rows():
   named = tofu.pinned(pairs, "owner", pairs.owners[0])
   train, held = tofu.divide(pairs, named, 0, "report", kept=20, held=10)
   source = tofu.Source(pairs, train, held, 8)
-  forget, marks = study.mask("owner", pairs.owners[0], source)
+  forget, marks = texts.mask("owner", pairs.owners[0], source)
   rows, there = marks["forget"]
   assert forget.sum() == 5 and there.sum() == 5 and forget[rows].all()
   rows, there = marks["retain"]
@@ -294,9 +295,9 @@ def test_rates_go_by_what_is_trained_and_by_the_weights():
   assert all(ratio[n] == pytest.approx(1 / 3) for n in thirds)
   for name, method in methods.METHODS.items():
     assert set(method.space) <= set(given[name]) and "times" in method.space
-  of = lambda **more: study.recipe_of(forget_text.Options(**more))
+  of = texts.recipe_for
   for preset in ("quick", "paper"):
-    assert of(preset=preset).relearn_rate == 3e-4
+    assert of(preset=preset, weights="scratch").relearn_rate == 3e-4
     assert of(preset=preset, weights="smollm2").relearn_rate == 3e-5
 
 
@@ -316,7 +317,7 @@ def test_rmu_is_at_a_quarter_of_the_depth(monkeypatch):
   monkeypatch.setattr(methods, "rmu", lambda lm, fit, **more: seen.append(more))
   for layers in (2, 32):
     config = SimpleNamespace(config=SimpleNamespace(num_layers=layers))
-    bed = SimpleNamespace(model=config, recipe=study.Recipe())
+    bed = SimpleNamespace(model=config, recipe=texts.Recipe())
     methods.METHODS["rmu"].build(bed, methods.settings_of("scratch")["rmu"])
   assert [more["layer"] for more in seen] == [0, 8]
 
@@ -349,7 +350,7 @@ def done(tmp_path_factory):
 
 def test_people_go_through_the_frame_in_one_step():
   """Untrained, one step a method, without attacks: that all parts fit together."""
-  small = study._SMOKE._replace(unlearn_steps=1, sample=4, max_new=2)
+  small = texts.SMOKE._replace(unlearn_steps=1, sample=4, max_new=2)
   untrained = dataclasses.replace(
     study.STUDY,
     train=lambda bed, weights, key: (
@@ -367,7 +368,7 @@ def test_people_go_through_the_frame_in_one_step():
     seeds=1,
   )
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(study, "_SMOKE", small)
+    patch.setattr(texts, "SMOKE", small)
     plan = shell.prepare(untrained, options)
   evidence = running.run(plan, Quiet())
   assert [r["method"] for r in evidence.rows] == [
@@ -477,7 +478,7 @@ def test_countries_have_roles():
 def test_a_full_folder_is_refused_before_the_work(tmp_path, monkeypatch):
   from experiments import forget_fact
 
-  monkeypatch.setattr(study, "load_weights", lambda name: pytest.fail("late"))
+  monkeypatch.setattr(texts, "load_weights", lambda name: pytest.fail("late"))
   (tmp_path / "full").mkdir()
   (tmp_path / "full/x").write_text("")
   for name, words in (("full", "new or empty"), ("full/x", "to be a folder")):

@@ -1,4 +1,4 @@
-"""The methods of `forget_text`, their settings and what `--tune` searches."""
+"""The methods of studies of language models, their settings and what `--tune` searches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jaxunlearn.language.undial import ceu, undial
 
 from ..bench import Bed, Method, Setting
 from ..bench.tune import Between
-from .forget_text_measures import adamw
+from .texts import adamw
 
 Make = Callable[..., ju.Transform]
 
