@@ -481,10 +481,10 @@ def _checked_rows(
       f"Expected {y_name} in {path} to be classes from 0 on, at most "
       f"{MAX_CLASSES}, got {low} .. {high}."
     )
-  return _checked_inputs(path, x, x_name), label.astype(np.int32)
+  return checked_inputs(path, x, x_name), label.astype(np.int32)
 
 
-def _checked_inputs(path: str, x: np.ndarray, name: str) -> np.ndarray:
+def checked_inputs(path: str, x: np.ndarray, name: str) -> np.ndarray:
   """float32, or int32 where they are integers and no images."""
   is_image = x.dtype == np.uint8 and x.ndim == 4
   if x.dtype.kind in "iu" and not is_image:

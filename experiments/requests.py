@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,6 +119,24 @@ def share_or_names(value: str) -> float | tuple[str, ...]:
       f"{files.short(value, 40)!r}."
     )
   return names
+
+
+def column_and_value(
+  text: str, columns: Mapping[str, np.ndarray]
+) -> tuple[str, str]:
+  """The two sides of COLUMN=VALUE; either may have the sign too.
+
+  Raises:
+    ValueError: no such column.
+  """
+  fits = [name for name in columns if text.startswith(f"{name}=")]
+  if not fits:
+    raise ValueError(
+      "Expected COLUMN=VALUE with a column among "
+      f"{', '.join(sorted(columns))}, got {files.short(text)!r}."
+    )
+  name = max(fits, key=len)
+  return name, text[len(name) + 1 :]
 
 
 def rows_named(

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ from . import cautions, models
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(bench.CommonOptions):
+class Options(bench.TrainingOptions):
   """The flags of a study of classifiers; each adds to them."""
 
   data: Annotated[
@@ -79,28 +79,6 @@ class Options(bench.CommonOptions):
       "itself). Several with semicolons between, in quotes: "
       "'class:0;class:1;random:0.1'; class:3 by default.",
       "TEXT",
-    ),
-  ] = None
-
-  train_steps: Annotated[
-    int | None,
-    described(
-      "Steps of training and retraining; the preset's by default.", "INT"
-    ),
-  ] = None
-
-  learning_rate: Annotated[
-    float | None,
-    described(
-      "Adam's, for training and retraining; the preset's by default.", "FLOAT"
-    ),
-  ] = None
-
-  batch_size: Annotated[
-    int | None,
-    described(
-      "Rows a step, for training and for every method; the preset's by default.",
-      "INT",
     ),
   ] = None
 
@@ -211,7 +189,7 @@ def set_up(
         "Expected x_test and y_test in the data of a model that was trained "
         "elsewhere (--checkpoint), got neither: rows of x are no test of it."
       )
-    given = models.load_checkpoint(checkpoint, model, dataset)
+    given = models.load_checkpoint(checkpoint, model, dataset.train["x"])
   return Setup(dataset, model, given)
 
 
@@ -246,16 +224,9 @@ def recipe_of(options: Options) -> Recipe:
   Raises:
     ValueError: a flag that is not positive.
   """
-  given: dict[str, Any] = {
-    "num_steps": options.train_steps,
-    "learning_rate": options.learning_rate,
-    "batch_size": options.batch_size,
-  }
-  for name, value in (*given.items(), ("classes", options.classes)):
-    if value is not None and not 0 < value < float("inf"):
-      flag = "train-steps" if name == "num_steps" else name.replace("_", "-")
-      raise ValueError(f"Expected --{flag} > 0, got {value}.")
-  given = {name: value for name, value in given.items() if value is not None}
+  bench.given(options, {"classes": "classes"})
+  names = {"train_steps": "num_steps", "learning_rate": "learning_rate"}
+  given = bench.given(options, {**names, "batch_size": "batch_size"})
   return RECIPES[kind_of(options)][options.preset]._replace(**given)
 
 

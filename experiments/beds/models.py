@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxunlearn import Model, Variables, models
 from jaxunlearn.adapters.flax import from_module
@@ -44,8 +45,37 @@ def load(name: str, dataset: Dataset, preset: str) -> Model:
   return model
 
 
-def load_checkpoint(directory: str, model: Model, dataset: Dataset):
+def load_regressor(name: str, loss: Any, x: np.ndarray) -> Model:
+  """A user's own model of one number a row, checked on inputs x [N, ...].
+
+  Args:
+    name: "package.module:factory"; see `load`.
+    loss: see `jaxunlearn.Model`.
+    x: a few rows.
+
+  Raises:
+    ValueError: no such model, one that does not turn a batch into [B, 1], or
+      takes no training step.
+  """
+  model = _user_model(name, loss=loss)
+  like = _two(x)
+  variables, shape = _outputs(model, name, like)
+  if shape != (2, 1):
+    raise ValueError(
+      f"Expected --model {name} to return one number a row, [B, 1], got "
+      f"{_shown(shape)}."
+    )
+  _check_step(model, name, variables, like, jnp.float32)
+  return model
+
+
+def load_checkpoint(directory: str, model: Model, x: np.ndarray) -> Variables:
   """Trained variables for the model from an Orbax checkpoint.
+
+  Args:
+    directory: of the checkpoint.
+    model: as `load` made it.
+    x: a few rows of inputs.
 
   Raises:
     ValueError: there is none, it does not fit the model, or it has nan.
@@ -54,16 +84,16 @@ def load_checkpoint(directory: str, model: Model, dataset: Dataset):
 
   try:
     path = checked_path(directory, "--checkpoint")
-    variables = orbax.load_params(path, abstract_variables(model, dataset))
+    variables = orbax.load_params(path, abstract_variables(model, x))
   except ValueError as error:
     raise ValueError(f"--checkpoint {short(directory)}: {error}") from error
   checks.finite(variables, "--checkpoint ")
   return variables
 
 
-def abstract_variables(model: Model, dataset: Dataset) -> Variables:
-  """Shapes and dtypes of the model's variables."""
-  return jax.eval_shape(model.init, jax.random.key(0), dataset.train["x"][:1])
+def abstract_variables(model: Model, x: np.ndarray) -> Variables:
+  """Shapes and dtypes of the model's variables, given rows of inputs."""
+  return jax.eval_shape(model.init, jax.random.key(0), x[:1])
 
 
 def _module(name: str, dataset: Dataset, preset: str) -> Any:
@@ -96,7 +126,7 @@ def _module(name: str, dataset: Dataset, preset: str) -> Any:
   return models.ViT(classes, side, hidden_size=32, depth=2)
 
 
-def _user_model(name: str) -> Model:
+def _user_model(name: str, **options: Any) -> Model:
   place, _, attribute = name.partition(":")
   try:
     module = importlib.import_module(place)
@@ -116,56 +146,76 @@ def _user_model(name: str) -> Model:
       f"Expected module {place} to have {attribute!r} (--model), got none."
     )
   try:
-    return from_module(factory)
+    return from_module(factory, **options)
   except Exception as error:
     raise ValueError(f"--model {name}: {_brief(error)}") from error
 
 
 def num_outputs(model: Model, dataset: Dataset) -> int:
   """How many classes a model tells, C."""
-  variables = abstract_variables(model, dataset)
-  return jax.eval_shape(model.predict, variables, dataset.train["x"][:1]).shape[
-    -1
-  ]
+  x = dataset.train["x"]
+  variables = abstract_variables(model, x)
+  return jax.eval_shape(model.predict, variables, x[:1]).shape[-1]
 
 
 def _check_output(model: Model, name: str, dataset: Dataset) -> None:
-  x = dataset.train["x"]
-  like = jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)
-  what = f"{x.dtype} x of shape [B, {', '.join(map(str, like.shape[1:]))}]"
+  like = _two(dataset.train["x"])
+  variables, shape = _outputs(model, name, like)
+  fits = shape is not None and len(shape) == 2 and shape[0] == 2
+  if not fits or shape[1] < dataset.num_classes:
+    known = dataset.train["label"]
+    raise ValueError(
+      f"Expected --model {name} to return logits of shape [B, "
+      f"{dataset.num_classes}] or wider, a column a class (labels are "
+      f"{known.min()} .. {known.max()} and count from 0), got {_shown(shape)}."
+    )
+  _check_step(model, name, variables, like, jnp.int32)
+
+
+def _two(x: np.ndarray) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)
+
+
+def _rows_of(like: jax.ShapeDtypeStruct) -> str:
+  return f"{like.dtype} x of shape [B, {', '.join(map(str, like.shape[1:]))}]"
+
+
+def _shown(shape: tuple[int, ...] | None) -> str:
+  return "no array" if shape is None else f"{list(shape)} for B = 2"
+
+
+def _outputs(
+  model: Model, name: str, like: jax.ShapeDtypeStruct
+) -> tuple[Variables, tuple[int, ...] | None]:
+  """Shapes of the variables and of the outputs for two rows."""
   try:
     variables = jax.eval_shape(model.init, jax.random.key(0), like)
     outputs = jax.eval_shape(model.predict, variables, like)
   except Exception as error:
     raise ValueError(
-      f"Expected --model {name} to take {what}, got {_brief(error)}"
+      f"Expected --model {name} to take {_rows_of(like)}, got {_brief(error)}"
     ) from error
-  found = getattr(outputs, "shape", None)
-  if (
-    found is None
-    or len(found) != 2
-    or found[0] != 2
-    or (found[1] < dataset.num_classes)
-  ):
-    shown = "no array" if found is None else f"{list(found)} for B = 2"
-    known = dataset.train["label"]
-    raise ValueError(
-      f"Expected --model {name} to return logits of shape [B, "
-      f"{dataset.num_classes}] or wider, a column a class (labels are "
-      f"{known.min()} .. {known.max()} and count from 0), got {shown}."
-    )
-  label = jax.ShapeDtypeStruct((2,), jnp.int32)
+  return variables, getattr(outputs, "shape", None)
+
+
+def _check_step(
+  model: Model,
+  name: str,
+  variables: Variables,
+  like: jax.ShapeDtypeStruct,
+  label: Any,
+) -> None:
   try:
     jax.eval_shape(
       lambda *arguments: _training_step(model, *arguments),
       variables,
-      {"x": like, "label": label},
+      {"x": like, "label": jax.ShapeDtypeStruct((2,), label)},
       jax.random.key(0),
     )
   except Exception as error:
     raise ValueError(
-      f"Expected --model {name} to take a training step on {what}, got "
-      f"{_brief(error)}"
+      f"Expected --model {name} to take a training step on {_rows_of(like)}, "
+      f"got {_brief(error)}"
     ) from error
 
 

@@ -5,6 +5,8 @@
 
 from . import table as table
 from .options import CommonOptions as CommonOptions
+from .options import TrainingOptions as TrainingOptions
+from .options import given as given
 from .study import AGAIN as AGAIN
 from .study import ORIGINAL as ORIGINAL
 from .study import REFERENCES as REFERENCES

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from .. import flags
 from ..flags import described
@@ -76,3 +77,51 @@ class CommonOptions:
   data_dir: flags.DataDir = None
 
   out: flags.Out = "out"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions(CommonOptions):
+  """Those of a study whose models are trained as the user says."""
+
+  train_steps: Annotated[
+    int | None,
+    described(
+      "Steps of training and retraining; the preset's by default.", "INT"
+    ),
+  ] = None
+
+  learning_rate: Annotated[
+    float | None,
+    described(
+      "Adam's, for training and retraining; the preset's by default.", "FLOAT"
+    ),
+  ] = None
+
+  batch_size: Annotated[
+    int | None,
+    described(
+      "Rows a step, for training and for every method; the preset's by default.",
+      "INT",
+    ),
+  ] = None
+
+
+def given(options: Any, names: Mapping[str, str]) -> dict[str, Any]:
+  """The flags that were given, under other names.
+
+  Args:
+    options: dataclass of flags.
+    names: by flag what the result calls it.
+
+  Raises:
+    ValueError: one that is not above 0, or infinite.
+  """
+  found = {}
+  for flag, name in names.items():
+    value = getattr(options, flag)
+    if value is None:
+      continue
+    if not 0 < value < float("inf"):
+      raise ValueError(f"Expected --{flag.replace('_', '-')} > 0, got {value}.")
+    found[name] = value
+  return found

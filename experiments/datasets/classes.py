@@ -13,7 +13,14 @@ from jaxunlearn import requests
 
 from .. import files
 from ..data import Dataset, Rows
-from ..requests import Ask, about, parts_of, rows_named, share
+from ..requests import (
+  Ask,
+  about,
+  column_and_value,
+  parts_of,
+  rows_named,
+  share,
+)
 from .splits import SELECT
 
 EACH_CLASS = "each-class"
@@ -273,15 +280,7 @@ def _index(path: str, rows: Split) -> np.ndarray:
 
 
 def _group(value: str, rows: Split) -> np.ndarray:
-  # A column's name may have the sign too: the longest that fits.
-  fits = [name for name in rows.columns if value.startswith(f"{name}=")]
-  name = max(fits, key=len, default="")
-  wanted = value[len(name) + 1 :]
-  if not fits:
-    known = ", ".join(sorted(rows.columns))
-    raise ValueError(
-      f"Expected COLUMN=VALUE with a column among {known}, got {value!r}."
-    )
+  name, wanted = column_and_value(value, rows.columns)
   return rows_named(rows.columns[name], (wanted,), "a group")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,19 @@ def from_table(kind: str, path: str) -> Dataset:
   Raises:
     ValueError: in one line, what cannot be read or used.
   """
+  table, name = read_table(kind, path)
+  label, classes = _classes(table[name], name)
+  x, count, left_out = features(table, name, path)
+  columns = {**table, "label": table[name]}
+  made = pooled(Pool({"x": x, "label": label}, columns, 0.2, count), classes)
+  notes = [
+    f"Not learned from, but there for requests: {', '.join(left_out)}."
+  ] * bool(left_out)
+  return made._replace(is_split_here=True, notes=tuple(notes))
+
+
+def read_table(kind: str, path: str) -> tuple[dict[str, np.ndarray], str]:
+  """The columns of a table as words, and which of them is to be learned."""
   found = checked_file(path, "the data")
   table = read_csv(found) if kind == "csv" else _parquet(found)
   names = [name for name in LABELS if name in table]
@@ -36,12 +50,31 @@ def from_table(kind: str, path: str) -> Dataset:
       f"Expected one column of {path} to be called {' or '.join(LABELS)}, got "
       f"{' and '.join(names) or 'the columns ' + short(', '.join(table))}."
     )
-  label, classes = _classes(table[names[0]], names[0])
+  return table, names[0]
+
+
+def features(
+  table: Mapping[str, np.ndarray], but: str, path: str
+) -> tuple[np.ndarray, int, list[str]]:
+  """What can be learned from in a table.
+
+  Args:
+    table: columns of words.
+    but: the column that is learned.
+    path: of the file, for errors.
+
+  Returns:
+    x float64 [N, D], how many of its columns are numbers, which come first, and
+    the names of the columns that are left out.
+
+  Raises:
+    ValueError: nothing to learn from; see `numbers_of`.
+  """
   numbers, flags, left_out = [], [], []
   for name, words in table.items():
-    if name == names[0]:
+    if name == but:
       continue
-    values = _numbers(name, words)
+    values = numbers_of(name, words)
     kinds = np.unique(words)
     # Tools number rows in a column without a name.
     nameless = not name or name.lower().startswith("unnamed:")
@@ -55,19 +88,12 @@ def from_table(kind: str, path: str) -> Dataset:
       left_out.append(name)
   if not numbers and not flags:
     raise ValueError(
-      f"Expected {path} to have columns to learn from beside {names[0]}, got "
+      f"Expected {path} to have columns to learn from beside {but}, got "
       f"{short(', '.join(left_out)) or 'none'}."
     )
   parts = [np.stack(numbers, axis=1)] if numbers else []
   x = np.concatenate([*parts, *flags], axis=1).astype(np.float64)
-  columns = {**table, "label": table[names[0]]}
-  made = pooled(
-    Pool({"x": x, "label": label}, columns, 0.2, len(numbers)), classes
-  )
-  notes = [
-    f"Not learned from, but there for requests: {', '.join(left_out)}."
-  ] * bool(left_out)
-  return made._replace(is_split_here=True, notes=tuple(notes))
+  return x, len(numbers), left_out
 
 
 def _classes(
@@ -80,7 +106,7 @@ def _classes(
       f"{(words == '').sum()} empty cells."
     )
   kinds, label = np.unique(words, return_inverse=True)
-  values = _numbers(name, kinds)
+  values = numbers_of(name, kinds)
   if values is not None:
     if len(np.unique(values)) < len(kinds):
       raise ValueError(
@@ -97,7 +123,7 @@ def _classes(
   return label.astype(np.int32), tuple(map(str, kinds))
 
 
-def _numbers(name: str, words: np.ndarray) -> np.ndarray | None:
+def numbers_of(name: str, words: np.ndarray) -> np.ndarray | None:
   """The column as numbers; None where it is words.
 
   Raises:

@@ -1,6 +1,6 @@
 """Tables with real targets, and requests over them.
 
-Diabetes, houses of California, and a transformer's oil temperature.
+Diabetes, houses of California, a transformer's oil temperature, or a user's own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .. import files
 from .. import requests as grammar
 from ..data import _standardised, data_folder
 from ..files import read_csv
-from . import splits
+from . import own_targets, splits
 
 SOURCES = ("diabetes", "california", "etth1")
 FORMS = {
@@ -41,8 +41,9 @@ class Source(NamedTuple):
   """A table before it is split.
 
   Attributes:
-    name: one of `SOURCES`.
-    x: float64 [N, D], nan where a number is missing; of etth1 [hours, D].
+    name: one of `SOURCES`, or "own".
+    x: float64 [N, D], nan where a number is missing; of etth1 [hours, D], of a
+      user's [N, ...].
     y: float64 [N], targets.
     columns: by name, an array [N] of what a request looks at: "target", "time"
       where there is one, "row", its number, and the table's own columns.
@@ -50,6 +51,11 @@ class Source(NamedTuple):
     target: what is predicted, in words.
     unit: of the targets, in words.
     symbol: the same in short.
+    trained: so many rows, the first ones, train, and the others, a user's own,
+      test; None where all are divided here. Columns of a user's have an entry
+      for each of the first.
+    as_given: whether rows and targets are left as they are, for a model that
+      was trained on them so.
   """
 
   name: str
@@ -60,6 +66,8 @@ class Source(NamedTuple):
   target: str
   unit: str
   symbol: str
+  trained: int | None = None
+  as_given: bool = False
 
 
 class Table(NamedTuple):
@@ -67,13 +75,14 @@ class Table(NamedTuple):
 
   Attributes:
     train: {"x": float32 [N, D] or [N, T, D], "label": float32 [N]}, inputs and
-      targets standardised by the training rows.
+      targets standardised by the training rows, but for `Source.as_given`; a
+      user's integers stay int32.
     test: the same of rows that are never trained on.
     columns: see `Source`; of the training rows.
     test_columns: the same of the test rows.
     scale: the targets' standard deviation, in their unit.
     shift: their mean.
-    num_rows: of the whole table.
+    num_rows: that a request can name by number.
   """
 
   train: dict[str, np.ndarray]
@@ -85,21 +94,30 @@ class Table(NamedTuple):
   num_rows: int
 
 
-def load(source: str, *, data_dir: str | None = None) -> Source:
+def load(
+  source: str, *, data_dir: str | None = None, as_given: bool = False
+) -> Source:
   """Loads a table.
 
   Args:
-    source: one of `SOURCES`.
+    source: one of `SOURCES`, or a file as `own_targets.load` has it.
     data_dir: the folder with california_housing.csv or etth1.csv; the
       environment variable JAXUNLEARN_DATA by default.
+    as_given: see `Source`; of a file alone.
 
   Raises:
     ValueError: an unknown source, no folder, or a file that is missing or of
       another form, in one line.
   """
+  if source.partition(":")[0] in own_targets.KINDS:
+    x, y, columns, trained = own_targets.load(source)
+    columns["target"] = y
+    words = ("target y", "its own units", "units")
+    return Source("own", x, y, columns, None, *words, trained, as_given)
   if source not in SOURCES:
     raise ValueError(
-      f"Expected --data to be {', '.join(SOURCES)}, got {source!r}."
+      f"Expected --data to be {', '.join(SOURCES)}, npz:PATH, csv:PATH or "
+      f"parquet:PATH, got {files.short(source)!r}."
     )
   if source == "diabetes":
     return _diabetes()
@@ -135,8 +153,13 @@ def split(
   """
   if source.ends is not None:
     train, test, fitted = _weeks(source, seed, part, limit)
+  elif source.trained is not None:
+    train = fitted = np.arange(source.trained)
+    own = np.random.default_rng(0).permutation(len(source.y) - source.trained)
+    select, rest = np.split(own, [max(1, len(own) // 5)])
+    test = source.trained + np.sort(select if part == splits.SELECT else rest)
   else:
-    share = _TEST_SHARE[source.name]
+    share = _TEST_SHARE.get(source.name, 0.2)
     train, test = splits.split_rows(
       len(source.y), seed, part, test_share=share, limit=limit, pinned=pinned
     )
@@ -149,17 +172,22 @@ def split(
   x = source.x
   if np.isnan(x).any():
     x = np.where(np.isnan(x), np.nanmedian(x[fitted], axis=0)[None], x)
-  x = _standardised(x, fitted)
+  if not source.as_given and x.dtype.kind == "f":
+    x = _standardised(x, fitted)
   if source.ends is not None:
     x = x[source.ends[:, None] + np.arange(1 - WINDOW, 1)[None]]
   y = source.y
   shift, scale = float(y[train].mean()), float(y[train].std())
   if not np.isfinite([shift, scale]).all() or np.ptp(y[train]) == 0:
     raise ValueError(f"Expected targets that differ, got deviation {scale}.")
+  if source.as_given:
+    shift, scale = 0.0, 1.0
   label = ((y - shift) / scale).astype(np.float32)
-  x = np.asarray(x, np.float32)
+  x = x if x.dtype.kind == "i" else np.asarray(x, np.float32)
   columns = {**source.columns, "row": np.arange(len(y))}
-  of = lambda rows: {name: c[rows] for name, c in columns.items()}
+  of = lambda rows: {
+    name: c[rows] for name, c in columns.items() if rows[-1] < len(c)
+  }
   return Table(
     {"x": x[train], "label": label[train]},
     {"x": x[test], "label": label[test]},
@@ -167,17 +195,27 @@ def split(
     of(test),
     scale,
     shift,
-    len(y),
+    source.trained or len(y),
   )
 
 
 def named(asks: Sequence[grammar.Ask], source: Source) -> np.ndarray:
-  """The rows that requests name by their numbers, bool [N]."""
-  found = np.zeros(len(source.y), bool)
+  """The rows that requests name, bool [N]: by number, or a few of one's own.
+
+  A group of at most a tenth of a user's rows is somebody, and no kind of row.
+  """
+  found = np.zeros(source.trained or len(source.y), bool)
   for ask in asks:
     if ask.kind == "index":
       with grammar.about(ask):
         found |= files.read_rows(ask.value, len(found))
+    elif ask.kind == "group" and source.name == "own":
+      with grammar.about(ask):
+        column, wanted = grammar.column_and_value(ask.value, source.columns)
+        entries = np.asarray(source.columns[column])
+        rows = grammar.rows_named(entries, (wanted,), "a group")
+        if rows.sum() <= len(rows) / 10:
+          found |= rows
   return found
 
 
@@ -199,13 +237,7 @@ def masks(kind: str, value: str, table: Table) -> tuple[np.ndarray, np.ndarray]:
   if kind == "index":
     return _by_number(value, table)
   if kind == "group":
-    column, equals, wanted = value.partition("=")
-    if not equals or column not in table.columns:
-      known = ", ".join(sorted(table.columns))
-      raise ValueError(
-        f"Expected group:COLUMN=VALUE with a column of {known}, got "
-        f"'group:{value}'."
-      )
+    column, wanted = grammar.column_and_value(value, table.columns)
     of = lambda entries: grammar.rows_named(entries, (wanted,), "a group")
   else:
     column = "time" if kind == "time" else "target"
@@ -213,21 +245,21 @@ def masks(kind: str, value: str, table: Table) -> tuple[np.ndarray, np.ndarray]:
       raise ValueError("Expected data with a time for time:FROM..TO, got none.")
     ends = _ends(kind, value, table.columns[column])
     of = lambda v: requests.value_range(np.asarray(v, np.float32), *ends)
-  found = []
-  for part, columns in (
-    ("training", table.columns),
-    ("test", table.test_columns),
+  named = np.asarray(of(np.asarray(table.columns[column])))
+  checks.request_values(named, name="--request on training rows")
+  entries = np.asarray(table.test_columns.get(column, ()))
+  # Of somebody there need be no test rows.
+  if (
+    kind == "group" and not np.isin(table.columns[column][named], entries).any()
   ):
-    found.append(np.asarray(of(np.asarray(columns[column]))))
-    checks.request_values(found[-1], name=f"--request on {part} rows")
-  return found[0], found[1]
+    return named, _alike(named, table)
+  tested = np.asarray(of(entries))
+  checks.request_values(tested, name="--request on test rows")
+  return named, tested
 
 
 def _by_number(path: str, table: Table) -> tuple[np.ndarray, np.ndarray]:
-  """Rows of the whole table by number; beside them, the test rows most alike.
-
-  These are, for each of the rows, the one whose target is nearest.
-  """
+  """Rows of the whole table by number, and the test rows most alike."""
   named = files.read_rows(path, table.num_rows)
   mask = named[table.columns["row"]]
   if named.sum() != mask.sum():
@@ -235,6 +267,11 @@ def _by_number(path: str, table: Table) -> tuple[np.ndarray, np.ndarray]:
       f"Expected rows that are trained on, got {named.sum() - mask.sum()} of "
       f"{named.sum()} that are test rows or left out."
     )
+  return mask, _alike(mask, table)
+
+
+def _alike(mask: np.ndarray, table: Table) -> np.ndarray:
+  """For each of some training rows the test row whose target is nearest."""
   target, others = table.columns["target"], table.test_columns["target"]
   order = np.argsort(others)
   place = np.searchsorted(others[order], target[mask]).clip(1, len(order) - 1)
@@ -244,7 +281,7 @@ def _by_number(path: str, table: Table) -> tuple[np.ndarray, np.ndarray]:
   )
   alike = np.zeros(len(others), bool)
   alike[np.where(is_nearer, below, above)] = True
-  return mask, alike
+  return alike
 
 
 def _ends(kind: str, value: str, column: np.ndarray) -> tuple[Any, Any]:

@@ -14,7 +14,12 @@ forgets the patients with the least progression in scikit-learn's diabetes;
 
 the cheapest fifth of the districts of California, and then those inland; the
 coldest fifth of a transformer's year, and then two months of it (forecasting
-with a recurrent network).
+with a recurrent network);
+
+    python -m experiments.forget_regression --data csv:sales.csv \\
+      --request group:customer=4711
+
+what one customer's rows taught a model of the user's own table.
 """
 
 from __future__ import annotations
@@ -42,6 +47,7 @@ from jaxunlearn.metrics import regression
 from jaxunlearn.report.verdict import DAMAGE, TELLTALE, TRACE
 
 from .. import bench, flags
+from ..beds import models
 from ..bench import Case, Measure, Method, Rule, render, table
 from ..bench.tune import Between
 from ..datasets import regression as tables
@@ -67,16 +73,39 @@ _PARTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(bench.CommonOptions):
+class Options(bench.TrainingOptions):
   """Forget a range of the target, a group or a time in regression."""
 
   data: Annotated[
-    Literal["diabetes", "california", "etth1"],
+    str,
     described(
       "Table: diabetes (ships with scikit-learn), california (houses, by "
-      "district) or etth1 (oil temperature, a day ahead)."
+      "district), etth1 (oil temperature, a day ahead), npz:PATH, a file with x "
+      "[N, ...] and numbers y [N], perhaps x_test and y_test, any further array "
+      "[N] being a column for requests, or csv:PATH or parquet:PATH, a table "
+      "with a header and a column y, label or target."
     ),
   ] = "diabetes"
+
+  model: Annotated[
+    str | None,
+    described(
+      "package.module:factory, a function of yours that returns a Flax linen "
+      "module or, given nnx.Rngs, an nnx module, of one number a row, [B, 1]; by "
+      "default a network that suits the data.",
+      "STR",
+    ),
+  ] = None
+
+  checkpoint: Annotated[
+    str | None,
+    described(
+      "Orbax checkpoint with the trained values of your --model, which takes x "
+      "and y of npz:PATH as they are there; without it the model is trained here "
+      "first, on standardised numbers.",
+      "DIR",
+    ),
+  ] = None
 
   request: Annotated[
     str | None,
@@ -134,25 +163,44 @@ _DEFAULTS = {
 }
 
 
+def size_of(options: Options) -> str:
+  """The row of tables of settings; of a user's data by how many there are."""
+  if options.data in RECIPES:
+    return options.data
+  return "diabetes" if len(_source(options).y) < 2000 else "california"
+
+
+def _source(options: Options) -> tables.Source:
+  return tables.load(
+    options.data,
+    data_dir=options.data_dir,
+    as_given=options.checkpoint is not None,
+  )
+
+
 def recipe_of(options: Options) -> Recipe:
-  recipe = RECIPES[options.data]._replace(loss=options.loss)
+  recipe = RECIPES[size_of(options)]._replace(loss=options.loss)
   if options.preset == "smoke":
     small = {"steps": 60, "batch_size": 32, "relearn_steps": 6}
-    return recipe._replace(relearn_rows=32, **small)
+    recipe = recipe._replace(relearn_rows=32, **small)
+  elif options.preset == "paper":
+    recipe = recipe._replace(steps=5 * recipe.steps)
+  names = {"train_steps": "steps", "learning_rate": "rate"}
   return recipe._replace(
-    steps=recipe.steps * (5 if options.preset == "paper" else 1)
+    **bench.given(options, {**names, "batch_size": "batch_size"})
   )
 
 
 def settings_of(options: Options) -> dict[str, bench.Setting]:
-  rate, steps, ascent_rate, blind_steps = _DEFAULTS[options.data]
+  size = size_of(options)
+  rate, steps, ascent_rate, blind_steps = _DEFAULTS[size]
   ascent_steps = 20
   if options.preset == "smoke":
     steps, ascent_steps, blind_steps = 10, 4, 20
   elif options.preset == "paper":
     steps, blind_steps = 3 * steps, 5 * blind_steps
   short = {"rate": rate, "steps": steps}
-  long = {"rate": RECIPES[options.data].rate, "steps": steps + blind_steps}
+  long = {"rate": RECIPES[size].rate, "steps": steps + blind_steps}
   return {
     "finetune": short,
     "finetune_long": long,
@@ -166,11 +214,13 @@ def beds(
   options: Options, seeds: Sequence[int], part: str, asks: Sequence[Any]
 ) -> bench.Beds:
   """Tables, split once per seed."""
-  source = tables.load(options.data, data_dir=options.data_dir)
-  limit = _SMOKE_ROWS if options.preset == "smoke" else None
+  source = _source(options)
+  is_quick = options.preset == "smoke" and source.name != "own"
+  limit = _SMOKE_ROWS if is_quick else None
   pinned = tables.named(asks, source)
   found = [tables.split(source, s, part, limit, pinned) for s in seeds]
-  model, layers = network(options)
+  x = found[0].train["x"]
+  model, layers = network(options, x)
   recipe = recipe_of(options)._replace(layers=layers)
   arrays = [(t.train, t.test, (t.scale, t.shift)) for t in found]
   return bench.Beds(
@@ -186,11 +236,36 @@ def beds(
       "symbol": source.symbol,
       "recipe": recipe._asdict(),
     },
+    _given(options, source, model, x),
+    model=model,
   )
 
 
-def network(options: Options) -> tuple[ju.Model, tuple[str, ...]]:
+def _given(options: Options, source: tables.Source, model: ju.Model, x: Any):
+  """The user's trained model, if there is one."""
+  if options.checkpoint is None:
+    return None
+  if options.model is None or source.trained is None:
+    raise ValueError(
+      "Expected with --checkpoint a --model of yours and npz:PATH with x_test "
+      "and y_test, rows that it was not trained on, got "
+      f"--model {options.model} and --data {options.data}."
+    )
+  return models.load_checkpoint(options.checkpoint, model, x)
+
+
+def network(
+  options: Options, x: np.ndarray
+) -> tuple[ju.Model, tuple[str, ...]]:
   """The network of a table, and the layers whose attention is compared."""
+  if options.model is not None:
+    loss = on_targets(options.loss)
+    return models.load_regressor(options.model, loss, x), ()
+  if options.data not in RECIPES and (x.ndim != 2 or x.dtype.kind != "f"):
+    raise ValueError(
+      "Expected x to be floats [N, D] without a --model of yours, got "
+      f"{x.dtype} {list(x.shape)}."
+    )
   from jaxunlearn.adapters.flax import from_module
   from jaxunlearn.models.mlp import MLP
   from jaxunlearn.models.recurrent import LSTMRegressor
@@ -238,7 +313,8 @@ def _blindspot(bed: bench.Bed, setting: bench.Setting) -> ju.Transform:
     _fit(bed, setting),
     blind_fit=ju.Fit(falling, steps, bed.recipe.batch_size),
     output_loss=bed.recipe.loss,
-    attention=setting["attention"],
+    # Of a user's model nothing says which layers have attention to compare.
+    attention=setting["attention"] if bed.recipe.layers else 0,
     attention_features=bed.recipe.layers,
   )
 
@@ -289,7 +365,8 @@ def measures(plan: bench.Plan) -> list[Measure]:
   """Errors, distances, membership, relearning, and what follows from them."""
   beds, unit = plan.beds, plan.beds.facts["symbol"]
   # A twentieth of the targets' standard deviation is of no interest.
-  near = 0.05 * float(np.mean([t.scale for t in beds.sources]))
+  spread = [t.scale * t.train["label"].std() for t in beds.sources]
+  near = 0.05 * float(np.mean(spread))
   errors = [
     report.Metric(
       f"{part}_{kind}",

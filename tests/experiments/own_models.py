@@ -65,3 +65,7 @@ def wrong_size():
 
 def no_module():
   return 3
+
+
+def one_number():
+  return TwoLayers(num_classes=1)

@@ -167,7 +167,7 @@ def test_the_attack_of_salun_sees_no_test_row_of_a_forgotten_class(digits_run):
   out, results = digits_run
   dataset = data.digits()
   model = models.load("mlp", dataset, "smoke")
-  like = models.abstract_variables(model, dataset)
+  like = models.abstract_variables(model, dataset.train["x"])
   rows = rows_of_seed()
   forget_rows = rows.train["label"] == 3
   kept = rows.test["label"] != 3
@@ -210,7 +210,7 @@ def test_saved_params_give_the_accuracy_of_their_row(digits_run):
   out, results = digits_run
   dataset = data.digits()
   model = models.load("mlp", dataset, "smoke")
-  like = models.abstract_variables(model, dataset)
+  like = models.abstract_variables(model, dataset.train["x"])
   row = next(r for r in results["rows"] if r["method"] == "random_label")
   saved = orbax.load(out / "params" / "random_label", like)
   rows = rows_of_seed()
