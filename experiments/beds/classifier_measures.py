@@ -14,6 +14,7 @@ from jaxunlearn import attacks, metrics, report
 from jaxunlearn.attacks import anamnesis
 from jaxunlearn.core.keys import derive
 from jaxunlearn.core.training import init_variables
+from jaxunlearn.report.taxonomy import WHITE_BOX
 from jaxunlearn.report.verdict import DAMAGE, NOTHING, TELLTALE, TRACE
 
 from ..bench import (
@@ -126,7 +127,7 @@ _IDENTITIES = (
 
 RULES = (
   Rule("forget_accuracy", 0.05, above=TRACE, below=TELLTALE),
-  Rule("membership_share", 0.1, above=TRACE, below=TELLTALE),
+  Rule("membership_share", 0.1, above=TRACE, below=TELLTALE, threat=WHITE_BOX),
   Rule("kept_test_accuracy", 0.02, above=NOTHING, below=DAMAGE),
   Rule("retain_accuracy", 0.03, NOTHING, DAMAGE, reference=ORIGINAL),
   distance("js_to_retrained", 0.02),

@@ -16,6 +16,7 @@ from jaxunlearn.core.drivers import unlearn_sequence
 from jaxunlearn.core.keys import derive
 from jaxunlearn.core.reduction import all_finite
 from jaxunlearn.core.types import PyTree
+from jaxunlearn.report.taxonomy import check_card
 
 from .. import common
 from .study import (
@@ -358,7 +359,12 @@ def _flat(plan: Plan, made: PyTree) -> PyTree:
 
 def _build(plan: Plan, name: str, values: Setting, bed: Any, kept: PyTree):
   setting = {**plan.settings[name], **values}
-  return plan.study.methods[name].build(bed._replace(kept=kept), setting)
+  method = plan.study.methods[name]
+  made = method.build(bed._replace(kept=kept), setting)
+  card = method.card_of(name)
+  if card is not None:
+    check_card(card, getattr(made, "needs", None), name)
+  return made
 
 
 def _in_order(

@@ -90,18 +90,21 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
   figures: dict[str, tuple[report.Chart, str]] = {}
   for panel in study.panels:
     figures |= panel(evidence)
+  cards = {name: study.methods[name].card_of(name) for name in plan.methods}
+  depth = report.depth_table(trial, cards)
+  config["verdicts"] = report.verdicts(trial)
+  config["taxonomy"] = report.depth_account(trial, cards)
   made = Report(
-    results(
-      study.name,
-      plan.options,
-      {**config, "verdicts": report.verdicts(trial)},
-      evidence.rows,
-    ),
+    results(study.name, plan.options, config, evidence.rows),
     study.title(plan),
     study.lead(plan),
-    table.definitions(plan),
+    (*table.definitions(plan), *report.DEPTH_COLUMNS),
     study.findings(evidence),
-    [*study.comparisons(evidence), *tune.tables(evidence)],
+    [
+      *([] if depth is None else [depth]),
+      *study.comparisons(evidence),
+      *tune.tables(evidence),
+    ],
     figures,
     _notes(plan),
     trial,

@@ -39,12 +39,14 @@ import numpy as np
 
 from jaxunlearn import report
 from jaxunlearn.core.types import Variables
+from jaxunlearn.report import cards
 from jaxunlearn.report.equivalence import Rule as Rule
 from jaxunlearn.report.equivalence import distance as distance
 from jaxunlearn.report.results import ORIGINAL as ORIGINAL
 from jaxunlearn.report.results import REFERENCES as REFERENCES
 from jaxunlearn.report.results import RETRAINED as RETRAINED
 from jaxunlearn.report.results import RETRAINED_AGAIN as AGAIN  # noqa: F401
+from jaxunlearn.report.taxonomy import Card
 
 from ..datasets.splits import REPORT as REPORT
 from ..datasets.splits import SELECT as SELECT
@@ -157,6 +159,7 @@ class Method(NamedTuple):
     keeps: whether it needs `Study.keep`.
     blind: whether it sees no rows, and so in a sequence has to be told of all
       requests so far.
+    card: what it claims; None takes that of its name in `report.cards`.
   """
 
   build: Callable[[Bed, Setting], Callable[..., tuple[PyTree, Any]]]
@@ -165,6 +168,11 @@ class Method(NamedTuple):
   access: str = ""
   keeps: bool = False
   blind: bool = False
+  card: Card | None = None
+
+  def card_of(self, name: str) -> Card | None:
+    """Its own card, or that of its name, if there is one."""
+    return self.card or cards.find(name)
 
 
 class Case(NamedTuple):

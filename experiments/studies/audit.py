@@ -31,6 +31,7 @@ import numpy as np
 from jaxunlearn import attacks, report
 from jaxunlearn.report import verdict as verdicts
 from jaxunlearn.report.tables import Cell, Grid
+from jaxunlearn.report.taxonomy import FINE_TUNING, WHITE_BOX
 from jaxunlearn.report.verdict import DAMAGE, NOTHING, TELLTALE, TRACE
 
 from .. import bench, flags
@@ -57,13 +58,13 @@ RULES = (
   Rule("test_accuracy", 0.02, NOTHING, DAMAGE),
 )
 ATTACK_RULES = (
-  Rule("lira_auc", 0.05, TRACE, TELLTALE),
-  Rule("rmia_auc", 0.05, TRACE, TELLTALE),
-  Rule("loss_auc", 0.05, TRACE, TELLTALE),
-  Rule("relearn_area", 0.05, TRACE, TELLTALE),
-  Rule("quantized_knowledge", 0.05, TRACE),
-  Rule("probe_accuracy", 0.05, TRACE),
-  Rule("u_lira_auc", 0.1, TELLTALE, above_original=TRACE),
+  Rule("lira_auc", 0.05, TRACE, TELLTALE, threat=WHITE_BOX),
+  Rule("rmia_auc", 0.05, TRACE, TELLTALE, threat=WHITE_BOX),
+  Rule("loss_auc", 0.05, TRACE, TELLTALE, threat=WHITE_BOX),
+  Rule("relearn_area", 0.05, TRACE, TELLTALE, threat=FINE_TUNING),
+  Rule("quantized_knowledge", 0.05, TRACE, threat=WHITE_BOX),
+  Rule("probe_accuracy", 0.05, TRACE, threat=WHITE_BOX),
+  Rule("u_lira_auc", 0.1, TELLTALE, above_original=TRACE, threat=WHITE_BOX),
 )
 
 

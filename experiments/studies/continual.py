@@ -40,6 +40,7 @@ from jaxunlearn.adapters.flax import from_module
 from jaxunlearn.continual import metrics as stream_metrics
 from jaxunlearn.continual.metrics import FORGOTTEN, RETAINED, UNSEEN
 from jaxunlearn.report import HIGHER, LOWER
+from jaxunlearn.report.taxonomy import WHITE_BOX
 from jaxunlearn.report.verdict import DAMAGE, NOTHING, TELLTALE, TRACE
 
 from .. import bench, flags
@@ -266,7 +267,7 @@ def measures(plan: bench.Plan) -> list[Measure]:
     Rule("forget_test_accuracy", 0.05, TRACE, TELLTALE),
     Rule("request_accuracy", 0.05, TRACE, TELLTALE),
     Rule("retain_test_accuracy", 0.05, NOTHING, DAMAGE),
-    Rule("membership_auc", 0.05, TRACE, TELLTALE),
+    Rule("membership_auc", 0.05, TRACE, TELLTALE, threat=WHITE_BOX),
     bench.distance("js_to_retrained", 0.05),
   )
   arrays = ("accuracy", "ridge_gap", "ridge_kernel")

@@ -44,6 +44,7 @@ from jaxunlearn.losses.regression import on_targets
 from jaxunlearn.methods.blindspot import blindspot
 from jaxunlearn.methods.gaussian_amnesiac import gaussian_amnesiac
 from jaxunlearn.metrics import regression
+from jaxunlearn.report.taxonomy import WHITE_BOX
 from jaxunlearn.report.verdict import DAMAGE, TELLTALE, TRACE
 
 from .. import bench, flags
@@ -419,7 +420,9 @@ def measures(plan: bench.Plan) -> list[Measure]:
         Rule("forget_mae", near, above=TELLTALE, below=TRACE),
         Rule("forget_test_mae", near, above=TELLTALE, below=TRACE),
         Rule("retain_test_mae", near, above=DAMAGE),
-        Rule("membership_share", 0.1, above=TRACE, below=TELLTALE),
+        Rule(
+          "membership_share", 0.1, above=TRACE, below=TELLTALE, threat=WHITE_BOX
+        ),
         bench.distance("wasserstein", near),
         bench.distance("relative_difference", 0.05),
       ),

@@ -13,6 +13,7 @@ from jaxunlearn.attacks import language as membership
 from jaxunlearn.core.reduction import all_finite
 from jaxunlearn.language.types import Text
 from jaxunlearn.metrics import text as scores
+from jaxunlearn.report.taxonomy import FINE_TUNING, WHITE_BOX
 from jaxunlearn.report.verdict import DAMAGE, TELLTALE, TRACE
 
 from .. import bench
@@ -160,7 +161,9 @@ def measures(plan: bench.Plan) -> list[Measure]:
       _rouge,
       (
         Rule("forget_em", 0.05, above=TRACE, below=TELLTALE),
-        Rule("membership_auc", 0.1, above=TRACE, below=TELLTALE),
+        Rule(
+          "membership_auc", 0.1, above=TRACE, below=TELLTALE, threat=WHITE_BOX
+        ),
         Rule("retain_rouge", 0.05, below=DAMAGE, above=""),
         Rule("retain_em", 0.05, below=DAMAGE, above=""),
       ),
@@ -174,8 +177,8 @@ def measures(plan: bench.Plan) -> list[Measure]:
       tuple(attacks),
       _brought_back,
       rules=(
-        Rule("relearned_em", 0.1, above=TRACE),
-        Rule("nf4_em", 0.1, above=TRACE),
+        Rule("relearned_em", 0.1, above=TRACE, threat=FINE_TUNING),
+        Rule("nf4_em", 0.1, above=TRACE, threat=WHITE_BOX),
       ),
     ),
     table.gap(

@@ -52,6 +52,12 @@ from jaxunlearn.report.tables import Cell as Cell
 from jaxunlearn.report.tables import Comparison as Comparison
 from jaxunlearn.report.tables import Grid as Grid
 from jaxunlearn.report.tables import markdown_table as markdown_table
+from jaxunlearn.report.taxonomy import Card as Card
+from jaxunlearn.report.taxonomy import Depth as Depth
+from jaxunlearn.report.taxonomy import Probe as Probe
+from jaxunlearn.report.taxonomy_table import DEPTH_COLUMNS as DEPTH_COLUMNS
+from jaxunlearn.report.taxonomy_table import depth_account as depth_account
+from jaxunlearn.report.taxonomy_table import depth_table as depth_table
 from jaxunlearn.report.terminal import rich_table as rich_table
 from jaxunlearn.report.unseen import Answers as Answers
 from jaxunlearn.report.unseen import checks_by_unseen as checks_by_unseen

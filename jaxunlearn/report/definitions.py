@@ -13,13 +13,15 @@ from typing import NamedTuple
 NEAREST = "nearest"
 LOWER = "lower"
 HIGHER = "higher"
+NEITHER = ""  # Of words.
 
 # How a direction is said in a column's head and in words.
-SYMBOLS = {NEAREST: "≈", LOWER: "↓", HIGHER: "↑"}
+SYMBOLS = {NEAREST: "≈", LOWER: "↓", HIGHER: "↑", NEITHER: ""}
 DIRECTIONS = {
   NEAREST: "nearest to the retrained model is best",
   LOWER: "lower is better",
   HIGHER: "higher is better",
+  NEITHER: "",
 }
 
 
@@ -33,7 +35,7 @@ class Metric(NamedTuple):
     unit: "%" or "points" for fractions, which are shown times 100; else any
       text ("nats", "s"), or "" for none.
     decimals: digits after the point, after scaling.
-    direction: `NEAREST`, `LOWER` or `HIGHER`.
+    direction: `NEAREST`, `LOWER`, `HIGHER`, or of words `NEITHER`.
     headline: whether it belongs in the main table where space is short.
     is_shared: whether it belongs in the tables of all numbers; False of one that
       has its place in a `Comparison` alone.

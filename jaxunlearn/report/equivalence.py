@@ -29,6 +29,7 @@ from jaxunlearn.report.results import (
   summarise,
 )
 from jaxunlearn.report.tables import Cell, Comparison, Grid, make_grid
+from jaxunlearn.report.taxonomy import OUTPUT
 from jaxunlearn.report.verdict import (
   ABSENT,
   NOTHING,
@@ -72,6 +73,7 @@ class Rule(NamedTuple):
       whose floor is that of another one.
     above_original: what a larger value means in the original model, where that is
       something else: what tells it from retrained ones is that it knows the rows.
+    threat: who can make the test, one of `taxonomy.THREATS`.
   """
 
   metric: str
@@ -80,6 +82,7 @@ class Rule(NamedTuple):
   below: str = NOTHING
   reference: str = RETRAINED
   above_original: str | None = None
+  threat: str = OUTPUT
 
 
 def distance(metric: str, margin: float) -> Rule:

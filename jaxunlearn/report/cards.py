@@ -1,0 +1,107 @@
+"""The card of every method; see `taxonomy.Card`.
+
+Names are those of the factories and of the studies' methods; one without a card of
+its own has that of the longest name that its own begins with, `npo_lora` that of
+`npo`. What a method claims is what its authors set out to do, whatever is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jaxunlearn.report.taxonomy import Card
+
+_FORGET, _RETAIN, _BOTH = ("forget",), ("retain",), ("forget", "retain")
+_REFERENCE = (*_BOTH, "reference")
+_CLASS = "class"
+
+
+def _concept(goal: str, *access: str, level: str = "parameters") -> Card:
+  return Card(goal, level, access, granularity="concept", sequential="single")
+
+
+CARDS: Mapping[str, Card] = {
+  # Baselines.
+  "retrain": Card("data", access=_RETAIN, guarantee="exact"),
+  "finetune": Card("data", access=_RETAIN),
+  "l1_sparse": Card("data", access=_RETAIN),
+  "gradient_ascent": Card("likelihood", access=_FORGET),
+  "neggrad_plus": Card("likelihood"),
+  "cf_k": Card("data", access=_RETAIN),
+  "eu_k": Card("data", access=_RETAIN),
+  "amnesiac": Card("edit", access=(*_BOTH, "training")),
+  # Classifiers and regression.
+  "random_label": Card("redirection"),
+  "salun": Card("redirection"),
+  "concept_poison": Card("redirection"),
+  "boundary_shrink": Card("redirection", access=_FORGET, granularity=_CLASS),
+  "boundary_expand": Card("redirection", access=_FORGET, granularity=_CLASS),
+  "gaussian_amnesiac": Card("redirection"),
+  "blindspot": Card("distillation", access=_REFERENCE),
+  "bad_teacher": Card("distillation", access=_REFERENCE),
+  "scrub": Card("distillation", access=_REFERENCE),
+  "scrub_rewind": Card("distillation", access=(*_REFERENCE, "unseen")),
+  "gkt": Card("distillation", access=("reference",), granularity=_CLASS),
+  "zero_shot_noise": Card("likelihood", access=(), granularity=_CLASS),
+  "unsir": Card("likelihood", access=_RETAIN, granularity=_CLASS),
+  "laf": Card("representation", access=_REFERENCE),
+  "dmm": Card(
+    "distillation", access=(*_BOTH, "training"), guarantee="empirical"
+  ),
+  "oracle_matching": Card("distillation", access=(*_BOTH, "training")),
+  "ssd": Card("edit"),
+  "fisher_forgetting": Card("edit", access=_RETAIN),
+  "influence": Card("edit"),
+  "newton_step": Card("edit"),
+  "iau": Card("edit"),
+  # Exact systems, graphs, recommenders.
+  "sisa": Card("data", access=("retain", "training"), guarantee="exact"),
+  "s3t": Card("data", access=("training",), guarantee="exact"),
+  "shards": Card("data", access=("retain", "training")),
+  "receraser": Card("data", access=("retain", "training")),
+  "partition": Card("data", access=("retain", "training")),
+  "unlink": Card("data", "inputs", intention="suppression"),
+  "popularity": Card("output", "outputs", _RETAIN, "suppression"),
+  "descent_to_delete": Card("data", access=_RETAIN),
+  "gnndelete": Card("representation", access=_REFERENCE),
+  "d2dgn": Card("distillation", access=_REFERENCE),
+  "mmrecun": Card("likelihood"),
+  "reverse_only": Card("likelihood", access=_FORGET),
+  # Streams.
+  "clu": Card("distillation", access=_BOTH, sequential="stream"),
+  "acu": Card("edit", access=_FORGET, guarantee="exact", sequential="stream"),
+  "tame": Card("data", access=_BOTH, sequential="stream"),
+  # Diffusion.
+  "esd": _concept("redirection", "reference"),
+  "concept_ablation": _concept("redirection", "reference"),
+  "forget_me_not": _concept("representation", "forget"),
+  "uce": _concept("edit"),
+  "sfd": _concept("distillation", "reference"),
+  "adv_unlearn": _concept("redirection", "reference"),
+  "doco": _concept("redirection", "reference"),
+  "safe_guidance": Card("output", "outputs", ("inference",), "suppression"),
+  # Language.
+  "grad_diff": Card("likelihood"),
+  "kl": Card("likelihood", access=_REFERENCE),
+  "gradient_ascent_kl": Card("likelihood", access=_REFERENCE),
+  "npo": Card("likelihood", access=_REFERENCE),
+  "simnpo": Card("likelihood"),
+  "idk": Card("redirection", intention="suppression"),
+  "dpo": Card("redirection", access=_REFERENCE, intention="suppression"),
+  "wga": Card("likelihood"),
+  "satimp": Card("likelihood"),
+  "ceu": Card("likelihood"),
+  "undial": Card("distillation", access=_REFERENCE),
+  "flat": Card("redirection", access=_FORGET),
+  "pdu": Card("likelihood"),
+  "rmu": Card("representation", access=_REFERENCE, granularity="capability"),
+  "inverted_hinge": Card("likelihood"),
+  "ihl": Card("likelihood"),
+  "loku": Card("likelihood"),
+}
+
+
+def find(name: str) -> Card | None:
+  """The card of a method, by the longest name that its own begins with."""
+  known = [key for key in CARDS if f"{name}_".startswith(f"{key}_")]
+  return CARDS[max(known, key=len)] if known else None
