@@ -18,7 +18,9 @@ if TYPE_CHECKING:
   from jaxunlearn import diffusion as diffusion
   from jaxunlearn import exact as exact
   from jaxunlearn import graph as graph
+  from jaxunlearn import identity as identity
   from jaxunlearn import language as language
+  from jaxunlearn import nas as nas
   from jaxunlearn import recsys as recsys
   from jaxunlearn import tables as tables
   from jaxunlearn import valuation as valuation
@@ -33,7 +35,9 @@ _ROOMS = (
   "diffusion",
   "exact",
   "graph",
+  "identity",
   "language",
+  "nas",
   "recsys",
   "tables",
   "valuation",

@@ -35,7 +35,9 @@ ALLOWED = {
   "exact": {"core"},
   "diffusion": {"core", "losses", "methods", "models"},
   "graph": {"core", "losses", "methods", "metrics", "models"},
+  "identity": {"attacks", "core", "losses", "metrics", "models"},
   "language": {"core", "losses", "methods", "metrics", "models"},
+  "nas": {"core", "losses", "models"},
   "recsys": {"core", "losses", "methods", "models"},
   "tables": {"core", "losses", "models"},
 }
@@ -211,7 +213,10 @@ MANY = {
 
 def factories():
   """Public functions of the rooms of methods that make a transform, by name."""
-  for room in ("methods", "graph", "recsys", "diffusion", "language"):
+  for room in (
+    *("methods", "graph", "recsys", "diffusion", "language"),
+    *("identity", "nas"),
+  ):
     package = importlib.import_module(f"jaxunlearn.{room}")
     for found in pkgutil.iter_modules(package.__path__):
       module = importlib.import_module(f"{package.__name__}.{found.name}")

@@ -81,6 +81,8 @@ from jaxunlearn.metrics.utility import (
   accuracy,
   confusion_matrix,
   mean_cross_entropy,
+  unweighted_f1,
+  unweighted_recall,
 )
 
 __all__ = [
@@ -142,6 +144,8 @@ __all__ = [
   "svc_membership",
   "tabsyndex",
   "tabsyndex_bands",
+  "unweighted_f1",
+  "unweighted_recall",
   "wasserstein1",
   "weight_distance",
   "zrf",

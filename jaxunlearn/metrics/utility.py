@@ -110,3 +110,28 @@ def confusion_matrix(
   counts = jnp.zeros(num_classes**2, logits.dtype)
   counts = counts.at[cell].add(weights, mode="drop")
   return counts.reshape(num_classes, num_classes)
+
+
+def unweighted_f1(counts: jax.Array) -> jax.Array:
+  """UF1: the mean over classes of 2 TP / (2 TP + FP + FN), []; 1 is best.
+
+  Args:
+    counts: [C, C] of `confusion_matrix`; of several folds, their sum, as facial
+      expressions are scored when each subject is left out once (MEGC 2019).
+
+  Returns:
+    In [0, 1], over the classes that have rows; nan without any.
+  """
+  counts = _rows.rows_of(counts, "counts")
+  hits = jnp.diagonal(counts)
+  both = counts.sum(axis=0) + counts.sum(axis=1)
+  share = 2 * hits / jnp.where(both > 0, both, 1)
+  return _rows.weighted_mean(share, counts.sum(axis=1) > 0)
+
+
+def unweighted_recall(counts: jax.Array) -> jax.Array:
+  """UAR: the mean over classes of the share that is right, as `unweighted_f1`."""
+  counts = _rows.rows_of(counts, "counts")
+  total = counts.sum(axis=1)
+  share = jnp.diagonal(counts) / jnp.where(total > 0, total, 1)
+  return _rows.weighted_mean(share, total > 0)

@@ -10,6 +10,7 @@ from conformance.case import Case
 from conformance.classifiers import CLASSIFIERS
 from conformance.exact_systems import EXACT
 from conformance.graphs import GRAPHS
+from conformance.identities import IDENTITIES
 from conformance.prompted import PROMPTED
 from conformance.recommenders import RECOMMENDERS
 from conformance.texts import TEXTS
@@ -18,6 +19,7 @@ CASES: list[Case] = [
   *CLASSIFIERS,
   *EXACT,
   *GRAPHS,
+  *IDENTITIES,
   *RECOMMENDERS,
   *PROMPTED,
   *ANSWERS,
@@ -50,6 +52,7 @@ PARTS = {
   "core.training.prepared": "those of methods on graphs, of recommenders",
   "diffusion.requests.telling": "those of methods for diffusion models",
   "graph.tasks.provide_non_edges": "retrain on edges",
+  "identity.forget.beside_retain": "those of identities",
   "language._objectives.keeping": "those of methods for text",
   "language._objectives.provide_score": "npo, dpo",
   "methods._classes.provide_classes": "unsir, zero_shot_noise, gkt",

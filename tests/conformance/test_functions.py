@@ -18,7 +18,15 @@ import pytest
 import tiny_attention
 
 import jaxunlearn as ju
-from jaxunlearn import attacks, diffusion, losses, metrics, valuation
+from jaxunlearn import (
+  attacks,
+  diffusion,
+  identity,
+  losses,
+  metrics,
+  nas,
+  valuation,
+)
 from jaxunlearn.diffusion import samplers
 from jaxunlearn.diffusion.safe_guidance import SafetyStrength
 from jaxunlearn.metrics import membership
@@ -179,6 +187,27 @@ ROWS = {
     ),
     draws((12, 4), ()),
     True,
+  ),
+  "identity_distillation": Row(
+    lambda a, b, c: identity.cion.identity_distillation(a, b, IDS, c),
+    draws((3, 6, 4), (2, 6, 4), (4,)),
+  ),
+  "batch_orthogonality": Row(
+    identity.dlif.batch_orthogonality, draws((5, 4), (6, 4))
+  ),
+  "mixed_attention": Row(
+    lambda q, k, v, w: identity.infinite_id.mixed_attention(
+      q, (k, v), (v, k), jnp.exp(w)
+    ),
+    draws((2, 3, 1, 4), (2, 5, 1, 4), (2, 5, 1, 4), (2,)),
+  ),
+  "retrieval": Row(
+    lambda a, b: identity.retrieval(a, LABELS, b, LABELS)[1],
+    draws((12, 3), (12, 3)),
+  ),
+  "dynamic_image": Row(
+    nas.dynamic_image,
+    lambda i: (*draws((5, 3, 3, 1))(i), jnp.int32(4 + i)),
   ),
   "quantize": Row(
     lambda w, bits: attacks.quantize({"w": w}, bits),

@@ -1,0 +1,87 @@
+"""Architectures as tables: cut out, compared, drawn, weighed."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxunlearn.core.keys import derive
+from jaxunlearn.nas.supernet import OPERATIONS, ZERO, Space, init_architecture
+
+Tables = dict[str, jax.Array]
+
+
+def mixture(architecture: Tables) -> Tables:
+  """Gates of the supernet: the softmax over operations of each edge."""
+  return {kind: jax.nn.softmax(t) for kind, t in architecture.items()}
+
+
+def discretise(space: Space, architecture: Tables) -> Tables:
+  """Gates of the architecture found: 1 for an operation that is kept, else 0.
+
+  Of the edges into a node the two are kept whose best operation weighs most; of
+  an edge its best. "zero" is never the best. Of equal ones the first is taken.
+  """
+
+  def cut(table: jax.Array) -> jax.Array:
+    share = jax.nn.softmax(table).at[:, ZERO].set(-1.0)
+    best, strength = share.argmax(axis=1), share.max(axis=1)
+    kept = jnp.zeros(len(table), bool)
+    for node in range(2, space.nodes + 2):
+      into = jnp.array(
+        [e for e, (_, to) in enumerate(space.edges) if to == node]
+      )
+      two = jnp.argsort(-strength[into], stable=True)[:2]
+      kept = kept.at[into[two]].set(True)
+    return jax.nn.one_hot(best, len(OPERATIONS)) * kept[:, None]
+
+  return {kind: cut(table) for kind, table in architecture.items()}
+
+
+def random_architecture(space: Space, key: jax.Array) -> Tables:
+  """One whose `discretise` is uniform over edges and operations."""
+  shapes = jax.eval_shape(lambda: init_architecture(space, key))
+  return {
+    kind: jax.random.normal(derive(key, kind), t.shape)
+    for kind, t in shapes.items()
+  }
+
+
+def architecture_distance(a: Tables, b: Tables) -> jax.Array:
+  """The sum over edges of the total variation of their mixtures, []."""
+  parts = jax.tree.map(
+    lambda x, y: jnp.abs(x - y).sum() / 2, mixture(a), mixture(b)
+  )
+  return jnp.stack(jax.tree.leaves(parts)).sum()
+
+
+def agreement(space: Space, a: Tables, b: Tables) -> jax.Array:
+  """The share of the kept operations of `a` that `b` keeps on the same edge."""
+  kept = jax.tree.map(jnp.multiply, discretise(space, a), discretise(space, b))
+  count = sum(2 * space.nodes for _ in a)
+  return sum(g.sum() for g in jax.tree.leaves(kept)) / count
+
+
+def expected_cost(architecture: Tables, costs: jax.Array) -> jax.Array:
+  """The efficiency term, sum over edges of the expected cost_o / max cost, [].
+
+  Args:
+    architecture: see `mixture`.
+    costs: [operations] >= 0, some > 0.
+  """
+  share = jnp.asarray(costs) / jnp.max(costs)
+  parts = [(t @ share).sum() for t in mixture(architecture).values()]
+  return jnp.stack(parts).sum()
+
+
+def describe(space: Space, architecture: Tables) -> dict[str, list[str]]:
+  """By kind of cell "0 -> 2: sep_conv_3" for each edge kept; on the host."""
+  found = discretise(space, architecture)
+  return {
+    kind: [
+      f"{j} -> {i}: {OPERATIONS[int(gate.argmax())]}"
+      for (j, i), gate in zip(space.edges, table)
+      if gate.any()
+    ]
+    for kind, table in found.items()
+  }

@@ -1,0 +1,209 @@
+"""The supernet of a differentiable search: every operation on every edge.
+
+Source: DARTS, Liu et al. (2019), arXiv:1806.09055, which EmoNAS
+(arXiv:2303.13653, ABSTRACT ONLY: neither its space nor its settings are public)
+is a member of the family of. The space here is our definition.
+Model state: none. Cost: the three convolutions of all edges that leave a node
+are one product, of 25 shifted slices, so that models under `vmap` stay fast.
+Departures from DARTS: a separable convolution is applied once; normalisation is
+over an image, without statistics of a batch, so that no row's output depends on
+another row and nothing has to be estimated again when an architecture is cut
+out; at stride 2 an identity is a mean of 2x2 pixels.
+
+An architecture is a table [edges, operations] for each kind of cell; the same
+program runs the mixture (`softmax`), and one operation an edge
+(`architecture.discretise`), whichever it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxunlearn.core import checks
+from jaxunlearn.core.keys import derive
+from jaxunlearn.core.types import PyTree
+from jaxunlearn.models.layers import check_images
+
+ZERO, SKIP = 0, 1
+OPERATIONS = (
+  *("zero", "skip", "avg_pool_3"),
+  *("sep_conv_3", "sep_conv_5", "dil_conv_3"),
+)
+NORMAL, REDUCE = "normal", "reduce"
+_SIZE = 5  # Of the window that holds all three convolutions.
+
+
+class Space(NamedTuple):
+  """What is searched in; static.
+
+  Attributes:
+    num_classes: outputs.
+    channels: of the first cell; each reduction doubles them and halves the side.
+    nodes: intermediate nodes of a cell, >= 1.
+    cells: the kind of each cell.
+    in_channels: of images.
+  """
+
+  num_classes: int
+  channels: int = 8
+  nodes: int = 2
+  cells: tuple[str, ...] = (NORMAL, REDUCE)
+  in_channels: int = 1
+
+  @property
+  def edges(self) -> tuple[tuple[int, int], ...]:
+    """(from, to) of each edge; 0 and 1 are the cell's inputs."""
+    return tuple((j, i) for i in range(2, self.nodes + 2) for j in range(i))
+
+
+def init_architecture(space: Space, key: jax.Array) -> dict[str, jax.Array]:
+  """Nearly equal logits of operations, [edges, operations] a kind of cell."""
+  shape = len(space.edges), len(OPERATIONS)
+  return {
+    kind: 1e-3 * jax.random.normal(derive(key, kind), shape)
+    for kind in sorted({NORMAL, REDUCE} & set(space.cells))
+  }
+
+
+def init_weights(space: Space, key: jax.Array) -> PyTree:
+  """Weights of every operation of every edge of every cell."""
+  checks.count(1, nodes=space.nodes, channels=space.channels)
+  for kind in space.cells:
+    checks.one_of((NORMAL, REDUCE), cell=kind)
+
+  def draw(name: str, *shape: int, fan_in: int) -> jax.Array:
+    noise = jax.random.normal(derive(key, name), shape)
+    return noise * (2 / fan_in) ** 0.5
+
+  width = space.channels
+  weights: dict[str, Any] = {
+    "stem": draw("stem", 3, 3, space.in_channels, width, fan_in=9)
+  }
+  before, last, edges = width, width, len(space.edges)
+  for i, kind in enumerate(space.cells):
+    width *= 2 if kind == REDUCE else 1
+    weights[f"cell{i}"] = {
+      "first": draw(f"{i} first", before, width, fan_in=before),
+      "second": draw(f"{i} second", last, width, fan_in=last),
+      "depth": draw(f"{i} depth", edges, 3, _SIZE**2, width, fan_in=9),
+      "point": draw(f"{i} point", edges, 3, width, width, fan_in=width),
+    }
+    before, last = last, space.nodes * width
+  head = draw("head", last, space.num_classes, fan_in=2 * last)
+  return {**weights, "head": {"kernel": head, "bias": jnp.zeros(head.shape[1])}}
+
+
+def operation_costs(space: Space) -> jax.Array:
+  """Weights that each operation has in the first cell, [operations]."""
+  taps = jnp.array([0.0, 0.0, 0.0, 9.0, 25.0, 9.0])
+  return (taps + space.channels * (taps > 0)) * space.channels
+
+
+def apply(
+  space: Space, weights: PyTree, gates: dict[str, jax.Array], x: jax.Array
+) -> jax.Array:
+  """Logits [B, num_classes] of images [B, H, W, C].
+
+  Args:
+    space: static.
+    weights: of `init_weights`.
+    gates: by kind of cell, what each operation of each edge is multiplied by,
+      [edges, operations].
+    x: images; each reduction needs an even side.
+  """
+  check_images(x)
+  stem = weights["stem"]
+  flat = _windows(x, 3, 1).reshape(*x.shape[:3], -1)
+  before = last = _normalised(flat @ stem.reshape(-1, stem.shape[-1]))
+  for i, kind in enumerate(space.cells):
+    own = weights[f"cell{i}"]
+    before, last = last, _cell(space, own, gates[kind], before, last, kind)
+  head = weights["head"]
+  return last.mean(axis=(1, 2)) @ head["kernel"] + head["bias"][None]
+
+
+def _cell(space, weights, gates, before, last, kind):
+  """The nodes of a cell side by side, [B, H, W, nodes * channels]."""
+  if before.shape[1] != last.shape[1]:
+    before = _averaged(before, 2, 2)
+  states = [
+    _normalised(nn.relu(s) @ weights[name])
+    for s, name in ((before, "first"), (last, "second"))
+  ]
+  arriving: dict[int, Any] = {}
+  for node in range(space.nodes + 1):  # The last one feeds nothing.
+    if node >= 2:
+      states.append(arriving[node])
+    leaving = [e for e, edge in enumerate(space.edges) if edge[0] == node]
+    own = jnp.array(leaving)
+    stride = 2 if kind == REDUCE and node < 2 else 1
+    made = _mixed(
+      states[node], gates[own], weights["depth"][own], weights["point"][own],
+      stride,
+    )  # fmt: skip
+    for e, sent in zip(leaving, made):
+      to = space.edges[e][1]
+      arriving[to] = arriving.get(to, 0) + sent
+  return jnp.concatenate([arriving[i] for i in sorted(arriving)], axis=-1)
+
+
+def _mixed(x, gates, depth, point, stride):
+  """What the edges that leave a node send: [E, B, H, W, C]."""
+  window = _windows(nn.relu(x), _SIZE, stride)
+  convolved = jnp.einsum("bhwkc,eokc->ebhwoc", window, depth * _masks())
+  convolved = jnp.einsum("ebhwoc,eocd->eobhwd", convolved, point)
+  pooled = _normalised(_averaged(x, 3, stride))
+  same = x if stride == 1 else _averaged(x, 2, 2)
+  plain = jnp.stack([same, pooled])
+  return jnp.einsum("eo,obhwc->ebhwc", gates[:, SKIP:3], plain) + jnp.einsum(
+    "eo,eobhwc->ebhwc", gates[:, 3:], _normalised(convolved)
+  )
+
+
+def _masks() -> np.ndarray:
+  """Which entries of a window 5x5 each convolution has, [1, 3, 25, 1]."""
+  away = np.abs(np.arange(_SIZE) - _SIZE // 2)
+  near = np.maximum(away[:, None], away[None]) <= 1
+  spread = (away[:, None] % 2 == 0) & (away[None] % 2 == 0)
+  masks = np.stack([near, np.ones_like(near), spread])
+  return masks.reshape(1, 3, -1, 1).astype(np.float32)
+
+
+def _windows(x, size, stride):
+  """Shifted slices of images padded with zeros: [B, H', W', size^2, C].
+
+  As products with shift matrices: slices and their gradients take XLA minutes
+  to compile.
+  """
+  rows, columns = (_shifts(length, size, stride) for length in x.shape[1:3])
+  found = jnp.einsum("ihr,bruc->ibhuc", rows, x)
+  found = jnp.einsum("jwu,ibhuc->bhwijc", columns, found)
+  return found.reshape(*found.shape[:3], size**2, -1)
+
+
+def _averaged(x, size, stride):
+  """Means of windows [B, H', W', C], of the pixels that there are."""
+  for axis, to in ((1, "bruc"), (2, "burc")):
+    every = _shifts(x.shape[axis], size, stride).sum(axis=0)
+    mean = every / every.sum(axis=1, keepdims=True)
+    x = jnp.einsum(f"hr,{to}->{to.replace('r', 'h')}", mean, x)
+  return x
+
+
+def _shifts(length, size, stride):
+  """Constant 0/1 matrices [size, length', length], one for each shift."""
+  place = np.arange(0, length, stride)[None, :, None] - (size - 1) // 2
+  place = place + np.arange(size)[:, None, None]
+  return (place == np.arange(length)).astype(np.float32)
+
+
+def _normalised(x):
+  """Mean 0 and variance 1 over each image [..., H, W, C]."""
+  axes = (-3, -2, -1)
+  mean = x.mean(axis=axes, keepdims=True)
+  return (x - mean) * jax.lax.rsqrt(x.var(axis=axes, keepdims=True) + 1e-5)
