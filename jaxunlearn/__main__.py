@@ -15,6 +15,8 @@ STUDIES = {
   "forget_regression": "forget rows of a regression",
   "forget_graph": "forget edges or nodes of a graph",
   "forget_recommendations": "forget users or items of a recommender",
+  "forget_identity": "forget a person in a representation of faces",
+  "search_architecture": "search a network without some rows, and compare",
   "forget_corrupted": "forget bad rows of which only some are known",
   "zero_shot": "forget classes without any data",
   "continual": "learn and forget in a stream of tasks",

@@ -1,0 +1,323 @@
+"""Can an identity be taken out of a representation, and how is that shown?
+
+Question: five papers put identities into a representation, or claim to keep them
+out of one. A person asks to be forgotten. What a method says of itself, by its
+own head or its own loss, is held against an audit: probes that are trained
+afresh, verification, re-identification and relearning, beside models that never
+saw the person.
+
+    python -m experiments.forget_identity --objective dlif --out out/identity
+    python -m experiments.forget_identity --data folder:DIR --objective cion
+
+`orthogonal_only` is planted: it makes the person's embeddings orthogonal to what
+they were, and nothing else, so that an audit which it passes is none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxunlearn as ju
+from jaxunlearn import attacks, identity, report
+from jaxunlearn.core.reduction import all_finite
+from jaxunlearn.identity.dlif import batch_orthogonality
+from jaxunlearn.identity.vectors import unit
+from jaxunlearn.report.verdict import DAMAGE, NOTHING, TELLTALE, TRACE
+
+from .. import bench, flags
+from ..bench import Case, Measure, Method, Rule, render, table
+from ..bench.tune import Between
+from ..datasets import identities
+from ..flags import described
+from .forget_identity_models import MODELS, Representation
+
+STEPS = {"smoke": 40, "quick": 600, "paper": 4000}
+EACH = {"smoke": 24, "quick": 80, "paper": 170}  # Images of a person.
+RELEARN = {"smoke": 4, "quick": 20, "paper": 40}
+AUDIT = ("linear", "mlp", "gap", "rank_1", "mean_ap", "relearned")
+GAP = ("linear", "mlp", "rank_1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(bench.CommonOptions):
+  """Forget a person in a representation of faces, and audit it."""
+
+  data: Annotated[
+    str,
+    described(
+      "synthetic, digits (by writers) or folder:DIR, DIR/PERSON/IMAGE."
+    ),
+  ] = "synthetic"
+
+  objective: Annotated[
+    Literal["cion", "dlif", "wsc-swap", "disenbooth", "infinite-id"],
+    described("What the representation is trained by."),
+  ] = "cion"
+
+  out: flags.Out = "out/identity"
+
+
+def beds(options: Options, seeds: Sequence[int], part: str, asks: Any):
+  """People and images of each seed; some people are never trained on."""
+  each, is_select = EACH[options.preset], part == bench.SELECT
+  made = [
+    identities.load(options.data, seed, each, is_select) for seed in seeds
+  ]
+  known, total = made[0].known, len(made[0].names)
+  model = MODELS[options.objective](known)
+  stack = lambda *leaves: np.stack(leaves)
+  arrays = jax.tree.map(stack, *[(p.train, p.gallery, p.queries) for p in made])
+  steps = STEPS[options.preset]
+  rate = optax.cosine_decay_schedule(5e-3, steps)
+  fit = ju.Fit(optax.adam(rate), steps, ju.ALL)
+
+  def make(shared, own):
+    train, gallery, queries = own
+    test = {"gallery": gallery, "queries": queries}
+    extra = (known, total, RELEARN[options.preset])
+    return bench.Bed(model, train, test, fit, extra)
+
+  return bench.Beds(
+    *(None, arrays, make, [p.train["label"] for p in made]),
+    {"known people": known, "unknown people": total - known, "images": each},
+  )
+
+
+def of_person(text: str, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  if not text.isdecimal() or int(text) not in label:
+    raise ValueError(f"Expected a person 0 .. {label.max()}, got {text!r}.")
+  return label == int(text), np.int32(text)
+
+
+def _orthogonal_only(r: Representation, fit: ju.Fit, **options: Any):
+  """Its own loss is that of DLIF, between embeddings now and as they were."""
+  flat = lambda v, step, key: unit(r.respond(v, step, key))
+
+  def apart(variables, step, key):
+    was = flat(step.original, step, key)
+    return batch_orthogonality(flat(variables, step, key), was, step.forget)
+
+  return identity.beside_retain(
+    r.task, apart, fit, name="orthogonal", **options
+  )
+
+
+def _uniform_teacher(r: Representation, fit: ju.Fit, **options: Any):
+  """Of a generator: it draws what it draws of all people at once."""
+  if r.logits is None:
+    return identity.anchor_to_class(
+      r.task, fit, respond=r.respond, anchor=r.anybody, **options
+    )
+  return identity.uniform_teacher(r.task, fit, logits=r.logits, **options)
+
+
+def _anchor_to_class(r: Representation, fit: ju.Fit, **options: Any):
+  return identity.anchor_to_class(
+    r.task, fit, respond=r.respond, anchor=r.anchor, **options
+  )
+
+
+def _method(build: Callable[..., Any], note: str = "", **space: Any) -> Method:
+  def made(bed: bench.Bed, setting: bench.Setting) -> ju.Transform:
+    rest = dict(setting)
+    fit = ju.Fit(optax.adam(rest.pop("rate")), rest.pop("steps"), ju.ALL)
+    return build(bed.model, fit, **rest)
+
+  space = {"rate": Between(1e-4, 3e-2), **space}
+  return Method(made, space, note, "forget and retain rows")
+
+
+_WEIGHT = {"forget_weight": Between(0.1, 10.0)}
+METHODS = {
+  "uniform_teacher": _method(_uniform_teacher, **_WEIGHT),
+  "anchor_to_class": _method(_anchor_to_class, **_WEIGHT),
+  "clipped_reversal": _method(
+    lambda r, fit, **o: identity.clipped_reversal(r.task, fit, **o),
+    ceiling=Between(1.0, 10.0),
+    **_WEIGHT,
+  ),
+  "finetune": _method(lambda r, fit: ju.methods.finetune(r.task, fit)),
+  "orthogonal_only": _method(
+    _orthogonal_only, "Planted, to be found out by the audit.", **_WEIGHT
+  ),
+}
+_HAND = {"rate": 5e-3, "steps": 100}
+SETTINGS = {
+  "uniform_teacher": {**_HAND, "forget_weight": 1.0},
+  "anchor_to_class": {**_HAND, "forget_weight": 1.0},
+  "clipped_reversal": {**_HAND, "ceiling": 4.0, "forget_weight": 1.0},
+  "finetune": _HAND,
+  "orthogonal_only": {**_HAND, "forget_weight": 10.0},
+}
+
+
+def measure(case: Case) -> Mapping[str, Any]:
+  """The audit; how others are recognised; and what the model itself says."""
+  bed, who = case.bed, case.marks
+  known, total, relearn_steps = bed.extra
+  gallery, queries = bed.test["gallery"], bed.test["queries"]
+
+  def seen(variables):
+    views = (
+      bed.model.gallery(variables, gallery),
+      bed.model.view(variables, queries),
+    )
+    return views[0], gallery["label"], views[1], queries["label"]
+
+  asked = queries["label"] == who
+  over = lambda values, mask: jnp.where(mask, values, 0).sum() / mask.sum()
+  recognised = lambda v: over(identity.retrieval(*seen(v))[0], asked)
+  found = identity.audit_identity(
+    *seen(case.variables), who, ju.derive(case.key, "probe"), num_ids=total
+  )
+  again = attacks.relearn(
+    bed.model.task,
+    case.variables,
+    bed.data,
+    case.forget,
+    ju.derive(case.key, "relearn"),
+    evaluate=recognised,
+    target=recognised(case.original),
+    num_steps=relearn_steps,
+    optimizer=optax.adam(2e-3),
+    batch_size=24,
+  )
+  rank_1, _, gap = identity.retrieval(*seen(case.variables))
+  label = queries["label"]
+  columns = {
+    "is_finite": all_finite(seen(case.variables)),
+    **found._asdict(),
+    "relearned": attacks.relearn_area(again.curve),
+    "unseen_gap": over(gap, label >= known),
+    "kept_rank_1": over(rank_1, (label < known) & ~asked),
+  }
+  if bed.model.logits is not None:
+    said = bed.model.logits(case.variables, queries)
+    own = jax.nn.softmax(said).max(axis=-1)
+    columns["own_confidence"] = over(own, asked)
+  return columns
+
+
+def _judged(evidence: bench.Evidence, name: str) -> Mapping[str, np.ndarray]:
+  """The library's decision of each lane, by models retrained for the request."""
+  ours, theirs = (evidence.found[m].values for m in (name, bench.RETRAINED))
+  of_request = evidence.plan.lanes[0]
+  audit = lambda values, own: identity.IdentityAudit(
+    *(jnp.asarray(values[k][own], jnp.float32) for k in AUDIT)
+  )
+  gone = np.zeros(len(of_request))
+  for request in np.unique(of_request):
+    own = of_request == request
+    decide = jax.vmap(identity.decide, in_axes=(0, None))
+    gone[own] = decide(audit(ours, own), audit(theirs, own)).is_gone
+  found = {"is_gone": gone}
+  if "own_confidence" in ours:
+    spread = theirs["own_confidence"]
+    says = ours["own_confidence"] <= spread.mean() + 2 * spread.std(ddof=1)
+    found["is_concealed"] = says & ~gone.astype(bool)
+  return found
+
+
+def _share(name: str, label: str, words: str, **more: Any) -> report.Metric:
+  return report.Metric(name, label, words, "%", 1, **more)
+
+
+def measures(plan: bench.Plan) -> list[Measure]:
+  """Columns, and what is tested; a generator has no read-out of its own."""
+  first = {"headline": True}
+  own = _share(
+    "own_confidence",
+    "Own confidence",
+    "How sure the model's own read-out is of who is on the queries.",
+  )
+  concealed = _share(
+    "is_concealed",
+    "Concealed",
+    "Share of runs whose own confidence is that of retrained models, while the "
+    "audit still finds the person.",
+  )
+  has_own = MODELS[plan.options.objective](2).logits is not None
+  audit = Measure(
+    (
+      _share("linear", "Linear probe", "Of the queries a fresh ridge probe names.", **first),
+      _share("mlp", "Network probe", "Of the queries a fresh network names.", **first),
+      report.Metric("gap", "Verification gap", "Mean cosine to images of the person minus that to others.", "", 3),
+      _share("rank_1", "Rank-1", "Of the queries whose nearest image is the person's.", **first),
+      _share("mean_ap", "mAP", "Mean average precision of the queries."),
+      _share("relearned", "Relearned", "Mean rank-1 over steps of training on the rows again."),
+      report.Metric("unseen_gap", "Gap, unknown people", "The verification gap of people that no model saw.", "", 3),
+      _share("kept_rank_1", "Rank-1, others", "Of the queries of the other known people.", **first),
+      *((own,) if has_own else ()),
+    ),
+    measure,
+    rules=(
+      *(Rule(k, 0.1, TRACE, TELLTALE) for k in ("linear", "mlp", "rank_1", "mean_ap", "relearned")),
+      Rule("gap", 0.1, TRACE, TELLTALE),
+      Rule("kept_rank_1", 0.05, NOTHING, DAMAGE),
+    ),
+  )  # fmt: skip
+  gone = _share(
+    "is_gone",
+    "Gone",
+    "Share of runs in which no number of the audit is above the spread of the "
+    "models that never saw the person.",
+    direction=report.HIGHER,
+    headline=True,
+  )
+  decision = Measure((gone, *((concealed,) if has_own else ())), after=_judged)
+  return [audit, table.gap(GAP, "Over three ways to recognise."), decision]
+
+
+def findings(evidence: bench.Evidence) -> list[str]:
+  """By method in how many runs the person is gone, or merely concealed."""
+  said = []
+  for name in evidence.plan.methods:
+    values = evidence.found[name].values
+    gone, runs = int(values["is_gone"].sum()), len(values["is_gone"])
+    words = f"{name}: by the audit the person is gone in {gone} of {runs} runs"
+    if "is_concealed" in values:
+      hidden = int(values["is_concealed"].sum())
+      words += f", and concealed by the model's own read-out in {hidden}"
+    said.append(f"{words}.")
+  control = evidence.found[bench.AGAIN].values["is_gone"]
+  said.append(
+    f"Of a second retraining the audit says so in {int(control.sum())} of "
+    f"{len(control)} runs; it is not finer than that."
+  )
+  return said
+
+
+STUDY = bench.Study(
+  name="forget_identity",
+  options=Options,
+  beds=beds,
+  kinds={"person": bench.Kind("person:NUMBER", of_person)},
+  request=lambda options: {"smoke": "person:1"}.get(
+    options.preset, "person:1;person:3"
+  ),
+  train=lambda bed, weights, key: ju.train(
+    bed.model.task, bed.data, weights, key, bed.recipe
+  ),
+  methods=METHODS,
+  settings=lambda options: SETTINGS,
+  measures=measures,
+  tune_request=lambda options: "person:0;person:2",
+  seeds=lambda options: {"smoke": 2, "quick": 5, "paper": 20}[options.preset],
+  unranked=("orthogonal_only",),
+  title=lambda plan: f"Forgetting a person: {plan.options.objective}",
+  lead=lambda plan: (
+    f"A representation of {plan.options.data} people was trained by the objective "
+    f"of {plan.options.objective}, and one of them asked to be forgotten. Each "
+    "method is audited as a stranger would, beside models that never saw the "
+    "person."
+  ),
+  panels=(render.bars(GAP, "means and deviations over seeds and requests."),),
+  findings=findings,
+)
