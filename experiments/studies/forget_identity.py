@@ -38,7 +38,8 @@ from ..datasets import identities
 from ..flags import described
 from .forget_identity_models import MODELS, Representation
 
-STEPS = {"smoke": 40, "quick": 600, "paper": 4000}
+STEPS = {"smoke": 40, "quick": 400, "paper": 4000}
+BATCH = {"smoke": ju.ALL, "quick": 48, "paper": 128}  # Less to compile.
 EACH = {"smoke": 24, "quick": 80, "paper": 170}  # Images of a person.
 RELEARN = {"smoke": 4, "quick": 20, "paper": 40}
 AUDIT = ("linear", "mlp", "gap", "rank_1", "mean_ap", "relearned")
@@ -76,7 +77,7 @@ def beds(options: Options, seeds: Sequence[int], part: str, asks: Any):
   arrays = jax.tree.map(stack, *[(p.train, p.gallery, p.queries) for p in made])
   steps = STEPS[options.preset]
   rate = optax.cosine_decay_schedule(5e-3, steps)
-  fit = ju.Fit(optax.adam(rate), steps, ju.ALL)
+  fit = ju.Fit(optax.adam(rate), steps, BATCH[options.preset])
 
   def make(shared, own):
     train, gallery, queries = own
@@ -127,7 +128,8 @@ def _anchor_to_class(r: Representation, fit: ju.Fit, **options: Any):
 def _method(build: Callable[..., Any], note: str = "", **space: Any) -> Method:
   def made(bed: bench.Bed, setting: bench.Setting) -> ju.Transform:
     rest = dict(setting)
-    fit = ju.Fit(optax.adam(rest.pop("rate")), rest.pop("steps"), ju.ALL)
+    size = bed.recipe.batch_size
+    fit = ju.Fit(optax.adam(rest.pop("rate")), rest.pop("steps"), size)
     return build(bed.model, fit, **rest)
 
   space = {"rate": Between(1e-4, 3e-2), **space}

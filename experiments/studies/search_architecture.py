@@ -43,10 +43,14 @@ from ..flags import described
 # Steps of the search and of training, rows a step, channels, rows in all.
 SIZES = {
   "smoke": (4, 8, 8, 2, 120),
-  "quick": (150, 200, 32, 6, None),
+  "quick": (120, 200, 32, 8, None),
   "paper": (3000, 6000, 64, 16, None),
 }
-_SMALLEST = {"nodes": 1, "cells": ("reduce",)}
+_SPACE = {
+  "smoke": {"nodes": 1, "cells": ("reduce",)},
+  "quick": {"nodes": 2, "cells": ("reduce",)},
+  "paper": {"nodes": 4, "cells": ("normal", "reduce") * 2},
+}
 _ARCHITECTURE = optax.adam(0.02, b1=0.5)  # Few steps need long ones.
 GAP = ("forget_accuracy", "retain_accuracy", "test_accuracy")
 
@@ -73,8 +77,9 @@ def beds(options: Options, seeds: Sequence[int], part: str, asks: Any):
   """Rows, split once per seed; half of those that train validate the search."""
   steps, train_steps, batch, channels, limit = SIZES[options.preset]
   rows = expressions.load(options.data, limit)
-  more = _SMALLEST if options.preset == "smoke" else {}
-  space = nas.Space(rows.num_classes, channels=channels, **more)
+  space = nas.Space(
+    rows.num_classes, channels=channels, **_SPACE[options.preset]
+  )
   made = []
   for seed in seeds:
     train, test = splits.split_rows(len(rows.x), seed, part, test_share=0.25)
@@ -166,11 +171,6 @@ METHODS = {
     "The architecture stays that of all rows.",
     _RETAIN,
   ),
-  "same_cell": Method(
-    lambda bed, setting: nas.train_network(bed.model, bed.recipe[1]),
-    note="New weights in the architecture of all rows.",
-    access=_RETAIN,
-  ),
   "search_on": Method(
     _search_on,
     note="A fifth of the search, from where it ended.",
@@ -182,7 +182,6 @@ METHODS = {
 }
 SETTINGS = {
   "network_only": {"rate": 3e-3, "steps": 50},
-  "same_cell": {},
   "search_on": {"share": 0.2},
   "random_cell": {},
 }

@@ -135,21 +135,25 @@ def _cell(space, weights, gates, before, last, kind):
     _normalised(nn.relu(s) @ weights[name])
     for s, name in ((before, "first"), (last, "second"))
   ]
-  arriving: dict[int, Any] = {}
-  for node in range(space.nodes + 1):  # The last one feeds nothing.
-    if node >= 2:
-      states.append(arriving[node])
-    leaving = [e for e, edge in enumerate(space.edges) if edge[0] == node]
-    own = jnp.array(leaving)
-    stride = 2 if kind == REDUCE and node < 2 else 1
-    made = _mixed(
-      states[node], gates[own], weights["depth"][own], weights["point"][own],
-      stride,
-    )  # fmt: skip
-    for e, sent in zip(leaving, made):
-      to = space.edges[e][1]
-      arriving[to] = arriving.get(to, 0) + sent
-  return jnp.concatenate([arriving[i] for i in sorted(arriving)], axis=-1)
+  number = {edge: e for e, edge in enumerate(space.edges)}
+  count, stride = space.nodes, 2 if kind == REDUCE else 1
+
+  def leaving(j: int, first: int) -> list[jax.Array]:
+    """Gates and weights of the edges from j to the nodes after `first`."""
+    own = [number[j, i + 2] for i in range(first, count)]
+    every = gates, weights["depth"], weights["point"]
+    # Slices: the gradient of an index array is a slow loop.
+    return [jnp.stack([part[e] for e in own]) for part in every]
+
+  # Both inputs at once, then each node to those after it.
+  both = (jnp.stack(pair) for pair in zip(leaving(0, 0), leaving(1, 0)))
+  mixed = jax.vmap(lambda *parts: _mixed(*parts, stride))
+  nodes = list(mixed(jnp.stack(states), *both).sum(axis=0))
+  for j in range(count - 1):
+    sent = _mixed(nodes[j], *leaving(j + 2, j + 1), 1)
+    for i, more in enumerate(sent, j + 1):
+      nodes[i] += more
+  return jnp.concatenate(nodes, axis=-1)
 
 
 def _mixed(x, gates, depth, point, stride):

@@ -38,10 +38,8 @@ def _respond(model):
   return lambda variables, step, key: model.predict(variables, step.rows["x"])
 
 
-def _search(factory, build, variant="", **flags):
-  return row(
-    searched, factory, build, variant, reads="retain", slow=True, **flags
-  )
+def _search(factory, build, **flags):
+  return row(searched, factory, build, reads="retain", slow=True, **flags)
 
 
 IDENTITIES = [
@@ -70,12 +68,6 @@ IDENTITIES = [
   ),
   # Of the architecture's step a device would average over its share alone.
   _search(nas.darts, lambda s: nas.darts(s, FIT), devices=False),
-  _search(
-    nas.darts,
-    lambda s: nas.darts(s, FIT, inner_rate=0.1, cost_weight=0.1),
-    "second order",
-    devices=False,
-  ),
   _search(nas.emonas, lambda s: nas.emonas(s, FIT, FIT), devices=False),
   _search(nas.train_network, lambda s: nas.train_network(s, FIT)),
   _search(nas.tune_network, lambda s: nas.tune_network(s, FIT)),
