@@ -50,9 +50,18 @@ from jaxunlearn.attacks.concept_retrieval import (
 from jaxunlearn.attacks.concept_retrieval import (
   reference_similarity as reference_similarity,
 )
+from jaxunlearn.attacks.entity_probes import EntityFact as EntityFact
+from jaxunlearn.attacks.entity_probes import EntityProbe as EntityProbe
+from jaxunlearn.attacks.entity_probes import ProbeReport as ProbeReport
+from jaxunlearn.attacks.entity_probes import TextMembership as TextMembership
+from jaxunlearn.attacks.entity_probes import entity_probe as entity_probe
+from jaxunlearn.attacks.entity_probes import probe_report as probe_report
+from jaxunlearn.attacks.entity_probes import text_membership as text_membership
 from jaxunlearn.attacks.in_context import Facts as Facts
+from jaxunlearn.attacks.in_context import context_price as context_price
 from jaxunlearn.attacks.in_context import in_context as in_context
 from jaxunlearn.attacks.in_context import in_context_gaps as in_context_gaps
+from jaxunlearn.attacks.in_context import told_in_context as told_in_context
 from jaxunlearn.attacks.intervals import Interval as Interval
 from jaxunlearn.attacks.intervals import TprInterval as TprInterval
 from jaxunlearn.attacks.intervals import bootstrap as bootstrap
@@ -78,6 +87,11 @@ from jaxunlearn.attacks.language import privleak as privleak
 from jaxunlearn.attacks.language import reference_score as reference_score
 from jaxunlearn.attacks.language import token_log_probs as token_log_probs
 from jaxunlearn.attacks.language import zlib_score as zlib_score
+from jaxunlearn.attacks.leakage import Leaks as Leaks
+from jaxunlearn.attacks.leakage import fact_distances as fact_distances
+from jaxunlearn.attacks.leakage import leaks as leaks
+from jaxunlearn.attacks.leakage import success_at as success_at
+from jaxunlearn.attacks.leakage import suppressed as suppressed
 from jaxunlearn.attacks.lira import global_threshold as global_threshold
 from jaxunlearn.attacks.lira import lira_leave_one_out as lira_leave_one_out
 from jaxunlearn.attacks.lira import lira_scores as lira_scores
@@ -123,6 +137,11 @@ from jaxunlearn.attacks.shadow import query_statistics as query_statistics
 from jaxunlearn.attacks.shadow import shadow_masks as shadow_masks
 from jaxunlearn.attacks.shadow import train_shadows as train_shadows
 from jaxunlearn.attacks.shadow import u_lira_masks as u_lira_masks
+from jaxunlearn.attacks.step_by_step import Queries as Queries
+from jaxunlearn.attacks.step_by_step import Said as Said
+from jaxunlearn.attacks.step_by_step import brings_out as brings_out
+from jaxunlearn.attacks.step_by_step import make_queries as make_queries
+from jaxunlearn.attacks.step_by_step import step_by_step as step_by_step
 from jaxunlearn.attacks.u_lira import ULiraReport as ULiraReport
 from jaxunlearn.attacks.u_lira import ULiraStatistics as ULiraStatistics
 from jaxunlearn.attacks.u_lira import u_lira_report as u_lira_report
@@ -133,20 +152,27 @@ __all__ = [
   "AnamnesisIndex",
   "AttackSummary",
   "ConceptProbe",
+  "EntityFact",
+  "EntityProbe",
   "Facts",
   "ForgettingQuality",
   "Interval",
+  "Leaks",
   "LogisticAttack",
   "MembershipRatio",
   "MembershipSignals",
   "PopulationAttack",
   "Probe",
+  "ProbeReport",
   "QualityRuns",
+  "Queries",
   "Recovered",
   "RegressionAttack",
   "Relearned",
   "Roc",
+  "Said",
   "SvcAttack",
+  "TextMembership",
   "ThresholdAttack",
   "TprInterval",
   "ULiraReport",
@@ -156,6 +182,7 @@ __all__ = [
   "auc",
   "balanced_accuracy",
   "bootstrap",
+  "brings_out",
   "bucket_survival",
   "certified_threshold",
   "challenge_score",
@@ -163,8 +190,11 @@ __all__ = [
   "clopper_pearson",
   "concept_confidence_score",
   "concept_retrieval_score",
+  "context_price",
   "correctness",
+  "entity_probe",
   "excess_retrieval",
+  "fact_distances",
   "fit_concept_probe",
   "fit_logistic",
   "fit_thresholds",
@@ -175,12 +205,14 @@ __all__ = [
   "hard_triplet_loss",
   "in_context",
   "in_context_gaps",
+  "leaks",
   "linear_probe",
   "lira_leave_one_out",
   "lira_scores",
   "logistic_accuracy",
   "logistic_attack",
   "lowest_mean",
+  "make_queries",
   "margin",
   "mean_log_prob",
   "membership_ratio",
@@ -193,6 +225,7 @@ __all__ = [
   "privleak",
   "probe_model",
   "probe_outputs",
+  "probe_report",
   "quantize",
   "quantize_nf4",
   "quantize_stacked",
@@ -211,10 +244,15 @@ __all__ = [
   "rmia_scores",
   "roc_curve",
   "shadow_masks",
+  "step_by_step",
   "steps_to_target",
+  "success_at",
+  "suppressed",
   "svc_attack",
+  "text_membership",
   "threshold_attack",
   "token_log_probs",
+  "told_in_context",
   "tpr_at_fpr",
   "tpr_interval",
   "train_shadows",

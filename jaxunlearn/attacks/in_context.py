@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxunlearn.core import checks
 
-LEVELS = ("closed", "direct", "neighbour", "false")
+LEVELS = ("closed", "direct", "neighbour", "format", "false")
 
 
 class Facts(NamedTuple):
@@ -30,12 +31,15 @@ class Facts(NamedTuple):
     query: int32 [F, Q], what is asked; the answer is the token after it.
     answer: int32 [F].
     kind: int32 [F], facts whose answers may stand for each other.
+    subject: None, or int32 [F], the token of the sentence that says whom it is
+      about; level "format" needs it.
   """
 
   sentence: jax.Array
   query: jax.Array
   answer: jax.Array
   kind: jax.Array
+  subject: jax.Array | None = None
 
 
 class Asked(NamedTuple):
@@ -79,8 +83,9 @@ def in_context(
   Args:
     facts: what there is to know.
     level: static; "closed", the query alone; "direct", after the fact itself;
-      "neighbour", after another fact, a control; "false", after the fact with
-      another answer of its kind.
+      "neighbour", after another fact, and "format", after its sentence with
+      another subject and another answer of its kind, two controls; "false", after
+      the fact with another answer of its kind.
     key: typed PRNG key.
     request: bool [F], facts to forget: they are told to nobody but their own
       queries.
@@ -93,15 +98,17 @@ def in_context(
 
   Raises:
     ValueError: an unknown level, shapes that do not fit, a sentence without its
-      answer; (concrete) too few facts to tell beside one, or no other answer of
-      a kind.
+      answer, "format" without subjects; (concrete) an empty request, too few
+      facts to tell beside one, or no other answer of a kind.
   """
   checks.one_of(LEVELS, level=level)
   checks.typed_key(key)
   checks.count(0, distractors=distractors)
   checks.count(1, num_contexts=num_contexts)
   _check(facts, request)
-  sentence, query, answer, kind = facts
+  sentence, query, answer, kind, subject = facts
+  if level == "format" and subject is None:
+    raise ValueError('Expected facts with a subject for "format", got none.')
   num = answer.shape[0]
   keep = lambda x: jnp.repeat(x[:, None], num_contexts, axis=1)
   if level == "closed":
@@ -110,13 +117,15 @@ def in_context(
   beside = ~has_answer & ~request[None]  # [F, F], those that may be told.
   many = distractors + (level == "neighbour")
   others = (answer[:, None] != answer[None]) & (kind[:, None] == kind[None])
+  if subject is not None and level == "format":
+    others &= subject[:, None] != subject[None]
   if checks.is_concrete(beside):
     least = int(beside.sum(axis=1).min())
     if least < many:
       raise ValueError(
         f"Expected {many} other facts to tell beside each, got {least}."
       )
-    if level == "false" and not bool(others.any(axis=1).all()):
+    if level in ("false", "format") and not bool(others.any(axis=1).all()):
       raise ValueError(
         "Expected another answer of each fact's kind, got none for fact "
         f"{int(others.any(axis=1).argmin())}."
@@ -129,10 +138,17 @@ def in_context(
     told, said = sentence[chosen], answer[i]
     if level != "neighbour":
       own = sentence[i]
-      if level == "false":
+      if level in ("false", "format"):
         chance = jax.random.uniform(of_answer, (num,))
-        said = answer[jnp.where(others[i], chance, -1.0).argmax()]
-        own = jnp.where(own == answer[i], said, own)
+        other = jnp.where(others[i], chance, -1.0)
+        lie = answer[other.argmax()]
+        own = jnp.where(own == answer[i], lie, own)
+        if level == "false":
+          said = lie
+        elif subject is not None:
+          # The least likely of them: not whose answer it is.
+          who = subject[jnp.where(others[i], chance, 2.0).argmin()]
+          own = jnp.where(own == subject[i], who, own)
       told = jnp.concatenate([told, own[None]])
     told = jax.random.permutation(of_order, told)
     return jnp.concatenate([told.reshape(-1), query[i]]), said
@@ -141,6 +157,68 @@ def in_context(
   number = jnp.arange(num)
   tokens, said = jax.vmap(jax.vmap(one, (0, None)))(each, number)
   return Asked(tokens, said)
+
+
+def told_in_context(
+  told: jax.Array,
+  query: jax.Array,
+  answer: jax.Array,
+  key: jax.Array,
+  *,
+  num_contexts: int = 10,
+) -> Asked:
+  """Prompts after sentences of one's own, in random order.
+
+  For what only the data can say: retained facts from which the answer follows
+  (axioms), a new name that they define and that is asked about (an alias), or the
+  removed fact before a question that builds on it.
+
+  Args:
+    told: int32 [F, K, S].
+    query: int32 [F, Q].
+    answer: int32 [F].
+    key: typed PRNG key.
+    num_contexts: static; C.
+
+  Returns:
+    `Asked`, T = K * S + Q.
+
+  Raises:
+    ValueError: shapes that do not fit.
+  """
+  checks.typed_key(key)
+  checks.count(1, num_contexts=num_contexts)
+  shapes = tuple(map(np.shape, (told, query, answer)))
+  ranks = tuple(map(len, shapes))
+  if ranks != (3, 2, 1) or len({shape[0] for shape in shapes}) > 1:
+    raise ValueError(
+      "Expected told [F, K, S], query [F, Q] and answer [F], got shapes "
+      f"{', '.join(map(str, shapes))}."
+    )
+
+  def one(key: jax.Array, told: jax.Array, query: jax.Array) -> jax.Array:
+    return jnp.concatenate([jax.random.permutation(key, told).ravel(), query])
+
+  each = jax.random.split(key, (answer.shape[0], num_contexts))
+  of_fact = jax.vmap(one, (0, None, None))
+  tokens = jax.vmap(of_fact)(each, told, query)
+  return Asked(tokens, jnp.repeat(answer[:, None], num_contexts, axis=1))
+
+
+def context_price(recovery: jax.Array, tokens: jax.Array) -> jax.Array:
+  """Fewest tokens of context after which at least half comes back.
+
+  Args:
+    recovery: [..., L], of each level, see `Gaps`.
+    tokens: int [L], of a context of each level.
+
+  Returns:
+    float32 [...]; inf where no level does.
+  """
+  price = jnp.broadcast_to(
+    jnp.asarray(tokens, jnp.float32), jnp.shape(recovery)
+  )
+  return jnp.where(recovery >= 0.5, price, jnp.inf).min(axis=-1)
 
 
 def in_context_gaps(
@@ -175,9 +253,9 @@ def in_context_gaps(
 
 def _check(facts: Facts, request: jax.Array) -> None:
   num = facts.answer.shape[0]
-  shapes = [leaf.shape for leaf in facts]
+  shapes = [leaf.shape for leaf in facts if leaf is not None]
   fits = all(shape[:1] == (num,) for shape in shapes)
-  if not fits or [len(shape) for shape in shapes] != [2, 2, 1, 1]:
+  if not fits or [len(shape) for shape in shapes[:4]] != [2, 2, 1, 1]:
     raise ValueError(
       "Expected sentence [F, S], query [F, Q], answer [F] and kind [F], got "
       f"shapes {', '.join(map(str, shapes))}."
@@ -186,6 +264,8 @@ def _check(facts: Facts, request: jax.Array) -> None:
     raise ValueError(
       f"Expected request bool ({num},), got {request.dtype} {request.shape}."
     )
+  if checks.is_concrete(request) and not np.asarray(request).any():
+    raise ValueError("Expected request to ask for a fact, got an empty one.")
   told = (facts.sentence == facts.answer[:, None]).any(axis=1)
   if checks.is_concrete(told) and not bool(told.all()):
     raise ValueError(

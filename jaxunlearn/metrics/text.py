@@ -71,6 +71,20 @@ def choice_probability(right: jax.Array, wrong: jax.Array) -> jax.Array:
   return jax.nn.softmax(everything, axis=-1)[..., 0]
 
 
+def is_chosen(right: jax.Array, wrong: jax.Array) -> jax.Array:
+  """Whether the right answer is likelier than every wrong one, as MC1 has it.
+
+  Args:
+    right: a score of the right answer, [...].
+    wrong: of the wrong ones, [..., K].
+
+  Returns:
+    bool [...]; a tie is wrong, and so is nan.
+  """
+  right, wrong = _answers(right, wrong)
+  return (right[..., None] > wrong).all(axis=-1)
+
+
 def log_truth_ratio(
   right: jax.Array, wrong: jax.Array, *, mean: str = "geometric"
 ) -> jax.Array:
@@ -224,6 +238,42 @@ def rouge_l_of_texts(said: Sequence[str], answers: Sequence[str]) -> np.ndarray:
     )
   score = RougeScorer(["rougeL"], use_stemmer=True).score
   return np.array([score(a, s)["rougeL"].recall for s, a in zip(said, answers)])
+
+
+def ngram_entropy(
+  tokens: jax.Array,
+  length: jax.Array,
+  *,
+  weights: Sequence[float] = (0.0, 2 / 3, 4 / 3),
+) -> jax.Array:
+  """Fluency: how evenly the pairs and triples of a text's tokens are spread.
+
+  The mean of two entropies in bits, of pairs (weighed 2/3) and of triples (4/3),
+  as RWKU (arXiv:2406.10890) has it. Low where a model repeats itself; high where
+  it rambles, so nearest to the original is best.
+
+  Args:
+    tokens: int [B, S]; length: int [B], of them that count.
+    weights: static; of single tokens, pairs, triples, and so on.
+
+  Returns:
+    float32 [B], bits; a text too short for an n-gram has none of it, 0.
+  """
+  tokens, length = jnp.asarray(tokens), jnp.asarray(length)
+  size = tokens.shape[1]
+  place = jnp.arange(size)[None]
+  total = jnp.zeros(tokens.shape[0])
+  # Of places that have the same n tokens, so that nothing is hashed.
+  same = jnp.ones((tokens.shape[0], size, size), bool)
+  for n, weight in enumerate(weights):
+    ahead = jnp.roll(tokens, -n, axis=1)
+    same = same & (ahead[:, :, None] == ahead[:, None, :])
+    there = place < (length - n)[:, None]
+    many = jnp.maximum(there.sum(axis=1), 1)
+    often = (same & there[:, None, :]).sum(axis=2)
+    share = jnp.where(there, often / many[:, None], 1)
+    total -= weight * jnp.log2(share).sum(axis=1) / many
+  return total / max(1, sum(weight > 0 for weight in weights))
 
 
 def model_utility(values: Any) -> jax.Array:

@@ -6,7 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxunlearn.attacks.in_context import Facts, in_context, in_context_gaps
+from jaxunlearn.attacks.in_context import (
+  Facts,
+  context_price,
+  in_context,
+  in_context_gaps,
+  told_in_context,
+)
 
 KEY = jax.random.key(0)
 NUM = 8
@@ -63,6 +69,40 @@ def test_order_and_choice_are_drawn():
   assert set(told.tolist()) == {13, 14, 15, 16, 17}
 
 
+def test_the_format_control_tells_of_others_and_holds_no_answer():
+  facts = FACTS._replace(subject=SUBJECT)
+  made = in_context(facts, "format", KEY, request=REQUEST, num_contexts=40)
+  told = np.asarray(made.tokens)[..., :-2]
+  assert made.tokens.shape == (NUM, 40, 5)
+  chex.assert_trees_all_equal(made.answer, jnp.stack([ANSWER] * 40, 1))
+  for i in range(NUM):
+    _, who, what = told[i].T
+    assert SUBJECT[i] not in who and ANSWER[i] not in what
+    assert set((what - 20) % 2) == {i % 2} and set(who) <= set(range(10, 18))
+    assert (who - 10 != what - 20).all()  # True of nobody.
+  with pytest.raises(ValueError, match="a subject for"):
+    in_context(FACTS, "format", KEY, request=REQUEST)
+
+
+def test_sentences_of_ones_own_are_told_in_any_order():
+  told = jnp.stack([FACTS.sentence, FACTS.sentence[::-1]], axis=1)
+  made = told_in_context(told, FACTS.query, ANSWER, KEY, num_contexts=30)
+  assert made.tokens.shape == (NUM, 30, 8)
+  first = np.asarray(made.tokens)[0, :, 1]
+  assert set(first) == {10, 17}
+  chex.assert_trees_all_equal(made.tokens[3, 0, -2:], FACTS.query[3])
+  none = told_in_context(told[:, :0], FACTS.query, ANSWER, KEY)
+  chex.assert_trees_all_equal(none, asked("closed"))
+  with pytest.raises(ValueError, match=r"told \[F, K, S\]"):
+    told_in_context(told[:3], FACTS.query, ANSWER, KEY)
+
+
+def test_the_price_is_of_the_shortest_context_that_works():
+  recovery = jnp.array([[0.4, 0.5, 0.9], [0.1, 0.2, 0.3]])
+  price = context_price(recovery, jnp.array([2, 8, 4]))
+  assert price.tolist() == [4, np.inf]
+
+
 def test_gaps_of_models_whose_scores_are_known():
   direct, closed = asked("direct"), asked("closed")
   reads, nothing = copies(direct), jnp.zeros(closed.answer.shape)
@@ -94,6 +134,7 @@ def test_gaps_of_models_whose_scores_are_known():
       "sentence to have its answer, got fact 2 without",
     ),
     ({"facts": FACTS._replace(kind=jnp.arange(3))}, r"sentence \[F, S\]"),
+    ({"request": REQUEST & False}, "to ask for a fact, got an empty one"),
   ],
 )
 def test_what_cannot_be_asked_is_refused(change, message):

@@ -22,6 +22,7 @@ from jaxunlearn import (
   attacks,
   diffusion,
   identity,
+  language,
   losses,
   metrics,
   nas,
@@ -29,7 +30,7 @@ from jaxunlearn import (
 )
 from jaxunlearn.diffusion import samplers
 from jaxunlearn.diffusion.safe_guidance import SafetyStrength
-from jaxunlearn.metrics import membership
+from jaxunlearn.metrics import membership, text
 from jaxunlearn.valuation.types import Utility
 
 KEY = jax.random.key(0)
@@ -118,6 +119,10 @@ def stopped(stop):
 
 GAME = Utility(lambda m: jnp.sqrt((m * jnp.arange(1.0, 7.0)).sum()), 6)
 IDS = jnp.arange(6) % 3
+
+QUERIES = attacks.make_queries(
+  [[[1]]] * 12, [[1]] * 12, [0] * 12, np.arange(12) % 6
+)
 
 ROWS = {
   "cross_entropy": Row(
@@ -215,6 +220,26 @@ ROWS = {
   ),
   "concept_retrieval_score": Row(
     attacks.concept_retrieval_score, draws((2, 3, 4), (5, 4), (5, 4))
+  ),
+  "is_chosen_and_success": Row(
+    lambda x: attacks.success_at(
+      text.is_chosen(x[:, 0], x[:, 1:]), QUERIES, IDS < 2, jnp.arange(1, 4)
+    ),
+    draws((12, 3)),
+  ),
+  "ngram_entropy": Row(
+    lambda x: text.ngram_entropy((x * 2).astype(int), jnp.array([9, 4])),
+    draws((2, 9)),
+  ),
+  "text_membership": Row(
+    lambda p, m, s: attacks.text_membership(
+      language.TokenScores(-p, p, p > 0.3, -m, s), jnp.array([9.0, 12.0])
+    ),
+    uniform((2, 9), (2, 9), (2, 9)),
+  ),
+  "in_context_gaps": Row(
+    lambda *x: attacks.in_context_gaps(*x, IDS < 2),
+    uniform((6, 3), (6, 3), (6, 2)),
   ),
   "min_k": Row(
     lambda x, k: attacks.min_k(x, LABELS[None], k=jax.nn.sigmoid(k)),

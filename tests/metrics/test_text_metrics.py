@@ -154,6 +154,31 @@ def test_rouge_of_texts_is_that_of_tokens_where_words_are_tokens():
     text.rouge_l_of_texts(["a"], ["a", "b"])
 
 
+def test_the_first_choice_must_beat_every_wrong_one():
+  right = jnp.array([1.0, 1.0, 2.0, np.nan])
+  wrong = jnp.array([[0.0, 0.5], [1.0, 0.0], [0.0, 3.0], [0.0, 0.0]])
+  assert text.is_chosen(right, wrong).tolist() == [True, False, False, False]
+
+
+def test_entropy_of_ngrams_has_its_closed_forms():
+  """k pairs and k triples as often: (2/3 + 4/3) / 2 log2 k; a word again: 0."""
+  ring = np.tile(np.arange(4), 9)  # 34 triples: nearly as often each.
+  again, short = np.full(36, 5), np.arange(36)
+  rows = jnp.array([ring, again, short, short])
+  length = jnp.array([36, 36, 2, 10])
+  got = text.ngram_entropy(rows, length)
+  counts = lambda n: np.unique(
+    [ring[i : i + n] for i in range(37 - n)], axis=0, return_counts=True
+  )[1]
+  bits = lambda c: -(c / c.sum() * np.log2(c / c.sum())).sum()
+  want = (2 / 3 * bits(counts(2)) + 4 / 3 * bits(counts(3))) / 2
+  assert want == pytest.approx(2, abs=1e-2)
+  np.testing.assert_allclose(got[:2], [want, 0], atol=1e-6)
+  assert got[2] == 0  # One pair, and no triple.
+  want = (2 / 3 * np.log2(9) + 4 / 3 * np.log2(8)) / 2
+  np.testing.assert_allclose(got[3], want, rtol=1e-6)
+
+
 def test_utility_is_a_harmonic_mean():
   assert text.model_utility([0.5, 0.25, 1.0]) == pytest.approx(3 / 7)
   assert text.model_utility([0.5, 0.0, 1.0]) == 0
