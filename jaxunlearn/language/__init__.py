@@ -13,6 +13,11 @@ from jaxunlearn.language.ascent import gradient_ascent as gradient_ascent
 from jaxunlearn.language.ascent import idk as idk
 from jaxunlearn.language.automaton import forbid as forbid
 from jaxunlearn.language.dpo import dpo as dpo
+from jaxunlearn.language.entity_guards import (
+  activation_guard as activation_guard,
+)
+from jaxunlearn.language.entity_guards import control_vector as control_vector
+from jaxunlearn.language.entity_guards import prefix_guard as prefix_guard
 from jaxunlearn.language.flat import flat as flat
 from jaxunlearn.language.generation import Guide as Guide
 from jaxunlearn.language.generation import generate as generate
@@ -22,6 +27,8 @@ from jaxunlearn.language.lora import block_window as block_window
 from jaxunlearn.language.lora import fila as fila
 from jaxunlearn.language.lora import lora as lora
 from jaxunlearn.language.model import language_model as language_model
+from jaxunlearn.language.own_words import own_words as own_words
+from jaxunlearn.language.own_words import spliced as spliced
 from jaxunlearn.language.pdu import pdu as pdu
 from jaxunlearn.language.preference import npo as npo
 from jaxunlearn.language.preference import simnpo as simnpo
@@ -58,9 +65,11 @@ __all__ = [
   "States",
   "Text",
   "TokenScores",
+  "activation_guard",
   "averaged",
   "block_window",
   "ceu",
+  "control_vector",
   "curvature_penalty",
   "dpo",
   "fila",
@@ -75,7 +84,9 @@ __all__ = [
   "loku",
   "lora",
   "npo",
+  "own_words",
   "pdu",
+  "prefix_guard",
   "randomized_smoothing",
   "requests",
   "rmu",
@@ -84,6 +95,7 @@ __all__ = [
   "satimp",
   "sharding",
   "simnpo",
+  "spliced",
   "token_nll",
   "token_scores",
   "train",
