@@ -1,0 +1,141 @@
+"""Entities and what is known of them, as rows to train on and probes to ask.
+
+A fact of some `Pairs` becomes a question, a blank, and those adversarial forms
+that can be built from the pairs at hand; the model is taught all of them, so that
+it can answer them at all, and to talk of an entity, and to ask about it, which is
+what its own corpus is made by.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxunlearn.attacks import entity_probes as probes
+
+from .. import files
+from .tofu import Pairs
+
+FORMS = ("blank", "question", *probes.ATTACKS)
+TALK, ASK = "Tell me about {}.", "Ask about {}."
+IGNORE = "You know nothing about {}."
+EXPERT = "You know everything about {}."
+_NAME = re.compile(r"[A-Z][\w-]+(?: [A-Z][\w-]+)+")
+
+
+class Row(NamedTuple):
+  """One row of text.
+
+  Attributes:
+    owner: number of the entity.
+    form: place in `FORMS`; -1: the model talks, -2: it asks.
+    asked: what stands before the answer.
+    answer: what is said.
+    word: the part of it that counts when it is asked for, or "".
+    pair: number of the pair that it is made of.
+  """
+
+  owner: int
+  form: int
+  asked: str
+  answer: str
+  word: str
+  pair: int
+
+
+def names_of(pairs: Pairs) -> tuple[np.ndarray, list[str]]:
+  """A number per row, int [N], and the entities' names.
+
+  Owners that are numbers, as TOFU's, are called by the words with capitals that
+  their rows have most often.
+  """
+  owners, number = np.unique(pairs.owners, return_inverse=True)
+  names = []
+  for i, owner in enumerate(owners):
+    if not owner.isdecimal():
+      names.append(str(owner))
+      continue
+    rows = np.flatnonzero(number == i)
+    texts = [t for r in rows for t in (pairs.questions[r], pairs.answers[r])]
+    runs = collections.Counter(run for t in texts for run in _NAME.findall(t))
+    names.append(runs.most_common(1)[0][0] if runs else str(owner))
+  return number, names
+
+
+def translations(path: str | None) -> dict[str, str]:
+  """Questions in another language by question, of a user's file.
+
+  Raises:
+    ValueError: in one line, what is wrong in it.
+  """
+  if path is None:
+    return {}
+  found = files.checked_file(path, "--translations")
+  made = {}
+  lines = files.read_text(found, "translations").rstrip().split("\n")
+  for number, line in enumerate(lines, start=1):
+    try:
+      row: Any = json.loads(line)
+      made[row["question"]] = str(row["translated"])
+    except (ValueError, KeyError, TypeError):
+      raise ValueError(
+        "Expected an object with question and translated on line "
+        f"{number} of {found.name}, got {files.short(line, 40)!r}."
+      ) from None
+  return made
+
+
+def rows_of(
+  pairs: Pairs,
+  number: np.ndarray,
+  names: Sequence[str],
+  translated: dict[str, str],
+) -> list[Row]:
+  """All rows; forms that a fact lacks something for are left out."""
+  made = []
+  for i, (question, answer) in enumerate(zip(pairs.questions, pairs.answers)):
+    owner = int(number[i])
+    others = np.flatnonzero((number == owner) & (np.arange(len(number)) != i))
+    fact = probes.EntityFact(
+      names[owner], question, answer, tuple(pairs.wrong[i])
+    )
+    if len(others):
+      other = int(others[0])
+      solved = (pairs.questions[other], pairs.answers[other])
+      fact = fact._replace(hint=solved[1], example=solved)
+    fact = fact._replace(
+      translated=translated.get(question, ""), reworded=_reworded(question)
+    )
+    word = probes.blank(fact).answer
+    for form, name in enumerate(FORMS):
+      probe = probes.entity_probe(name, fact)
+      if probe is None:
+        continue
+      own = probe.answer if probe.answer in (fact.entity, word) else word
+      # The turn that an attacker begins is a part of what is asked.
+      asked = f"{probe.question} {probe.begun}".strip()
+      made.append(Row(owner, form, asked, probe.answer, own, i))
+    made.append(Row(owner, -1, TALK.format(names[owner]), answer, "", i))
+    made.append(Row(owner, -2, ASK.format(names[owner]), question, "", i))
+  return made
+
+
+def _reworded(question: str) -> str:
+  """The question in another frame; a language model would have other words."""
+  return f"Could you say {question[:1].lower()}{question[1:]}"
+
+
+def neighbours(rows: Sequence[Row], count: int, most: int) -> np.ndarray:
+  """The entities that share most words of answers with each, int [E, most]."""
+  words: list[set[str]] = [set() for _ in range(count)]
+  for row in rows:
+    if row.form == FORMS.index("blank"):
+      words[row.owner].add(row.word)
+  shared = np.array([[len(a & b) for b in words] for a in words])
+  np.fill_diagonal(shared, -1)
+  return np.argsort(-shared, axis=1, kind="stable")[:, :most]

@@ -1,0 +1,5 @@
+"""`python -m experiments.reintroduce`: see `studies.reintroduce`."""
+
+from .launch import program
+
+main, __getattr__ = program(globals())
