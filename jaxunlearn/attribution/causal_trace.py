@@ -21,6 +21,8 @@ from jaxunlearn.core.types import Variables
 from jaxunlearn.language.types import LanguageModel, Text, check_text
 from jaxunlearn.models.decoder import Edits, States
 
+_KINDS = ("residual", "attention", "mlp")
+
 
 class Trace(NamedTuple):
   """Probabilities of the answer's first token.
@@ -85,7 +87,7 @@ def causal_trace(
   """
   check_text(x, lm.config)
   checks.typed_key(key)
-  checks.one_of(States._fields, kind=kind)
+  checks.one_of(_KINDS, kind=kind)
   checks.count(1, window=window, num_draws=num_draws, chunk=chunk)
   checks.non_negative(noise=noise)
   subject = jnp.asarray(subject)

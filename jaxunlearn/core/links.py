@@ -117,6 +117,36 @@ def per_row(
   return provide(slot, compute, needs=needs)
 
 
+def adopt(
+  fn: Callable[[Carry, PyTree, Request, jax.Array], Any],
+  *,
+  needs: Draw | None = None,
+  reads: str = "nothing",
+  name: str = "adopt",
+) -> Transform:
+  """Makes the model out of what earlier links left.
+
+  Args:
+    fn: `(carry, data, request, key) -> variables`, or `-> (variables, info)`.
+    needs: the data that `fn` reads; nothing by default.
+    reads: as of `edit`.
+    name: the key of its info in a chain.
+  """
+  checks.one_of(_READS, reads=reads)
+
+  def run(carry, data, request, key, env):
+    _check_reads(name, reads, data, env)
+    out, info = fn(carry, data, request, key), None
+    if not isinstance(out, Variables):
+      out, info = out
+    params = out.params
+    for weight_mask in env.weight_masks:
+      params = mask_change(carry.variables.params, params, weight_mask)
+    return carry._replace(variables=out._replace(params=params)), info
+
+  return _one_shot(name, run, needs, reads)
+
+
 def restore() -> Transform:
   """Goes back to the original model; slots keep what was learned meanwhile."""
 

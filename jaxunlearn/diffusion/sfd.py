@@ -30,9 +30,8 @@ import optax
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import alternate, chain
 from jaxunlearn.core.legacy import old_fits
-from jaxunlearn.core.links import ema, provide
+from jaxunlearn.core.links import adopt, ema, provide
 from jaxunlearn.core.phase import Objective, phase
-from jaxunlearn.core.reduction import mask_change
 from jaxunlearn.core.tasks import Fit, FitFields, as_fit
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import Draw, PyTree, Slot
@@ -265,7 +264,8 @@ def _weighted(losses: jax.Array, weights: jax.Array) -> jax.Array:
 def _adopt(average: Slot[PyTree], group: str) -> Transform:
   """Puts the average in the place of the params of a group."""
 
-  def run(carry, data, request, key, env):
+  def averaged(carry, data, request, key):
+    del data, request, key
     before = carry.variables.params
     params = jax.tree.map(
       lambda moves, old, new: new.astype(old.dtype) if moves else old,
@@ -273,10 +273,6 @@ def _adopt(average: Slot[PyTree], group: str) -> Transform:
       before,
       carry[average],
     )
-    for weight_mask in env.weight_masks:
-      params = mask_change(before, params, weight_mask)
-    variables = carry.variables._replace(params=params)
-    return carry._replace(variables=variables), None
+    return carry.variables._replace(params=params)
 
-  this = Transform("adopt", run, 0, Draw(), lambda key: [(this, key)])
-  return this
+  return adopt(averaged)

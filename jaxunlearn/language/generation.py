@@ -22,6 +22,7 @@ from jaxunlearn.language.types import (
   Generated,
   LanguageModel,
   Text,
+  bound,
   check_text,
 )
 from jaxunlearn.models.decoder import Cache, empty_cache
@@ -80,7 +81,7 @@ def generate(
     beams: static; of the likeliest beginnings so many are followed, and the
       likeliest text as a whole is returned, its length not made up for.
     stop: token or tokens that end a text.
-    guide: None, or a `Guide`.
+    guide: None, that of the model if it has one, or a `Guide`.
 
   Returns:
     `Generated`. Put `jax.jit` around it; with max_new = 80 it is one program
@@ -111,6 +112,9 @@ def generate(
       )
   stops = jnp.asarray(() if stop is None else stop, jnp.int32).reshape(-1)
   checks.labels(stops, lm.config.vocab_size, "stop")
+  variables = bound(lm, variables, x)
+  if guide is None and lm.guide is not None:
+    guide = lm.guide(variables)
   batch = x.tokens.shape[0]
   rows = batch * beams
   logits, cache = _prefill(lm, variables, x, max_new)

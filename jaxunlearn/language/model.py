@@ -14,7 +14,13 @@ from jaxunlearn.core.types import Losses, PyTree, Step, Variables
 from jaxunlearn.language.scores import summed, token_nll
 from jaxunlearn.language.types import LanguageModel, Text, check_text, counted
 from jaxunlearn.losses.classification import cross_entropy
-from jaxunlearn.models.decoder import Blocks, Decoder, DecoderConfig, Edits
+from jaxunlearn.models.decoder import (
+  Adapters,
+  Blocks,
+  Decoder,
+  DecoderConfig,
+  Edits,
+)
 
 
 def language_model(
@@ -54,15 +60,19 @@ def language_model(
     mask: jax.Array | None = None,
     cache: Any = None,
     edits: Edits | None = None,
+    adapters: Adapters | None = None,
     layers: int | None = None,
   ) -> Blocks:
     params, run = variables.params, decoder
     if layers is not None:
       checks.count(1, layers=layers)
-      first = jax.tree.map(lambda w: w[:layers], params["blocks"])
+      cut = lambda tree: jax.tree.map(lambda w: w[:layers], tree)
+      first = cut(params["blocks"])
       params = {**params, "blocks": first}
       run = Decoder(dataclasses.replace(config, num_layers=layers))
-    given = (hidden, positions, mask, cache, edits)
+      if adapters is not None:
+        adapters = adapters._replace(factors=cut(adapters.factors))
+    given = (hidden, positions, mask, cache, edits, adapters)
     out: Any = run.apply({"params": params}, *given, method=Decoder.run_blocks)
     return out
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.types import Losses, Variables
@@ -11,9 +14,12 @@ from jaxunlearn.language.types import (
   LanguageModel,
   Text,
   TokenScores,
+  bound,
   check_text,
   counted,
 )
+
+_LEAST = float(np.log(1e-12))
 
 
 def token_scores(
@@ -40,6 +46,7 @@ def token_scores(
     ValueError: see `check_text`; chunk < 1.
   """
   check_text(x, lm.config)
+  variables = bound(lm, variables, x)
   hidden = lm.blocks(variables, lm.embed(variables, x.tokens)).hidden
   return score_hidden(lm, variables, hidden, x, chunk=chunk)
 
@@ -52,20 +59,31 @@ def score_hidden(
   *,
   chunk: int | None = None,
 ) -> TokenScores:
-  """`token_scores` from the output [B, L, D] of the last block."""
+  """`token_scores` from the output [B, L, D] of the last block.
+
+  Under a guide the probabilities are those that are left, made to add up to one.
+  """
   chunk = lm.chunk if chunk is None else chunk
   mask, targets = counted(x), x.tokens[:, 1:]
   hidden = hidden[:, :-1]
+  guide = None if lm.guide is None else lm.guide(variables)
+  told = None if guide is None else _told(guide, x)
 
-  def score(part: tuple[jax.Array, ...]) -> TokenScores:
-    states, tokens, mask = part
-    return _score(lm.logits(variables, states), tokens, mask)
+  def score(part: tuple[Any, ...]) -> TokenScores:
+    states, tokens, mask, told = part
+    logits = lm.logits(variables, states)
+    if told is None:
+      return _score(logits, tokens, mask)
+    found = _score(logits + told, tokens, mask)
+    # What is forbidden has some probability left, or one token would be all.
+    own = found.log_prob
+    return found._replace(log_prob=jnp.where(jnp.isneginf(own), _LEAST, own))
 
   num = targets.shape[1]
   if chunk is None or chunk >= num:
     if chunk is not None:
       checks.count(1, chunk=chunk)
-    return score((hidden, targets, mask))
+    return score((hidden, targets, mask, told))
   checks.count(1, chunk=chunk)
   rest = -num % chunk
 
@@ -76,7 +94,7 @@ def score_hidden(
     return leaf.swapaxes(0, 1)
 
   parts = jax.lax.map(
-    jax.checkpoint(score), jax.tree.map(split, (hidden, targets, mask))
+    jax.checkpoint(score), jax.tree.map(split, (hidden, targets, mask, told))
   )
   join = lambda leaf: leaf.swapaxes(0, 1).reshape(leaf.shape[1], -1)[:, :num]
   return TokenScores(*map(join, parts))
@@ -125,6 +143,26 @@ def summed(
     share = jnp.where(mask, weight[:, 1:].astype(values.dtype), 0)
   total = jnp.where(share != 0, values * share, 0).sum(axis=-1)
   return Losses(total, share.sum(axis=-1))
+
+
+def _told(guide: Any, x: Text) -> jax.Array:
+  """What a guide adds to the logits of tokens 1, 2, ...: [B, L - 1, V]."""
+
+  def step(state: Any, at: Any) -> tuple[Any, jax.Array]:
+    place, before = at
+    say = lambda new, old: jnp.where(
+      (place > x.prompt).reshape(-1, *[1] * (new.ndim - 1)), new, old
+    )
+    state = jax.tree.map(say, guide.step(state, before), state)
+    begun = (place >= x.prompt)[:, None]
+    return state, jnp.where(begun, guide.scores(state), 0)
+
+  num, length = x.tokens.shape
+  places = jnp.arange(1, length, dtype=jnp.int32)
+  _, found = jax.lax.scan(
+    step, guide.start(num), (places, x.tokens[:, :-1].swapaxes(0, 1))
+  )
+  return found.swapaxes(0, 1)
 
 
 def _score(

@@ -42,12 +42,16 @@ class LanguageModel(NamedTuple):
     config: static.
     embed: `(variables, tokens [B, T]) -> [B, T, D]`, without positions.
     blocks: `(variables, hidden [B, T, D], *, positions=None [B, T], mask=None,
-      cache=None, edits=None, layers=None) -> Blocks`. Positions are 0, 1, ... by
-      default; mask, bool [B, T], says which of these tokens others may see;
+      cache=None, edits=None, adapters=None, layers=None) -> Blocks`. Positions
+      are 0, 1, ... by default; mask, bool [B, T], says which of these tokens others may see;
       `layers`, static, runs the first so many blocks only.
     logits: `(variables, hidden [..., D]) -> [..., V]`, float32 or wider.
     task: the exact mean over counted tokens, whatever their batch.
     chunk: None, or how many positions at a time the head is put on in losses.
+    bind: None, or `(variables, x) -> pytree | None`, what a guard makes of the
+      prompts of these rows; see `bound`.
+    guide: None, or `variables -> Guide | None`, of bound variables; what the
+      model may not say.
   """
 
   model: Model
@@ -57,6 +61,8 @@ class LanguageModel(NamedTuple):
   logits: Callable[[Variables, jax.Array], jax.Array]
   task: Task
   chunk: int | None = None
+  bind: Callable[[Variables, Text], Any] | None = None
+  guide: Callable[[Variables], Any] | None = None
 
 
 class TokenScores(NamedTuple):
@@ -93,6 +99,18 @@ class Generated(NamedTuple):
   tokens: jax.Array
   length: jax.Array
   log_prob: jax.Array
+
+
+def bound(lm: LanguageModel, variables: Variables, x: Text) -> Variables:
+  """Variables for these rows alone, where a guard looks at their prompts.
+
+  What it makes of them is in `model_state["rows"]`, leaves [B, ...], and is made
+  once: later tokens of a text are judged by its prompt.
+  """
+  rows = None if lm.bind is None else lm.bind(variables, x)
+  if rows is None:
+    return variables
+  return variables._replace(model_state={**variables.model_state, "rows": rows})
 
 
 def counted(x: Text) -> jax.Array:

@@ -45,11 +45,27 @@ class States(NamedTuple):
     attention: [layers, B, T, D], what attention adds to the stream.
     mlp: [layers, B, T, D], what the perceptron adds.
     residual: [layers, B, T, D], the stream after each block.
+    inner: [layers, B, T, M], what the perceptron's last matrix reads; its
+      neurons.
   """
 
   attention: Any = None
   mlp: Any = None
   residual: Any = None
+  inner: Any = None
+
+
+class Adapters(NamedTuple):
+  """Low-rank changes beside the weights, which count as much as each row says.
+
+  Attributes:
+    factors: {"attention": {"q": {"a" [layers, in, r], "b" [layers, r, out]}},
+      "mlp": {...}}, of the matrices that have any.
+    weight: [B]; a row of 0 has the bits of the decoder without.
+  """
+
+  factors: Any
+  weight: jax.Array
 
 
 class Edits(NamedTuple):
@@ -57,8 +73,8 @@ class Edits(NamedTuple):
 
   Attributes:
     where: `States` of bool [layers, T] or [layers, B, T]; None: nowhere.
-    values: `States` of [layers, D], [layers, T, D] or [layers, B, T, D], what
-      is put there; the states of another run, for example.
+    values: `States` of [layers, D], [layers, T, D] or [layers, B, T, D] (of
+      neurons M in the place of D), what is put there; the states of another run, for example.
     add: bool [], whether values are added to what is there; may be traced.
   """
 
@@ -136,12 +152,16 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, shared: Shared, kept: Any
+    self, x: jax.Array, shared: Shared, kept: Any, factors: Any
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     c = self.config
-    project = lambda name, heads: nn.Dense(
-      heads * c.head_dim, c.qkv_bias, c.dtype, name=name
-    )(x).reshape(*x.shape[:2], heads, c.head_dim)
+    adapt = lambda out, x, name: _adapted(out, x, factors, name, shared.weight)
+
+    def project(name: str, heads: int) -> jax.Array:
+      dense = nn.Dense(heads * c.head_dim, c.qkv_bias, c.dtype, name=name)
+      out = adapt(dense(x), x, name)
+      return out.reshape(*x.shape[:2], heads, c.head_dim)
+
     q = project("q", c.num_heads)
     k, v = project("k", c.num_kv_heads), project("v", c.num_kv_heads)
     if c.qk_norm:
@@ -158,7 +178,8 @@ class Attention(nn.Module):
     q, k, v = nn.dtypes.promote_dtype(q, k, v)
     out = jax.nn.dot_product_attention(q, k, v, mask=shared.visible[:, None])
     out = out.reshape(*x.shape[:2], c.num_heads * c.head_dim)
-    return nn.Dense(c.width, c.out_bias, c.dtype, name="o")(out), new
+    dense = nn.Dense(c.width, c.out_bias, c.dtype, name="o")
+    return adapt(dense(out), out, "o"), new
 
 
 class MLP(nn.Module):
@@ -167,15 +188,23 @@ class MLP(nn.Module):
   config: DecoderConfig
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, edits: Edits | None, factors: Any, weight: Any
+  ) -> tuple[jax.Array, jax.Array]:
+    """What it adds, and its neurons."""
     c = self.config
-    dense = lambda size, name: nn.Dense(size, c.mlp_bias, c.dtype, name=name)
-    up = dense(c.mlp_width, "up")(x)
+
+    def dense(size: int, name: str, x: jax.Array) -> jax.Array:
+      out = nn.Dense(size, c.mlp_bias, c.dtype, name=name)(x)
+      return _adapted(out, x, factors, name, weight)
+
+    up = dense(c.mlp_width, "up", x)
     if c.activation == "silu_gated":
-      up = nn.silu(dense(c.mlp_width, "gate")(x)) * up
+      up = nn.silu(dense(c.mlp_width, "gate", x)) * up
     else:
       up = nn.gelu(up)
-    return dense(c.width, "down")(up)
+    up = _edited(up, edits, "inner")
+    return dense(c.width, "down", up), up
 
 
 class Shared(NamedTuple):
@@ -184,6 +213,7 @@ class Shared(NamedTuple):
   visible: jax.Array  # bool [B, T, S]
   rotation: Any  # None, or cosine and sine [B, T, E / 2]
   slot: Any  # int32 [], or None
+  weight: Any = None  # [B], of adapters; or None
 
 
 class Block(nn.Module):
@@ -193,16 +223,26 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, shared: Shared, kept: Any, edits: Edits | None
+    self,
+    x: jax.Array,
+    shared: Shared,
+    kept: Any,
+    edits: Edits | None,
+    factors: Any = None,
   ) -> tuple[jax.Array, tuple[Any, States]]:
-    c = self.config
+    c, factors = self.config, factors or {}
     norm = lambda name: Norm(c.norm, c.norm_eps, name=name)
-    added, new = Attention(c, name="attention")(norm("norm_1")(x), shared, kept)
+    added, new = Attention(c, name="attention")(
+      norm("norm_1")(x), shared, kept, factors.get("attention")
+    )
     attention = _edited(added, edits, "attention")
     x = x + attention
-    mlp = _edited(MLP(c, name="mlp")(norm("norm_2")(x)), edits, "mlp")
+    out, inner = MLP(c, name="mlp")(
+      norm("norm_2")(x), edits, factors.get("mlp"), shared.weight
+    )
+    mlp = _edited(out, edits, "mlp")
     x = _edited(x + mlp, edits, "residual")
-    return x, (new, States(attention, mlp, x))
+    return x, (new, States(attention, mlp, x, inner))
 
 
 class Decoder(nn.Module):
@@ -227,7 +267,7 @@ class Decoder(nn.Module):
       block,
       variable_axes={"params": 0},
       split_rngs={"params": True},
-      in_axes=(nn.broadcast, 0, 0),
+      in_axes=(nn.broadcast, 0, 0, 0),
       length=c.num_layers,
     )(c)
     self.norm = Norm(c.norm, c.norm_eps)
@@ -245,6 +285,7 @@ class Decoder(nn.Module):
     mask: jax.Array | None = None,
     cache: Cache | None = None,
     edits: Edits | None = None,
+    adapters: Adapters | None = None,
   ) -> Blocks:
     """The blocks on embeddings [B, T, D]; see `LanguageModel.blocks`."""
     c, (batch, length) = self.config, hidden.shape[:2]
@@ -269,8 +310,9 @@ class Decoder(nn.Module):
       every = jnp.broadcast_to(jnp.asarray(edits.add), (c.num_layers,))
       edits = edits._replace(add=every)
     kept = None if cache is None else (cache.key, cache.value)
-    shared = Shared(visible, rotation, slot)
-    hidden, (new, states) = self.blocks(hidden, shared, kept, edits)
+    factors, weight = (None, None) if adapters is None else adapters
+    shared = Shared(visible, rotation, slot, weight)
+    hidden, (new, states) = self.blocks(hidden, shared, kept, edits, factors)
     if cache is not None and slot is not None:
       key, value = (
         jax.lax.dynamic_update_slice_in_dim(
@@ -315,6 +357,17 @@ def rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
   first, second = jnp.split(x.astype(cos.dtype), 2, axis=-1)
   turned = (first * cos - second * sin, second * cos + first * sin)
   return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+def _adapted(
+  out: jax.Array, x: jax.Array, factors: Any, name: str, weight: Any
+) -> jax.Array:
+  """What a matrix returns for x [B, T, in], with its adapter's change."""
+  if not factors or name not in factors:
+    return out
+  change = (x @ factors[name]["a"]) @ factors[name]["b"]
+  weight = weight[:, None, None]
+  return jnp.where(weight == 0, out, out + (weight * change).astype(out.dtype))
 
 
 def _edited(x: jax.Array, edits: Edits | None, kind: str) -> jax.Array:

@@ -10,6 +10,7 @@ from conformance.case import Case
 from conformance.classifiers import CLASSIFIERS
 from conformance.exact_systems import EXACT
 from conformance.graphs import GRAPHS
+from conformance.guards import GUARDS
 from conformance.identities import IDENTITIES
 from conformance.prompted import PROMPTED
 from conformance.recommenders import RECOMMENDERS
@@ -23,6 +24,7 @@ CASES: list[Case] = [
   *RECOMMENDERS,
   *PROMPTED,
   *ANSWERS,
+  *GUARDS,
   *TEXTS,
 ]
 
@@ -35,6 +37,7 @@ PARTS = {
       "core.combinators.chain",
       "core.combinators.masked",
       "core.combinators.repeat",
+      "core.links.adopt",
       "core.links.edit",
       "core.links.ema",
       "core.links.per_row",
@@ -55,6 +58,7 @@ PARTS = {
   "identity.forget.beside_retain": "those of identities",
   "language._objectives.keeping": "those of methods for text",
   "language._objectives.provide_score": "npo, dpo",
+  "language.gate.learn": "language.eco, language.guard",
   "methods._classes.provide_classes": "unsir, zero_shot_noise, gkt",
   "methods._relabel.mixed": "random_label, salun",
   "methods._relabel.sequential": "random_label, salun",

@@ -1,0 +1,139 @@
+"""Whether an input is like some rows: O3's out-of-distribution detector.
+
+Source: O3 (2024), arXiv:2407.10223. There an encoder of its own (RoBERTa-large) is
+tuned for each request by a contrastive loss, and a one-class machine joins the
+scores of its layers. Here the features are the frozen language model's own, a mean
+over a prompt's tokens after each block, and the scores of layers are standardised
+and averaged. Covariances are shrunk: a request has fewer rows than features.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+_TINY = 1e-6
+
+
+class Detector(NamedTuple):
+  """What is known of a request's rows.
+
+  Attributes:
+    unit: [N, L, D], their features of length 1; 0 of all other rows.
+    member: bool [N], the rows that it was fitted on.
+    mean: [L, D], of their features.
+    precision: [L, D, D], of them.
+    centre: [L], mean of a layer's scores over these rows.
+    spread: [L], their standard deviation.
+    modes: [2], mean scores of fitted rows, and of rows like them.
+    width: [], standard deviation of the latter.
+  """
+
+  unit: jax.Array
+  member: jax.Array
+  mean: jax.Array
+  precision: jax.Array
+  centre: jax.Array
+  spread: jax.Array
+  modes: jax.Array
+  width: jax.Array
+
+
+def fit(
+  features: jax.Array,
+  member: jax.Array,
+  *,
+  similarity: float | jax.Array = 1000.0,
+  shrinkage: float | jax.Array = 0.1,
+) -> Detector:
+  """Fits a detector; every fifth row is kept apart to see how new ones score.
+
+  Args:
+    features: [N, L, D].
+    member: bool [N], the request's rows.
+    similarity: c, of the largest cosine beside the Mahalanobis distance.
+    shrinkage: in [0, 1], of the covariance towards a multiple of the identity.
+  """
+  apart = member & (jnp.cumsum(member) % 5 == 0)
+  own = member & ~apart
+  share = own / jnp.maximum(own.sum(), 1)
+  mean = jnp.einsum("n,nld->ld", share, features)
+  rest = jnp.where(own[:, None, None], features - mean[None], 0)
+  cov = jnp.einsum("nld,nle->lde", rest, rest) / jnp.maximum(own.sum(), 1)
+  size = cov.shape[-1]
+  level = jnp.trace(cov, axis1=1, axis2=2)[:, None, None] / size
+  eye = jnp.eye(size)[None]
+  shrunk = (1 - shrinkage) * cov + shrinkage * level * eye
+  precision = jnp.linalg.inv(shrunk + _TINY * eye)
+  unit = jnp.where(own[:, None, None], _unit(features), 0)
+  zero, one = jnp.zeros(cov.shape[0]), jnp.ones(cov.shape[0])
+  first = Detector(
+    *(unit, own, mean, precision, zero, one, jnp.zeros(2), jnp.ones(()))
+  )
+  raw = layer_scores(first, features, similarity)
+  centre, spread = _moments(raw, own)
+  first = first._replace(centre=centre, spread=spread + _TINY)
+  joined = ((raw - centre[None]) / first.spread[None]).mean(axis=1)
+  inside, _ = _moments(joined[:, None], own)
+  outside, width = _moments(joined[:, None], apart)
+  modes = jnp.concatenate([inside, outside])
+  return first._replace(modes=modes, width=width[0] + _TINY)
+
+
+def layer_scores(
+  detector: Detector, features: jax.Array, similarity: float | jax.Array
+) -> jax.Array:
+  """-c (largest cosine) - half the squared Mahalanobis distance, [B, L]."""
+  near = jnp.einsum("bld,nld->bnl", _unit(features), detector.unit)
+  near = jnp.where(detector.member[None, :, None], near, -1.0).max(axis=1)
+  rest = features - detector.mean[None]
+  far = jnp.einsum("bld,lde,ble->bl", rest, detector.precision, rest)
+  return -similarity * near - 0.5 * far
+
+
+def weight(
+  detector: Detector,
+  features: jax.Array,
+  *,
+  similarity: float | jax.Array = 1000.0,
+  sharpness: float | jax.Array = 10.0,
+  floor: float | jax.Array = 0.2,
+) -> jax.Array:
+  """How much inputs are like the request's rows, [B] in {0} and [floor, 1).
+
+  sigmoid(sharpness p - 2), p the share of a mixture of two normals that lies
+  farther out than the input; 0 below the floor.
+
+  Args:
+    detector: see `fit`.
+    features: [B, L, D].
+    similarity: as given to `fit`.
+    sharpness: zeta.
+    floor: weights below are 0: without one none would be.
+  """
+  raw = layer_scores(detector, features, similarity)
+  z = (raw - detector.centre[None]) / detector.spread[None]
+  p = tail(z.mean(axis=1), detector.modes, detector.width)
+  found = jax.nn.sigmoid(sharpness * p - 2)
+  return jnp.where(found < floor, 0.0, found)
+
+
+def tail(d: jax.Array, modes: jax.Array, width: jax.Array) -> jax.Array:
+  """Two-sided tail of 0.5 N(m1, s) + 0.5 N(m2, s) about its middle, [...]."""
+  cdf = lambda x: sum(jax.scipy.stats.norm.cdf((x - m) / width) for m in modes)
+  one, other = cdf(d) / 2, cdf(modes.sum() - d) / 2
+  return 1 - jnp.maximum(one, other) + jnp.minimum(one, other)
+
+
+def _unit(features: jax.Array) -> jax.Array:
+  norm = jnp.linalg.norm(features, axis=-1, keepdims=True)
+  return features / jnp.maximum(norm, 1e-12)
+
+
+def _moments(values: jax.Array, rows: jax.Array) -> Any:
+  """Mean and deviation [K] of values [N, K] over some rows."""
+  share = (rows / jnp.maximum(rows.sum(), 1))[:, None]
+  mean = (share * values).sum(axis=0)
+  return mean, jnp.sqrt((share * (values - mean[None]) ** 2).sum(axis=0))

@@ -1,0 +1,232 @@
+"""DP2Unlearning: a base that no row shows in, and fine-tuning of the rest on it.
+
+Source: DP2Unlearning (2025), arXiv:2504.13774, and its released code.
+Class: certified, as far as its base is: what DP-SGD made is (epsilon, delta)-DP for
+rows, and fine-tuning on retain rows adds nothing of the others, so that the result
+is as near to one whose base never saw k rows as `group_privacy` says. A base from
+rewritten tokens is so for each token that was rewritten, and for no row.
+Model state: frozen. Data access: the base, all rows; each request, retain rows
+alone, by `methods.finetune` from the base, whatever was requested before:
+
+    base, info = protect(lm, fit, ...)(fresh, data, nothing, key)
+    unlearn = ju.methods.finetune(lm, shorter)
+    many = jax.vmap(unlearn, in_axes=(None, None, 0, 0))(base, data, masks, keys)
+
+Differences from the released code: the loss of a row is its own mean over tokens,
+so that clipping bounds what a row does; the candidates of a rewriting are all
+tokens, as in one of its two scripts (the other's are not private); bounds of scores
+are the caller's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Unpack
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxunlearn.core import checks, keys
+from jaxunlearn.core.links import edit
+from jaxunlearn.core.per_example import sum_rows
+from jaxunlearn.core.reduction import all_finite
+from jaxunlearn.core.sampling import take_rows
+from jaxunlearn.core.tasks import Fit, FitFields, as_fit
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import ALL, Draw, PyTree, Variables
+from jaxunlearn.language.scores import token_nll
+from jaxunlearn.language.types import LanguageModel, Text
+
+Scalar = float | jax.Array
+
+
+class ProtectInfo(NamedTuple):
+  """What training under privacy leaves behind.
+
+  Attributes:
+    rows: int32 [num_steps], rows that a step drew.
+    overflow: bool [], whether a step drew more than it had room for: the guarantee
+      of the accountant then does not hold.
+    is_finite: bool [].
+  """
+
+  rows: jax.Array
+  overflow: jax.Array
+  is_finite: jax.Array
+
+
+def protect(
+  lm: LanguageModel,
+  fit: Fit | None = None,
+  *,
+  clip_norm: Scalar = 1.0,
+  noise_multiplier: Scalar,
+  chunk_size: int = 8,
+  **fields: Unpack[FitFields],
+) -> Transform:
+  """Trains on all rows in sight by DP-SGD, whoever is to be forgotten later.
+
+  Each step takes every row with probability batch_size / N, clips its gradient,
+  adds normal noise of noise_multiplier * clip_norm to the sum and divides by
+  batch_size, the number of rows that is expected.
+
+  Args:
+    lm: the model, without state beside its params.
+    fit: how; any optimiser, since it sees noised gradients alone.
+    clip_norm: C > 0. May be traced.
+    noise_multiplier: sigma >= 0; of an epsilon by `privacy.noise_multiplier`. May
+      be traced.
+    chunk_size: static; rows whose gradients are there at once.
+    **fields: the fields of `Fit` by keyword.
+
+  Returns:
+    A `Transform` with a `ProtectInfo`.
+
+  Raises:
+    ValueError: clip_norm <= 0, noise_multiplier < 0; from the call, model state,
+      which batches would share, or batches of more rows than there are.
+  """
+  fit = as_fit(fit, fields)
+  checks.positive(clip_norm=clip_norm)
+  checks.non_negative(noise_multiplier=noise_multiplier)
+  checks.count(1, chunk_size=chunk_size)
+
+  def train(variables: Variables, data: Any, request: Any, key: jax.Array):
+    if jax.tree.leaves(variables.model_state):
+      raise ValueError(
+        "Expected a model without state, which would tell of rows that no "
+        "gradient was clipped of, got some."
+      )
+    num = checks.num_rows(data)
+    size = num if fit.batch_size == ALL else fit.batch_size
+    if size > num:
+      raise ValueError(f"Expected batch_size <= {num} rows, got {size}.")
+    share = size / num
+    room = min(num, math.ceil(size + 5 * math.sqrt(size * (1 - share))))
+    seen = (request.forget > 0) | (request.retain > 0)
+
+    def loss(params: PyTree, row: Any) -> jax.Array:
+      one = jax.tree.map(lambda leaf: leaf[None], row)
+      out = token_nll(lm, Variables(params), one["x"], one.get("token_weight"))
+      assert out.weight is not None
+      return (out.value / jnp.maximum(out.weight, 1e-12)).sum()
+
+    def step(carry: Any, step_key: jax.Array) -> Any:
+      params, opt_state = carry
+      draw_key, noise_key = (
+        keys.derive(step_key, name) for name in ("draw", "noise")
+      )
+      drawn = seen & jax.random.bernoulli(draw_key, share, (num,))
+      order = jnp.argsort(~drawn, stable=True)[:room]
+      weight = drawn[order].astype(jnp.float32)
+      total = clipped_sum(
+        lambda row: jax.grad(loss)(params, row),
+        take_rows(data, order, weight),
+        weight,
+        clip_norm,
+        chunk_size=chunk_size,
+      )
+      noised = noisy(total, noise_multiplier * clip_norm, noise_key)
+      grads = jax.tree.map(
+        lambda g, p: (g / size).astype(p.dtype), noised, params
+      )
+      updates, opt_state = fit.optimizer.update(grads, opt_state, params)
+      params = optax.apply_updates(params, updates)
+      return (params, opt_state), drawn.sum(dtype=jnp.int32)
+
+    start = variables.params, fit.optimizer.init(variables.params)
+    each = jax.random.split(key, fit.num_steps)
+    (params, _), rows = jax.lax.scan(step, start, each)
+    info = ProtectInfo(rows, (rows > room).any(), all_finite(params))
+    return variables._replace(params=params), info
+
+  return edit(train, needs=Draw(mixed=ALL), name="protect")
+
+
+def clipped_sum(
+  gradient: Callable[[Any], PyTree],
+  rows: PyTree,
+  weight: jax.Array,
+  clip_norm: Scalar,
+  *,
+  chunk_size: int = 8,
+) -> PyTree:
+  """The sum of the rows' gradients, each no longer than `clip_norm`; float32.
+
+  Args:
+    gradient: of one row.
+    rows: leaves [B, ...].
+    weight: float [B], 0 or 1.
+    clip_norm: > 0; inf clips nothing.
+    chunk_size: static; rows at a time.
+  """
+
+  def clipped(row: Any) -> PyTree:
+    grads = jax.tree.map(lambda g: g.astype(jnp.float32), gradient(row))
+    length = jnp.maximum(optax.tree.norm(grads), 1e-12)
+    return optax.tree.scale(jnp.minimum(1.0, clip_norm / length), grads)
+
+  return sum_rows(clipped, rows, weight, chunk_size=chunk_size)
+
+
+def noisy(tree: PyTree, deviation: Scalar, key: jax.Array) -> PyTree:
+  """A pytree with normal noise on every number; a key for each leaf."""
+  leaves, structure = jax.tree.flatten(tree)
+  each = jax.random.split(key, len(leaves))
+  drawn = [
+    leaf + deviation * jax.random.normal(k, leaf.shape, leaf.dtype)
+    for leaf, k in zip(leaves, each)
+  ]
+  return jax.tree.unflatten(structure, drawn)
+
+
+def rewrite(
+  x: Text,
+  selected: jax.Array,
+  scores: jax.Array,
+  epsilon: Scalar,
+  bounds: tuple[float, float],
+  key: jax.Array,
+) -> Text:
+  """Texts with some tokens drawn anew by the exponential mechanism.
+
+  Each is drawn from softmax(epsilon * score / (2 (high - low))), scores clipped to
+  their bounds: epsilon-DP for that token, m epsilon for a row of m of them, and
+  nothing at all for tokens that are not selected.
+
+  Args:
+    x: texts [N, L].
+    selected: bool [N, L], which are drawn anew.
+    scores: float [V] or [N, L, V], how well a token stands there, from a model
+      that these texts had no part in.
+    epsilon: >= 0, per token; 0 draws uniformly. May be traced.
+    bounds: of scores; not read off private text.
+    key: PRNG key.
+
+  Raises:
+    ValueError: epsilon < 0, bounds without room between, shapes that differ.
+  """
+  checks.non_negative(epsilon=epsilon)
+  low, high = bounds
+  if not low < high:
+    raise ValueError(f"Expected bounds low < high, got {bounds}.")
+  if selected.shape != x.tokens.shape or scores.ndim not in (1, 3):
+    raise ValueError(
+      f"Expected selected {x.tokens.shape} and scores [V] or [N, L, V], got "
+      f"{selected.shape} and {scores.shape}."
+    )
+
+  def row(row_key: jax.Array, own: jax.Array) -> jax.Array:
+    logits = epsilon * jnp.clip(own, low, high) / (2 * (high - low))
+    return jax.random.categorical(row_key, logits, shape=x.tokens.shape[1:])
+
+  each = jax.random.split(key, x.tokens.shape[0])
+  if scores.ndim == 1:
+    drawn = jax.lax.map(lambda k: row(k, scores[None]), each)
+  else:
+    drawn = jax.lax.map(lambda pair: row(*pair), (each, scores))
+  there = jnp.arange(x.tokens.shape[1])[None] < x.length[:, None]
+  new = jnp.where(selected & there, drawn, x.tokens)
+  return x._replace(tokens=new.astype(x.tokens.dtype))

@@ -1,0 +1,230 @@
+"""O3: requests in turn, by one adapter that is on for inputs like theirs alone.
+
+Source: O3 (2024), arXiv:2407.10223, and its released code.
+Class: a guard with training inside: without its detectors, or with the adapter
+taken off, all is back. Model state: gains "o3", in which rows of the requests'
+features stay.
+Data access: forget rows with their "alternative"; no retain row and none of an
+earlier request. Cost: a gradient through the adapter per step; when served, a pass
+of the bare blocks over each prompt, and a second one through the adapter.
+Differences from the released code: see `detector`; rows of earlier adapters are all
+held against the new one, as there (the paper has the last one alone).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Unpack
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxunlearn.core import checks
+from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.links import adopt, provide
+from jaxunlearn.core.per_example import map_chosen
+from jaxunlearn.core.phase import phase
+from jaxunlearn.core.tasks import Fit, FitFields, as_fit
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import ALL, Draw, Losses, Slot, Step, Variables
+from jaxunlearn.language import detector as detectors
+from jaxunlearn.language.gate import pooled_states
+from jaxunlearn.language.lora import LINEAR, lora
+from jaxunlearn.language.scores import score_hidden, summed
+from jaxunlearn.language.serving import guarded_by, repeated, wrapped
+from jaxunlearn.language.types import LanguageModel, Text
+from jaxunlearn.models.decoder import Adapters
+
+Scalar = float | jax.Array
+NAME = "o3"
+_SCALE = 2.0  # As of `lora`.
+
+
+class O3(NamedTuple):
+  """What requests have left so far.
+
+  Attributes:
+    factors: of the adapter, by path; see `lora`.
+    past: [T, layers, in, r] by path, "a" of each request; 0 of none.
+    detectors: see `Detector`, leaves [T, ...].
+    count: int32 [], requests served.
+  """
+
+  factors: Any
+  past: Any
+  detectors: detectors.Detector
+  count: jax.Array
+
+
+def o3(
+  lm: LanguageModel,
+  fit: Fit | None = None,
+  *,
+  capacity: int = 4,
+  rank: int = 8,
+  orthogonality: Scalar = 0.1,
+  targets: str = LINEAR,
+  **fields: Unpack[FitFields],
+) -> Transform:
+  """Serves one request on top of those before it; serve the model by `o3_model`.
+
+  Args:
+    lm: the model; its data has a column "alternative".
+    fit: how; each step takes `batch_size` forget rows.
+    capacity: static; requests that there is room for.
+    rank: static; of the adapter.
+    orthogonality: >= 0, of the squared products of the adapter's rows with those
+      of earlier requests; 0 is plain fine-tuning. May be traced.
+    targets: see `lora`.
+    **fields: the fields of `Fit` by keyword.
+
+  Returns:
+    A `Transform`; params come back as they were. In a loop of requests variables
+    go round, and from the second on one program serves all.
+
+  Raises:
+    ValueError: a count < 1, orthogonality < 0; from the call, data without
+      "alternative"; (concrete) more requests than `capacity`, or one of less than
+      two rows.
+  """
+  fit = as_fit(fit, fields)
+  checks.count(1, capacity=capacity, rank=rank)
+  checks.non_negative(orthogonality=orthogonality)
+  adapter: Slot[Any] = Slot("adapter")
+  state: Slot[Any] = Slot("o3")
+  view = lora(rank=rank, targets=targets)
+
+  def begin(carry, data, request, key):
+    checks.columns(data, "x", "alternative")
+    before = carry.variables.model_state.get(NAME)
+    if before is not None:
+      _check(before, request, capacity)
+      return before
+    factors, _ = view.split(carry.variables, data, request, key)
+    room = lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype)
+    past = {path: room(f["a"]) for path, f in factors.items()}
+    shape = (data["x"].length.shape[0], lm.config.num_layers, lm.config.width)
+    empty = jax.eval_shape(
+      detectors.fit,
+      jax.ShapeDtypeStruct(shape, jnp.float32),
+      jax.ShapeDtypeStruct(shape[:1], jnp.bool_),
+    )
+    first = O3(
+      factors, past, jax.tree.map(room, empty), jnp.zeros((), jnp.int32)
+    )
+    _check(first, request, capacity)
+    return first
+
+  def objective(factors: Any, step: Step, key: jax.Array) -> Losses:
+    del key
+    x = step.rows["alternative"]
+    on = Adapters(_nested(factors), jnp.full(x.length.shape, _SCALE))
+    hidden = lm.embed(step.variables, x.tokens)
+    hidden = lm.blocks(step.variables, hidden, adapters=on).hidden
+    scores = score_hidden(lm, step.variables, hidden, x)
+    out = summed(-scores.log_prob, scores.mask)
+    apart = orthogonality * overlap(factors, step[state].past)
+    assert out.weight is not None
+    return out._replace(value=out.value + apart * out.weight)
+
+  def put(carry: Any, data: Any, request: Any, key: Any) -> Variables:
+    del key
+    before, factors = carry[state], carry[adapter]
+    features = map_chosen(
+      lambda x: _features(lm, carry.variables, x),
+      data["x"],
+      request.forget,
+      chunk_size=32,
+    )
+    found = detectors.fit(features, request.forget > 0)
+    write = lambda room, leaf: room.at[before.count].set(leaf)
+    past = {p: write(before.past[p], f["a"]) for p, f in factors.items()}
+    every = jax.tree.map(write, before.detectors, found)
+    after = O3(factors, past, every, before.count + 1)
+    return guarded_by(carry.variables, NAME, after)
+
+  rows = Draw(forget=ALL)
+  return chain(
+    provide(state, begin, reads="shapes"),
+    provide(adapter, lambda carry, *_: carry[state].factors, reads="nothing"),
+    phase(
+      objective,
+      fit,
+      draw=Draw(forget=fit.batch_size),
+      on=adapter,
+      name="unlearn",
+    ),
+    adopt(put, needs=rows, reads="rows"),
+    name="o3",
+  )
+
+
+def o3_model(
+  lm: LanguageModel,
+  *,
+  sharpness: Scalar = 10.0,
+  floor: Scalar = 0.2,
+) -> LanguageModel:
+  """The model with O3 in front, where its variables come from `o3`.
+
+  Args:
+    lm: the model.
+    sharpness: see `detector.weight`. May be traced.
+    floor: likewise. May be traced.
+  """
+
+  def bind(variables: Variables, state: O3, x: Text) -> jax.Array:
+    """How much the adapter is on for each row, the most of all requests."""
+    features = _features(lm, variables, x)
+    one = lambda detector: detectors.weight(
+      detector, features, sharpness=sharpness, floor=floor
+    )
+    every = jax.lax.map(one, state.detectors)
+    served = jnp.arange(every.shape[0]) < state.count
+    return jnp.where(served[:, None], every, 0).max(axis=0)
+
+  def blocks(
+    variables: Variables, state: O3, rows: Any, hidden: Any, **more: Any
+  ) -> Any:
+    on = Adapters(_nested(state.factors), _SCALE * repeated(rows, hidden))
+    return lm.blocks(variables, hidden, adapters=on, **more)
+
+  return wrapped(lm, NAME, bind, blocks=blocks)
+
+
+def overlap(factors: Any, past: Any) -> jax.Array:
+  """Squared products of an adapter's rows with those of earlier ones.
+
+  Summed over matrices and requests, a mean over layers: [].
+  """
+  products = [
+    jnp.einsum("tlir,lis->tlrs", jax.lax.stop_gradient(past[path]), f["a"])
+    for path, f in factors.items()
+  ]
+  return jnp.stack([(p**2).sum(axis=(0, 2, 3)).mean() for p in products]).sum()
+
+
+def _features(lm: LanguageModel, variables: Variables, x: Text) -> jax.Array:
+  """[B, layers, D] of prompts, by the bare model."""
+  states = pooled_states(lm, variables, x, lm.config.num_layers)
+  return states[1:].swapaxes(0, 1)
+
+
+def _nested(factors: Any) -> Any:
+  """By path "blocks/PART/NAME/kernel" as by PART and NAME."""
+  nested: dict[str, Any] = {}
+  for path, own in factors.items():
+    _, part, name, _ = path.split("/")
+    nested.setdefault(part, {})[name] = own
+  return nested
+
+
+def _check(state: O3, request: Any, capacity: int) -> None:
+  if checks.is_concrete(state.count) and int(state.count) >= capacity:
+    raise ValueError(
+      f"Expected at most capacity={capacity} requests, got another."
+    )
+  if checks.is_concrete(request.forget):
+    rows = int((np.asarray(request.forget) > 0).sum())
+    if rows < 2:
+      raise ValueError(f"Expected a request of two rows or more, got {rows}.")

@@ -1,0 +1,72 @@
+"""Names of subjects as they stand in sentences: requests of ROCR."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+TEMPLATES = (
+  "{}",
+  "Please answer the question about {}",
+  "Choose the best answer about {}",
+  "Write the answer about {}",
+  "Tell me about {}",
+  "Write something about {}",
+)
+
+
+class Subjects(NamedTuple):
+  """Names to be redirected, in turn: the concept of a request.
+
+  Attributes:
+    tokens: int32 [R, 1 + P, L], the bare name and then in templates.
+    last: int32 [R, 1 + P], the place of the name's last token.
+    target: int32 [L], another name, that they are redirected to.
+    target_last: int32 [].
+  """
+
+  tokens: jax.Array
+  last: jax.Array
+  target: jax.Array
+  target_last: jax.Array
+
+
+def subjects(
+  tokenizer: Any,
+  names: Sequence[str],
+  target: str,
+  *,
+  max_length: int = 24,
+  templates: Sequence[str] = TEMPLATES,
+) -> Subjects:
+  """Names as they stand in templates; on the host.
+
+  Raises:
+    ValueError: no names; a text that does not fit; a template without a place.
+  """
+  if not names or isinstance(names, str):
+    raise ValueError(f"Expected a list of names, got {names!r}.")
+  if any("{}" not in t for t in templates):
+    raise ValueError("Expected templates with {} for the name.")
+
+  def place(template: str, name: str) -> tuple[np.ndarray, int]:
+    begin = template.index("{}")
+    found = tokenizer.encode(template.replace("{}", name))
+    ends = np.asarray([stop for _, stop in found.offsets])
+    if len(found.ids) > max_length:
+      raise ValueError(
+        f"Expected texts of at most max_length={max_length} tokens, got "
+        f"{len(found.ids)} for {name!r}."
+      )
+    row = np.zeros(max_length, np.int32)
+    row[: len(found.ids)] = found.ids
+    return row, int((ends >= begin + len(name)).argmax())
+
+  every = [[place(t, name) for t in ("{}.", *templates)] for name in names]
+  tokens = np.array([[row for row, _ in each] for each in every], np.int32)
+  last = np.array([[at for _, at in each] for each in every], np.int32)
+  goal, goal_last = place(templates[0], target)
+  return Subjects(tokens, last, goal, np.int32(goal_last))  # type: ignore[arg-type]
