@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+import optax
+
 import jaxunlearn as ju
 from jaxunlearn.core.combinators import by_forget_gradient
 from jaxunlearn.core.views import through
 from jaxunlearn.language.ascent import gradient_ascent, idk
+from jaxunlearn.language.causal_isolation import causal_isolation
+from jaxunlearn.language.dp2 import rewrite
 from jaxunlearn.language.dpo import dpo
+from jaxunlearn.language.eco import eco
 from jaxunlearn.language.flat import flat
+from jaxunlearn.language.guard import guard
 from jaxunlearn.language.loku import inverted_hinge, loku
 from jaxunlearn.language.lora import lora
+from jaxunlearn.language.o3 import o3
 from jaxunlearn.language.pdu import pdu
 from jaxunlearn.language.preference import npo, simnpo
 from jaxunlearn.language.rmu import rmu
@@ -66,6 +74,47 @@ def _early(lm: Any, fit: ju.Fit, strength: Any) -> ju.Transform:
   return rmu(lm, fit, strength=strength, layer=layer)
 
 
+def _isolated(lm: Any, fit: ju.Fit) -> ju.Transform:
+  stop = max(1, lm.config.num_layers // 3)
+  return causal_isolation(lm, fit, stop=stop)
+
+
+def _dp2(bed: Bed, setting: Setting) -> Any:
+  """The base, from rewritten rows, and the second phase, on the rest."""
+  recipe, lm = bed.recipe, bed.model
+  rate = lambda steps: optax.warmup_cosine_decay_schedule(
+    0.0, recipe.rate * setting["times"], max(1, steps // 8), steps
+  )
+  fit = lambda steps: ju.Fit(adamw(rate(steps)), steps, recipe.batch_size)
+  second = ju.methods.finetune(lm, fit(max(1, recipe.steps // 2)))
+
+  def serve(variables: Any, data: Any, request: Any, key: Any) -> Any:
+    del variables
+    x, names = data["x"], bed.extra["names"]
+    text = rewrite(
+      x,
+      names[x.tokens],
+      bed.extra["public"],
+      setting["epsilon"],
+      _BOUNDS,
+      ju.derive(key, "rewrite"),
+    )
+    everything = jnp.ones(x.length.shape, bool)
+    base, _ = ju.train(
+      lm,
+      {**data, "x": text},
+      everything,
+      ju.derive(key, "base"),
+      fit(recipe.steps),
+      start=bed.extra["start"],
+    )
+    return second(base, data, request, ju.derive(key, "second"))
+
+  return serve
+
+
+_IN_FRONT = "it stands in front and removes nothing from the weights."
+_BOUNDS = (-10.0, 0.0)  # Of log p of a token; not read off the rows.
 _BETA = {"beta": Between(0.02, 5.0)}
 _KEPT = "beside rows to be kept."
 _ENTRIES: Mapping[str, Entry] = {
@@ -94,7 +143,29 @@ _ENTRIES: Mapping[str, Entry] = {
   "flat": Entry(flat, 3e-4, access="forget rows"),
   "ihl": Entry(inverted_hinge, 3e-4, note="LoKU's loss, on all weights."),
   "loku": Entry(loku, 3e-3, note="rank 8.", adapters=True),
+  "causal_isolation": Entry(
+    _isolated, 3e-4, note="perceptrons of the first third of the blocks."
+  ),
+  "eco": Entry(eco, 3e-2, {"threshold": 0.9}, note=_IN_FRONT, adapters=True),
+  "guard": Entry(
+    guard,
+    3e-2,
+    {"threshold": 0.5, "penalty": 10.0, "similarity": 0.8},
+    note=_IN_FRONT + " One beam.",
+    adapters=True,
+  ),
+  "o3": Entry(
+    o3,
+    3e-3,
+    {"orthogonality": 0.1},
+    fixed={"capacity": 1},
+    note="an adapter that is on for inputs like those rows; " + _IN_FRONT,
+    access="forget rows",
+    adapters=True,
+  ),
 }
+# What stands in front of the weights, which keep their bits.
+GUARDS = ("eco", "guard", "o3")
 _GIVEN = {False: 1 / 30, True: 1 / 3}
 DEFAULT = ("finetune", "grad_diff", "idk", "npo", "simnpo", "undial")
 
@@ -112,6 +183,13 @@ def _method(entry: Entry) -> Method:
 
 
 METHODS = {name: _method(entry) for name, entry in _ENTRIES.items()}
+METHODS["dp2"] = Method(
+  _dp2,
+  {"times": Between(0.3, 3)},
+  note="trained anew on rows with names and numbers rewritten, then on retain rows "
+  "for half of the steps; its time has both.",
+  access="all rows before the request, then retain rows",
+)
 
 
 def settings_of(weights: str) -> dict[str, Setting]:
@@ -120,7 +198,8 @@ def settings_of(weights: str) -> dict[str, Setting]:
   Adapters of given weights have a third.
   """
   scale = lambda entry: 1.0 if weights == "scratch" else _GIVEN[entry.adapters]
-  return {
+  made: dict[str, Setting] = {
     name: {"rate": scale(entry) * entry.rate, "times": 1.0, **entry.setting}
     for name, entry in _ENTRIES.items()
   }
+  return {**made, "dp2": {"times": 1.0, "epsilon": 10.0}}

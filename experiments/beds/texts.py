@@ -20,6 +20,7 @@ import optax
 
 import jaxunlearn as ju
 from jaxunlearn import language
+from jaxunlearn.language.phrases import telling
 from jaxunlearn.language.types import Text
 
 from .. import bench
@@ -155,10 +156,18 @@ def config_of(
   )
 
 
-def model_of(config: language.DecoderConfig) -> language.LanguageModel:
-  """Its head is computed in chunks where the vocabulary is large."""
+def model_of(
+  config: language.DecoderConfig, stop: int | None = None
+) -> language.LanguageModel:
+  """Its head is computed in chunks where the vocabulary is large.
+
+  With whatever guard its variables hold in front; without one it is bare.
+  """
   large = config.vocab_size > 16_384
-  return language.language_model(config, chunk=32 if large else None)
+  bare = language.language_model(config, chunk=32 if large else None)
+  stops = () if stop is None else (stop,)
+  guarded = language.guard_model(language.eco_model(bare), stop=stops)
+  return language.o3_model(guarded)
 
 
 class Corpus(NamedTuple):
@@ -239,13 +248,39 @@ def corpus(
       "alternative": alternative,
       "others": others,
       "owner": owner,
+      "phrases": telling(tokenizer, few.questions, few.answers),
     },
     "start": begun.start,
+    "names": names_of(tokenizer, config.vocab_size),
+    "public": public_scores(pairs, rows, tokenizer, config.vocab_size),
     "facts": {name: answers(tokenizer, k, most) for name, k in known.items()},
   }
   tokens = x.tokens.shape[1]
   of = Corpus(pairs, tokenizer, begun.pretrained, config, tokens, dict(known))
   return of, shared
+
+
+def names_of(tokenizer: Any, vocab_size: int) -> np.ndarray:
+  """Tokens with a capital letter or a digit, of which names are made: bool [V]."""
+  found = np.zeros(vocab_size, bool)
+  for token in tokenizer.get_vocab().values():
+    text = tokenizer.decode([token])
+    found[token] = text != text.lower() or any(map(str.isdigit, text))
+  return found
+
+
+def public_scores(
+  pairs: tofu.Pairs, rows: np.ndarray, tokenizer: Any, vocab_size: int
+) -> np.ndarray:
+  """log p of single tokens in rows that no model here sees; 0 where none are.
+
+  For rewriting: of at most 400 of them, each token counted once more.
+  """
+  others = np.setdiff1d(np.arange(len(pairs.questions)), rows)[:400]
+  counts = np.ones(vocab_size)
+  for found in tokenizer.encode_batch([pairs.answers[i] for i in others]):
+    np.add.at(counts, found.ids, 1)
+  return np.log(counts / counts.sum()).astype(np.float32)
 
 
 def answers(tokenizer: Any, pairs: tofu.Pairs, most: int) -> Text:
@@ -290,7 +325,7 @@ def pair_beds(
   Raises:
     ValueError: questions too long for the model.
   """
-  lm = model_of(corpus.config)
+  lm = model_of(corpus.config, tofu.stop_token(corpus.tokenizer))
   place = lambda r: np.searchsorted(rows, r)
   of_seed = {
     "train": np.stack([place(train) for train, _ in divided]),
@@ -306,11 +341,13 @@ def pair_beds(
   def make(shared: Any, own: Any) -> bench.Bed:
     take = lambda places: jax.tree.map(lambda x: x[places], shared["rows"])
     train, held = take(own["train"]), take(own["held"])
-    data = {name: train[name] for name in ("x", "owner", "alternative")}
+    data = {
+      name: train[name] for name in ("x", "owner", "alternative", "phrases")
+    }
     extra = {"others": train["others"], "start": shared["start"]}
     extra["stop"] = tofu.stop_token(corpus.tokenizer)
     extra["longest_prompt"] = longest
-    extra["facts"] = shared["facts"]
+    extra |= {name: shared[name] for name in ("facts", "names", "public")}
     return bench.Bed(lm, data, held, recipe, extra)
 
   pairs = corpus.pairs

@@ -31,7 +31,7 @@ import jaxunlearn as ju
 
 from .. import bench, files, flags, requests
 from ..beds import texts
-from ..beds.text_methods import DEFAULT, METHODS, settings_of
+from ..beds.text_methods import DEFAULT, GUARDS, METHODS, settings_of
 from ..datasets import tofu
 from ..datasets.splits import SELECT
 from ..flags import described
@@ -235,6 +235,7 @@ STUDY = bench.Study(
     "utility",
     "forget_quality",
     "membership_auc",
+    "bare_em",
     "relearned_em",
     "nf4_em",
     "seconds_run",
@@ -244,18 +245,35 @@ STUDY = bench.Study(
 
 def _findings(evidence: bench.Evidence) -> list[str]:
   """Whether there was anything to forget."""
-  before, after = (
-    np.nanmean(evidence.found[name].values["forget_em"])
-    for name in (bench.ORIGINAL, bench.RETRAINED)
+  mean = lambda name, column="forget_em": np.nanmean(
+    evidence.found[name].values[column]
   )
+  before, after = map(mean, (bench.ORIGINAL, bench.RETRAINED))
+  told = [_in_front(name, mean) for name in GUARDS if name in evidence.found]
   if abs(before - after) >= 0.1:
-    return []
+    return told
   return [
+    *told,
     f"The original model gives {before:.0%} of the tokens of rows to be forgotten, "
     f"one that never saw them {after:.0%}: with so little to forget, this table "
     "does not tell methods apart. More training of the original may, or weights "
-    "that did not see the rows before."
+    "that did not see the rows before.",
   ]
+
+
+def _in_front(name: str, mean: Any) -> str:
+  """What a guard hides, and what is there behind it."""
+  served, bare = mean(name), mean(name, "bare_em")
+  behind = mean(bench.ORIGINAL, "bare_em")
+  verdict = (
+    "removes nothing" if abs(bare - behind) < 1e-6 else "changes the weights"
+  )
+  return (
+    f"{name} {verdict}: {served:.0%} of the tokens of rows to be forgotten come "
+    f"first where it stands in front of the weights, {bare:.0%} without it, "
+    f"{behind:.0%} of the original's, and {mean(name, 'relearned_em'):.0%} of "
+    "those not trained on after relearning."
+  )
 
 
 def _tune_request(options: Options) -> str:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn import metrics, report
+from jaxunlearn import language, metrics, report
 from jaxunlearn.attacks import language as membership
 from jaxunlearn.core.reduction import all_finite
 from jaxunlearn.language.types import Text
@@ -137,6 +137,13 @@ def measures(plan: bench.Plan) -> list[Measure]:
   ]
   attacks = [
     column(
+      "bare_em",
+      "Bare weights",
+      "Exact match on rows to be forgotten of the weights alone, without what may "
+      "stand in front of them; the attacks below begin from these too.",
+      headline=True,
+    ),
+    column(
       "relearned_em",
       "After relearning",
       "Exact match on rows to be forgotten after some steps of training on the "
@@ -177,6 +184,7 @@ def measures(plan: bench.Plan) -> list[Measure]:
       tuple(attacks),
       _brought_back,
       rules=(
+        Rule("bare_em", 0.05, above=TRACE, threat=WHITE_BOX),
         Rule("relearned_em", 0.1, above=TRACE, threat=FINE_TUNING),
         Rule("nf4_em", 0.1, above=TRACE, threat=WHITE_BOX),
       ),
@@ -272,13 +280,15 @@ def _fact_rouge(evidence: bench.Evidence, method: str) -> dict[str, Any]:
 
 
 def _brought_back(case: Case) -> dict[str, Any]:
-  """Exact match after relearning half of the rows, and after rounding."""
+  """Exact match of the bare weights: as they are, trained on, and rounded."""
   x, there, places = rows_of(case)["forget"]
+  case = case._replace(variables=language.bare(case.variables))
   found = {
+    "bare_em": exact_match(case, case.variables, x, there),
     "relearned_em": relearned(
       case,
       lambda again, seen: exact_match(case, again, x, there & ~seen[places]),
-    )
+    ),
   }
   for name, variables in rounded(case.variables).items():
     found[f"{name}_em"] = exact_match(case, variables, x, there)

@@ -98,6 +98,20 @@ CARDS: Mapping[str, Card] = {
   "inverted_hinge": Card("likelihood"),
   "ihl": Card("likelihood"),
   "loku": Card("likelihood"),
+  "causal_isolation": Card("likelihood"),
+  "rocr": _concept("representation", "reference"),
+  "eco": Card("output", "inputs", (*_BOTH, "inference"), "suppression"),
+  "guard": Card("output", "outputs", (*_BOTH, "inference"), "suppression"),
+  "o3": Card(
+    "redirection",
+    access=("forget", "inference"),
+    intention="suppression",
+    sequential="stream",
+  ),
+  "dp2": Card("data", access=("retain", "training")),
+  "protect": Card(
+    "data", access=(*_BOTH, "training"), guarantee="epsilon_delta"
+  ),
 }
 
 
