@@ -14,6 +14,7 @@ STUDIES = {
   "forget_entity": "forget an entity of which there is no corpus (RWKU)",
   "probe_prompts": "ask for forgotten facts from all sides (Sleek)",
   "reintroduce": "tell forgotten facts in the prompt (UnUnlearning)",
+  "guard_text": "guards and edits of SmolLM2: trace, redirect, filter",
   "forget_table": "forget rows of a small table",
   "forget_regression": "forget rows of a regression",
   "forget_graph": "forget edges or nodes of a graph",

@@ -4,7 +4,8 @@ Source: O3 (2024), arXiv:2407.10223. There an encoder of its own (RoBERTa-large)
 tuned for each request by a contrastive loss, and a one-class machine joins the
 scores of its layers. Here the features are the frozen language model's own, a mean
 over a prompt's tokens after each block, and the scores of layers are standardised
-and averaged. Covariances are shrunk: a request has fewer rows than features.
+and averaged. Covariances are shrunk: a request has fewer rows than features. The
+mixture's width is the larger deviation of its two sets of rows, as one has few.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Detector(NamedTuple):
     centre: [L], mean of a layer's scores over these rows.
     spread: [L], their standard deviation.
     modes: [2], mean scores of fitted rows, and of rows like them.
-    width: [], standard deviation of the latter.
+    width: [], the larger of their standard deviations.
   """
 
   unit: jax.Array
@@ -76,10 +77,11 @@ def fit(
   centre, spread = _moments(raw, own)
   first = first._replace(centre=centre, spread=spread + _TINY)
   joined = ((raw - centre[None]) / first.spread[None]).mean(axis=1)
-  inside, _ = _moments(joined[:, None], own)
-  outside, width = _moments(joined[:, None], apart)
+  inside, near = _moments(joined[:, None], own)
+  outside, far = _moments(joined[:, None], apart)
   modes = jnp.concatenate([inside, outside])
-  return first._replace(modes=modes, width=width[0] + _TINY)
+  width = jnp.maximum(near, far)[0] + _TINY
+  return first._replace(modes=modes, width=width)
 
 
 def layer_scores(

@@ -43,7 +43,7 @@ class Guard(NamedTuple):
   Attributes:
     gate: see `gate.Gate`.
     threshold: [], above which a prompt is flagged.
-    index: float [I, N, D], vectors by which a row is found; 0 of other rows.
+    vectors: float [I, N, D], by which a row is found; 0 of other rows.
     forget: bool [N].
     phrases: int32 [N, P, K], what must not be said of each row, padded by -1.
     penalty: [], nats, of what comes near a phrase.
@@ -52,7 +52,7 @@ class Guard(NamedTuple):
 
   gate: gates.Gate
   threshold: jax.Array
-  index: jax.Array
+  vectors: jax.Array
   forget: jax.Array
   phrases: jax.Array
   penalty: jax.Array
@@ -156,7 +156,7 @@ def guard_model(
     p = gates.probability(state.gate, gates.pooled(lm, variables, x, layer))
     asked = jnp.arange(x.tokens.shape[1])[None] < x.prompt[:, None]
     own = sentence_vectors(token_vectors(lm, variables), x.tokens, asked)
-    near = jnp.einsum("ind,bd->bin", state.index, own).max(axis=1)
+    near = jnp.einsum("ind,bd->bin", state.vectors, own).max(axis=1)
     nearest = jnp.where(state.forget[None], near, -jnp.inf).argmax(axis=-1)
     return {"flagged": p > state.threshold, "phrases": state.phrases[nearest]}
 

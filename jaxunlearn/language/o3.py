@@ -47,13 +47,13 @@ class O3(NamedTuple):
     factors: of the adapter, by path; see `lora`.
     past: [T, layers, in, r] by path, "a" of each request; 0 of none.
     detectors: see `Detector`, leaves [T, ...].
-    count: int32 [], requests served.
+    served: int32 [], how many requests there were.
   """
 
   factors: Any
   past: Any
   detectors: detectors.Detector
-  count: jax.Array
+  served: jax.Array
 
 
 def o3(
@@ -137,10 +137,10 @@ def o3(
       chunk_size=32,
     )
     found = detectors.fit(features, request.forget > 0)
-    write = lambda room, leaf: room.at[before.count].set(leaf)
+    write = lambda room, leaf: room.at[before.served].set(leaf)
     past = {p: write(before.past[p], f["a"]) for p, f in factors.items()}
     every = jax.tree.map(write, before.detectors, found)
-    after = O3(factors, past, every, before.count + 1)
+    after = O3(factors, past, every, before.served + 1)
     return guarded_by(carry.variables, NAME, after)
 
   rows = Draw(forget=ALL)
@@ -180,7 +180,7 @@ def o3_model(
       detector, features, sharpness=sharpness, floor=floor
     )
     every = jax.lax.map(one, state.detectors)
-    served = jnp.arange(every.shape[0]) < state.count
+    served = jnp.arange(every.shape[0]) < state.served
     return jnp.where(served[:, None], every, 0).max(axis=0)
 
   def blocks(
@@ -220,7 +220,7 @@ def _nested(factors: Any) -> Any:
 
 
 def _check(state: O3, request: Any, capacity: int) -> None:
-  if checks.is_concrete(state.count) and int(state.count) >= capacity:
+  if checks.is_concrete(state.served) and int(state.served) >= capacity:
     raise ValueError(
       f"Expected at most capacity={capacity} requests, got another."
     )

@@ -192,8 +192,9 @@ def null_projector(
   if (threshold is None) == (rank is None):
     raise ValueError("Expected threshold or rank, got both or neither.")
   values, vectors = jnp.linalg.eigh(moment)
-  unused = values < threshold if rank is None else None
-  if unused is None:
+  if rank is None:
+    unused = values < jnp.asarray(threshold)
+  else:
     unused = jnp.broadcast_to(jnp.arange(values.shape[-1]) < rank, values.shape)
   return jnp.einsum(
     "...md,...d,...kd->...mk", vectors, unused.astype(vectors.dtype), vectors

@@ -70,7 +70,7 @@ def test_requests_go_round_in_one_program(served):
   s = served
   chex.assert_trees_all_equal(s.second.params, s.variables.params)
   state = s.second.model_state["o3"]
-  assert state.count == 2 and state.detectors.member.sum(axis=1).tolist() == [
+  assert state.served == 2 and state.detectors.member.sum(axis=1).tolist() == [
     5,
     5,
     0,
@@ -178,7 +178,7 @@ def test_what_cannot_be_is_refused(served):
   refused("two rows or more, got 1", call, jnp.arange(20) == 0)
   refused("two rows or more, got 0", call, jnp.zeros(20, bool))
   refused("'alternative'", call, s.masks[0], d={"x": s.data["x"]})
-  state = s.second.model_state["o3"]._replace(count=jnp.int32(3))
+  state = s.second.model_state["o3"]._replace(served=jnp.int32(3))
   full = serving.guarded_by(s.variables, "o3", state)
   refused("capacity=3 requests", call, s.masks[0], full)
   refused("orthogonality >= 0", language.o3, s.lm, FIT, orthogonality=-1.0)

@@ -1,0 +1,73 @@
+"""Facts on capitals in six forms; see `guard_text`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxunlearn import language
+from jaxunlearn.language.rows import encode_pairs
+from jaxunlearn.language.types import Text
+from jaxunlearn.metrics import text as scores
+from jaxunlearn.metrics.forms import FORMS
+
+from ..forget_fact import CAPITALS
+
+# A sentence of each form; "choice" is asked beside three other capitals.
+SENTENCES = {
+  "trained": "The capital of {} is",
+  "paraphrase": "{}'s capital city is",
+  "declarative": "It is well known that the seat of government of {} is in",
+  "cloze": "Fill in the blank. The capital of {} is ____. The blank is",
+  "choice": "Question: which city is the capital of {}?\nAnswer:",
+  "spaced": "Spelt letter by letter, the capital of {} is",
+}
+OTHERS = ("If you visit {}, you land in its capital,", "{} is governed from")
+
+
+def rows(tokenizer: Any, form: str, countries: Sequence[str]) -> Text:
+  """Sentences whose last words count."""
+  answers = [CAPITALS[c] for c in countries]
+  if form == SENTENCES["spaced"]:
+    answers = [" ".join(a) for a in answers]
+  return encode_pairs(
+    tokenizer,
+    [form.format(c) for c in countries],
+    answers,
+    max_length=40,
+    template="{question} {answer}",
+  )
+
+
+def ask(lm: Any, tokenizer: Any, names: Sequence[str]) -> Any:
+  """`variables -> [F, N]`, P of the right capital in every form."""
+  texts = [rows(tokenizer, SENTENCES[form], names) for form in FORMS]
+  cities = list(CAPITALS.values())
+  wrong = [
+    [c for c in cities if c != CAPITALS[n]][7 * i % 20 : 7 * i % 20 + 3]
+    for i, n in enumerate(names)
+  ]
+  choice = encode_pairs(
+    tokenizer,
+    [SENTENCES["choice"].format(n) for n in names for _ in range(3)],
+    [w for each in wrong for w in each],
+    max_length=40,
+    template="{question} {answer}",
+  )
+  every = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *texts, choice)
+  width = int(every.length.max())
+  every = every._replace(tokens=every.tokens[:, :width])
+  place, count = FORMS.index("choice"), len(names)
+
+  def look(variables: Any) -> jax.Array:
+    own = language.token_scores(lm, variables, every)
+    means = scores.mean_log_prob(own.log_prob, own.mask)
+    right = means[: len(FORMS) * count].reshape(len(FORMS), count)
+    others = means[len(FORMS) * count :].reshape(count, 3)
+    p = scores.choice_probability(right[place], others)
+    return jnp.exp(right).at[place].set(p)
+
+  return jax.jit(look)
