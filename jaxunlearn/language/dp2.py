@@ -128,7 +128,10 @@ def protect(
         clip_norm,
         chunk_size=chunk_size,
       )
-      noised = noisy(total, noise_multiplier * clip_norm, noise_key)
+      # Without noise nothing need be clipped: inf is a bound too.
+      is_noisy = jnp.asarray(noise_multiplier) > 0
+      deviation = jnp.where(is_noisy, noise_multiplier * clip_norm, 0.0)
+      noised = noisy(total, deviation, noise_key)
       grads = jax.tree.map(
         lambda g, p: (g / size).astype(p.dtype), noised, params
       )

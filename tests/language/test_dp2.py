@@ -66,6 +66,7 @@ def test_a_row_moves_the_sum_by_the_bound_at_most():
   np.testing.assert_allclose(_toy(jnp.inf)["b"], [4.4], rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:optax.global_norm is deprecated")
 def test_it_is_the_sum_of_jax_privacy():
   jax_privacy = pytest.importorskip(
     "jax_privacy", reason="the extra `privacy` is not installed"
@@ -161,7 +162,9 @@ def test_tokens_are_drawn_by_the_exponential_mechanism():
     clipped = np.clip(np.asarray(scores), -1, 1)
     wanted = special.softmax(epsilon * clipped / 4)
     np.testing.assert_allclose(share, wanted, atol=0.015)
-    assert share.max() / max(share.min(), 1e-9) <= math.exp(epsilon) * 1.1
+    assert (
+      share.max() / max(share.min(), 1e-9) <= math.exp(min(epsilon, 50)) * 1.1
+    )
   per_place = jnp.broadcast_to(scores, (400, 100, 5))
   again = call(3.0, per_place)
   assert (again[:, 60:] == tokens[:, 60:]).all()
