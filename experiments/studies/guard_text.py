@@ -28,7 +28,7 @@ import jaxunlearn as ju
 from jaxunlearn import attribution, language, report
 from jaxunlearn.language.guard import search
 from jaxunlearn.language.phrases import telling
-from jaxunlearn.language.rows import decode
+from jaxunlearn.language.rows import decode, encode_documents
 from jaxunlearn.language.types import Text, bound
 from jaxunlearn.metrics.forms import FORMS, form_independence
 from jaxunlearn.report import draw
@@ -135,16 +135,19 @@ def trace(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
 def redirect(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
   """ROCR at several ranks and ridges, in all forms, beside neighbours."""
   forget = options.forget.split(",")
-  near = [c for c in CAPITALS if c not in forget][:6]
+  others = [c for c in CAPITALS if c not in forget]
+  near = others[:6]
   first, last = map(int, options.layers.split(","))
   layers = tuple(range(first, last + 1))
   pairs = tofu.load("tofu", options.data_dir)
-  take = slice(0, options.texts * 20, 20)
-  ordinary = tofu.encode(
-    tokenizer, pairs.questions[take], pairs.answers[take], 256
-  )
-  ordinary = ordinary._replace(
-    tokens=ordinary.tokens[:, : int(ordinary.length.max())]
+  # Ordinary text names other countries too, as that of the paper does.
+  ordinary, _ = encode_documents(
+    tokenizer,
+    [
+      *pairs.answers[: options.texts * 20 : 20],
+      *(f"My friends from {c} flew home to {c}." for c in others),
+    ],
+    max_length=48,
   )
   moments = jax.jit(
     lambda v: language.key_moments(lm, v, ordinary, layers, chunk_size=4)
@@ -164,12 +167,14 @@ def redirect(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
     return method(variables, None, request, jax.random.key(0))
 
   found = []
-  for share in (0.5, 0.9, 1.0):
-    for ridge in (1.0, 1e-2):
-      made, shares = edited(variables, round(share * size), ridge)
+  seconds = np.nan
+  for share in (1.0, 0.5, 0.25, 0.1):
+    for ridge in (1.0, 0.1):
       began = time.perf_counter()
-      jax.block_until_ready(edited(variables, round(share * size), ridge))
-      seconds = time.perf_counter() - began
+      made, shares = jax.block_until_ready(
+        edited(variables, round(share * size), ridge)
+      )
+      seconds = time.perf_counter() - began  # The first compiles.
       forms = form_independence(asked(made), before)
       beside = form_independence(kept(made), stays)
       found.append(
@@ -178,7 +183,7 @@ def redirect(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
           "ridge": ridge,
           "share_of_way": float(shares.mean()),
           "seconds_for_all": seconds,
-          "kept": dict(zip(FORMS, map(float, forms.kept))),
+          **dict(zip(FORMS, map(float, forms.kept))),
           "gap": float(forms.gap),
           "neighbours": float(jnp.abs(beside.after - beside.before).max()),
           "all_fall": bool((forms.kept < 1).all()),
@@ -260,6 +265,14 @@ def guards(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
   return found
 
 
+def _most(kind: str, found: Any) -> dict[str, Any]:
+  """Of a kind of state, where it brings back most."""
+  line = {name: found[name] for name in ("facts", "clean", "corrupt")}
+  for role, effect in found["effect"].items():
+    line[role] = f"{max(effect):.2f} at {int(np.argmax(effect))}"
+  return {"kind": kind, **line}
+
+
 def _show(title: str, lines: Sequence[Mapping[str, Any]]) -> None:
   shown = Table(title=title)
   for name in lines[0]:
@@ -292,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       found, chart = trace(*given)
       report.write_json(out / "trace.json", found)
       chart.save(out / "trace.svg")
-      _show("Traced", [{"kind": k, **v} for k, v in found.items()])
+      _show("Traced", [_most(kind, values) for kind, values in found.items()])
     if wanted("rocr"):
       found, good = redirect(*given)
       report.write_json(out / "rocr.json", found)
