@@ -13,7 +13,6 @@ from jaxunlearn.core.combinators import by_forget_gradient
 from jaxunlearn.core.views import through
 from jaxunlearn.language.ascent import gradient_ascent, idk
 from jaxunlearn.language.causal_isolation import causal_isolation
-from jaxunlearn.language.dp2 import rewrite
 from jaxunlearn.language.dpo import dpo
 from jaxunlearn.language.eco import eco
 from jaxunlearn.language.flat import flat
@@ -23,6 +22,7 @@ from jaxunlearn.language.lora import lora
 from jaxunlearn.language.o3 import o3
 from jaxunlearn.language.pdu import pdu
 from jaxunlearn.language.preference import npo, simnpo
+from jaxunlearn.language.rewriting import rewrite
 from jaxunlearn.language.rmu import rmu
 from jaxunlearn.language.smooth import sam
 from jaxunlearn.language.token_weights import satimp, wga

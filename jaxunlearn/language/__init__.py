@@ -16,7 +16,6 @@ from jaxunlearn.language.causal_isolation import (
   causal_isolation as causal_isolation,
 )
 from jaxunlearn.language.dp2 import protect as protect
-from jaxunlearn.language.dp2 import rewrite as rewrite
 from jaxunlearn.language.dpo import dpo as dpo
 from jaxunlearn.language.eco import eco as eco
 from jaxunlearn.language.eco import eco_model as eco_model
@@ -43,6 +42,7 @@ from jaxunlearn.language.own_words import spliced as spliced
 from jaxunlearn.language.pdu import pdu as pdu
 from jaxunlearn.language.preference import npo as npo
 from jaxunlearn.language.preference import simnpo as simnpo
+from jaxunlearn.language.rewriting import rewrite as rewrite
 from jaxunlearn.language.rmu import rmu as rmu
 from jaxunlearn.language.rocr import key_moments as key_moments
 from jaxunlearn.language.rocr import null_projector as null_projector

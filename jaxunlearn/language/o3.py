@@ -30,6 +30,7 @@ from jaxunlearn.core.types import ALL, Draw, Losses, Slot, Step, Variables
 from jaxunlearn.language import detector as detectors
 from jaxunlearn.language.gate import pooled_states
 from jaxunlearn.language.lora import LINEAR, lora
+from jaxunlearn.language.row_adapters import nested, overlap
 from jaxunlearn.language.scores import score_hidden, summed
 from jaxunlearn.language.serving import guarded_by, repeated, wrapped
 from jaxunlearn.language.types import LanguageModel, Text
@@ -118,7 +119,7 @@ def o3(
   def objective(factors: Any, step: Step, key: jax.Array) -> Losses:
     del key
     x = step.rows["alternative"]
-    on = Adapters(_nested(factors), jnp.full(x.length.shape, _SCALE))
+    on = Adapters(nested(factors), jnp.full(x.length.shape, _SCALE))
     hidden = lm.embed(step.variables, x.tokens)
     hidden = lm.blocks(step.variables, hidden, adapters=on).hidden
     scores = score_hidden(lm, step.variables, hidden, x)
@@ -186,37 +187,16 @@ def o3_model(
   def blocks(
     variables: Variables, state: O3, rows: Any, hidden: Any, **more: Any
   ) -> Any:
-    on = Adapters(_nested(state.factors), _SCALE * repeated(rows, hidden))
+    on = Adapters(nested(state.factors), _SCALE * repeated(rows, hidden))
     return lm.blocks(variables, hidden, adapters=on, **more)
 
   return wrapped(lm, NAME, bind, blocks=blocks)
-
-
-def overlap(factors: Any, past: Any) -> jax.Array:
-  """Squared products of an adapter's rows with those of earlier ones.
-
-  Summed over matrices and requests, a mean over layers: [].
-  """
-  products = [
-    jnp.einsum("tlir,lis->tlrs", jax.lax.stop_gradient(past[path]), f["a"])
-    for path, f in factors.items()
-  ]
-  return jnp.stack([(p**2).sum(axis=(0, 2, 3)).mean() for p in products]).sum()
 
 
 def _features(lm: LanguageModel, variables: Variables, x: Text) -> jax.Array:
   """[B, layers, D] of prompts, by the bare model."""
   states = pooled_states(lm, variables, x, lm.config.num_layers)
   return states[1:].swapaxes(0, 1)
-
-
-def _nested(factors: Any) -> Any:
-  """By path "blocks/PART/NAME/kernel" as by PART and NAME."""
-  nested: dict[str, Any] = {}
-  for path, own in factors.items():
-    _, part, name, _ = path.split("/")
-    nested.setdefault(part, {})[name] = own
-  return nested
 
 
 def _check(state: O3, request: Any, capacity: int) -> None:

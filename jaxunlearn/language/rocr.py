@@ -182,8 +182,7 @@ def null_projector(
 
   Args:
     moment: [..., M, M], see `key_moments`.
-    threshold: of the eigenvalues; published: 2e-2. It is as large as keys are. May
-      be traced.
+    threshold: of the eigenvalues; published: 2e-2. May be traced.
     rank: static; so many of the smallest, in its place.
 
   Raises:

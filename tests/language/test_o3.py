@@ -16,7 +16,7 @@ from jaxunlearn import language
 from jaxunlearn.language import detector as detectors
 from jaxunlearn.language import serving
 from jaxunlearn.language.lora import lora
-from jaxunlearn.language.o3 import _nested, overlap
+from jaxunlearn.language.row_adapters import nested, overlap
 from jaxunlearn.models.decoder import Adapters
 
 KEY = jax.random.key(0)
@@ -50,7 +50,7 @@ def test_rows_weigh_their_adapters():
   run = jax.jit(
     lambda v, adapters: lm.blocks(v, hidden, adapters=adapters).hidden
   )
-  on = Adapters(_nested(part), 2.0 * jnp.array([0.0, 1.0, 0.0]))
+  on = Adapters(nested(part), 2.0 * jnp.array([0.0, 1.0, 0.0]))
   found, plain, full = (
     run(variables, on),
     run(variables, None),
