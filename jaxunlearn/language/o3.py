@@ -84,9 +84,8 @@ def o3(
     go round, and from the second on one program serves all.
 
   Raises:
-    ValueError: a count < 1, orthogonality < 0; from the call, data without
-      "alternative"; (concrete) more requests than `capacity`, or one of less than
-      two rows.
+    ValueError: a number out of its range; from the call, data without
+      "alternative"; (concrete) requests beyond `capacity`, or of one row.
   """
   fit = as_fit(fit, fields)
   checks.count(1, capacity=capacity, rank=rank)
@@ -128,34 +127,23 @@ def o3(
     assert out.weight is not None
     return out._replace(value=out.value + apart * out.weight)
 
-  def put(carry: Any, data: Any, request: Any, key: Any) -> Variables:
-    del key
+  def put(carry: Any, data: Any, request: Any, _: Any) -> Variables:
     before, factors = carry[state], carry[adapter]
-    features = map_chosen(
-      lambda x: _features(lm, carry.variables, x),
-      data["x"],
-      request.forget,
-      chunk_size=32,
-    )
-    found = detectors.fit(features, request.forget > 0)
+    asked, look = request.forget, lambda x: _features(lm, carry.variables, x)
+    features = map_chosen(look, data["x"], asked, chunk_size=32)
+    found = detectors.fit(features, asked > 0)
     write = lambda room, leaf: room.at[before.served].set(leaf)
     past = {p: write(before.past[p], f["a"]) for p, f in factors.items()}
     every = jax.tree.map(write, before.detectors, found)
     after = O3(factors, past, every, before.served + 1)
     return guarded_by(carry.variables, NAME, after)
 
-  rows = Draw(forget=ALL)
+  draw = Draw(forget=fit.batch_size)
   return chain(
     provide(state, begin, reads="shapes"),
     provide(adapter, lambda carry, *_: carry[state].factors, reads="nothing"),
-    phase(
-      objective,
-      fit,
-      draw=Draw(forget=fit.batch_size),
-      on=adapter,
-      name="unlearn",
-    ),
-    adopt(put, needs=rows, reads="rows"),
+    phase(objective, fit, draw=draw, on=adapter, name="unlearn"),
+    adopt(put, needs=Draw(forget=ALL), reads="rows"),
     name="o3",
   )
 
@@ -170,8 +158,7 @@ def o3_model(
 
   Args:
     lm: the model.
-    sharpness: see `detector.weight`. May be traced.
-    floor: likewise. May be traced.
+    sharpness, floor: see `detector.weight`. May be traced.
   """
 
   def bind(variables: Variables, state: O3, x: Text) -> jax.Array:
