@@ -20,7 +20,7 @@ from jaxunlearn.language import serving
 from jaxunlearn.metrics import text as scores
 
 pytest.importorskip("tokenizers")
-pytestmark = [pytest.mark.slow, pytest.mark.optimized]
+pytestmark = [pytest.mark.slow, pytest.mark.optimized(reason="It trains.")]
 KEY = jax.random.key(0)
 STEPS, BATCH, GROUP = 200, 12, 4
 
