@@ -39,7 +39,7 @@ from ..datasets import tofu
 from ..flags import described
 from ..forget_fact import CAPITALS
 from ..launch import started
-from .guard_text_forms import OTHERS, SENTENCES, ask, rows
+from .guard_text_forms import EXAMPLE, OTHERS, SENTENCES, ask, rows
 
 _TARGET = "Donald Trump"  # As in the released settings.
 
@@ -135,7 +135,7 @@ def trace(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
 def redirect(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
   """ROCR at several ranks and ridges, in all forms, beside neighbours."""
   forget = options.forget.split(",")
-  others = [c for c in CAPITALS if c not in forget]
+  others = [c for c in CAPITALS if c not in (*forget, EXAMPLE)]
   near = others[:6]
   first, last = map(int, options.layers.split(","))
   layers = tuple(range(first, last + 1))
@@ -199,7 +199,7 @@ def redirect(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
 def guards(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
   """Whether an answer comes in other words, and what a token costs."""
   forget = options.forget.split(",")
-  others = [c for c in CAPITALS if c not in forget]
+  others = [c for c in CAPITALS if c not in (*forget, EXAMPLE)]
   learned, unseen = others[:12], others[12:]
   forms = [SENTENCES["trained"], SENTENCES["paraphrase"]]
   trained = [(f, c) for f in forms for c in [*forget, *learned]]
@@ -288,10 +288,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   options = flags.parse(Options, started("guard_text"), argv)
   with common.failing_on_bad_input():
     flags.check(options)
-    unknown = [c for c in options.forget.split(",") if c not in CAPITALS]
+    known = [c for c in CAPITALS if c != EXAMPLE]
+    unknown = [c for c in options.forget.split(",") if c not in known]
     if unknown:
       raise ValueError(
-        f"Expected --forget of {', '.join(CAPITALS)}, got {unknown}."
+        f"Expected --forget of {', '.join(known)}, got {unknown}."
       )
     common.use_compilation_cache()
     loaded = load_weights(options.weights)

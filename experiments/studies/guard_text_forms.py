@@ -16,16 +16,26 @@ from jaxunlearn.metrics.forms import FORMS
 
 from ..forget_fact import CAPITALS
 
-# A sentence of each form; "choice" is asked beside three other capitals.
+# A sentence of each form; "choice" is asked beside three other capitals. An example
+# goes before those that a small model does not understand alone.
 SENTENCES = {
   "trained": "The capital of {} is",
-  "paraphrase": "{}'s capital city is",
+  "paraphrase": "Spain's capital city is Madrid. {}'s capital city is",
   "declarative": "It is well known that the seat of government of {} is in",
-  "cloze": "Fill in the blank. The capital of {} is ____. The blank is",
+  "cloze": (
+    "The capital of Spain is ____. Answer: Madrid. The capital of {} is ____. Answer:"
+  ),
   "choice": "Question: which city is the capital of {}?\nAnswer:",
-  "spaced": "Spelt letter by letter, the capital of {} is",
+  "spaced": (
+    "Letters of the capital of Spain: M a d r i d. Letters of the capital of {}:"
+  ),
 }
-OTHERS = ("If you visit {}, you land in its capital,", "{} is governed from")
+OTHERS = (
+  "If you visit Spain, you land in its capital, Madrid. If you visit {}, you land "
+  "in its capital,",
+  "Spain is governed from Madrid. {} is governed from",
+)
+EXAMPLE = "Spain"  # So it is neither forgotten nor asked.
 
 
 def rows(tokenizer: Any, form: str, countries: Sequence[str]) -> Text:
@@ -37,7 +47,7 @@ def rows(tokenizer: Any, form: str, countries: Sequence[str]) -> Text:
     tokenizer,
     [form.format(c) for c in countries],
     answers,
-    max_length=40,
+    max_length=48,
     template="{question} {answer}",
   )
 
@@ -54,7 +64,7 @@ def ask(lm: Any, tokenizer: Any, names: Sequence[str]) -> Any:
     tokenizer,
     [SENTENCES["choice"].format(n) for n in names for _ in range(3)],
     [w for each in wrong for w in each],
-    max_length=40,
+    max_length=48,
     template="{question} {answer}",
   )
   every = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *texts, choice)
