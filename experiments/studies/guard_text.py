@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.table import Table
 
 import jaxunlearn as ju
 from jaxunlearn import attribution, language, report
@@ -39,7 +38,15 @@ from ..datasets import tofu
 from ..flags import described
 from ..forget_fact import CAPITALS
 from ..launch import started
-from .guard_text_forms import EXAMPLE, OTHERS, SENTENCES, ask, rows
+from .guard_text_forms import (
+  EXAMPLE,
+  OTHERS,
+  SENTENCES,
+  ask,
+  rows,
+  show,
+  strongest,
+)
 
 _TARGET = "Donald Trump"  # As in the released settings.
 
@@ -265,24 +272,6 @@ def guards(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
   return found
 
 
-def _most(kind: str, found: Any) -> dict[str, Any]:
-  """Of a kind of state, where it brings back most."""
-  line = {name: found[name] for name in ("facts", "clean", "corrupt")}
-  for role, effect in found["effect"].items():
-    line[role] = f"{max(effect):.2f} at {int(np.argmax(effect))}"
-  return {"kind": kind, **line}
-
-
-def _show(title: str, lines: Sequence[Mapping[str, Any]]) -> None:
-  shown = Table(title=title)
-  for name in lines[0]:
-    shown.add_column(name)
-  cell = lambda v: f"{v:.3g}" if isinstance(v, float) else str(v)
-  for line in lines:
-    shown.add_row(*(cell(line.get(name, "")) for name in lines[0]))
-  common.wide_console().print(shown)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
   """The program; bad input ends it with one line and exit status 2."""
   options = flags.parse(Options, started("guard_text"), argv)
@@ -306,11 +295,13 @@ def main(argv: Sequence[str] | None = None) -> None:
       found, chart = trace(*given)
       report.write_json(out / "trace.json", found)
       chart.save(out / "trace.svg")
-      _show("Traced", [_most(kind, values) for kind, values in found.items()])
+      show(
+        "Traced", [strongest(kind, values) for kind, values in found.items()]
+      )
     if wanted("rocr"):
       found, good = redirect(*given)
       report.write_json(out / "rocr.json", found)
-      _show("ROCR", found["rows"])
+      show("ROCR", found["rows"])
       print(
         f"{len(good)} of {len(found['rows'])} settings lower every form with "
         "neighbours within .05" + ("." if good else ": not reproduced.")
@@ -318,4 +309,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     if wanted("guards"):
       made = guards(*given)
       report.write_json(out / "guards.json", made)
-      _show("Guards", [{"served": k, **v} for k, v in list(made.items())[::-1]])
+      show("Guards", [{"served": k, **v} for k, v in list(made.items())[::-1]])

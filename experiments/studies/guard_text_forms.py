@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from rich.table import Table
 
 from jaxunlearn import language
 from jaxunlearn.language.rows import encode_pairs
@@ -14,6 +16,7 @@ from jaxunlearn.language.types import Text
 from jaxunlearn.metrics import text as scores
 from jaxunlearn.metrics.forms import FORMS
 
+from .. import common
 from ..forget_fact import CAPITALS
 
 # A sentence of each form; "choice" is asked beside three other capitals. An example
@@ -81,3 +84,22 @@ def ask(lm: Any, tokenizer: Any, names: Sequence[str]) -> Any:
     return jnp.exp(right).at[place].set(p)
 
   return jax.jit(look)
+
+
+def strongest(kind: str, found: Any) -> dict[str, Any]:
+  """Of a kind of state, where it brings back most."""
+  line = {name: found[name] for name in ("facts", "clean", "corrupt")}
+  for role, effect in found["effect"].items():
+    line[role] = f"{max(effect):.2f} at {int(np.argmax(effect))}"
+  return {"kind": kind, **line}
+
+
+def show(title: str, lines: Sequence[Mapping[str, Any]]) -> None:
+  """A table in the terminal."""
+  shown = Table(title=title)
+  for name in lines[0]:
+    shown.add_column(name)
+  cell = lambda v: f"{v:.3g}" if isinstance(v, float) else str(v)
+  for line in lines:
+    shown.add_row(*(cell(line.get(name, "")) for name in lines[0]))
+  common.wide_console().print(shown)
