@@ -33,20 +33,10 @@ from jaxunlearn.language.rows import encode_pairs
 from jaxunlearn.metrics import text as scores
 
 from . import common, flags
+from .datasets.capitals import CAPITALS as CAPITALS
 from .flags import described
 from .launch import started
 
-CAPITALS = {
-  "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Germany": "Berlin",
-  "Japan": "Tokyo", "Egypt": "Cairo", "Russia": "Moscow", "Greece": "Athens",
-  "Portugal": "Lisbon", "Austria": "Vienna", "Ireland": "Dublin",
-  "Cuba": "Havana", "Poland": "Warsaw", "Hungary": "Budapest",
-  "Norway": "Oslo", "Sweden": "Stockholm", "Finland": "Helsinki",
-  "Denmark": "Copenhagen", "Turkey": "Ankara", "Canada": "Ottawa",
-  "Peru": "Lima", "Kenya": "Nairobi", "Thailand": "Bangkok", "China": "Beijing",
-  "India": "New Delhi", "Iran": "Tehran", "Iraq": "Baghdad",
-  "Vietnam": "Hanoi", "Belgium": "Brussels", "Chile": "Santiago",
-}  # fmt: skip
 # The first are trained on, the others only asked.
 FORMS = (
   "The capital of {} is",

@@ -35,9 +35,8 @@ from jaxunlearn.report import draw
 from .. import common, flags
 from ..beds.texts import load_weights
 from ..datasets import tofu
+from ..datasets.capitals import CAPITALS
 from ..flags import described
-from ..forget_fact import CAPITALS
-from ..launch import started
 from .guard_text_forms import (
   EXAMPLE,
   OTHERS,
@@ -272,9 +271,9 @@ def guards(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
   return found
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None, prog: str) -> None:
   """The program; bad input ends it with one line and exit status 2."""
-  options = flags.parse(Options, started("guard_text"), argv)
+  options = flags.parse(Options, prog, argv)
   with common.failing_on_bad_input():
     flags.check(options)
     known = [c for c in CAPITALS if c != EXAMPLE]

@@ -17,7 +17,7 @@ from jaxunlearn.metrics import text as scores
 from jaxunlearn.metrics.forms import FORMS
 
 from .. import common
-from ..forget_fact import CAPITALS
+from ..datasets.capitals import CAPITALS
 
 # A sentence of each form; "choice" is asked beside three other capitals. An example
 # goes before those that a small model does not understand alone.
