@@ -31,18 +31,16 @@ import numpy as np
 from jaxunlearn import attacks, report
 from jaxunlearn.report import verdict as verdicts
 from jaxunlearn.report.tables import Cell, Grid
-from jaxunlearn.report.taxonomy import FINE_TUNING, WHITE_BOX
-from jaxunlearn.report.verdict import DAMAGE, NOTHING, TELLTALE, TRACE
 
 from .. import bench, flags
 from ..beds import (
+  classifier_attacks,
   classifier_measures,
   classifier_methods,
   classifiers,
 )
-from ..bench import RETRAINED, Evidence, Measure, Method, Rule, table
+from ..bench import RETRAINED, Evidence, Measure, Method, table
 from ..flags import described
-from . import audit_attacks
 
 SEEDS = {
   "smoke": {"digits": 4, "other": 4},
@@ -52,20 +50,6 @@ SEEDS = {
 SHADOWS = {"smoke": 8, "quick": 64, "paper": 256}
 MIN_SHADOWS = 4
 GIVEN = "given"
-RULES = (
-  Rule("forget_accuracy", 0.05, TRACE, TELLTALE),
-  Rule("retain_accuracy", 0.02, NOTHING, DAMAGE),
-  Rule("test_accuracy", 0.02, NOTHING, DAMAGE),
-)
-ATTACK_RULES = (
-  Rule("lira_auc", 0.05, TRACE, TELLTALE, threat=WHITE_BOX),
-  Rule("rmia_auc", 0.05, TRACE, TELLTALE, threat=WHITE_BOX),
-  Rule("loss_auc", 0.05, TRACE, TELLTALE, threat=WHITE_BOX),
-  Rule("relearn_area", 0.05, TRACE, TELLTALE, threat=FINE_TUNING),
-  Rule("quantized_knowledge", 0.05, TRACE, threat=WHITE_BOX),
-  Rule("probe_accuracy", 0.05, TRACE, threat=WHITE_BOX),
-  Rule("u_lira_auc", 0.1, TELLTALE, above_original=TRACE, threat=WHITE_BOX),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,9 +153,12 @@ def _given(bed: bench.Bed, setting: bench.Setting):
 def measures(plan: bench.Plan) -> list[Measure]:
   """Accuracies and relearning as in the study of forgetting, and attacks."""
   return [
-    *classifier_measures.measures(plan, RULES),
-    audit_attacks.measure(
-      ATTACK_RULES, num_shadows(plan.options), (GIVEN,), plan.strategy
+    *classifier_measures.measures(plan, classifier_attacks.RULES),
+    classifier_attacks.measure(
+      classifier_attacks.ATTACK_RULES,
+      num_shadows(plan.options),
+      (GIVEN,),
+      plan.strategy,
     ),
   ]
 
@@ -184,7 +171,7 @@ def intervals(evidence: Evidence) -> list[report.Comparison]:
       attacks.bootstrap, statistic=attacks.auc, resample_rows=True
     )
   )
-  forget, unseen = rows_of(evidence)
+  forget, unseen = classifier_attacks.rows_of(evidence)
   rows = []
   for name, found in evidence.found.items():
     lira = _finite_seeds(_own(name, found.values["lira"]))[0]
@@ -216,7 +203,7 @@ def intervals(evidence: Evidence) -> list[report.Comparison]:
 
 def figures(evidence: Evidence) -> dict[str, tuple[Any, str]]:
   """ROC curves, scores, and relearning."""
-  forget, unseen = rows_of(evidence)
+  forget, unseen = classifier_attacks.rows_of(evidence)
   train = len(evidence.plan.forget[0])
   retain = np.flatnonzero(~evidence.plan.forget[0])
   values = {name: found.values for name, found in evidence.found.items()}
@@ -284,13 +271,6 @@ def figures(evidence: Evidence) -> dict[str, tuple[Any, str]]:
   return shown
 
 
-def rows_of(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
-  """Numbers of the forgotten and of the unseen rows, among all rows."""
-  forget, gone = evidence.plan.forget[0], evidence.plan.requests.marks[0, 0]
-  unseen = gone if gone.any() else np.ones_like(gone)
-  return np.flatnonzero(forget), len(forget) + np.flatnonzero(unseen)
-
-
 def _own(name: str, values: np.ndarray) -> np.ndarray:
   return values[:1] if name == GIVEN else values
 
@@ -346,7 +326,7 @@ def notes(plan: bench.Plan) -> list[str]:
     "rows that no model was trained on.",
     "U-LiRA: for each forgotten row two normal distributions are fitted to the "
     "models of every other seed, unlearned and retrained, and tried on the other "
-    f"seeds. It wants {audit_attacks.MIN_MODELS} models a method that did not "
+    f"seeds. It wants {classifier_attacks.MIN_MODELS} models a method that did not "
     "diverge.",
   ]
   if plan.beds.facts["has_given"]:

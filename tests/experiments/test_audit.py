@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from experiments import audit, common
+from experiments.beds.classifier_attacks import rows_of, tell_apart
 from experiments.bench import lanes, render, table
-from experiments.studies.audit import intervals, rows_of
-from experiments.studies.audit_attacks import tell_apart
+from experiments.studies.audit import intervals
 from jaxunlearn import attacks, report
 from jaxunlearn.report.verdict import difference_interval
 

@@ -19,14 +19,31 @@ import jaxunlearn as ju
 from jaxunlearn import attacks, metrics, report
 from jaxunlearn.core import checks
 from jaxunlearn.core.keys import derive
+from jaxunlearn.report.taxonomy import FINE_TUNING, WHITE_BOX
+from jaxunlearn.report.verdict import DAMAGE, NOTHING, TELLTALE, TRACE
 
-from ..bench import RETRAINED, Bed, Case, Evidence, Measure, lanes
+from ..bench import RETRAINED, Bed, Case, Evidence, Measure, Rule, lanes
 
 QUANTIZED_BITS = 4
 MIN_MODELS = 4  # Of a method, for U-LiRA: two to fit, two to attack.
 PER_EXAMPLE_FROM = 16  # Models on each side that a variance a row wants.
 _PROBE_SIZE = 1024  # A layer of more numbers is not probed.
 _TOLD = ("u_lira_members", "u_lira_others")
+
+RULES = (
+  Rule("forget_accuracy", 0.05, TRACE, TELLTALE),
+  Rule("retain_accuracy", 0.02, NOTHING, DAMAGE),
+  Rule("test_accuracy", 0.02, NOTHING, DAMAGE),
+)
+ATTACK_RULES = (
+  Rule("lira_auc", 0.05, TRACE, TELLTALE, threat=WHITE_BOX),
+  Rule("rmia_auc", 0.05, TRACE, TELLTALE, threat=WHITE_BOX),
+  Rule("loss_auc", 0.05, TRACE, TELLTALE, threat=WHITE_BOX),
+  Rule("relearn_area", 0.05, TRACE, TELLTALE, threat=FINE_TUNING),
+  Rule("quantized_knowledge", 0.05, TRACE, threat=WHITE_BOX),
+  Rule("probe_accuracy", 0.05, TRACE, threat=WHITE_BOX),
+  Rule("u_lira_auc", 0.1, TELLTALE, above_original=TRACE, threat=WHITE_BOX),
+)
 
 ATTACKED = (
   report.Metric(
@@ -353,3 +370,10 @@ def _two_fold(both, variance):
   auc = jax.vmap(attacks.auc)(*scores)
   quality = attacks.forgetting_quality(*both[..., 0])
   return scores, auc, quality.score, jnp.median(quality.epsilon)
+
+
+def rows_of(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
+  """Numbers of the forgotten and of the unseen rows, among all rows."""
+  forget, gone = evidence.plan.forget[0], evidence.plan.requests.marks[0, 0]
+  unseen = gone if gone.any() else np.ones_like(gone)
+  return np.flatnonzero(forget), len(forget) + np.flatnonzero(unseen)
