@@ -24,6 +24,7 @@ STUDIES = {
   "forget_corrupted": "forget bad rows of which only some are known",
   "zero_shot": "forget classes without any data",
   "continual": "learn and forget in a stream of tasks",
+  "compare": "set any two models side by side, in one page",
   "audit": "attack what was forgotten, with shadow models",
   "audit_diffusion": "attack forgotten concepts of diffusion models",
   "match_oracles": "compare with many retrained models (KLoM)",

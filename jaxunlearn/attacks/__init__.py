@@ -30,6 +30,17 @@ from jaxunlearn.attacks.classifiers import (
 )
 from jaxunlearn.attacks.classifiers import logistic_attack as logistic_attack
 from jaxunlearn.attacks.classifiers import svc_attack as svc_attack
+from jaxunlearn.attacks.comparator import ModelRecord as ModelRecord
+from jaxunlearn.attacks.comparator import PrivacyScore as PrivacyScore
+from jaxunlearn.attacks.comparator import ThresholdCurve as ThresholdCurve
+from jaxunlearn.attacks.comparator import layer_names as layer_names
+from jaxunlearn.attacks.comparator import model_record as model_record
+from jaxunlearn.attacks.comparator import privacy_epsilon as privacy_epsilon
+from jaxunlearn.attacks.comparator import privacy_score as privacy_score
+from jaxunlearn.attacks.comparator import (
+  retraining_signals as retraining_signals,
+)
+from jaxunlearn.attacks.comparator import threshold_curve as threshold_curve
 from jaxunlearn.attacks.concept_probe import ConceptProbe as ConceptProbe
 from jaxunlearn.attacks.concept_probe import (
   fit_concept_probe as fit_concept_probe,
@@ -161,7 +172,9 @@ __all__ = [
   "LogisticAttack",
   "MembershipRatio",
   "MembershipSignals",
+  "ModelRecord",
   "PopulationAttack",
+  "PrivacyScore",
   "Probe",
   "ProbeReport",
   "QualityRuns",
@@ -174,6 +187,7 @@ __all__ = [
   "SvcAttack",
   "TextMembership",
   "ThresholdAttack",
+  "ThresholdCurve",
   "TprInterval",
   "ULiraReport",
   "ULiraStatistics",
@@ -205,6 +219,7 @@ __all__ = [
   "hard_triplet_loss",
   "in_context",
   "in_context_gaps",
+  "layer_names",
   "leaks",
   "linear_probe",
   "lira_leave_one_out",
@@ -219,9 +234,12 @@ __all__ = [
   "membership_signals",
   "min_k",
   "min_k_plus_plus",
+  "model_record",
   "nf4_table",
   "normalised_token_log_probs",
   "population_attack",
+  "privacy_epsilon",
+  "privacy_score",
   "privleak",
   "probe_model",
   "probe_outputs",
@@ -240,6 +258,7 @@ __all__ = [
   "relearn_area",
   "relearn_target",
   "relearning",
+  "retraining_signals",
   "rmia_leave_one_out",
   "rmia_scores",
   "roc_curve",
@@ -251,6 +270,7 @@ __all__ = [
   "svc_attack",
   "text_membership",
   "threshold_attack",
+  "threshold_curve",
   "token_log_probs",
   "told_in_context",
   "tpr_at_fpr",

@@ -68,6 +68,7 @@ from jaxunlearn.metrics.regression import (
   relative_difference,
   wasserstein1,
 )
+from jaxunlearn.metrics.representation import linear_cka
 from jaxunlearn.metrics.tabsyndex import (
   TabSynDex,
   association_matrix,
@@ -78,7 +79,9 @@ from jaxunlearn.metrics.tabsyndex_bands import Bands, tabsyndex_bands
 from jaxunlearn.metrics.tabsyndex_frames import encode_frames
 from jaxunlearn.metrics.tabsyndex_nearest import nearest_record_distance
 from jaxunlearn.metrics.utility import (
+  ClassOutcomes,
   accuracy,
+  class_outcomes,
   confusion_matrix,
   mean_cross_entropy,
   unweighted_f1,
@@ -89,6 +92,7 @@ __all__ = [
   "Bands",
   "Bottleneck",
   "CanvasScores",
+  "ClassOutcomes",
   "ConceptBank",
   "FeatureStatistics",
   "LayerDistance",
@@ -101,6 +105,7 @@ __all__ = [
   "canvas_scores",
   "class_accuracy",
   "class_attributions",
+  "class_outcomes",
   "closest_class",
   "concept_bank",
   "concept_residue",
@@ -126,6 +131,7 @@ __all__ = [
   "kl_divergence",
   "klom",
   "klom_floor",
+  "linear_cka",
   "logit_confidence",
   "mean_absolute_error",
   "mean_cross_entropy",

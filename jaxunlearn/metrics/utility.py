@@ -6,6 +6,8 @@ All take logits and labels of all rows, and `weights` that say which count:
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -135,3 +137,59 @@ def unweighted_recall(counts: jax.Array) -> jax.Array:
   total = counts.sum(axis=1)
   share = jnp.diagonal(counts) / jnp.where(total > 0, total, 1)
   return _rows.weighted_mean(share, total > 0)
+
+
+class ClassOutcomes(NamedTuple):
+  """What a model says of each class, on average; nan for one without rows.
+
+  Attributes:
+    shares: float [C, C], of the rows of a class those predicted to be each.
+    confidences: float [C, C], the mean probability of each class on them.
+  """
+
+  shares: jax.Array
+  confidences: jax.Array
+
+
+def class_outcomes(
+  logits: jax.Array,
+  labels: jax.Array,
+  num_classes: int,
+  weights: jax.Array | None = None,
+) -> ClassOutcomes:
+  """Predictions and confidences by true class (rows); rows sum to 1.
+
+  The diagonal of the shares is the accuracy of each class. The aim is the
+  retrained model's matrices, in every row.
+
+  Args:
+    logits: float [N, num_classes].
+    labels: int [N], in 0 .. num_classes - 1.
+    num_classes: C; static.
+    weights: bool or float [N] >= 0; None counts every row once.
+
+  Returns:
+    See `ClassOutcomes`; nan where a counted row has a logit that is nan or +inf.
+
+  Raises:
+    ValueError: see `confusion_matrix`.
+
+  Example:
+    >>> logits = jnp.array([[9.0, 0.0], [0.0, 9.0], [9.0, 0.0]])
+    >>> class_outcomes(logits, jnp.array([0, 0, 1]), 2).shares.tolist()
+    [[0.5, 0.5], [1.0, 0.0]]
+  """
+  counts = confusion_matrix(logits, labels, num_classes, weights)
+  logits = _rows.rows_of(logits, "logits")
+  weight = _rows.weights_of(weights, logits)
+  broken = ~(logits < jnp.inf).all(axis=-1, keepdims=True)
+  told = jnp.where(broken, jnp.nan, jax.nn.softmax(logits))
+  told = jnp.where(weight[:, None] > 0, told * weight[:, None], 0)
+  member = jax.nn.one_hot(labels, num_classes, dtype=logits.dtype)
+  total = (member * weight[:, None]).sum(0)[:, None]
+  # Not a product with the members: 0 times nan would reach every class.
+  sums = jnp.zeros_like(counts).at[labels].add(told)
+  has_nan = jnp.isnan(sums)
+  return ClassOutcomes(
+    jnp.where(has_nan, jnp.nan, counts) / total, sums / total
+  )

@@ -7,6 +7,9 @@ extra) are imported when a file is made.
 
 from jaxunlearn.report.certificate import Certificate as Certificate
 from jaxunlearn.report.charts import Chart as Chart
+from jaxunlearn.report.comparator import compare as compare
+from jaxunlearn.report.compare_data import Compared as Compared
+from jaxunlearn.report.compare_data import ComparedRows as ComparedRows
 from jaxunlearn.report.comparisons import salun_table as salun_table
 from jaxunlearn.report.definitions import HIGHER as HIGHER
 from jaxunlearn.report.definitions import LOWER as LOWER

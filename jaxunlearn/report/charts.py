@@ -170,7 +170,7 @@ def _drawn(text: str) -> str:
   return re.sub(mark + ">([^<]+)</", r"<\1\2><title>\3</title>\4</", svg)
 
 
-def live(panel: Spec) -> Spec:
+def live(panel: Spec, zooms: bool = True) -> Spec:
   """A panel for a browser: numbers zoom with shift and the wheel, and pan."""
   made = {**panel, "config": {**_CONFIG, "background": None}}
   first, *rest = panel["layer"]
@@ -178,7 +178,7 @@ def live(panel: Spec) -> Spec:
     first["encoding"].get(axis, {}).get("type") == "quantitative"
     for axis in "xy"
   ]
-  if all(kinds):
+  if zooms and all(kinds):
     zoom = {"type": "interval", "zoom": "wheel![event.shiftKey]"}
     params = [{"name": "zoom", "select": zoom, "bind": "scales"}]
     made["layer"] = [{**first, "params": params}, *rest]
@@ -206,9 +206,11 @@ def _plain(key: str, value: Any) -> Any:
   return float(f"{number:.6g}") if math.isfinite(number) else None
 
 
-def panel(title: str, *layers: Spec, **fields: Any) -> Spec:
+def panel(title: str | Spec, *layers: Spec, **fields: Any) -> Spec:
   """Layers on one pair of axes."""
   made: Spec = {"layer": list(layers), **fields}
+  if not isinstance(title, str):
+    return {"title": title, **made}
   return {"title": clean(title), **made} if title else made
 
 

@@ -73,9 +73,14 @@ def render(template: str, *, scripts: Sequence[str] = (), **fields: Any) -> str:
   )
 
 
+def script(name: str) -> str:
+  """A script of the templates."""
+  return _inline((_FOLDER / name).read_text("utf-8"))
+
+
 def scripts(charts_shown: bool) -> list[str]:
   """What sorts and highlights; and Vega, where there are pictures."""
-  own = _inline((_FOLDER / "report.js").read_text("utf-8"))
+  own = script("report.js")
   return [_vega(), own] if charts_shown else [own]
 
 
@@ -301,7 +306,12 @@ def _templates() -> Any:
     "_", Markup("_<wbr>")
   )
   made.filters["drawn"] = lambda panel: Markup(charts.panel_svg(panel))
-  made.filters["live"] = lambda panel: Markup(_json(charts.live(panel)))
+  made.filters["enumerated"] = lambda names: list(enumerate(names))
+  made.filters["pairs"] = lambda names: [(name, name) for name in names]
+  made.filters["json"] = lambda value: Markup(_json(value))
+  made.filters["live"] = lambda panel, zooms=True: Markup(
+    _json(charts.live(panel, zooms))
+  )
   return made
 
 

@@ -142,6 +142,14 @@ ROWS = {
     metrics.activation_distance, draws((12, 3), (12, 3)), True
   ),
   "accuracy": Row(lambda x: metrics.accuracy(x, LABELS), draws((12, 3)), True),
+  "linear_cka": Row(metrics.linear_cka, draws((12, 3), (12, 4)), True),
+  "class_outcomes": Row(
+    lambda x: metrics.class_outcomes(x, LABELS, 3), draws((12, 3)), True
+  ),
+  "retraining_signals": Row(attacks.retraining_signals, draws((12, 3)), True),
+  "privacy_score": Row(
+    lambda a, b: attacks.privacy_score(a, b, MASK), draws((2, 12), (2, 12))
+  ),
   "mean_absolute_error": Row(
     metrics.mean_absolute_error, draws((12,), (12,)), True
   ),
