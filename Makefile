@@ -1,20 +1,24 @@
 # setup: the tests' environment.  demo: the main job on scikit-learn's digits.
 # test: the fast suite.  test-all: every test.  battery: what every transform must
 # do, for another Python.  check: lint, format, types and lock files.  lock: new
-# lock files, of the newest releases.
+# lock files, of the newest releases.  docs: the site, its examples run; docs-links:
+# whether its links lead somewhere.  browser: the pages of reports in Chromium.
 PYTHON ?= python3
 VENV := .venv
 DEMO := .venv-demo
+DOCS := .venv-docs
 UV := .uv/bin/python -m uv
 WORKERS ?= 2
 # Neighbours share fixtures and programs, so a worker gets a stretch of tests.
 SPLIT = -n $(WORKERS) --dist worksteal
-LOCKS := requirements.lock requirements-demo.lock requirements-uv.lock
+LOCKS := requirements.lock requirements-demo.lock requirements-uv.lock \
+  requirements-docs.lock requirements-browser.lock
 export JAX_PLATFORMS ?= cpu
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 
-.PHONY: setup demo demo-language test test-all battery check check-locks format lock build clean
+.PHONY: setup demo demo-language test test-all battery docs docs-links browser check \
+  check-locks format lock build clean
 
 setup: $(VENV)/.stamp
 
@@ -26,7 +30,8 @@ setup: $(VENV)/.stamp
 
 $(VENV)/.stamp: requirements.lock
 $(DEMO)/.stamp: requirements-demo.lock
-$(VENV)/.stamp $(DEMO)/.stamp: %/.stamp: pyproject.toml .uv/.stamp
+$(DOCS)/.stamp: requirements-docs.lock
+$(VENV)/.stamp $(DEMO)/.stamp $(DOCS)/.stamp: %/.stamp: pyproject.toml .uv/.stamp
 	$(UV) venv --quiet --clear --python "$(PYTHON)" $*
 	$(UV) pip install --quiet --require-hashes --python $*/bin/python \
 	  --requirement $(filter %.lock,$^)
@@ -55,6 +60,19 @@ test-all: setup
 battery: setup
 	$(VENV)/bin/python -m pytest -q $(SPLIT) -m "not slow" tests/conformance
 
+# A page runs again when it or its environment changes; cached in .cache/docs.
+SPHINX = $(DOCS)/bin/python -m sphinx -W --keep-going -q
+docs: $(DOCS)/.stamp
+	$(SPHINX) -b html docs build/docs
+
+docs-links: $(DOCS)/.stamp
+	$(SPHINX) -b linkcheck docs build/links
+
+browser: setup
+	$(UV) pip install --quiet --require-hashes --python $(VENV)/bin/python \
+	  --requirement requirements-browser.lock
+	$(VENV)/bin/python -m pytest -q tests/browser -rs
+
 check: setup check-locks
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -79,9 +97,14 @@ lock: .uv/.stamp
 	$(COMPILE) pyproject.toml --group build --extra experiments \
 	  --constraint requirements.lock --output-file requirements-demo.lock
 	$(COMPILE) --group installer --output-file requirements-uv.lock
+	$(COMPILE) pyproject.toml --group build --extra docs --extra experiments \
+	  --extra graph --extra language --constraint requirements.lock \
+	  --output-file requirements-docs.lock
+	$(COMPILE) pyproject.toml --extra browser --constraint requirements.lock \
+	  --output-file requirements-browser.lock
 
 build: setup
 	$(VENV)/bin/python -m build --no-isolation
 
 clean:
-	rm -rf .uv $(VENV) $(DEMO) .cache build dist out
+	rm -rf .uv $(VENV) $(DEMO) $(DOCS) .cache build dist docs/api out
