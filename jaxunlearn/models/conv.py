@@ -63,16 +63,17 @@ def convolution(
     kernel_dilation: zeros are put between kernel entries.
     feature_group_count: groups of channels that do not see each other.
     implementation: how it is computed; never what.
-      "auto": on a CPU output and gradients as forward convolutions, or as
+
+      - "auto": on a CPU output and gradients as forward convolutions, or as
         matrix products where these are faster (weight gradients of small
         inputs; outputs of two or three channels); `vmap` over both operands as
         a loop. Elsewhere "lax", and "shifted" under such a `vmap`.
-      "conv_gradient": as "auto" on a CPU, every weight gradient a convolution.
-      "matmul_gradient": as "auto" on a CPU, every weight gradient ONE product
+      - "conv_gradient": as "auto" on a CPU, every weight gradient a convolution.
+      - "matmul_gradient": as "auto" on a CPU, every weight gradient ONE product
         of the shifted slices of the input with the output's gradient; that
         buffer is prod(kernel_size) times the input.
-      "lax": what `nn.Conv` does, gradients by autodiff.
-      "shifted": the output too is one product of shifted slices and kernel.
+      - "lax": what `nn.Conv` does, gradients by autodiff.
+      - "shifted": the output too is one product of shifted slices and kernel.
 
   Returns:
     The output [B, *spatial', C_out] in the dtype of `x`.
