@@ -157,6 +157,8 @@ def overview(models: Sequence[Compared], names: Sequence[str]) -> Chart:
   standard = models[names.index(RETRAINED)].record
   order = np.argsort([-float(m.record.privacy.value) for m in models])
   panels: list[Spec] = []
+  # Of another seed it is one as well: "retrained, seed 1".
+  is_reference = lambda name: name.partition(",")[0] in REFERENCES
   for title, of in (
     (
       "Accuracy on forget rows, distance (%)",
@@ -168,7 +170,7 @@ def overview(models: Sequence[Compared], names: Sequence[str]) -> Chart:
       {
         **{"method": names[i], "value": 100 * of(models[i].record)},
         **{"low": 100 * of(models[i].record), "high": 100 * of(models[i].record)},
-        "color": GREY if names[i] in REFERENCES else (BLUE, ORANGE)[len(panels)],
+        "color": GREY if is_reference(names[i]) else (BLUE, ORANGE)[len(panels)],
         "label": f"{names[i]}: {title} {100 * of(models[i].record):.1f}",
       }
       for i in order
