@@ -17,6 +17,7 @@ if TYPE_CHECKING:
   from jaxunlearn import continual as continual
   from jaxunlearn import diffusion as diffusion
   from jaxunlearn import exact as exact
+  from jaxunlearn import gan as gan
   from jaxunlearn import graph as graph
   from jaxunlearn import identity as identity
   from jaxunlearn import language as language
@@ -34,6 +35,7 @@ _ROOMS = (
   "continual",
   "diffusion",
   "exact",
+  "gan",
   "graph",
   "identity",
   "language",

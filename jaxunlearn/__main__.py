@@ -25,6 +25,7 @@ STUDIES = {
   "zero_shot": "forget classes without any data",
   "continual": "learn and forget in a stream of tasks",
   "compare": "set any two models side by side, in one page",
+  "forget_gan": "forget a class of a GAN, by samples or by a prompt",
   "audit": "attack what was forgotten, with shadow models",
   "audit_diffusion": "attack forgotten concepts of diffusion models",
   "match_oracles": "compare with many retrained models (KLoM)",

@@ -34,6 +34,7 @@ ALLOWED = {
   "continual": {"core", "losses", "models"},
   "exact": {"core"},
   "diffusion": {"core", "losses", "methods", "models"},
+  "gan": {"core", "metrics", "models"},
   "graph": {"core", "losses", "methods", "metrics", "models"},
   "identity": {"attacks", "core", "losses", "metrics", "models"},
   "language": {"core", "losses", "methods", "metrics", "models"},
@@ -214,7 +215,7 @@ MANY = {
 def factories():
   """Public functions of the rooms of methods that make a transform, by name."""
   for room in (
-    *("methods", "graph", "recsys", "diffusion", "language"),
+    *("methods", "gan", "graph", "recsys", "diffusion", "language"),
     *("identity", "nas"),
   ):
     package = importlib.import_module(f"jaxunlearn.{room}")

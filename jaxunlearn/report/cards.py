@@ -80,6 +80,11 @@ CARDS: Mapping[str, Card] = {
   "adv_unlearn": _concept("redirection", "reference"),
   "doco": _concept("redirection", "reference"),
   "safe_guidance": Card("output", "outputs", ("inference",), "suppression"),
+  # GANs.
+  "adapt": Card("data", access=_BOTH, granularity=_CLASS),
+  "extrapolate": Card("edit", access=_FORGET, granularity=_CLASS),
+  "text_to_unlearn": _concept("redirection", "reference"),
+  "prompt_ascent": _concept("likelihood"),
   # Language.
   "grad_diff": Card("likelihood"),
   "kl": Card("likelihood", access=_REFERENCE),

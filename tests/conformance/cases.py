@@ -9,6 +9,7 @@ from conformance.answers import ANSWERS
 from conformance.case import Case
 from conformance.classifiers import CLASSIFIERS
 from conformance.exact_systems import EXACT
+from conformance.gans import GANS
 from conformance.graphs import GRAPHS
 from conformance.guards import GUARDS
 from conformance.identities import IDENTITIES
@@ -19,6 +20,7 @@ from conformance.texts import TEXTS
 CASES: list[Case] = [
   *CLASSIFIERS,
   *EXACT,
+  *GANS,
   *GRAPHS,
   *IDENTITIES,
   *RECOMMENDERS,
@@ -54,6 +56,8 @@ PARTS = {
   "core.training.fitting": "retrain, finetune",
   "core.training.prepared": "those of methods on graphs, of recommenders",
   "diffusion.requests.telling": "those of methods for diffusion models",
+  "gan.training.adopt": "gan.adversarial, gan.extrapolate",
+  "gan.training.adversarial": "those of methods for GANs",
   "graph.tasks.provide_non_edges": "retrain on edges",
   "identity.forget.beside_retain": "those of identities",
   "language._objectives.keeping": "those of methods for text",

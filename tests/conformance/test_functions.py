@@ -21,6 +21,7 @@ import jaxunlearn as ju
 from jaxunlearn import (
   attacks,
   diffusion,
+  gan,
   identity,
   language,
   losses,
@@ -30,6 +31,7 @@ from jaxunlearn import (
 )
 from jaxunlearn.diffusion import samplers
 from jaxunlearn.diffusion.safe_guidance import SafetyStrength
+from jaxunlearn.gan.text_to_unlearn import directional_loss
 from jaxunlearn.metrics import membership, text
 from jaxunlearn.valuation.types import Utility
 
@@ -309,6 +311,19 @@ ROWS = {
   "safe_guidance": Row(
     guarded, of((1, 2), (3.0, 1e3), (0.05, 1.0), (0.3, 0.5), (0.6, 0.4))
   ),
+  "repulsions": Row(
+    lambda v, gamma, alpha: (
+      gan.inverse(gamma)(v),
+      gan.negative(gamma)(v),
+      gan.exponential(gamma, alpha)(v),
+    ),
+    uniform((), (), ()),
+  ),
+  "directional_loss": Row(directional_loss, draws((5, 3), (3,))),
+  "degree_of_unlearning": Row(
+    gan.degree_of_unlearning, draws((12,), (9,), (9,)), True
+  ),
+  "recall": Row(gan.recall, draws((30, 2), (41, 2)), True),
   "finetune of a rate": Row(
     trained(lambda m, rate: ju.methods.finetune(m, fit(rate))), of((0.1, 0.02))
   ),

@@ -26,12 +26,15 @@ class World(NamedTuple):
     variables: the trained model's.
     data: pytree, leaves [N, ...]; None where a concept says it all.
     requests: bare masks, bool [2, N], or a `Request` with leaves [2, ...].
+    misfits: of a world of concepts, functions from one to another that must be
+      refused, and words of the error.
   """
 
   subject: Any
   variables: Any
   data: Any
   requests: Any
+  misfits: Any = ()
 
 
 @functools.cache
@@ -156,7 +159,17 @@ def prompts() -> World:
   """A denoiser with prompts; requests are concepts, and there are no rows."""
   variables = ju.Variables(tiny_attention.params(jax.random.key(2)))
   requests = ju.Request(concept=_concepts())
-  return World(tiny_attention.model(), variables, None, requests)
+  misfits = (
+    (
+      lambda c: c._replace(prompts=c.prompts[:, :-1]),
+      r"prompts of shape \[B, 5\]",
+    ),
+    (
+      lambda c: c._replace(prompts=c.prompts * 1.0),
+      "prompts of integer dtype",
+    ),
+  )
+  return World(tiny_attention.model(), variables, None, requests, misfits)
 
 
 @functools.cache
@@ -205,3 +218,28 @@ def texts() -> World:
   variables = filled(lambda key: lm.model.init(key, x))
   requests = jnp.stack([owner == 0, owner == 2])
   return World(lm, variables, {"x": x, "owner": owner}, requests)
+
+
+@functools.cache
+def samples() -> World:
+  """A small generator's own samples; requests are those that are large."""
+  from jaxunlearn import gan
+
+  shape, widths = (4,), (6, 6)
+  model = gan.vector_gan(shape, widths, (8,), latent_dim=3, mapping=(5,))
+  variables = filled(model.init)
+  data = gan.pool(model, variables, jax.random.key(6), 32)
+  large = jnp.argsort(data["x"][:, :2], axis=0).argsort(axis=0) > 21
+  return World(model, variables, data, large.T)
+
+
+@functools.cache
+def named_samples() -> World:
+  """The same; requests are embeddings of prompts, and there are no rows."""
+  world = samples()
+  requests = ju.Request(concept=jnp.eye(4)[:2])
+  misfits = (
+    (lambda c: c[:-1], "prompt of floats"),
+    (lambda c: c.astype(int), "prompt of floats"),
+  )
+  return world._replace(data=None, requests=requests, misfits=misfits)

@@ -1,0 +1,48 @@
+"""The study of GANs, in its smallest size."""
+
+import pytest
+
+from experiments import forget_gan
+from jaxunlearn import report
+
+METHODS = "adapt_exponential,text_to_unlearn,prompt_ascent"
+
+
+@pytest.fixture(scope="module")
+def smoke_run(tmp_path_factory):
+  out = tmp_path_factory.mktemp("gan")
+  flags = ["--preset=smoke", f"--methods={METHODS}", "--seeds=1"]
+  forget_gan.main([*flags, f"--out={out}"])
+  return out, report.read_results(out / "results.json").rows
+
+
+@pytest.mark.slow
+def test_methods_are_held_against_retraining_and_shown(smoke_run):
+  out, rows = smoke_run
+  names = {row["method"] for row in rows}
+  assert names >= {"original", "retrained", "retrained_again"}
+  assert names >= set(METHODS.split(","))
+  by_name = {row["method"]: row for row in rows}
+  assert by_name["retrained"]["to_retrained"] < 1e-3
+  assert by_name["retrained_again"]["to_retrained"] > 1e-3
+  assert by_name["original"]["pul"] == 0
+  assert abs(by_name["original"]["degree"]) < 1e-5
+  for row in rows:
+    assert row["is_finite"] and row["mass_ratio"] >= 1
+  text = (out / "report.html").read_text()
+  # Nothing is forgotten in so few steps, and the report has to say so.
+  assert "NOT met" in text and "STAND-IN" in text
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--request=class:12"], "Expected a class 0 .. 9"),
+    (["--data=cifar10"], "Expected --preset paper with --data cifar10"),
+  ],
+)
+def test_bad_input_ends_with_one_line(flags, message, capsys):
+  with pytest.raises(SystemExit) as ended:
+    forget_gan.main(["--preset=smoke", *flags])
+  said = capsys.readouterr().err
+  assert ended.value.code == 2 and message in said and said.count("\n") == 1
