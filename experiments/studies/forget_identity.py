@@ -9,8 +9,8 @@ saw the person.
     python -m experiments.forget_identity --objective dlif --out out/identity
     python -m experiments.forget_identity --data folder:DIR --objective cion
 
-`orthogonal_only` is planted: it makes the person's embeddings orthogonal to what
-they were, and nothing else, so that an audit which it passes is none.
+`orthogonal_only` is a warning: it makes the person's embeddings orthogonal to
+what they were, which its own loss reports as success whatever is left in them.
 """
 
 from __future__ import annotations
@@ -147,7 +147,9 @@ METHODS = {
   ),
   "finetune": _method(lambda r, fit: ju.methods.finetune(r.task, fit)),
   "orthogonal_only": _method(
-    _orthogonal_only, "Planted, to be found out by the audit.", **_WEIGHT
+    _orthogonal_only,
+    "A warning: its own loss is all that says that she is gone.",
+    **_WEIGHT,
   ),
 }
 _HAND = {"rate": 5e-3, "steps": 100}
@@ -208,22 +210,28 @@ def measure(case: Case) -> Mapping[str, Any]:
 
 
 def _judged(evidence: bench.Evidence, name: str) -> Mapping[str, np.ndarray]:
-  """The library's decision of each lane, by models retrained for the request."""
-  ours, theirs = (evidence.found[m].values for m in (name, bench.RETRAINED))
-  of_request = evidence.plan.lanes[0]
-  audit = lambda values, own: identity.IdentityAudit(
-    *(jnp.asarray(values[k][own], jnp.float32) for k in AUDIT)
+  """The library's decision of each lane, beside the two retrained models of it.
+
+  People differ between seeds by more than a model forgets: only how far two
+  retrained models of one lane are apart is the spread, pooled over lanes.
+  """
+  ours, first, second = (
+    evidence.found[m].values for m in (name, bench.RETRAINED, bench.AGAIN)
   )
-  gone = np.zeros(len(of_request))
-  for request in np.unique(of_request):
-    own = of_request == request
-    decide = jax.vmap(identity.decide, in_axes=(0, None))
-    gone[own] = decide(audit(ours, own), audit(theirs, own)).is_gone
+  audit = lambda values: identity.IdentityAudit(
+    *(jnp.asarray(values[k], jnp.float32) for k in AUDIT)
+  )
+
+  def standard(a: jax.Array, b: jax.Array) -> jax.Array:
+    apart = jnp.concatenate([a - b, b - a]) / 2**0.5
+    return (a + b)[:, None] / 2 + apart[None]
+
+  theirs = jax.tree.map(standard, audit(first), audit(second))
+  gone = np.asarray(jax.vmap(identity.decide)(audit(ours), theirs).is_gone)
   found = {"is_gone": gone}
   if "own_confidence" in ours:
-    spread = theirs["own_confidence"]
-    says = ours["own_confidence"] <= spread.mean() + 2 * spread.std(ddof=1)
-    found["is_concealed"] = says & ~gone.astype(bool)
+    usual = (first["own_confidence"] + second["own_confidence"]) / 2
+    found["is_concealed"] = (ours["own_confidence"] <= usual + 0.05) & ~gone
   return found
 
 
@@ -268,8 +276,8 @@ def measures(plan: bench.Plan) -> list[Measure]:
   gone = _share(
     "is_gone",
     "Gone",
-    "Share of runs in which no number of the audit is above the spread of the "
-    "models that never saw the person.",
+    "Share of runs in which no number of the audit is above what two models that "
+    "never saw the person have, by more than such models differ.",
     direction=report.HIGHER,
     headline=True,
   )

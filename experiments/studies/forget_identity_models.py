@@ -224,7 +224,10 @@ def _denoiser(init, told, generic, everybody, loss_of) -> Representation:
     def of(noisy, time, condition):
       when = time[:, None] / len(_LEVELS)
       parts = [noisy, when, condition.mean(axis=1)]
-      return net(variables.params["net"], jnp.concatenate(parts, axis=1))
+      # Most of it is noise; the network is narrower than an image.
+      return noisy + net(
+        variables.params["net"], jnp.concatenate(parts, axis=1)
+      )
 
     return of
 
