@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core.keys import derive
-from jaxunlearn.nas.supernet import OPERATIONS, ZERO, Space, init_architecture
+from jaxunlearn.nas.operations import OPERATIONS, ZERO
+from jaxunlearn.nas.supernet import Space, init_architecture
 
 Tables = dict[str, jax.Array]
 

@@ -22,20 +22,21 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.keys import derive
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.models.layers import check_images
-
-ZERO, SKIP = 0, 1
-OPERATIONS = (
-  *("zero", "skip", "avg_pool_3"),
-  *("sep_conv_3", "sep_conv_5", "dil_conv_3"),
+from jaxunlearn.nas.operations import (
+  OPERATIONS,
+  SIZE,
+  averaged,
+  mixed,
+  normalised,
+  windows,
 )
+
 NORMAL, REDUCE = "normal", "reduce"
-_SIZE = 5  # Of the window that holds all three convolutions.
 
 
 class Space(NamedTuple):
@@ -90,7 +91,7 @@ def init_weights(space: Space, key: jax.Array) -> PyTree:
     weights[f"cell{i}"] = {
       "first": draw(f"{i} first", before, width, fan_in=before),
       "second": draw(f"{i} second", last, width, fan_in=last),
-      "depth": draw(f"{i} depth", edges, 3, _SIZE**2, width, fan_in=9),
+      "depth": draw(f"{i} depth", edges, 3, SIZE**2, width, fan_in=9),
       "point": draw(f"{i} point", edges, 3, width, width, fan_in=width),
     }
     before, last = last, space.nodes * width
@@ -118,8 +119,8 @@ def apply(
   """
   check_images(x)
   stem = weights["stem"]
-  flat = _windows(x, 3, 1).reshape(*x.shape[:3], -1)
-  before = last = _normalised(flat @ stem.reshape(-1, stem.shape[-1]))
+  flat = windows(x, 3, 1).reshape(*x.shape[:3], -1)
+  before = last = normalised(flat @ stem.reshape(-1, stem.shape[-1]))
   for i, kind in enumerate(space.cells):
     own = weights[f"cell{i}"]
     before, last = last, _cell(space, own, gates[kind], before, last, kind)
@@ -130,9 +131,9 @@ def apply(
 def _cell(space, weights, gates, before, last, kind):
   """The nodes of a cell side by side, [B, H, W, nodes * channels]."""
   if before.shape[1] != last.shape[1]:
-    before = _averaged(before, 2, 2)
+    before = averaged(before, 2, 2)
   states = [
-    _normalised(nn.relu(s) @ weights[name])
+    normalised(nn.relu(s) @ weights[name])
     for s, name in ((before, "first"), (last, "second"))
   ]
   number = {edge: e for e, edge in enumerate(space.edges)}
@@ -147,67 +148,10 @@ def _cell(space, weights, gates, before, last, kind):
 
   # Both inputs at once, then each node to those after it.
   both = (jnp.stack(pair) for pair in zip(leaving(0, 0), leaving(1, 0)))
-  mixed = jax.vmap(lambda *parts: _mixed(*parts, stride))
-  nodes = list(mixed(jnp.stack(states), *both).sum(axis=0))
+  sends = jax.vmap(lambda *parts: mixed(*parts, stride))
+  nodes = list(sends(jnp.stack(states), *both).sum(axis=0))
   for j in range(count - 1):
-    sent = _mixed(nodes[j], *leaving(j + 2, j + 1), 1)
+    sent = mixed(nodes[j], *leaving(j + 2, j + 1), 1)
     for i, more in enumerate(sent, j + 1):
       nodes[i] += more
   return jnp.concatenate(nodes, axis=-1)
-
-
-def _mixed(x, gates, depth, point, stride):
-  """What the edges that leave a node send: [E, B, H, W, C]."""
-  window = _windows(nn.relu(x), _SIZE, stride)
-  convolved = jnp.einsum("bhwkc,eokc->ebhwoc", window, depth * _masks())
-  convolved = jnp.einsum("ebhwoc,eocd->eobhwd", convolved, point)
-  pooled = _normalised(_averaged(x, 3, stride))
-  same = x if stride == 1 else _averaged(x, 2, 2)
-  plain = jnp.stack([same, pooled])
-  return jnp.einsum("eo,obhwc->ebhwc", gates[:, SKIP:3], plain) + jnp.einsum(
-    "eo,eobhwc->ebhwc", gates[:, 3:], _normalised(convolved)
-  )
-
-
-def _masks() -> np.ndarray:
-  """Which entries of a window 5x5 each convolution has, [1, 3, 25, 1]."""
-  away = np.abs(np.arange(_SIZE) - _SIZE // 2)
-  near = np.maximum(away[:, None], away[None]) <= 1
-  spread = (away[:, None] % 2 == 0) & (away[None] % 2 == 0)
-  masks = np.stack([near, np.ones_like(near), spread])
-  return masks.reshape(1, 3, -1, 1).astype(np.float32)
-
-
-def _windows(x, size, stride):
-  """Shifted slices of images padded with zeros: [B, H', W', size^2, C].
-
-  As products with shift matrices: slices and their gradients take XLA minutes
-  to compile.
-  """
-  rows, columns = (_shifts(length, size, stride) for length in x.shape[1:3])
-  found = jnp.einsum("ihr,bruc->ibhuc", rows, x)
-  found = jnp.einsum("jwu,ibhuc->bhwijc", columns, found)
-  return found.reshape(*found.shape[:3], size**2, -1)
-
-
-def _averaged(x, size, stride):
-  """Means of windows [B, H', W', C], of the pixels that there are."""
-  for axis, to in ((1, "bruc"), (2, "burc")):
-    every = _shifts(x.shape[axis], size, stride).sum(axis=0)
-    mean = every / every.sum(axis=1, keepdims=True)
-    x = jnp.einsum(f"hr,{to}->{to.replace('r', 'h')}", mean, x)
-  return x
-
-
-def _shifts(length, size, stride):
-  """Constant 0/1 matrices [size, length', length], one for each shift."""
-  place = np.arange(0, length, stride)[None, :, None] - (size - 1) // 2
-  place = place + np.arange(size)[:, None, None]
-  return (place == np.arange(length)).astype(np.float32)
-
-
-def _normalised(x):
-  """Mean 0 and variance 1 over each image [..., H, W, C]."""
-  axes = (-3, -2, -1)
-  mean = x.mean(axis=axes, keepdims=True)
-  return (x - mean) * jax.lax.rsqrt(x.var(axis=axes, keepdims=True) + 1e-5)

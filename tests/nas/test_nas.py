@@ -10,7 +10,7 @@ from refusals import refused
 from jaxunlearn import nas
 from jaxunlearn.core.tasks import Fit
 from jaxunlearn.core.types import Request, Variables
-from jaxunlearn.nas import supernet
+from jaxunlearn.nas import operations, supernet
 from jaxunlearn.nas.dynamic_image import to_unit_range
 
 KEY = jax.random.key(0)
@@ -85,7 +85,7 @@ def test_an_operation_with_all_the_weight_is_the_operation_alone(apply):
     soft = nas.mixture({"normal": table, "reduce": table})
     np.testing.assert_allclose(apply(soft), apply(gates_of(number)), atol=1e-4)
   # Without any operation only the head's bias is left.
-  assert np.abs(apply(gates_of(supernet.ZERO))).max() < 1e-6
+  assert np.abs(apply(gates_of(operations.ZERO))).max() < 1e-6
 
 
 def test_each_convolution_is_the_one_of_lax():
@@ -105,8 +105,8 @@ def test_each_convolution_is_the_one_of_lax():
         dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=3,
       ) @ point[0, i]  # fmt: skip
       gates = jnp.zeros((1, 6)).at[0, 3 + i].set(1.0)
-      found = supernet._mixed(x, gates, depth, point, stride)[0]
-      wanted = supernet._normalised(wanted)
+      found = operations.mixed(x, gates, depth, point, stride)[0]
+      wanted = operations.normalised(wanted)
       np.testing.assert_allclose(found, wanted, atol=1e-3)
 
 
