@@ -158,14 +158,8 @@ METHODS = {
     "The architecture stays that of all rows.",
     _RETAIN,
   ),
-  "search_on": Method(
-    _search_on,
-    note="A fifth of the search, from where it ended.",
-    access=_RETAIN,
-  ),
-  "random_cell": Method(
-    _random_cell, note="An architecture drawn at random.", access=_RETAIN
-  ),
+  "search_on": Method(_search_on, note="It goes on.", access=_RETAIN),
+  "random_cell": Method(_random_cell, access=_RETAIN),
 }
 SETTINGS = {
   "network_only": {"rate": 3e-3, "steps": 50},
