@@ -118,7 +118,7 @@ def told(gan: Gan, encode: Encoder) -> tuple[Slot[jax.Array], Transform]:
         f"Expected a prompt of floats {wanted}, got {found.dtype} {found.shape}."
       )
     checks.finite(found, "prompt")
-    if checks.is_concrete(found) and not np.any(found):
+    if checks.is_concrete(found) and not np.asarray(found).any():
       raise ValueError("Expected a prompt with a length, got zeros.")
     return unit(found)
 

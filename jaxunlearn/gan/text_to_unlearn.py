@@ -57,7 +57,7 @@ def reference_direction(plain: jax.Array, edit: jax.Array) -> jax.Array:
   """
   checks.finite((plain, edit), "embeddings")
   found = (unit(plain) - unit(edit)).mean(axis=0)
-  if checks.is_concrete(found) and not np.any(found):
+  if checks.is_concrete(found) and not np.asarray(found).any():
     raise ValueError(
       "Expected a prompt that changes the embeddings of samples, got one that "
       "has no effect."

@@ -1,5 +1,6 @@
 """Text-to-Unlearn: directions, limits, mappers; and scores of what is left."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,6 +110,13 @@ def test_prompts_under_vmap_are_a_loop():
       lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-4),
       *(many, alone(prompt)),
     )
+
+
+def test_a_prompt_may_be_a_constant_of_a_program():
+  model, variables, _, _ = tiny_gan.begun()
+  ascent = gan.prompt_ascent(model, encode, FIT)
+  run = lambda key: ascent(variables, None, told(), key)[0]
+  chex.assert_trees_all_equal_shapes(jax.eval_shape(run, KEY), variables)
 
 
 def test_plain_ascent_lowers_the_score_of_samples():
