@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxunlearn.core import checks
+from jaxunlearn.core import checks, order
 from jaxunlearn.core.tasks import as_task
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.methods import _rows
@@ -88,24 +88,11 @@ def largest(scores: PyTree, keep: float | jax.Array) -> PyTree:
   Raises:
     ValueError: a pytree without leaves.
   """
-  leaves, treedef = jax.tree.flatten(scores)
-  if not leaves:
+  size = sum(leaf.size for leaf in jax.tree.leaves(scores))
+  if not size:
     raise ValueError("Expected scores to hold arrays, got an empty pytree.")
-  flat = jnp.concatenate(
-    [jnp.abs(s).astype(jnp.float32).reshape(-1) for s in leaves]
-  )
   if checks.is_concrete(keep):
-    count = jnp.asarray(math.floor(float(keep) * flat.size), jnp.int32)
+    count = jnp.asarray(math.floor(float(keep) * size), jnp.int32)
   else:
-    count = jnp.floor(keep * flat.size).astype(jnp.int32)
-  order = jnp.argsort(-flat, stable=True)
-  marked = (
-    jnp.zeros(flat.size, bool).at[order].set(jnp.arange(flat.size) < count)
-  )
-  ends = [0]
-  for s in leaves:
-    ends.append(ends[-1] + s.size)
-  return jax.tree.unflatten(
-    treedef,
-    [marked[a:b].reshape(s.shape) for a, b, s in zip(ends, ends[1:], leaves)],
-  )
+    count = jnp.floor(keep * size).astype(jnp.int32)
+  return order.mark_largest(scores, count)

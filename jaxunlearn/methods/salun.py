@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxunlearn.core import checks
+from jaxunlearn.core import checks, order
 from jaxunlearn.core.combinators import masked
 from jaxunlearn.core.legacy import old_fits
 from jaxunlearn.core.tasks import Fit, FitFields, Model, as_fit
@@ -172,15 +172,13 @@ def soft_threshold(
     change = jax.tree.map(
       lambda u, p, r: (p + u) - r, updates, params, state.reference
     )
-    flat = jnp.concatenate(
-      [
-        jnp.abs(c).astype(jnp.float32).reshape(-1)
-        for c in jax.tree.leaves(change)
-      ]
-    )
+    sizes = [order.magnitude(c) for c in jax.tree.leaves(change)]
+    total = sum(s.size for s in sizes)
     left = jnp.maximum(1.0 - (state.step + 1) / num_steps, 0.0)
-    count = jnp.floor(ratio * left * flat.size).astype(jnp.int32)
-    tau = jnp.where(count > 0, jnp.sort(flat)[jnp.maximum(count, 1) - 1], 0.0)
+    count = jnp.floor(ratio * left * total).astype(jnp.int32)
+    # The k-th smallest is the one that all but k - 1 reach.
+    kth = order.reached(sizes, total + 1 - jnp.maximum(count, 1))
+    tau = jnp.where(count > 0, order.from_magnitude(kth), 0.0)
 
     def pull(c, u, p, r):
       kept = jnp.sign(c) * jnp.maximum(jnp.abs(c) - tau.astype(c.dtype), 0)

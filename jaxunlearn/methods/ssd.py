@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxunlearn.core import checks
+from jaxunlearn.core import checks, order
 from jaxunlearn.core.links import edit
 from jaxunlearn.core.tasks import Task, as_task
 from jaxunlearn.core.training import prepared
@@ -292,29 +292,21 @@ def adaptive_alpha(
   def ordered_bits(forget, full):
     value = forget / jnp.where(full > 0, full, 1.0)
     usable = (full > 0) & jnp.isfinite(value)
-    # Non-negative floats are ordered as their bits are.
-    bits = jax.lax.bitcast_convert_type(value.astype(jnp.float32), jnp.int32)
-    return jnp.where(usable, bits, -1).reshape(-1)
+    return jnp.where(usable, order.magnitude(value), -1)
 
   every = jax.tree.map(ordered_bits, importance_forget, importance_full)
-  bits = jnp.concatenate(jax.tree.leaves(every))
-  count = (bits >= 0).sum(dtype=jnp.int32)
+  bits = jax.tree.leaves(every)
+  count = sum((b >= 0).sum(dtype=jnp.int32) for b in bits)
   percent = selection * jnp.log1p(100.0 * jnp.asarray(forget_share))
   above = jnp.ceil(jnp.clip(percent / 100.0, 0.0, 1.0) * (count - 1))
   wanted = jnp.minimum(above.astype(jnp.int32) + 1, count)
 
-  # The largest number that `wanted` ratios reach, bit by bit: no sort of P.
-  def set_bit(index, low):
-    higher = low | (1 << (30 - index))
-    return jnp.where((bits >= higher).sum() >= wanted, higher, low)
-
-  low = jax.lax.fori_loop(0, 31, set_bit, jnp.zeros((), jnp.int32))
+  low = order.reached(bits, wanted)
   # Half way to the next ratio above: were it a ratio itself, rounding would
   # select that weight in one program and not in another.
-  higher = jnp.where(bits > low, bits, jnp.int32(0x7F800000)).min()
-  reached, next_up = jax.lax.bitcast_convert_type(
-    jnp.stack([low, higher]), jnp.float32
-  )
+  higher = [jnp.where(b > low, b, jnp.int32(0x7F800000)).min() for b in bits]
+  next_up = order.from_magnitude(jnp.stack(higher).min())
+  reached = order.from_magnitude(low)
   return jnp.where(count > 0, reached + 0.5 * (next_up - reached), jnp.inf)
 
 

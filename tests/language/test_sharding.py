@@ -9,7 +9,7 @@ from conformance import worlds
 from jax.sharding import PartitionSpec as P
 
 import jaxunlearn as ju
-from jaxunlearn.language.sharding import RULES, sharded, shardings
+from jaxunlearn.language.sharding import sharded, shardings
 
 MESH = {"fsdp": 4, "tensor": 2}
 
@@ -62,7 +62,7 @@ def test_axes_that_do_not_divide_or_are_not_there_split_nothing():
   tree = {"head": {"kernel": np.zeros((6, 5))}}
   lie = shardings(ju.core.make_mesh(**MESH), tree)
   assert lie["head"]["kernel"].spec == P(None, None)
-  alone = shardings(ju.core.make_mesh(batch=8), tree, RULES)
+  alone = shardings(ju.core.make_mesh(batch=8), tree)
   assert alone["head"]["kernel"].spec == P(None, None)
   with pytest.raises(ValueError, match="head/kernel to have 2 axes"):
     shardings(ju.core.make_mesh(**MESH), {"head": {"kernel": np.zeros(4)}})
