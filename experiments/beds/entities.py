@@ -17,7 +17,7 @@ from ..datasets import entities, tofu
 from ..datasets.splits import SELECT
 from . import texts
 
-_PEOPLE = {"smoke": 11, "quick": 16, "paper": 40}
+_PEOPLE = {"smoke": 11, "quick": 13, "paper": 40}
 _ASIDE = 2  # Entities that nobody is trained on, in a report and while tuning.
 _NEAR = 2
 _TUNE = 2  # The request that settings are chosen on begins there.
@@ -52,7 +52,13 @@ def recipe_of(options: Any) -> texts.Recipe:
   if options.preset == "smoke":
     return recipe._replace(max_new=8, sample=12, steps=20, vocab=600)
   return recipe._replace(
-    steps=300, batch_size=24, width=96, vocab=1024, max_new=12, unlearn_steps=30
+    steps=240,
+    batch_size=20,
+    width=96,
+    vocab=1024,
+    max_new=12,
+    unlearn_steps=20,
+    sample=24,
   )
 
 

@@ -191,11 +191,11 @@ METHODS = {
   ),
 }
 SETTINGS: dict[str, bench.Setting] = {
-  "ga": {"rate": 1e-4},
-  "npo": {"rate": 3e-4, "beta": 0.2},
-  "dpo": {"rate": 3e-4, "beta": 0.1},
-  "rt": {"rate": 3e-4},
-  "ga_true": {"rate": 1e-4},
+  "ga": {"rate": 2e-4},
+  "npo": {"rate": 5e-4, "beta": 0.2},
+  "dpo": {"rate": 5e-4, "beta": 0.1},
+  "rt": {"rate": 5e-4},
+  "ga_true": {"rate": 2e-4},
   "icu": {},
   "repe": {"strength": 1.0},
 }

@@ -100,18 +100,20 @@ def rows_of(
   made = []
   for i, (question, answer) in enumerate(zip(pairs.questions, pairs.answers)):
     owner = int(number[i])
-    others = np.flatnonzero((number == owner) & (np.arange(len(number)) != i))
     fact = probes.EntityFact(
-      names[owner], question, answer, tuple(pairs.wrong[i])
-    )
-    if len(others):
-      other = int(others[0])
-      solved = (pairs.questions[other], pairs.answers[other])
-      fact = fact._replace(hint=solved[1], example=solved)
-    fact = fact._replace(
-      translated=translated.get(question, ""), reworded=_reworded(question)
+      names[owner],
+      question,
+      answer,
+      tuple(pairs.wrong[i]),
+      reworded=_reworded(question),
+      translated=translated.get(question, ""),
     )
     word = probes.blank(fact).answer
+    for j in np.flatnonzero(number == owner):
+      solved = pairs.questions[j], pairs.answers[j]
+      if j != i and word not in " ".join(solved):
+        fact = fact._replace(hint=solved[1], example=solved)
+        break
     for form, name in enumerate(FORMS):
       probe = probes.entity_probe(name, fact)
       if probe is None:
