@@ -232,8 +232,9 @@ ROWS = {
     attacks.concept_retrieval_score, draws((2, 3, 4), (5, 4), (5, 4))
   ),
   "is_chosen_and_success": Row(
-    lambda x: attacks.success_at(
-      text.is_chosen(x[:, 0], x[:, 1:]), QUERIES, IDS < 2, jnp.arange(1, 4)
+    lambda x: (
+      text.is_chosen(x[:, 0], x[:, 1:]).astype(jnp.float32),
+      attacks.success_at(x[:, 0] > x[:, 1], QUERIES, IDS < 2, jnp.arange(1, 4)),
     ),
     draws((12, 3)),
   ),
