@@ -187,7 +187,7 @@ def grids(evidence: Evidence) -> dict[str, tuple[report.Chart, str]]:
     third = len(images[0]) // 3
     heads = [
       f"{word} {j + 1}"
-      for word in ("forgotten", "kept", "edited")
+      for word in ("gone", "kept", "moved")
       for j in range(third)
     ]
     figures[f"samples_{i}"] = (
