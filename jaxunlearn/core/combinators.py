@@ -316,17 +316,39 @@ def by_forget_gradient(
   """
   checks.functions(forget_gradient=forget_gradient)
   inside = lambda env: env._replace(forget_gradient=forget_gradient)
+  return _seeing(transform, inside)
+
+
+def with_term(
+  transform: Transform,
+  loss: Callable[..., Any],
+  weight: float | jax.Array = 1.0,
+  *,
+  of: str = "forget",
+) -> Transform:
+  """Adds a term to what the phases of a transform minimise.
+
+  Args:
+    transform: any transform.
+    loss: `(variables, step, key) -> losses` as of `phase`, of the step's rows of
+      one kind; the term is their mean over all devices.
+    weight: of the term; 0 leaves the transform as it is. May be traced.
+    of: static; "forget" or "retain", the rows it is about. A phase that draws
+      none of them has no such term.
+  """
+  checks.functions(loss=loss)
+  checks.one_of(("forget", "retain"), of=of)
+  return _seeing(transform, lambda env: env.with_term(loss, weight, of))
+
+
+def _seeing(transform: Transform, inside: Callable[[Env], Env]) -> Transform:
+  """The transform with links that see another environment."""
 
   def run(carry, data, request, key, env):
     return transform.run(carry, data, request, key, inside(env))
 
-  return Transform(
-    transform.name,
-    run,
-    transform.num_steps,
-    transform.needs,
-    _links_within(transform, inside),
-  )
+  needs, expand = transform.needs, _links_within(transform, inside)
+  return Transform(transform.name, run, transform.num_steps, needs, expand)
 
 
 def _links_within(

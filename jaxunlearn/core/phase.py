@@ -22,6 +22,7 @@ from jaxunlearn.core.reduction import (
   share_moved,
   split_rows,
   sums_of,
+  term_sums,
   vary,
 )
 from jaxunlearn.core.targets import (
@@ -46,8 +47,6 @@ from jaxunlearn.core.types import ALL, Draw, Losses, PyTree, Request, Slot, Step
 Objective = Callable[[Any, Step, jax.Array], "Losses | jax.Array"]
 
 _KINDS = ("forget", "retain", "mixed")
-
-
 PARAMS = ""  # The path of what a phase trains by default: all params.
 
 
@@ -140,9 +139,9 @@ def phase(
     carry = state.carry
     step_key = jax.random.fold_in(jax.random.fold_in(key, 1), state.step)
 
-    def losses_of(
+    def sums_at(
       trained: PyTree, model_state: PyTree, rows: Step, part: Draw
-    ) -> Losses:
+    ) -> tuple[list[jax.Array], list[jax.Array], PyTree]:
       now = write_target(carry, on, trained, model_state)
       first = now[on] if isinstance(on, Slot) else now.variables
       bounds = bounds_of(part, rows.weight.size, env)
@@ -155,7 +154,10 @@ def phase(
         sizes=(forget, retain, mixed),
       )
       out = objective(first, seen, step_key)
-      return out if isinstance(out, Losses) else Losses(out)
+      out = out if isinstance(out, Losses) else Losses(out)
+      sums, counts = sums_of(out, rows.weight, part, env)
+      more = term_sums(env.terms, first, seen, step_key)
+      return sums + more[0], counts + more[1], out.model_state
 
     def total(
       trained: PyTree,
@@ -164,15 +166,13 @@ def phase(
       part: Draw,
       counts: Any = None,
     ) -> tuple[jax.Array, PyTree]:
-      out = losses_of(trained, model_state, rows, part)
-      sums, found = sums_of(out, rows.weight, part, env)
+      sums, found, moved = sums_at(trained, model_state, rows, part)
       counts = over_devices(found, env) if counts is None else counts
+      each = (*scale, *(term.weight for term in env.terms))
       value = sum(
-        c * s / jnp.where(n > 0, n, 1.0) for c, s, n in zip(scale, sums, counts)
+        c * s / jnp.where(n > 0, n, 1.0) for c, s, n in zip(each, sums, counts)
       )
-      if out.model_state is not None:
-        model_state = out.model_state
-      return jnp.asarray(value), model_state
+      return jnp.asarray(value), model_state if moved is None else moved
 
     def loss_and_gradient(
       trained: PyTree, batch: Step, draw: Draw
@@ -190,8 +190,7 @@ def phase(
 
         def count(fields: tuple[Any, ...]) -> list[jax.Array]:
           rows = Step(*fields)
-          out = losses_of(trained, state.model_state, rows, part)
-          return sums_of(out, rows.weight, part, env)[1]
+          return sums_at(trained, state.model_state, rows, part)[1]
 
         (loss, model_state), grads = add_up(
           lambda model_state, fields, counts: grad_fn(

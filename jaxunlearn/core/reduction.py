@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxunlearn.core.transform import Env
+from jaxunlearn.core.keys import derive
+from jaxunlearn.core.transform import Env, Term
 from jaxunlearn.core.types import ALL, Draw, Losses, PyTree, Step
 
 
@@ -59,6 +60,26 @@ def sums_of(
   sums = jnp.where(w > 0, weight.astype(losses.dtype) * losses, 0.0)
   bounds = bounds_of(draw, weight.size, env)
   return [sums[a:b].sum() for a, b in bounds], [w[a:b].sum() for a, b in bounds]
+
+
+def term_sums(
+  terms: Sequence[Term], variables: PyTree, step: Step, key: jax.Array
+) -> tuple[list[jax.Array], list[jax.Array]]:
+  """This device's sums of each further term, and of its weights."""
+  first, second, _ = step.sizes or (0, 0, 0)
+  bounds = {"forget": (0, first), "retain": (first, first + second)}
+  found = []
+  for i, term in enumerate(terms):
+    start, stop = bounds[term.of]
+    if start == stop:
+      found.append((jnp.zeros(()), jnp.zeros(())))
+      continue
+    seen = step.cut(start, stop)
+    out = term.loss(variables, seen, derive(key, f"term {i}"))
+    out = out if isinstance(out, Losses) else Losses(out)
+    both = sums_of(out, seen.weight, Draw(mixed=stop - start), Env())
+    found.append((both[0][2], both[1][2]))
+  return [value for value, _ in found], [count for _, count in found]
 
 
 def split_rows(

@@ -27,6 +27,14 @@ from jaxunlearn.core.types import (
 ForgetGradient = Callable[..., tuple[jax.Array, PyTree]]
 
 
+class Term(NamedTuple):
+  """What is minimised besides; see `with_term`."""
+
+  loss: Callable[..., Any]
+  weight: float | jax.Array
+  of: str
+
+
 class Env(NamedTuple):
   """What surrounds a call and reaches every link of a chain.
 
@@ -39,12 +47,17 @@ class Env(NamedTuple):
       each multiplies the updates.
     forget_gradient: None, or what phases take for the gradient of the forget
       rows, see `by_forget_gradient`.
+    terms: further terms of the objective of each phase, see `with_term`.
   """
 
   axis_name: str | None = None
   sharded_rows: bool = False
   weight_masks: tuple[PyTree, ...] = ()
   forget_gradient: ForgetGradient | None = None
+  terms: tuple[Term, ...] = ()
+
+  def with_term(self, *fields: Any) -> Env:
+    return self._replace(terms=(*self.terms, Term(*fields)))
 
 
 @jax.tree_util.register_dataclass
