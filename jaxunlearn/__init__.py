@@ -25,6 +25,7 @@ if TYPE_CHECKING:
   from jaxunlearn import recsys as recsys
   from jaxunlearn import tables as tables
   from jaxunlearn import valuation as valuation
+  from jaxunlearn import vision_language as vision_language
   from jaxunlearn._api import *  # noqa: F403
 
 __version__ = "0.2.0"
@@ -43,6 +44,7 @@ _ROOMS = (
   "recsys",
   "tables",
   "valuation",
+  "vision_language",
 )
 
 

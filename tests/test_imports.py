@@ -41,6 +41,7 @@ ALLOWED = {
   "nas": {"core", "losses", "models"},
   "recsys": {"core", "losses", "methods", "models"},
   "tables": {"core", "losses", "models"},
+  "vision_language": {"core", "language", "losses", "models"},
 }
 
 
@@ -216,7 +217,7 @@ def factories():
   """Public functions of the rooms of methods that make a transform, by name."""
   for room in (
     *("methods", "gan", "graph", "recsys", "diffusion", "language"),
-    *("identity", "nas"),
+    *("identity", "nas", "vision_language"),
   ):
     package = importlib.import_module(f"jaxunlearn.{room}")
     for found in pkgutil.iter_modules(package.__path__):

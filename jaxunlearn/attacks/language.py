@@ -13,7 +13,7 @@ retrained model's AUC too. Cost: a forward pass and a sort of T numbers;
 Sources: min-k%, Shi et al. (2023), arXiv:2310.16789; min-k%++, Zhang et al.
 (2024), arXiv:2404.02936; loss against zlib and against a reference model,
 Carlini et al. (2020), arXiv:2012.07805; PrivLeak, MUSE, Shi et al. (2024),
-arXiv:2407.06460. Where the released codes differ (the number of tokens, a floor
+arXiv:2407.06460; FIUBench, Ma et al. (2024), arXiv:2411.03554. Where the released codes differ (the number of tokens, a floor
 under the variance), an argument says so.
 """
 
@@ -30,6 +30,9 @@ from jaxunlearn.core import checks
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.losses.classification import cross_entropy
 from jaxunlearn.metrics import _rows
+
+# Shares of the least likely tokens, and how much each counts.
+FIUBENCH_WEIGHTS = ((0.1, 0.3), (0.2, 0.3), (0.3, 0.2), (0.4, 0.1), (0.5, 0.1))
 
 # k * T is a count: 0.3 * 10 may be a hair under 3.
 _SLACK = 1 + 4 * float(np.finfo(np.float32).eps)
@@ -250,6 +253,26 @@ def min_k_plus_plus(
     logits, targets, token_mask, variance_floor=variance_floor
   )
   return lowest_mean(values, mask, k=k, at_least_one=at_least_one)
+
+
+def weighted_lowest(
+  log_prob: jax.Array, mask: jax.Array | None = None
+) -> jax.Array:
+  """FIUBench's membership score, [...] in [0, 1].
+
+  sum of w exp(`lowest_mean` of a share of log p) over `FIUBENCH_WEIGHTS`. Of a
+  short text at least one token counts, where the code has nan and drops it.
+
+  Args:
+    log_prob: float [..., T], of each token.
+    mask: bool [..., T]; all by default.
+
+  Source: arXiv:2411.03554.
+  """
+  low = lambda k: jnp.exp(lowest_mean(log_prob, mask, k=k))
+  return sum(  # type: ignore[return-value]
+    weight * low(k) for k, weight in FIUBENCH_WEIGHTS
+  )
 
 
 def gradient_norm_score(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -78,6 +79,24 @@ def language_model(
 
   def logits(variables: Variables, hidden: jax.Array) -> jax.Array:
     return call(variables, hidden, method=Decoder.to_logits)
+
+  return assemble(init, config, embed, blocks, logits, chunk)
+
+
+def assemble(
+  init: Callable[[jax.Array, PyTree], Variables],
+  config: DecoderConfig,
+  embed: Callable[[Variables, jax.Array], jax.Array],
+  blocks: Callable[..., Blocks],
+  logits: Callable[[Variables, jax.Array], jax.Array],
+  chunk: int | None = None,
+) -> LanguageModel:
+  """A `LanguageModel` of its parts, see there; with the losses of text.
+
+  Args:
+    init: `(key, texts) -> Variables`.
+    config, embed, blocks, logits, chunk: see `LanguageModel`.
+  """
 
   def apply(
     variables: Variables,

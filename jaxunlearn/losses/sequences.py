@@ -3,8 +3,9 @@
 Two kinds. Of whole sequences, [B], from sums of log-probabilities: `npo`,
 `simnpo`, `dpo`, `kto_sigmoid`, `flat`. Of single tokens, [...], from
 logits [..., V] and labels [...]: `inverted_hinge`, `undial`, `ceu`,
-`logit_spread`, and the weights `wga_weight`, `satimp_weight`; masks and means stay
-outside (`Losses(sum over tokens, number of tokens)` is an exact token mean).
+`dual_masked_kl`, `logit_spread`, and the weights `wga_weight`, `satimp_weight`;
+masks and means stay outside (`Losses(sum over tokens, number of tokens)` is an
+exact token mean).
 `states_apart` is of activations. All in at least float32; nothing forms a ratio of
 probabilities of sequences, which would underflow.
 
@@ -14,7 +15,8 @@ al. (2024), arXiv:2402.01306; the inverted hinge of LoKU, Cha et al. (2024),
 arXiv:2408.06621; FLAT, Wang et al. (2024), arXiv:2410.11143; RMU, Li et al. (2024),
 arXiv:2403.03218; UNDIAL, Dong et al. (2024), arXiv:2402.10052; WGA, Wang et al.
 (2025), arXiv:2502.19301; SatImp, Yang et al. (2025), arXiv:2505.11953; CE-U, Yang
-(2025), arXiv:2503.01224; PDU, Entesari et al. (2025), arXiv:2506.05314.
+(2025), arXiv:2503.01224; PDU, Entesari et al. (2025), arXiv:2506.05314; SIU, Li et
+al. (2024), arXiv:2405.12523.
 """
 
 from __future__ import annotations
@@ -179,6 +181,32 @@ def ceu(logits: jax.Array, labels: jax.Array) -> jax.Array:
   without = jnp.where(_one_hot(labels, wide) > 0, -jnp.inf, wide)
   target = jax.lax.stop_gradient(jax.nn.softmax(without))
   return -(target * jax.nn.log_softmax(wide)).sum(axis=-1)
+
+
+def dual_masked_kl(
+  logits: jax.Array, original_logits: jax.Array, vocab_mask: jax.Array
+) -> jax.Array:
+  """KL(original || model) over the tokens that a mask leaves (SIU).
+
+  sum over w of K(w) p_o(w) log(p_o(w) / p(w)). What is left is not made a
+  distribution again, so that it may be negative. The other of the two masks is
+  over positions, and stays outside.
+
+  Args:
+    logits: float [..., V].
+    original_logits: float [..., V]; held constant.
+    vocab_mask: K, [V] or [..., V], 0 for the tokens of a name, else 1. May be
+      traced.
+
+  Returns:
+    [...], nats; the plain divergence where K is 1.
+  """
+  before = jax.lax.stop_gradient(jax.nn.log_softmax(_wide(original_logits)))
+  gap = before - jax.nn.log_softmax(_wide(logits))
+  p = jnp.exp(before)
+  # Of a token that is impossible or masked: 0, not 0 times infinity.
+  share = jnp.broadcast_to(vocab_mask, p.shape) * p
+  return jnp.where(share > 0, share * gap, 0).sum(axis=-1)
 
 
 def logit_spread(logits: jax.Array) -> jax.Array:

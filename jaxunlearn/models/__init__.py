@@ -7,6 +7,7 @@ from jaxunlearn.models.generator import ImageGenerator as ImageGenerator
 from jaxunlearn.models.generator import VectorGenerator as VectorGenerator
 from jaxunlearn.models.layers import max_pool as max_pool
 from jaxunlearn.models.mlp import MLP as MLP
+from jaxunlearn.models.patch_tower import PatchTower as PatchTower
 from jaxunlearn.models.resnet import BasicBlock as BasicBlock
 from jaxunlearn.models.resnet import BottleneckBlock as BottleneckBlock
 from jaxunlearn.models.resnet import ResNet as ResNet
@@ -21,6 +22,7 @@ __all__ = [
   "BottleneckBlock",
   "Conv",
   "ImageGenerator",
+  "PatchTower",
   "ResNet",
   "VectorGenerator",
   "ViT",

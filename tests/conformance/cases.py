@@ -13,6 +13,7 @@ from conformance.gans import GANS
 from conformance.graphs import GRAPHS
 from conformance.guards import GUARDS
 from conformance.identities import IDENTITIES
+from conformance.pictures import PICTURES
 from conformance.prompted import PROMPTED
 from conformance.recommenders import RECOMMENDERS
 from conformance.texts import TEXTS
@@ -28,6 +29,7 @@ CASES: list[Case] = [
   *ANSWERS,
   *GUARDS,
   *TEXTS,
+  *PICTURES,
 ]
 
 # Public functions that return a part and no method, and what stands for them.
@@ -40,6 +42,7 @@ PARTS = {
       "core.combinators.masked",
       "core.combinators.repeat",
       "core.links.adopt",
+      "core.combinators.with_term",
       "core.links.edit",
       "core.links.ema",
       "core.links.per_row",

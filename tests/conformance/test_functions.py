@@ -29,9 +29,12 @@ from jaxunlearn import (
   nas,
   valuation,
 )
+from jaxunlearn.attacks import language as language_attacks
+from jaxunlearn.attacks import readout as layer_attacks
 from jaxunlearn.diffusion import samplers
 from jaxunlearn.diffusion.safe_guidance import SafetyStrength
 from jaxunlearn.gan.text_to_unlearn import directional_loss
+from jaxunlearn.losses import readout, sequences
 from jaxunlearn.metrics import membership, text
 from jaxunlearn.valuation.types import Utility
 
@@ -259,6 +262,34 @@ ROWS = {
   ),
   "min_k_plus_plus": Row(
     lambda x: attacks.min_k_plus_plus(x, LABELS[None]), draws((1, 12, 3)), True
+  ),
+  "weighted_lowest": Row(
+    lambda x: language_attacks.weighted_lowest(-jnp.abs(x)),
+    draws((4, 12)),
+    True,
+  ),
+  "dual_masked_kl": Row(
+    lambda a, b, w: sequences.dual_masked_kl(a, b, jax.nn.sigmoid(w)),
+    draws((12, 5), (12, 5), (5,)),
+    True,
+  ),
+  "head_projection": Row(
+    lambda x: readout.head_projection(
+      jax.nn.softmax(x), jnp.asarray(LABELS), 2
+    ),
+    draws((12, 3, 7)),
+    True,
+  ),
+  "negative_entropy": Row(
+    lambda x: readout.negative_entropy(jax.nn.softmax(x)),
+    draws((12, 3, 7)),
+    True,
+  ),
+  "tail_hit": Row(
+    lambda x: layer_attacks.tail_hit(
+      layer_attacks.probability_delta(x, 1), jnp.asarray(LABELS), 2
+    ),
+    draws((12, 3, 7)),
   ),
   "knn_shapley": Row(
     lambda x, y, k: (

@@ -243,3 +243,48 @@ def named_samples() -> World:
     (lambda c: c.astype(int), "prompt of floats"),
   )
   return world._replace(data=None, requests=requests, misfits=misfits)
+
+
+@functools.cache
+def pictures() -> World:
+  """Questions about ten images, and some about none; requests are an owner's."""
+  from jaxunlearn import vision_language
+  from jaxunlearn.adapters.flax import from_linen
+  from jaxunlearn.language import DecoderConfig, Text, language_model
+
+  sizes = {"width": 16, "num_layers": 2, "num_heads": 2, "mlp_width": 24}
+  decoder = language_model(DecoderConfig(32, max_length=12, **sizes))
+  tower = from_linen(ju.models.PatchTower(2, (6, 8)), features=False)
+  vlm = vision_language.prefix_model(decoder, tower, num_tokens=4)
+  rng = np.random.default_rng(5)
+  images = jnp.asarray(rng.normal(size=(10, 8, 8, 1)), jnp.float32)
+  num = 36
+  tokens, length = rng.integers(0, 32, (num, 8)), rng.integers(4, 9, num)
+  made = (tokens, length, length // 2)
+  x = Text(*(jnp.asarray(a, jnp.int32) for a in made))
+  image = np.where(np.arange(num) % 5 == 4, -1, np.arange(num) % 10)
+  x = vision_language.with_images(x, image, 10, vlm)
+  owner = jnp.arange(num, dtype=jnp.int32) // 12
+  variables = filled(lambda key: vlm.init(key, images))
+  ways = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf], axis=1), x)
+  data = {"x": x, "owner": owner, "decoupled": x, "paraphrases": ways}
+  requests = jnp.stack([owner == 0, owner == 2])
+  return World(vlm.over(images), variables, data, requests)
+
+
+@functools.cache
+def concepts() -> World:
+  """The same model; requests are concepts with an image, and read no rows."""
+  from jaxunlearn.vision_language import Targets
+
+  world = pictures()
+
+  def targets(first):
+    rows = jax.tree.map(lambda leaf: leaf[first : first + 8], world.data["x"])
+    agrees = jnp.arange(12)[None] % 3 != jnp.arange(8)[:, None] % 3
+    return Targets(rows, agrees, jnp.ones(32).at[first : first + 3].set(0))
+
+  both = jax.tree.map(lambda *leaves: jnp.stack(leaves), targets(0), targets(9))
+  request = ju.Request(concept=both)
+  misfits = ((lambda c: c._asdict(), "Targets in a request of a concept"),)
+  return World(world.subject, world.variables, None, request, misfits)
