@@ -10,6 +10,7 @@ STUDIES = {
   "forget": "forget rows or classes of a classifier, by every method",
   "forget_exact": "delete to the bit, by shards and slices (SISA, S3T)",
   "forget_text": "forget questions and answers of a language model",
+  "forget_vision_language": "forget people, concepts and answers about images",
   "forget_fact": "forget a fact that SmolLM2 knows",
   "forget_entity": "forget an entity of which there is no corpus (RWKU)",
   "probe_prompts": "ask for forgotten facts from all sides (Sleek)",

@@ -10,7 +10,6 @@ from jaxunlearn.core.combinators import by_forget_gradient as by_forget_gradient
 from jaxunlearn.core.combinators import chain as chain
 from jaxunlearn.core.combinators import masked as masked
 from jaxunlearn.core.combinators import repeat as repeat
-from jaxunlearn.core.combinators import with_term as with_term
 from jaxunlearn.core.drivers import predict as predict
 from jaxunlearn.core.drivers import predict_many as predict_many
 from jaxunlearn.core.drivers import unlearn as unlearn

@@ -1,5 +1,6 @@
 """The core: types, requests, sampling, phases, combinators and drivers."""
 
+from jaxunlearn.core.combinators import with_term as with_term
 from jaxunlearn.core.devices import make_mesh as make_mesh
 from jaxunlearn.core.devices import rows_for_budget as rows_for_budget
 from jaxunlearn.core.host_batches import host_batch as host_batch
@@ -28,4 +29,5 @@ __all__ = [
   "restore",
   "rows_for_budget",
   "sum_rows",
+  "with_term",
 ]

@@ -117,6 +117,22 @@ CARDS: Mapping[str, Card] = {
   "protect": Card(
     "data", access=(*_BOTH, "training"), guarantee="epsilon_delta"
   ),
+  # Images and texts.
+  "ga": Card("likelihood", access=_FORGET),
+  "gd": Card("likelihood"),
+  "po": Card("redirection", intention="suppression"),
+  "siu": _concept("redirection", "reference"),
+  "ce": _concept("redirection"),
+  "ce_kl": _concept("redirection", "reference"),
+  "erasure": Card("likelihood", access=_REFERENCE),
+  "fact_erasure": Card("likelihood", access=_REFERENCE),
+  "empty_response": Card(
+    "redirection", access=_REFERENCE, intention="suppression"
+  ),
+  "head_projection": Card("representation", access=_REFERENCE),
+  "head_and_erasure": Card("representation", access=_REFERENCE),
+  "max_entropy": Card("representation", access=_REFERENCE),
+  "input_rephrasing": Card("likelihood", access=_REFERENCE),
 }
 
 

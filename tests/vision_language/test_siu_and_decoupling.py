@@ -210,7 +210,7 @@ BAD = {
   "Targets in a request of a concept": lambda: vision_language.siu(
     worlds.pictures().subject, ju.Fit(optax.sgd(1.0), 1, 4)
   )(worlds.pictures().variables, None, ju.Request(concept={}), KEY),
-  "of to be one of 'forget', 'retain'": lambda: ju.with_term(
+  "of to be one of 'forget', 'retain'": lambda: ju.core.with_term(
     ascent(worlds.pictures().subject), lambda *a: 0.0, of="mixed"
   ),
 }

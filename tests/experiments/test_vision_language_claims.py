@@ -1,0 +1,68 @@
+"""What the study of images and texts claims, on five seeds of its quick preset."""
+
+import numpy as np
+import pytest
+
+from experiments import forget_vision_language as program
+from jaxunlearn import report
+
+pytest.importorskip("tokenizers")
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.optimized(reason="A claim about what users run."),
+]
+
+
+@pytest.fixture(scope="module")
+def column(tmp_path_factory):
+  """`(benchmark, methods) -> (method, column) -> mean over seeds`."""
+  known = {}
+
+  def of(benchmark, methods):
+    if benchmark not in known:
+      out = tmp_path_factory.mktemp(benchmark)
+      argv = [f"--benchmark={benchmark}", f"--methods={methods}"]
+      program.main([*argv, f"--out={out}"])
+      known[benchmark] = report.read_results(out / "results.json").rows
+    rows = known[benchmark]
+    return lambda method, name: np.mean(
+      [row[name] for row in rows if row["method"] == method]
+    )
+
+  return of
+
+
+def test_the_original_knows_all_and_the_retrained_guesses(column):
+  mean = column("fiubench", "po")
+  assert mean("original", "forget_em") == mean("original", "retain_em") == 1
+  assert abs(mean("retrained", "forget_value") - 1 / 12) < 0.05
+  assert mean("po", "forget_ape") >= mean("po", "forget_em")
+
+
+def test_decoupling_brings_harmless_answers_back(column):
+  mean = column("safeeraser", "ga,ga_pd")
+  assert mean("original", "asr") == 1 and mean("original", "sarr") < 0.1
+  assert mean("ga", "sarr") - mean("ga_pd", "sarr") >= 0.6
+  assert mean("ga_pd", "asr") <= mean("ga", "asr") + 0.05
+
+
+def test_the_masks_let_a_name_go_that_the_plain_divergence_holds(column):
+  mean = column("mmubench", "ce_kl,siu")
+  assert mean("ce_kl", "true_name") > 0.5 and mean("siu", "true_name") <= 0.1
+  for name in ("captions", "fact"):
+    assert mean("siu", name) >= 0.9 * mean("original", name), name
+
+
+def test_layers_no_longer_read_out_what_was_erased(column):
+  mean = column("unlok", "erasure,head_projection")
+  assert mean("original", "hp") == 1
+  chance = 1 - (1 - 8 / 109) ** 3
+  assert mean("head_projection", "hp") <= chance + 0.05
+  # Ascent has no end: it drives the answer to the lowest ranks, which the attack
+  # reads too.
+  assert mean("erasure", "hp") > 0.5
+  assert mean("original", "retain_em") - mean(
+    "head_projection", "retain_em"
+  ) <= (0.05)
+  for name in ("erasure", "head_projection"):
+    assert mean(name, "restored") == 1
