@@ -17,6 +17,8 @@ class Flipped(NamedTuple):
     train: {"x": float32 [N, D], "label": int32 [N]}, some labels flipped.
     validation: rows that utilities are measured on, labels as they were.
     test: the same; no estimator sees it.
+    unseen: further rows, as many of whose labels are flipped, for those who value
+      what they do not have.
     noisy: bool [N], whose labels were flipped.
     valued: int [N], the places of `train` in what was split.
     split: the rows as they were loaded.
@@ -25,6 +27,7 @@ class Flipped(NamedTuple):
   train: Rows
   validation: Rows
   test: Rows
+  unseen: Rows
   noisy: np.ndarray
   valued: np.ndarray
   split: classes.Split
@@ -36,6 +39,7 @@ def flip(
   seed: int,
   rows: int,
   others: int,
+  unseen: int,
   noise: float,
 ) -> Flipped:
   """Draws rows to value and others to validate on, and flips labels of the former.
@@ -69,6 +73,10 @@ def flip(
   x, label = flat(split.train), split.train["label"]
   wrong = (label[valued] + rng.integers(1, count, rows)) % count
   centre = x[valued].mean(axis=0)
+  aside = np.random.default_rng((seed, 3))
+  further, given = flat(split.aside)[:unseen], split.aside["label"][:unseen]
+  is_wrong = aside.permutation(len(given)) < round(noise * len(given))
+  moved = (given + aside.integers(1, count, len(given))) % count
   return Flipped(
     {
       "x": x[valued] - centre,
@@ -76,6 +84,10 @@ def flip(
     },
     {"x": x[validated] - centre, "label": label[validated]},
     {"x": flat(split.test) - centre, "label": split.test["label"]},
+    {
+      "x": further - centre,
+      "label": np.where(is_wrong, moved, given).astype(np.int32),
+    },
     noisy,
     valued,
     split,

@@ -4,8 +4,9 @@ Question: how well does EcoVal (arXiv:2402.09288, as reconstructed in
 `jaxunlearn.valuation.ecoval`), which trains one model a cluster, do beside
 estimators that train thousands: truncated Monte-Carlo Shapley (1904.02868) of
 several budgets, leave-one-out, Beta Shapley (2110.14049), Data Banzhaf
-(2205.15466), KNN-Shapley (1908.08619), Data-OOB (2304.07718); and beside two that
-value nothing, the confidence of one model and random numbers?
+(2205.15466), Distributional Shapley (2002.12334), KNN-Shapley (1908.08619), Data-OOB
+(2304.07718); and beside two that value nothing, the confidence of one model and random
+numbers? And do values of rows that one does not have yet say what those would add?
 
     python -m experiments.value_data --preset quick --out out/value
 
@@ -60,13 +61,15 @@ class Size(NamedTuple):
   masks: int  # Of Banzhaf.
   bags: int  # Models of Data-OOB.
   clusters: int  # Of each clustering of EcoVal, in all.
+  sets: int  # Of Distributional Shapley.
+  unseen: int  # Rows that are valued and not trained on, at most.
   seeds: int
 
 
 SIZES: Mapping[str, Size] = {
-  "smoke": Size(80, 60, 2, 40, 8, 20, 2),
-  "quick": Size(500, 500, 8, 1000, 100, 80, 3),
-  "paper": Size(2000, 1000, 100, 5000, 1000, 400, 5),
+  "smoke": Size(80, 60, 2, 40, 8, 20, 4, 10, 2),
+  "quick": Size(500, 500, 8, 1000, 100, 80, 20, 80, 3),
+  "paper": Size(2000, 1000, 100, 5000, 1000, 400, 100, 200, 5),
 }
 
 
@@ -104,6 +107,7 @@ class Extra(NamedTuple):
   """What the estimators and the measures need beside the rows."""
 
   validation: Any
+  unseen: Any
   noisy: Any
   num_classes: int
   noise: float
@@ -123,7 +127,7 @@ def beds(
   found = []
   for seed in seeds:
     split = classes.split(dataset, seed, part)
-    given = seed, size.rows, size.validation, noise
+    given = seed, size.rows, size.validation, size.unseen, noise
     found.append(flipped.flip(dataset, split, *given))
   count, (rows, features) = dataset.num_classes, found[0].train["x"].shape
   shape = (features, count)
@@ -133,15 +137,15 @@ def beds(
   )
 
   def make(shared: Any, own: Any) -> Bed:
-    train, validation, test, noisy = own
-    extra = Extra(validation, noisy, count, noise)
+    train, validation, test, unseen, noisy = own
+    extra = Extra(validation, unseen, noisy, count, noise)
     return Bed(model, train, test, extra=extra)
 
   validation = len(found[0].validation["label"])
   size = size._replace(rows=rows, validation=validation)
   return bench.Beds(
     (),
-    jax.tree.map(lambda *leaves: np.stack(leaves), *(f[:4] for f in found)),
+    jax.tree.map(lambda *leaves: np.stack(leaves), *(f[:5] for f in found)),
     make,
     found,
     {
@@ -170,11 +174,21 @@ def train(bed: Bed, weights: jax.Array, key: Any = None):
 
 
 def utility(
-  bed: Bed, rows: Any = None, score: str = "log_likelihood"
+  bed: Bed,
+  rows: Any = None,
+  score: str = "log_likelihood",
+  with_unseen: bool = False,
 ) -> valuation.Utility:
-  """What the same model is worth on the validation rows, or on others."""
+  """What the same model is worth on the validation rows, or on others.
+
+  With `with_unseen` the rows that are not trained on are players too, the last.
+  """
+  players = bed.data
+  if with_unseen:
+    join = lambda a, b: jnp.concatenate([a, b])
+    players = jax.tree.map(join, players, bed.extra.unseen)
   return valuation.logistic_utility(
-    bed.data,
+    players,
     bed.extra.validation if rows is None else rows,
     num_classes=bed.extra.num_classes,
     score=score,
@@ -189,13 +203,17 @@ def _fit(bed: Bed) -> ju.Fit:
 def _confidence(bed: Bed, setting: Setting, key: jax.Array):
   everything = jnp.ones_like(bed.extra.noisy)
   variables, _ = ju.train(bed.model, bed.data, everything, key, _fit(bed))
-  logits = bed.model.predict(variables, bed.data["x"])
-  return valuation.confidence(logits, bed.data["label"]), 1
+  of_rows = lambda rows: valuation.confidence(
+    bed.model.predict(variables, rows["x"]), rows["label"]
+  )
+  return of_rows(bed.data), 1, of_rows(bed.extra.unseen)
 
 
 def _ecoval(bed: Bed, setting: Setting, key: jax.Array):
   rows, num_classes = bed.data, bed.extra.num_classes
-  quality, trained = _confidence(bed, {}, derive(key, "confidence"))
+  known = _confidence(bed, {}, derive(key, "confidence"))
+  quality, trained, unseen_quality = known
+  unseen = bed.extra.unseen
   score = utility(bed)
 
   def of_clusters(key):
@@ -218,16 +236,41 @@ def _ecoval(bed: Bed, setting: Setting, key: jax.Array):
       rule=setting["rule"],
       strategy=_LANES,
     )
-    return found.values, found.num_evaluations
+    further = valuation.ecoval_of_points(
+      found,
+      groups,
+      unseen["x"],
+      unseen["label"],
+      unseen_quality,
+      num_classes=num_classes,
+      rule=setting["rule"],
+    )
+    return found.values, found.num_evaluations, further
 
   keys = jax.random.split(derive(key, "clusters"), setting["clusterings"])
-  values, asked = jax.lax.map(of_clusters, keys)
-  values = values.mean(axis=0)
+  values, asked, further = jax.lax.map(of_clusters, keys)
+  values, further = values.mean(axis=0), further.mean(axis=0)
   if setting["by_class"]:
     values = valuation.interleaved(
       values, rows["label"], num_clusters=num_classes
     )
-  return values, asked.sum() + trained
+  return values, asked.sum() + trained, further
+
+
+def _distributional(bed: Bed, setting: Setting, key: jax.Array):
+  count = bed.data["label"].shape[0]
+  game = utility(bed, with_unseen=True)
+  rows = jnp.arange(game.num_rows)
+  found = valuation.distributional_shapley(
+    game,
+    rows < count,
+    rows,
+    key,
+    num_sets=setting["sets"],
+    max_size=count,
+    strategy=_LANES,
+  )
+  return found.values[:count], found.num_evaluations, found.values[count:]
 
 
 def _data_oob(bed: Bed, setting: Setting, key: jax.Array):
@@ -267,7 +310,7 @@ def _method(estimate: Callable[..., Any], note: str = "") -> Method:
 
   def build(bed: Bed, setting: Setting):
     def method(variables: Any, rows: Any, forget: Any, key: jax.Array):
-      values, trained = estimate(bed, setting, key)
+      values, trained, *further = estimate(bed, setting, key)
       left, _ = train(bed, ~valuation.lowest(values, fraction=bed.extra.noise))
       # Rows may have no value, which is no divergence.
       known = ~jnp.isnan(values)
@@ -276,6 +319,8 @@ def _method(estimate: Callable[..., Any], note: str = "") -> Method:
         "known": known,
         "num_trainings": jnp.asarray(trained),
       }
+      if further:  # It values rows that it was not given, too.
+        state["unseen"] = further[0]
       return left._replace(model_state=state), None
 
     return method
@@ -296,6 +341,7 @@ METHODS: Mapping[str, Method] = {
   "loo": _method(_of_utility(lambda u, key, **s: valuation.loo(u, **s))),
   "beta_shapley": _method(_of_utility(valuation.beta_shapley)),
   "banzhaf": _method(_of_utility(valuation.banzhaf_msr)),
+  "distributional_shapley": _method(_distributional),
   "knn_shapley": _method(_knn_shapley),
   "data_oob": _method(_data_oob),
   "confidence": _method(_confidence),
@@ -333,6 +379,7 @@ def settings_of(options: Options) -> dict[str, Setting]:
     },
     "banzhaf": {"num_samples": size.masks},
     "data_oob": {"bags": size.bags},
+    "distributional_shapley": {"sets": size.sets},
   }
 
 
@@ -344,6 +391,18 @@ def fit(plan: bench.Plan) -> bench.Plan:
   left = [m for m in plan.methods if _SHAPLEY.get(m, budgets[0]) in budgets]
   settings = {name: plan.settings[name] for name in left}
   return plan._replace(methods=tuple(left), settings=settings)
+
+
+def unseen_gains(bed: Bed) -> jax.Array:
+  """What each unseen row adds to all that are there, on the test rows; [K]."""
+  game, count = utility(bed, bed.test, with_unseen=True), bed.data["label"].size
+  rows = jnp.arange(game.num_rows)
+  gains = game.over(
+    lambda row: (rows < count) | (rows == row),
+    rows[count - 1 :],
+    strategy=_LANES,
+  )
+  return gains[1:] - gains[0]
 
 
 def _judge(case: Case) -> dict[str, Any]:
@@ -362,6 +421,10 @@ def _judge(case: Case) -> dict[str, Any]:
     "num_trainings": state["num_trainings"],
     "values": values,
   }
+  if "unseen" in state:
+    found["unseen_rank"] = valuation.rank_correlation(
+      state["unseen"], unseen_gains(bed)
+    )
   score = utility(bed, bed.test, "accuracy")
   for name, at in view.CURVES.items():
     curve = getattr(valuation, f"{name}_curve")

@@ -23,7 +23,7 @@ SHOWN_COLUMNS = (
   "noise_auc",
   "high_removal_accuracy",
   "low_removal_accuracy",
-  "test_accuracy",
+  "unseen_rank",
   "num_trainings",
   "seconds_run",
 )
@@ -67,6 +67,14 @@ COLUMNS = (
       ("high_addition", "On the best", "on the most valuable 2 to 50 %", _HIGH),
       ("low_addition", "On the worst", "on the least valuable 2 to 50 %", _LOW),
     )
+  ),
+  report.Metric(
+    "unseen_rank",
+    "Rank, unseen rows",
+    "Spearman's correlation between the values of rows that were not trained on, "
+    "some with flipped labels too, and what each adds to the log-likelihood of "
+    "test rows when it is. Of estimators that can value such rows.",
+    *("", 2, _HIGH),
   ),
   report.Metric(
     "num_trainings",

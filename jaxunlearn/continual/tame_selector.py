@@ -166,10 +166,10 @@ def tame_prune_experts(
 
   many = state.used.shape[0]
   keys = jax.random.split(key, many)
-  params, model_state = jax.lax.map(
+  pruned = jax.lax.map(
     one, (state.variables, jnp.arange(many), state.used, keys)
   )
-  return state._replace(experts=(params, model_state, *state.experts[2:]))
+  return state._replace(experts=(*pruned[:2], *state.experts[2:]))
 
 
 def tame_predict(

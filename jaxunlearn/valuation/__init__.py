@@ -33,6 +33,9 @@ from jaxunlearn.valuation.datamodels import (
   linear_datamodelling_score as linear_datamodelling_score,
 )
 from jaxunlearn.valuation.datamodels import subset_masks as subset_masks
+from jaxunlearn.valuation.distributional import (
+  distributional_shapley as distributional_shapley,
+)
 from jaxunlearn.valuation.ecoval import EcoVal as EcoVal
 from jaxunlearn.valuation.ecoval import ecoval_of_points as ecoval_of_points
 from jaxunlearn.valuation.ecoval import ecoval_values as ecoval_values
@@ -71,6 +74,7 @@ from jaxunlearn.valuation.uses import flagged as flagged
 from jaxunlearn.valuation.uses import highest as highest
 from jaxunlearn.valuation.uses import lowest as lowest
 from jaxunlearn.valuation.uses import noisy_label_scores as noisy_label_scores
+from jaxunlearn.valuation.uses import rank_correlation as rank_correlation
 from jaxunlearn.valuation.uses import removal_curve as removal_curve
 from jaxunlearn.valuation.uses import (
   weighted_accuracy_drop as weighted_accuracy_drop,

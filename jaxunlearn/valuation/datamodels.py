@@ -27,6 +27,7 @@ import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.valuation.types import Utility, Valuation, require_finite
+from jaxunlearn.valuation.uses import rank_correlation
 
 RATES = (0.2, 0.4, 0.6, 0.8)
 
@@ -210,7 +211,7 @@ def linear_datamodelling_score(
     )
   predicted = models.predict(masks).reshape(len(outputs), -1)
   true = outputs.reshape(len(outputs), -1)
-  scores = jax.vmap(_spearman, in_axes=1)(predicted, true)
+  scores = jax.vmap(rank_correlation, in_axes=1)(predicted, true)
   return scores.reshape(outputs.shape[1:])
 
 
@@ -339,23 +340,6 @@ def _shaped(
   if outputs.ndim == 1:
     return Datamodels(weights[:, 0], bias[0], error[:, 0])
   return Datamodels(weights, bias, error)
-
-
-def _spearman(a: jax.Array, b: jax.Array) -> jax.Array:
-  a, b = _ranks(a), _ranks(b)
-  a, b = a - a.mean(), b - b.mean()
-  size = jnp.sqrt((a**2).sum() * (b**2).sum())
-  return jnp.where(
-    size > 0, (a * b).sum() / jnp.where(size > 0, size, 1), jnp.nan
-  )
-
-
-def _ranks(x: jax.Array) -> jax.Array:
-  """Ranks from 0, ties sharing their mean."""
-  ordered = jnp.sort(x)
-  below = jnp.searchsorted(ordered, x, side="left")
-  above = jnp.searchsorted(ordered, x, side="right")
-  return (below + above - 1).astype(jnp.float32) / 2
 
 
 def _solve(matrix: jax.Array, right: jax.Array) -> jax.Array:

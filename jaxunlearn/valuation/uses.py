@@ -295,6 +295,37 @@ def weighted_accuracy_drop(accuracies: jax.Array) -> jax.Array:
   return ((accuracies[0] - accuracies[1:]) / removed).sum()
 
 
+def rank_correlation(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Spearman's correlation: of ranks, ties sharing their mean.
+
+  Args:
+    a: float [N].
+    b: float [N].
+
+  Returns:
+    float32 [], in [-1, 1]; nan where either side is constant or has nan.
+
+  Example:
+    >>> float(rank_correlation(jnp.array([1.0, 2.0, 9.0]), jnp.array([3, 4, 5])))
+    1.0
+  """
+  a, b = (_ranks(jnp.asarray(v)) for v in (a, b))
+  a, b = a - a.mean(), b - b.mean()
+  size = jnp.sqrt((a**2).sum() * (b**2).sum())
+  return jnp.where(
+    size > 0, (a * b).sum() / jnp.where(size > 0, size, 1), jnp.nan
+  )
+
+
+def _ranks(x: jax.Array) -> jax.Array:
+  """Ranks from 0, ties sharing their mean."""
+  ordered = jnp.sort(x)
+  below = jnp.searchsorted(ordered, x, side="left")
+  above = jnp.searchsorted(ordered, x, side="right")
+  ranks = (below + above - 1).astype(jnp.float32) / 2
+  return jnp.where(jnp.isnan(x), jnp.nan, ranks)
+
+
 def _values_of(values: jax.Array) -> jax.Array:
   values = jnp.asarray(values, jnp.float32)
   if values.ndim != 1:

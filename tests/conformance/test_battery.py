@@ -34,6 +34,7 @@ from refusals import refused
 
 import jaxunlearn as ju
 from jaxunlearn import diffusion, graph
+from jaxunlearn.core.transform import PhaseInfo
 
 BY_NAME = {case.name: case for case in CASES}
 
@@ -228,7 +229,18 @@ def test_without_jit_it_is_the_same(case):
   )
   tolerance = {"rtol": 1e-3, "atol": 1e-4}
   chex.assert_trees_all_close(plain, out, **tolerance)
-  chex.assert_trees_all_close(plain_info, info, **tolerance)
+  is_phase = lambda node: isinstance(node, PhaseInfo)
+  # Whether a weight whose step is a rounding has moved, the compiler decides.
+  rest = lambda tree: jax.tree.map(
+    lambda n: n._replace(moved=None) if is_phase(n) else n,
+    tree,
+    is_leaf=is_phase,
+  )
+  chex.assert_trees_all_close(rest(plain_info), rest(info), **tolerance)
+  shares = lambda tree: [
+    n.moved for n in jax.tree.leaves(tree, is_leaf=is_phase) if is_phase(n)
+  ]
+  chex.assert_trees_all_close(shares(plain_info), shares(info), atol=5e-3)
 
 
 @pytest.mark.slow

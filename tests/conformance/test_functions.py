@@ -315,6 +315,14 @@ ROWS = {
     lambda key: valuation.shapley(GAME, key, num_permutations=4).values,
     lambda i: (jax.random.key(i),),
   ),
+  "distributional_shapley": Row(
+    lambda key: (
+      valuation.distributional_shapley(
+        GAME, jnp.arange(6) < 4, jnp.array([1, 5]), key, num_sets=6, max_size=4
+      ).values
+    ),
+    lambda i: (jax.random.key(i),),
+  ),
   "gradient_surgery": Row(
     lambda a, b, s: diffusion.gradient_surgery(
       {"w": a}, {"w": b - a}, jax.nn.sigmoid(s)
