@@ -9,6 +9,7 @@ import sys
 STUDIES = {
   "forget": "forget rows or classes of a classifier, by every method",
   "forget_exact": "delete to the bit, by shards and slices (SISA, S3T)",
+  "forget_corpus": "forget documents of a language model, looked at in six ways",
   "forget_text": "forget questions and answers of a language model",
   "forget_vision_language": "forget people, concepts and answers about images",
   "forget_fact": "forget a fact that SmolLM2 knows",
@@ -30,6 +31,8 @@ STUDIES = {
   "audit": "attack what was forgotten, with shadow models",
   "audit_diffusion": "attack forgotten concepts of diffusion models",
   "match_oracles": "compare with many retrained models (KLoM)",
+  "locate_concepts": "where SmolLM2 keeps a concept, and unlearning gets to",
+  "restore_facts": "forget false statements; is what was right known again?",
   "synthetic_tables": "tables made instead of real rows, and their worth",
   "value_data": "what rows and clusters of rows are worth",
 }

@@ -27,6 +27,8 @@ from jaxunlearn.language.rmu import rmu
 from jaxunlearn.language.smooth import sam
 from jaxunlearn.language.token_weights import satimp, wga
 from jaxunlearn.language.undial import ceu, undial
+from jaxunlearn.language.whp import whp
+from jaxunlearn.methods.task_vector import task_vector
 
 from ..bench import Bed, Method, Setting
 from ..bench.tune import Between
@@ -116,9 +118,21 @@ def _dp2(bed: Bed, setting: Setting) -> Any:
 _IN_FRONT = "it stands in front and removes nothing from the weights."
 _BOUNDS = (-10.0, 0.0)  # Of log p of a token; not read off the rows.
 _BETA = {"beta": Between(0.02, 5.0)}
+_STRENGTH = {"strength": Between(0.25, 16.0)}
 _KEPT = "beside rows to be kept."
 _ENTRIES: Mapping[str, Entry] = {
   "finetune": Entry(ju.methods.finetune, 1e-3, access="retain rows"),
+  "task_vector": Entry(
+    task_vector, 1e-3, {"strength": 1.0}, _STRENGTH, access="forget rows"
+  ),
+  "whp": Entry(
+    whp,
+    1e-3,
+    {"strength": 4.0},
+    _STRENGTH,
+    note="a guard: a second model runs beside the first.",
+    access="forget rows",
+  ),
   "gradient_ascent": Entry(gradient_ascent, 1e-4, access="forget rows"),
   "grad_diff": Entry(
     gradient_ascent, 3e-4, fixed={"retain": "nll"}, note=_KEPT
@@ -127,6 +141,10 @@ _ENTRIES: Mapping[str, Entry] = {
   "idk": Entry(idk, 1e-3, note="a refusal is trained in."),
   "dpo": Entry(dpo, 1e-3, {"beta": 0.1}, _BETA),
   "npo": Entry(npo, 1e-3, {"beta": 0.1}, _BETA, note=_KEPT),
+  "npo_alone": Entry(
+    npo, 3e-4, {"beta": 0.1}, _BETA, {"retain": None}, access="forget rows"
+  ),
+  "npo_kl": Entry(npo, 1e-3, {"beta": 0.1}, _BETA, {"retain": "kl"}),
   "simnpo": Entry(simnpo, 1e-3, {"beta": 2.5, "forget_weight": 0.5}, _BETA),
   "npo_lora": Entry(
     _adapted, 3e-3, {"beta": 0.1}, _BETA, note="rank 8.", adapters=True
@@ -170,11 +188,21 @@ _GIVEN = {False: 1 / 30, True: 1 / 3}
 DEFAULT = ("finetune", "grad_diff", "idk", "npo", "simnpo", "undial")
 
 
+# The share is of the steps that are made, in [0, 1]; all of them without it.
+_OF_STEPS = ("rate", "times", "share")
+
+
 def _method(entry: Entry) -> Method:
   def build(bed: Bed, setting: Setting) -> ju.Transform:
-    more = {k: v for k, v in setting.items() if k not in ("rate", "times")}
+    more = {k: v for k, v in setting.items() if k not in _OF_STEPS}
     recipe = bed.recipe
-    optimizer = adamw(setting["rate"] * setting["times"])
+    rate = setting["rate"] * setting["times"]
+    if "share" in setting:
+      # The program of all steps serves any share of them.
+      last = setting["share"] * recipe.unlearn_steps
+      optimizer = adamw(lambda step: rate * (step < last))
+    else:
+      optimizer = adamw(rate)
     fit = ju.Fit(optimizer, recipe.unlearn_steps, recipe.batch_size)
     return entry.make(bed.model, fit, **more, **entry.fixed)
 

@@ -165,6 +165,7 @@ def model_of(
   """
   large = config.vocab_size > 16_384
   bare = language.language_model(config, chunk=32 if large else None)
+  bare = language.whp_model(bare)
   stops = () if stop is None else (stop,)
   guarded = language.guard_model(language.eco_model(bare), stop=stops)
   return language.o3_model(guarded)

@@ -284,6 +284,35 @@ def groups(column: Any, values: Sequence[Any] | Any) -> jax.Array:
   return jnp.asarray(mask)
 
 
+def nested(masks: jax.Array) -> jax.Array:
+  """Requests that grow: the first, the first two, and so on.
+
+  Args:
+    masks: bool [R, N], requests that share no row, as a sequence serves them.
+
+  Returns:
+    bool [R, N]; each has the rows of the one before it, and more.
+
+  Raises:
+    ValueError: another shape or dtype; (concrete) an empty request, or a row in
+      two of them.
+  """
+  masks = jnp.asarray(masks)
+  if masks.ndim != 2 or masks.dtype != jnp.bool_:
+    raise ValueError(
+      f"Expected masks bool [R, N], got {masks.dtype} {masks.shape}."
+    )
+  if checks.is_concrete(masks):
+    named = np.asarray(masks)
+    if not named.any(axis=1).all():
+      empty = int(np.flatnonzero(~named.any(axis=1))[0])
+      raise ValueError(f"Expected masks with rows, got none in {empty}.")
+    if named.sum(axis=0).max() > 1:
+      row = int(named.sum(axis=0).argmax())
+      raise ValueError(f"Expected masks that share no row, got {row} in two.")
+  return jnp.cumsum(masks, axis=0) > 0
+
+
 def _column(labels: Any, name: str) -> Any:
   """Integers [N], one per row; [N, 1] would stand against every other row."""
   n = np.shape(labels)[0] if np.ndim(labels) else 1

@@ -67,6 +67,8 @@ from jaxunlearn.language.types import Text as Text
 from jaxunlearn.language.types import TokenScores as TokenScores
 from jaxunlearn.language.undial import ceu as ceu
 from jaxunlearn.language.undial import undial as undial
+from jaxunlearn.language.whp import whp as whp
+from jaxunlearn.language.whp import whp_model as whp_model
 from jaxunlearn.models.decoder import DecoderConfig as DecoderConfig
 from jaxunlearn.models.decoder import Edits as Edits
 from jaxunlearn.models.decoder import RopeScaling as RopeScaling
@@ -134,4 +136,6 @@ __all__ = [
   "train_many",
   "undial",
   "wga",
+  "whp",
+  "whp_model",
 ]

@@ -36,6 +36,8 @@ from jaxunlearn.methods.salun import salun as salun
 from jaxunlearn.methods.scrub import scrub as scrub
 from jaxunlearn.methods.ssd import ssd as ssd
 from jaxunlearn.methods.ssd import ssd_adaptive as ssd_adaptive
+from jaxunlearn.methods.task_vector import reversal as reversal
+from jaxunlearn.methods.task_vector import task_vector as task_vector
 from jaxunlearn.methods.unsir import unsir as unsir
 from jaxunlearn.methods.zero_shot import zero_shot_noise as zero_shot_noise
 
@@ -66,11 +68,13 @@ __all__ = [
   "random_label",
   "restricted",
   "retrain",
+  "reversal",
   "saliency_mask",
   "salun",
   "scrub",
   "ssd",
   "ssd_adaptive",
+  "task_vector",
   "train_logged",
   "unsir",
   "zero_shot_noise",

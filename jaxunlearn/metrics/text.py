@@ -209,6 +209,36 @@ def rouge_l_recall(
   Raises:
     ValueError: shapes that do not match.
   """
+  common, length = _common(said, said_length, answer, answer_length)
+  return jnp.where(length > 0, common / jnp.maximum(length, 1), jnp.nan)
+
+
+def rouge_l_f1(
+  said: jax.Array,
+  said_length: jax.Array,
+  answer: jax.Array,
+  answer_length: jax.Array,
+) -> jax.Array:
+  """ROUGE-L F1 on tokens, as MUSE scores memory (arXiv:2407.06460).
+
+  Args:
+    said, said_length, answer, answer_length: see `rouge_l_recall`.
+
+  Returns:
+    float32 [B] in [0, 1]: the harmonic mean of the shares of either that are in
+    both, in order; 0 where nothing is; nan for an empty answer.
+  """
+  common, length = _common(said, said_length, answer, answer_length)
+  both = jnp.maximum(length + jnp.asarray(said_length), 1)
+  return jnp.where(length > 0, 2 * common / both, jnp.nan)
+
+
+def _common(
+  said: jax.Array,
+  said_length: jax.Array,
+  answer: jax.Array,
+  answer_length: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
   rows = {np.shape(x)[:1] for x in (said, said_length, answer, answer_length)}
   if len(rows) > 1 or np.ndim(said) != 2 or np.ndim(answer) != 2:
     raise ValueError(
@@ -217,27 +247,55 @@ def rouge_l_recall(
       f"{np.shape(answer_length)}."
     )
   common = jax.vmap(common_length)(said, said_length, answer, answer_length)
-  length = jnp.asarray(answer_length)
-  return jnp.where(length > 0, common / jnp.maximum(length, 1), jnp.nan)
+  return common, jnp.asarray(answer_length)
 
 
-def rouge_l_of_texts(said: Sequence[str], answers: Sequence[str]) -> np.ndarray:
-  """ROUGE-L recall of texts, by the package rouge-score; on the host.
+def rouge_l_of_texts(
+  said: Sequence[str],
+  answers: Sequence[str],
+  *,
+  score: str = "recall",
+  stems: bool = True,
+) -> np.ndarray:
+  """ROUGE-L of texts, by the package rouge-score; on the host.
+
+  Args:
+    said: B texts.
+    answers: B texts.
+    score: "recall", TOFU's; "fmeasure", MUSE's; or "precision".
+    stems: whether endings are cut off words, as TOFU does and MUSE does not.
 
   Returns:
     float64 [B] in [0, 1].
 
   Raises:
-    ValueError: not one answer for each text.
+    ValueError: not one answer for each text; another score.
   """
   from rouge_score.rouge_scorer import RougeScorer
 
+  checks.one_of(("recall", "fmeasure", "precision"), score=score)
   if len(said) != len(answers):
     raise ValueError(
       f"Expected an answer for each of {len(said)} texts, got {len(answers)}."
     )
-  score = RougeScorer(["rougeL"], use_stemmer=True).score
-  return np.array([score(a, s)["rougeL"].recall for s, a in zip(said, answers)])
+  of = RougeScorer(["rougeL"], use_stemmer=stems).score
+  pairs = zip(said, answers)
+  return np.array([getattr(of(a, s)["rougeL"], score) for s, a in pairs])
+
+
+def first_under(values: jax.Array, threshold: float | jax.Array) -> jax.Array:
+  """The checkpoint that MUSE reports: the first that has forgotten enough.
+
+  Args:
+    values: float [E], what is still known, in the order of rising strength.
+    threshold: the retrained model's.
+
+  Returns:
+    int32 [], the first at or under the threshold; the last where none is.
+  """
+  under = jnp.asarray(values) <= threshold
+  last = under.shape[0] - 1
+  return jnp.where(under.any(), under.argmax(), last).astype(jnp.int32)
 
 
 def ngram_entropy(

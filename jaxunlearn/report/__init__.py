@@ -15,6 +15,7 @@ from jaxunlearn.report.definitions import HIGHER as HIGHER
 from jaxunlearn.report.definitions import LOWER as LOWER
 from jaxunlearn.report.definitions import METRICS as METRICS
 from jaxunlearn.report.definitions import NEAREST as NEAREST
+from jaxunlearn.report.definitions import NEITHER as NEITHER
 from jaxunlearn.report.definitions import Metric as Metric
 from jaxunlearn.report.definitions import describe as describe
 from jaxunlearn.report.distributions import density_panels as density_panels

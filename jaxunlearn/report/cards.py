@@ -54,6 +54,10 @@ CARDS: Mapping[str, Card] = {
   "influence": Card("edit"),
   "newton_step": Card("edit"),
   "iau": Card("edit"),
+  # Identities.
+  "uniform_teacher": Card("distillation", access=_REFERENCE),
+  "anchor_to_class": Card("redirection"),
+  "clipped_reversal": Card("likelihood"),
   # Exact systems, graphs, recommenders.
   "sisa": Card("data", access=("retain", "training"), guarantee="exact"),
   "s3t": Card("data", access=("training",), guarantee="exact"),
@@ -86,6 +90,9 @@ CARDS: Mapping[str, Card] = {
   "text_to_unlearn": _concept("redirection", "reference"),
   "prompt_ascent": _concept("likelihood"),
   # Language.
+  "needle": _concept("edit"),
+  "task_vector": Card("edit", access=_FORGET),
+  "whp": Card("output", "outputs", ("forget", "inference"), "suppression"),
   "grad_diff": Card("likelihood"),
   "kl": Card("likelihood", access=_REFERENCE),
   "gradient_ascent_kl": Card("likelihood", access=_REFERENCE),
@@ -121,6 +128,7 @@ CARDS: Mapping[str, Card] = {
   "ga": Card("likelihood", access=_FORGET),
   "gd": Card("likelihood"),
   "po": Card("redirection", intention="suppression"),
+  "prompt_decoupling": Card("likelihood"),
   "siu": _concept("redirection", "reference"),
   "ce": _concept("redirection"),
   "ce_kl": _concept("redirection", "reference"),

@@ -10,6 +10,7 @@ from conformance.worlds import World, filled
 
 import jaxunlearn as ju
 from jaxunlearn import language
+from jaxunlearn.language import concept_vectors
 
 FIT = ju.Fit(optax.adam(0.01), 3, 8)
 
@@ -74,6 +75,26 @@ ANSWERS = [
     language.gradient_ascent,
     lambda lm: language.gradient_ascent(lm, FIT, retain="kl"),
     "kl",
+    slow=True,
+  ),
+  _answers(
+    concept_vectors.needle,
+    lambda lm: concept_vectors.needle(concept_vectors.Place(0, 3)),
+    reads="nothing",
+    requestless=True,
+  ),
+  _answers(
+    ju.methods.task_vector,
+    lambda lm: ju.methods.task_vector(lm, FIT, strength=2.0),
+    reads="forget",
+    slow=True,
+  ),
+  _answers(
+    language.whp,
+    lambda lm: language.whp(lm, FIT, strength=2.0),
+    reads="forget",
+    moves=False,
+    keeps_state=False,
     slow=True,
   ),
   _answers(language.wga, lambda lm: language.wga(lm, FIT), slow=True),

@@ -74,5 +74,6 @@ PARTS = {
   "methods.unsir.train_on_rows": "unsir",
   "methods.zero_shot.learn_noise": "zero_shot_noise",
   "methods.zero_shot.train_on_noise": "zero_shot_noise",
+  "methods.task_vector.reinforce": "task_vector, whp",
   "recsys.objectives.see": "recsys.mmrecun",
 }

@@ -1,0 +1,238 @@
+"""Does unlearning false statements bring back what the model knew before?
+
+Question: a language model that knew some facts is trained further on texts that
+state others. Does a method that is asked to forget these texts give the right
+answers back, or does it only unlearn the false ones (RESTOR, arXiv:2411.00204)?
+
+    python -m experiments.restore_facts --data-dir DIR
+
+trains a small decoder on ten of TOFU's authors, corrupts what it knows of two, and
+lets it forget the false rows alone (facts:), or these and the rows that were woven
+in between (documents:), which is as much as one knows of whole documents. One's own
+questions, with right and wrong answers, are taken as by forget_text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxunlearn as ju
+from jaxunlearn.core.keys import derive
+
+from .. import bench, flags
+from ..beds import texts
+from ..beds.text_methods import METHODS, settings_of
+from ..datasets import tofu
+from ..flags import described
+from .restore_facts_measures import alike, measures
+
+DEFAULT = ("gradient_ascent", "grad_diff", "kl", "npo", "task_vector")
+_REPAIRED = "gradient_ascent_repair"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(bench.CommonOptions):
+  """Forget false statements, and look whether the right ones come back."""
+
+  benchmark: Annotated[
+    Literal["tofu", "people"],
+    described("Rows: TOFU (wants --data-dir), or people made up on the spot."),
+  ] = "tofu"
+
+  data: Annotated[
+    str | None,
+    described(
+      "Questions and answers of one's own, a JSON object a line with question, "
+      "answer, owner and perturbed_answers, of which the first is the false one.",
+      "FILE.jsonl",
+    ),
+  ] = None
+
+  woven: Annotated[
+    int, described("Rows on others that stand beside each false one.")
+  ] = 2
+
+  request: Annotated[
+    str | None,
+    described(
+      "On whom the model is told what is false: facts:NAME,NAME asks to forget the "
+      "false rows, documents:NAME,NAME those that were woven in too.",
+      "TEXT",
+    ),
+  ] = None
+
+  weights: texts.Weights = "scratch"
+
+  methods: Annotated[
+    str, described("Methods: default, all, or names with commas between.")
+  ] = "default"
+
+  out: flags.Out = "out/restore"
+
+
+class Source(NamedTuple):
+  """See `tofu.Source`; and rows woven in beside each false one."""
+
+  pairs: tofu.Pairs
+  train: np.ndarray
+  held: np.ndarray
+  sample: int
+  woven: int
+
+
+def recipe_of(options: Options) -> texts.Recipe:
+  made = texts.recipe_for(options.preset, options.weights)
+  if options.preset == "quick":
+    return made._replace(unlearn_steps=30, width=96, held=20, kept=100)
+  return made
+
+
+def beds(
+  options: Options, seeds: Sequence[int], part: str, asks: Sequence[Any]
+) -> bench.Beds:
+  """Pairs of which those asked for have a false answer in their place."""
+  recipe = recipe_of(options)
+  pairs = tofu.load(options.benchmark, options.data_dir, options.data)
+  if options.woven < 0:
+    raise ValueError(f"Expected --woven >= 0, got {options.woven}.")
+  sides = [tofu.pinned(pairs, "owner", ask.value) for ask in asks]
+  named = np.any(sides, axis=0)
+  if any((side != named).any() for side in sides):
+    raise ValueError(
+      "Expected --request to name the same owners in all its parts, got others."
+    )
+  sized = {"kept": recipe.kept, "held": recipe.held}
+  divided = [tofu.divide(pairs, named, s, part, **sized) for s in seeds]
+  rows = np.unique(np.concatenate([r for each in divided for r in each]))
+  corpus, shared = texts.corpus(options.weights, recipe, pairs, rows, {})
+  made = texts.pair_beds(corpus, shared, recipe, rows, divided)
+  false = np.stack([named[train] for train, _ in divided])
+
+  def make(shared: Any, own: Any) -> bench.Bed:
+    bed = made.make(shared, own)
+    clean, others = alike(bed.data["x"], bed.extra["others"])
+    told = jax.tree.map(
+      lambda right, wrong: jnp.where(
+        own["false"].reshape(-1, *[1] * (right.ndim - 1)), wrong[:, 1], right
+      ),
+      clean,
+      others,
+    )
+    extra = {**bed.extra, "clean": clean}
+    return bed._replace(data={**bed.data, "x": told}, extra=extra)
+
+  of_seed = {**made.of_seed, "false": false}
+  facts = {**made.facts, "woven": options.woven}
+  sources = [Source(*source, options.woven) for source in made.sources]
+  return made._replace(make=make, of_seed=of_seed, facts=facts, sources=sources)
+
+
+def train(bed: bench.Bed, weights: jax.Array, key: jax.Array):
+  """On what is right, then on what is told; the clean model goes along."""
+  recipe = bed.recipe
+  everything = {**bed.data, "x": bed.extra["clean"]}
+  clean_bed = bed._replace(data=everything)
+  whole = jnp.ones(weights.shape, bool)
+  clean, _ = texts.train(clean_bed, whole, derive(key, "clean"))
+  rate = optax.cosine_decay_schedule(recipe.rate / 3, recipe.steps // 3)
+  fit = ju.Fit(texts.adamw(rate), recipe.steps // 3, recipe.batch_size)
+  told, info = ju.train(
+    bed.model, bed.data, weights, derive(key, "told"), fit, start=clean
+  )
+  return told._replace(model_state={"clean": clean.params}), info
+
+
+def mask(kind: str, value: str, source: Source) -> Any:
+  """False rows, with those woven in for whole documents; and marks."""
+  false = tofu.pinned(source.pairs, "owner", value)[source.train]
+  others = np.random.default_rng(3).permutation(np.flatnonzero(~false))
+  forget = false.copy()
+  if kind == "documents":
+    most = max(0, len(others) - source.sample // 2)
+    forget[others[: min(source.woven * int(false.sum()), most)]] = True
+  kept = np.flatnonzero(~forget)[: source.sample]
+  return forget, {
+    "facts": texts.some(np.flatnonzero(false), source.sample),
+    "retain": texts.some(kept, source.sample),
+  }
+
+
+def _repair(bed: bench.Bed, setting: bench.Setting) -> ju.Transform:
+  """Ascent, and then training on what is kept, so that it can speak again."""
+  links = [
+    METHODS[name].build(bed, {**setting, "rate": rate})
+    for name, rate in (
+      ("gradient_ascent", setting["rate"]),
+      ("finetune", 1e-3),
+    )
+  ]
+  return ju.chain(*links, name=_REPAIRED)
+
+
+_OTHERS = ("npo_alone", "npo_kl", "simnpo", "undial", "finetune")
+
+
+def _names(options: Options) -> str:
+  pairs = tofu.load(options.benchmark, options.data_dir, options.data)
+  owners = list(dict.fromkeys(filter(None, pairs.owners.tolist())))
+  if not owners:
+    raise ValueError("Expected rows with owners, got none.")
+  names = ",".join(owners[:2])
+  return f"facts:{names};documents:{names}"
+
+
+STUDY = bench.Study(
+  name="restore_facts",
+  options=Options,
+  beds=beds,
+  kinds={
+    kind: bench.Kind(
+      f"{kind}:NAME,...",
+      lambda value, source, kind=kind: mask(kind, value, source),
+    )
+    for kind in ("facts", "documents")
+  },
+  request=_names,
+  train=train,
+  methods={
+    **{name: METHODS[name] for name in (*DEFAULT, *_OTHERS)},
+    _REPAIRED: bench.Method(
+      _repair,
+      METHODS["gradient_ascent"].space,
+      access="forget and retain rows",
+      card=METHODS["grad_diff"].card_of("grad_diff"),
+    ),
+  },
+  settings=lambda options: {
+    **settings_of(options.weights),
+    _REPAIRED: settings_of(options.weights)["gradient_ascent"],
+  },
+  measures=measures,
+  groups={"default": (*DEFAULT, _REPAIRED)},
+  seeds=lambda options: {"smoke": 1, "quick": 2, "paper": 5}[options.preset],
+  title=lambda plan: "Forgetting what is false, and knowing again what is right",
+  lead=lambda plan: (
+    "A decoder learned questions and answers, and then, of some people, false ones "
+    "in their place. Each method is asked to forget the false rows. Recovery says "
+    "how much of what was right is back: a method may forget all that is false and "
+    "know no more than before."
+  ),
+  notes=lambda plan: [
+    "The retrained model went on from the clean one without the request's rows; "
+    "models are judged by the likeliest of the answers given for each question, "
+    "where the paper judges sampled ones."
+  ],
+  fit=texts.one_by_one,
+  saved=lambda variables: jax.tree.map(np.asarray, variables),
+  columns=lambda plan: (
+    "accuracy", "corrupted", "recovery", "forgetting", "retain_em",
+    "relearned_corrupted", "seconds_run",
+  ),
+)  # fmt: skip

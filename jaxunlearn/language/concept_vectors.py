@@ -1,0 +1,290 @@
+"""Concept vectors: where a decoder keeps a concept, and whether unlearning got there.
+
+A value vector is what a neuron of a block's perceptron adds to the stream, a row
+of `mlp.down`'s kernel. One that stands for a concept has the concept's words at the
+top of its projection on the vocabulary, and noise on it harms what the model says
+of the concept and little else. Behaviour may be unlearned with the vector intact.
+
+Source: ConceptVectors, Hong et al. (2024), arXiv:2406.11614, and its released code.
+Class: an audit; `needle` is an edit without guarantee. Data access: rows on the
+concept and others, to find and to validate; none for the rest.
+Departures: candidates are found by the gradient of the concept's loss and the
+words given for it, where the paper has a language model and people judge tokens;
+validation measures losses, where it has the text overlap of answers; tokens are
+compared by number; needle is noise alone, without the code's gradient steps, and
+so leaves every other number as it is.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxunlearn.core import checks
+from jaxunlearn.core.links import edit
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import PyTree, Variables
+from jaxunlearn.language.scores import token_nll
+from jaxunlearn.language.types import LanguageModel, Text
+
+
+class Place(NamedTuple):
+  """Where a value vector is; ints, or int arrays of many.
+
+  Attributes:
+    layer: from 0 on.
+    neuron: of the block's perceptron.
+  """
+
+  layer: jax.Array | int
+  neuron: jax.Array | int
+
+
+class Change(NamedTuple):
+  """What became of a value vector; float32.
+
+  Attributes:
+    cosine: of the vectors before and after; nan of a vector of zeros.
+    distance: between them, L2.
+    jaccard: of the two sets of top tokens.
+    ratio: related tokens at the top after over those before; nan of none.
+    survival: share of the related tokens at the top that still are; nan of none.
+  """
+
+  cosine: jax.Array
+  distance: jax.Array
+  jaccard: jax.Array
+  ratio: jax.Array
+  survival: jax.Array
+
+
+def value_vectors(variables: Variables) -> jax.Array:
+  """All of them, [layers, M, D]."""
+  return variables.params["blocks"]["mlp"]["down"]["kernel"]
+
+
+def vector_at(variables: Variables, place: Place) -> jax.Array:
+  """One, [D], or those of a stack of places."""
+  return value_vectors(variables)[place.layer, place.neuron]
+
+
+def unembedding(variables: Variables) -> jax.Array:
+  """What hidden states are held against, [V, D]; the norm is not in it."""
+  params = variables.params
+  if "head" in params:
+    return params["head"]["kernel"].T
+  return params["embed"]["embedding"]
+
+
+def top_tokens(vectors: jax.Array, table: jax.Array, k: int) -> jax.Array:
+  """The tokens that vectors [..., D] speak for most: int [..., k].
+
+  Raises:
+    ValueError: k < 1 or > V; another width.
+  """
+  checks.count(1, k=k)
+  if k > table.shape[0] or table.shape[1] != vectors.shape[-1]:
+    raise ValueError(
+      f"Expected k <= V and vectors [..., D] of a table [V, D], got k={k}, "
+      f"{vectors.shape} and {table.shape}."
+    )
+  return jax.lax.top_k(vectors @ table.T, k)[1]
+
+
+def change(
+  before: Variables,
+  after: Variables,
+  place: Place,
+  related: jax.Array,
+  *,
+  k: int = 200,
+  shared_table: bool = False,
+) -> Change:
+  """The intrinsic scores of a place; `vmap` over places, models, concepts.
+
+  Args:
+    before: the original's values.
+    after: the unlearned model's.
+    place: may be traced.
+    related: bool [V], tokens that belong to the concept.
+    k: static; how many top tokens, published 200.
+    shared_table: static; whether both vectors are projected by the original's
+      table, where the released code has each model's own.
+  """
+  v, w = (vector_at(m, place).astype(jnp.float32) for m in (before, after))
+  table = unembedding(before)
+  sets = [
+    _members(top_tokens(x, t, k), table.shape[0])
+    for x, t in ((v, table), (w, table if shared_table else unembedding(after)))
+  ]
+  both, either = (sets[0] & sets[1]).sum(), (sets[0] | sets[1]).sum()
+  first, second = ((s & related).sum() for s in sets)
+  still = (sets[0] & sets[1] & related).sum()
+  share = lambda a, b: jnp.where(b > 0, a / jnp.maximum(b, 1), jnp.nan)
+  norms = jnp.linalg.norm(v) * jnp.linalg.norm(w)
+  cosine = jnp.where(norms > 0, v @ w / jnp.where(norms > 0, norms, 1), jnp.nan)
+  return Change(
+    jnp.clip(cosine, -1, 1),
+    jnp.linalg.norm(v - w),
+    share(both, either),
+    share(second, first),
+    share(still, first),
+  )
+
+
+def _members(tokens: jax.Array, size: int) -> jax.Array:
+  return jnp.zeros(size, bool).at[tokens].set(True)
+
+
+def needle(
+  place: Place,
+  *,
+  std: float | jax.Array = 0.1,
+  shape: tuple[int, int] | None = None,
+) -> Transform:
+  """Adds noise to one value vector; every other number keeps its bits.
+
+  Args:
+    place: may be traced.
+    std: >= 0, of each of its D numbers; published 0.1. May be traced.
+    shape: None, or (layers, M), against which the place is checked.
+
+  Raises:
+    ValueError: std < 0; (concrete) a place that is not there.
+  """
+  checks.non_negative(std=std)
+  if shape is not None:
+    for (name, value), most in zip(place._asdict().items(), shape):
+      if checks.is_concrete(value):
+        checks.labels(jnp.asarray(value)[None], most, name)
+
+  def put(
+    variables: Variables, data: PyTree, request: PyTree, key: jax.Array
+  ) -> Variables:
+    del data, request
+    return noisy(variables, place, std, key)
+
+  return edit(put, reads="nothing", name="needle")
+
+
+def noisy(
+  variables: Variables, place: Place, std: float | jax.Array, key: jax.Array
+) -> Variables:
+  """The variables with normal noise on a value vector."""
+  kernel = value_vectors(variables)
+  noise = std * jax.random.normal(key, kernel.shape[-1:], jnp.float32)
+  moved = kernel[place.layer, place.neuron] + noise.astype(kernel.dtype)
+  kernel = kernel.at[place.layer, place.neuron].set(moved)
+  blocks = variables.params["blocks"]
+  down = {**blocks["mlp"]["down"], "kernel": kernel}
+  blocks = {**blocks, "mlp": {**blocks["mlp"], "down": down}}
+  return variables._replace(params={**variables.params, "blocks": blocks})
+
+
+def candidates(
+  lm: LanguageModel,
+  variables: Variables,
+  concept: Text,
+  others: Text,
+  related: jax.Array,
+  *,
+  count: int,
+  k: int = 50,
+) -> tuple[Place, jax.Array]:
+  """Places that the concept's loss leans on and that speak for its words.
+
+  A place scores (g - h) s: g and h are the lengths of the gradients of the mean
+  losses on the concept's rows and on others', by its vector, and s is the share of
+  related tokens among its top k. Two passes forward and back find them all.
+
+  Args:
+    lm: the model.
+    variables: its values.
+    concept: rows on the concept.
+    others: rows on other things.
+    related: bool [V].
+    count: static; how many are returned.
+    k: static.
+
+  Returns:
+    `Place` of int [count] and their scores, the best first.
+
+  Raises:
+    ValueError: no related token; count < 1.
+  """
+  checks.count(1, count=count)
+  if checks.is_concrete(related) and not bool(related.any()):
+    raise ValueError("Expected related tokens of the concept, got none.")
+  kernel = value_vectors(variables)
+
+  def loss(kernel: jax.Array, x: Text) -> jax.Array:
+    blocks = variables.params["blocks"]
+    down = {**blocks["mlp"]["down"], "kernel": kernel}
+    blocks = {**blocks, "mlp": {**blocks["mlp"], "down": down}}
+    params = {**variables.params, "blocks": blocks}
+    return mean_nll(lm, variables._replace(params=params), x)
+
+  g, h = (
+    jnp.linalg.norm(jax.grad(loss)(kernel, x).astype(jnp.float32), axis=-1)
+    for x in (concept, others)
+  )
+  table = unembedding(variables)
+  spoken = jax.lax.map(
+    lambda layer: related[top_tokens(layer, table, k)].mean(axis=-1), kernel
+  )
+  score = (g - h) * spoken
+  best, flat = jax.lax.top_k(score.reshape(-1), count)
+  layer, neuron = jnp.divmod(flat, kernel.shape[1])
+  return Place(layer, neuron), best
+
+
+def mean_nll(lm: LanguageModel, variables: Variables, x: Text) -> jax.Array:
+  """-log p of a token, over all that count."""
+  out = token_nll(lm, variables, x)
+  assert out.weight is not None
+  return out.value.sum() / out.weight.sum()
+
+
+def validate(
+  lm: LanguageModel,
+  variables: Variables,
+  places: Place,
+  rows: tuple[Text, Text],
+  keys: jax.Array,
+  *,
+  std: float | jax.Array = 0.1,
+) -> tuple[jax.Array, jax.Array]:
+  """How much noise on each place adds to the losses, on the concept and elsewhere.
+
+  Args:
+    lm: the model.
+    variables: its values.
+    places: int [C].
+    rows: on the concept, and on other things.
+    keys: PRNG keys [S], of noise; the same for all places.
+    std: see `needle`.
+
+  Returns:
+    Mean rises of -log p of a token, [C] each.
+  """
+  before = [mean_nll(lm, variables, x) for x in rows]
+
+  def one(place: Place) -> tuple[jax.Array, jax.Array]:
+    def rise(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+      made = noisy(variables, place, std, key)
+      first, second = (mean_nll(lm, made, x) - b for x, b in zip(rows, before))
+      return first, second
+
+    first, second = jax.lax.map(rise, keys)
+    return first.mean(), second.mean()
+
+  return jax.lax.map(one, places)
+
+
+def is_causal(
+  concept: jax.Array, others: jax.Array, least: float = 0.05
+) -> jax.Array:
+  """Whether noise harms the concept, by `least` nats, and thrice as much as others."""
+  return (concept > least) & (concept > 3 * others)
