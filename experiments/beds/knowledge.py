@@ -290,3 +290,17 @@ def seeds(options: Any) -> int:
 def saved(variables: Any) -> Any:
   """What is saved: a filter is no part of the weights."""
   return variables._replace(frozen={})
+
+
+# What studies of these persons have in common. Settings are chosen in another
+# world, on requests of the same form.
+SHARED: Mapping[str, Any] = {
+  "kinds": KINDS,
+  "request": request,
+  "train": train,
+  "methods": METHODS,
+  "settings": lambda options: SETTINGS,
+  "seeds": seeds,
+  "tune_request": request,
+  "saved": saved,
+}

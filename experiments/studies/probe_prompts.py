@@ -279,14 +279,8 @@ STUDY = bench.Study(
   name="probe_prompts",
   options=Options,
   beds=beds,
-  kinds=knowledge.KINDS,
-  request=knowledge.request,
-  train=knowledge.train,
-  methods=knowledge.METHODS,
-  settings=lambda options: knowledge.SETTINGS,
   measures=measures,
-  seeds=knowledge.seeds,
-  tune_request=knowledge.request,
+  **knowledge.SHARED,
   title=lambda plan: "Asking for a forgotten fact from all sides",
   lead=lambda plan: (
     "A decoder was trained on what is true of persons who were made up, and was to "
@@ -294,6 +288,5 @@ STUDY = bench.Study(
     "the other end, by descriptions, for what presupposes the fact, and step by "
     "step; what the retrained model answers too follows from what was kept."
   ),
-  saved=knowledge.saved,
   findings=findings,
 )

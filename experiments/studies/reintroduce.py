@@ -279,14 +279,8 @@ STUDY = bench.Study(
   name="reintroduce",
   options=Options,
   beds=beds,
-  kinds=knowledge.KINDS,
-  request=knowledge.request,
-  train=knowledge.train,
-  methods=knowledge.METHODS,
-  settings=lambda options: knowledge.SETTINGS,
   measures=measures,
-  seeds=knowledge.seeds,
-  tune_request=knowledge.request,
+  **knowledge.SHARED,
   title=lambda plan: "Telling a model what it was to forget",
   lead=lambda plan: (
     "A decoder was trained on what is true of persons who were made up, to read "
@@ -294,6 +288,5 @@ STUDY = bench.Study(
     "What a context gives the retrained model is no leak; what it gives another "
     "model beyond that was still there, and what it does not give it is refused."
   ),
-  saved=knowledge.saved,
   findings=findings,
 )
