@@ -180,6 +180,11 @@ def _gkt(bed: Bed, s: Setting) -> ju.Transform:
   )
 
 
+def _task_vector(bed: Bed, s: Setting) -> ju.Transform:
+  strength = s["strength"]
+  return ju.methods.task_vector(bed.model, _sgd(bed, s), strength=strength)
+
+
 _RATE = {"rate": Between(1e-4, 1e-1)}
 _KEPT, _FORGOTTEN = "retain rows", "forget rows"
 _BOTH, _NONE = "forget and retain rows", "no rows, only which classes to forget"
@@ -204,6 +209,11 @@ METHODS: Mapping[str, Method] = {
   ),
   "gradient_ascent": Method(
     _gradient_ascent, {"rate": Between(1e-4, 1.0)}, access=_FORGOTTEN
+  ),
+  "task_vector": Method(
+    _task_vector,
+    {**_RATE, "strength": Between(0.25, 16.0)},
+    access=_FORGOTTEN,
   ),
   "neggrad_plus": Method(
     _neggrad_plus,

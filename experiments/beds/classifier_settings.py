@@ -25,6 +25,7 @@ _MLP: Mapping[str, Settings] = {
     "plain_steps": 24,
   },
   "gradient_ascent": {"rate": 0.05, "steps": 10, "loss_ceiling": 3.0},
+  "task_vector": {"rate": 0.05, "steps": 30, "strength": 2.0},
   "neggrad_plus": {"rate": 0.05, "steps": 100, "retain_share": 0.98},
   "random_label": {"rate": 3e-4, "steps": 60},
   "salun": {
@@ -111,6 +112,7 @@ _CNN: Mapping[str, Settings] = {
     "plain_steps": 16,
   },
   "gradient_ascent": {"rate": 0.005, "steps": 8, "loss_ceiling": 3.0},
+  "task_vector": {"rate": 0.005, "steps": 20, "strength": 2.0},
   "neggrad_plus": {"rate": 0.01, "steps": 40, "retain_share": 0.95},
   "random_label": {"rate": 1.5e-3, "steps": 40},
   "salun": {
@@ -175,6 +177,7 @@ PAPER: Mapping[str, Settings] = {
     "plain_steps": 380,
   },
   "gradient_ascent": {"rate": 0.005, "steps": 40, "loss_ceiling": 3.0},
+  "task_vector": {"rate": 0.005, "steps": 190, "strength": 2.0},
   "neggrad_plus": {"rate": 0.01, "steps": 950, "retain_share": 0.99},
   "random_label": {"rate": 1e-4, "steps": 590},
   "salun": {

@@ -32,6 +32,7 @@ from jaxunlearn.methods.random_label import random_label
 from jaxunlearn.methods.salun import salun
 from jaxunlearn.methods.scrub import scrub
 from jaxunlearn.methods.ssd import ssd, ssd_adaptive
+from jaxunlearn.methods.task_vector import task_vector
 from jaxunlearn.methods.unsir import unsir
 from jaxunlearn.methods.zero_shot import zero_shot_noise
 
@@ -78,6 +79,7 @@ def defaults(
     "gradient_ascent": gradient_ascent(
       model, sgd(0.05, 0.03), loss_ceiling=3.0
     ),
+    "task_vector": task_vector(model, sgd(0.052, 0.1), strength=8.6),
     "neggrad_plus": neggrad_plus(
       model, sgd(0.052, 0.33), forget_batch_size=half, retain_share=0.97
     ),
