@@ -7,6 +7,8 @@ for users: the mode for claims, and for a full run now and then. Programs of the
 modes have different keys in the persistent cache.
 """
 
+import functools
+import gc
 import importlib.metadata
 import json
 import os
@@ -25,6 +27,7 @@ os.environ["XLA_FLAGS"] = " ".join(_FLAGS).strip()
 
 import jax  # noqa: E402  the flags must be there first
 import pytest  # noqa: E402
+from jax._src.interpreters import mlir  # noqa: E402
 
 collect_ignore = ["core/stream_child.py"]  # A program that a test starts.
 
@@ -36,6 +39,26 @@ _SLOW_SECONDS = 10.0
 jax.config.update("jax_compilation_cache_dir", _CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+_make_context = getattr(mlir, "make_ir_context", None)
+_one_context = functools.cache(lambda: _make_context())
+
+
+def _shared_context():
+  """What programs are lowered in, the same for all of them.
+
+  JAX makes one with all dialects for each program, which is a quarter of what a
+  small program costs, and has no option against it.
+  """
+  try:
+    is_inside_another = mlir.ir.Context.current is not None
+  except ValueError:
+    is_inside_another = False
+  # What is lowered while another program is would become a part of that.
+  return _make_context() if is_inside_another else _one_context()
+
+
+if _make_context is not None:
+  mlir.make_ir_context = _shared_context
 
 
 def set_optimized(wanted: bool) -> None:
@@ -66,12 +89,43 @@ def pytest_runtest_setup(item):
   set_optimized(_ALL_OPTIMIZED or marked)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item):
   used = cpu_seconds() - item.stash[_cpu_at_setup]
   item.user_properties.append(("cpu_seconds", used))
+  make_room_for_programs()
+
+
+_cpu_at_look = 0.0
+
+
+def make_room_for_programs():
+  """Frees compiled programs before the process has as many maps as it may.
+
+  XLA maps memory for every program, Linux allows a process 65,530 maps, and a
+  compilation beyond that ends in a segmentation fault. To count them takes long
+  enough to be done once in a while only.
+  """
+  global _cpu_at_look
+  maps = pathlib.Path("/proc/self/maps")
+  if cpu_seconds() - _cpu_at_look < 5 or not maps.exists():
+    return
+  _cpu_at_look = cpu_seconds()
+  if maps.read_bytes().count(b"\n") > 25_000:
+    jax.clear_caches()
+    _one_context.cache_clear()
+
+
+def pytest_collection_finish():
+  """Modules and tests stay: the garbage collector need not look at them."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(50_000, 20, 50)
 
 
 def pytest_collection_modifyitems(items):
+  # Those first, since every change of the mode takes all programs away.
+  items.sort(key=lambda item: item.get_closest_marker("optimized") is None)
   for item in items:
     for mark in item.iter_markers("optimized"):
       if not mark.kwargs.get("reason"):
@@ -121,19 +175,6 @@ def pytest_terminal_summary(terminalreporter, config):
       terminalreporter.line(
         f"{seconds[name]:7.1f}  without the mark `slow`: {name}", yellow=True
       )
-
-
-@pytest.fixture(autouse=True)
-def room_for_programs():
-  """Frees compiled programs before the process has as many maps as it may.
-
-  XLA maps memory for every program, Linux allows a process 65,530 maps, and a
-  compilation beyond that ends in a segmentation fault.
-  """
-  yield
-  maps = pathlib.Path("/proc/self/maps")
-  if maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
-    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

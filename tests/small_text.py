@@ -1,5 +1,7 @@
 """Tiny decoders of several layouts, their texts, and a forward pass in NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +59,7 @@ def filled(lm, seed=0):
   return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
+@functools.cache
 def small(name, **options):
   lm = language_model(CONFIGS[name], **options)
   return lm, filled(lm)

@@ -48,8 +48,8 @@ def test_attacks_take_scores_as_well_as_logits():
   """Min-k%, min-k%++ and the loss attack without logits of the whole batch."""
   lm, variables = small_text.small("llama")
   x = texts(4, 8, 19)
-  scores = token_scores(lm, variables, x, chunk=2)
-  logits = lm.model.predict(variables, x)[:, :-1]
+  scores = jax.jit(lambda v: token_scores(lm, v, x, chunk=2))(variables)
+  logits = jax.jit(lm.model.predict)(variables, x)[:, :-1]
   given = (logits, x.tokens[:, 1:], scores.mask)
   lowest = attacks.lowest_mean(scores.log_prob, scores.mask, k=0.4)
   chex.assert_trees_all_close(lowest, attacks.min_k(*given, k=0.4), **CLOSE)
@@ -98,7 +98,8 @@ def test_a_model_without_numbers_has_forgotten_nothing():
   x = Text(jnp.array([[1, 2, 0, 3]]), jnp.array([4]), jnp.array([2]))
   broken = jax.tree.map(lambda w: w * jnp.nan, variables)
   for chunk in (None, 2):
-    out = token_scores(lm, broken, x, chunk=chunk)
+    score = lambda v, chunk=chunk: token_scores(lm, v, x, chunk=chunk)
+    out = jax.jit(score)(broken)
     assert jnp.isnan(
       scores_of_texts.exact_memorisation(out.is_top, out.mask)
     ).all()
@@ -113,24 +114,24 @@ def test_the_task_is_the_mean_over_tokens():
   lm, variables = small_text.small("llama", chunk=4)
   x = texts(5, 8, 19)
   weight = jax.random.uniform(jax.random.key(1), (5, 8))
-  scores = token_scores(lm, variables, x)
   data = {"x": x, "token_weight": weight}
-  losses = lm.task.loss(variables, as_step(data), jax.random.key(0))
+  scores, losses, rows = jax.jit(
+    lambda v: (
+      token_scores(lm, v, x),
+      lm.task.loss(v, as_step(data), jax.random.key(0)),
+      lm.model.loss(lm.model.predict(v, x), data),
+    )
+  )(variables)
   share = scores.mask * weight[:, 1:]
   chex.assert_trees_all_close(losses.weight, share.sum(-1), rtol=1e-6)
   wanted = -(share * scores.log_prob).sum(-1)
   chex.assert_trees_all_close(losses.value, wanted, **CLOSE)
-  rows = lm.model.loss(lm.model.predict(variables, x), data)
   chex.assert_trees_all_close(rows, wanted / share.sum(-1), **CLOSE)
   # One step over all rows moves by the gradient of the exact mean.
-  _, info = ju.train(
-    lm,
-    {"x": x},
-    jnp.ones(5, bool),
-    jax.random.key(0),
-    ju.Fit(optax.sgd(0.0), 1, 5),
-    start=lambda key: variables,
-  )
+  fit, every = ju.Fit(optax.sgd(0.0), 1, 5), jnp.ones(5, bool)
+  _, info = jax.jit(
+    lambda k: ju.train(lm, {"x": x}, every, k, fit, start=lambda _: variables)
+  )(jax.random.key(0))
   mean = -scores.log_prob.sum() / scores.mask.sum()
   chex.assert_trees_all_close(info.loss[0], mean, **CLOSE)
 
@@ -142,7 +143,7 @@ def test_a_small_model_learns_its_rows():
   fit = ju.Fit(optax.adam(0.02), 120, 6)
   key, mask = jax.random.key(0), jnp.ones(6, bool)
   variables, _ = jax.jit(lambda k: ju.train(lm, {"x": x}, mask, k, fit))(key)
-  scores = token_scores(lm, variables, x)
+  scores = jax.jit(lambda v: token_scores(lm, v, x))(variables)
   assert (scores.is_top == scores.mask).all()
 
 

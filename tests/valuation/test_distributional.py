@@ -101,9 +101,8 @@ def test_unseen_rows_are_valued_by_what_they_add():
   bed = plan.beds.make((), jax.tree.map(lambda v: v[0], plan.beds.of_seed))
   gains = jax.jit(lambda: unseen_gains(bed))()
   method = plan.study.methods["distributional_shapley"]
-  state, _ = method.build(bed, {"sets": 40})(
-    None, bed.data, plan.forget[0], jax.random.key(0)
-  )
+  serve = jax.jit(method.build(bed, {"sets": 40}))
+  state, _ = serve(None, bed.data, plan.forget[0], jax.random.key(0))
   assert gains.shape == (10,) and state.model_state["unseen"].shape == (10,)
   # Flipped ones add least, and are worth least.
   assert rank_correlation(state.model_state["unseen"], gains) > 0.5
