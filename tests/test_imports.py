@@ -120,8 +120,10 @@ socket.getaddrinfo = refuse
 import jaxunlearn as ju
 assert "jax" not in sys.modules
 ju.methods.unsir
-heavy = ["flax", "orbax", "sklearn", "matplotlib", "jraph", "rich",
-         "tensorflow_datasets", "scipy.stats"]
+from jaxunlearn import metrics, report
+from jaxunlearn.attacks import classifiers, intervals, language
+heavy = ["flax", "orbax", "sklearn", "matplotlib", "jraph", "rich", "altair",
+         "vl_convert", "jinja2", "tensorflow_datasets", "scipy.stats"]
 print([name for name in heavy if name in sys.modules])
 """
   out, _ = run(code)

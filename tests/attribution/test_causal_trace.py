@@ -27,10 +27,14 @@ def world():
   return lm, variables, x, subject
 
 
-def trace(**options):
-  lm, variables, x, subject = world()
-  run = lambda v, key: causal_trace(lm, v, x, subject, key, **options)
-  return jax.jit(run)(variables, KEY)
+def trace(key=KEY, **options):
+  return program(**options)(world()[1], key)
+
+
+@functools.cache
+def program(**options):
+  lm, _, x, subject = world()
+  return jax.jit(lambda v, key: causal_trace(lm, v, x, subject, key, **options))
 
 
 @pytest.mark.parametrize(("kind", "window"), [("mlp", 1), ("attention", 2)])
@@ -40,7 +44,7 @@ def test_patches_equal_a_loop(kind, window):
   hidden = lm.embed(variables, x.tokens)
   std = variables.params["embed"]["embedding"].std()
   noise = 3.0 * std * jax.random.normal(KEY, (3, *hidden.shape))
-  states = lm.blocks(variables, hidden).states
+  states = jax.jit(lm.blocks)(variables, hidden).states
 
   @jax.jit
   def run(noise, where):
@@ -72,7 +76,7 @@ def test_without_noise_all_runs_are_one():
 def test_the_last_state_brings_all_back_and_what_comes_before_nothing():
   lm, variables, x, _ = world()
   out = trace(num_draws=2)
-  p = jax.nn.softmax(lm.model.predict(variables, x))
+  p = jax.nn.softmax(jax.jit(lm.model.predict)(variables, x))
   wanted = jnp.stack([p[0, 2, x.tokens[0, 3]], p[1, 4, x.tokens[1, 5]]])
   chex.assert_trees_all_close(out.clean, wanted, **CLOSE)
   assert (abs(out.total_effect) > 1e-3).all()
@@ -87,10 +91,7 @@ def test_the_last_state_brings_all_back_and_what_comes_before_nothing():
 def test_chunks_change_nothing_and_the_key_does():
   one, other = (trace(num_draws=2, chunk=n) for n in (1, 18))
   chex.assert_trees_all_close(one, other, **CLOSE)
-  lm, variables, x, subject = world()
-  again = causal_trace(
-    *(lm, variables, x, subject, jax.random.key(1)), num_draws=2
-  )
+  again = trace(jax.random.key(1), num_draws=2, chunk=18)
   assert float(abs(again.corrupt - one.corrupt).max()) > 1e-4
 
 

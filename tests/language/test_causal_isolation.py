@@ -74,9 +74,11 @@ def test_one_step_is_the_joint_gradient_of_those_weights(rows):
     mean = lambda m: (m * out.value).sum() / (m * out.weight).sum()
     return -mean(MASK) + 1.5 * mean(~MASK)
 
-  grads = jax.grad(joint)(variables.params)["blocks"]["mlp"]
+  grads = jax.jit(jax.grad(joint))(variables.params)["blocks"]["mlp"]
   wanted = jax.tree.map(
-    lambda p, g: p - rate * g, variables.params["blocks"]["mlp"], grads
+    lambda p, g: np.asarray(p) - rate * np.asarray(g),
+    variables.params["blocks"]["mlp"],
+    grads,
   )
   chex.assert_trees_all_close(
     made.params["blocks"]["mlp"], wanted, rtol=1e-4, atol=1e-5

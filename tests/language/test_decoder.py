@@ -62,8 +62,11 @@ def test_a_cache_gives_what_the_whole_text_gives(name):
       found.append(out.hidden)
     return jnp.concatenate(found, axis=1)
 
-  whole = lm.blocks(variables, lm.embed(variables, tokens)).hidden
-  found = cached(variables)
+  @jax.jit
+  def at_once(variables):
+    return lm.blocks(variables, lm.embed(variables, tokens)).hidden
+
+  whole, found = np.asarray(at_once(variables)), np.asarray(cached(variables))
   for row in range(3):
     n = int(prompt[row])
     chex.assert_trees_all_close(found[row, :n], whole[row, :n], **CLOSE)
@@ -72,20 +75,20 @@ def test_a_cache_gives_what_the_whole_text_gives(name):
 
 def test_the_scan_equals_a_loop_over_layers():
   lm, variables = small_text.small("llama")
-  hidden = lm.embed(variables, texts(2, 6, 19).tokens)
-  out = lm.blocks(variables, hidden)
+  start = hidden = lm.embed(variables, texts(2, 6, 19).tokens)
+  blocks = jax.jit(lm.blocks, static_argnames="layers")
+  out = blocks(variables, start)
   one = language_model(dataclasses.replace(lm.config, num_layers=1))
+  run_one = jax.jit(one.blocks)
   for layer in range(3):
     weights = variables.params["blocks"]
     params = {
       **variables.params,
       "blocks": jax.tree.map(lambda w, i=layer: w[i : i + 1], weights),
     }
-    hidden = one.blocks(Variables(params), hidden).hidden
+    hidden = run_one(Variables(params), hidden).hidden
     chex.assert_trees_all_close(out.states.residual[layer], hidden, **CLOSE)
-    early = lm.blocks(
-      variables, lm.embed(variables, texts(2, 6, 19).tokens), layers=layer + 1
-    )
+    early = blocks(variables, start, layers=layer + 1)
     chex.assert_trees_all_close(early.hidden, hidden, **CLOSE)
   chex.assert_trees_all_equal(out.hidden, out.states.residual[-1])
   moved = out.states.residual[1] - out.states.residual[0]
@@ -113,12 +116,12 @@ def test_an_edit_is_put_where_it_is_said(kind):
   """Of all later states none but those that see it change."""
   lm, variables = small_text.small("llama")
   hidden = lm.embed(variables, texts(2, 6, 19).tokens)
-  clean = lm.blocks(variables, hidden)
+  run = jax.jit(lambda edits: lm.blocks(variables, hidden, edits=edits))
+  clean = run(None)
   where = jnp.zeros((3, 6), bool).at[1, 2].set(True)
   width = getattr(clean.states, kind).shape[-1]
   value = jax.random.normal(jax.random.key(1), (3, 6, width))
   edits = Edits(States(**{kind: where}), States(**{kind: value}))
-  run = jax.jit(lambda edits: lm.blocks(variables, hidden, edits=edits))
   out = run(edits)
   found = getattr(out.states, kind)
   both = jnp.broadcast_to(value[1, 2], (2, width))
@@ -149,9 +152,9 @@ def test_many_edits_are_one_program():
   layers, places = jnp.array([0, 2, 1]), jnp.array([3, 1, 0])
   many = jax.jit(jax.vmap(run))(layers, places)
   for i in range(3):
-    alone = run(layers[i], places[i])
+    alone = jax.jit(run)(layers[i], places[i])
     chex.assert_trees_all_close(many[i], alone, **CLOSE)
-  clean = lm.blocks(variables, hidden).hidden
+  clean = jax.jit(lm.blocks)(variables, hidden).hidden
   chex.assert_trees_all_close(many[0, 1], clean[1], **CLOSE)
 
 
@@ -160,11 +163,12 @@ def test_half_precision_stays_half_and_logits_are_float32():
   lm = language_model(config)
   variables = small_text.filled(lm)
   hidden = lm.embed(variables, texts(2, 6, 19).tokens)
-  out = lm.blocks(variables, hidden)
+  out = jax.jit(lm.blocks)(variables, hidden)
   assert out.hidden.dtype == jnp.bfloat16
   logits = lm.logits(variables, out.hidden)
   assert logits.dtype == jnp.float32
-  wide = small_text.small("llama")[0].model.predict(variables, texts(2, 6, 19))
+  predict = jax.jit(small_text.small("llama")[0].model.predict)
+  wide = predict(variables, texts(2, 6, 19))
   assert 0 < float(abs(logits - wide).max()) < 0.5
 
 

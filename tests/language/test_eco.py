@@ -59,10 +59,9 @@ def test_rows_without_a_flag_have_the_bits_of_the_bare_model(served):
   turned = look(made, jax.tree.map(lambda leaf: leaf[order], x))
   np.testing.assert_array_equal(turned[order], said)
   assert len(traces) == 1
-  logits = model.model.predict(made, x)
-  chex.assert_trees_all_close(
-    logits[4:], lm.model.predict(variables, x)[4:], rtol=1e-6
-  )
+  logits = jax.jit(model.model.predict)(made, x)
+  bare = jax.jit(lm.model.predict)(variables, x)
+  chex.assert_trees_all_close(logits[4:], bare[4:], rtol=1e-6)
   without = look(variables, x)  # Another structure, one more program.
   np.testing.assert_array_equal(without, plain)
   for silent in (
@@ -79,8 +78,9 @@ def test_generation_is_recomputation_with_the_same_corrupted_prompt(
 ):
   lm, _, x, made, _ = served
   model = language.eco_model(lm)
-  said = generate(model, made, x, KEY, max_new=3, beams=beams)
-  rows = bound(model, made, x)
+  say = lambda v: generate(model, v, x, KEY, max_new=3, beams=beams)
+  said = jax.jit(say)(made)
+  rows = jax.jit(lambda v: bound(model, v, x))(made)
   for row in (0, 5):
     p = int(x.prompt[row])
     text = jnp.concatenate([x.tokens[row, :p], said.tokens[row]])[None]
@@ -88,8 +88,8 @@ def test_generation_is_recomputation_with_the_same_corrupted_prompt(
     if row == 0:
       assert rows.model_state["rows"]["eco"]["places"][0].sum() == p - 1
       hidden = hidden.at[:, : p - 1].set(0)
-    out = lm.logits(made, lm.blocks(made, hidden).hidden)
-    log_p = jax.nn.log_softmax(out)[0, p - 1 : p + 2]
+    look = lambda v, h: jax.nn.log_softmax(lm.logits(v, lm.blocks(v, h).hidden))
+    log_p = jax.jit(look)(made, hidden)[0, p - 1 : p + 2]
     total = log_p[jnp.arange(3), said.tokens[row]].sum()
     np.testing.assert_allclose(said.log_prob[row], total, rtol=1e-4)
     if beams == 1:
@@ -98,7 +98,8 @@ def test_generation_is_recomputation_with_the_same_corrupted_prompt(
 
 def test_corruptions_change_what_they_say():
   e = jax.random.normal(KEY, (2, 3, 8))
-  call = lambda dims, change, entries, strength=0.5: corruption.corrupt(
+  corrupt = jax.jit(corruption.corrupt, static_argnames=("change", "entries"))
+  call = lambda dims, change, entries, strength=0.5: corrupt(
     e, dims, strength, KEY, change=change, entries=entries
   )
   top = np.argsort(-np.abs(e), axis=-1)[..., :3]
@@ -156,14 +157,17 @@ def test_both_kinds_of_prompts_count_the_same(served):
     lm, ju.Fit(optax.sgd(0.0), 1, ju.ALL), *slots, layer=1, width=3
   )
   request = ju.Request(jnp.arange(10) < 4, jnp.arange(10) >= 6)
-  _, info = method(variables, {"x": x}, request, KEY)
+  _, info = method.compiled(variables, {"x": x}, request, KEY)
   # The gate itself is in a slot: run the links once more to have it.
   from jaxunlearn.core.transform import Carry, Env
 
-  carry, _ = method.run(
-    Carry(variables, variables, {}), {"x": x}, request, KEY, Env()
-  )
-  logit = np.asarray(gate.logit(carry[slots[0]], carry[slots[1]]), np.float64)
+  @jax.jit
+  def logit(variables):
+    start = Carry(variables, variables, {})
+    carry, _ = method.run(start, {"x": x}, request, KEY, Env())
+    return gate.logit(carry[slots[0]], carry[slots[1]])
+
+  logit = np.asarray(logit(variables), np.float64)
   wanted = (
     np.log1p(np.exp(-logit[:4])).sum() + np.log1p(np.exp(logit[6:])).sum()
   )
@@ -179,7 +183,10 @@ def test_padding_is_not_pooled(served):
     x,
   )
   for layer in (0, 2):
-    one, other = (gate.pooled(lm, variables, t, layer) for t in (x, wide))
+    one, other = (
+      jax.jit(lambda t, layer=layer: gate.pooled(lm, variables, t, layer))(t)
+      for t in (x, wide)
+    )
     chex.assert_trees_all_close(one, other, rtol=1e-5, atol=1e-6)
 
 

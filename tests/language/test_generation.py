@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_text
+from scipy import special
 from small_text import CONFIGS, texts
 
 from jaxunlearn.language.generation import Guide, generate, nucleus
@@ -26,7 +27,7 @@ def prompts():
 
 def next_log_p(lm, variables, tokens):
   logits = small_text.forward(lm.config, variables.params, np.asarray(tokens))
-  return jax.nn.log_softmax(jnp.asarray(logits[-1], jnp.float32))
+  return special.log_softmax(logits[-1])
 
 
 @pytest.mark.parametrize("name", ["llama 3", "gpt2", "mistral"])
@@ -59,7 +60,7 @@ def test_what_follows_a_prompt_is_not_looked_at():
 def test_a_text_ends_at_a_stop_token():
   lm, variables = small_text.small("llama")
   x = prompts()
-  free = generate(lm, variables, x, KEY, max_new=6)
+  free = jax.jit(lambda x: generate(lm, variables, x, KEY, max_new=6))(x)
   stop = int(free.tokens[0, 3])
   said = jax.jit(
     lambda x: generate(lm, variables, x, KEY, max_new=6, stop=[stop, 18])
@@ -89,8 +90,7 @@ def test_beams_find_the_likeliest_of_all_texts(stop):
   say = lambda beams: generate(
     *(lm, variables, x, KEY), max_new=3, beams=beams, stop=stop
   )
-  said = jax.jit(say, static_argnums=0)(16)
-  greedy = say(1)
+  said, greedy = (jax.jit(say, static_argnums=0)(beams) for beams in (16, 1))
   for row in range(2):
     tokens = x.tokens[row, : int(x.prompt[row])].tolist()
     best = (-np.inf, ())
@@ -128,7 +128,7 @@ def test_draws_follow_the_models_probabilities():
 
   log_p = next_log_p(lm, variables, [1, 3])
   for temperature, top_p in ((1.0, 1.0), (2.0, 1.0), (1.0, 0.6)):
-    p = np.asarray(jax.nn.softmax(log_p / temperature))
+    p = special.softmax(log_p / temperature)
     order = np.argsort(-p)
     kept = order[: 1 + int((np.cumsum(p[order]) < top_p).sum())]
     wanted = np.where(np.isin(np.arange(4), kept), p, 0)
@@ -143,8 +143,10 @@ def test_draws_follow_the_models_probabilities():
 def test_the_key_and_not_the_batch_decides_what_is_drawn():
   lm, variables = small_text.small("llama")
   x = prompts()
-  say = lambda x, key: (
-    generate(*(lm, variables, x, key), max_new=4, temperature=2.0).tokens
+  say = jax.jit(
+    lambda x, key: (
+      generate(*(lm, variables, x, key), max_new=4, temperature=2.0).tokens
+    )
   )
   said = say(x, KEY)
   chex.assert_trees_all_equal(say(x, KEY), said)
@@ -164,16 +166,16 @@ def test_a_nucleus_is_the_fewest_that_have_the_share():
 @pytest.mark.parametrize("beams", [1, 3])
 def test_a_guide_forbids(beams):
   """No token twice: its state follows what each row and each beam said."""
-  lm, variables = small_text.small("llama")
+  (lm, variables), x = small_text.small("llama"), prompts()
   once = Guide(
     lambda rows: jnp.zeros((rows, 19), bool),
     lambda seen, token: seen | (token[:, None] == jnp.arange(19)[None]),
     lambda seen: jnp.where(seen, -jnp.inf, 0.0),
   )
   say = lambda guide: generate(
-    *(lm, variables, prompts(), KEY), max_new=10, beams=beams, guide=guide
+    *(lm, variables, x, KEY), max_new=10, beams=beams, guide=guide
   )
-  free, said = say(None), say(once)
+  free, said = (jax.jit(say, static_argnums=0)(g) for g in (None, once))
   assert all(len(set(row)) == 10 for row in said.tokens.tolist())
   assert any(len(set(row)) < 10 for row in free.tokens.tolist())
 

@@ -42,7 +42,7 @@ def test_a_fresh_adapter_changes_no_bit():
   method = ju.through(
     view, lambda m: language.npo(m, FIT._replace(num_steps=0)), lm
   )
-  out, _ = method(variables, data, MASK, KEY)
+  out, _ = method.compiled(variables, data, MASK, KEY)
   chex.assert_trees_all_equal(out, variables)
   # As many numbers as a sum of rank * (in + out) over kernels and layers.
   sizes = [
@@ -63,8 +63,8 @@ def test_merged_weights_say_the_same_and_only_adapted_kernels_moved():
   chex.assert_trees_all_equal(out.frozen, apart.frozen)
   whole = view.whole(out)
   np.testing.assert_array_equal(
-    view.of(lm).model.predict(out, data["x"]),
-    lm.model.predict(whole, data["x"]),
+    jax.jit(view.of(lm).model.predict)(out, data["x"]),
+    jax.jit(lm.model.predict)(whole, data["x"]),
   )
   factors = out.params["blocks/mlp/down/kernel"]
   change = np.asarray(factors["a"], float) @ np.asarray(factors["b"], float)

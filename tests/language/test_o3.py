@@ -61,8 +61,9 @@ def test_rows_weigh_their_adapters():
   )
   chex.assert_trees_all_close(found[1], full[1], rtol=1e-4, atol=1e-4)
   assert jnp.abs(found[1] - plain[1]).max() > 1e-2
-  cut = lm.blocks(variables, hidden, adapters=on, layers=2).hidden
-  wanted = lm.blocks(variables, hidden, adapters=on).states.residual[1]
+  blocks = jax.jit(lm.blocks, static_argnames="layers")
+  cut = blocks(variables, hidden, adapters=on, layers=2).hidden
+  wanted = blocks(variables, hidden, adapters=on).states.residual[1]
   chex.assert_trees_all_close(cut, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -101,7 +102,7 @@ def test_retain_rows_are_not_read(served):
 def test_rows_that_the_detectors_do_not_know_have_the_bits_of_the_base(served):
   s = served
   model = language.o3_model(s.lm)
-  on = np.asarray(model.bind(s.second, s.data["x"])["o3"])
+  on = np.asarray(jax.jit(model.bind)(s.second, s.data["x"])["o3"])
   assert ((on == 0) | (on >= 0.2)).all() and (on <= 1).all()
   look = lambda v: jax.jit(
     lambda v: language.token_scores(model, v, s.data["x"]).log_prob

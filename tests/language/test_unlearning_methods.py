@@ -30,14 +30,20 @@ def setting():
 
 def served(method, data=None, mask=MASK):
   _, variables, rows = setting()
-  out, info = method(variables, rows if data is None else data, mask, KEY)
-  return out, info
+  data = rows if data is None else data
+  return method.compiled(variables, data, mask, KEY)
+
+
+@functools.cache
+def scorer():
+  return jax.jit(
+    functools.partial(answer_score, setting()[0]), static_argnums=2
+  )
 
 
 def log_p(variables, column="x"):
   """Mean log p of a forget token."""
-  lm, _, data = setting()
-  out = answer_score(lm, variables, data, column)
+  out = scorer()(variables, setting()[2], column)
   return out.value[:3].sum() / out.weight[:3].sum()
 
 
@@ -151,7 +157,7 @@ def test_the_multiplier_climbs_by_the_violation_and_stays_positive():
   fit = ju.Fit(optax.sgd(0.0), 3, ju.ALL)
   _, info = served(language.pdu(lm, fit, bound=1.0, dual_rate=0.5))
   rows = jax.tree.map(lambda leaf: leaf[3:], data)
-  out = lm.task.loss(variables, as_step(rows), KEY)
+  out = jax.jit(lm.task.loss)(variables, as_step(rows), KEY)
   excess = out.value.sum() / out.weight.sum() - 1.0
   found = info["unlearn"]["multiplier"].loss[:, 0]
   # It is 0, then rate * excess, then twice that; what is descended is minus it.

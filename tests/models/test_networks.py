@@ -1,5 +1,7 @@
 """The networks: shapes, sizes, modes, and many of them under vmap."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,14 @@ def images(shape=(4, 8, 8, 1), seed=0):
   return jax.random.normal(jax.random.key(seed), shape)
 
 
+def begun(module):
+  return jax.jit(module.init)(jax.random.key(1), images())
+
+
+def applied(module, variables, x, **options):
+  return jax.jit(lambda v, x: module.apply(v, x, **options))(variables, x)
+
+
 def count(tree):
   return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
@@ -46,9 +56,8 @@ def test_logits_have_one_row_an_image_and_one_column_a_class(name, shape):
 
 @pytest.mark.parametrize("name", SOWN)
 def test_named_activations_come_out_and_features_feed_the_classifier(name):
-  module, x = SMALL[name], images()
-  variables = module.init(jax.random.key(1), x)
-  logits, state = module.apply(variables, x, mutable="intermediates")
+  x, variables = images(), begun(SMALL[name])
+  logits, state = applied(SMALL[name], variables, x, mutable="intermediates")
   sown = {key: value[0] for key, value in state["intermediates"].items()}
   assert {key: value.shape[-1] for key, value in sown.items()} == SOWN[name]
   assert all(value.shape[0] == 4 for value in sown.values())
@@ -98,14 +107,15 @@ def test_resnet18_has_the_parameters_counted_by_hand():
 
 def test_batch_statistics_move_in_training_mode_only():
   module, x = SMALL["resnet"], images() + 3.0
-  variables = module.init(jax.random.key(1), x)
-  _, state = module.apply(variables, x, mutable=["batch_stats"])
+  variables = begun(module)
+  _, state = applied(module, variables, x, mutable=["batch_stats"])
   jax.tree.map(
     np.testing.assert_array_equal,
     state["batch_stats"],
     variables["batch_stats"],
   )
-  _, state = module.apply(variables, x, train=True, mutable=["batch_stats"])
+  moved = {"train": True, "mutable": ["batch_stats"]}
+  _, state = applied(module, variables, x, **moved)
   got = state["batch_stats"]["stem_norm"]
   convolved = np.asarray(
     models.convolution(x, variables["params"]["stem_conv"]["kernel"]),
@@ -119,10 +129,13 @@ def test_batch_statistics_move_in_training_mode_only():
 @pytest.mark.parametrize("name", ["mlp", "cnn", "vit"])
 def test_dropout_is_random_in_training_mode_only(name):
   module, x = SMALL[name], images()
-  variables = module.init(jax.random.key(1), x)
-  apply = lambda train, seed: module.apply(
-    variables, x, train=train, rngs={"dropout": jax.random.key(seed)}
-  )
+  variables = begun(module)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def apply(train, seed):
+    rngs = {"dropout": jax.random.key(seed)}
+    return module.apply(variables, x, train=train, rngs=rngs)
+
   np.testing.assert_array_equal(apply(False, 0), apply(False, 1))
   np.testing.assert_array_equal(apply(True, 0), apply(True, 0))
   assert np.abs(apply(True, 0) - apply(True, 1)).max() > 1e-3
@@ -131,13 +144,13 @@ def test_dropout_is_random_in_training_mode_only(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_bfloat16_computation_keeps_float32_params(name):
   module, x = SMALL[name].clone(dtype=jnp.bfloat16), images()
-  variables = module.init(jax.random.key(1), x)
+  variables = begun(module)
   assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {
     jnp.dtype("float32")
   }
-  logits = module.apply(variables, x)
+  logits = applied(module, variables, x)
   assert logits.dtype == jnp.bfloat16
-  wanted = np.asarray(SMALL[name].apply(variables, x))
+  wanted = np.asarray(applied(SMALL[name], variables, x))
   difference = np.abs(np.asarray(logits, np.float32) - wanted).max()
   assert difference < 0.05 * (1 + np.abs(wanted).max())
 
@@ -145,9 +158,11 @@ def test_bfloat16_computation_keeps_float32_params(name):
 @pytest.mark.parametrize("name", ["cnn", "resnet"])
 def test_the_implementation_changes_nothing(name):
   x = images()
-  variables = SMALL[name].init(jax.random.key(1), x)
-  plain = SMALL[name].clone(implementation="lax").apply(variables, x)
-  fast = SMALL[name].clone(implementation="shifted").apply(variables, x)
+  variables = begun(SMALL[name])
+  plain, fast = (
+    applied(SMALL[name].clone(implementation=kind), variables, x)
+    for kind in ("lax", "shifted")
+  )
   np.testing.assert_allclose(plain, fast, atol=1e-5)
 
 
