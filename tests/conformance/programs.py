@@ -30,8 +30,9 @@ def lanes(case: Case):
   world = case.world()
   requests = at(world.requests, jnp.array([0, 0, 1, 0]))
   keys = jnp.stack([key(0), key(0), key(0), key(5)])
-  mapped = jax.vmap(method(case), in_axes=(None, None, 0, 0))
-  return jax.jit(mapped)(world.variables, world.data, requests, keys)
+  mapped = jax.jit(jax.vmap(method(case), in_axes=(None, None, 0, 0)))
+  # As NumPy, of which a lane is taken without a program.
+  return jax.device_get(mapped(world.variables, world.data, requests, keys))
 
 
 def asked(case: Case, lane: int = 0) -> ju.Request:
@@ -42,18 +43,25 @@ def asked(case: Case, lane: int = 0) -> ju.Request:
 
 @functools.cache
 def single(case: Case):
-  """The call as one program, and a list that grows when it is traced."""
+  """The call as one program, and a list that grows when it is traced.
+
+  Where params move the program takes a mask of weights too. With all of them free
+  it must be what `lanes` computes without a mask.
+  """
   world, traces = case.world(), []
   transform = method(case)  # Made here: what it closes over is kept.
+  free = jax.tree.map(lambda p: np.ones(p.shape, bool), world.variables.params)
 
   @jax.jit
-  def run(data, request, key):
+  def run(data, request, key, mask):
     traces.append(1)
     # Where `lanes` gives a bare mask, both forms are compared.
-    return transform(world.variables, data, request, key)
+    asked = ju.masked(transform, mask) if case.moves else transform
+    return asked(world.variables, data, request, key)
 
-  def call(request, *, data=None):
-    return run(world.data if data is None else data, request, key())
+  def call(request, *, data=None, mask=free):
+    data = world.data if data is None else data
+    return jax.device_get(run(data, request, key(), mask))
 
   return call, traces
 

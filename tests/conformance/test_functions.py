@@ -432,7 +432,7 @@ def test_low_precision_gives_finite_float32(name):
   given = ROWS[name].make(0)
   low = [x.astype(jnp.bfloat16) for x in given]
   wide = [x.astype(jnp.float32) for x in low]
-  found, wanted = ROWS[name].call(*low), ROWS[name].call(*wide)
+  found, wanted = jax.jit(ROWS[name].call)(*low), ROWS[name].call(*wide)
   for leaf in jax.tree.leaves(found):
     assert leaf.dtype in (jnp.float32, jnp.int32, jnp.bool_)
   chex.assert_tree_all_finite(found)
