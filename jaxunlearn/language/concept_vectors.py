@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.links import edit
@@ -215,7 +216,7 @@ def candidates(
     ValueError: no related token; count < 1.
   """
   checks.count(1, count=count)
-  if checks.is_concrete(related) and not bool(related.any()):
+  if checks.is_concrete(related) and not np.asarray(related).any():
     raise ValueError("Expected related tokens of the concept, got none.")
   kernel = value_vectors(variables)
 

@@ -36,8 +36,10 @@ def test_the_two_parts_add_up_to_the_plain_step(parts):
   method = ju.methods.neggrad_plus(
     model, FIT._replace(microbatches=parts), retain_share=0.7
   )
-  wanted, info = method(variables, data, mask, KEY)
-  out, other = by_forget_gradient(method, plain)(variables, data, mask, KEY)
+  wanted, info = method.compiled(variables, data, mask, KEY)
+  out, other = by_forget_gradient(method, plain).compiled(
+    variables, data, mask, KEY
+  )
   chex.assert_trees_all_close(out, wanted, rtol=1e-4, atol=1e-5)
   chex.assert_trees_all_close(other.loss, info.loss, rtol=1e-4, atol=1e-5)
 
@@ -47,7 +49,9 @@ def test_only_the_forget_term_is_changed():
   one = FIT._replace(num_steps=1)
   both = ju.methods.neggrad_plus(model, one, retain_share=0.5)
   # Three times -0.5 of it beside 0.5 of the other.
-  out, _ = by_forget_gradient(both, tripled)(variables, data, mask, KEY)
+  out, _ = by_forget_gradient(both, tripled).compiled(
+    variables, data, mask, KEY
+  )
   wanted, _ = ju.phase(
     ju.supervised(model),
     one,
@@ -58,14 +62,16 @@ def test_only_the_forget_term_is_changed():
   chex.assert_trees_all_close(out, wanted, rtol=1e-4, atol=1e-5)
   # A phase without forget rows has none to change.
   finetune = ju.methods.finetune(model, one)
-  out, _ = by_forget_gradient(finetune, tripled)(variables, data, mask, KEY)
+  out, _ = by_forget_gradient(finetune, tripled).compiled(
+    variables, data, mask, KEY
+  )
   chex.assert_trees_all_equal(out, finetune(variables, data, mask, KEY)[0])
 
 
 def test_devices_share_it_and_a_host_loop_does_it():
   model, data, variables, mask = setting()
   method = by_forget_gradient(ju.methods.neggrad_plus(model, FIT), tripled)
-  one, _ = method(variables, data, mask, KEY)
+  one, _ = method.compiled(variables, data, mask, KEY)
   many, _ = jax.pmap(
     lambda v, _: method(v, data, mask, KEY, axis_name="batch"),
     axis_name="batch",

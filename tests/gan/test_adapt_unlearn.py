@@ -121,12 +121,12 @@ def test_stage_1_holds_the_synthesis_after_its_first_layer():
 def test_without_repulsion_it_is_fine_tuning_on_the_samples_to_keep():
   model, variables, data, mask = tiny_gan.begun()
   method = gan.adapt_unlearn(model, FIT, repulsion=gan.exponential(0.0))
-  out, _ = method(variables, data, mask, KEY)
+  out, _ = method.compiled(variables, data, mask, KEY)
   # The last link of the chain has the last key.
   last = jax.random.split(KEY, 4)[3]
-  wanted, _ = gan.finetune(model, FIT)(variables, data, mask, last)
+  wanted, _ = gan.finetune(model, FIT).compiled(variables, data, mask, last)
   same(out, wanted)
-  pushed, _ = gan.adapt_unlearn(model, FIT)(variables, data, mask, KEY)
+  pushed, _ = gan.adapt_unlearn(model, FIT).compiled(variables, data, mask, KEY)
   moved = lambda v: v.params["generator"]["synthesis"]["layer_1"]["scale"]
   assert np.abs(moved(pushed) - moved(out)).max() > 1e-6
 
@@ -134,10 +134,10 @@ def test_without_repulsion_it_is_fine_tuning_on_the_samples_to_keep():
 def test_without_consolidation_stage_1_is_training_on_the_negatives():
   model, variables, data, mask = tiny_gan.begun()
   adapt = gan.adapt_to_negatives(model, FIT, ewc=0.0)
-  out, _ = adapt(variables, data, mask, KEY)
+  out, _ = adapt.compiled(variables, data, mask, KEY)
   last = jax.random.split(KEY, 2)[1]
   plain = gan.adversarial(model, FIT, Draw(forget=8))
-  wanted, _ = plain(variables, data, mask, last)
+  wanted, _ = plain.compiled(variables, data, mask, last)
   same(out, wanted)
 
 
@@ -147,7 +147,7 @@ def test_a_large_weight_keeps_what_is_consolidated():
 
   def moved(ewc):
     adapt = gan.adapt_to_negatives(model, fit, ewc=ewc)
-    out, _ = adapt(variables, data, mask, KEY)
+    out, _ = adapt.compiled(variables, data, mask, KEY)
     change = jax.tree.map(
       lambda a, b: float(np.abs(a - b).max()),
       *(out.params["generator"], variables.params["generator"]),
@@ -162,12 +162,11 @@ def test_a_large_weight_keeps_what_is_consolidated():
 
 def test_extrapolation_goes_the_other_way_from_the_mean_anchor():
   model, variables, data, mask = tiny_gan.begun()
-  out, _ = gan.extrapolate(model, FIT, gamma=0.3, num_anchors=2)(
-    variables, data, mask, KEY
-  )
+  method = gan.extrapolate(model, FIT, gamma=0.3, num_anchors=2)
+  out, _ = method.compiled(variables, data, mask, KEY)
   adapt = gan.adapt_to_negatives(model, FIT)
   keys = jax.random.split(jax.random.split(KEY, 3)[0])
-  anchors = [adapt(variables, data, mask, k)[0] for k in keys]
+  anchors = [adapt.compiled(variables, data, mask, k)[0] for k in keys]
   before = variables.params["generator"]
   for leaf, old, *many in zip(
     *map(

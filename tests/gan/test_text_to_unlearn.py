@@ -63,7 +63,7 @@ def test_without_directional_losses_nothing_moves():
   method = gan.text_to_unlearn(
     *(model, encode, FIT), mapper=MAPPER, direction=0.0, hinge=0.0
   )
-  out, info = method(variables, None, told(), KEY)
+  out, info = method.compiled(variables, None, told(), KEY)
   jax.tree.map(np.testing.assert_array_equal, out, variables)
   assert (info["unlearn"].loss == 0).all()
 
@@ -90,7 +90,7 @@ def test_edited_latents_lose_what_the_prompt_names(toy):
     mapper=MAPPER,
     keep=(gan.Keep(0.1, lambda a, b: jnp.square(a - b).mean(axis=1)),),
   )
-  out, _ = method(variables, None, told(), jax.random.key(5))
+  out, _ = method.compiled(variables, None, told(), jax.random.key(5))
   before, now = (u.params["generator"] for u in (variables, out))
   of = lambda generator, w: score(model.synthesis(generator, w))
   left = gan.degree_of_unlearning(of(now, v), of(before, v), of(before, w))
@@ -101,7 +101,9 @@ def test_edited_latents_lose_what_the_prompt_names(toy):
 def test_prompts_under_vmap_are_a_loop():
   model, variables, _, _ = tiny_gan.begun()
   method = gan.text_to_unlearn(model, encode, FIT, mapper=MAPPER)
-  run = lambda p: method(variables, None, told(p), KEY)[0].params["generator"]
+  run = lambda p: method.compiled(variables, None, told(p), KEY)[0].params[
+    "generator"
+  ]
   prompts = jnp.asarray(normal(2, 4, 4))
   many = jax.jit(jax.vmap(run))(prompts)
   alone = jax.jit(run)
@@ -115,14 +117,16 @@ def test_prompts_under_vmap_are_a_loop():
 def test_a_prompt_may_be_a_constant_of_a_program():
   model, variables, _, _ = tiny_gan.begun()
   ascent = gan.prompt_ascent(model, encode, FIT)
-  run = lambda key: ascent(variables, None, told(), key)[0]
+  run = lambda key: ascent.compiled(variables, None, told(), key)[0]
   chex.assert_trees_all_equal_shapes(jax.eval_shape(run, KEY), variables)
 
 
 def test_plain_ascent_lowers_the_score_of_samples():
   model, variables, data, _ = tiny_gan.begun()
   fit = ju.Fit(optax.adam(0.05), 40, 16)
-  out, _ = gan.prompt_ascent(model, encode, fit)(variables, None, told(), KEY)
+  out, _ = gan.prompt_ascent(model, encode, fit).compiled(
+    variables, None, told(), KEY
+  )
   now = gan.pool(model, out, jax.random.key(3), 64)["x"]
   assert score(now).mean() < score(data["x"]).mean() - 0.3
 

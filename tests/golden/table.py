@@ -167,5 +167,22 @@ IN_ROOMS = {
 NOT_READ = ("unsir__noise_conv",)
 
 
+# They look at numbers on their way; any other reader is compiled as a whole.
+LOOKS = {
+  *(attacks.class_thresholds, attacks.first_lira, attacks.lira, attacks.min_k),
+  *(attacks.lira_of_the_paper, attacks.lira_offline_of_the_paper),
+  *(attacks.regression_svc, attacks.steps_by_accuracy, attacks.svc_attack),
+  *(attacks.token_scores, graphs.layers, graphs.deletion_operators),
+  *(methods.counts_with_ties, methods.dampening, methods.gaussian_targets),
+  *(methods.influence_on_logistic, methods.influence_on_ridge),
+  *(methods.largest_gradients, methods.saliency_order),
+  *(metrics.entropies_of_groups, metrics.mean_absolute_error),
+  *(metrics.svc_of_salun, metrics.svc_on_entropies),
+  *(metrics.tabsyndex_efficacy, metrics.tabsyndex_parts),
+  *(metrics.tabsyndex_pmse, metrics.tabsyndex_total),
+  metrics.zero_retrain_forgetting,
+}
+
+
 def readers_of(name: str) -> list[Reader]:
   return [r for r in TABLE if fnmatch.fnmatchcase(name, r.pattern)]

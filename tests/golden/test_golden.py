@@ -6,7 +6,15 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from golden.table import DATA, IN_ROOMS, NOT_READ, TABLE, load, readers_of
+from golden.table import (
+  DATA,
+  IN_ROOMS,
+  LOOKS,
+  NOT_READ,
+  TABLE,
+  load,
+  readers_of,
+)
 
 SHARED = pathlib.Path(__file__).parents[3] / "shared" / "golden"
 NAMES = sorted(path.stem for path in DATA.glob("*.npz"))
@@ -20,8 +28,9 @@ CASES = [
 @pytest.mark.parametrize(("name", "reader"), CASES)
 def test_it_equals_the_published_numbers(name, reader):
   stored = load(name)
+  compute = lambda: reader.compute(stored)
   with jax.enable_x64(reader.float64):
-    computed = reader.compute(stored)
+    computed = (compute if reader.compute in LOOKS else jax.jit(compute))()
   for entry, found in computed.items():
     found = np.asarray(found, np.float64)
     wanted = np.asarray(stored[entry], np.float64)

@@ -74,15 +74,17 @@ def test_the_guard_takes_away_what_the_reinforced_model_says_more(
     np.testing.assert_array_equal, made.params, world.variables.params
   )
   more = ju.Variables(made.model_state["whp"]["reinforced"])
-  v, r = (world.subject.model.predict(m, x) for m in (world.variables, more))
-  assert float(jnp.abs(v - r).max()) > 0.01
+  bare = jax.jit(world.subject.model.predict)
+  v, r = (np.asarray(bare(m, x)) for m in (world.variables, more))
+  assert np.abs(v - r).max() > 0.01
   wanted = v - 3.0 * np.maximum(r - v, 0)
-  np.testing.assert_allclose(served.model.predict(made, x), wanted, atol=2e-5)
+  predict = jax.jit(served.model.predict)
+  np.testing.assert_allclose(predict(made, x), wanted, atol=2e-5)
   # Without the guard, and with one that does nothing, it is the bare model.
-  np.testing.assert_array_equal(served.model.predict(world.variables, x), v)
+  np.testing.assert_array_equal(predict(world.variables, x), v)
   none = {"whp": {**made.model_state["whp"], "strength": jnp.float32(0)}}
   idle = made._replace(model_state=none)
-  np.testing.assert_allclose(served.model.predict(idle, x), v, atol=1e-6)
+  np.testing.assert_allclose(predict(idle, x), v, atol=1e-6)
 
 
 def test_a_guarded_model_generates_what_its_logits_say(world, guarded):
@@ -92,17 +94,17 @@ def test_a_guarded_model_generates_what_its_logits_say(world, guarded):
   said = jax.jit(
     lambda v: language.generate(served, v, x, jax.random.key(1), max_new=3)
   )(made)
-  tokens = np.asarray(x.tokens[:, :4])
-  for step in range(3):
-    width = tokens.shape[1]
-    length = jnp.full(3, width, jnp.int32)
-    now = language.Text(jnp.asarray(tokens), length, jnp.ones(3, jnp.int32))
-    best = np.asarray(served.model.predict(made, now))[:, -1].argmax(-1)
-    np.testing.assert_array_equal(said.tokens[:, step], best)
-    tokens = np.concatenate([tokens, best[:, None]], axis=1)
-  scores = language.token_scores(served, made, x)
-  logits = served.model.predict(made, x)
-  own = jax.nn.log_softmax(logits)[:, :-1]
+  predict = jax.jit(served.model.predict)
+  tokens = np.zeros((3, 7), np.int32)  # What is not said yet is padding.
+  tokens[:, :4] = x.tokens[:, :4]
+  for width in range(4, 7):
+    length = np.full(3, width, np.int32)
+    now = language.Text(tokens, length, np.ones(3, np.int32))
+    best = np.asarray(predict(made, now))[:, width - 1].argmax(-1)
+    np.testing.assert_array_equal(said.tokens[:, width - 4], best)
+    tokens[:, width] = best
+  scores = jax.jit(lambda v: language.token_scores(served, v, x))(made)
+  own = jax.nn.log_softmax(predict(made, x))[:, :-1]
   picked = np.take_along_axis(
     np.asarray(own), np.asarray(x.tokens)[:, 1:, None], axis=-1
   )[..., 0]
@@ -262,16 +264,14 @@ def test_candidates_and_what_noise_on_them_does(world):
   )
   related = jnp.zeros(32, bool).at[7].set(True)
   made = planted(world, PLACE, 7)
-  places, scores = cv.candidates(
-    lm, made, concept, others, related, count=3, k=1
-  )
+  places, scores = jax.jit(
+    lambda v: cv.candidates(lm, v, concept, others, related, count=3, k=1)
+  )(made)
   kernel = cv.value_vectors(made)
+  nll = jax.jit(lambda v, rows: cv.mean_nll(lm, v, rows))
+  slope = jax.jit(jax.grad(lambda k, rows: nll(with_kernel(made, k), rows)))
   g, h = (
-    np.linalg.norm(
-      jax.grad(lambda k: cv.mean_nll(lm, with_kernel(made, k), rows))(kernel),
-      axis=-1,
-    )
-    for rows in (concept, others)
+    np.linalg.norm(slope(kernel, rows), axis=-1) for rows in (concept, others)
   )
   table = np.asarray(cv.unembedding(made))
   spoken = (np.asarray(kernel) @ table.T).argmax(-1) == 7
@@ -279,18 +279,19 @@ def test_candidates_and_what_noise_on_them_does(world):
   np.testing.assert_allclose(scores, wanted, atol=1e-6)
   assert spoken[PLACE]
   rows, keys = (concept, others), jax.random.split(jax.random.key(0), 2)
-  rises = cv.validate(lm, made, places, rows, keys, std=0.5)
+  validate = jax.jit(
+    lambda std: cv.validate(lm, made, places, rows, keys, std=std)
+  )
+  rises = validate(0.5)
   for i in range(3):
     place = cv.Place(places.layer[i], places.neuron[i])
     for rise, own in zip(rises, rows):
       wanted = np.mean([
-        cv.mean_nll(lm, cv.noisy(made, place, 0.5, k), own)
-        - cv.mean_nll(lm, made, own)
+        nll(cv.noisy(made, place, 0.5, k), own) - nll(made, own)
         for k in keys
       ])  # fmt: skip
       np.testing.assert_allclose(rise[i], wanted, atol=1e-5)
-  still = cv.validate(lm, made, places, rows, keys, std=0.0)
-  np.testing.assert_allclose(still, 0, atol=1e-6)
+  np.testing.assert_allclose(validate(0.0), 0, atol=1e-6)
   causal = cv.is_causal(jnp.array([0.2, 0.2, 0.01]), jnp.array([0.0, 0.1, 0.0]))
   assert causal.tolist() == [True, False, False]
   with pytest.raises(ValueError, match="related tokens"):

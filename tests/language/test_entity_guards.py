@@ -32,6 +32,15 @@ def x():
   return small_text.texts(4, 8, 19)
 
 
+def scores(lm, variables, x):
+  return jax.jit(lambda v: language.token_scores(lm, v, x))(variables)
+
+
+def said_by(lm, variables, x, **options):
+  say = lambda v: language.generate(lm, v, x, KEY, **options)
+  return jax.jit(say)(variables)
+
+
 def behind(prefix, x):
   """The same rows with the prefix written into them."""
   size = len(prefix)
@@ -42,34 +51,31 @@ def behind(prefix, x):
 def test_a_prefix_is_as_if_it_stood_in_every_text(lm, x):
   lm, variables = lm
   guard = prefix_guard(lm, PREFIX)
-  score = jax.jit(lambda v, x: language.token_scores(guard, v, x).log_prob)
-  told = language.token_scores(lm, variables, behind(PREFIX, x)).log_prob
-  np.testing.assert_allclose(score(variables, x), told[:, 3:], atol=1e-5)
-  say = lambda model, x: language.generate(model, variables, x, KEY, max_new=4)
-  chex.assert_trees_all_equal(
-    say(guard, x).tokens, say(lm, behind(PREFIX, x)).tokens
-  )
-  logits = guard.model.predict(variables, x)
-  np.testing.assert_allclose(
-    logits, lm.model.predict(variables, behind(PREFIX, x))[:, 3:], atol=1e-5
-  )
+  told = scores(lm, variables, behind(PREFIX, x)).log_prob
+  ours = scores(guard, variables, x).log_prob
+  np.testing.assert_allclose(ours, told[:, 3:], atol=1e-5)
+  say = lambda model, x: said_by(model, variables, x, max_new=4).tokens
+  chex.assert_trees_all_equal(say(guard, x), say(lm, behind(PREFIX, x)))
+  logits = jax.jit(guard.model.predict)(variables, x)
+  wanted = jax.jit(lm.model.predict)(variables, behind(PREFIX, x))
+  np.testing.assert_allclose(logits, wanted[:, 3:], atol=1e-5)
   # What is hidden of it is as good as another word.
   seen = jnp.array([False, True, True])
   hidden = (
     prefix_guard(lm, PREFIX, seen),
     prefix_guard(lm, PREFIX.at[0].set(9), seen),
   )
-  one, other = (language.token_scores(g, variables, x).log_prob for g in hidden)
+  one, other = (scores(g, variables, x).log_prob for g in hidden)
   chex.assert_trees_all_equal(one, other)
   assert not np.allclose(one, told[:, 3:], atol=1e-3)
 
 
 def test_guards_of_no_words_and_no_strength_are_the_model(lm, x):
   lm, variables = lm
-  plain = language.token_scores(lm, variables, x)
+  plain = scores(lm, variables, x)
   assert prefix_guard(lm, jnp.zeros(0, int)) is lm
   vector = jnp.ones((lm.config.num_layers, lm.config.width))
-  guard = lambda strength: language.token_scores(
+  guard = lambda strength: scores(
     activation_guard(lm, vector, strength), variables, x
   )
   chex.assert_trees_all_equal(guard(0.0), plain)
@@ -81,15 +87,18 @@ def test_a_push_reaches_every_block_and_what_is_generated(lm, x):
   vector = jnp.zeros((lm.config.num_layers, lm.config.width)).at[-1].set(1.0)
   guard = activation_guard(lm, vector, 2.0)
   run = lambda model: model.blocks(variables, lm.embed(variables, x.tokens))
-  pushed, plain = run(guard), run(lm)
+  pushed, plain = jax.jit(lambda: (run(guard), run(lm)))()
   np.testing.assert_allclose(pushed.hidden, plain.hidden + 2.0, atol=1e-5)
-  said = language.generate(guard, variables, x, KEY, max_new=3)
+  said, predict = (
+    said_by(guard, variables, x, max_new=3),
+    jax.jit(guard.model.predict),
+  )
   place = jnp.arange(11)[None]
   step = x.prompt[:, None]
   own = jnp.pad(x.tokens, ((0, 0), (0, 3)))
   for i in range(3):  # Without a cache, a word at a time.
     shown = Text(own, x.prompt + i, x.prompt + i)
-    logits = guard.model.predict(variables, shown)
+    logits = predict(variables, shown)
     word = jnp.take_along_axis(logits, (step + i - 1)[..., None], 1).argmax(-1)
     own = jnp.where(place == step + i, word, own)
     chex.assert_trees_all_equal(word[:, 0], said.tokens[:, i])
@@ -97,11 +106,14 @@ def test_a_push_reaches_every_block_and_what_is_generated(lm, x):
 
 def test_the_control_vector_leads_from_expert_to_novice(lm, x):
   lm, variables = lm
-  vector = control_vector(lm, variables, x, x)
+  control = jax.jit(lambda new, old: control_vector(lm, variables, new, old))
+  vector = control(x, x)
   np.testing.assert_allclose(vector, 0, atol=1e-6)
   other = small_text.texts(4, 8, 19, seed=3)
-  ahead = control_vector(lm, variables, other, x)
-  states = lambda t: lm.blocks(variables, lm.embed(variables, t.tokens)).states
+  ahead = control(other, x)
+  states = jax.jit(
+    lambda t: lm.blocks(variables, lm.embed(variables, t.tokens)).states
+  )
   last = lambda t: np.stack([
     np.asarray(states(t).residual)[:, i, int(n) - 1]
     for i, n in enumerate(t.length)
@@ -113,10 +125,10 @@ def test_the_control_vector_leads_from_expert_to_novice(lm, x):
 
 def test_own_words_count_from_where_the_model_begins(lm, x):
   lm, variables = lm
-  made = own_words(lm, variables, x, KEY, max_new=5, top_p=1.0, stop=STOP)
-  said = language.generate(
-    lm, variables, x, KEY, max_new=5, temperature=1.0, stop=STOP
-  )
+  made = jax.jit(
+    lambda v: own_words(lm, v, x, KEY, max_new=5, top_p=1.0, stop=STOP)
+  )(variables)
+  said = said_by(lm, variables, x, max_new=5, temperature=1.0, stop=STOP)
   for i in range(4):
     prompt, size = int(x.prompt[i]), int(said.length[i])
     want = [*x.tokens[i, :prompt].tolist(), *said.tokens[i, :size].tolist()]

@@ -38,7 +38,7 @@ def test_one_step_of_ascent_adds_the_gradient():
   method = ju.methods.gradient_ascent(
     model, optimizer=optax.sgd(0.1), num_steps=1, batch_size=15
   )
-  out, _ = method(variables, data, mask, KEY)
+  out, _ = method.compiled(variables, data, mask, KEY)
 
   def mean_loss(params):
     logits = problems.mlp_apply(params, data["x"][mask])
@@ -91,8 +91,8 @@ def test_any_task_is_fitted_and_prepared_alike():
     options = {}
     if factory is ju.methods.neggrad_plus:
       options = {"forget_batch_size": 15}
-    out, _ = factory(task, whole, **options)(original, data, mask, KEY)
-    wanted, _ = factory(model, whole, **options)(
+    out, _ = factory(task, whole, **options).compiled(original, data, mask, KEY)
+    wanted, _ = factory(model, whole, **options).compiled(
       original, {**data, "x": moved}, mask, KEY
     )
     chex.assert_trees_all_close(out, wanted, rtol=1e-4, atol=1e-5)
@@ -125,7 +125,7 @@ def test_neggrad_plus_at_its_ends_is_ascent_or_fine_tuning(share):
     retain_batch_size=45,
     retain_share=share,
   )
-  out, _ = method(variables, data, mask, KEY)
+  out, _ = method.compiled(variables, data, mask, KEY)
   # Full batches of each kind, so the order of rows does not matter.
   if share:
     other = ju.methods.finetune(
@@ -135,7 +135,7 @@ def test_neggrad_plus_at_its_ends_is_ascent_or_fine_tuning(share):
     other = ju.methods.gradient_ascent(
       model, optimizer=optax.sgd(0.05), num_steps=3, batch_size=15
     )
-  wanted, _ = other(variables, data, mask, KEY)
+  wanted, _ = other.compiled(variables, data, mask, KEY)
   chex.assert_trees_all_close(out, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -265,7 +265,7 @@ def test_taking_back_every_batch_gives_the_initial_params():
   method = ju.methods.amnesiac(
     model, entry, optimizer=optax.adam(0.01), num_steps=0, batch_size=16
   )
-  back, _ = method(out, data, mask, KEY)
+  back, _ = method.compiled(out, data, mask, KEY)
   init = model.init(jax.random.split(jax.random.key(0))[0], data["x"])
   chex.assert_trees_all_close(back, init, atol=1e-5)
 
@@ -351,7 +351,7 @@ def test_no_noise_leaves_a_partial_request_alone():
   method = ju.methods.fisher_forgetting(model, num_classes=4, noise_scale=0.0)
   out, _ = method(variables, data, jnp.arange(60) < 5, KEY)
   chex.assert_trees_all_equal(out, variables)
-  out, _ = method(variables, data, mask, KEY)
+  out, _ = method.compiled(variables, data, mask, KEY)
   kernel = out.params["output"]["kernel"]
   old = variables.params["output"]["kernel"]
   assert (kernel[:, 1] != old[:, 1]).all()
@@ -395,7 +395,7 @@ def test_scrub_without_disobeying_is_fine_tuning():
 def test_scrub_of_no_epochs_and_no_jitter_is_the_identity():
   model, data, variables, mask = setting()
   none = scrubbing(model, num_epochs=0, max_epochs=0, jitter=0.0)
-  out, _ = none(variables, data, mask, KEY)
+  out, _ = none.compiled(variables, data, mask, KEY)
   chex.assert_trees_all_equal(out, variables)
 
 

@@ -44,11 +44,11 @@ def test_one_step_lands_on_the_mean_of_the_others():
   sums = ju.methods.iau(
     task, update="plain", reduction="sum", retain_weight=0.0, step_size=1 / 6
   )
-  out, _ = sums(start, data, jnp.asarray(gone), KEY)
+  out, _ = sums.compiled(start, data, jnp.asarray(gone), KEY)
   np.testing.assert_allclose(out["p"], want, rtol=1e-5)
   # Of means: half of the way comes from each set, so one set alone has all.
   ju_mean = ju.methods.iau(task, update="plain", step_size=1.0)
-  out, length = ju_mean(start, data, jnp.asarray(gone), KEY)
+  out, length = ju_mean.compiled(start, data, jnp.asarray(gone), KEY)
   step = want - x[gone].mean(0)
   np.testing.assert_allclose(out["p"] - start["p"], step, rtol=1e-4)
   np.testing.assert_allclose(length, np.linalg.norm(step), rtol=1e-5)

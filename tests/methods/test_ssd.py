@@ -38,11 +38,11 @@ def test_the_ratio_of_importances_is_bounded_and_alpha_above_it_is_a_no_op():
   live = np.asarray(d["hidden"]["kernel"]) > 0
   assert ratio[live].max() == pytest.approx(60 / count, rel=1e-4)
   no_op = ssd.ssd(model, alpha=60 / count * 1.0001, estimator="example")
-  out, info = no_op(variables, data, mask, KEY)
+  out, info = no_op.compiled(variables, data, mask, KEY)
   chex.assert_trees_all_equal(out, variables)
   assert int(info.selected_count) == 0
   below = ssd.ssd(model, alpha=60 / count * 0.999, estimator="example")
-  assert int(below(variables, data, mask, KEY)[1].selected_count) > 0
+  assert int(below.compiled(variables, data, mask, KEY)[1].selected_count) > 0
 
 
 @pytest.mark.parametrize("estimator", ["example", "batch"])
@@ -180,7 +180,7 @@ def test_a_stored_importance_needs_forget_rows_alone():
   assert stored.needs.retain == 0 and whole.needs.retain != 0
   poisoned = {**data, "x": jnp.where(mask[:, None], data["x"], jnp.nan)}
   found, _ = stored(variables, poisoned, mask, KEY)
-  wanted, _ = whole(variables, data, mask, KEY)
+  wanted, _ = whole.compiled(variables, data, mask, KEY)
   chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-6)
 
 

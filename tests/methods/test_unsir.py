@@ -83,24 +83,28 @@ def learned_noise(num_steps=40, penalty=0.1):
   model, data, variables = problems.trained()
   fit = ju.Fit(optax.adam(0.1), num_steps, 8)
   link = unsir.learn_noise(model, 4, fit, max_classes=2, penalty=penalty)
-  carry = Carry(variables, variables, {})
   mask = data["label"] == 2
-  carry, info = link.run(carry, data, request(mask), KEY, Env())
-  return model, variables, carry, info["learn_noise"].loss
+
+  @jax.jit
+  def run(variables):
+    carry = Carry(variables, variables, {})
+    carry, info = link.run(carry, data, request(mask), KEY, Env())
+    return carry[unsir.CLASSES], carry[unsir.NOISE], info["learn_noise"].loss
+
+  return model, variables, *run(variables)
 
 
 def test_noise_makes_the_model_wrong_about_its_class():
-  model, variables, carry, loss = learned_noise()
-  found = carry[unsir.CLASSES]
+  model, variables, found, noise, loss = learned_noise()
   assert found.label[0] == 2 and found.present.tolist() == [True, False]
-  predicted = model.predict(variables, carry[unsir.NOISE][0]).argmax(-1)
+  predicted = model.predict(variables, noise[0]).argmax(-1)
   assert (predicted != 2).all()
   assert loss[-1] < loss[0] and (jnp.diff(loss)[:20] < 0).mean() > 0.9
 
 
 def test_a_larger_penalty_gives_smaller_noise():
   norms = [
-    float(jnp.linalg.norm(learned_noise(200, p)[2][unsir.NOISE][0]))
+    float(jnp.linalg.norm(learned_noise(200, p)[3][0]))
     for p in (0.1, 1.0, 100.0)
   ]
   assert norms[0] > norms[1] > norms[2] and norms[2] < 0.2
@@ -110,6 +114,7 @@ def test_rows_of_noise_are_independent():
   model, data, variables = problems.trained()
   start = jax.random.normal(KEY, (1, 8, 6))
 
+  @jax.jit
   def learned(noise):
     learn = ju.chain(
       ju.provide(unsir.CLASSES, lambda *_: classes([2], [True])),
@@ -185,7 +190,9 @@ def test_noise_is_shown_under_the_label_of_its_own_class():
   shown = []
 
   def loss(outputs, rows):
-    shown.append(rows)
+    jax.debug.callback(
+      lambda *seen: shown.append(seen), rows["x"], rows["label"]
+    )
     return jnp.zeros(len(rows["label"])) * outputs.sum()
 
   link = unsir.train_on_noise(
@@ -194,13 +201,13 @@ def test_noise_is_shown_under_the_label_of_its_own_class():
   # What stands for a class is full of its number.
   noise = jnp.broadcast_to(jnp.array([1.0, 3.0])[:, None, None], (2, 8, 6))
   slots = {unsir.CLASSES: classes([1, 3], [True, True]), unsir.NOISE: noise}
-  with jax.disable_jit():
-    link.run(
-      Carry(variables, variables, slots), data, request(mask), KEY, Env()
-    )
-  label = np.asarray(shown[-1]["label"])
+  start = Carry(variables, variables, slots)
+  run = lambda: link.run(start, data, request(mask), KEY, Env())[1]
+  jax.block_until_ready(jax.jit(run)())
+  jax.effects_barrier()
+  x, label = map(np.asarray, shown[-1])
   assert set(label.tolist()) == {1, 3}
-  np.testing.assert_array_equal(shown[-1]["x"], np.tile(label[:, None], 6))
+  np.testing.assert_array_equal(x, np.tile(label[:, None], 6))
 
 
 def test_classes_that_noise_is_not_learned_for_are_counted_under_jit():

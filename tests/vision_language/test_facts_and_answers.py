@@ -113,25 +113,28 @@ def test_facts_at_once_are_facts_one_by_one(edited):
 def test_dropping_an_edit_restores_every_bit(edited):
   world, many, _ = edited
   lm, x = world.subject, world.data["x"]
-  before = lm.model.predict(world.variables, x)
+  predict = jax.jit(lm.model.predict)
+  before = predict(world.variables, x)
   changed = vision_language.with_delta(world.variables, many[0])
-  assert jnp.abs(lm.model.predict(changed, x) - before).max() > 1e-3
+  assert jnp.abs(predict(changed, x) - before).max() > 1e-3
   nothing = vision_language.with_delta(world.variables, 0 * many[0])
-  assert (lm.model.predict(nothing, x) == before).all()
+  assert (predict(nothing, x) == before).all()
   for path, leaf in jax.tree_util.tree_leaves_with_path(changed.params):
     old = world.variables.params
     for entry in path:
       old = old[entry.key]
-    moved = bool((leaf != old).any())
+    moved = bool((np.asarray(leaf) != np.asarray(old)).any())
     assert moved == ("down" in str(path) and "kernel" in str(path)), path
 
 
 def test_the_last_layer_reads_what_the_model_says(edited):
   world, *_ = edited
   x = world.data["x"]
-  read = vision_language.lens(world.subject, world.variables, x, (0, 1, 2))
+  read = jax.jit(
+    lambda v: vision_language.lens(world.subject, v, x, (0, 1, 2))
+  )(world.variables)
   assert read.shape == (36, 3, 32)
-  logits = world.subject.model.predict(world.variables, x)
+  logits = jax.jit(world.subject.model.predict)(world.variables, x)
   said = jax.nn.softmax(logits[jnp.arange(36), x.prompt - 1])
   np.testing.assert_allclose(read[:, 2], said, atol=1e-5)
   first = vision_language.first_token(x)
@@ -145,15 +148,17 @@ REFUSALS = jnp.array([[7, 8, -1], [6, 5, 1]])
 
 
 def test_keywords_refusals_and_sense():
-  found = answers.keyword_match(SAID, LENGTH, WORDS)
+  found = jax.jit(answers.keyword_match)(SAID, LENGTH, WORDS)
   assert found.tolist() == [1, 0.5, 0]  # The last 4 is beyond what was said.
-  refused_rows = answers.is_refusal(SAID, LENGTH, REFUSALS)
+  is_refusal = jax.jit(answers.is_refusal)
+  refused_rows = is_refusal(SAID, LENGTH, REFUSALS)
   assert refused_rows.tolist() == [False, False, True]
-  short = answers.is_refusal(SAID, jnp.array([1, 1, 1]), REFUSALS)
+  short = is_refusal(SAID, jnp.array([1, 1, 1]), REFUSALS)
   assert not short.any()
-  normal = answers.is_normal(SAID, LENGTH, WORDS, REFUSALS)
+  is_normal = jax.jit(answers.is_normal)
+  normal = is_normal(SAID, LENGTH, WORDS, REFUSALS)
   assert normal.tolist() == [True, False, False]
-  stuck = answers.is_normal(SAID, LENGTH, WORDS[:, :1].at[1].set(6), REFUSALS)
+  stuck = is_normal(SAID, LENGTH, WORDS[:, :1].at[1].set(6), REFUSALS)
   assert stuck.tolist() == [True, False, False]
   texts = answers.keywords_in_texts(["He lives in ROME"], [["rome", "paris"]])
   assert texts.tolist() == [0.5]
@@ -162,13 +167,14 @@ def test_keywords_refusals_and_sense():
 def test_a_model_that_always_refuses_and_one_that_never_does():
   refusing = jnp.tile(jnp.array([7, 8, 2]), (5, 1))
   length, words = jnp.full(5, 3), jnp.full((5, 1, 1), 3)
-  assert answers.is_refusal(refusing, length, REFUSALS).all()
-  assert not answers.is_normal(refusing, length, words, REFUSALS).any()
-  assert (answers.keyword_match(refusing, length, words) == 0).all()
-  right = jnp.full((5, 1), 3)
-  ones = jnp.ones(5, int)
-  assert answers.is_normal(right, ones, words, REFUSALS).all()
-  assert not answers.is_refusal(right, ones, REFUSALS).any()
+  is_refusal, is_normal = map(jax.jit, (answers.is_refusal, answers.is_normal))
+  assert is_refusal(refusing, length, REFUSALS).all()
+  assert not is_normal(refusing, length, words, REFUSALS).any()
+  assert (jax.jit(answers.keyword_match)(refusing, length, words) == 0).all()
+  right = np.full((5, 1), 3)
+  ones = np.ones(5, int)
+  assert is_normal(right, ones, words, REFUSALS).all()
+  assert not is_refusal(right, ones, REFUSALS).any()
 
 
 def test_the_membership_score_of_equal_tokens_is_their_probability():
