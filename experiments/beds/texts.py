@@ -164,7 +164,7 @@ def model_of(
   With whatever guard its variables hold in front; without one it is bare.
   """
   large = config.vocab_size > 16_384
-  bare = language.language_model(config, chunk=32 if large else None)
+  bare = language.language_model(config, chunk_size=32 if large else None)
   bare = language.whp_model(bare)
   stops = () if stop is None else (stop,)
   guarded = language.guard_model(language.eco_model(bare), stop=stops)

@@ -41,7 +41,7 @@ _TAME_BATCH = 32
 # Steps of an event and of a retraining, rows of the event and of the buffer a
 # step, rows kept, rate of SGD; features of ACU; TAME's batches of a task and
 # steps of its selector after every event.
-_NAMES = ("num_steps", "retrain_steps", "batch_size", "replay_size")
+_NAMES = ("num_steps", "retrain_steps", "batch_size", "replay_batch_size")
 _NAMES += (
   "buffer_size",
   "learning_rate",
@@ -101,7 +101,7 @@ def settings(preset: str, max_rows: int | None = None) -> dict[str, Setting]:
   size = SIZES[preset]
   take = lambda *names: {name: size[name] for name in names}
   plain = take("learning_rate", "num_steps", "batch_size")
-  kept = {**plain, **take("buffer_size", "replay_size")}
+  kept = {**plain, **take("buffer_size", "replay_batch_size")}
   clu = {**kept, "distil_weight": 2.0}
   return {
     "retrained": {**plain, "num_steps": size["retrain_steps"]},

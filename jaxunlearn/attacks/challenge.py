@@ -32,6 +32,7 @@ from jaxunlearn.attacks.shadow import Statistic, query_statistics
 from jaxunlearn.attacks.u_lira import Unlearn
 from jaxunlearn.core import checks
 from jaxunlearn.core.keys import derive
+from jaxunlearn.core.legacy import renamed
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import map_many, train
 from jaxunlearn.core.types import PyTree, Variables
@@ -181,6 +182,7 @@ def challenge_score(quality: jax.Array, runs: QualityRuns) -> jax.Array:
   return quality * retain * jnp.where(absent, 1.0, test)
 
 
+@renamed(query_chunk_size="query_batch_size")
 def forgetting_quality_runs(
   model: Model,
   data: PyTree,
@@ -193,7 +195,7 @@ def forgetting_quality_runs(
   original: Variables | None = None,
   test_data: PyTree | None = None,
   statistic: Statistic = logit_confidence,
-  query_batch_size: int = 1024,
+  query_chunk_size: int = 1024,
   strategy: str | int = "vmap",
   mesh: jax.sharding.Mesh | None = None,
   **recipe: Any,
@@ -217,7 +219,7 @@ def forgetting_quality_runs(
       of them start from, as in the challenge.
     test_data: None, or rows of the same kind for the test accuracy.
     statistic: see `shadow.query_statistics`.
-    query_batch_size: static; rows at a time.
+    query_chunk_size: static; rows at a time.
     strategy: see `core.training.map_many`.
     mesh: see `core.training.map_many`.
     **recipe: the keyword arguments of `core.training.train`.
@@ -241,7 +243,7 @@ def forgetting_quality_runs(
       variables,
       rows,
       statistic=_rows.is_right,
-      batch_size=query_batch_size,
+      chunk_size=query_chunk_size,
     )
     return _rows.weighted_mean(right[:, 0], weights)
 
@@ -251,7 +253,7 @@ def forgetting_quality_runs(
       variables,
       query,
       statistic=statistic,
-      batch_size=query_batch_size,
+      chunk_size=query_chunk_size,
     )[:, 0]
     retain = accuracy(variables, data, ~forget_mask)
     if test_data is None:

@@ -24,6 +24,7 @@ import numpy as np
 
 from jaxunlearn.attacks import population, roc
 from jaxunlearn.core import checks
+from jaxunlearn.core.legacy import renamed
 from jaxunlearn.metrics import (
   _rows,
   confidence,
@@ -119,6 +120,7 @@ def logistic_attack(
   return LogisticAttack(float(splits.mean()), float(splits.std()), splits)
 
 
+@renamed(chunk_size="batch_size")
 def logistic_accuracy(
   key: jax.Array,
   member_scores: jax.Array,
@@ -130,7 +132,7 @@ def logistic_accuracy(
   test_share: Any = 0.1,
   strength: Any = 1.0,
   num_steps: int = 20,
-  batch_size: int = 10,
+  chunk_size: int = 10,
 ) -> LogisticAttack:
   """`logistic_attack` on one score a row, pure: jit, and vmap over models.
 
@@ -148,7 +150,7 @@ def logistic_accuracy(
     test_share: in (0, 1); may be traced.
     strength: C of scikit-learn, > 0; see `fit_logistic`.
     num_steps: static; of `fit_logistic`.
-    batch_size: static; splits at a time, each of about 20 (N + M) numbers.
+    chunk_size: static; splits at a time, each of about 20 (N + M) numbers.
 
   Returns:
     See `LogisticAttack`; nan for an empty or a single-row group, or a score
@@ -159,7 +161,7 @@ def logistic_accuracy(
       strength <= 0; concrete groups too small to be split.
   """
   _check_splits(num_splits, test_share)
-  checks.positive(strength=strength, num_steps=num_steps, batch_size=batch_size)
+  checks.positive(strength=strength, num_steps=num_steps, chunk_size=chunk_size)
   members, others, *weights = roc.groups_of(
     member_scores, other_scores, member_mask, other_mask
   )
@@ -195,7 +197,7 @@ def logistic_accuracy(
   splits = jax.lax.map(
     split,
     jax.random.split(key, num_splits),
-    batch_size=min(batch_size, num_splits),
+    batch_size=min(chunk_size, num_splits),
   )
   splits = jnp.where(unknown, jnp.nan, splits)
   return LogisticAttack(splits.mean(), splits.std(), splits)

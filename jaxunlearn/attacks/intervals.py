@@ -25,6 +25,7 @@ import numpy as np
 
 from jaxunlearn.attacks import roc
 from jaxunlearn.core import checks
+from jaxunlearn.core.legacy import renamed
 
 
 class Interval(NamedTuple):
@@ -35,6 +36,7 @@ class Interval(NamedTuple):
   high: Any
 
 
+@renamed(chunk_size="batch_size")
 def bootstrap(
   key: jax.Array,
   member_scores: jax.Array,
@@ -46,7 +48,7 @@ def bootstrap(
   resample_rows: bool = False,
   num_samples: int = 1000,
   level: Any = 0.95,
-  batch_size: int = 50,
+  chunk_size: int = 50,
 ) -> Interval:
   """Percentile bootstrap interval of a statistic of the two groups.
 
@@ -72,8 +74,8 @@ def bootstrap(
       does not count.
     num_samples: static; replicates.
     level: float in (0, 1); may be traced.
-    batch_size: static; replicates at a time. Memory holds about
-      batch_size * 5 (N' + M') numbers.
+    chunk_size: static; replicates at a time. Memory holds about
+      chunk_size * 5 (N' + M') numbers.
 
   Returns:
     The statistic and the two ends. An end is nan where a replicate has no
@@ -81,9 +83,9 @@ def bootstrap(
 
   Raises:
     ValueError: as `roc.roc`; ranks differ; masks that are no bool; fewer than
-      two models; num_samples or batch_size < 1; level outside (0, 1).
+      two models; num_samples or chunk_size < 1; level outside (0, 1).
   """
-  checks.positive(num_samples=num_samples, batch_size=batch_size)
+  checks.positive(num_samples=num_samples, chunk_size=chunk_size)
   _check_level(level)
   shapes = [jnp.shape(member_scores), jnp.shape(other_scores)]
   clustered = len(shapes[0]) == 2
@@ -143,7 +145,7 @@ def bootstrap(
     return statistic(members, others, *drawn_weights)
 
   replicates = jax.lax.map(
-    replicate, jax.random.split(key, num_samples), batch_size=batch_size
+    replicate, jax.random.split(key, num_samples), batch_size=chunk_size
   )
   tail = (1 - jnp.asarray(level)) / 2
   ends = jax.tree.map(

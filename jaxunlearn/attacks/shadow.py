@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.drivers import predict
+from jaxunlearn.core.legacy import renamed
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import map_many, train
 from jaxunlearn.core.types import PyTree, Variables
@@ -137,6 +138,7 @@ def u_lira_masks(
   return jnp.where(targets, rank < 2 * third, others), forget
 
 
+@renamed(query_chunk_size="query_batch_size")
 def train_shadows(
   model: Model,
   data: PyTree,
@@ -148,7 +150,7 @@ def train_shadows(
   num_queries: int = 1,
   query_key: jax.Array | None = None,
   statistic: Statistic = logit_confidence,
-  query_batch_size: int = 1024,
+  query_chunk_size: int = 1024,
   strategy: str | int = "vmap",
   mesh: jax.sharding.Mesh | None = None,
   **recipe: Any,
@@ -166,7 +168,7 @@ def train_shadows(
     num_queries: static, A.
     query_key: for `augment`.
     statistic: see `query_statistics`.
-    query_batch_size: static; rows at a time.
+    query_chunk_size: static; rows at a time.
     strategy: see `core.training.map_many`; an int bounds how many models are in
       memory at once.
     mesh: see `map_many`.
@@ -191,12 +193,13 @@ def train_shadows(
       num_queries=num_queries,
       key=query_key,
       statistic=statistic,
-      batch_size=query_batch_size,
+      chunk_size=query_chunk_size,
     )
 
   return map_many(one, masks, keys, strategy=strategy, mesh=mesh)
 
 
+@renamed(chunk_size="batch_size")
 def query_statistics(
   model: Model,
   variables: Variables,
@@ -206,7 +209,7 @@ def query_statistics(
   num_queries: int = 1,
   key: jax.Array | None = None,
   statistic: Statistic = logit_confidence,
-  batch_size: int = 1024,
+  chunk_size: int = 1024,
 ) -> jax.Array:
   """A statistic of rows under one model, over augmented queries.
 
@@ -223,7 +226,7 @@ def query_statistics(
     key: PRNG key, needed with `augment`.
     statistic: `(outputs [B, ...], labels [B]) -> [B]`; high should speak for
       membership.
-    batch_size: static; rows at a time. Outputs of so many are in memory, and
+    chunk_size: static; rows at a time. Outputs of so many are in memory, and
       one augmented copy of the inputs.
 
   Returns:
@@ -233,7 +236,7 @@ def query_statistics(
     ValueError: counts that are not positive, queries without `augment`, an
       `augment` without key, a statistic that is not one number a row.
   """
-  checks.positive(num_queries=num_queries, batch_size=batch_size)
+  checks.positive(num_queries=num_queries, chunk_size=chunk_size)
   num_rows = checks.num_rows(query, "query")
   if augment is None and num_queries != 1:
     raise ValueError(
@@ -254,7 +257,7 @@ def query_statistics(
   def ask(inputs: PyTree) -> jax.Array:
     rows = {"x": inputs, "label": query["label"]}
     asked = model._replace(apply=apply)
-    return predict(asked, variables, rows, batch_size=batch_size)
+    return predict(asked, variables, rows, chunk_size=chunk_size)
 
   query = jax.tree.map(jnp.asarray, query)
   if augment is None:

@@ -28,6 +28,7 @@ from jaxunlearn.attacks import _normals
 from jaxunlearn.attacks.shadow import Augment, Statistic, query_statistics
 from jaxunlearn.core import checks
 from jaxunlearn.core.keys import derive
+from jaxunlearn.core.legacy import renamed
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import map_many, train
 from jaxunlearn.core.types import PyTree, Request, Variables
@@ -160,6 +161,7 @@ def u_lira_scores(
   return scores if target.ndim == 3 else scores[0]
 
 
+@renamed(query_chunk_size="query_batch_size")
 def u_lira_shadows(
   model: Model,
   data: PyTree,
@@ -173,7 +175,7 @@ def u_lira_shadows(
   num_queries: int = 1,
   query_key: jax.Array | None = None,
   statistic: Statistic = logit_confidence,
-  query_batch_size: int = 1024,
+  query_chunk_size: int = 1024,
   strategy: str | int = "vmap",
   mesh: jax.sharding.Mesh | None = None,
   **recipe: Any,
@@ -196,7 +198,7 @@ def u_lira_shadows(
     num_queries: see `shadow.train_shadows`.
     query_key: see `shadow.train_shadows`.
     statistic: see `shadow.train_shadows`.
-    query_batch_size: see `shadow.train_shadows`.
+    query_chunk_size: see `shadow.train_shadows`.
     strategy: see `core.training.map_many`.
     mesh: see `core.training.map_many`.
     **recipe: the keyword arguments of `core.training.train`.
@@ -240,7 +242,7 @@ def u_lira_shadows(
       num_queries=num_queries,
       key=query_key,
       statistic=statistic,
-      batch_size=query_batch_size,
+      chunk_size=query_chunk_size,
     )
 
   def one(members: jax.Array, forget: jax.Array, key: jax.Array) -> Any:

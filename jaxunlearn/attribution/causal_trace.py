@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.legacy import renamed
 from jaxunlearn.core.types import Variables
 from jaxunlearn.language.types import LanguageModel, Text, check_text
 from jaxunlearn.models.decoder import Edits, States
@@ -49,6 +50,7 @@ class Trace(NamedTuple):
     return self.restored - self.corrupt[:, None, None]
 
 
+@renamed(chunk_size="chunk")
 def causal_trace(
   lm: LanguageModel,
   variables: Variables,
@@ -61,7 +63,7 @@ def causal_trace(
   step: int = 1,
   noise: float | jax.Array = 3.0,
   num_draws: int = 10,
-  chunk: int = 8,
+  chunk_size: int = 8,
 ) -> Trace:
   """Traces facts over all layers and places.
 
@@ -79,7 +81,7 @@ def causal_trace(
     step: static; 2 traces every second block only, at half of the cost.
     noise: standard deviations of the numbers of the embedding. May be traced.
     num_draws: static; draws of noise.
-    chunk: static; patches at a time, each a pass over N * num_draws texts.
+    chunk_size: static; patches at a time, each a pass over N * num_draws texts.
 
   Returns:
     A `Trace`. Put `jax.jit` around it.
@@ -91,7 +93,9 @@ def causal_trace(
   check_text(x, lm.config)
   checks.typed_key(key)
   checks.one_of(_KINDS, kind=kind)
-  checks.count(1, window=window, step=step, num_draws=num_draws, chunk=chunk)
+  checks.count(
+    1, window=window, step=step, num_draws=num_draws, chunk_size=chunk_size
+  )
   checks.non_negative(noise=noise)
   subject = jnp.asarray(subject)
   if subject.shape != x.tokens.shape or subject.dtype != jnp.bool_:
@@ -139,7 +143,7 @@ def causal_trace(
   )
   where = near[:, None, :, None] & jnp.eye(length, dtype=bool)[None, :, None]
   restored = jax.lax.map(
-    patched, where.reshape(-1, layers, length), batch_size=chunk
+    patched, where.reshape(-1, layers, length), batch_size=chunk_size
   )
   corrupt = patched(jnp.zeros((layers, length), bool))
   restored = restored.reshape(first.shape[0], length, -1)

@@ -16,7 +16,7 @@ and the buffer. What an event does is the same for all of them:
 4. The rows learned are offered to the buffer, once each.
 
 Model state is frozen and dropout inactive: prefer GroupNorm to BatchNorm. Cost
-of an event: num_steps gradients of batch_size + replay_size rows, and two sorts
+of an event: num_steps gradients of batch_size + replay_batch_size rows, and two sorts
 of N numbers.
 """
 
@@ -38,6 +38,7 @@ from jaxunlearn.continual.types import (
   empty_ledger,
 )
 from jaxunlearn.core import checks, sampling
+from jaxunlearn.core.legacy import renamed
 from jaxunlearn.core.reduction import all_finite
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.types import PyTree, Variables
@@ -62,7 +63,7 @@ class StepRows(NamedTuple):
 
   Attributes:
     new: rows of the event [batch_size].
-    replay: rows of the buffer [replay_size]; of a rule without buffer, one row
+    replay: rows of the buffer [replay_batch_size]; of a rule without buffer, one row
       of weight 0.
     key: PRNG key of the step.
   """
@@ -159,6 +160,7 @@ def num_classes_of(model: Model, variables: Variables, data: PyTree) -> int:
   return outputs.shape[-1]
 
 
+@renamed(replay_batch_size="replay_size")
 def replay_learner(
   model: Model,
   rule: Rule,
@@ -167,7 +169,7 @@ def replay_learner(
   num_steps: int,
   batch_size: int,
   buffer_size: int | None = None,
-  replay_size: int = 32,
+  replay_batch_size: int = 32,
   buffer_rule: str = "reservoir",
 ) -> Learner:
   """Makes a learner of a rule.
@@ -181,7 +183,7 @@ def replay_learner(
     batch_size: static; rows of the event a step, drawn without replacement
       within an epoch.
     buffer_size: static; slots of the buffer, None for no buffer.
-    replay_size: static; rows of the buffer a step.
+    replay_batch_size: static; rows of the buffer a step.
     buffer_rule: "reservoir" or "balanced", see `buffer.offer`.
 
   Returns:
@@ -192,7 +194,7 @@ def replay_learner(
       of fewer slots than the model has classes; `event`: see `run_stream`.
   """
   checks.non_negative(num_steps=num_steps)
-  checks.positive(batch_size=batch_size, replay_size=replay_size)
+  checks.positive(batch_size=batch_size, replay_batch_size=replay_batch_size)
   if buffer_size is not None and buffer_size < 1:
     raise ValueError(f"Expected buffer_size >= 1, got {buffer_size}.")
   checks.one_of(buffers.RULES, buffer_rule=buffer_rule)
@@ -296,8 +298,8 @@ def replay_learner(
     if buffer is None:
       blank = jax.tree.map(lambda x: jnp.zeros_like(x[:1]), like)
       return Rows(blank, jnp.zeros(1), jnp.zeros(1, bool))
-    rows, _, weight = buffers.draw(buffer, replay_size, key)
-    return Rows(rows, weight, jnp.zeros(replay_size, bool))
+    rows, _, weight = buffers.draw(buffer, replay_batch_size, key)
+    return Rows(rows, weight, jnp.zeros(replay_batch_size, bool))
 
   def _taken_in(buffer, variables, data, learn, key):
     kept = _extended(rule, variables, data)

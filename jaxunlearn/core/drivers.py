@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.legacy import renamed
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import check_labels, map_many
 from jaxunlearn.core.transform import Transform
@@ -135,12 +136,13 @@ def _check_model(
   check_labels(model.task, lifted, data, seen)
 
 
+@renamed(chunk_size="batch_size")
 def predict(
   model: Model,
   variables: Variables,
   inputs: PyTree,
   *,
-  batch_size: int = 1024,
+  chunk_size: int = 1024,
 ) -> jax.Array:
   """Outputs in evaluation mode for any number of rows, in chunks.
 
@@ -148,36 +150,37 @@ def predict(
     model: the model.
     variables: its variables.
     inputs: [N, ...].
-    batch_size: static; rows at a time, which bounds memory.
+    chunk_size: static; rows at a time, which bounds memory.
 
   Returns:
     [N, ...].
   """
-  checks.positive(batch_size=batch_size)
+  checks.positive(chunk_size=chunk_size)
   n = checks.num_rows(inputs, "inputs")
-  if n <= batch_size:
+  if n <= chunk_size:
     return model.predict(variables, inputs)
-  chunks = -(-n // batch_size)
+  chunks = -(-n // chunk_size)
   padded = jax.tree.map(
     lambda x: jnp.pad(
-      x, [(0, chunks * batch_size - n)] + [(0, 0)] * (x.ndim - 1)
-    ).reshape(chunks, batch_size, *x.shape[1:]),
+      x, [(0, chunks * chunk_size - n)] + [(0, 0)] * (x.ndim - 1)
+    ).reshape(chunks, chunk_size, *x.shape[1:]),
     inputs,
   )
   outputs = jax.lax.map(partial(model.predict, variables), padded)
   merged: Any = jax.tree.map(
-    lambda y: y.reshape(chunks * batch_size, *y.shape[2:])[:n], outputs
+    lambda y: y.reshape(chunks * chunk_size, *y.shape[2:])[:n], outputs
   )
   return merged
 
 
-@partial(jax.jit, static_argnums=0, static_argnames=("batch_size", "strategy"))
+@renamed(chunk_size="batch_size")
+@partial(jax.jit, static_argnums=0, static_argnames=("chunk_size", "strategy"))
 def predict_many(
   model: Model,
   variables: Variables,
   inputs: PyTree,
   *,
-  batch_size: int = 1024,
+  chunk_size: int = 1024,
   strategy: str | int = "map",
 ) -> jax.Array:
   """Outputs of many models on the same rows, as one compiled program.
@@ -187,11 +190,11 @@ def predict_many(
     variables: leaves [M, ...], as `unlearn_many` returns them and `stack` makes
       them.
     inputs: [N, ...].
-    batch_size: static; rows at a time.
+    chunk_size: static; rows at a time.
     strategy: static; see `map_many`.
 
   Returns:
     [M, N, ...].
   """
-  one = lambda v: predict(model, v, inputs, batch_size=batch_size)
+  one = lambda v: predict(model, v, inputs, chunk_size=chunk_size)
   return map_many(one, variables, strategy=strategy)

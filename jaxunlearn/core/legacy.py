@@ -1,4 +1,4 @@
-"""Keywords of release 0.1 that factories still take, for one release."""
+"""Keywords of the release before that are still taken, for one release."""
 
 from __future__ import annotations
 
@@ -46,6 +46,37 @@ def old_fits(**groups: tuple[str, str, str]) -> Callable[[F], F]:
         if given:
           kwargs[group] = as_fit(base if isinstance(base, Fit) else None, given)
       return factory(*args, **{k: v for k, v in kwargs.items() if k not in old})
+
+    return call  # type: ignore[return-value]
+
+  return decorate
+
+
+def renamed(**names: str) -> Callable[[F], F]:
+  """Lets a function take `chunk=8` for `chunk_size=8`.
+
+      @renamed(chunk_size="chunk")
+      def token_scores(lm, variables, x, *, chunk_size=None): ...
+
+  Args:
+    **names: by the keyword of now the old one.
+  """
+  now = {old: new for new, old in names.items()}
+
+  def decorate(function: F) -> F:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+      for old in now.keys() & kwargs.keys():
+        new = now[old]
+        if new in kwargs:
+          raise TypeError(f"Got both {new} and {old}, its name in 0.2.")
+        warnings.warn(
+          f"{function.__name__} takes {new} in the place of {old}.",
+          DeprecationWarning,
+          stacklevel=2,
+        )
+        kwargs[new] = kwargs.pop(old)
+      return function(*args, **kwargs)
 
     return call  # type: ignore[return-value]
 

@@ -17,6 +17,7 @@ import jax
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.legacy import renamed
 from jaxunlearn.core.tasks import Fit, FitFields, as_fit
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import Losses, Step, Variables
@@ -72,6 +73,7 @@ def inverted_hinge(
   )
 
 
+@renamed(importance_batch_size="importance_batch")
 def loku(
   lm: LanguageModel,
   fit: Fit | None = None,
@@ -79,7 +81,7 @@ def loku(
   rank: int = 8,
   alpha: Scalar | None = None,
   targets: str = LINEAR,
-  importance_batch: int = 4,
+  importance_batch_size: int = 4,
   estimator: str = "batch",
   **options: Any,
 ) -> Transform:
@@ -91,7 +93,7 @@ def loku(
     rank: static; of the adapters.
     alpha: see `lora`.
     targets: see `lora`.
-    importance_batch: static; rows at a time, see `ssd`.
+    importance_batch_size: static; rows at a time, see `ssd`.
     estimator: of the importance: "batch", of the mean of so many rows as
       released; "example", of single rows, the Fisher information.
     **options: the other keyword arguments of `inverted_hinge`.
@@ -99,7 +101,7 @@ def loku(
   Raises:
     ValueError: see `inverted_hinge`, `fila` and `ssd`.
   """
-  checks.count(1, rank=rank, importance_batch=importance_batch)
+  checks.count(1, rank=rank, importance_batch_size=importance_batch_size)
 
   def importance(variables, data, request):
     of = lambda weights: importance_of(
@@ -108,7 +110,7 @@ def loku(
       data,
       weights,
       estimator=estimator,
-      batch_size=importance_batch,
+      batch_size=importance_batch_size,
     )
     return of(request.forget), of(request.retain)
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.legacy import renamed
 from jaxunlearn.core.tasks import Model, Task
 from jaxunlearn.core.types import Losses, PyTree, Step, Variables
 from jaxunlearn.language.scores import summed, token_nll
@@ -24,14 +25,15 @@ from jaxunlearn.models.decoder import (
 )
 
 
+@renamed(chunk_size="chunk")
 def language_model(
-  config: DecoderConfig, *, chunk: int | None = None
+  config: DecoderConfig, *, chunk_size: int | None = None
 ) -> LanguageModel:
   """A `LanguageModel` of a decoder.
 
   Args:
     config: its sizes and switches.
-    chunk: None, or how many positions at a time losses put the head on: the
+    chunk_size: None, or how many positions at a time losses put the head on: the
       logits of a batch are never all there.
 
   Returns:
@@ -39,8 +41,8 @@ def language_model(
     and every method for a `Task` take it as it is.
   """
   decoder = Decoder(config)
-  if chunk is not None:
-    checks.count(1, chunk=chunk)
+  if chunk_size is not None:
+    checks.count(1, chunk_size=chunk_size)
 
   def call(variables: Variables, *args: Any, method: Any) -> Any:
     return decoder.apply({"params": variables.params}, *args, method=method)
@@ -80,7 +82,7 @@ def language_model(
   def logits(variables: Variables, hidden: jax.Array) -> jax.Array:
     return call(variables, hidden, method=Decoder.to_logits)
 
-  return assemble(init, config, embed, blocks, logits, chunk)
+  return assemble(init, config, embed, blocks, logits, chunk_size)
 
 
 def assemble(
@@ -89,13 +91,13 @@ def assemble(
   embed: Callable[[Variables, jax.Array], jax.Array],
   blocks: Callable[..., Blocks],
   logits: Callable[[Variables, jax.Array], jax.Array],
-  chunk: int | None = None,
+  chunk_size: int | None = None,
 ) -> LanguageModel:
   """A `LanguageModel` of its parts, see there; with the losses of text.
 
   Args:
     init: `(key, texts) -> Variables`.
-    config, embed, blocks, logits, chunk: see `LanguageModel`.
+    config, embed, blocks, logits, chunk_size: see `LanguageModel`.
   """
 
   def apply(
@@ -130,7 +132,7 @@ def assemble(
     return token_nll(lm, variables, step.rows["x"], weight)
 
   task = Task(model.task.init, loss, model.predict, features)
-  lm = LanguageModel(model, config, embed, blocks, logits, task, chunk)
+  lm = LanguageModel(model, config, embed, blocks, logits, task, chunk_size)
   return lm
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.legacy import renamed
 from jaxunlearn.core.types import Losses, Variables
 from jaxunlearn.language.types import (
   LanguageModel,
@@ -22,12 +23,13 @@ from jaxunlearn.language.types import (
 _LEAST = float(np.log(1e-12))
 
 
+@renamed(chunk_size="chunk")
 def token_scores(
   lm: LanguageModel,
   variables: Variables,
   x: Text,
   *,
-  chunk: int | None = None,
+  chunk_size: int | None = None,
 ) -> TokenScores:
   """Log p of each counted token and whether it is the likeliest.
 
@@ -35,20 +37,20 @@ def token_scores(
     lm: the model.
     variables: its values.
     x: the texts, [B, L].
-    chunk: static; how many positions at a time the head is put on, so that
-      logits take [B, chunk, V]; `lm.chunk` by default, and all if that is None.
+    chunk_size: static; how many positions at a time the head is put on, so that
+      logits take [B, chunk_size, V]; `lm.chunk_size` by default, and all if that is None.
 
   Returns:
     `TokenScores`, float32 [B, L - 1]. What is not used of it is not computed
     under jit. A token outside the vocabulary gives nan.
 
   Raises:
-    ValueError: see `check_text`; chunk < 1.
+    ValueError: see `check_text`; chunk_size < 1.
   """
   check_text(x, lm.config)
   variables = bound(lm, variables, x)
   hidden = lm.blocks(variables, lm.embed(variables, x.tokens)).hidden
-  return score_hidden(lm, variables, hidden, x, chunk=chunk)
+  return score_hidden(lm, variables, hidden, x, chunk_size=chunk_size)
 
 
 def score_hidden(
@@ -57,13 +59,13 @@ def score_hidden(
   hidden: jax.Array,
   x: Text,
   *,
-  chunk: int | None = None,
+  chunk_size: int | None = None,
 ) -> TokenScores:
   """`token_scores` from the output [B, L, D] of the last block.
 
   Under a guide the probabilities are those that are left, made to add up to one.
   """
-  chunk = lm.chunk if chunk is None else chunk
+  chunk_size = lm.chunk_size if chunk_size is None else chunk_size
   mask, targets = counted(x), x.tokens[:, 1:]
   hidden = hidden[:, :-1]
   guide = None if lm.guide is None else lm.guide(variables)
@@ -80,17 +82,17 @@ def score_hidden(
     return found._replace(log_prob=jnp.where(jnp.isneginf(own), _LEAST, own))
 
   num = targets.shape[1]
-  if chunk is None or chunk >= num:
-    if chunk is not None:
-      checks.count(1, chunk=chunk)
+  if chunk_size is None or chunk_size >= num:
+    if chunk_size is not None:
+      checks.count(1, chunk_size=chunk_size)
     return score((hidden, targets, mask, told))
-  checks.count(1, chunk=chunk)
-  rest = -num % chunk
+  checks.count(1, chunk_size=chunk_size)
+  rest = -num % chunk_size
 
   def split(leaf: jax.Array) -> jax.Array:
     padding = [(0, 0), (0, rest), *[(0, 0)] * (leaf.ndim - 2)]
     leaf = jnp.pad(leaf, padding)
-    leaf = leaf.reshape(leaf.shape[0], -1, chunk, *leaf.shape[2:])
+    leaf = leaf.reshape(leaf.shape[0], -1, chunk_size, *leaf.shape[2:])
     return leaf.swapaxes(0, 1)
 
   parts = jax.lax.map(
@@ -100,23 +102,24 @@ def score_hidden(
   return TokenScores(*map(join, parts))
 
 
+@renamed(chunk_size="chunk")
 def token_nll(
   lm: LanguageModel,
   variables: Variables,
   x: Text,
   weight: jax.Array | None = None,
   *,
-  chunk: int | None = None,
+  chunk_size: int | None = None,
 ) -> Losses:
   """Per row the sum of -log p over its counted tokens, and their number.
 
   A phase that reduces it gives the mean over tokens, not over rows.
 
   Args:
-    lm, variables, x, chunk: see `token_scores`.
+    lm, variables, x, chunk_size: see `token_scores`.
     weight: None, or float [B, L], how much each token counts.
   """
-  scores = token_scores(lm, variables, x, chunk=chunk)
+  scores = token_scores(lm, variables, x, chunk_size=chunk_size)
   return summed(-scores.log_prob, scores.mask, weight)
 
 

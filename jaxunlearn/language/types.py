@@ -47,7 +47,7 @@ class LanguageModel(NamedTuple):
       `layers`, static, runs the first so many blocks only.
     logits: `(variables, hidden [..., D]) -> [..., V]`, float32 or wider.
     task: the exact mean over counted tokens, whatever their batch.
-    chunk: None, or how many positions at a time the head is put on in losses.
+    chunk_size: None, or how many positions at a time the head is put on in losses.
     bind: None, or `(variables, x) -> pytree | None`, what a guard makes of the
       prompts of these rows; see `bound`.
     guide: None, or `variables -> Guide | None`, of bound variables; what the
@@ -60,7 +60,7 @@ class LanguageModel(NamedTuple):
   blocks: Callable[..., Blocks]
   logits: Callable[[Variables, jax.Array], jax.Array]
   task: Task
-  chunk: int | None = None
+  chunk_size: int | None = None
   bind: Callable[[Variables, Text], Any] | None = None
   guide: Callable[[Variables], Any] | None = None
 

@@ -175,7 +175,7 @@ class PrefixModel(NamedTuple):
 
     size = first + count * len(images)
     config = dataclasses.replace(inner.config, vocab_size=size)
-    return assemble(init, config, embed, blocks, logits, inner.chunk)
+    return assemble(init, config, embed, blocks, logits, inner.chunk_size)
 
 
 def prefix_model(

@@ -45,9 +45,9 @@ def test_many_models_are_one_program_and_say_what_each_says():
   data = blobs(10)
   models = [model.init(jax.random.key(i), data["x"]) for i in range(3)]
   del traces[:]
-  outputs = ju.predict_many(model, ju.stack(models), data["x"], batch_size=4)
+  outputs = ju.predict_many(model, ju.stack(models), data["x"], chunk_size=4)
   traced = len(traces)
-  ju.predict_many(model, ju.stack(models[::-1]), data["x"], batch_size=4)
+  ju.predict_many(model, ju.stack(models[::-1]), data["x"], chunk_size=4)
   assert len(traces) == traced
   wanted = [model.predict(v, data["x"]) for v in models]
   np.testing.assert_allclose(outputs, wanted, rtol=1e-6, atol=1e-6)

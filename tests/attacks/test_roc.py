@@ -240,10 +240,10 @@ def test_bootstrap_draws_as_many_rows_as_count():
 
 
 @pytest.mark.slow
-def test_bootstrap_has_the_same_bits_for_a_key_and_any_batch_size():
+def test_bootstrap_has_the_same_bits_for_a_key_and_any_chunk_size():
   members, others = groups(6)
   call = lambda key, size: intervals.bootstrap(
-    key, members, others, statistic=roc.auc, num_samples=30, batch_size=size
+    key, members, others, statistic=roc.auc, num_samples=30, chunk_size=size
   )
   first, again, loop = (call(jax.random.key(2), b) for b in (30, 30, 7))
   other = call(jax.random.key(3), 30)

@@ -148,7 +148,7 @@ def test_chunks_and_strategies_change_nothing():
       masks,
       keys(4),
       strategy=strategy,
-      query_batch_size=7,
+      query_chunk_size=7,
       **RECIPE,
     )
     np.testing.assert_allclose(found, wanted, atol=1e-4)
@@ -185,7 +185,7 @@ def test_bad_queries_are_refused():
   refused("num_queries=1 without augment, got 2", ask, num_queries=2)
   refused("a key for the augmented", ask, augment=shifted)
   refused("num_queries > 0", ask, num_queries=0)
-  refused("batch_size > 0", ask, batch_size=0)
+  refused("chunk_size > 0", ask, chunk_size=0)
   with pytest.raises(ValueError, match="one number a row, got \\(20, 4\\)"):
     ask(statistic=lambda outputs, labels: outputs)
   with pytest.raises(ValueError, match="of one length"):

@@ -40,7 +40,7 @@ def program(**options):
 @pytest.mark.parametrize(("kind", "window"), [("mlp", 1), ("attention", 2)])
 def test_patches_equal_a_loop(kind, window):
   lm, variables, x, subject = world()
-  out = trace(kind=kind, window=window, num_draws=3, chunk=7)
+  out = trace(kind=kind, window=window, num_draws=3, chunk_size=7)
   hidden = lm.embed(variables, x.tokens)
   std = variables.params["embed"]["embedding"].std()
   noise = 3.0 * std * jax.random.normal(KEY, (3, *hidden.shape))
@@ -89,7 +89,7 @@ def test_the_last_state_brings_all_back_and_what_comes_before_nothing():
 
 
 def test_chunks_change_nothing_and_the_key_does():
-  one, other = (trace(num_draws=2, chunk=n) for n in (1, 18))
+  one, other = (trace(num_draws=2, chunk_size=n) for n in (1, 18))
   chex.assert_trees_all_close(one, other, **CLOSE)
   again = trace(jax.random.key(1), num_draws=2, chunk=18)
   assert float(abs(again.corrupt - one.corrupt).max()) > 1e-4

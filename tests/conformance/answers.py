@@ -120,7 +120,7 @@ ANSWERS = [
   ),
   _answers(
     language.loku,
-    lambda lm: language.loku(lm, FIT, rank=2, importance_batch=8),
+    lambda lm: language.loku(lm, FIT, rank=2, importance_batch_size=8),
     slow=True,
   ),
 ]

@@ -22,7 +22,7 @@ TASK = DATA["label"] // 2
 NONE = jnp.zeros(24, bool)
 # One step over as many rows as the task has: the order does not matter.
 RECIPE = {"optimizer": optax.sgd(0.5), "num_steps": 1, "batch_size": 12}
-KEPT = {**RECIPE, "buffer_size": 16, "replay_size": 16}
+KEPT = {**RECIPE, "buffer_size": 16, "replay_batch_size": 16}
 ALONE = {"replay_weight": 0.0, "distil_weight": 0.0}
 
 
@@ -363,7 +363,7 @@ def test_heads_are_trained_by_their_own_terms_and_never_by_forget_rows():
     ({"buffer_size": None}, "Expected buffer_size >= 1, got None"),
     ({"buffer_size": 0}, "Expected buffer_size >= 1, got 0"),
     ({"buffer_rule": "newest"}, "Expected buffer_rule to be one of"),
-    ({"replay_size": 0}, "Expected replay_size > 0"),
+    ({"replay_batch_size": 0}, "Expected replay_batch_size > 0"),
     ({"num_steps": -1}, "Expected num_steps >= 0"),
     ({"batch_size": 0}, "Expected batch_size > 0"),
   ],

@@ -18,7 +18,7 @@ DATA = problems.blobs(24)
 TASK = DATA["label"] // 2
 NONE = jnp.zeros(24, bool)
 RECIPE = {"optimizer": optax.sgd(0.3), "num_steps": 1, "batch_size": 12}
-KEPT = {**RECIPE, "buffer_size": 12, "replay_size": 12}
+KEPT = {**RECIPE, "buffer_size": 12, "replay_batch_size": 12}
 
 
 def start(learner):
@@ -79,7 +79,7 @@ def test_derpp_replays_the_logits_of_when_a_row_came_in():
   np.testing.assert_allclose(kept, then[row], atol=1e-5)
   # The model moves on; the logits stay.
   wider = co.derpp(
-    problems.mlp(), **{**KEPT, "buffer_size": 30, "replay_size": 12}
+    problems.mlp(), **{**KEPT, "buffer_size": 30, "replay_batch_size": 12}
   )
   later = after_first_task(wider)
   first = {
@@ -182,7 +182,7 @@ def test_without_a_buffer_a_forget_event_leaves_the_model(make):
 
 def test_replay_at_a_forget_event_reads_the_rest_of_the_buffer_alone():
   learner = co.experience_replay(
-    problems.mlp(), **{**KEPT, "buffer_size": 24, "replay_size": 24}
+    problems.mlp(), **{**KEPT, "buffer_size": 24, "replay_batch_size": 24}
   )
   state = after_first_task(learner)
   state, _ = event(learner, state, DATA, TASK == 1, NONE, KEY)

@@ -15,7 +15,7 @@ from jaxunlearn.core.types import Variables
 
 KEY = jax.random.key(0)
 RECIPE = {"optimizer": optax.sgd(0.05), "num_steps": 6, "batch_size": 8}
-KEPT = {**RECIPE, "buffer_size": 12, "replay_size": 4}
+KEPT = {**RECIPE, "buffer_size": 12, "replay_batch_size": 4}
 LEARNERS = {
   "naive": lambda m: co.naive(m, **RECIPE),
   "experience_replay": lambda m: co.experience_replay(m, **KEPT),

@@ -134,11 +134,11 @@ def test_a_mask_may_be_a_list():
   chex.assert_trees_all_equal(given, wanted)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 60, 64])
-def test_predictions_in_chunks_equal_one_pass(batch_size):
+@pytest.mark.parametrize("chunk_size", [1, 7, 60, 64])
+def test_predictions_in_chunks_equal_one_pass(chunk_size):
   model, data, variables = problems.trained()
   whole = model.predict(variables, data["x"])
   chunked = jax.jit(
-    lambda v: predict(model, v, data["x"], batch_size=batch_size)
+    lambda v: predict(model, v, data["x"], chunk_size=chunk_size)
   )(variables)
   chex.assert_trees_all_close(chunked, whole, rtol=1e-5, atol=1e-5)

@@ -24,7 +24,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 def test_scores_are_those_of_the_full_softmax(chunk):
   lm, variables = small_text.small("llama 3")
   x = texts(4, 8, 19)
-  score = lambda v, x: token_scores(lm, v, x, chunk=chunk)
+  score = lambda v, x: token_scores(lm, v, x, chunk_size=chunk)
   out = jax.jit(score)(variables, x)
   tokens, length, prompt = map(np.asarray, x)
   counts = np.zeros((4, 7), bool)
@@ -48,7 +48,7 @@ def test_attacks_take_scores_as_well_as_logits():
   """Min-k%, min-k%++ and the loss attack without logits of the whole batch."""
   lm, variables = small_text.small("llama")
   x = texts(4, 8, 19)
-  scores = jax.jit(lambda v: token_scores(lm, v, x, chunk=2))(variables)
+  scores = jax.jit(lambda v: token_scores(lm, v, x, chunk_size=2))(variables)
   logits = jax.jit(lm.model.predict)(variables, x)[:, :-1]
   given = (logits, x.tokens[:, 1:], scores.mask)
   lowest = attacks.lowest_mean(scores.log_prob, scores.mask, k=0.4)
@@ -77,7 +77,7 @@ def test_padding_is_invisible():
 def test_chunks_have_the_same_gradient():
   lm, variables = small_text.small("qwen3")
   x = texts(3, 8, 19)
-  total = lambda v, chunk: token_nll(lm, v, x, chunk=chunk).value.sum()
+  total = lambda v, chunk: token_nll(lm, v, x, chunk_size=chunk).value.sum()
   plain = jax.jit(jax.grad(lambda v: total(v, None)))(variables)
   chunked = jax.jit(jax.grad(lambda v: total(v, 3)))(variables)
   chex.assert_trees_all_close(chunked, plain, **CLOSE)
@@ -98,7 +98,7 @@ def test_a_model_without_numbers_has_forgotten_nothing():
   x = Text(jnp.array([[1, 2, 0, 3]]), jnp.array([4]), jnp.array([2]))
   broken = jax.tree.map(lambda w: w * jnp.nan, variables)
   for chunk in (None, 2):
-    score = lambda v, chunk=chunk: token_scores(lm, v, x, chunk=chunk)
+    score = lambda v, chunk=chunk: token_scores(lm, v, x, chunk_size=chunk)
     out = jax.jit(score)(broken)
     assert jnp.isnan(
       scores_of_texts.exact_memorisation(out.is_top, out.mask)
@@ -111,7 +111,7 @@ def test_a_model_without_numbers_has_forgotten_nothing():
 
 def test_the_task_is_the_mean_over_tokens():
   """A phase divides sums by numbers of tokens; weights of tokens count."""
-  lm, variables = small_text.small("llama", chunk=4)
+  lm, variables = small_text.small("llama", chunk_size=4)
   x = texts(5, 8, 19)
   weight = jax.random.uniform(jax.random.key(1), (5, 8))
   data = {"x": x, "token_weight": weight}
@@ -172,5 +172,5 @@ def test_no_text_and_no_weight_that_fits_are_refused():
     token_scores(lm, variables, jnp.zeros((2, 4), int))
   with pytest.raises(ValueError, match=r"token_weight of shape \(2, 8\)"):
     token_nll(lm, variables, texts(2, 8, 19), jnp.ones((2, 7)))
-  with pytest.raises(ValueError, match="chunk to be a whole number"):
-    token_scores(lm, variables, texts(2, 8, 19), chunk=0)
+  with pytest.raises(ValueError, match="chunk_size to be a whole number"):
+    token_scores(lm, variables, texts(2, 8, 19), chunk_size=0)

@@ -1,0 +1,136 @@
+"""One name for one thing among the arguments of all rooms; see CONTRIBUTING.md."""
+
+import importlib
+import inspect
+import re
+import typing
+import warnings
+
+import pytest
+from test_imports import ALLOWED, factories
+
+import jaxunlearn as ju
+from jaxunlearn.core.legacy import renamed
+from jaxunlearn.core.tasks import Fit, FitFields
+
+# Rows of a step, and rows (positions, models) that are in memory at once.
+SIZES = re.compile(r"(\w+_)?(batch|chunk)_size")
+OTHERS = {
+  "microbatches": "parts that the rows of a step are taken in",
+  "num_batch_axes": "axes in front of one row's",
+}
+# Where the model sees noise in the place of rows, whose statistics are not its.
+FROZEN = {
+  "methods.zero_shot_noise",
+  "methods.learn_noise",
+  "methods.train_on_noise",
+}
+
+
+def public():
+  """Functions and classes that a room shows, by name, once each."""
+  seen = set()
+  for room in ("_api", *sorted(ALLOWED)):
+    package = importlib.import_module(f"jaxunlearn.{room}")
+    for name, value in vars(package).items():
+      is_ours = getattr(value, "__module__", "").startswith("jaxunlearn")
+      if name.startswith("_") or not is_ours or id(value) in seen:
+        continue
+      if inspect.isfunction(value) or inspect.isclass(value):
+        seen.add(id(value))
+        yield f"{room}.{name}", value
+
+
+def deviating(function):
+  """Whole numbers about batches or chunks under a name of their own."""
+  try:
+    parameters = inspect.signature(function).parameters.values()
+  except ValueError:  # Of a protocol, or of what is written in C.
+    return
+  for one in parameters:
+    is_count = re.search(r"\bint\b", str(one.annotation)) is not None
+    words = re.search(r"batch|chunk|at_a_time|minibatch", one.name)
+    is_named = SIZES.fullmatch(one.name) or one.name in OTHERS
+    if is_count and words and not is_named:
+      yield one.name
+
+
+def test_rows_of_a_step_and_rows_at_once_have_one_name_each():
+  found = dict(public())
+  assert len(found) > 400 and "_api.predict" in found
+  assert not {n: [*deviating(f)] for n, f in found.items() if [*deviating(f)]}
+
+
+def test_another_name_for_a_batch_would_be_found():
+  def odd(
+    *, batch: int = 1, chunk: "int | None" = None, fit_batch: int = 2
+  ): ...
+
+  assert [*deviating(odd)] == ["batch", "chunk", "fit_batch"]
+
+
+def fits(function):
+  """Its parameters that are a `Fit`."""
+  hints = typing.get_type_hints(function)
+  for name, one in inspect.signature(function).parameters.items():
+    if hints.get(name) in (Fit, Fit | None):
+      yield one
+
+
+def test_a_default_fit_is_a_published_one_that_has_a_name():
+  """It is None, and the caller's to give, or a constant of the module."""
+  checked = 0
+  for name, factory in factories():
+    module = importlib.import_module(factory.__module__)
+    named = [v for k, v in vars(module).items() if k.isupper()]
+    named += [
+      inner for v in named if isinstance(v, dict) for inner in v.values()
+    ]
+    for one in fits(factory):
+      checked += 1
+      if one.default not in (None, one.empty):
+        assert any(one.default is known for known in named), (name, one.name)
+      # The main one may come by place; stages beside it go by their names.
+      by_place = one.name == "fit" or one.default is one.empty
+      assert by_place or one.kind is one.KEYWORD_ONLY, (name, one.name)
+  assert checked > 50
+
+
+def test_a_fit_may_be_given_by_its_fields_wherever_it_may_be_missing():
+  for name, factory in factories():
+    one = inspect.signature(factory).parameters.get("fit")
+    if one is None or one.default is not None:
+      continue
+    kinds = [*typing.get_type_hints(factory).values()]
+    fields = [typing.get_args(kind) for kind in kinds]
+    assert any(FitFields in found or kind is typing.Any
+               for kind, found in zip(kinds, fields)), name  # fmt: skip
+
+
+def test_models_train_in_training_mode_unless_they_see_noise():
+  found = {}
+  for name, factory in factories():
+    one = inspect.signature(factory).parameters.get("train_mode")
+    if one is not None:
+      assert one.kind is one.KEYWORD_ONLY, name
+      found[name] = one.default
+  found = {n: v for n, v in found.items() if v is not inspect.Parameter.empty}
+  assert len(found) > 10 and True in found.values()
+  assert {name for name, default in found.items() if not default} == FROZEN
+
+
+def test_the_names_of_the_release_before_are_taken_with_a_warning():
+  @renamed(chunk_size="chunk")
+  def call(x, *, chunk_size=1):
+    return x, chunk_size
+
+  with pytest.warns(
+    DeprecationWarning, match="chunk_size in the place of chunk"
+  ):
+    assert call(1, chunk=3) == (1, 3)
+  assert call(1, chunk_size=2) == (1, 2)  # Warnings are errors here.
+  with pytest.raises(TypeError, match="both chunk_size and chunk"):
+    call(1, chunk_size=2, chunk=3)
+  with warnings.catch_warnings(), pytest.raises(ValueError, match="chunk_size"):
+    warnings.simplefilter("ignore", DeprecationWarning)
+    ju.predict(None, None, None, batch_size=0)
