@@ -44,6 +44,12 @@ class Brief(NamedTuple):
   facts: tuple[tuple[str, str], ...]
 
 
+# What stands there where no study has words of its own.
+UNTESTED = (
+  "This page cannot say: nothing here looked for what is left of the rows."
+)
+
+
 def marks(trial: Trial) -> dict[str, tuple[str, str]]:
   """By method its worst outcome over requests, and why."""
   found: dict[str, tuple[str, str]] = {}

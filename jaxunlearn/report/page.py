@@ -98,6 +98,7 @@ def html_text(
   definitions: Sequence[Metric] = METRICS,
   trial: Trial | None = None,
   provenance: Mapping[str, str] | None = None,
+  unanswered: str = "",
 ) -> str:
   """The report's text; the arguments of `write_report`."""
   results = check_results(results)
@@ -120,7 +121,8 @@ def html_text(
     results=results,
     title=title,
     lead=[p for p in lead.split("\n\n") if p.strip()],
-    brief=answer,
+    brief=answer
+    or (brief.Brief("open", unanswered, ()) if unanswered else None),
     # The answer holds them already.
     lists=(
       ("Verdicts", () if answer else verdicts),

@@ -43,6 +43,7 @@ def write_report(
   definitions: Sequence[Metric] = METRICS,
   trial: Trial | None = None,
   provenance: Mapping[str, str] | None = None,
+  unanswered: str = "",
 ) -> Path:
   """Writes results.json, table.md, plots/NAME.png and report.html.
 
@@ -68,6 +69,8 @@ def write_report(
       sentences and tables of the tests are added, and `general_findings`, which
       call near what is not shown to differ, are left out.
     provenance: "command", date, hashes and the like, for the report.
+    unanswered: why it cannot be said whether rows are deleted, where no test
+      looked for traces of them; "" leaves the question out.
 
   Returns:
     The path of report.html.
@@ -114,5 +117,6 @@ def write_report(
     definitions=definitions,
     trial=trial,
     provenance=provenance,
+    unanswered=unanswered,
   )
   return files.write_text(out / "report.html", text)

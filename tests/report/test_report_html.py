@@ -118,6 +118,15 @@ def test_rules_about_damage_alone_give_no_answer_about_deletion():
   assert brief.brief(trial, trial.rows) is None
 
 
+def test_a_page_that_cannot_answer_says_why_in_its_first_line():
+  results = make_results()
+  assert "May I say it is deleted?" not in make_text(results)
+  text = make_text(results, unanswered="Nothing was to be <deleted>.")
+  first = text.index("May I say it is deleted?")
+  assert first < text.index("Nothing was to be &lt;deleted&gt;.")
+  assert "Nearest to retraining is unsir" in text
+
+
 def test_hostile_names_are_escaped_everywhere():
   results = make_results(SCRIPT, QUOTES, {SCRIPT: QUOTES, "list": [SCRIPT]}, 2)
   results = results._replace(
