@@ -36,6 +36,7 @@ def rich_table(
   Raises:
     ValueError: the summary does not have the request.
   """
+  from rich.cells import cell_len
   from rich.table import Table
   from rich.text import Text
 
@@ -44,9 +45,13 @@ def rich_table(
   grid = make_grid(summary, metrics, request=request, definitions=definitions)
   table = Table(title=None if title is None else Text(title))
   table.add_column("method", no_wrap=True)
-  for metric in grid.metrics:
+  for i, metric in enumerate(grid.metrics):
     heading = f"{metric.heading} {SYMBOLS[metric.direction]}"
-    table.add_column(Text(heading), justify="right")
+    # Headings break between words; numbers never do, and nothing is cut.
+    widest = [*heading.split(), *(cells[i].text for _, cells in grid.rows)]
+    table.add_column(
+      Text(heading), justify="right", width=max(map(cell_len, widest))
+    )
   for i, (method, cells) in enumerate(grid.rows):
     baseline = method in REFERENCES
     following = grid.rows[i + 1 : i + 2]

@@ -6,6 +6,7 @@ import re
 
 import pytest
 from rich.console import Console
+from rich.measure import Measurement
 
 from jaxunlearn import report
 from jaxunlearn.report import definitions, tables
@@ -138,6 +139,21 @@ def test_rich_table_shows_the_same_texts_and_reads_no_markup():
   assert "[red]a[/red]" in text
   assert "[bold]t" in text
   assert "62.5 ± 0.0" in text
+
+
+def test_no_heading_and_no_number_is_cut_where_columns_are_narrow():
+  values = {"a": {n: 0.5 for n in ("privleak", "recall", "test_accuracy")}}
+  names = {"privleak": "Unlearnability", "recall": "R", "test_accuracy": "T"}
+  known = [report.describe(n)._replace(label=w) for n, w in names.items()]
+  summary = report.summarise(make_rows(values, seeds=2))
+  made = report.rich_table(summary, [*names], definitions=known)
+  console = Console(file=io.StringIO(), width=10_000)
+  least = Measurement.get(console, console.options, made).minimum
+  console = Console(file=io.StringIO(), width=least)
+  console.print(made)
+  text = console.file.getvalue()
+  assert "…" not in text and "Unlearnability" in text
+  assert text.count("50.0 ± 0.0") + text.count("0.500 ± 0.000") > 1
 
 
 def test_columns_split_into_headlines_and_the_rest_without_empty_ones():
