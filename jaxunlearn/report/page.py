@@ -9,10 +9,13 @@ all else: evaluation of text, and whatever is not in the file.
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import hashlib
+import importlib.metadata
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -319,10 +322,23 @@ def _templates() -> Any:
 
 @functools.cache
 def _vega() -> str:
-  """Vega, Vega-Lite and their embedding, which can do without `eval`."""
+  """Vega, Vega-Lite and their embedding, which can do without `eval`.
+
+  It takes more than a second to bundle and is the same for a release of
+  vl-convert, so it is kept in the user's folder of caches.
+  """
   import vl_convert
 
-  return _inline(vl_convert.javascript_bundle())  # type: ignore[call-arg]
+  release = importlib.metadata.version("vl-convert-python")
+  home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+  kept = Path(home) / "jaxunlearn" / f"vega-{release}.js"
+  with contextlib.suppress(OSError, UnicodeDecodeError):
+    return _inline(kept.read_text("utf-8"))
+  bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+  with contextlib.suppress(OSError):
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(kept, bundle)
+  return _inline(bundle)
 
 
 def _inline(script: str) -> str:
