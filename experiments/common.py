@@ -50,7 +50,8 @@ def use_compilation_cache() -> str:
   folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
   folder = folder or str(Path.cwd() / ".cache" / "jax")
   jax.config.update("jax_compilation_cache_dir", folder)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  # Small programs too: of a smoke run they are most of the waiting.
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   return folder
 
 
@@ -143,6 +144,11 @@ class _Stages(Progress):
       self._say(fields["description"])
     super().update(task_id, **fields)
 
+  def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
+    if kind is not None:  # What went wrong has a line of its own.
+      self._stage = None
+    super().__exit__(kind, value, trace)
+
   def stop(self) -> None:
     self._say(None)
     super().stop()
@@ -174,10 +180,19 @@ def progress() -> Progress:
   )
 
 
+@contextlib.contextmanager
+def stages(first: str) -> Iterator[Callable[[str], None]]:
+  """`progress` of a program that only names its stages, one after the other."""
+  with progress() as bar:
+    task = bar.add_task(first, total=None)
+    yield lambda words: bar.update(task, description=words)
+
+
 def wide_console() -> Console:
-  """A console for tables; files and pipes have no width, tables want some."""
+  """A console for tables; files and pipes have no width but that of COLUMNS."""
   console = Console()
-  return console if console.is_terminal else Console(width=120)
+  known = console.is_terminal or os.environ.get("COLUMNS", "").isdecimal()
+  return console if known else Console(width=120)
 
 
 def run_program(

@@ -571,10 +571,16 @@ def _tfds_cifar10(part: str) -> tuple[np.ndarray, np.ndarray]:
   except ImportError as error:
     raise ValueError(
       "Expected --data-dir (or JAXUNLEARN_DATA) with CIFAR-10, or the package "
-      "tensorflow-datasets to fetch it, got neither."
+      "tensorflow-datasets to fetch it (pip install 'jaxunlearn[datasets]'), got "
+      "neither."
     ) from error
   try:
     rows = tfds.as_numpy(tfds.load("cifar10", split=part, batch_size=-1))
+  except ModuleNotFoundError as error:  # Which it does not say that it wants.
+    raise ValueError(
+      f"Expected the package {error.name}, which tensorflow-datasets uses, got "
+      f"none; pip install {error.name}, or give --data-dir with CIFAR-10."
+    ) from error
   except Exception as error:  # No network, no space, a moved server.
     raise ValueError(
       "Expected tensorflow-datasets to fetch CIFAR-10, got "

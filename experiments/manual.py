@@ -141,7 +141,14 @@ def _flags(options: type, name: str) -> str:
     mock.patch.dict(os.environ, plain),
   ):
     flags.parse(options, f"python -m experiments.{name}", ["--help"])
-  return "\n".join(line.rstrip() for line in said.getvalue().splitlines())
+  # A program of few flags names them all in a line.
+  lines = (
+    textwrap.fill(line, WIDTH, subsequent_indent="  ")
+    if line.startswith("usage:")
+    else line.rstrip()
+    for line in said.getvalue().splitlines()
+  )
+  return "\n".join(lines)
 
 
 def _sections(study: Any) -> Iterator[str]:
@@ -162,14 +169,17 @@ def _sections(study: Any) -> Iterator[str]:
   if study.kinds:
     forms = ", ".join(kind.form for kind in study.kinds.values())
     yield textwrap.fill(f"requests: {forms}", WIDTH, subsequent_indent="  ")
-  yield f"presets: {', '.join(_presets(study))}"
+  said = f"presets: {', '.join(_presets(study))}"
+  yield textwrap.fill(said, WIDTH, subsequent_indent="  ")
 
 
 def _presets(study: Any) -> Iterator[str]:
   hints = typing.get_type_hints(study.options)
   for preset in typing.get_args(hints["preset"]):
     options = study.options(preset=preset)
-    yield f"{preset} ({study.seeds(options)} seeds)"
+    few = study.smoke if preset == "smoke" else None
+    methods = f"; {', '.join(few)}" if few else ""
+    yield f"{preset} ({study.seeds(options)} seeds{methods})"
 
 
 def _source(name: str) -> str:

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -24,6 +24,7 @@ from jaxunlearn.language.phrases import telling
 from jaxunlearn.language.types import Text
 
 from .. import bench
+from ..data import data_folder
 from ..datasets import tofu
 from ..flags import described
 
@@ -34,6 +35,28 @@ Weights = Annotated[
     "scratch|smollm2|DIR",
   ),
 ]
+
+
+@dataclasses.dataclass(frozen=True)
+class TofuOptions(bench.CommonOptions):
+  """Flags of a study whose rows are TOFU's, or of people who were made up."""
+
+  benchmark: Annotated[
+    Literal["tofu", "people"] | None,
+    described(
+      "Rows: TOFU (wants --data-dir), or people made up on the spot, which smoke "
+      "has where there is no folder."
+    ),
+  ] = None
+
+  data: str | None = None
+
+  def __post_init__(self) -> None:
+    if self.benchmark is None:
+      is_short = self.preset == "smoke" and self.data is None
+      people = is_short and data_folder(self.data_dir) is None
+      chosen = "people" if people else "tofu"
+      object.__setattr__(self, "benchmark", chosen)
 
 
 def adamw(rate: Any) -> optax.GradientTransformation:

@@ -214,13 +214,15 @@ def provenance(evidence: Evidence) -> dict[str, str]:
 
 
 def command(plan: Plan) -> str:
-  """The line that runs the study again: every flag that is not its default."""
-  words = started(plan.study.name).split()
-  for field in dataclasses.fields(plan.options):
-    value, flag = (
-      getattr(plan.options, field.name),
-      field.name.replace("_", "-"),
-    )
+  """The line that runs the study again."""
+  return command_of(plan.study.name, plan.options)
+
+
+def command_of(name: str, options: Any) -> str:
+  """The line that runs a program again: every flag that is not its default."""
+  words = started(name).split()
+  for field in dataclasses.fields(options):
+    value, flag = getattr(options, field.name), field.name.replace("_", "-")
     if value == field.default or value is None:
       continue
     if isinstance(value, bool):

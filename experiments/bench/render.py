@@ -18,6 +18,7 @@ from rich.measure import Measurement
 from jaxunlearn import report
 from jaxunlearn.adapters import orbax
 from jaxunlearn.core.types import Variables
+from jaxunlearn.report.brief import UNTESTED
 from jaxunlearn.report.files import plain
 from jaxunlearn.report.tables import split_columns
 
@@ -40,6 +41,7 @@ class Report(NamedTuple):
     notes: remarks.
     trial: by which tests methods are judged; None for none.
     provenance: how the report was made.
+    unanswered: why no page of this kind says whether rows are deleted.
   """
 
   results: report.Results
@@ -52,6 +54,7 @@ class Report(NamedTuple):
   notes: Sequence[str]
   trial: report.Trial | None = None
   provenance: Mapping[str, str] | None = None
+  unanswered: str = UNTESTED
 
 
 def results(
@@ -79,6 +82,7 @@ def render(made: Report, folder: Path) -> None:
     definitions=made.definitions,
     trial=made.trial,
     provenance=made.provenance,
+    unanswered=made.unanswered,
   )
 
 
@@ -109,6 +113,7 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
     _notes(plan),
     trial,
     certify.provenance(evidence),
+    study.unanswered or UNTESTED,
   )
   render(made, folder)
   certify.write(folder, evidence, trial)

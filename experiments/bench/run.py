@@ -41,6 +41,7 @@ def run(plan: Plan, progress: Progress) -> Evidence:
     alone = lanes.time_alone(plan, (RETRAINED, *plan.methods), original)
     evidence = evidence._replace(alone=alone)
   evidence = evidence._replace(rows=table.rows(evidence))
+  say("finding out what else the study asks")
   return evidence._replace(extra=plan.study.extra(evidence))
 
 

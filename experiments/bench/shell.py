@@ -36,11 +36,22 @@ def prepare(study: Study, options: Any) -> Plan:
   flags.check_seeds(options.seeds, options.first_seed)
   groups = study.groups or None
   methods = flags.chosen(options.methods, study.methods, groups=groups)
+  notes: tuple[str, ...] = ()
+  is_default = options.methods == type(options).methods
+  if study.smoke is not None and is_default and options.preset == "smoke":
+    # One that is to be certified is asked for.
+    few = {*study.smoke, options.certificate}
+    notes = (
+      f"smoke has {len(study.smoke)} of {len(methods)} methods; --methods all has "
+      "every one.",
+    )
+    methods = tuple(name for name in methods if name in few)
   count = options.seeds or study.seeds(options)
   if not options.retrain:
     count = 1  # There is one model to answer for.
   seeds = tuple(range(options.first_seed, options.first_seed + count))
   plan = make_plan(study, options, seeds, methods, options.request, REPORT)
+  plan = plan._replace(notes=(*plan.notes, *notes))
   certify.check(plan)
   if options.tune is None:
     if options.write_settings is not None:

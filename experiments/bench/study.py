@@ -264,11 +264,15 @@ class Study:
       with besides, for a curve; see `Evidence.swept`.
     title: `plan -> heading`.
     lead: `plan -> what was done and why`, in plain words.
+    unanswered: why it does not say whether rows are deleted, where no measure
+      has a rule for traces.
     seeds: `options -> how many`.
     gap: the column that methods are ranked by; lower is better.
     is_gap: whether it is a distance to the retrained model, which has 0.
     columns: `plan -> the columns that the terminal shows`.
     groups: further words for several methods, beside "all".
+    smoke: the methods of that preset where none are asked for; all others are
+      built alike, and take as long again. None takes those of other presets.
     notes: `plan -> remarks for the report`.
     panels: each `evidence -> {name: (figure, caption)}`.
     findings: `evidence -> sentences`, after the frame's own.
@@ -311,7 +315,9 @@ class Study:
   gap: str = "retrained_gap"
   is_gap: bool = True
   columns: Callable[[Plan], Sequence[str]] | None = None
+  unanswered: str = ""
   groups: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+  smoke: Sequence[str] | None = None
   notes: Callable[[Plan], Sequence[str]] = lambda plan: ()
   panels: Sequence[Panel] = ()
   findings: Callable[[Evidence], Sequence[str]] = lambda evidence: ()

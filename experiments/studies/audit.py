@@ -353,6 +353,7 @@ STUDY = bench.Study(
     GIVEN: Method(_given, access="unknown: it was made elsewhere"),
   },
   groups={"all": tuple(classifier_methods.METHODS)},
+  smoke=("finetune", "unsir"),
   settings=classifier_methods.settings_of,
   chosen=classifier_methods.CHOSEN,
   fit=fit,

@@ -190,8 +190,13 @@ STUDY = bench.Study(
     for name, method in METHODS.items()
   },
   groups={"usual": USUAL},
+  smoke=("esd_x", "uce"),
   settings=lambda options: {},
   fit=fit,
+  unanswered=(
+    "This page cannot say: attacks show how much of a concept comes back, and "
+    "where little does, a stronger one may find more."
+  ),
   measures=measured.measures,
   seeds=lambda options: beds.SIZES[options.preset].seeds,
   files=lambda evidence: {

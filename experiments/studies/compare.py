@@ -347,6 +347,7 @@ STUDY = bench.Study(
   train=classifiers.train,
   keep=classifiers.keep,
   methods=classifier_methods.METHODS,
+  smoke=("finetune", "unsir", "ssd"),
   settings=classifier_methods.settings_of,
   chosen=classifier_methods.CHOSEN,
   fit=fit,

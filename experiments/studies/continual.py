@@ -58,7 +58,7 @@ DEFAULT_STREAMS = {
   "quick": "published,requests_last",
   "paper": "published,requests_last,mixed,random",
 }
-MANY_REQUESTS = {"smoke": 20, "quick": 1000, "paper": 1000}
+MANY_REQUESTS = {"smoke": 0, "quick": 1000, "paper": 1000}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -406,6 +406,7 @@ STUDY = bench.Study(
   serve=streams.serve,
   saved=saved,
   methods=learners.METHODS,
+  smoke=("clu", "acu", "experience_replay"),
   settings=lambda options: learners.settings(options.preset),
   fit=fit,
   measures=measures,

@@ -10,7 +10,8 @@ change with the size of the request and with requests one after the other?
 trains a small decoder on the texts of eight of TOFU's authors and lets it forget
 two. One's own folder of plain text files, and the documents to forget:
 
-    python -m experiments.forget_corpus --data letters --request document:smith,lee
+    python -m experiments.forget_corpus --data letters \\
+      --request document:smith,lee
 
 or a folder in the form that MUSE publishes. --weights takes a folder of Hugging
 Face (config.json, safetensors, tokenizer.json) or smollm2.
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -42,13 +43,8 @@ _SHOWN = (*DEFAULT, "finetune", "kl", "npo_alone", "npo_kl", "simnpo", "rmu")
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(bench.CommonOptions):
+class Options(texts.TofuOptions):
   """Forget documents in a language model."""
-
-  benchmark: Annotated[
-    Literal["tofu", "people"],
-    described("Texts: TOFU (wants --data-dir), or people made up on the spot."),
-  ] = "tofu"
 
   data: Annotated[
     str | None,
@@ -271,6 +267,7 @@ STUDY = bench.Study(
   },
   measures=measures,
   groups={"default": DEFAULT},
+  smoke=("gradient_ascent", "npo", "task_vector"),
   seeds=lambda options: {"smoke": 1, "quick": 2, "paper": 5}[options.preset],
   title=lambda plan: "Forgetting documents in a language model",
   lead=lambda plan: (

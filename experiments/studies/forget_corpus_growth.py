@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +25,31 @@ _SHARES = (0.25, 0.5, 0.75)  # Of the steps: checkpoints before the last.
 _ONCE = ("whp", "eco", "guard")
 
 
+class Lanes(NamedTuple):
+  """Requests to one method, leaves [K, ...].
+
+  Attributes:
+    forget: bool [K, N].
+    retain: bool [K, N].
+    share: of the steps.
+    key: of the method.
+    goes_on: whether it begins with what the lane before it left.
+  """
+
+  forget: Any
+  retain: Any
+  share: Any
+  key: Any
+  goes_on: Any
+
+
 def growth(evidence: bench.Evidence) -> Mapping[str, Any]:
   """Of the first seed: checkpoints, sizes and requests in turn, by method.
 
   Larger requests are further documents of those that are trained on, in order.
+  One program looks at every model, and one a method serves all its requests.
   """
   plan = evidence.plan
-  bed = plan.beds.make(plan.beds.shared, lanes.at(plan.beds.of_seed, 0))
   source = plan.beds.sources[0]
   owner = source.document[source.train]
   first = plan.requests.forget[0, 0]
@@ -38,8 +57,10 @@ def growth(evidence: bench.Evidence) -> Mapping[str, Any]:
   names = list(dict.fromkeys([*owner[first], *owner]))
   count = min(plan.beds.facts["sizes"], len(names) - 2)
   singly = np.stack([owner == name for name in names[:count]])
-  grown = np.asarray(nested(singly))
-  original = jax.tree.map(jnp.asarray, evidence.found[bench.ORIGINAL].first)
+  original, retrained = (
+    jax.tree.map(jnp.asarray, evidence.found[name].first)
+    for name in (bench.ORIGINAL, bench.RETRAINED)
+  )
   marks = jax.tree.map(lambda m: m[0, 0], plan.requests.marks)
   key = keys.derive(jax.random.key(plan.seeds[0]), "growth")
   kept = np.isin(owner, names[count:])
@@ -50,68 +71,98 @@ def growth(evidence: bench.Evidence) -> Mapping[str, Any]:
   marks = {**marks, "retain_asked": (places, there)}
   rows = np.resize(np.flatnonzero(kept), wide)
   marks["retain"] = (rows, np.arange(wide) < kept.sum())
-  case = bench.Case(
-    bed, jnp.asarray(first), jnp.asarray(first), marks,
-    *(original,) * 3, key,
-  )  # fmt: skip
+  parts = plan.beds.shared, lanes.at(plan.beds.of_seed, 0)
+  arrays = jax.tree.map(jnp.asarray, (parts, first, marks, key))
   asked = bool(len(source.about))
 
-  def known(variables: ju.Variables) -> dict[str, jax.Array]:
-    look = knowledge if asked else verbatim
+  @jax.jit
+  def look(variables: ju.Variables, arrays: Any) -> dict[str, jax.Array]:
+    parts, first, marks, key = arrays
+    bed = plan.beds.make(*parts)
+    case = bench.Case(bed, first, first, marks, *(variables,) * 3, key)
+    of = knowledge if asked else verbatim
     kind = "_asked" if asked else ""
     return {
-      "knowledge": look(case, variables, f"forget{kind}"),
-      "utility": look(case, variables, f"retain{kind}"),
+      "knowledge": of(case, variables, f"forget{kind}"),
+      "utility": of(case, variables, f"retain{kind}"),
     }
 
+  known = lambda model: _plain(look(model, arrays))
   found: dict[str, Any] = {"documents": names[:count], "asked": asked}
-  found["before"] = _plain(jax.jit(known)(original))
-  retrained = jax.tree.map(jnp.asarray, evidence.found[bench.RETRAINED].first)
-  found["retrained"] = _plain(jax.jit(known)(retrained))
-  masks = np.concatenate([grown, np.stack([first] * len(_SHARES))])
-  shares = np.concatenate([np.ones(len(grown)), _SHARES])
+  found |= {"before": known(original), "retrained": known(retrained)}
+  every = _lanes(singly, first, key)
   for name in plan.methods:
-    method = plan.study.methods[name]
-    build = lambda share, method=method, name=name: method.build(
-      bed, {**plan.settings[name], "share": share}
+    is_guard = name in _ONCE
+    of = jax.tree.map(lambda leaf: leaf[:-count], every) if is_guard else every
+    made = jax.jit(functools.partial(_served, plan, name, is_guard))(
+      original, parts, of
     )
-
-    @jax.jit
-    def sizes(masks: jax.Array, shares: jax.Array, build: Any = build) -> Any:
-      one = lambda lane: known(
-        build(lane[1])(original, bed.data, lane[0], key)[0]
-      )
-      return jax.lax.map(one, (masks, shares))
-
-    @jax.jit
-    def in_turn(masks: jax.Array, each: jax.Array, build: Any = build) -> Any:
-      served, _ = ju.unlearn_sequence(
-        build(1.0), original, bed.data, masks, each
-      )
-      return jax.lax.map(known, served)
-
-    own = _plain(sizes(masks, shares))
-    cut = lambda part, own=own: {k: v[part] for k, v in own.items()}
-    early, full = cut(slice(count, None)), cut(slice(0, count))
-    chosen = int(
-      scores.first_under(
-        np.array(early["knowledge"]), found["retrained"]["knowledge"]
-      )
-    )
-    none = min(early["knowledge"]) > found["retrained"]["knowledge"]
+    each = [known(lanes.at(made, i)) for i in range(len(of.share))]
+    own = {k: [one[k] for one in each] for k in each[0]}
+    cut = lambda *part, own=own: {k: v[slice(*part)] for k, v in own.items()}
+    early = cut(count, count + len(_SHARES))
+    aim = found["retrained"]["knowledge"]
+    chosen = int(scores.first_under(np.array(early["knowledge"]), aim))
+    none = min(early["knowledge"]) > aim
     found[name] = {
-      "sizes": full,
+      "sizes": cut(0, count),
       "checkpoints": early,
       "selected": 1.0 if none else _SHARES[chosen],
     }
-    if name not in _ONCE:
-      many = jax.random.split(key, count)
-      found[name]["in_turn"] = _plain(in_turn(singly, many))
+    if not is_guard:
+      found[name]["in_turn"] = cut(-count, None)
   return {"growth": found}
 
 
-def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
-  return {k: np.asarray(v).astype(float).tolist() for k, v in found.items()}
+def _lanes(singly: np.ndarray, first: np.ndarray, key: jax.Array) -> Lanes:
+  """Larger and larger requests, some of fewer steps, and requests in turn."""
+  count, shares = len(singly), len(_SHARES)
+  grown = np.asarray(nested(singly))
+  forget = np.concatenate([grown, np.stack([first] * shares), singly])
+  gone = np.zeros_like(forget)  # By the requests before it, in turn.
+  gone[count + shares + 1 :] = grown[:-1]
+  turns = jax.random.split(keys.derive(key, "in turn"), count)
+  alone = count + shares
+  return Lanes(
+    jnp.asarray(forget & ~gone),
+    jnp.asarray(~forget & ~gone),
+    jnp.array([1.0] * count + [*_SHARES] + [1.0] * count),
+    jnp.concatenate([jnp.stack([key] * alone), turns]),
+    jnp.arange(len(forget)) > alone,
+  )
+
+
+def _served(
+  plan: bench.Plan,
+  name: str,
+  is_guard: bool,
+  original: ju.Variables,
+  parts: Any,
+  of: Lanes,
+) -> ju.Variables:
+  """What a method makes of every lane, leaves [K, ...]; a guard only once."""
+  bed, method = plan.beds.make(*parts), plan.study.methods[name]
+
+  def serve(start: ju.Variables, lane: Lanes) -> ju.Variables:
+    made = method.build(bed, {**plan.settings[name], "share": lane.share})
+    asked = ju.Request(lane.forget, lane.retain)
+    return made(start, bed.data, asked, lane.key)[0]
+
+  if is_guard:
+    return jax.lax.map(lambda lane: serve(original, lane), of)
+
+  def then(before: ju.Variables, lane: Lanes) -> Any:
+    start = jax.tree.map(
+      lambda now, old: jnp.where(lane.goes_on, now, old), before, original
+    )
+    made = serve(start, lane)
+    return made, made
+
+  return jax.lax.scan(then, original, of)[1]
+
+
+def _plain(found: Mapping[str, Any]) -> dict[str, float]:
+  return {k: float(v) for k, v in found.items()}
 
 
 def growth_tables(evidence: bench.Evidence) -> list[report.Comparison]:

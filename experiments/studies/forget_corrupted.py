@@ -375,6 +375,11 @@ STUDY = bench.Study(
   request=lambda options: ";".join(f"identified:{s}" for s in SHARES),
   train=classifiers.train,
   methods=METHODS,
+  smoke=("clean", "finetune", "ssd", "ssd_default"),
+  unanswered=(
+    "This page cannot say: rows were bad, and only some of them are known; it "
+    "asks whether the harm that they did is cured, and looks for no traces."
+  ),
   settings=settings_of,
   measures=measures,
   unranked=(CLEAN,),

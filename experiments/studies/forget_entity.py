@@ -6,7 +6,7 @@ around a refusal, do its neighbours stay, and is a sentence in front of every
 prompt as good (RWKU, arXiv:2406.10890)?
 
     python -m experiments.forget_entity
-    python -m experiments.forget_entity --data mine.jsonl --request owner:NAME \
+    python -m experiments.forget_entity --data mine.jsonl --request owner:NAME \\
       --translations french.jsonl
 
 The people are made up, unless --data has one's own questions and answers, with
@@ -277,6 +277,7 @@ STUDY = bench.Study(
   methods=entity_methods.METHODS,
   settings=lambda options: entity_methods.SETTINGS,
   measures=measures,
+  smoke=("ga", "npo", "icu"),
   seeds=lambda options: {"smoke": 2, "quick": 2, "paper": 5}[options.preset],
   tune_request=bed_of.tune_request,
   title=lambda plan: "Forgetting an entity by its name",

@@ -304,6 +304,7 @@ STUDY = bench.Study(
   request=lambda options: "class:3",
   train=train,
   methods=METHODS,
+  smoke=("adapt_exponential", "finetune", "text_to_unlearn"),
   settings=lambda options: SETTINGS,
   chosen=Path(__file__).with_name("forget_gan_settings.json"),
   measures=lambda plan: [MEASURE],

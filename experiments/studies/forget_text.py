@@ -11,7 +11,7 @@ trains a small decoder on ten of TOFU's authors and lets it forget two. One's ow
 questions and answers, a JSON object a line, and whom to forget:
 
     python -m experiments.forget_text --data support.jsonl --request owner:4711
-    python -m experiments.forget_text --weights DIR --data support.jsonl \
+    python -m experiments.forget_text --weights DIR --data support.jsonl \\
       --request index:rows.txt
 
 --weights takes a folder of Hugging Face (config.json, safetensors, tokenizer.json)
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -39,13 +39,8 @@ from .forget_text_measures import measures
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(bench.CommonOptions):
+class Options(texts.TofuOptions):
   """Forget questions and answers in a language model."""
-
-  benchmark: Annotated[
-    Literal["tofu", "people"],
-    described("Rows: TOFU (wants --data-dir), or people made up on the spot."),
-  ] = "tofu"
 
   data: Annotated[
     str | None,
@@ -211,6 +206,7 @@ STUDY = bench.Study(
   settings=lambda options: settings_of(options.weights),
   measures=measures,
   groups={"default": DEFAULT},
+  smoke=("finetune", "grad_diff", "npo"),
   seeds=lambda options: {"smoke": 2, "quick": 3, "paper": 5}[options.preset],
   tune_request=lambda options: _tune_request(options),
   title=lambda plan: "Forgetting questions and answers in a language model",

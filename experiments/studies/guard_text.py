@@ -283,29 +283,37 @@ def main(argv: Sequence[str] | None, prog: str) -> None:
         f"Expected --forget of {', '.join(known)}, got {unknown}."
       )
     common.use_compilation_cache()
-    loaded = load_weights(options.weights)
-    if loaded is None:
-      raise ValueError("Expected --weights smollm2 or a folder, got 'scratch'.")
-    lm = language.language_model(loaded.config)
-    variables = ju.Variables(jax.tree.map(jnp.asarray, loaded.params))
-    given, out = (lm, variables, loaded.tokenizer, options), Path(options.out)
-    wanted = lambda part: options.part in ("all", part)
-    if wanted("trace"):
-      found, chart = trace(*given)
-      report.write_json(out / "trace.json", found)
-      chart.save(out / "trace.svg")
-      show(
-        "Traced", [strongest(kind, values) for kind, values in found.items()]
-      )
-    if wanted("rocr"):
-      found, good = redirect(*given)
-      report.write_json(out / "rocr.json", found)
-      show("ROCR", found["rows"])
-      print(
-        f"{len(good)} of {len(found['rows'])} settings lower every form with "
-        "neighbours within .05" + ("." if good else ": not reproduced.")
-      )
-    if wanted("guards"):
-      made = guards(*given)
-      report.write_json(out / "guards.json", made)
-      show("Guards", [{"served": k, **v} for k, v in list(made.items())[::-1]])
+    with common.stages("loading the model") as say:
+      loaded = load_weights(options.weights)
+      if loaded is None:
+        raise ValueError(
+          "Expected --weights smollm2 or a folder, got 'scratch'."
+        )
+      lm = language.language_model(loaded.config)
+      variables = ju.Variables(jax.tree.map(jnp.asarray, loaded.params))
+      given, out = (lm, variables, loaded.tokenizer, options), Path(options.out)
+      wanted = lambda part: options.part in ("all", part)
+      if wanted("trace"):
+        say("tracing")
+        found, chart = trace(*given)
+        report.write_json(out / "trace.json", found)
+        chart.save(out / "trace.svg")
+        show(
+          "Traced", [strongest(kind, values) for kind, values in found.items()]
+        )
+      if wanted("rocr"):
+        say("redirecting")
+        found, good = redirect(*given)
+        report.write_json(out / "rocr.json", found)
+        show("ROCR", found["rows"])
+        print(
+          f"{len(good)} of {len(found['rows'])} settings lower every form with "
+          "neighbours within .05" + ("." if good else ": not reproduced.")
+        )
+      if wanted("guards"):
+        say("guarding")
+        made = guards(*given)
+        report.write_json(out / "guards.json", made)
+        show(
+          "Guards", [{"served": k, **v} for k, v in list(made.items())[::-1]]
+        )

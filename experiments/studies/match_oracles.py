@@ -355,6 +355,10 @@ STUDY = bench.Study(
     *plan.dataset.notes,
     *([_BY_HAND] if plan.selection is None else []),
   ],
+  unanswered=(
+    "This page cannot say: KLoM is how far models are from retrained ones, row "
+    "by row, and no test decides what is near enough."
+  ),
   seeds=lambda options: SIZES[options.preset].models,
   title=lambda plan: f"Matching retrained models on {plan.options.data}",
   lead=lambda plan: (

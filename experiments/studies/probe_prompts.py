@@ -6,7 +6,8 @@ its own answers. Which methods forget the fact and which the question, and what
 else goes with it (Sleek, arXiv:2506.17279)?
 
     python -m experiments.probe_prompts
-    python -m experiments.probe_prompts --prompts mine.jsonl --request person:p3,p7
+    python -m experiments.probe_prompts --prompts mine.jsonl \\
+      --request person:p3,p7
 
 The persons are made up, the decoder is trained on what is true of them. Prompts of
 one's own, a JSON object a line, are in the words of `datasets.persons`:
@@ -281,6 +282,7 @@ STUDY = bench.Study(
   beds=beds,
   measures=measures,
   **knowledge.SHARED,
+  smoke=("npo_direct", "npo", "filter"),
   title=lambda plan: "Asking for a forgotten fact from all sides",
   lead=lambda plan: (
     "A decoder was trained on what is true of persons who were made up, and was to "

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,13 +38,8 @@ _REPAIRED = "gradient_ascent_repair"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(bench.CommonOptions):
+class Options(texts.TofuOptions):
   """Forget false statements, and look whether the right ones come back."""
-
-  benchmark: Annotated[
-    Literal["tofu", "people"],
-    described("Rows: TOFU (wants --data-dir), or people made up on the spot."),
-  ] = "tofu"
 
   data: Annotated[
     str | None,
@@ -216,6 +211,7 @@ STUDY = bench.Study(
   },
   measures=measures,
   groups={"default": (*DEFAULT, _REPAIRED)},
+  smoke=("gradient_ascent", "npo", "task_vector"),
   seeds=lambda options: {"smoke": 1, "quick": 2, "paper": 5}[options.preset],
   title=lambda plan: "Forgetting what is false, and knowing again what is right",
   lead=lambda plan: (

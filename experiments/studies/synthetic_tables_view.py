@@ -12,8 +12,9 @@ from rich.console import Console
 
 from jaxunlearn import report
 from jaxunlearn.report import charts, draw
+from jaxunlearn.report.certificate import hash_arrays
 
-from ..bench import render
+from ..bench import certify, render
 
 Plan = Any  # Of the study, which imports this module.
 
@@ -154,6 +155,16 @@ def write(folder: Path, plan: Plan, outcome: Outcome) -> report.Summary:
     (),
     _figures(plan, outcome),
     (*notes, *_NOTES),
+    provenance={
+      "command": certify.command_of("synthetic_tables", plan.options),
+      "Date (UTC)": certify.date(),
+      **{
+        f"SHA-256, rows of {table.name}": hash_arrays(table.values)
+        for table in plan.tables
+      },
+    },
+    unanswered="Nothing was to be deleted from a model that is served: tables are "
+    "made in the place of rows, and the report says how much they give away.",
   )
   render.render(made, folder)
   return report.summarise(outcome.rows)

@@ -262,7 +262,7 @@ def curves(evidence: Evidence) -> dict[str, tuple[Any, str]]:
   return {
     "curves": (
       report.curve_panels(at, panels, x_label="cycle"),
-      "Four ways to transfer, over the cycles. Lines are means over requests and "
+      "Ways to transfer, over the cycles. Lines are means over requests and "
       "seeds, bands go from the lowest to the highest. The forgotten classes "
       "should stay at 0 % on the left while the kept ones rise in the middle. On "
       "the right, how many of the generator's inputs the student is taught.",
@@ -300,6 +300,7 @@ STUDY = bench.Study(
     **{name: Method(_transfer, access=_NONE, blind=True) for name in VARIANTS},
     "zero_shot_noise": Method(_noise, access=_NONE, blind=True),
   },
+  smoke=("gkt", "zero_shot_noise"),
   settings=settings_of,
   fit=fit,
   traces=_traces,

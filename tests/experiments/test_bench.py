@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import time
 from types import SimpleNamespace
 
 import jax
@@ -124,6 +125,36 @@ def test_every_method_has_a_row_per_request_and_seed_and_a_floor():
   floor = [row["off"] for row in rows(found, "retrained_again")]
   assert 0 < np.mean(floor) < 0.05
   assert all(row["off"] == 0 for row in rows(found, "retrained"))
+
+
+def test_smoke_has_the_methods_that_a_study_names_and_says_so():
+  study = dataclasses.replace(STUDY, smoke=("same",))
+  of = lambda **flags: shell.prepare(study, bench.CommonOptions(**flags))
+  smoke = of(preset="smoke")
+  assert smoke.methods == ("same",) and "1 of 3 methods" in smoke.notes[-1]
+  for flags in ({}, {"preset": "quick"}):
+    assert of(**flags).methods == tuple(STUDY.methods) and not of(**flags).notes
+  named = of(preset="smoke", methods="near,same")
+  assert named.methods == ("near", "same") and not named.notes
+
+
+def test_a_stage_leaves_a_line_where_there_is_no_terminal(capsys):
+  with common.stages("first") as say:
+    time.sleep(0.06)
+    say("second")
+    time.sleep(0.06)
+  said = [*filter(str.strip, capsys.readouterr().err.splitlines())]
+  assert [line.split("s  ")[1][:6] for line in said] == ["first:", "second"]
+  with pytest.raises(KeyError), common.stages("third"):
+    time.sleep(0.06)
+    raise KeyError
+  assert "third" not in capsys.readouterr().err
+
+
+def test_a_table_without_a_terminal_is_as_wide_as_columns_says(monkeypatch):
+  for known, wanted in (("80", 80), ("", 120)):
+    monkeypatch.setenv("COLUMNS", known)
+    assert common.wide_console().width == wanted
 
 
 def test_a_model_that_diverged_has_no_number_and_no_rank(tmp_path):

