@@ -14,11 +14,9 @@ another machine. `ratio` is inside over outside.
 from __future__ import annotations
 
 import dataclasses
-import json
-import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,39 +28,40 @@ from rich.table import Table
 
 from jaxunlearn.models import CNN, convolution
 from jaxunlearn.models.conv import IMPLEMENTATIONS
+from jaxunlearn.report import write_json
+
+from .. import common
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """Times each implementation of the convolution.
+class Options:
+  """Times each implementation of the convolution."""
 
-  Attributes:
-    preset: smoke runs in seconds on tiny shapes; quick is the real thing.
-    implementations: which to time; all of them by default.
-    batch_size: images in a batch.
-    image_size: side of the images of the CNN.
-    num_models: small CNNs under vmap.
-    repeats: the fastest of so many runs is reported.
-    out: a JSON file to write.
-  """
+  preset: Annotated[
+    Literal["smoke", "quick"],
+    tyro.conf.arg(help="smoke runs in seconds on tiny shapes."),
+  ] = "quick"
+  implementations: Annotated[
+    tuple[str, ...], tyro.conf.arg(help="Which to time; all by default.")
+  ] = IMPLEMENTATIONS
+  batch_size: Annotated[int, tyro.conf.arg(help="Images in a batch.")] = 64
+  image_size: Annotated[int, tyro.conf.arg(help="Side of the CNN's.")] = 16
+  num_models: Annotated[int, tyro.conf.arg(help="CNNs under vmap.")] = 8
+  repeats: Annotated[int, tyro.conf.arg(help="The fastest run counts.")] = 3
+  out: Annotated[str | None, tyro.conf.arg(help="File for the figures.")] = None
 
-  preset: Literal["smoke", "quick"] = "quick"
-  implementations: tuple[str, ...] = IMPLEMENTATIONS
-  batch_size: int = 64
-  image_size: int = 16
-  num_models: int = 8
-  repeats: int = 3
-  out: pathlib.Path | None = None
 
-  def __post_init__(self):
-    for name in self.implementations:
-      if name not in IMPLEMENTATIONS:
-        raise ValueError(
-          f"Expected implementations among {IMPLEMENTATIONS}, got {name!r}."
-        )
-    for name in ("batch_size", "image_size", "num_models", "repeats"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"Expected {name} > 0, got {getattr(self, name)}.")
+def check(options: Options) -> None:
+  """Raises a ValueError for options that cannot be run."""
+  for name in options.implementations:
+    if name not in IMPLEMENTATIONS:
+      raise ValueError(
+        f"Expected --implementations among {IMPLEMENTATIONS}, got {name!r}."
+      )
+  for name in ("batch_size", "image_size", "num_models", "repeats"):
+    if (value := getattr(options, name)) < 1:
+      flag = name.replace("_", "-")
+      raise ValueError(f"Expected --{flag} > 0, got {value}.")
 
 
 def measure(function: Callable[..., Any], *args: Any, repeats: int) -> float:
@@ -91,10 +90,10 @@ def compare(step, carry, repeats: int, length: int = 3) -> dict[str, float]:
   }
 
 
-def weight_gradient(config: Config, implementation: str):
+def weight_gradient(options: Options, implementation: str):
   """One descent step on a 3x3 convolution's weights, input 32x32x32."""
-  size, channels = (8, 4) if config.preset == "smoke" else (32, 32)
-  shape = (max(config.batch_size // 2, 1), size, size, channels)
+  size, channels = (8, 4) if options.preset == "smoke" else (32, 32)
+  shape = (max(options.batch_size // 2, 1), size, size, channels)
   x = jax.random.normal(jax.random.key(0), shape)
   kernel = jax.random.normal(jax.random.key(1), (3, 3, channels, 2 * channels))
   target = jax.random.normal(jax.random.key(2), (*shape[:-1], 2 * channels))
@@ -112,13 +111,13 @@ def weight_gradient(config: Config, implementation: str):
   return step, (x, target, kernel)
 
 
-def training_step(config: Config, implementation: str):
+def training_step(options: Options, implementation: str):
   """One Adam step of a small CNN."""
-  side = config.image_size
+  side = options.image_size
   module = CNN(10, implementation=implementation)
   optimizer = optax.adam(1e-3)
-  x = jax.random.normal(jax.random.key(0), (config.batch_size, side, side, 3))
-  labels = jnp.arange(config.batch_size) % 10
+  x = jax.random.normal(jax.random.key(0), (options.batch_size, side, side, 3))
+  labels = jnp.arange(options.batch_size) % 10
   params = module.init(jax.random.key(1), x)
 
   def loss(params, x):
@@ -134,10 +133,10 @@ def training_step(config: Config, implementation: str):
   return step, (params, optimizer.init(params), x)
 
 
-def many_training_steps(config: Config, implementation: str):
+def many_training_steps(options: Options, implementation: str):
   """One Adam step of each of `num_models` small CNNs, under vmap."""
-  step, carry = training_step(config, implementation)
-  stack = lambda leaf: jnp.stack([leaf] * config.num_models)
+  step, carry = training_step(options, implementation)
+  stack = lambda leaf: jnp.stack([leaf] * options.num_models)
   return jax.vmap(step), jax.tree.map(stack, carry)
 
 
@@ -148,64 +147,34 @@ TASKS = {
 }
 
 
-def run(config: Config, console: Console) -> dict[str, Any]:
-  """Times everything, shows a table, writes the JSON file if asked to."""
-  if config.preset == "smoke":
-    config = dataclasses.replace(
-      config, batch_size=4, image_size=8, num_models=2, repeats=1
+def main(options: Options) -> list[dict[str, Any]]:
+  with common.failing_on_bad_input():
+    check(options)
+  if options.preset == "smoke":
+    options = dataclasses.replace(
+      options, batch_size=4, image_size=8, num_models=2, repeats=1
     )
   rows = []
-  with Progress(console=console, transient=True) as progress:
-    total = len(TASKS) * len(config.implementations)
+  columns = ("task", "implementation", "outside", "inside scan", "ratio")
+  table = Table(*columns, title="Milliseconds a step, the fastest run")
+  with Progress(transient=True) as progress:
+    total = len(TASKS) * len(options.implementations)
     bar = progress.add_task("timing", total=total)
     for task, make in TASKS.items():
-      for name in config.implementations:
+      for name in options.implementations:
         progress.update(bar, description=f"{task}, {name}")
-        times = compare(*make(config, name), config.repeats)
+        times = compare(*make(options, name), options.repeats)
         rows.append({"task": task, "implementation": name, **times})
+        table.add_row(task, name, *(f"{value:.2f}" for value in times.values()))
         progress.advance(bar)
-  table = Table(title="Milliseconds a step, the fastest run")
-  for column in ("task", "implementation", "outside", "inside scan", "ratio"):
-    table.add_column(
-      column,
-      justify="left" if column in ("task", "implementation") else "right",
+  Console().print(table)
+  if options.out is not None:
+    write_json(
+      options.out,
+      {"benchmark": "convolution", "device": common.device(), "rows": rows},
     )
-  for row in rows:
-    table.add_row(
-      row["task"],
-      row["implementation"],
-      f"{row['outside_ms']:.2f}",
-      f"{row['inside_ms']:.2f}",
-      f"{row['ratio']:.2f}",
-    )
-  console.print(table)
-  settings = dataclasses.asdict(config)
-  settings["out"] = str(config.out) if config.out else None
-  result = {
-    "experiment": "benchmarks.convolution",
-    "preset": config.preset,
-    "jax": jax.__version__,
-    "device": jax.devices()[0].device_kind,
-    "config": settings,
-    "rows": rows,
-  }
-  if config.out:
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    config.out.write_text(json.dumps(result, indent=2) + "\n")
-  return result
-
-
-def main() -> None:
-  console = Console()
-  try:
-    config = tyro.cli(
-      Config, prog="python -m experiments.benchmarks.convolution"
-    )
-  except ValueError as error:
-    Console(stderr=True).print(str(error), markup=False)
-    raise SystemExit(2) from None
-  run(config, console)
+  return rows
 
 
 if __name__ == "__main__":
-  main()
+  main(tyro.cli(Options, prog="python -m experiments.benchmarks.convolution"))
