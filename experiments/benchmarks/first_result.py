@@ -1,14 +1,12 @@
-"""When a new process has its first unlearned model: cold, cached and exported.
+"""When a new process has its first unlearned model: cold, and with what was kept.
 
 Question: how long does a process take from its start to its first result, with
-nothing compiled before, with the persistent compilation cache, and with a program
-that another process traced and exported, and the cache beside it?
+nothing compiled before, and with the persistent compilation cache of another?
 
     python -m experiments.benchmarks.first_result [--methods UNSIR] [--out FILE]
 
 Every cell is a process of its own that imports, builds the method, serves one
-request and ends. "exported" reads the StableHLO that `jax.export` wrote: nothing
-is traced, but what is not in the cache is compiled.
+request and ends.
 """
 
 from __future__ import annotations
@@ -25,7 +23,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.console import Console
@@ -34,15 +31,15 @@ from rich.table import Table
 from jaxunlearn.report import write_json
 
 from .. import common
-from .cold import method_of, work_of
+from .cold import library, work_of
 from .cold_scripts import SCRIPTS
 
-WAYS = ("cold", "cached", "exported")
+WAYS = ("cold", "cached")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Times the first result of a new process, three ways."""
+  """Times the first result of a new process, both ways."""
 
   model: Annotated[str, tyro.conf.arg(help="MLP or ResNet-18.")] = "MLP"
   methods: Annotated[
@@ -52,38 +49,19 @@ class Options:
   out: Annotated[str | None, tyro.conf.arg(help="File for the figures.")] = None
   cell: Annotated[
     str | None,
-    tyro.conf.arg(help="MODEL:METHOD:WAY:FOLDER, one process, as JSON."),
+    tyro.conf.arg(help="MODEL:METHOD, one process, as JSON."),
   ] = None
 
 
-def serve(model: str, name: str, way: str, folder: Path) -> dict[str, float]:
-  """One request in this process, and the seconds from before its import."""
+def serve(model: str, name: str) -> dict[str, float]:
+  """Serves one request in this process; the seconds of it alone."""
   work = work_of(model)
-  method = method_of(name, work)
-  data = {"x": jnp.asarray(work.x), "label": jnp.asarray(work.label)}
-  mask = data["label"] == 3
-  args = (work.original, data, mask)
-  leaves, tree = jax.tree.flatten(args)
-
-  # Arrays alone cross a file: structures are the reader's.
-  def flat(seed: jax.Array, *leaves: jax.Array) -> list[jax.Array]:
-    variables, data, mask = tree.unflatten(leaves)
-    unlearned, _ = method(variables, data, mask, jax.random.key(seed))
-    return jax.tree.leaves(unlearned.params)
-
-  kept = folder / "program.stablehlo"
-  seed = jnp.int32(0)
-  if way == "write":
-    made = jax.export.export(jax.jit(flat))(seed, *leaves)
-    kept.write_bytes(made.serialize())
-  run = jax.jit(flat)
-  if way in ("exported", "write"):
-    run = jax.jit(jax.export.deserialize(bytearray(kept.read_bytes())).call)
   began = time.perf_counter()
-  first = jax.block_until_ready(run(seed, *leaves))
-  served = time.perf_counter()
-  assert all(np.isfinite(leaf).all() for leaf in first)
-  return {"request": served - began}
+  first = jax.block_until_ready(library(name, work, 0))
+  seconds = time.perf_counter() - began
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(first)):
+    raise ValueError(f"Expected finite params of {name}, got others.")
+  return {"request": seconds}
 
 
 def process(model: str, name: str, way: str, folder: Path) -> dict[str, float]:
@@ -93,7 +71,7 @@ def process(model: str, name: str, way: str, folder: Path) -> dict[str, float]:
   command = [sys.executable, "-m", __spec__.name, "--cell"]
   began = time.perf_counter()
   done = subprocess.run(
-    [*command, f"{model}:{name}:{way}:{folder}"],
+    [*command, f"{model}:{name}"],
     env=env,
     capture_output=True,
     text=True,
@@ -104,12 +82,11 @@ def process(model: str, name: str, way: str, folder: Path) -> dict[str, float]:
 
 
 def measure(model: str, name: str, repeats: int) -> dict[str, Any]:
-  """Medians of the three ways, taking turns."""
+  """Medians of both ways, taking turns."""
   row: dict[str, Any] = {"model": model, "method": name}
   with tempfile.TemporaryDirectory() as made:
     folder = Path(made)
-    for way in ("cached", "write"):  # Fill the cache and the file.
-      process(model, name, way, folder)
+    process(model, name, "cached", folder)  # Fills the cache.
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(repeats):
       for way in WAYS:
@@ -122,10 +99,8 @@ def measure(model: str, name: str, repeats: int) -> dict[str, Any]:
 
 def main(options: Options) -> list[dict[str, Any]]:
   if options.cell is not None:
-    model, name, way, folder = options.cell.split(":", 3)
     common.use_compilation_cache()
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    print(json.dumps(serve(model, name, way, Path(folder))))
+    print(json.dumps(serve(*options.cell.split(":"))))
     return []
   rows = [
     measure(options.model, name, options.repeats) for name in options.methods

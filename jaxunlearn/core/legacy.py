@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from jaxunlearn.core.tasks import Fit, as_fit
@@ -76,6 +76,43 @@ def renamed(**names: str) -> Callable[[F], F]:
           stacklevel=2,
         )
         kwargs[new] = kwargs.pop(old)
+      return function(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+  return decorate
+
+
+def old_fields(**groups: Mapping[str, str]) -> Callable[[F], F]:
+  """Lets a function take `outer_steps=5` for `search=Search(outer_steps=5)`.
+
+      @old_fields(search={"outer_steps": "outer_steps"})
+      def attack(model, *, search: Search = Search()): ...
+
+  Args:
+    **groups: by the name of an argument that takes a NamedTuple, the field of
+      each old keyword. Where that argument is None, they say nothing.
+  """
+
+  def decorate(function: F) -> F:
+    defaults = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+      for group, fields in groups.items():
+        given = {n: kwargs.pop(n) for n in fields if n in kwargs}
+        if not given:
+          continue
+        warnings.warn(
+          f"{function.__name__} takes {', '.join(sorted(given))} as fields of "
+          f"{group}.",
+          DeprecationWarning,
+          stacklevel=2,
+        )
+        base = kwargs.get(group, defaults[group].default)
+        if base is not None:
+          new = {fields[n]: value for n, value in given.items()}
+          kwargs[group] = base._replace(**new)
       return function(*args, **kwargs)
 
     return call  # type: ignore[return-value]

@@ -69,6 +69,8 @@ from jaxunlearn.diffusion.score_distillation import one_step as one_step
 from jaxunlearn.diffusion.sfd import sfd as sfd
 from jaxunlearn.diffusion.steps import Sampling as Sampling
 from jaxunlearn.diffusion.surgery import gradient_surgery as gradient_surgery
+from jaxunlearn.diffusion.token_search import SoftSearch as SoftSearch
+from jaxunlearn.diffusion.token_search import TokenSearch as TokenSearch
 from jaxunlearn.diffusion.training import denoising_task as denoising_task
 from jaxunlearn.diffusion.training import drop_words as drop_words
 from jaxunlearn.diffusion.types import Diffusion as Diffusion
@@ -91,6 +93,8 @@ __all__ = [
   "PromptAttack",
   "SafetyStrength",
   "Sampling",
+  "SoftSearch",
+  "TokenSearch",
   "adv_unlearn",
   "attach",
   "attack_prompts",

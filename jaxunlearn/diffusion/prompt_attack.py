@@ -18,7 +18,7 @@ Source: Zhang et al. (2023), arXiv:2310.11868, and its released code
 Class: an attack; heuristic. Data access: an image of the concept a prompt; the
 unlearned model's params, no others. White box.
 Cost a prompt: outer_steps (inner_steps + 2 num_steps) evaluations, and as many
-generations for the control; soft_steps gradients.
+generations for the control; soft.num_steps gradients.
 Differences from the released code: all candidates are generated, where that
 stops at the first success (the rate is the same); images come from DDIM, there
 from 50 steps of a linear multistep sampler; the ids are judged as they are,
@@ -39,6 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.legacy import old_fields
 from jaxunlearn.core.training import map_many
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.diffusion import samplers, splicing, token_search
@@ -50,6 +51,7 @@ from jaxunlearn.diffusion.types import (
   check_tokens,
 )
 
+NO_SOFT = token_search.SoftSearch(0)
 _STARTS = ("uniform", "random")
 
 
@@ -102,6 +104,14 @@ def attack_rates(result: PromptAttack) -> AttackRates:
   )
 
 
+@old_fields(
+  search={name: name for name in token_search.TokenSearch._fields},
+  soft={
+    "soft_steps": "num_steps",
+    "soft_learning_rate": "learning_rate",
+    "soft_batch_size": "batch_size",
+  },
+)
 def attack_prompts(
   diffusion: Diffusion,
   params: PyTree,
@@ -110,18 +120,9 @@ def attack_prompts(
   recognise: Callable[[jax.Array], jax.Array],
   key: jax.Array,
   *,
-  num_tokens: int = 3,
-  insertion: str = "prefix",
-  outer_steps: int = 50,
-  inner_steps: int = 40,
-  learning_rate: float | jax.Array = 0.01,
-  weight_decay: float | jax.Array = 0.1,
-  batch_size: int = 1,
-  start: str = "uniform",
+  search: token_search.TokenSearch = token_search.PUBLISHED,
+  soft: token_search.SoftSearch = NO_SOFT,
   allowed: jax.Array | None = None,
-  soft_steps: int = 0,
-  soft_learning_rate: float | jax.Array = 0.05,
-  soft_batch_size: int = 8,
   num_steps: int = 20,
   guidance: float | jax.Array = 4.0,
   strategy: str | int = "vmap",
@@ -141,18 +142,9 @@ def attack_prompts(
       classifier that had no part in the unlearning.
     key: one PRNG key, or keys [P]; a prompt's key gives the noise that all of
       its generations start from.
-    num_tokens: static; K, tokens put in; they take the place of padding.
-    insertion: static; see `splicing.insertion_points`.
-    outer_steps: static; O, candidates a prompt.
-    inner_steps: static; steps of the optimiser before each.
-    learning_rate: of Adam on the tokens' probabilities. May be traced.
-    weight_decay: added to the gradient. May be traced.
-    batch_size: static; noises, each with tokens of its own, a step.
-    start: static; "uniform" probabilities, or "random" ones.
+    search: of tokens; see `TokenSearch`.
+    soft: of the soft variant, left out by default; see `SoftSearch`.
     allowed: None, or bool [V], the tokens that attack and control may use.
-    soft_steps: static; of the soft variant; 0 leaves it out.
-    soft_learning_rate: of Adam on the embeddings. May be traced.
-    soft_batch_size: static; times and noises a step.
     num_steps: static; of the sampler.
     guidance: of the sampler. May be traced.
     strategy: over prompts; see `core.training.map_many`.
@@ -165,21 +157,23 @@ def attack_prompts(
       prompts, no room for the tokens, no allowed token, an unknown word, a count
       that is not positive; from `recognise`, something else than bool [B].
   """
-  _check_arguments(diffusion, tokens, images, num_tokens, insertion)
-  checks.positive(
-    outer_steps=outer_steps,
-    inner_steps=inner_steps,
-    batch_size=batch_size,
-    soft_batch_size=soft_batch_size,
+  _check_arguments(
+    diffusion, tokens, images, search.num_tokens, search.insertion
   )
-  checks.non_negative(soft_steps=soft_steps)
-  checks.one_of(_STARTS, start=start)
+  checks.positive(
+    outer_steps=search.outer_steps,
+    inner_steps=search.inner_steps,
+    batch_size=search.batch_size,
+    soft_batch_size=soft.batch_size,
+  )
+  checks.non_negative(soft_steps=soft.num_steps)
+  checks.one_of(_STARTS, start=search.start)
   allowed = _check_allowed(diffusion, allowed)
   tokens, images = jnp.asarray(tokens), jnp.asarray(images)
 
   def one(prompt, image, key):
     search_key, random_key, soft_key, seed = jax.random.split(key, 4)
-    point = splicing.insertion_points(diffusion, prompt[None], insertion)
+    point = splicing.insertion_points(diffusion, prompt[None], search.insertion)
 
     def shown(context):
       noise = jnp.broadcast_to(seed, context.shape[:1])
@@ -193,44 +187,29 @@ def attack_prompts(
       return shown(diffusion.encode(params, splicing.insert(many, ids, points)))
 
     found, loss = token_search.adversarial_tokens(
-      diffusion,
-      params,
-      prompt,
-      image,
-      search_key,
-      num_tokens=num_tokens,
-      insertion=insertion,
-      times=token_search.attack_times(diffusion, outer_steps),
-      inner_steps=inner_steps,
-      learning_rate=learning_rate,
-      weight_decay=weight_decay,
-      batch_size=batch_size,
-      start=start,
-      allowed=allowed,
+      diffusion, params, prompt, image, search_key, search, allowed=allowed
     )
     drawn = token_search.random_tokens(
-      random_key, (outer_steps, num_tokens), allowed
+      random_key, (search.outer_steps, search.num_tokens), allowed
     )
-    soft = jnp.zeros((), bool)
-    if soft_steps:
+    inverted = jnp.zeros((), bool)
+    if soft.num_steps:
       free = token_search.soft_prompt(
         diffusion,
         params,
         prompt,
         image,
         soft_key,
-        num_tokens=num_tokens,
-        insertion=insertion,
-        num_steps=soft_steps,
-        learning_rate=soft_learning_rate,
-        batch_size=soft_batch_size,
+        soft,
+        num_tokens=search.num_tokens,
+        insertion=search.insertion,
       )
-      soft = shown(
+      inverted = shown(
         splicing.encode_with(diffusion, params, prompt[None], free[None], point)
       )[0]
     pre = shown(diffusion.encode(params, prompt[None]))[0]
     return PromptAttack(
-      pre, with_tokens(found), with_tokens(drawn), soft, found, drawn, loss
+      pre, with_tokens(found), with_tokens(drawn), inverted, found, drawn, loss
     )
 
   keys = samplers.image_keys(key, tokens.shape[0])

@@ -5,6 +5,8 @@ Source: Zhang et al. (2023), arXiv:2310.11868; see `prompt_attack`.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,21 +19,56 @@ from jaxunlearn.diffusion.training import noisy_rows, squared_error
 from jaxunlearn.diffusion.types import Diffusion
 
 
+class TokenSearch(NamedTuple):
+  """How tokens are searched; by default as released for objects and styles.
+
+  Attributes:
+    num_tokens: static; K >= 0 tokens put in. They take the place of padding.
+    insertion: static; see `splicing.insertion_points`.
+    outer_steps: static; O, candidates a prompt.
+    inner_steps: static; steps of the optimiser before each.
+    learning_rate: of Adam on the tokens' probabilities. May be traced.
+    weight_decay: added to the gradient. May be traced.
+    batch_size: static; noises, each with tokens of its own, a step.
+    start: static; "uniform" probabilities, or "random" ones.
+  """
+
+  num_tokens: int = 3
+  insertion: str = "prefix"
+  outer_steps: int = 50
+  inner_steps: int = 40
+  learning_rate: float | jax.Array = 0.01
+  weight_decay: float | jax.Array = 0.1
+  batch_size: int = 1
+  start: str = "uniform"
+
+
+class SoftSearch(NamedTuple):
+  """How free embeddings are searched.
+
+  Attributes:
+    num_steps: static; of Adam. 0 leaves the search out.
+    learning_rate: may be traced.
+    batch_size: static; times and noises a step.
+  """
+
+  num_steps: int = 200
+  learning_rate: float | jax.Array = 0.05
+  batch_size: int = 8
+
+
+PUBLISHED = TokenSearch()
+SOFT = SoftSearch()
+
+
 def adversarial_tokens(
   diffusion: Diffusion,
   params: PyTree,
   prompt: jax.Array,
   image: jax.Array,
   key: jax.Array,
+  search: TokenSearch = PUBLISHED,
   *,
-  num_tokens: int,
-  times: jax.Array,
-  insertion: str = "prefix",
-  inner_steps: int = 40,
-  learning_rate: float | jax.Array = 0.01,
-  weight_decay: float | jax.Array = 0.1,
-  batch_size: int = 1,
-  start: str = "uniform",
   allowed: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Searches tokens under which the model denoises an image best.
@@ -46,15 +83,8 @@ def adversarial_tokens(
     prompt: int [L].
     image: float [H, W, C], clean.
     key: PRNG key.
-    num_tokens: static; K >= 0.
-    times: int [O], one an outer step.
-    insertion: see `prompt_attack.attack_prompts`; so are the others.
-    inner_steps: static.
-    learning_rate: may be traced.
-    weight_decay: may be traced.
-    batch_size: static.
-    start: static.
-    allowed: None, or bool [V].
+    search: see `TokenSearch`; the times are those of `attack_times`.
+    allowed: None, or bool [V], the tokens that may be used.
 
   Returns:
     The likeliest tokens after each outer step, int32 [O, K], and the errors,
@@ -64,22 +94,23 @@ def adversarial_tokens(
   table = splicing.embedding_table(diffusion, params)
   size = table.shape[0]
   allowed = jnp.ones(size, bool) if allowed is None else jnp.asarray(allowed)
-  point = splicing.insertion_points(diffusion, prompt[None], insertion)
+  point = splicing.insertion_points(diffusion, prompt[None], search.insertion)
   optimizer = optax.chain(
-    optax.add_decayed_weights(weight_decay), optax.adam(learning_rate)
+    optax.add_decayed_weights(search.weight_decay),
+    optax.adam(search.learning_rate),
   )
   first_key, step_key = jax.random.split(key)
-  q = jnp.broadcast_to(allowed / allowed.sum(), (num_tokens, size))
-  if start == "random":
+  shape = (search.batch_size, search.num_tokens)
+  q = jnp.broadcast_to(allowed / allowed.sum(), (search.num_tokens, size))
+  if search.start == "random":
     q = project_simplex(jax.random.uniform(first_key, q.shape), allowed)
-  repeated = lambda x: jnp.broadcast_to(x, (batch_size, *x.shape[1:]))
+  repeated = lambda x: jnp.broadcast_to(x, (shape[0], *x.shape[1:]))
 
   def error(q, t, key):
     token_key, noise_key = jax.random.split(key)
-    shape = (batch_size, num_tokens)
     ids = jax.random.categorical(token_key, jnp.log(q + 1e-12), shape=shape)
     chosen = straight_through(
-      jnp.broadcast_to(q, (batch_size, *q.shape)),
+      jnp.broadcast_to(q, (shape[0], *q.shape)),
       jax.nn.one_hot(ids, size, dtype=q.dtype),
     )
     context = splicing.encode_with(
@@ -87,7 +118,7 @@ def adversarial_tokens(
     )
     clean = repeated(image[None])
     noise = jax.random.normal(noise_key, clean.shape, clean.dtype)
-    t = jnp.full(batch_size, t)
+    t = jnp.full(shape[0], t)
     x_t = schedules.add_noise(diffusion.alphas_bar, clean, noise, t)
     eps = diffusion.eps(params, x_t, t, context)
     return squared_error(eps, noise).mean()
@@ -103,7 +134,8 @@ def adversarial_tokens(
     moving, losses = jax.lax.scan(lambda m, k: inner(m, k, t), moving, keys)
     return moving, (moving[0].argmax(axis=1).astype(jnp.int32), losses)
 
-  keys = jax.random.split(step_key, (times.shape[0], inner_steps))
+  times = attack_times(diffusion, search.outer_steps)
+  keys = jax.random.split(step_key, (len(times), search.inner_steps))
   _, found = jax.lax.scan(outer, (q, optimizer.init(q)), (times, keys))
   return found
 
@@ -114,12 +146,10 @@ def soft_prompt(
   prompt: jax.Array,
   image: jax.Array,
   key: jax.Array,
+  search: SoftSearch = SOFT,
   *,
   num_tokens: int,
   insertion: str = "prefix",
-  num_steps: int = 200,
-  learning_rate: float | jax.Array = 0.05,
-  batch_size: int = 8,
 ) -> jax.Array:
   """Searches embeddings under which the model denoises an image best.
 
@@ -131,11 +161,9 @@ def soft_prompt(
     prompt: int [L].
     image: float [H, W, C], clean.
     key: PRNG key.
+    search: see `SoftSearch`.
     num_tokens: static; K.
-    insertion: see `prompt_attack.attack_prompts`.
-    num_steps: static; of Adam.
-    learning_rate: may be traced.
-    batch_size: static; times and noises a step.
+    insertion: static; see `splicing.insertion_points`.
 
   Returns:
     float [K, E].
@@ -145,8 +173,8 @@ def soft_prompt(
   point = splicing.insertion_points(diffusion, prompt[None], insertion)
   start_key, step_key = jax.random.split(key)
   ids = jax.random.randint(start_key, (num_tokens,), 0, table.shape[0])
-  optimizer = optax.adam(learning_rate)
-  repeated = lambda x: jnp.broadcast_to(x, (batch_size, *x.shape[1:]))
+  optimizer = optax.adam(search.learning_rate)
+  repeated = lambda x: jnp.broadcast_to(x, (search.batch_size, *x.shape[1:]))
 
   def error(free, keys):
     x_t, t, noise = noisy_rows(diffusion, repeated(image[None]), keys)
@@ -164,7 +192,7 @@ def soft_prompt(
     updates, state = optimizer.update(jax.grad(error)(free, keys), state, free)
     return (optax.apply_updates(free, updates), state), None
 
-  keys = jax.random.split(step_key, (num_steps, batch_size))
+  keys = jax.random.split(step_key, (search.num_steps, search.batch_size))
   free = table[ids]
   (free, _), _ = jax.lax.scan(step, (free, optimizer.init(free)), keys)
   return free

@@ -13,6 +13,7 @@ from jaxunlearn.diffusion.prompt_attack import (
   attack_prompts,
   attack_rates,
 )
+from jaxunlearn.diffusion.token_search import SoftSearch, TokenSearch
 from jaxunlearn.diffusion.types import Diffusion
 
 SHAPE, LENGTH, VOCAB = (2, 2, 1), 5, 7
@@ -59,15 +60,8 @@ def pictures():
 MODEL, PARAMS = painter(), pictures()
 TOKENS = jnp.array([[START, 2, 3, PAD, PAD], [START, TARGET, 4, PAD, PAD]])
 IMAGES = jnp.stack([PARAMS[TARGET]] * 2)
-SMALL = {
-  "outer_steps": 3,
-  "inner_steps": 60,
-  "weight_decay": 0.0,
-  "num_tokens": 1,
-  "soft_steps": 150,
-  "num_steps": 3,
-  "guidance": 1.0,
-}
+SEARCH = TokenSearch(1, outer_steps=3, inner_steps=60, weight_decay=0.0)
+SMALL = {"soft": SoftSearch(150), "num_steps": 3, "guidance": 1.0}
 
 
 def shows(x):
@@ -78,7 +72,7 @@ TRACES = []
 
 
 @functools.cache
-def program(**options):
+def program(search=SEARCH, **options):
   """`TRACES` grows when it is traced."""
   options = {**SMALL, **options}
   return jax.jit(
@@ -89,7 +83,7 @@ def program(**options):
       images,
       shows,
       key,
-      learning_rate=rate,
+      search=search._replace(learning_rate=rate),
       allowed=allowed,
       **options,
     )
@@ -122,13 +116,14 @@ def test_the_token_that_explains_the_image_is_found_for_every_seed(
         TOKENS[0],
         IMAGES[0],
         key,
-        num_tokens=1,
-        times=token_search.attack_times(MODEL, 5),
-        inner_steps=40,
-        learning_rate=0.1,
-        weight_decay=0.0,
-        batch_size=batch_size,
-        start=start,
+        TokenSearch(
+          1,
+          outer_steps=5,
+          learning_rate=0.1,
+          weight_decay=0.0,
+          batch_size=batch_size,
+          start=start,
+        ),
       )
     )
   )
@@ -174,7 +169,9 @@ def test_a_search_that_does_not_move_stays_at_the_first_token():
 
 
 def test_no_tokens_are_the_prompt_itself():
-  run = attacked(num_tokens=0, soft_steps=0, inner_steps=1)
+  run = attacked(
+    search=SEARCH._replace(num_tokens=0, inner_steps=1), soft=SoftSearch(0)
+  )
   result = run(PARAMS, TOKENS, IMAGES, jax.random.key(2))
   assert result.pre.tolist() == [False, True]
   for hits in (result.adversarial, result.random):
@@ -308,13 +305,13 @@ def test_the_table_of_embeddings_holds_every_token():
 @pytest.mark.parametrize(
   "change, message",
   [
-    ({"num_tokens": 3}, "padding for num_tokens=3"),
-    ({"num_tokens": -1}, "num_tokens >= 0"),
-    ({"insertion": "inside"}, "insertion to be one of"),
-    ({"start": "zero"}, "start to be one of"),
-    ({"outer_steps": 0}, "outer_steps > 0"),
-    ({"inner_steps": 0}, "inner_steps > 0"),
-    ({"soft_steps": -1}, "soft_steps >= 0"),
+    ({"search": SEARCH._replace(num_tokens=3)}, "padding for num_tokens=3"),
+    ({"search": SEARCH._replace(num_tokens=-1)}, "num_tokens >= 0"),
+    ({"search": SEARCH._replace(insertion="inside")}, "insertion to be one of"),
+    ({"search": SEARCH._replace(start="zero")}, "start to be one of"),
+    ({"search": SEARCH._replace(outer_steps=0)}, "outer_steps > 0"),
+    ({"search": SEARCH._replace(inner_steps=0)}, "inner_steps > 0"),
+    ({"soft": SoftSearch(-1)}, "soft_steps >= 0"),
     ({"allowed": jnp.zeros(VOCAB, bool)}, "allowed to leave tokens"),
     ({"allowed": jnp.ones(VOCAB)}, "allowed of bool"),
     ({"images": IMAGES[:, :1]}, "images of shape"),
@@ -338,8 +335,20 @@ def test_errors_say_what_was_found(change, message):
     "images": IMAGES,
     "recognise": shows,
     "key": jax.random.key(0),
+    "search": SEARCH,
     **SMALL,
     **change,
   }
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(lambda: attack_prompts(**given))
+
+
+def test_loose_keywords_of_the_search_are_taken_for_one_release():
+  given = (MODEL, PARAMS, TOKENS, IMAGES, shows, jax.random.key(0))
+  with (
+    pytest.warns(
+      DeprecationWarning, match="takes soft_steps as fields of soft"
+    ),
+    pytest.raises(ValueError, match="soft_steps >= 0"),
+  ):
+    attack_prompts(*given, search=SEARCH, **SMALL, soft_steps=-1)
