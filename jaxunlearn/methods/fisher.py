@@ -26,6 +26,7 @@ from jaxunlearn.methods._classes import class_labels
 _CAP = 1e3  # Variance bounds of the released code, before `noise_scale`.
 _OUTPUT_CAP = 1e2
 _FORGOTTEN_CLASS_VARIANCE = 1e-4
+_BUDGET = 2**28  # Bytes of gradients at a time, about.
 _BOOST = 10.0  # The extra factor on the output layer and on vectors.
 
 
@@ -35,7 +36,7 @@ def diagonal_fisher(
   data: PyTree,
   weights: jax.Array,
   *,
-  chunk_size: int = 32,
+  chunk_size: int | None = None,
 ) -> PyTree:
   """The diagonal Fisher information of a classifier, in evaluation mode.
 
@@ -47,6 +48,7 @@ def diagonal_fisher(
     data: pytree of arrays [N, ...].
     weights: bool or float [N], the rows that count.
     chunk_size: static; rows at a time; memory holds K * chunk_size gradients.
+      None: 1 to 32, as many as fit into 256 MB.
 
   Returns:
     Pytree like the params, float32, non-negative; zeros for no rows.
@@ -57,6 +59,11 @@ def diagonal_fisher(
     raise ValueError(
       "Expected a Task that predicts, got one without `predict`."
     )
+
+  if chunk_size is None:
+    outputs = jax.eval_shape(predict, variables, data["x"]).shape[-1]
+    size = sum(leaf.size for leaf in jax.tree.leaves(variables.params))
+    chunk_size = min(32, max(1, _BUDGET // (4 * outputs * max(size, 1))))
 
   def one_row(row: PyTree) -> PyTree:
     def log_probs(params: PyTree) -> jax.Array:
@@ -83,7 +90,7 @@ def fisher_forgetting(
   *,
   num_classes: int,
   noise_scale: float | jax.Array = 1e-6,
-  chunk_size: int = 32,
+  chunk_size: int | None = None,
 ) -> Transform:
   """Adds Gaussian noise of variance `noise_scale / F`, F over the retain set.
 
@@ -105,7 +112,9 @@ def fisher_forgetting(
       int [N] or (concrete values) out of range.
   """
   checks.non_negative(noise_scale=noise_scale)
-  checks.count(1, num_classes=num_classes, chunk_size=chunk_size)
+  checks.count(1, num_classes=num_classes)
+  if chunk_size is not None:
+    checks.count(1, chunk_size=chunk_size)
   task = as_task(task)
 
   def apply_noise(variables, data, request, key):

@@ -61,6 +61,12 @@ def test_a_trained_step_needs_its_moments_and_ssd_does_not():
   assert memory.measure("ssd")["beside"] < memory.measure("finetune")["beside"]
 
 
+def test_gradients_of_rows_fit_a_budget_however_large_the_model_is():
+  params, needed = memory.program("fisher_forgetting", 1300)
+  # Three rows at a time, of ten classes each; all 64 would be 640 P.
+  assert needed < 40 * params
+
+
 @pytest.mark.slow
 def test_the_first_result_comes_sooner_with_what_was_kept(tmp_path):
   out = tmp_path / "first.json"
