@@ -32,6 +32,7 @@ import optax
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import alternate, chain
+from jaxunlearn.core.keys import derive
 from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import Objective, phase, remember
 from jaxunlearn.core.tasks import Fit, FitFields, Model, as_fit
@@ -263,7 +264,7 @@ def telling_apart(predict: Predict, discriminator: Model) -> Objective:
         step.variables.params, step.original.params, step.rows, step.keys(key)
       )
     )
-    real_key, fake_key = jax.random.split(key)
+    real_key, fake_key = jax.random.split(derive(key, "network"))
     # One after the other, each by its own statistics where it has any.
     real, state = discriminator.apply(
       network, anchors, train=True, key=real_key

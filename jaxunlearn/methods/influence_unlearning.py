@@ -23,6 +23,7 @@ import optax
 from jax.scipy.sparse.linalg import cg
 
 from jaxunlearn.core import checks, per_example, sampling
+from jaxunlearn.core.keys import derive
 from jaxunlearn.core.links import edit
 from jaxunlearn.core.tasks import Model, Task, as_task
 from jaxunlearn.core.training import prepared
@@ -136,7 +137,10 @@ def influence_released(
   task = as_task(task)
 
   def apply(variables, data, request, key):
-    loss, rows, v = _difference(task, variables, data, request, key, chunk_size)
+    loss_key = derive(key, "loss")  # The pool has the key itself.
+    loss, rows, v = _difference(
+      task, variables, data, request, loss_key, chunk_size
+    )
     pool = sampling.make_pool(request.retain, key)
     # It stops once its index, from 0, is beyond N.
     positions = jnp.arange(num_samples + 2, dtype=jnp.uint32)

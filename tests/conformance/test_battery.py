@@ -6,6 +6,7 @@ masks of weights. With eight devices, one more. What needs no numbers is traced
 only.
 """
 
+import functools
 import importlib
 import inspect
 import pathlib
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 from conformance.cases import CASES, PARTS
 from conformance.classifiers import CLASSIFIERS
+from conformance.key_uses import mixed_uses
 from conformance.programs import (
   asked,
   at,
@@ -285,6 +287,22 @@ def traced(case, request=None, variables=None):
   return jax.eval_shape(method(case), variables, world.data, request, key())
 
 
+@functools.cache
+def program(case):
+  """The call as a jaxpr; of a soft request where that is taken."""
+  world, request = case.world(), asked(case)
+  if case.soft_request and request.forget is not None:
+    share = request.forget * 0.5
+    request = request._replace(forget=share, retain=1 - share)
+  call = jax.make_jaxpr(method(case))
+  return call(world.variables, world.data, request, key())
+
+
+@EVERY
+def test_no_key_is_used_in_two_ways(name):
+  assert mixed_uses(program(BY_NAME[name])) == []
+
+
 @EVERY
 def test_bfloat16_params_stay_so(name):
   case = BY_NAME[name]
@@ -327,12 +345,12 @@ def test_a_soft_request_is_taken_or_refused(name):
   request = asked(case)
   if request.forget is None:
     pytest.skip("its request is of no rows")
+  if case.soft_request:
+    program(case)
+    return
   share = request.forget * 0.5
   soft = request._replace(forget=share, retain=1 - share)
-  if case.soft_request:
-    traced(case, soft)
-  else:
-    refused("dtype bool", traced, case, soft)
+  refused("dtype bool", traced, case, soft)
 
 
 @EVERY

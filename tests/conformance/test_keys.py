@@ -6,9 +6,11 @@ import numpy as np
 import optax
 import pytest
 from conformance import worlds
+from conformance.key_uses import mixed_uses
 
 import jaxunlearn as ju
 from jaxunlearn.adapters.functions import from_functions
+from jaxunlearn.core.keys import derive
 
 ROWS = {"x": np.zeros((4, 1), np.float32)}
 
@@ -70,3 +72,43 @@ def test_weights_of_one_shape_get_noise_of_their_own(name):
   noise = [np.ravel(out.params[layer] - twin) for layer in ("a", "b")]
   assert min(np.abs(n).max() for n in noise) > 0
   assert np.corrcoef(*noise)[0, 1] < 0.9
+
+
+def _twice(k):
+  return jax.random.normal(jax.random.split(k)[0]), jax.random.normal(k)
+
+
+def _in_a_loop(k):
+  body = lambda c, i: (c + jax.random.uniform(jax.random.fold_in(k, i)), None)
+  total, _ = jax.lax.scan(body, 0.0, jnp.arange(3))
+  return total + jax.random.split(k).shape[0]
+
+
+def _by_name(k):
+  parts = jax.random.split(derive(k, "parts"))
+  return [jax.random.normal(derive(k, n)) for n in "ab"], parts
+
+
+def _in_both_branches(k):
+  return jax.lax.cond(
+    jax.random.uniform(derive(k, "which")) < 0.5,
+    jax.random.normal,
+    lambda k: jax.random.uniform(derive(k, "x")),
+    k,
+  )
+
+
+@pytest.mark.parametrize(
+  ("program", "wrong"),
+  [
+    (_twice, 1),
+    (jax.jit(_twice), 1),
+    (_in_a_loop, 1),
+    (_by_name, 0),
+    (_in_both_branches, 0),
+    (lambda k: jax.vmap(_twice)(jax.random.split(k)), 1),
+  ],
+)
+def test_a_key_that_splits_and_draws_is_found(program, wrong):
+  found = mixed_uses(jax.make_jaxpr(program)(jax.random.key(0)))
+  assert len(found) == wrong
