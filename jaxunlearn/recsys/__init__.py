@@ -35,6 +35,7 @@ from jaxunlearn.recsys.receraser import balanced_shards as balanced_shards
 from jaxunlearn.recsys.receraser import receraser as receraser
 from jaxunlearn.recsys.receraser import sharded as sharded
 from jaxunlearn.recsys.receraser import train_shards as train_shards
+from jaxunlearn.recsys.scif import scif as scif
 from jaxunlearn.recsys.types import Embeddings as Embeddings
 from jaxunlearn.recsys.types import Recommender as Recommender
 
@@ -64,6 +65,7 @@ __all__ = [
   "requests",
   "retrain",
   "reverse_only",
+  "scif",
   "sharded",
   "split_by_user",
   "synthetic",

@@ -70,6 +70,7 @@ CARDS: Mapping[str, Card] = {
   "gnndelete": Card("representation", access=_REFERENCE),
   "d2dgn": Card("distillation", access=_REFERENCE),
   "mmrecun": Card("likelihood"),
+  "scif": Card("edit"),
   "reverse_only": Card("likelihood", access=_FORGET),
   # Streams.
   "clu": Card("distillation", access=_BOTH, sequential="stream"),

@@ -57,6 +57,11 @@ RECOMMENDERS = [
     slow=True,
   ),
   _users(
+    recsys.scif,
+    lambda m: recsys.scif(m, damping=0.1, max_iterations=3),
+    slow=True,
+  ),
+  _users(
     recsys.amnesiac,
     lambda m: recsys.amnesiac(m, FEW),
     soft_request=False,
