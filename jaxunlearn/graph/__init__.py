@@ -28,6 +28,7 @@ from jaxunlearn.graph.evaluation import (
 )
 from jaxunlearn.graph.gnndelete import deleted_edge_consistency, gnndelete
 from jaxunlearn.graph.losses import bernoulli_kl, link_loss
+from jaxunlearn.graph.networks import from_network
 from jaxunlearn.graph.objectives import (
   embedding_cosine,
   embedding_kl,
@@ -95,6 +96,7 @@ __all__ = [
   "fit_presence",
   "forward_flops",
   "from_edges",
+  "from_network",
   "gnndelete",
   "gradient_ascent",
   "hops",

@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain
+from jaxunlearn.core.keys import derive
 from jaxunlearn.core.links import provide
 from jaxunlearn.core.tasks import Model, Task
 from jaxunlearn.core.transform import Transform
@@ -61,6 +62,8 @@ class GraphModel(NamedTuple):
       nodes, from the last layer's output.
     divergence: `(logits, teacher_logits) -> [B]`, KL(teacher || student).
     max_deletions: places for requests of `gnndelete` in the model state.
+    forward: `(variables, key) -> (z [n, d], model_state)`, the last layer in
+      training mode; None where training is as evaluation.
   """
 
   model: Model
@@ -71,6 +74,7 @@ class GraphModel(NamedTuple):
   decode: Callable[[Variables, jax.Array, jax.Array], jax.Array]
   divergence: Callable[[jax.Array, jax.Array], jax.Array]
   max_deletions: int = 0
+  forward: Callable[..., tuple[jax.Array, PyTree]] | None = None
 
   @property
   def task(self) -> Task:
@@ -85,11 +89,15 @@ class GraphModel(NamedTuple):
     def loss(
       variables: Variables, step: Step, key: jax.Array, *, train: bool = False
     ) -> Losses:
-      del train  # Nothing is random but the pairs.
-      x, layers = step.rows["x"], self.embed(variables)
+      x, state = step.rows["x"], None
+      if train and self.forward is not None:
+        z, state = self.forward(variables, derive(key, "forward"))
+        layers: Layers = (z,)
+      else:
+        layers = self.embed(variables)
       found = self.logits(variables, layers, x)
       if not self.on_edges:
-        return Losses(self.model.loss(found, step.rows))
+        return Losses(self.model.loss(found, step.rows), None, state)
       free: Any = step.slots.get(NON_EDGES)
       if free is None:
         free = structure.non_edges(self.graph, weight_of(variables))
@@ -98,7 +106,7 @@ class GraphModel(NamedTuple):
       value = jax.nn.softplus(-found) + jnp.where(step.forget, 0.0, wrong)
       there = step.forget | structure.are_joined(free, x)
       there &= x[:, 0] != x[:, 1]  # Only padding joins a node with itself.
-      return Losses(value, there.astype(value.dtype))
+      return Losses(value, there.astype(value.dtype), state)
 
     init = lambda key, data: self.model.init(key, None)
     model, prepare = self.model, unlink(self)
@@ -276,15 +284,15 @@ def link_prediction(
     max_deletions: static; see `gnndelete`.
   """
 
-  def decode(variables, z, pairs):
-    del variables
-    z = z.astype(jnp.promote_types(jnp.float32, z.dtype))
-    ends = z[pairs]
-    return (ends[..., 0, :] * ends[..., 1, :]).sum(axis=-1)
+  return _task(encoder, graph, inner_product, True, max_deletions)
 
-  return _task(
-    encoder, graph, decode, link_loss, bernoulli_kl, True, max_deletions
-  )
+
+def inner_product(variables: Variables, z: jax.Array, pairs: jax.Array):
+  """Logits [B] of pairs, <z[u], z[v]>; a `GraphModel.decode`."""
+  del variables
+  z = z.astype(jnp.promote_types(jnp.float32, z.dtype))
+  ends = z[pairs]
+  return (ends[..., 0, :] * ends[..., 1, :]).sum(axis=-1)
 
 
 def node_classification(
@@ -308,15 +316,10 @@ def node_classification(
       {"params": variables.params}, z[nodes], method="classify"
     )
 
-  loss = lambda outputs, rows: cross_entropy(outputs, rows["label"])
-  return _task(
-    encoder, graph, decode, loss, kl_to_teacher, False, max_deletions
-  )
+  return _task(encoder, graph, decode, False, max_deletions)
 
 
-def _task(
-  encoder, graph, decode, loss, divergence, on_edges, max_deletions
-) -> GraphModel:
+def _task(encoder, graph, decode, on_edges, max_deletions) -> GraphModel:
   checks.count(0, max_deletions=max_deletions)
 
   def init(key, inputs):
@@ -344,8 +347,25 @@ def _task(
       method="convolve",
     )
 
+  task = assemble(
+    graph, init, convolve, decode, tuple(encoder.widths), on_edges=on_edges
+  )._replace(max_deletions=max_deletions)
+  return task
+
+
+def assemble(
+  graph: Any,
+  init: Callable[..., Variables],
+  convolve: Callable[..., jax.Array],
+  decode: Callable[..., jax.Array],
+  widths: tuple[int, ...],
+  *,
+  on_edges: bool,
+) -> GraphModel:
+  """A `GraphModel` of its parts: the rows, losses and features follow."""
+
   def apply(variables, inputs, *, train=False, key=None):
-    del train, key  # Nothing is random.
+    del train, key  # A step is that of `GraphModel.task`.
     check_rows(graph, inputs, on_edges)
     layers = task.embed(variables)
     return task.logits(variables, layers, inputs), variables.model_state
@@ -357,14 +377,11 @@ def _task(
       for i, z in enumerate(task.embed(variables))
     }
 
+  of_nodes = lambda outputs, rows: cross_entropy(outputs, rows["label"])
+  loss = link_loss if on_edges else of_nodes
+  divergence = bernoulli_kl if on_edges else kl_to_teacher
+  model = Model(init, apply, loss, features)
   task = GraphModel(
-    Model(init, apply, loss, features),
-    graph,
-    on_edges,
-    tuple(encoder.widths),
-    convolve,
-    decode,
-    divergence,
-    max_deletions,
+    model, graph, on_edges, widths, convolve, decode, divergence
   )
   return task

@@ -192,6 +192,42 @@ def test_a_standard_of_another_kind_is_said_first_and_recommends_nothing():
 
 
 @pytest.mark.parametrize(
+  ("name", "original", "retrained", "words"),
+  [
+    ("test_auc", 0.92, 0.9, None),
+    (
+      "test_auc",
+      0.92,
+      0.7,
+      "AUC on test edges is 0.7, the original model's 0.92",
+    ),
+    ("test_recall", 0.36, 0.1, "recall of test interactions is 0.1"),
+    ("retain_mae", 40.0, 47.0, None),
+    ("retain_mae", 40.0, 52.0, "error on rows to be kept is 52"),
+    ("retain_mae", 40.0, 28.0, "error on rows to be kept is 28"),
+  ],
+)
+def test_links_recommendations_and_errors_have_a_standard_too(
+  name, original, retrained, words
+):
+  row = lambda value, gap: {name: value, "retrained_gap": gap}
+  found = report.findings(
+    make_summary(
+      {
+        "original": row(original, 1.0),
+        "retrained": row(retrained, 0.0),
+        "a": row(original, 0.5),
+      }
+    )
+  )
+  if words is None:
+    assert not any("no standard" in sentence for sentence in found)
+  else:
+    assert "no standard here" in found[0] and words in found[0]
+    assert not any("Nearest" in sentence for sentence in found)
+
+
+@pytest.mark.parametrize(
   ("original", "retrained", "comparable"),
   [
     (1.0, 0.96, True),  # Fewer rows, a little worse.
