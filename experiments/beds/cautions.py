@@ -7,19 +7,35 @@ requests of so few rows that shares of them decide nothing.
 from __future__ import annotations
 
 import hashlib
+from typing import Protocol
 
 import numpy as np
 
 from ..bench import Requests
 from ..data import Rows
-from ..datasets.classes import Split
 
 FEW = 10  # Rows; of fewer, one more or less moves a share by over ten points.
 
 
-def cautions(asked: Requests, rows: Split) -> list[str]:
-  """All that is to be said of these requests to the first seed's rows."""
-  return _of_copies(asked, rows) + [
+class Divided(Protocol):
+  """Rows of one seed; each part has "x" [N, ...] and "label" [N]."""
+
+  @property
+  def train(self) -> Rows: ...
+
+  @property
+  def test(self) -> Rows: ...
+
+
+def cautions(asked: Requests, rows: Divided | None) -> list[str]:
+  """All that is to be said of these requests to the first seed's rows.
+
+  Args:
+    asked: the requests.
+    rows: None where no two rows can be alike.
+  """
+  copies = [] if rows is None else _of_copies(asked, rows)
+  return copies + [
     f"{name} has {count} {'row' if count == 1 else 'rows'}: each moves a share "
     f"of them by {100 / count:.0f} points, so that such shares decide nothing "
     "between methods."
@@ -33,7 +49,7 @@ def few(asked: Requests) -> dict[str, int]:
   return {name: n for name, n in zip(asked.names, rows) if n < FEW}
 
 
-def count_copies(rows: Split, masks: np.ndarray) -> np.ndarray:
+def count_copies(rows: Divided, masks: np.ndarray) -> np.ndarray:
   """Copies of forgotten rows, with the same inputs and the same label.
 
   Args:
@@ -51,7 +67,7 @@ def count_copies(rows: Split, masks: np.ndarray) -> np.ndarray:
   return np.array(found, int)
 
 
-def _of_copies(asked: Requests, rows: Split) -> list[str]:
+def _of_copies(asked: Requests, rows: Divided) -> list[str]:
   found = []
   counts = count_copies(rows, asked.forget[:, 0])
   for name, (kept, tested) in zip(asked.names, counts):

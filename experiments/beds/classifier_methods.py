@@ -12,7 +12,7 @@ import optax
 import jaxunlearn as ju
 from jaxunlearn.models.generator import image_generator, vector_generator
 
-from ..bench import Bed, Method, Plan, Setting
+from ..bench import NOTHING_KEPT, Bed, Method, Plan, Setting, leave_out
 from ..bench.tune import Between, Choice
 from . import classifiers, concepts
 from .classifier_settings import settings_for
@@ -341,9 +341,7 @@ def _lacking(
   found = {}
   for name, method in METHODS.items():
     if method.keeps and plan.beds.given is not None:
-      found[name] = (
-        "beside --checkpoint, since it needs updates kept while training"
-      )
+      found[name] = NOTHING_KEPT.format("updates")
     elif method.blind and not leaves_classes:
       found[name] = (
         "for a request with rows of every class, since it forgets whole classes"
@@ -393,14 +391,8 @@ def fit(plan: Plan) -> Plan:
     takes_floats=dataset.train["x"].dtype.kind == "f",
     has_embeddings=_has_embeddings(plan.model, dataset.train["x"][:1]),
   )
-  left_out = [name for name in plan.methods if name in lacks]
-  if left_out and options.methods not in ("all", "usual"):
-    name = left_out[0]
-    raise ValueError(
-      f"Expected --methods without {name} {lacks[name]}, got "
-      f"{options.methods!r}."
-    )
-  notes = [f"{name} is left out: not {lacks[name]}." for name in left_out]
+  plan = plan._replace(notes=tuple(classifiers.notes(plan)))
+  plan = leave_out(plan, lacks)
   settings = dict(plan.settings)
   if "unsir" in settings:
     most = classifiers.touched(plan, asked.added)
@@ -408,10 +400,4 @@ def fit(plan: Plan) -> Plan:
   strategy = plan.strategy
   if options.strategy is None and strategy == "vmap" and options.model != "mlp":
     strategy = 4
-  methods = tuple(name for name in plan.methods if name not in lacks)
-  return plan._replace(
-    methods=methods,
-    settings={name: settings[name] for name in methods},
-    strategy=strategy,
-    notes=(*classifiers.notes(plan), *notes),
-  )
+  return plan._replace(settings=settings, strategy=strategy)

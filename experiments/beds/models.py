@@ -80,11 +80,16 @@ def load_checkpoint(directory: str, model: Model, x: np.ndarray) -> Variables:
   Raises:
     ValueError: there is none, it does not fit the model, or it has nan.
   """
+  return joined(directory, abstract_variables(model, x))
+
+
+def joined(directory: str, like: Variables) -> Variables:
+  """The same for variables of these shapes and dtypes."""
   from jaxunlearn.adapters import orbax
 
   try:
     path = checked_path(directory, "--checkpoint")
-    variables = orbax.load_params(path, abstract_variables(model, x))
+    variables = orbax.load_params(path, like)
   except ValueError as error:
     raise ValueError(f"--checkpoint {short(directory)}: {error}") from error
   checks.finite(variables, "--checkpoint ")
@@ -127,6 +132,19 @@ def _module(name: str, dataset: Dataset, preset: str) -> Any:
 
 
 def _user_model(name: str, **options: Any) -> Model:
+  factory = factory_of(name)
+  try:
+    return from_module(factory, **options)
+  except Exception as error:
+    raise ValueError(f"--model {name}: {brief(error)}") from error
+
+
+def factory_of(name: str) -> Any:
+  """What "package.module:factory" names.
+
+  Raises:
+    ValueError: in one line, what cannot be imported or is not there.
+  """
   place, _, attribute = name.partition(":")
   try:
     module = importlib.import_module(place)
@@ -145,10 +163,7 @@ def _user_model(name: str, **options: Any) -> Model:
     raise ValueError(
       f"Expected module {place} to have {attribute!r} (--model), got none."
     )
-  try:
-    return from_module(factory, **options)
-  except Exception as error:
-    raise ValueError(f"--model {name}: {_brief(error)}") from error
+  return factory
 
 
 def num_outputs(model: Model, dataset: Dataset) -> int:
@@ -193,7 +208,7 @@ def _outputs(
     outputs = jax.eval_shape(model.predict, variables, like)
   except Exception as error:
     raise ValueError(
-      f"Expected --model {name} to take {_rows_of(like)}, got {_brief(error)}"
+      f"Expected --model {name} to take {_rows_of(like)}, got {brief(error)}"
     ) from error
   return variables, getattr(outputs, "shape", None)
 
@@ -215,7 +230,7 @@ def _check_step(
   except Exception as error:
     raise ValueError(
       f"Expected --model {name} to take a training step on {_rows_of(like)}, "
-      f"got {_brief(error)}"
+      f"got {brief(error)}"
     ) from error
 
 
@@ -230,7 +245,7 @@ def _training_step(model: Model, variables: Variables, rows: Any, key: Any):
   return jax.grad(loss, has_aux=True)(variables.params)
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
   """A foreign error in one line of bearable length."""
   text = " ".join(str(error).split())
   text = text if len(text) <= 200 else text[:197] + "..."

@@ -4,7 +4,12 @@
 """
 
 from . import table as table
+from .left_out import NOTHING_KEPT as NOTHING_KEPT
+from .left_out import leave_out as leave_out
+from .left_out import of_given as of_given
+from .left_out import origin as origin
 from .options import CommonOptions as CommonOptions
+from .options import RecipeOptions as RecipeOptions
 from .options import TrainingOptions as TrainingOptions
 from .options import given as given
 from .study import AGAIN as AGAIN

@@ -80,8 +80,8 @@ class CommonOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingOptions(CommonOptions):
-  """Those of a study whose models are trained as the user says."""
+class RecipeOptions(CommonOptions):
+  """Those of a study whose models are trained as the user says, full batch."""
 
   train_steps: Annotated[
     int | None,
@@ -96,6 +96,11 @@ class TrainingOptions(CommonOptions):
       "Adam's, for training and retraining; the preset's by default.", "FLOAT"
     ),
   ] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions(RecipeOptions):
+  """The same in batches."""
 
   batch_size: Annotated[
     int | None,

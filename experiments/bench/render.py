@@ -103,7 +103,7 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
     study.title(plan),
     study.lead(plan),
     (*table.definitions(plan), *report.DEPTH_COLUMNS),
-    study.findings(evidence),
+    [*unmoved(evidence), *study.findings(evidence)],
     [
       *([] if depth is None else [depth]),
       *study.comparisons(evidence),
@@ -128,6 +128,27 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
       report.write_json(folder / name, plain(content))
   _save_params(folder / "params", evidence)
   return trial.summary
+
+
+def unmoved(evidence: Evidence) -> list[str]:
+  """The methods after which the weights are those of the original, in words."""
+  before = getattr(evidence.found[ORIGINAL].first, "params", None)
+  found = []
+  for name in evidence.plan.methods:
+    after = getattr(evidence.found[name].first, "params", None)
+    if before is None or jax.tree.structure(before) != jax.tree.structure(
+      after
+    ):
+      continue
+    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after))
+    if all(np.array_equal(a, b) for a, b in pairs):
+      found.append(name)
+  if not found:
+    return []
+  return [
+    f"Moved no weight (first request and seed): {', '.join(found)}. Whatever "
+    "differs from the original model is how it is served."
+  ]
 
 
 def trial_of(evidence: Evidence) -> report.Trial:

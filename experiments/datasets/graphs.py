@@ -14,8 +14,9 @@ from jaxunlearn import graph
 from jaxunlearn.core import keys
 
 from .. import files, requests
-from ..data import MAX_CLASSES, data_folder
-from .splits import REPORT, split_rows
+from ..data import data_folder
+from . import own_graphs
+from .splits import REPORT, SELECT, split_rows
 
 SOURCES = "karate, digits, cora or npz:PATH"
 FORMS = {
@@ -24,6 +25,7 @@ FORMS = {
   "out": "out:SHARE",
   "nodes": "nodes:SHARE, nodes:ID,ID",
   "class": "class:C",
+  "within": "within:C",
   "index": "index:FILE",
 }
 _NEIGHBOURS = 4  # Of a digit.
@@ -72,6 +74,9 @@ class GraphData(NamedTuple):
     class_names: one a class.
     ids: [n], the nodes as their platform calls them, numbers, strings or times;
       None where they are the numbers 0 .. n - 1.
+    edges_test: int32 [K, 2], edges of the same graph that no model is trained
+      on, where the data say so.
+    nodes_test: int32 [T], nodes whose labels no model is trained on, likewise.
   """
 
   features: np.ndarray
@@ -79,6 +84,8 @@ class GraphData(NamedTuple):
   label: np.ndarray | None
   class_names: tuple[str, ...]
   ids: np.ndarray | None = None
+  edges_test: np.ndarray | None = None
+  nodes_test: np.ndarray | None = None
 
   @property
   def names(self) -> np.ndarray:
@@ -114,7 +121,8 @@ def load(
       )
     return _cora(Path(folder) / "cora.npz")
   if source.startswith("npz:"):
-    return _from_npz(Path(source.removeprefix("npz:")))
+    path = Path(source.removeprefix("npz:"))
+    return _checked_graph(GraphData(**own_graphs.read(path)), path)
   raise ValueError(f"Expected --data {SOURCES}, got {source!r}.")
 
 
@@ -146,24 +154,34 @@ def split_links(
   """5 % of the edges each to test, to attack with and to choose settings.
 
   The other 85 % are trained on; for `part` and `pinned`, bool [E], see
-  `splits.split_rows`.
+  `splits.split_rows`. Of data with edges to test on all others are trained on,
+  and of those a fifth is to choose settings, the same for every seed.
   """
-  count = len(data.edges)
-  train, test = split_rows(
-    count, seed, part, test_share=0.05, select_share=0.05, pinned=pinned
-  )
-  named = np.zeros(count, bool) if pinned is None else pinned
-  train = np.random.default_rng((seed, 2)).permutation(train)
-  train = train[np.argsort(named[train], kind="stable")]
-  unseen, train = np.split(train, [max(2, round(0.05 * count))])
-  g = graph.from_edges(data.features[:, :1], data.edges)
+  known, given = data.edges, data.edges_test
+  if given is not None:
+    known = np.concatenate([known, given])
+    own = len(data.edges) + np.random.default_rng(0).permutation(len(given))
+    select, rest = np.split(own, [max(2, len(given) // 5)])
+    own = select if part == SELECT else rest
+    own = np.random.default_rng((seed, 1)).permutation(own)
+    test, unseen = np.array_split(own, 2)
+    train = np.arange(len(data.edges))
+  else:
+    count = len(known)
+    train, test = split_rows(
+      count, seed, part, test_share=0.05, select_share=0.05, pinned=pinned
+    )
+    named = np.zeros(count, bool) if pinned is None else pinned
+    train = np.random.default_rng((seed, 2)).permutation(train)
+    train = train[np.argsort(named[train], kind="stable")]
+    unseen, train = np.split(train, [max(2, round(0.05 * count))])
+  g = graph.from_edges(data.features[:, :1], known)
   key = keys.derive(jax.random.key(seed), f"non-edges to {part}")
   pairs = np.asarray(
     graph.draw_non_edges(graph.non_edges(g), key, len(train) + len(unseen))
   )
-  absent = np.concatenate([data.edges[unseen], pairs[len(train) :]])
-  edges, test_edges = data.edges[train], data.edges[test]
-  return Split(edges, test_edges, absent, pairs[: len(train)])
+  absent = np.concatenate([known[unseen], pairs[len(train) :]])
+  return Split(known[train], known[test], absent, pairs[: len(train)])
 
 
 def split_nodes(
@@ -172,11 +190,34 @@ def split_nodes(
   part: str = REPORT,
   pinned: np.ndarray | None = None,
 ) -> Split:
-  """60 % of the nodes to train on, 30 % to test, 10 % to choose; all edges stay."""
-  rows, test = split_rows(
-    len(data.features), seed, part, test_share=0.3, pinned=pinned
-  )
+  """60 % of the nodes to train on, 30 % to test, 10 % to choose; all edges stay.
+
+  Of data with nodes to test on, all others are trained on.
+  """
+  count, given = len(data.features), data.nodes_test
+  if given is None:
+    rows, test = split_rows(count, seed, part, test_share=0.3, pinned=pinned)
+  else:
+    rows = np.setdiff1d(np.arange(count), given)
+    own = np.random.default_rng(0).permutation(given)
+    select, rest = np.split(own, [max(1, len(given) // 5)])
+    test = np.sort(select if part == SELECT else rest)
   return Split(data.edges, test.astype(np.int32), rows=rows.astype(np.int32))
+
+
+class NodeRows(NamedTuple):
+  """Training and test nodes of one seed, {"x": [N, d], "label": [N]} each."""
+
+  train: dict[str, np.ndarray]
+  test: dict[str, np.ndarray]
+
+
+def rows_of(data: GraphData, split: Split) -> NodeRows | None:
+  """The nodes of a split by their features; None of links."""
+  if split.rows is None or data.label is None:
+    return None
+  of = lambda rows: {"x": data.features[rows], "label": data.label[rows]}
+  return NodeRows(of(split.rows), of(split.test))
 
 
 def around(edges: np.ndarray, some: Any, count: int) -> np.ndarray:
@@ -250,9 +291,13 @@ def masks(
   if kind in ("nodes", "class") or not on_links:
     if some is not None:
       picked = some[among]
+      if picked.sum() < some.sum():
+        raise ValueError(
+          "Expected nodes whose labels were trained on, got "
+          f"{some.sum() - picked.sum()} of nodes_test."
+        )
     elif kind == "class":
-      last = len(data.class_names) - 1
-      picked = data.label[among] == files.whole(value, "a class", 0, last)
+      picked = data.label[among] == _class_of(value, data)
     else:
       size = round(requests.share(value) * len(among))
       order = np.random.default_rng((seed, 3)).permutation(len(among))
@@ -263,6 +308,8 @@ def masks(
   g = graph.from_edges(data.features[:, :1], split.edges)
   if kind in ("nodes", "class"):
     mask = graph.incident_edges(g, jnp.asarray(nodes))
+  elif kind == "within":
+    mask = graph.edge_classes(g, data.label, [_class_of(value, data)])
   elif some is not None:
     code = lambda edges: edges.astype(np.int64) @ np.array([count, 1])
     mask = np.isin(code(split.edges), code(data.edges[some]))
@@ -274,6 +321,10 @@ def masks(
   return np.asarray(mask), nodes
 
 
+def _class_of(value: str, data: GraphData) -> int:
+  return files.whole(value, "a class", 0, len(data.class_names) - 1)
+
+
 def _named(
   kind: str, value: str, data: GraphData, on_links: bool
 ) -> np.ndarray | None:
@@ -283,7 +334,7 @@ def _named(
       "Expected nodes:SHARE, nodes:ID,ID, index:FILE or class:C with --task "
       f"nodes, got '{kind}:{files.short(value)}'."
     )
-  if kind == "class" and data.label is None:
+  if kind in ("class", "within") and data.label is None:
     raise ValueError("Expected data with classes, got none.")
   if kind == "index":
     # Rows of what the network is trained on.
@@ -354,7 +405,7 @@ def _digits(max_nodes: int | None) -> GraphData:
 def _cora(path: Path) -> GraphData:
   """2,708 papers and who cites whom; words of a paper have a sum of 1."""
   names = ("feat_indptr", "feat_indices", "feat_data", "feat_shape")
-  arrays = _arrays(path, (*names, "label", "edges"))
+  arrays = own_graphs.arrays_of(path, (*names, "label", "edges"))
   indptr, indices, values, shape = (arrays[name] for name in names)
   x = np.zeros(tuple(shape), np.float32)
   x[np.repeat(np.arange(len(x)), np.diff(indptr)), indices] = values
@@ -367,68 +418,12 @@ def _cora(path: Path) -> GraphData:
   )
 
 
-def _from_npz(path: Path) -> GraphData:
-  """Of one's own: features [n, d], edges [E, 2], perhaps label and ids [n].
-
-  Where there are ids the edges are between these, else between row numbers.
-  """
-  arrays = _arrays(path, ("features", "edges"))
-  label = arrays.get("label")
-  names: tuple[str, ...] = ()
-  if label is not None:
-    is_whole = label.ndim == 1 and label.dtype.kind in "iu" and len(label)
-    # As Python's integers: nothing is narrowed before it is known to fit.
-    if (
-      not is_whole
-      or not 0 <= int(label.min()) <= int(label.max()) < MAX_CLASSES
-    ):
-      ends = f", {label.min()} .. {label.max()}" if is_whole else ""
-      raise ValueError(
-        f"Expected label of {path} to be classes from 0 on, at most "
-        f"{MAX_CLASSES}, one a node, got {label.dtype} {label.shape}{ends}."
-      )
-    label = label.astype(np.int32)
-    names = tuple(str(i) for i in range(int(label.max()) + 1))
-  features = arrays["features"]
-  if features.dtype.kind not in "fiub":
-    raise ValueError(
-      f"Expected features of {path} to be numbers, got {features.dtype}."
-    )
-  edges, ids = arrays["edges"], arrays.get("ids")
-  if ids is not None:
-    edges = _by_number(edges, ids, len(features), path)
-  made = GraphData(features.astype(np.float32), edges, label, names, ids)
-  return _checked_graph(made, path)
-
-
-def _by_number(
-  edges: np.ndarray, ids: np.ndarray, count: int, path: Path
-) -> np.ndarray:
-  """Edges between ids as edges between row numbers, int [E, 2]."""
-  if ids.shape != (count,) or ids.dtype.kind not in "iuUSM":
-    raise ValueError(
-      f"Expected ids of {path}, integers or strings [{count}], got {ids.dtype} "
-      f"{list(ids.shape)}."
-    )
-  known, row = np.unique(ids, return_index=True)
-  if len(known) < count:
-    raise ValueError(f"Expected ids of {path} to differ, got some twice.")
-  if edges.ndim != 2 or edges.dtype.kind != ids.dtype.kind:
-    raise ValueError(
-      f"Expected edges of {path} between ids ({ids.dtype}), got {edges.dtype} "
-      f"{list(edges.shape)}."
-    )
-  unknown = edges[~np.isin(edges, known)]
-  if unknown.size:
-    raise ValueError(
-      f"Expected edges of {path} between ids, got the unknown {unknown[0]}."
-    )
-  return row[np.searchsorted(known, edges)]
-
-
 def _checked_graph(data: GraphData, path: Path) -> GraphData:
+  edges, test = data.edges, data.edges_test
   try:
-    graph.from_edges(data.features, data.edges)
+    graph.from_edges(
+      data.features, edges if test is None else np.concatenate([edges, test])
+    )
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
   n = len(data.features)
@@ -436,12 +431,8 @@ def _checked_graph(data: GraphData, path: Path) -> GraphData:
     raise ValueError(
       f"Expected label of {path} for each of {n} nodes, got {len(data.label)}."
     )
-  return data._replace(edges=data.edges.astype(np.int32))
-
-
-def _arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-  arrays = files.read_npz(str(path))
-  missing = [name for name in names if name not in arrays]
-  if missing:
-    raise ValueError(f"Expected {path} to have {missing[0]}, got none.")
-  return arrays
+  narrow = lambda numbers: numbers if numbers is None else numbers.astype("i4")
+  tests = narrow(data.edges_test), narrow(data.nodes_test)
+  return data._replace(
+    edges=narrow(edges), edges_test=tests[0], nodes_test=tests[1]
+  )

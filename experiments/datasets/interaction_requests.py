@@ -165,7 +165,9 @@ def pinned(asks: Sequence[requests.Ask], source: Source) -> np.ndarray:
         found |= _rows(ask.value, source)
       elif ask.kind == "items":
         ids = _named(ask.kind, ask.value, source)
-        known, first = np.unique(source.pairs[:, 1], return_index=True)
+        known, first = np.unique(
+          source.pairs[: source.trained, 1], return_index=True
+        )
         found[first[np.isin(known, [] if ids is None else ids)]] = True
   return found
 
@@ -183,4 +185,7 @@ def _named(kind: str, value: str, source: Source) -> np.ndarray | None:
 def _rows(path: str, source: Source) -> np.ndarray:
   if not source.is_file:
     raise ValueError("Expected --data npz:PATH or csv:PATH for index:FILE.")
-  return files.read_rows(path, len(source.pairs))
+  found = np.zeros(len(source.pairs), bool)
+  count = len(found) if source.trained is None else source.trained
+  found[:count] = files.read_rows(path, count)
+  return found

@@ -6,7 +6,6 @@ MovieLens-100k is read as implicit feedback, with genres and titles as modalitie
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ import numpy as np
 from jaxunlearn import recsys
 
 from ..data import data_folder
-from ..files import read_csv, read_npz
+from . import own_interactions
 from .splits import REPORT, SELECT
 
 GENRES = (
@@ -68,6 +67,8 @@ class Source(NamedTuple):
       times.
     item_ids: [I], the items, likewise.
     is_file: whether they are a user's, whose rows have numbers.
+    trained: how many interactions stand first that train, where the others are
+      the file's own to test on; None where it has none.
   """
 
   pairs: np.ndarray
@@ -79,6 +80,7 @@ class Source(NamedTuple):
   user_ids: np.ndarray
   item_ids: np.ndarray
   is_file: bool = False
+  trained: int | None = None
 
 
 class Split(NamedTuple):
@@ -118,7 +120,8 @@ def split(
   Of a user with n interactions a tenth, at least one and at most (n - 1) / 2, is
   set aside for choosing settings, the same for every seed, and as many are drawn
   for the test; a user with fewer than 3 is trained on alone. Sizes are the same
-  for all seeds.
+  for all seeds. Of data with interactions to test on all others are trained on,
+  and a fifth of those is set aside.
 
   Args:
     source: the interactions.
@@ -129,6 +132,12 @@ def split(
   Raises:
     ValueError: nothing is left to test on.
   """
+  if source.trained is not None:
+    own = np.arange(source.trained, len(source.pairs), dtype=np.int32)
+    own = np.random.default_rng(0).permutation(own)
+    select, test = np.split(own, [max(1, len(own) // 5)])
+    rows = np.arange(source.trained, dtype=np.int32)
+    return Split(source, seed, rows, select if part == SELECT else test)
   user = source.pairs[:, 0]
   count = np.bincount(user, minlength=source.num_users)
   size = np.maximum(np.floor(_HELD_OUT * count + 0.5).astype(int), 1)
@@ -161,7 +170,7 @@ def load(
 
   Args:
     source: "movielens", "generated", "npz:PATH" or "csv:PATH" (see
-      `from_arrays`; a CSV has columns users and items), or None: MovieLens where
+      `own_interactions`; a CSV has columns users and items), or None: MovieLens where
       there is a folder with it, else generated data; with the preset smoke it
       takes a folder that is named by `data_dir`.
     preset: "smoke", "quick" or "paper", the size of generated data.
@@ -173,11 +182,8 @@ def load(
   """
   folder = data_folder(data_dir)
   kind, _, path = (source or "").partition(":")
-  if kind == "npz" and path:
-    return from_arrays(path, read_npz(path))
-  if kind == "csv" and path:
-    words = read_csv(path, ("users", "items"))
-    return from_arrays(path, {name: _as_ids(v) for name, v in words.items()})
+  if kind in ("npz", "csv") and path:
+    return Source(**own_interactions.read(kind, path))
   if source == "generated":
     return generated(preset)
   if source not in (None, "movielens"):
@@ -218,116 +224,6 @@ def generated(preset: str) -> Source:
     np.arange(num_users),
     np.arange(num_items),
   )
-
-
-def from_arrays(path: str, arrays: Mapping[str, np.ndarray]) -> Source:
-  """The user's own interactions.
-
-  Args:
-    path: of the file, for errors.
-    arrays: what is in it:
-
-      - users, items: [N], ids as the platform gives them, integers of any size
-        from 0 on, strings or times; each pair once;
-      - group (optional): [I], the genre, licence or source of each item,
-        numbers or strings; items are then numbers from 0 on;
-      - features_NAME (optional, any number): float [I, F], a modality; items
-        likewise.
-
-  Raises:
-    ValueError: arrays that are missing or do not fit, in one line.
-  """
-  for name in ("users", "items"):
-    found = arrays.get(name)
-    if found is None or found.ndim != 1 or found.dtype.kind not in "iuUSM":
-      got = "none" if found is None else f"{found.dtype} {list(found.shape)}"
-      raise ValueError(
-        f"Expected {path} to have {name}, integers or strings of shape [N], "
-        f"got {got}."
-      )
-    if found.dtype.kind == "i" and found.size and found.min() < 0:
-      raise ValueError(
-        f"Expected {name} in {path} to be ids from 0 on, got {found.min()}."
-      )
-  users, items = arrays["users"], arrays["items"]
-  if not len(users) or not len(items):
-    raise ValueError(f"Expected interactions in {path}, got none.")
-  described = {
-    name: array
-    for name, array in arrays.items()
-    if name == "group" or name.startswith("features_")
-  }
-  # Whatever the ids are, the model counts users and items from 0.
-  user_ids, user = np.unique(users, return_inverse=True)
-  item_ids, item = np.unique(items, return_inverse=True)
-  if described:
-    if items.dtype.kind not in "iu":
-      raise ValueError(
-        f"Expected items in {path} to be numbers from 0 on beside "
-        f"{' and '.join(described)}, got {items.dtype}."
-      )
-    sizes = [len(v) for v in described.values() if v.ndim]
-    num_items = max([int(items.max()) + 1, *sizes])
-    _check_described(path, described, num_items)
-    item_ids, item = np.arange(num_items), items
-  if users.shape != items.shape:
-    raise ValueError(
-      f"Expected users and items in {path} of one shape [N], got "
-      f"{users.shape} and {items.shape}."
-    )
-  rows = np.stack([user, item], axis=1).astype(np.int32)
-  _, first, times = np.unique(
-    rows, axis=0, return_index=True, return_counts=True
-  )
-  if times.max() > 1:
-    row = first[times > 1][0]
-    raise ValueError(
-      f"Expected each interaction of {path} once, got user {users[row]} and "
-      f"item {items[row]} twice."
-    )
-  if np.bincount(user).max() < 3:
-    raise ValueError(
-      f"Expected a user with at least 3 interactions in {path}, got none."
-    )
-  group = described.pop("group", np.zeros(0))
-  return Source(
-    rows,
-    len(user_ids),
-    len(item_ids),
-    {
-      name.removeprefix("features_"): array.astype(np.float32)
-      for name, array in described.items()
-    },
-    {str(value): group == value for value in np.unique(group)},
-    f"the interactions of {path}",
-    user_ids,
-    item_ids,
-    is_file=True,
-  )
-
-
-def _check_described(
-  path: str, described: Mapping[str, np.ndarray], num_items: int
-) -> None:
-  for name, array in described.items():
-    dims, kinds, shape = 2, "fiub", f"[{num_items}, F]"
-    if name == "group":
-      dims, kinds, shape = 1, "iuSUb", f"[{num_items}]"
-    fits = array.dtype.kind in kinds and array.ndim == dims
-    if not fits or len(array) != num_items:
-      raise ValueError(
-        f"Expected {name} in {path} of shape {shape}, got {array.dtype} "
-        f"{list(array.shape)}."
-      )
-    if dims == 2 and not np.isfinite(array).all():
-      raise ValueError(f"Expected finite numbers in {name} of {path}.")
-
-
-def _as_ids(words: np.ndarray) -> np.ndarray:
-  """Words of a CSV as integers, where each is written as one would write it."""
-  if all(re.fullmatch(r"0|[1-9][0-9]{0,17}", word) for word in words):
-    return words.astype(np.int64)
-  return words
 
 
 def movielens(

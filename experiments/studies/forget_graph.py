@@ -41,6 +41,8 @@ from jaxunlearn.graph.layers import GAT, GCN, GIN, Encoder
 from jaxunlearn.report.verdict import DAMAGE, TELLTALE, TRACE
 
 from .. import bench, flags
+from ..beds import cautions, models
+from ..beds import own_networks as own
 from ..bench import Case, Measure, Method, Rule, render, table
 from ..bench.tune import Between
 from ..datasets import graphs
@@ -63,7 +65,7 @@ _OVER = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(bench.CommonOptions):
+class Options(bench.RecipeOptions):
   """Forget edges, nodes or a class of nodes of a graph."""
 
   data: Annotated[
@@ -71,8 +73,9 @@ class Options(bench.CommonOptions):
     described(
       "Graph: digits (scikit-learn's, each joined to its nearest), karate "
       "(Zachary's club, 34 members), cora, or npz:PATH, a file with features "
-      "[n, d], edges [E, 2], each once, perhaps integer classes label [n], and "
-      "perhaps ids [n] of the nodes, which the edges are then between."
+      "[n, d], edges [E, 2], each once, perhaps integer classes label [n], ids "
+      "[n] of the nodes, which the edges are then between, and edges_test [K, 2] "
+      "or nodes_test [T], which are not trained on."
     ),
   ] = "digits"
 
@@ -89,9 +92,10 @@ class Options(bench.CommonOptions):
       "What to forget: edges:FILE (two nodes on every line), nodes:ID,ID, "
       "index:FILE (rows of the edges, or of the nodes with --task nodes), "
       "edges:0.05 (5 % of the edges), in:0.05 or out:0.05 (as many, inside or "
-      "outside the 2-hop neighbourhood of the test edges), nodes:0.1 (a tenth of "
-      "the nodes), class:3; several with semicolons between. A node takes its "
-      "edges along. By default some that suit the data.",
+      "outside the 2-hop neighbourhood of the test edges), within:3 (edges inside "
+      "a class), nodes:0.1 (a tenth of the nodes), class:3; several with "
+      "semicolons between. A node takes its edges along. By default some that "
+      "suit the data.",
       "TEXT",
     ),
   ] = None
@@ -99,6 +103,28 @@ class Options(bench.CommonOptions):
   layer: Annotated[
     Literal["gcn", "gat", "gin"], described("Kind of graph layer.")
   ] = "gcn"
+
+  model: Annotated[
+    str | None,
+    described(
+      "package.module:factory, a function of yours that returns a Flax linen "
+      "module or, given nnx.Rngs, an nnx module. It is called on a "
+      "jraph.GraphsTuple, both directions of every edge, whose edges [2 E] are "
+      "weights, of which 0 is no edge, and returns a row a node: embeddings "
+      "(links are inner products) or logits. By default layers of --layer.",
+      "STR",
+    ),
+  ] = None
+
+  checkpoint: Annotated[
+    str | None,
+    described(
+      "Orbax checkpoint with the trained values of the network, which takes "
+      "npz:PATH with edges_test or nodes_test; without it the network is trained "
+      "here first.",
+      "DIR",
+    ),
+  ] = None
 
   methods: Annotated[
     str,
@@ -178,7 +204,8 @@ def beds(
   """The graph, split once per seed: graphs differ, their shapes do not."""
   limit = _SMOKE_NODES if options.preset == "smoke" else None
   data = graphs.load(options.data, data_dir=options.data_dir, max_nodes=limit)
-  recipe = RECIPES[options.preset]
+  names = {"train_steps": "steps", "learning_rate": "rate"}
+  recipe = RECIPES[options.preset]._replace(**bench.given(options, names))
   return make_beds(data, options, recipe, seeds, part, asks)
 
 
@@ -193,7 +220,8 @@ def make_beds(
   """The same of a graph that is there.
 
   Raises:
-    ValueError: classes that the data lack; a graph too small to split.
+    ValueError: classes that the data lack; a graph too small to split; a network
+      or a checkpoint that does not fit.
   """
   on_links = options.task == "links"
   if not on_links and data.label is None:
@@ -206,16 +234,16 @@ def make_beds(
   pinned = graphs.pinned(asks, data, on_links=on_links)
   splits = [split_of(data, seed, part, pinned) for seed in seeds]
   template = graph.from_edges(data.features, splits[0].edges)
+  classes = 0 if on_links else len(data.class_names)
+  encoder = Encoder(LAYERS[options.layer], recipe.widths, classes)
+  kind = graph.link_prediction if on_links else graph.node_classification
+  task_on, has_layers = functools.partial(kind, encoder), True
+  if options.model is not None:
+    task_on, has_layers = own.graph_tasks(options.model, on_edges=on_links)
+    own.check_graph_task(options.model, task_on, template, classes)
 
-  def task_on(g: Any) -> graph.GraphModel:
-    layer, widths = LAYERS[options.layer], recipe.widths
-    if on_links:
-      return graph.link_prediction(Encoder(layer, widths), g)
-    classes = len(data.class_names)
-    return graph.node_classification(Encoder(layer, widths, classes), g)
-
-  def make(features, own) -> bench.Bed:
-    split, cut = own
+  def make(features, of_seed) -> bench.Bed:
+    split, cut = of_seed
     g = graphs.on_edges(template, features, split.edges)
     rows = (
       graph.link_data(g)
@@ -237,8 +265,55 @@ def make_beds(
       "features": data.features.shape[1],
       "edges": len(data.edges),
       "recipe": recipe._asdict(),
+      "has_layers": has_layers,
     },
+    _given(options, data, task_on(template)),
   )
+
+
+def _given(
+  options: Options, data: graphs.GraphData, task: graph.GraphModel
+) -> Any:
+  """The user's trained model, if there is one."""
+  if options.checkpoint is None:
+    return None
+  name = "edges_test" if task.on_edges else "nodes_test"
+  if getattr(data, name) is None:
+    raise ValueError(
+      f"Expected with --checkpoint npz:PATH with {name}, which it was not trained "
+      f"on, got --data {options.data} without."
+    )
+  like = jax.eval_shape(
+    lambda key: task.model.init(key, None), jax.random.key(0)
+  )
+  state = dict(like.model_state)
+  del state["edge_weight"]
+  found = models.joined(options.checkpoint, like._replace(model_state=state))
+  state = {**found.model_state, "edge_weight": graph.edge_weight(task.graph)}
+  return found._replace(model_state=state)
+
+
+def fit(plan: bench.Plan) -> bench.Plan:
+  """Leaves out what this network cannot serve.
+
+  Raises:
+    ValueError: such a method was asked for by name.
+  """
+  lacks = {}
+  if not plan.beds.facts["has_layers"]:
+    lacks = dict.fromkeys(
+      ("gnndelete", "d2dgn_feature"),
+      "for a --model that is called as a whole, since it acts on each layer",
+    )
+    if "partition" in plan.methods and not pieces.fit_the_network(plan.beds):
+      lacks["partition"] = (
+        "for a --model of as many nodes as the graph has, since it trains on "
+        "parts of it"
+      )
+  said = cautions.cautions(
+    plan.requests, graphs.rows_of(*plan.beds.sources[0][:2])
+  )
+  return bench.leave_out(plan._replace(notes=tuple(said)), lacks)
 
 
 def train(bed: bench.Bed, weights: jax.Array, key: jax.Array):
@@ -525,10 +600,28 @@ _NOTES = {
 }
 
 
+_OF_TESTS = {
+  "edges_test": "All edges of the file are trained on; of those to test on, a fifth "
+  "is for --tune alone, and of the others half serve the attack, drawn per seed.",
+  "nodes_test": "All nodes of the file are trained on but those to test on, of "
+  "which a fifth is for --tune alone.",
+}
+
+
+def _notes(plan: bench.Plan) -> tuple[str, ...]:
+  found, data = _NOTES[plan.options.task], plan.beds.sources[0].data
+  name = "edges_test" if plan.options.task == "links" else "nodes_test"
+  if getattr(data, name) is None:
+    return found
+  rest = found[0].partition(". ")[2]
+  return (f"{_OF_TESTS[name]} {rest}", *found[1:])
+
+
 def findings(evidence: bench.Evidence) -> list[str]:
-  """What the numbers say of links, beyond the nearness to retraining."""
+  """Cautions, and what the numbers say of links beyond their nearness."""
+  said = list(evidence.plan.notes)
   if evidence.plan.options.task != "links":
-    return []
+    return said
   overall = report.summarise(evidence.rows).overall
   mean = lambda method, name: overall[method][name].mean
   theirs = mean(bench.RETRAINED, "forget_auc")
@@ -538,10 +631,11 @@ def findings(evidence: bench.Evidence) -> list[str]:
     if mean(name, "forget_auc") > theirs + _OVER
   ]
   if not over:
-    return []
+    return said
   return [
+    *said,
     "Over-forgetting, kept edges ranked further above deleted ones than by the "
-    f"retrained model ({theirs:.3f}): {', '.join(over)}."
+    f"retrained model ({theirs:.3f}): {', '.join(over)}.",
   ]
 
 
@@ -587,10 +681,10 @@ def _name(plan: bench.Plan) -> str:
 def _lead(plan: bench.Plan) -> str:
   options, facts = plan.options, plan.beds.facts
   what = {"links": "which nodes are joined", "nodes": "classes of nodes"}
+  rows = f"{_name(plan)}, {facts['nodes']} nodes and {facts['edges']} edges"
   return (
-    f"A graph network ({options.layer.upper()}) that predicts "
-    f"{what[options.task]} was trained on {_name(plan)}, {facts['nodes']} nodes "
-    f"and {facts['edges']} edges, and then made to forget a part of it by "
+    f"A graph network ({options.model or options.layer.upper()}) that predicts "
+    f"{what[options.task]} was {bench.origin(plan, rows)}, and then made to forget a part of it by "
     f"{len(plan.methods)} methods, with {len(plan.seeds)} seeds. A good one "
     "answers as a model does that was trained without that part: as well on the "
     "rest, and neither more nor less sure of what is gone."
@@ -618,8 +712,10 @@ STUDY = bench.Study(
   seeds=lambda options: {"smoke": 2, "quick": 3, "paper": 5}[options.preset],
   title=lambda plan: f"Forgetting a part of the graph {_name(plan)}",
   lead=_lead,
+  fit=fit,
   notes=lambda plan: (
-    *_NOTES[plan.options.task],
+    *_notes(plan),
+    *bench.of_given(plan),
     "Without --tune, gradient ascent and GNNDelete have the rates of the latter's "
     "code; d2dgn's rate, steps and weight were chosen on Cora, on other seeds.",
   ),

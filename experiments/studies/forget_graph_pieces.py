@@ -66,6 +66,23 @@ def training(bed: Bed, task_on: Callable[[Any], Any], cut: Cut, fit: ju.Fit):
   return method
 
 
+def fit_the_network(beds: Any) -> bool:
+  """Whether the network can be called on a part of the nodes."""
+  first = jax.tree.map(lambda v: jnp.asarray(v[0]), beds.of_seed)
+  bed = beds.make(jnp.asarray(beds.shared), first)
+  g, (task_on, _) = bed.model.graph, bed.extra
+  size = np.array([2, 0], np.int32)
+  ends = dict.fromkeys(("senders", "receivers"), np.arange(2))
+  few = g._replace(nodes=g.nodes[:2], edges=g.edges[:2], n_node=size, **ends)
+  try:
+    jax.eval_shape(
+      lambda k: task_on(few).model.init(k, None), jax.random.key(0)
+    )
+  except Exception:  # Whatever the user's module raises.
+    return False
+  return True
+
+
 def cut(
   template: Any,
   splits: Sequence[graphs.Split],

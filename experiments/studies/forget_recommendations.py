@@ -32,7 +32,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,7 @@ from jaxunlearn.report.taxonomy import WHITE_BOX
 from jaxunlearn.report.verdict import DAMAGE, NOTHING, TELLTALE, TRACE
 
 from .. import bench, flags
+from ..beds import cautions, models, own_networks
 from ..bench import Bed, Case, Measure, Method, table
 from ..bench.tune import Between
 from ..data import data_folder
@@ -68,6 +69,7 @@ ALPHAS: Mapping[str, float] = {
   "interactions": 0.99,
   "index": 0.99,
 }
+NAMES = ("bpr_mf", "lightgcn", "vbpr", "mgcn")
 SWEEP = "0.5,0.8,0.9,0.95,0.97,0.99,1"  # Of the preset paper.
 
 
@@ -101,21 +103,38 @@ class Options(bench.CommonOptions):
     described(
       "Interactions: movielens (MovieLens-100k, needs --data-dir), generated, "
       "npz:PATH, a file with users [N] and items [N], ids as your platform gives "
-      "them, and optionally group [I] and features_NAME [I, F] of the items, or "
-      "csv:PATH with the columns users and items. By default movielens where its "
-      "folder is given, else generated.",
+      "them, and optionally users_test and items_test [M], which are not trained "
+      "on, user_ids [U] and item_ids [I] in the order of a model's rows, group "
+      "[I] and features_NAME [I, F] of the items, or csv:PATH with the columns "
+      "users and items. By default movielens where its folder is given, else "
+      "generated.",
       "NAME",
     ),
   ] = None
 
   model: Annotated[
-    Literal["bpr_mf", "lightgcn", "mgcn"],
+    str,
     described(
       "Recommender: bpr_mf (matrix factorisation of ids), lightgcn (a graph "
-      "network, with the items' features where there are any) or mgcn (a "
-      "multi-modal graph network)."
+      "network, with the items' features where there are any), vbpr (bpr_mf with "
+      "the features), mgcn (a multi-modal graph network) or "
+      "package.module:factory, a function of yours that returns a Flax linen "
+      "module or, given nnx.Rngs, an nnx module, which is called on a "
+      "recsys.graphs.Graph and returns users [U, D] and items [I, D]; a score is "
+      "their inner product.",
+      "STR",
     ),
   ] = "lightgcn"
+
+  checkpoint: Annotated[
+    str | None,
+    described(
+      "Orbax checkpoint with the trained values of the recommender, which takes "
+      "npz:PATH with users_test and items_test; without it the recommender is "
+      "trained here first.",
+      "DIR",
+    ),
+  ] = None
 
   request: Annotated[
     str | None,
@@ -235,15 +254,34 @@ def sweeps(plan: bench.Plan) -> dict[str, dict[str, tuple[float, ...]]]:
 
 def fit(plan: bench.Plan) -> bench.Plan:
   sweeps(plan)  # Refuses what is wrong before anything is trained.
-  return plan
+  lacks = {}
+  if ":" in plan.options.model:
+    lacks["scif"] = (
+      "for a --model of yours, since it has to know the embeddings' names"
+    )
+  if plan.beds.given is not None:
+    lacks["shards"] = bench.NOTHING_KEPT.format("models of the groups")
+  plan = plan._replace(notes=tuple(cautions.cautions(plan.requests, None)))
+  return bench.leave_out(plan, lacks)
 
 
 def make_model(name: str, source: interactions.Source, dim: int) -> Recommender:
   """The model of `--model`.
 
   Raises:
-    ValueError: a multi-modal model of data without modalities.
+    ValueError: no such model; a multi-modal model of data without modalities; a
+      user's own that does not fit.
   """
+  if ":" in name:
+    data = {"x": source.pairs[: source.trained]}
+    return own_networks.own_recommender(
+      name, source.num_users, source.num_items, data
+    )
+  if name not in NAMES:
+    raise ValueError(
+      f"Expected --model to be one of {', '.join(NAMES)} or "
+      f"package.module:factory, got {name!r}."
+    )
   sizes = source.num_users, source.num_items
   features = {k: jnp.asarray(v) for k, v in source.features.items()}
   if name == "bpr_mf":
@@ -252,8 +290,10 @@ def make_model(name: str, source: interactions.Source, dim: int) -> Recommender:
     return recsys.lightgcn(*sizes, dim=dim, features=features or None)
   if not features:
     raise ValueError(
-      "Expected data with features of items for --model mgcn, got none."
+      f"Expected data with features of items for --model {name}, got none."
     )
+  if name == "vbpr":
+    return recsys.vbpr(*sizes, features, dim=dim)
   return recsys.mgcn(*sizes, features, dim=dim)
 
 
@@ -283,9 +323,26 @@ def beds(
       "items": source.num_items,
       "test_rows": len(splits[0].held_id),
     },
-    dataset=source,
-    model=model,
+    _given(options, source, model),
+    source,
+    model,
   )
+
+
+def _given(
+  options: Options, source: interactions.Source, model: Recommender
+) -> Variables | None:
+  """The user's trained model, if there is one."""
+  if options.checkpoint is None:
+    return None
+  if source.trained is None:
+    raise ValueError(
+      "Expected with --checkpoint npz:PATH with users_test and items_test, which "
+      f"it was not trained on, got --data {options.data} without."
+    )
+  like = jax.eval_shape(model.init, jax.random.key(0))
+  found = models.joined(options.checkpoint, like)
+  return _served(found, jnp.zeros(source.trained, bool))
 
 
 class Fixed(NamedTuple):
@@ -420,6 +477,11 @@ METHODS = {
     "original's.",
     keeps=True,
   ),
+  "scif": _edited(
+    lambda bed, setting: recsys.scif(bed.model, **setting),
+    damping=Between(1e-3, 1.0),
+    scale=Between(0.1, 1.0),
+  ),
   MMRECUN: _edited(_mmrecun, **_RATE, strength=Between(0.1, 10)),
 }
 _ACCESS = {
@@ -428,6 +490,7 @@ _ACCESS = {
   "finetune": "interactions that stay",
   "gradient_ascent": "forgotten interactions",
   "amnesiac": "all interactions",
+  "scif": "all interactions",
   "shards": "interactions that stay, models of the groups",
   MMRECUN: "all interactions",
 }
@@ -446,6 +509,7 @@ def settings_of(options: Options) -> dict[str, bench.Setting]:
     "finetune": usual,
     "gradient_ascent": {**usual, "num_steps": recipe.ascent_steps},
     "amnesiac": usual,
+    "scif": {"damping": 1e-2, "scale": 1.0},
     # Strength multiplies 1 - alpha, the weight of what is forgotten.
     MMRECUN: {**usual, "retain_weight": alphas, "strength": 1.0},
   }

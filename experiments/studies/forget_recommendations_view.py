@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxunlearn import report
 
+from .. import bench
 from ..bench import (
   ORIGINAL,
   RETRAINED,
@@ -67,10 +68,12 @@ def ranking(k: int) -> list[report.Metric]:
 def lead(plan: Plan) -> str:
   """What was done and why."""
   facts, seeds = plan.beds.facts, len(plan.seeds)
-  return (
-    f"A recommender ({plan.options.model}) was trained on "
+  rows = (
     f"{plan.forget.shape[-1]} interactions of {facts['users']} users with "
-    f"{facts['items']} items ({facts['words']}) and then made to forget "
+    f"{facts['items']} items ({facts['words']})"
+  )
+  return (
+    f"A recommender ({plan.options.model}) was {bench.origin(plan, rows)} and then made to forget "
     f"{'; '.join(plan.requests.names)}, with {seeds} "
     f"seed{'s' if seeds > 1 else ''}, each with a split, a request and models of "
     "its own. A good method ends where the retrained model is, in less time; "
@@ -80,9 +83,18 @@ def lead(plan: Plan) -> str:
 
 
 def notes(plan: Plan) -> tuple[str, ...]:
-  return (
+  tests = (
     "Of each user's interactions a tenth is for the test, drawn per seed, and a "
-    "tenth, the same for all seeds, for --tune alone.",
+    "tenth, the same for all seeds, for --tune alone."
+  )
+  if plan.dataset.trained is not None:
+    tests = (
+      "Tested on are the interactions of users_test and items_test, but for a "
+      "fifth of them, which is for --tune alone."
+    )
+  return (
+    tests,
+    *bench.of_given(plan),
     "Means over requests mix kinds: a method that forgets too little of users and "
     "too much of interactions looks good there. The tables of single requests and "
     "the gap, which is taken request by request, do not.",
@@ -108,7 +120,7 @@ def notes(plan: Plan) -> tuple[str, ...]:
 
 def findings(evidence: Evidence) -> list[str]:
   """What was asked of MMRecUN on MovieLens-100k, and whether it holds here."""
-  plan, found = evidence.plan, []
+  plan, found = evidence.plan, list(evidence.plan.notes)
   summary, at = report.summarise(evidence.rows), f"Recall@{plan.options.k}"
   if POPULARITY in plan.methods:
     ours, theirs = (

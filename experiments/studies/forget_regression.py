@@ -48,7 +48,7 @@ from jaxunlearn.report.taxonomy import WHITE_BOX
 from jaxunlearn.report.verdict import DAMAGE, TELLTALE, TRACE
 
 from .. import bench, flags
-from ..beds import models
+from ..beds import cautions, models
 from ..bench import Case, Measure, Method, Rule, render, table
 from ..bench.tune import Between
 from ..datasets import regression as tables
@@ -604,7 +604,11 @@ STUDY = bench.Study(
   train=train,
   methods=METHODS,
   settings=settings_of,
+  fit=lambda plan: plan._replace(
+    notes=tuple(cautions.cautions(plan.requests, plan.beds.sources[0]))
+  ),
   measures=measures,
+  findings=lambda evidence: list(evidence.plan.notes),
   tune_request=lambda options: "highest:0.2",
   seeds=lambda options: {"smoke": 2, "quick": 5, "paper": 5}[options.preset],
   title=lambda plan: f"Forgetting a part of {plan.options.data} in regression",
@@ -621,6 +625,7 @@ STUDY = bench.Study(
       f"{name} {100 * share:.0f} %" for name, share in _budgets(plan).items()
     )
     + ".",
+    *bench.of_given(plan),
     "Called members: an SVC on absolute errors that learned from training and "
     "test rows (arXiv:2210.08196). Rows of a forgotten range are unlike the test "
     "rows that it learned from; compare with the retrained model, not with a "

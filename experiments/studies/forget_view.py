@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxunlearn import report
 
+from .. import bench
 from ..beds import cautions, classifier_measures, classifiers
 from ..bench import ORIGINAL, Evidence, Plan, table
 
@@ -185,11 +186,7 @@ def lead(plan: Plan) -> str:
   options, rows = plan.options, plan.requests.added[:, 0].sum(axis=1)
   total, given = plan.requests.forget.shape[-1], plan.beds.given
   names = options.request or "; ".join(plan.requests.names)
-  origin = (
-    f"trained on {total} rows of {options.data}"
-    if given is None
-    else f"loaded from {options.checkpoint} (data: {options.data}, {total} rows)"
-  )
+  origin = bench.origin(plan, f"{total} rows of {options.data}")
   asked = (
     f"the request {names}, {rows[0]} rows,"
     if len(rows) == 1
@@ -241,13 +238,7 @@ def notes(plan: Plan) -> list[str]:
       "Settings are those of the study, chosen on digits and a part of CIFAR-10; "
       "on other data they are a first guess. --tune chooses them for these data."
     )
-  if plan.beds.given is not None:
-    found.append(
-      "The original model was trained elsewhere, so it has no time, and the "
-      "retrained model is trained by the recipe in the configuration, which may "
-      "differ. Amnesiac unlearning needs what is kept while training and is left "
-      "out."
-    )
+  found += bench.of_given(plan)
   if plan.requests.in_sequence:
     found.append(
       "Each request is served by what the one before it left: the method goes on "

@@ -168,6 +168,8 @@ def test_a_model_that_diverged_has_no_number_and_no_rank(tmp_path):
     "broken" in s for s in report.verdict_sentences(render.trial_of(found))
   )
   assert not any("broken is lowest" in s for s in sentences)
+  (still,) = render.unmoved(found)
+  assert still.startswith("Moved no weight (first request and seed): same.")
   text = (tmp_path / "table.md").read_text()
   assert "diverged" in text and "retrained_again" in text
   for line in text.splitlines():

@@ -248,6 +248,11 @@ def test_a_node_takes_its_edges_along():
   mask, gone = graphs.masks("class", "1", data, split, 0)
   np.testing.assert_array_equal(gone, data.label == 1)
   np.testing.assert_array_equal(mask, gone[split.edges].any(axis=1))
+  # Those inside the class alone leave the nodes where they are.
+  inside, gone = graphs.masks("within", "1", data, split, 0)
+  both = (data.label == 1)[split.edges].all(axis=1)
+  np.testing.assert_array_equal(inside, both)
+  assert 0 < both.sum() < mask.sum() and not gone.any()
 
 
 def test_a_path_is_drawn_as_a_line_of_equal_steps():
