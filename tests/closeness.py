@@ -1,6 +1,15 @@
 """Numbers near each other, and numbers to begin with."""
 
+import jax
 import numpy as np
+
+
+def change(a, b):
+  """The largest difference of a leaf, float."""
+  gaps = jax.tree.map(
+    lambda x, y: float(np.abs(np.asarray(x, float) - y).max(initial=0)), a, b
+  )
+  return max(jax.tree.leaves(gaps))
 
 
 def assert_close(found, wanted, tolerance=1e-5):

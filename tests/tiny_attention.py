@@ -79,8 +79,3 @@ def shaken(params, seed, size=0.2):
     tree,
     [p + size * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys)],
   )
-
-
-def far(a, b):
-  each = jax.tree.map(lambda x, y: float(abs(x - y).max()), a, b)
-  return max(jax.tree.leaves(each))

@@ -72,14 +72,6 @@ def first(case: Case):
   return single(case)[0](asked(case))
 
 
-def change(a, b):
-  """The largest difference of a leaf, float."""
-  gaps = jax.tree.map(
-    lambda x, y: float(np.abs(np.asarray(x, float) - y).max(initial=0)), a, b
-  )
-  return max(jax.tree.leaves(gaps))
-
-
 def moved(case, variables):
   """What a case moves: its params, or for some its model state."""
   return variables.params if case.moves else variables.model_state

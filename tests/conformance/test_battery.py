@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import change
 from conformance.cases import CASES, PARTS
 from conformance.classifiers import CLASSIFIERS
 from conformance.key_uses import mixed_uses
 from conformance.programs import (
   asked,
   at,
-  change,
   first,
   key,
   lanes,

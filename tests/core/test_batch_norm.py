@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from closeness import change
 
 import jaxunlearn as ju
 from jaxunlearn.adapters.flax import from_linen
@@ -33,10 +34,7 @@ def setting():
 
 
 def state_gap(one, two):
-  gaps = jax.tree.map(
-    lambda a, b: jnp.abs(a - b).max(), one.model_state, two.model_state
-  )
-  return float(max(jax.tree.leaves(gaps)))
+  return change(one.model_state, two.model_state)
 
 
 FROM_RETAIN_ROWS = {

@@ -161,7 +161,7 @@ def test_draws_made_ahead_are_those_of_each_step(env):
     one = sampling.draw_batch(data, plan, draw, 5, env)
     return one, sampling.draw_batch(data, plan, draw, 5, env, third)
 
-  one, other = jax.vmap(both, axis_name="i")(jnp.arange(8))
+  one, other = jax.jit(jax.vmap(both, axis_name="i"))(jnp.arange(8))
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 

@@ -39,19 +39,24 @@ def attacked(psi, unlearned=UNLEARNED, key=KEY, **kwargs):
   )
 
 
+run = jax.jit(attacked, static_argnames="num_steps")
+
+
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_the_ends_are_the_two_models_alone(eta):
   for psi, params in ((0.0, UNLEARNED), (1.0, ORIGINAL)):
-    alone = diffusion.sample(MODEL, params, TOKENS, KEY, eta=eta)
-    np.testing.assert_allclose(attacked(psi, eta=eta), alone, atol=1e-5)
-  half = attacked(0.5, eta=eta)
-  assert float(abs(half - attacked(0.0, eta=eta)).max()) > 1e-3
-  assert float(abs(half - attacked(1.0, eta=eta)).max()) > 1e-3
+    alone = jax.jit(lambda p: diffusion.sample(MODEL, p, TOKENS, KEY, eta=eta))(
+      params
+    )
+    np.testing.assert_allclose(run(psi, eta=eta), alone, atol=1e-5)
+  half = run(0.5, eta=eta)
+  assert float(abs(half - run(0.0, eta=eta)).max()) > 1e-3
+  assert float(abs(half - run(1.0, eta=eta)).max()) > 1e-3
 
 
 def test_a_model_that_did_not_change_gives_the_same_for_every_psi():
   psis = jnp.linspace(0, 1, 6)
-  images = jax.vmap(lambda p: attacked(p, ORIGINAL))(psis)
+  images = jax.jit(jax.vmap(lambda p: attacked(p, ORIGINAL)))(psis)
   np.testing.assert_allclose(
     images, jnp.broadcast_to(images[:1], images.shape), atol=1e-5
   )
@@ -85,9 +90,12 @@ def test_the_first_model_takes_the_wanted_number_of_steps(
   model = MODEL._replace(clip=None)
   keys = samplers.image_keys(KEY, 3)
   x = samplers.start_noise(model, keys)
-  found = diffusion.hand_over(
-    model, constant(first), constant(second), x, keys, stop, num_steps=num_steps
-  )
+  both = constant(first), constant(second)
+  found = jax.jit(
+    lambda x, stop: diffusion.hand_over(
+      model, *both, x, keys, stop, num_steps=num_steps
+    )
+  )(x, stop)
   # DDIM with a constant eps, in float64; one marker's step more or less shows.
   y = np.asarray(x, np.float64)
   for i in range(num_steps):
@@ -104,9 +112,7 @@ def test_the_curve_is_the_share_of_recognised_images():
   curve = diffusion.concept_curve(
     MODEL, ORIGINAL, UNLEARNED, TOKENS, psis, KEY, recognise, num_steps=10
   )
-  wanted = [
-    np.mean(np.asarray(recognise(attacked(p, num_steps=10)))) for p in psis
-  ]
+  wanted = [np.mean(np.asarray(recognise(run(p, num_steps=10)))) for p in psis]
   np.testing.assert_allclose(curve, wanted)
   assert curve.dtype == jnp.float32
 

@@ -36,13 +36,15 @@ def model(**options):
 @functools.cache
 def params():
   """Away from the start, where the network's last layer is zero."""
-  made = jax.jit(model().init)(jax.random.key(0))
-  leaves, tree = jax.tree.flatten(made)
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  return jax.tree.unflatten(
-    tree,
-    [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys)],
-  )
+
+  @jax.jit
+  def make(first, second):
+    leaves, tree = jax.tree.flatten(model().init(first))
+    keys = jax.random.split(second, len(leaves))
+    noisy = lambda p, k: p + 0.1 * jax.random.normal(k, p.shape)
+    return jax.tree.unflatten(tree, [*map(noisy, leaves, keys)])
+
+  return make(jax.random.key(0), jax.random.key(1))
 
 
 def rows(n=24, seed=0):
@@ -97,10 +99,10 @@ def test_the_attention_is_softmax_of_queries_and_keys():
 
 def test_embeddings_encode_as_their_tokens_do():
   m, tokens = model(), rows(3)["tokens"]
-  embedded = m.embed(params(), tokens)
+  embedded = jax.jit(m.embed)(params(), tokens)
   np.testing.assert_allclose(
-    m.encode_embeddings(params(), embedded),
-    m.encode(params(), tokens),
+    jax.jit(m.encode_embeddings)(params(), embedded),
+    jax.jit(m.encode)(params(), tokens),
     atol=1e-6,
   )
 
@@ -108,7 +110,7 @@ def test_embeddings_encode_as_their_tokens_do():
 def test_the_text_encoder_looks_back_only():
   m = model()
   tokens = jnp.array([[1, 2, 3, 4], [1, 2, 5, 6]])
-  context = m.encode(params(), tokens)
+  context = jax.jit(m.encode)(params(), tokens)
   np.testing.assert_allclose(context[0, :2], context[1, :2], atol=1e-6)
   assert float(abs(context[0, 2:] - context[1, 2:]).max()) > 1e-3
 
@@ -117,11 +119,10 @@ def test_the_prompt_reaches_the_noise_through_cross_attention_only():
   m, data = model(), rows(6)
   t = jnp.full(6, 10)
   cut = jax.tree_util.tree_map_with_path(
-    lambda path, p: 0 * p if "to_v" in str(path) else p, params()
+    lambda path, p: 0 * np.asarray(p) if "to_v" in str(path) else p, params()
   )
-  noise = lambda p: m.eps(
-    p, data["x"][:1].repeat(6, 0), t, m.encode(p, data["tokens"])
-  )
+  x = data["x"][:1].repeat(6, 0)
+  noise = jax.jit(lambda p: m.eps(p, x, t, m.encode(p, data["tokens"])))
   assert float(jnp.ptp(noise(params()), axis=0).max()) > 1e-4
   assert float(jnp.ptp(noise(cut), axis=0).max()) < 1e-6
 

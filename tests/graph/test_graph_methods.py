@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conformance.programs import change
+from closeness import change
 from refusals import refused
 
 import jaxunlearn as ju

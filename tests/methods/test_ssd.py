@@ -14,13 +14,15 @@ from jaxunlearn.core.types import Variables
 ssd = importlib.import_module("jaxunlearn.methods.ssd")
 
 KEY = jax.random.key(0)
+OPTIONS = ("estimator", "batch_size", "label_free")
+importance = jax.jit(ssd.importance, static_argnums=0, static_argnames=OPTIONS)
 
 
 def importances(mask, **options):
   model, data, variables, _ = setting()
   ones = jnp.ones(60, bool)
   return tuple(
-    ssd.importance(model, variables, data, w, **options) for w in (mask, ones)
+    importance(model, variables, data, w, **options) for w in (mask, ones)
   )
 
 
@@ -31,7 +33,7 @@ def test_the_ratio_of_importances_is_bounded_and_alpha_above_it_is_a_no_op():
   data = {**data, "x": data["x"].at[:, 0].multiply(mask)}
   count = int(mask.sum())
   f, d = (
-    ssd.importance(model, variables, data, w, estimator="example")
+    importance(model, variables, data, w, estimator="example")
     for w in (mask, jnp.ones(60, bool))
   )
   ratio = np.asarray(f["hidden"]["kernel"] / d["hidden"]["kernel"])
@@ -53,9 +55,8 @@ def test_an_infinite_threshold_or_weak_dampening_changes_nothing(
   estimator, options
 ):
   model, data, variables, mask = setting()
-  out, _ = ssd.ssd(model, estimator=estimator, **options)(
-    variables, data, mask, KEY
-  )
+  method = ssd.ssd(model, estimator=estimator, **options)
+  out, _ = method.compiled(variables, data, mask, KEY)
   chex.assert_trees_all_equal(out, variables)
 
 
@@ -65,9 +66,9 @@ def test_forgetting_everything_multiplies_by_lambda_below_alpha_one(estimator):
   ones = jnp.ones(60, bool)
   run = lambda alpha, lam: ssd.ssd(
     model, alpha=alpha, dampening=lam, estimator=estimator, batch_size=16
-  )(variables, data, ones, KEY)[0]
+  ).compiled(variables, data, ones, KEY)[0]
   chex.assert_trees_all_equal(run(1.0, 0.1), variables)
-  f = ssd.importance(
+  f = importance(
     model, variables, data, ones, estimator=estimator, batch_size=16
   )
   wanted = jax.tree.map(
@@ -91,7 +92,7 @@ def test_the_scale_of_the_loss_does_not_matter(estimator):
   model, data, variables, mask = setting()
   scaled = model._replace(loss=lambda o, rows: 3.0 * model.loss(o, rows))
   one, two = (
-    ssd.ssd_adaptive(m, estimator=estimator, batch_size=16)(
+    ssd.ssd_adaptive(m, estimator=estimator, batch_size=16).compiled(
       variables, data, mask, KEY
     )[0]
     for m in (model, scaled)
@@ -103,7 +104,7 @@ def test_order_copies_and_chunks_do_not_matter_to_the_paper_estimator():
   model, data, variables, mask = setting()
   order = np.random.default_rng(0).permutation(60)
   twice = np.concatenate([order, order])
-  run = lambda rows, size: ssd.importance(
+  run = lambda rows, size: importance(
     model,
     variables,
     jax.tree.map(lambda x: x[rows], data),
@@ -120,16 +121,19 @@ def test_batch_importance_is_a_mean_over_batches_of_forget_rows_alone():
   model, data, variables, mask = setting()
   rows = np.flatnonzero(mask)
   squares = []
+  slope = jax.jit(
+    jax.grad(
+      lambda p, part: model.loss(
+        model.predict(Variables(p), data["x"][part]),
+        {"label": data["label"][part]},
+      ).mean()
+    )
+  )
   for start in range(0, len(rows), 4):
-    part = rows[start : start + 4]
-    loss = lambda p, part=part: model.loss(
-      model.predict(Variables(p), data["x"][part]),
-      {"label": data["label"][part]},
-    ).mean()
-    grads = jax.grad(loss)(variables.params)
+    grads = slope(variables.params, rows[start : start + 4])
     squares.append(jax.tree.map(lambda g: np.float64(g) ** 2, grads))
   wanted = jax.tree.map(lambda *s: np.mean(s, axis=0), *squares)
-  found = ssd.importance(
+  found = importance(
     model, variables, data, mask, estimator="batch", batch_size=4
   )
   chex.assert_trees_all_close(
@@ -139,7 +143,7 @@ def test_batch_importance_is_a_mean_over_batches_of_forget_rows_alone():
 
 def test_label_free_importance_is_the_mean_absolute_slope_of_the_output_norm():
   model, data, variables, mask = setting()
-  found = ssd.importance(
+  found = importance(
     model, variables, data, mask, estimator="example", label_free=True
   )
   rows = np.flatnonzero(mask)
@@ -147,11 +151,12 @@ def test_label_free_importance_is_the_mean_absolute_slope_of_the_output_norm():
   def norm(params, i):
     return (model.predict(Variables(params), data["x"][i][None]) ** 2).sum()
 
-  slopes = [jax.grad(norm)(variables.params, i) for i in rows]
+  slope = jax.jit(jax.grad(norm))
+  slopes = [slope(variables.params, i) for i in rows]
   wanted = jax.tree.map(lambda *g: np.abs(np.stack(g)).mean(0), *slopes)
   chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-6)
   blank = {**data, "label": jnp.zeros_like(data["label"])}
-  other = ssd.importance(
+  other = importance(
     model, variables, blank, mask, estimator="example", label_free=True
   )
   chex.assert_trees_all_equal(found, other)
@@ -162,7 +167,8 @@ def test_weights_only_shrink_and_dead_units_stay():
   params = jax.tree.map(lambda p: p, variables.params)
   params["hidden"]["bias"] = params["hidden"]["bias"].at[2].set(-1e3)
   dead = Variables(params)
-  out, _ = ssd.ssd(model, alpha=0.0, dampening=0.5)(dead, data, mask, KEY)
+  method = ssd.ssd(model, alpha=0.0, dampening=0.5)
+  out, _ = method.compiled(dead, data, mask, KEY)
   for p, o in zip(jax.tree.leaves(params), jax.tree.leaves(out.params)):
     assert np.isfinite(o).all()
     assert (np.abs(o) <= np.abs(p)).all() and (o * p >= 0).all()
@@ -174,12 +180,12 @@ def test_weights_only_shrink_and_dead_units_stay():
 def test_a_stored_importance_needs_forget_rows_alone():
   model, data, variables, mask = setting()
   options = {"estimator": "example", "batch_size": 16}
-  full = ssd.importance(model, variables, data, jnp.ones(60, bool), **options)
+  full = importance(model, variables, data, jnp.ones(60, bool), **options)
   stored = ssd.ssd_adaptive(model, importance_full=full, **options)
   whole = ssd.ssd_adaptive(model, **options)
   assert stored.needs.retain == 0 and whole.needs.retain != 0
   poisoned = {**data, "x": jnp.where(mask[:, None], data["x"], jnp.nan)}
-  found, _ = stored(variables, poisoned, mask, KEY)
+  found, _ = stored.compiled(variables, poisoned, mask, KEY)
   wanted, _ = whole.compiled(variables, data, mask, KEY)
   chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-6)
 

@@ -34,9 +34,11 @@ def test_scores_predict_the_loss_of_a_query_after_leaving_a_row_out():
   data = {"x": jnp.float32(g["X"]), "y": jnp.float32(g["y"])}
   query = {"x": data["x"][:3] + 1.0, "y": data["y"][:3]}
   start = Variables(jnp.float32(g["params_full_sum"]))
-  scores, info = influence.influence_scores(
-    RIDGE, start, data, query, damping=float(g["ridge_sum"]) / n
-  )
+  scores, info = jax.jit(
+    lambda start: influence.influence_scores(
+      RIDGE, start, data, query, damping=float(g["ridge_sum"]) / n
+    )
+  )(start)
   assert bool(info.is_converged) and scores.shape == (n,)
 
   def loss(w):
@@ -58,10 +60,12 @@ def test_the_scores_of_a_request_add_up_to_its_influence():
   mask = jnp.asarray(g["remove_mask"] == 1)
   weights = jnp.linspace(0.0, 1.0, 200)
   options = {"damping": 0.01, "weights": weights, "chunk_size": 33}
-  scores, _ = influence.influence_scores(RIDGE, start, data, query, **options)
-  change, _ = influence.influence_of_request(
-    RIDGE, start, data, mask, **options
-  )
+  (scores, _), (change, _) = jax.jit(
+    lambda start: (
+      influence.influence_scores(RIDGE, start, data, query, **options),
+      influence.influence_of_request(RIDGE, start, data, mask, **options),
+    )
+  )(start)
   residual = query["x"][0] @ start.params - query["y"][0]
   wanted = residual * query["x"][0] @ change
   np.testing.assert_allclose(scores[mask].sum(), wanted, rtol=1e-3)
@@ -106,9 +110,12 @@ def test_rows_of_weight_zero_are_not_read():
 
 def test_an_empty_request_changes_nothing():
   model, data, variables = problems.trained()
-  change, info = influence.influence_of_request(
-    model, variables, data, jnp.zeros(60, bool), damping=0.1
-  )
+  nobody = jnp.zeros(60, bool)
+  change, info = jax.jit(
+    lambda v: influence.influence_of_request(
+      model, v, data, nobody, damping=0.1
+    )
+  )(variables)
   chex.assert_trees_all_equal(
     change, jax.tree.map(jnp.zeros_like, variables.params)
   )
@@ -118,10 +125,10 @@ def test_an_empty_request_changes_nothing():
 def test_a_solve_that_stops_early_says_so():
   model, data, variables = problems.trained()
   vector = jax.tree.map(jnp.ones_like, variables.params)
-  solve = lambda steps: influence.solve_curvature(
-    model, variables, data, vector, damping=0.1, max_steps=steps
+  solve = lambda v, steps: influence.solve_curvature(
+    model, v, data, vector, damping=0.1, max_steps=steps
   )[1]
-  short, long = solve(1), solve(200)
+  short, long = jax.jit(lambda v: (solve(v, 1), solve(v, 200)))(variables)
   assert not bool(short.is_converged) and short.residual > 1e-2
   assert bool(long.is_converged) and long.residual < short.residual
 
@@ -129,9 +136,11 @@ def test_a_solve_that_stops_early_says_so():
 def test_bfloat16_params_are_solved_in_float32():
   model, data, variables = problems.trained()
   low = jax.tree.map(lambda v: v.astype(jnp.bfloat16), variables)
-  change, _ = influence.influence_of_request(
-    model, low, data, data["label"] == 0, damping=1.0, max_steps=5
-  )
+  change, _ = jax.jit(
+    lambda v: influence.influence_of_request(
+      model, v, data, data["label"] == 0, damping=1.0, max_steps=5
+    )
+  )(low)
   leaves = jax.tree.leaves(change)
   assert all(leaf.dtype == jnp.float32 for leaf in leaves)
   assert all(jnp.isfinite(leaf).all() for leaf in leaves)

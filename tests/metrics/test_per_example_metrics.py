@@ -1,5 +1,7 @@
 """Losses and gradients of single rows, held against closed forms in NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,15 +39,14 @@ def softmax_regression():
 @pytest.mark.parametrize("chunk_size", [1, 6, 23, 100])
 def test_losses_and_norms_are_those_of_the_closed_form(chunk_size):
   losses, e = softmax_regression()
-  found = per_example.per_example_loss(
-    MODEL, VARIABLES, DATA, chunk_size=chunk_size
-  )
-  np.testing.assert_allclose(found, losses, rtol=1e-5)
-  total, layers = jax.jit(
-    lambda v: per_example.gradient_norms(
-      MODEL, v, DATA, per_layer=True, chunk_size=chunk_size
+  size = {"chunk_size": chunk_size}
+  found, (total, layers) = jax.jit(
+    lambda v: (
+      per_example.per_example_loss(MODEL, v, DATA, **size),
+      per_example.gradient_norms(MODEL, v, DATA, per_layer=True, **size),
     )
   )(VARIABLES)
+  np.testing.assert_allclose(found, losses, rtol=1e-5)
   bias = np.linalg.norm(e, axis=1)
   kernel = np.linalg.norm(X.astype(np.float64), axis=1) * bias
   np.testing.assert_allclose(layers["layer/kernel"], kernel, rtol=1e-5)
@@ -62,14 +63,17 @@ def test_dots_and_the_gram_matrix_are_those_of_the_closed_form(chunk_size):
   }
   wanted = np.einsum("nd,nc,dc->n", x, e, direction["layer"]["kernel"])
   wanted += e @ direction["layer"]["bias"]
-  found = per_example.gradient_dots(
-    MODEL, VARIABLES, DATA, direction, chunk_size=chunk_size
-  )
-  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
   few = jax.tree.map(lambda leaf: leaf[:7], DATA)
-  gram = per_example.gradient_gram(
-    MODEL, VARIABLES, DATA, few, chunk_size=chunk_size, others_chunk_size=3
-  )
+  size = {"chunk_size": chunk_size}
+  found, gram = jax.jit(
+    lambda v: (
+      per_example.gradient_dots(MODEL, v, DATA, direction, **size),
+      per_example.gradient_gram(
+        MODEL, v, DATA, few, others_chunk_size=3, **size
+      ),
+    )
+  )(VARIABLES)
+  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
   wanted = (x @ x[:7].T + 1) * (e @ e[:7].T)
   assert gram.shape == (N, 7)
   np.testing.assert_allclose(gram, wanted, rtol=1e-4, atol=1e-5)
@@ -78,23 +82,27 @@ def test_dots_and_the_gram_matrix_are_those_of_the_closed_form(chunk_size):
 def test_a_networks_dots_and_norms_are_those_of_its_gradients_one_by_one():
   model, data, variables = problems.trained()
 
+  @jax.jit
   def gradient(i):
     rows = jax.tree.map(lambda leaf: leaf[i][None], data)
     loss = lambda p: model.loss(
       model.predict(variables._replace(params=p), rows["x"]), rows
     )[0]
-    flat, _ = jax.flatten_util.ravel_pytree(jax.grad(loss)(variables.params))
-    return np.asarray(flat, np.float64)
+    return jax.flatten_util.ravel_pytree(jax.grad(loss)(variables.params))[0]
 
-  each = np.stack([gradient(i) for i in range(60)])
-  gram = per_example.gradient_gram(
-    model, variables, data, data, chunk_size=16, others_chunk_size=32
-  )
-  np.testing.assert_allclose(gram, each @ each.T, rtol=1e-3, atol=1e-5)
-  norms = per_example.gradient_norms(model, variables, data, chunk_size=16)
-  np.testing.assert_allclose(norms, np.linalg.norm(each, axis=1), rtol=1e-4)
+  each = np.stack([np.asarray(gradient(i), np.float64) for i in range(60)])
   direction = jax.tree.map(jnp.ones_like, variables)
-  dots = per_example.gradient_dots(model, variables, data, direction)
+  gram, norms, dots = jax.jit(
+    lambda v: (
+      per_example.gradient_gram(
+        model, v, data, data, chunk_size=16, others_chunk_size=32
+      ),
+      per_example.gradient_norms(model, v, data, chunk_size=16),
+      per_example.gradient_dots(model, v, data, direction),
+    )
+  )(variables)
+  np.testing.assert_allclose(gram, each @ each.T, rtol=1e-3, atol=1e-5)
+  np.testing.assert_allclose(norms, np.linalg.norm(each, axis=1), rtol=1e-4)
   np.testing.assert_allclose(dots, each.sum(axis=1), rtol=1e-3, atol=1e-5)
 
 
@@ -110,11 +118,12 @@ def test_weights_scale_the_results_and_rows_of_weight_zero_are_not_read():
       *a, jax.tree.map(lambda leaf: leaf[1:3], DATA), **k
     ),
   ):
-    plain = np.asarray(fn(MODEL, VARIABLES, DATA))
-    weighted = fn(MODEL, VARIABLES, poisoned, weights=weights, chunk_size=4)
+    fn = jax.jit(functools.partial(fn, MODEL), static_argnames="chunk_size")
+    plain = np.asarray(fn(VARIABLES, DATA))
+    weighted = fn(VARIABLES, poisoned, weights=weights, chunk_size=4)
     wanted = weights.reshape((N,) + (1,) * (plain.ndim - 1)) * plain
     np.testing.assert_allclose(weighted, wanted, rtol=1e-5, atol=1e-6)
-    mask = fn(MODEL, VARIABLES, poisoned, weights=jnp.asarray(weights > 0))
+    mask = fn(VARIABLES, poisoned, weights=jnp.asarray(weights > 0))
     np.testing.assert_allclose(mask[1:], plain[1:], rtol=1e-5, atol=1e-6)
 
 

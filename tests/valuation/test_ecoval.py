@@ -51,6 +51,11 @@ def cobb_douglas(quality, scale=0.8):
   return Utility(value, N)
 
 
+def ecoval(game, ids, quality=None, **options):
+  run = lambda ids, q: ecoval_values(game, ids, q, **options)
+  return jax.jit(run)(ids, quality)
+
+
 def counted(utility):
   calls = []
 
@@ -64,7 +69,7 @@ def counted(utility):
 @pytest.mark.parametrize("clusters", [IDS, np.zeros(N, int), np.arange(N)])
 def test_an_additive_game_gives_back_what_the_rows_are_worth(clusters):
   k = clusters.max() + 1
-  found = ecoval_values(additive(empty=1.5), clusters, WORTH, num_clusters=k)
+  found = ecoval(additive(empty=1.5), clusters, WORTH, num_clusters=k)
   sums = np.bincount(clusters, WORTH)
   np.testing.assert_allclose(found.cluster_values, sums, atol=1e-5)
   np.testing.assert_allclose(found.values, WORTH, atol=1e-5)
@@ -73,16 +78,14 @@ def test_an_additive_game_gives_back_what_the_rows_are_worth(clusters):
 
 def test_single_rows_as_clusters_are_leave_one_out():
   game = crooked()
-  found = ecoval_values(game, np.arange(N), QUALITY, num_clusters=N)
+  found = ecoval(game, np.arange(N), QUALITY, num_clusters=N)
   np.testing.assert_allclose(found.values, loo(game).values, atol=1e-6)
 
 
 @pytest.mark.parametrize("invert", [False, True])
 def test_shares_add_up_to_the_value_of_the_cluster_also_below_zero(invert):
   game = additive(np.where(IDS == 1, -WORTH, WORTH))
-  found = ecoval_values(
-    game, IDS, QUALITY, num_clusters=K, invert_negative=invert
-  )
+  found = ecoval(game, IDS, QUALITY, num_clusters=K, invert_negative=invert)
   assert float(found.cluster_values[1]) < 0
   np.testing.assert_allclose(
     np.bincount(IDS, found.values), found.cluster_values, atol=1e-5
@@ -95,7 +98,7 @@ def test_shares_add_up_to_the_value_of_the_cluster_also_below_zero(invert):
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
 def test_elasticities_of_cobb_douglas_data_are_recovered(share):
-  found = ecoval_values(
+  found = ecoval(
     cobb_douglas(QUALITY),
     IDS,
     QUALITY,
@@ -111,7 +114,7 @@ def test_elasticities_of_cobb_douglas_data_are_recovered(share):
 def test_constant_returns_scale_the_values_to_the_whole():
   game = Utility(lambda m: (m.sum() / N) ** 2.0, N)
   for how in ("leave_out", "elasticity"):
-    found = ecoval_values(
+    found = ecoval(
       game,
       IDS,
       num_clusters=K,
@@ -125,7 +128,7 @@ def test_constant_returns_scale_the_values_to_the_whole():
 
 def test_a_fraction_of_every_cluster_is_what_elasticity_removes():
   game, calls = counted(cobb_douglas(QUALITY))
-  found = ecoval_values(
+  found = ecoval(
     game,
     IDS,
     num_clusters=K,
@@ -141,34 +144,34 @@ def test_a_fraction_of_every_cluster_is_what_elasticity_removes():
 @pytest.mark.parametrize("ids", [IDS, np.zeros(N, int)])
 def test_a_utility_is_asked_once_a_cluster_and_once_for_all(ids):
   game, calls = counted(additive())
-  found = ecoval_values(game, ids, num_clusters=K, strategy="map")
+  found = ecoval(game, ids, num_clusters=K, strategy="map")
   jax.block_until_ready(found)
   assert len(calls) == K + 1 == int(found.num_evaluations)
   assert sorted(int(m.sum()) for m in calls)[-1] == N
 
 
 def test_an_empty_cluster_is_worth_nothing():
-  found = ecoval_values(crooked(), IDS, num_clusters=5)
+  found = ecoval(crooked(), IDS, num_clusters=5)
   np.testing.assert_array_equal(found.cluster_values[3:], np.zeros(2))
   assert np.isfinite(found.values).all()
 
 
 def test_additive_values_are_sums_of_standard_scores():
   game, w = crooked(), 0.7
-  found = ecoval_values(
+  found = ecoval(
     game, IDS, QUALITY, num_clusters=K, rule="additive", quality_weight=w
   )
   price = np.asarray(found.cluster_values, np.float64) / np.bincount(IDS)
   z = lambda x: (x - x.mean()) / x.std()
   expected = z(price[IDS]) + w * z(QUALITY.astype(np.float64))
   np.testing.assert_allclose(found.values, expected, atol=2e-5)
-  same = ecoval_values(game, IDS, num_clusters=K, rule="additive").values
+  same = ecoval(game, IDS, num_clusters=K, rule="additive").values
   np.testing.assert_allclose(same, z(price[IDS]), atol=2e-5)
 
 
 def test_qualities_of_zero_share_equally():
   quality = np.where(IDS == 2, 0, QUALITY)
-  found = ecoval_values(additive(), IDS, quality, num_clusters=K)
+  found = ecoval(additive(), IDS, quality, num_clusters=K)
   own = np.asarray(found.values)[IDS == 2]
   np.testing.assert_allclose(own, WORTH[IDS == 2].mean(), rtol=1e-5)
   assert found.is_uniform.tolist() == [False, False, True]
@@ -180,7 +183,7 @@ def test_qualities_of_zero_count_as_one_outside_of_the_data_too():
     x, label, jax.random.key(0), num_classes=1, clusters_per_class=K
   )
   quality = np.where(IDS == 2, 0, QUALITY)
-  found = ecoval_values(additive(), groups.ids, quality, num_clusters=K)
+  found = ecoval(additive(), groups.ids, quality, num_clusters=K)
   again = ecoval_of_points(found, groups, x, label, quality, num_classes=1)
   np.testing.assert_allclose(again, found.values, rtol=1e-6)
   assert (np.asarray(again)[IDS == 2] > 0).all()
@@ -189,7 +192,7 @@ def test_qualities_of_zero_count_as_one_outside_of_the_data_too():
 def test_elasticity_of_a_cluster_without_quality_goes_by_its_rows():
   quality = np.where(IDS == 2, 0, QUALITY)
   even = np.where(IDS == 2, 1, QUALITY)
-  found = ecoval_values(
+  found = ecoval(
     cobb_douglas(even),
     IDS,
     quality,
@@ -239,7 +242,7 @@ def test_a_class_with_few_rows_or_none_leaves_clusters_empty():
   )
   sizes = np.bincount(found.ids, minlength=9)
   assert sizes[:3].sum() == 8 and sizes[3:6].sum() == 1 and sizes[6:].sum() == 0
-  values = ecoval_values(
+  values = ecoval(
     Utility(lambda m: m.sum() * 1.0, 9), found.ids, num_clusters=9
   ).values
   np.testing.assert_allclose(values, np.ones(9), atol=1e-6)
@@ -358,7 +361,7 @@ def test_the_datas_own_rows_as_new_points_have_their_values(rule, invert):
     data["x"], data["label"]
   )
   how = {"rule": rule, "invert_negative": invert}
-  found = ecoval_values(
+  found = ecoval(
     game, groups.ids, quality, num_clusters=groups.num_clusters, **how
   )
   again = ecoval_of_points(
@@ -454,13 +457,13 @@ def test_bad_points_and_qualities_are_named():
   data = blobs(8)
   x, label, key = data["x"], data["label"], jax.random.key(0)
   groups = cluster_rows(x, label, key, num_classes=4, clusters_per_class=1)
-  found = ecoval_values(additive(WORTH[:8]), groups.ids, num_clusters=4)
+  found = ecoval(additive(WORTH[:8]), groups.ids, num_clusters=4)
   new = lambda found, x, classes: ecoval_of_points(
     found, groups, x, label, num_classes=classes
   )
   refused(r"features \[M, 6\]", new, found, x[:, :5], 4)
   refused("divides the 4 clusters", new, found, x, 5)
-  other = ecoval_values(additive(WORTH[:8]), groups.ids, num_clusters=6)
+  other = ecoval(additive(WORTH[:8]), groups.ids, num_clusters=6)
   refused("values of 4 clusters", new, other, x, 4)
   with pytest.raises(ValueError, match="rule to be one of"):
     ecoval_of_points(found, groups, x, label, num_classes=4, rule="fair")

@@ -61,25 +61,7 @@ def voting(weights=(4, 3, 2, 1, 0), quota=6):
   return Utility(value, len(weights))
 
 
-def enumerated(utility, size_probabilities):
-  """A semivalue in float64, set by set."""
-  n = utility.num_rows
-  masks = list(itertools.product([False, True], repeat=n))
-  found = jax.jit(jax.vmap(utility.value))(jnp.array(masks))
-  worth = dict(zip(masks, np.asarray(found, np.float64)))
-  worth[(False,) * n] = float(utility.empty_value)
-  values = np.zeros(n)
-  for i, mask in itertools.product(range(n), masks):
-    if mask[i]:
-      continue
-    joined = (*mask[:i], True, *mask[i + 1 :])
-    size = sum(mask)
-    weight = size_probabilities[size] / math.comb(n - 1, size)
-    values[i] += weight * (worth[joined] - worth[mask])
-  return values
-
-
-ALL_SETS = np.array(list(itertools.product([False, True], repeat=5)))
+ALL_SETS = list(itertools.product([False, True], repeat=5))
 GAMES = {
   "airport": airport,
   "glove": glove,
@@ -88,9 +70,36 @@ GAMES = {
 }
 
 
+@functools.cache
+def worths(game):
+  """Of all sets of a game of five, float64."""
+  utility = GAMES[game]()
+  found = jax.jit(jax.vmap(utility.value))(np.array(ALL_SETS))
+  worth = dict(zip(ALL_SETS, np.asarray(found, np.float64)))
+  return worth | {(False,) * 5: float(utility.empty_value)}
+
+
+def enumerated(game, size_probabilities):
+  """A semivalue in float64, set by set, and the range of what sets are worth."""
+  worth, values = worths(game), np.zeros(5)
+  for i, mask in itertools.product(range(5), ALL_SETS):
+    if mask[i]:
+      continue
+    joined = (*mask[:i], True, *mask[i + 1 :])
+    size = sum(mask)
+    weight = size_probabilities[size] / math.comb(4, size)
+    values[i] += weight * (worth[joined] - worth[mask])
+  return values, np.ptp(list(worth.values()))
+
+
+def exactly(utility, kind):
+  probabilities = SIZES[kind](utility.num_rows)
+  return jax.jit(lambda p: exact.exact_semivalue(utility, p))(probabilities)
+
+
 @pytest.mark.parametrize("kind", SIZES)
 def test_exact_values_of_the_airport_game_are_the_published_ones(kind):
-  found = exact.exact_semivalue(airport(), SIZES[kind](5))
+  found = exactly(airport(), kind)
   np.testing.assert_allclose(found.values, AIRPORT_VALUES[kind], atol=1e-6)
   assert int(found.num_evaluations) == 32
   assert float(found.utility_full) == 11
@@ -99,9 +108,8 @@ def test_exact_values_of_the_airport_game_are_the_published_ones(kind):
 @pytest.mark.parametrize("game", GAMES)
 @pytest.mark.parametrize("kind", ["shapley", "banzhaf", "beta_4_1"])
 def test_exact_values_equal_enumeration(game, kind):
-  utility = GAMES[game]()
-  found = exact.exact_semivalue(utility, SIZES[kind](utility.num_rows))
-  expected = enumerated(utility, np.asarray(SIZES[kind](utility.num_rows)))
+  found = exactly(GAMES[game](), kind)
+  expected, _ = enumerated(game, np.asarray(SIZES[kind](5)))
   np.testing.assert_allclose(found.values, expected, atol=2e-6)
   np.testing.assert_array_equal(found.standard_error, 0)
 
@@ -135,12 +143,11 @@ def test_shapley_converges_within_its_standard_errors(antithetic):
     }
   )
   for name, found in run(KEY).items():
-    expected = enumerated(games[name], np.full(5, 1 / 5))
+    expected, spread = enumerated(name, np.full(5, 1 / 5))
     error = np.abs(found.values - expected)
     assert (error <= 5 * np.asarray(found.standard_error) + 1e-5).all(), name
     # Marginals of a game of range r have a deviation of at most r (a pair's mean
     # too, of half as many draws).
-    spread = float(np.ptp(np.asarray(games[name].many(ALL_SETS))))
     assert (np.asarray(found.standard_error) <= spread / 1000**0.5).all(), name
 
 
@@ -211,8 +218,7 @@ def test_every_sampler_converges_on_every_game(name):
   )
   for game, found in run(KEY).items():
     values, error = found.values, found.standard_error
-    expected = enumerated(games[game], np.asarray(size_probabilities(5)))
-    spread = float(np.ptp(np.asarray(games[game].many(ALL_SETS))))
+    expected, spread = enumerated(game, np.asarray(size_probabilities(5)))
     # A sampled marginal is at most N times the range of the utility.
     assert (np.asarray(error) <= 5 * spread / 3000**0.5).all(), game
     gap = np.abs(np.asarray(values) - expected)
@@ -225,11 +231,8 @@ def test_every_sampler_converges_on_every_game(name):
 def test_average_marginal_effects_converge_on_every_game(game):
   utility = GAMES[game]()
   found = ame(utility, KEY, num_samples=4000, l1=1e-4)
-  expected = np.mean(
-    [enumerated(utility, np.asarray(sizes.banzhaf_sizes(5, p))) for p in RATES],
-    axis=0,
-  )
-  spread = float(np.ptp(np.asarray(utility.many(ALL_SETS))))
+  of = lambda rate: enumerated(game, np.asarray(sizes.banzhaf_sizes(5, rate)))
+  expected, spread = np.mean([of(p)[0] for p in RATES], axis=0), of(0.5)[1]
   error = np.asarray(found.standard_error)
   assert (error <= 5 * spread / 4000**0.5).all()
   gap = np.abs(np.asarray(found.values) - expected)
@@ -268,10 +271,13 @@ def test_errors_shrink_as_one_over_the_root_and_are_as_stated(name):
 
 
 def test_beta_one_one_is_shapley_bit_for_bit_in_its_orders():
-  one = permutation.beta_shapley(
-    airport(), KEY, alpha=1.0, beta=1.0, num_permutations=30
-  )
-  other = permutation.shapley(airport(), KEY, num_permutations=30)
+  game, options = airport(), {"num_permutations": 30}
+  one, other = jax.jit(
+    lambda key: (
+      permutation.beta_shapley(game, key, alpha=1.0, beta=1.0, **options),
+      permutation.shapley(game, key, **options),
+    )
+  )(KEY)
   np.testing.assert_allclose(one.values, other.values, atol=1e-6)
 
 
@@ -305,10 +311,10 @@ def saturating(n=40):
 
 
 def test_truncation_zero_is_no_truncation():
-  plain = permutation.shapley(airport(), KEY, num_permutations=20)
-  blocks = permutation.shapley(
-    airport(), KEY, num_permutations=20, truncation=0.0, block_size=2
+  run = lambda **options: permutation.shapley(
+    airport(), KEY, num_permutations=20, **options
   )
+  plain, blocks = jax.jit(lambda: (run(), run(truncation=0.0, block_size=2)))()
   np.testing.assert_allclose(plain.values, blocks.values, rtol=1e-6)
   np.testing.assert_allclose(
     plain.standard_error, blocks.standard_error, rtol=1e-5
@@ -319,7 +325,7 @@ def test_truncation_saves_evaluations_and_loses_what_it_allows():
   run = lambda **options: permutation.shapley(
     saturating(), KEY, num_permutations=10, antithetic=False, **options
   )
-  plain, short = run(), run(truncation=0.01, block_size=5)
+  plain, short = jax.jit(lambda: (run(), run(truncation=0.01, block_size=5)))()
   # Sizes 6 to 10 are not all within 1 %: 1 - 2^-6 is not. 11 to 15 are.
   assert int(plain.num_evaluations) == 400
   assert int(short.num_evaluations) == 1 + 10 * 15

@@ -83,7 +83,9 @@ def test_ridge_utilities_equal_scikit_learn():
     data, validation, num_classes=3, l2=0.7
   )
   masks = some_masks(3)
-  for mask, a, b in zip(masks, plain.many(masks), kernel.many(masks)):
+  for mask, a, b in zip(
+    masks, *(jax.jit(u.many)(masks) for u in (plain, kernel))
+  ):
     linear = Ridge(0.7, fit_intercept=False).fit(x[mask], target[mask])
     error = ((linear.predict(xv) - wanted) ** 2).sum(1).mean()
     assert abs(a + error) < 1e-5
@@ -97,9 +99,10 @@ def test_ridge_utilities_equal_scikit_learn():
 def test_large_tables_are_not_made_and_change_nothing(monkeypatch):
   data, validation = problem(2)
   make = lambda: closed_form.logistic_utility(data, validation, num_classes=2)
-  with_table = make().many(some_masks())
+  with_table = jax.jit(make().many)(some_masks())
   monkeypatch.setattr(closed_form, "_TABLE_ENTRIES", 0)
-  np.testing.assert_allclose(with_table, make().many(some_masks()), atol=1e-6)
+  without = jax.jit(make().many)(some_masks())
+  np.testing.assert_allclose(with_table, without, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])
@@ -109,8 +112,8 @@ def test_damping_holds_where_whole_newton_steps_diverge(num_classes):
     data, validation, num_classes=num_classes, l2=1e-2, **options
   )
   full = np.ones((1, 50), bool)
-  steps = make(num_steps=40, num_cg_steps=40).many(full)
-  more = make(num_steps=60, num_cg_steps=40).many(full)
+  steps = jax.jit(make(num_steps=40, num_cg_steps=40).many)(full)
+  more = jax.jit(make(num_steps=60, num_cg_steps=40).many)(full)
   assert np.isfinite(steps).all()
   np.testing.assert_allclose(steps, more, rtol=1e-3)
 
@@ -125,7 +128,7 @@ def test_tiny_subsets_and_single_classes_train(name, num_classes, score):
   one_row = np.eye(50, dtype=bool)[0]
   one_class = data["label"] == 1
   none = np.zeros(50, bool)
-  scores = found.many(np.stack([one_row, one_class, none]))
+  scores = jax.jit(found.many)(np.stack([one_row, one_class, none]))
   assert np.isfinite(scores).all()
   share = np.bincount(validation["label"]).max() / 30
   empty = {"logistic": -math.log(num_classes)}.get(name, -1.0)
@@ -145,8 +148,8 @@ def test_rows_outside_the_mask_are_not_read_by_closed_forms():
     "label": np.where(mask, data["label"], 1 - data["label"]),
   }
   for make in LEARNERS.values():
-    one = make(data, validation, num_classes=2).many(mask[None])
-    two = make(other, validation, num_classes=2).many(mask[None])
+    one = jax.jit(make(data, validation, num_classes=2).many)(mask[None])
+    two = jax.jit(make(other, validation, num_classes=2).many)(mask[None])
     np.testing.assert_allclose(one, two, rtol=1e-6)
 
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from closeness import change
 from conformance import worlds
-from conformance.programs import change
 from refusals import refused
 
 import jaxunlearn as ju
