@@ -91,7 +91,7 @@ def test_the_last_state_brings_all_back_and_what_comes_before_nothing():
 def test_chunks_change_nothing_and_the_key_does():
   one, other = (trace(num_draws=2, chunk_size=n) for n in (1, 18))
   chex.assert_trees_all_close(one, other, **CLOSE)
-  again = trace(jax.random.key(1), num_draws=2, chunk=18)
+  again = trace(jax.random.key(1), num_draws=2, chunk_size=18)
   assert float(abs(again.corrupt - one.corrupt).max()) > 1e-4
 
 
