@@ -3,6 +3,8 @@
 What is particular to `forget` is in test_forget_bad_input.py.
 """
 
+import importlib
+
 import pytest
 
 from experiments import (
@@ -16,6 +18,7 @@ from experiments import (
   value_data,
   zero_shot,
 )
+from jaxunlearn.__main__ import STUDIES as PROGRAMS
 
 SMOKE = ("--preset", "smoke")
 # Each study, what it is called with besides, and its mistakes: flags, and the
@@ -195,3 +198,15 @@ def test_a_bad_option_ends_in_one_line_before_any_work(
   assert captured.err.count("\n") == 1, captured.err
   for word in words:
     assert word in captured.err
+
+
+def test_smoke_names_methods_of_its_study_and_fewer_than_all():
+  named = 0
+  for name in PROGRAMS:
+    study = getattr(
+      importlib.import_module(f"experiments.{name}"), "STUDY", None
+    )
+    if study is not None and study.smoke is not None:
+      named += 1
+      assert {*study.smoke} < {*study.methods}, name
+  assert named > 8
