@@ -620,6 +620,7 @@ STUDY = bench.Study(
   train=train,
   keep=keep,
   methods=METHODS,
+  smoke=("unlink", "finetune", MMRECUN),
   settings=settings_of,
   fit=fit,
   sweeps=sweeps,
