@@ -125,7 +125,7 @@ def functions(**named: Any) -> None:
   for name, value in named.items():
     if not callable(value):
       raise ValueError(
-        f"Expected {name} to be a function, got {_shown_type(value)}."
+        f"Expected {name} to be a function, got {shown_type(value)}."
       )
 
 
@@ -136,7 +136,7 @@ def model(x: Any, name: str = "model") -> None:
   if is_flax or not _has_functions(x, "init", "apply", "loss"):
     raise ValueError(
       f"Expected {name} to be a Model, as jaxunlearn.adapters.flax.from_module "
-      f"makes one of a Flax module, got {_shown_type(x)}."
+      f"makes one of a Flax module, got {shown_type(x)}."
     )
 
 
@@ -145,7 +145,7 @@ def transforms(links: Sequence[Any]) -> None:
   for link in links:
     if isinstance(link, type) or not _has_functions(link, "run", "expand"):
       raise ValueError(
-        f"Expected a Transform, got {_shown_type(link)}; a method is called "
+        f"Expected a Transform, got {shown_type(link)}; a method is called "
         "with its settings first, and chain(a, b) takes links one by one."
       )
 
@@ -155,18 +155,24 @@ def columns(data: Any, *names: str) -> None:
   wanted = " and ".join(map(repr, names))
   if not isinstance(data, Mapping):
     raise ValueError(
-      f"Expected data to be a dict with {wanted}, got {_shown_type(data)}."
+      f"Expected data to be a dict with {wanted}, got {shown_type(data)}."
     )
-  if any(column not in data for column in names):
+  if any(data.get(column) is None for column in names):
     found = ", ".join(map(repr, data)) or "nothing"
     raise ValueError(f"Expected data to have {wanted}, got {found}.")
+
+
+def dtype_of(x: Any) -> Any:
+  """The dtype of an array; of a list what NumPy makes of it."""
+  found = getattr(x, "dtype", None)
+  return np.asarray(x).dtype if found is None else found
 
 
 def _has_functions(x: Any, *names: str) -> bool:
   return all(callable(getattr(x, name, None)) for name in names)
 
 
-def _shown_type(x: Any) -> str:
+def shown_type(x: Any) -> str:
   named = isinstance(x, str | type) or hasattr(x, "__name__")
   return _shown(x) if named else type(x).__name__
 
@@ -195,10 +201,11 @@ def num_rows(data: Any, name: str = "data") -> int:
 def request(data: Any, forget_mask: Any, name: str = "forget_mask") -> None:
   """Shape and dtype of a request: bool [N] or float [N], N the rows of data."""
   n = num_rows(data)
-  shape, dtype = np.shape(forget_mask), jnp.asarray(forget_mask).dtype
+  shape, dtype = np.shape(forget_mask), dtype_of(forget_mask)
   if shape != (n,):
     raise ValueError(
-      f"Expected {name} of shape ({n},), a row of data each, got {shape}."
+      f"Expected {name} of shape ({n},), a row of data each, got "
+      f"{shape or _shown(forget_mask)}."
     )
   if dtype != jnp.bool_ and not jnp.issubdtype(dtype, jnp.floating):
     raise ValueError(
@@ -208,7 +215,7 @@ def request(data: Any, forget_mask: Any, name: str = "forget_mask") -> None:
 
 def hard_request(forget_mask: Any, name: str = "forget_mask") -> None:
   """A request that is bool: for methods in which a row goes or stays."""
-  dtype = jnp.asarray(forget_mask).dtype
+  dtype = dtype_of(forget_mask)
   if dtype != jnp.bool_:
     raise ValueError(
       f"Expected {name} of dtype bool for this method, got {dtype}; soft "
@@ -366,6 +373,8 @@ def weight_mask(mask: Any, params: Any) -> None:
 
   def fits(path: Any, entry: Any, subtree: Any) -> None:
     shape = np.shape(entry)
+    if isinstance(entry, str):
+      raise ValueError(f"Expected weight_mask to be numbers, got {entry!r}.")
     for leaf in jax.tree.leaves(subtree):
       wanted = np.shape(leaf)
       if len(shape) > len(wanted) or any(

@@ -99,6 +99,7 @@ def repeat(
     A `Transform` whose info is that of `transform` with a leading axis [times].
   """
   checks.transforms((transform,))
+  checks.count(0, times=times)
 
   def one(carry, data, request, round_key, env, prepared):
     del prepared

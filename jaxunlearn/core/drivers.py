@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxunlearn.core import checks
+from jaxunlearn.core import checks, given
 from jaxunlearn.core.legacy import renamed
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import check_labels, map_many
@@ -54,7 +54,10 @@ def unlearn(
       the variables, variables or labels that do not fit the model.
   """
   checks.transforms((transform,))
+  checks.typed_key(key)
+  given.variables(variables)
   request = as_request(request, data)
+  given.rows(data)  # Before `jit`, which narrows without a word.
   checks.finite(variables, "variables")
   if request.forget is not None and request.retain is not None:
     checks.request_values(request.forget, request.retain)
@@ -110,6 +113,7 @@ def unlearn_sequence(
       f"Expected keys of shape ({len(forget_masks)},), one per request, got "
       f"{jnp.shape(keys)}."
     )
+  given.rows(data)
   data = jax.tree.map(jnp.asarray, data)
 
   def serve(state, inputs):
@@ -155,8 +159,11 @@ def predict(
   Returns:
     [N, ...].
   """
-  checks.positive(chunk_size=chunk_size)
+  checks.functions(**{"model.predict": getattr(model, "predict", None)})
+  checks.count(1, chunk_size=chunk_size)
+  given.variables(variables)
   n = checks.num_rows(inputs, "inputs")
+  given.rows(inputs, "inputs")
   if n <= chunk_size:
     return model.predict(variables, inputs)
   chunks = -(-n // chunk_size)
@@ -174,7 +181,6 @@ def predict(
 
 
 @renamed(chunk_size="batch_size")
-@partial(jax.jit, static_argnums=0, static_argnames=("chunk_size", "strategy"))
 def predict_many(
   model: Model,
   variables: Variables,
@@ -196,5 +202,18 @@ def predict_many(
   Returns:
     [M, N, ...].
   """
+  # Before `jit`, which narrows without a word.
+  given.rows(inputs, "inputs")
+  return _predict_many(model, variables, inputs, chunk_size, strategy)
+
+
+@partial(jax.jit, static_argnums=(0, 3, 4))
+def _predict_many(
+  model: Model,
+  variables: Variables,
+  inputs: PyTree,
+  chunk_size: int,
+  strategy: str | int,
+) -> jax.Array:
   one = lambda v: predict(model, v, inputs, chunk_size=chunk_size)
   return map_many(one, variables, strategy=strategy)

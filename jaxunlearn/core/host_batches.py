@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxunlearn.core import checks, fingerprints, sampling
+from jaxunlearn.core import checks, fingerprints, given, sampling
 from jaxunlearn.core.phase import pool_of, sample_key
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import ALL, PyTree, Request, Step, as_request
@@ -72,6 +72,7 @@ def host_batches(data: PyTree, request: Any) -> BatchSource:
     ValueError: the mask does not fit the data.
   """
   request = as_request(request, data)
+  given.rows(data)
 
   def source(link: Transform, key: jax.Array, start: int) -> Iterator[Step]:
     draw = link.needs

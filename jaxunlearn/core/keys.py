@@ -6,6 +6,8 @@ import zlib
 
 import jax
 
+from jaxunlearn.core import checks
+
 
 def derive(key: jax.Array, name: str) -> jax.Array:
   """The key of one use, by its name.
@@ -27,6 +29,9 @@ def derive(key: jax.Array, name: str) -> jax.Array:
     >>> bool(derive(key, "train") == derive(key, "measure"))
     False
   """
+  checks.typed_key(key, shape=getattr(key, "shape", ()))
+  if not isinstance(name, str):
+    raise ValueError(f"Expected name to be a text, got {name!r}.")
   tag = zlib.crc32(name.encode())
   fold = lambda k: jax.random.fold_in(k, tag)
   for _ in range(key.ndim):

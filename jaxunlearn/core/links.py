@@ -37,6 +37,7 @@ def edit(
   Returns:
     A `Transform` of no steps.
   """
+  checks.functions(fn=fn)
   checks.one_of(_READS, reads=reads)
 
   def run(carry, data, request, key, env):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn.core import checks, devices
+from jaxunlearn.core import checks, devices, given
 from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.phase import phase, supervised
 from jaxunlearn.core.tasks import Fit, FitFields, Task, as_fit, as_task
@@ -67,10 +67,12 @@ def train(
   checks.typed_key(key)
   checks.request(data, weights, name="weights")
   checks.weights(weights)
+  given.rows(data)
   init_key, fit_key = jax.random.split(key)
   if isinstance(start, Variables):
     variables = start
   else:
+    checks.functions(start=task.init if start is None else start)
     variables = task.init(init_key, data) if start is None else start(init_key)
   check_labels(task, variables, data, weights)
   data = jax.tree.map(jnp.asarray, data)
@@ -263,6 +265,13 @@ def train_many(
   """
   if batch_axis is not None:
     options["axis_name"] = batch_axis
+  # Each model's own weights are traced; together they can be looked at.
+  task = as_task(task)
+  if checks.is_concrete(weights) and np.ndim(weights) == 2:
+    checks.request(data, weights[0], "each of weights")
+    given.rows(data)
+    like = jax.eval_shape(task.init, jax.random.key(0), data)
+    check_labels(task, like, data, np.asarray(weights).max(axis=0, initial=0))
   return map_many(
     lambda mask, key: train(task, data, mask, key, fit, **options),
     weights,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 
-from jaxunlearn.core import checks
+from jaxunlearn.core import checks, given
 from jaxunlearn.core.types import (
   Draw,
   Info,
@@ -232,11 +232,15 @@ class Transform:
       link, by name.
     """
     checks.typed_key(key)
+    given.variables(variables)
     request = as_request(request, data)
+    given.rows(data)
     data = jax.tree.map(jnp.asarray, data)
     bare = not isinstance(variables, Variables)
     lifted = Variables(variables) if bare else variables
     env = Env(axis_name, sharded_rows)
-    carry, info = self.run(Carry(lifted, lifted, {}), data, request, key, env)
+    start = Carry(lifted, lifted, {})
+    with given.named_columns(data):
+      carry, info = self.run(start, data, request, key, env)
     made = carry.variables._replace(frozen=lifted.frozen)
     return (made.params if bare else made), info

@@ -25,7 +25,7 @@ from jaxunlearn.core.phase import phase, supervised
 from jaxunlearn.core.tasks import Fit, FitFields, Task, as_fit, as_task
 from jaxunlearn.core.training import fitting, init_variables, prepared
 from jaxunlearn.core.transform import Transform
-from jaxunlearn.core.types import Draw, Losses, Step, Variables
+from jaxunlearn.core.types import ALL, Draw, Losses, Step, Variables
 
 
 def retrain(
@@ -200,6 +200,9 @@ def neggrad_plus(
   """
   fit, task = as_fit(fit, fields), as_task(task)
   checks.fraction(retain_share=retain_share)
+  for size in (forget_batch_size, retain_batch_size):
+    if size is not None and size != ALL:
+      checks.count(1, batch_size=size)
   both = phase(
     supervised(task, train=train_mode),
     fit,

@@ -9,7 +9,7 @@ from refusals import refused
 
 import jaxunlearn as ju
 from jaxunlearn.adapters.functions import from_functions
-from jaxunlearn.core import checks, integers
+from jaxunlearn.core import checks, given, integers
 
 DATA = {"x": jnp.zeros((4, 2)), "label": jnp.zeros(4, jnp.int32)}
 
@@ -92,6 +92,10 @@ def test_numbers_that_a_jitted_function_closes_over_are_looked_at():
     jax.jit(lambda x: checks.finite(bad, "tree"))(1.0)
 
 
+X, MASK = np.ones((2, 3), np.float32), np.array([True, False])
+PARAMS, KEY = {"w": jnp.ones((3, 2))}, jax.random.key(0)
+MODEL = from_functions(lambda key, x: PARAMS, lambda params, x: x @ params["w"])
+METHOD = ju.methods.gradient_ascent(MODEL, ju.Fit(optax.sgd(0.1), 1, 2))
 WRONG = {
   "a seed": (lambda: checks.typed_key(5), "jax.random.key.seed., got 5"),
   "a raw key": (
@@ -173,6 +177,64 @@ WRONG = {
   "ids of 64 bits": (
     lambda: integers.narrowed({"id": np.array([1, 2**32])}, "data"),
     r"data\['id'\] to fit into int32, got 1 \.\. 4294967296; number them",
+  ),
+  "no mask": (
+    lambda: checks.request(DATA, None),
+    r"forget_mask of shape \(\d+,\), a row of data each, got None",
+  ),
+  "a text as mask": (lambda: checks.request(DATA, "class:3"), "got 'class:3'"),
+  "a mask of objects": (
+    lambda: checks.request({"x": np.ones(2)}, np.array([True, None])),
+    "dtype bool .*, got object",
+  ),
+  "no model": (
+    lambda: given.variables(None),
+    "variables to be Variables, or params, a pytree of arrays, got NoneType",
+  ),
+  "a number as params": (lambda: given.variables(5), "got int"),
+  "texts as inputs": (
+    lambda: given.rows({"x": np.array(["a"])}, "data"),
+    r"data\['x'\] to be numbers, got <U1",
+  ),
+  "data without what a method reads": (
+    lambda: METHOD(PARAMS, {"inputs": X}, MASK, KEY),
+    "data to be a dict with 'x', got 'inputs'",
+  ),
+  "data as a tuple for a method": (
+    lambda: METHOD(PARAMS, (X, X), MASK, KEY),
+    "data to be a dict with 'x', got tuple",
+  ),
+  "ids of 64 bits for a method": (
+    lambda: METHOD(PARAMS, {"x": np.array([1, 2**32])}, MASK, KEY),
+    r"data\['x'\] to fit into int32",
+  ),
+  "a function as data's name": (lambda: ju.derive(KEY, 3), "name to be a text"),
+  "a seed to derive from": (lambda: ju.derive(5, "x"), "typed PRNG key"),
+  "a draw of half a row": (
+    lambda: ju.phase(max, optax.sgd(0.1), 1, draw=ju.Draw(forget=2.5)),
+    "draw.forget to be a whole number >= -1, got draw.forget=2.5",
+  ),
+  "a fit made by hand": (
+    lambda: ju.phase(max, ju.Fit(optax.sgd(0.1), 2.5)),
+    "num_steps to be a whole number",
+  ),
+  "a text as weight mask": (
+    lambda: ju.masked(METHOD, "x")(PARAMS, DATA, np.arange(4) < 1, KEY),
+    "weight_mask to be numbers, got 'x'",
+  ),
+  "labels of many trainings": (
+    lambda: ju.train_many(
+      MODEL,
+      {"x": X, "label": np.array([0, 2])},
+      np.ones((2, 2), bool),
+      jax.random.split(KEY, 2),
+      ju.Fit(optax.sgd(0.1), 1, 2),
+    ),
+    r"data\['label'\] in 0 \.\. 1, got 0 \.\. 2",
+  ),
+  "ids of 64 bits to predict for": (
+    lambda: ju.predict_many(MODEL, PARAMS, np.array([1, 2**32])),
+    "inputs to fit into int32",
   ),
   "a text as number": (
     lambda: checks.positive(rate="3"),
