@@ -34,7 +34,7 @@ from jaxunlearn.core.targets import (
   with_full_precision,
   write_target,
 )
-from jaxunlearn.core.tasks import Fit, as_task
+from jaxunlearn.core.tasks import Fit, as_fit, as_task, with_extra_arguments
 from jaxunlearn.core.transform import (
   Carry,
   Env,
@@ -110,15 +110,17 @@ def phase(
     ValueError: num_steps < 0, a draw size below -1, a draw that the
       microbatches do not divide, no optimiser.
   """
+  checks.functions(objective=objective)
   if not isinstance(fit, Fit):
     checks.optimizer(fit)
     checks.count(0, num_steps=num_steps)
     fit = Fit(fit, num_steps or 0)
   elif num_steps is not None:
     raise ValueError("Expected num_steps beside an optimiser only, got a Fit.")
+  fit = as_fit(fit, {})
   draw = Draw() if draw is None else draw
   num_steps, parts = fit.num_steps, fit.microbatches
-  optimizer = optax.with_extra_args_support(fit.optimizer)
+  optimizer = with_extra_arguments(fit.optimizer)
   _check_draw(draw, parts)
   if fit.remat:
     objective = jax.checkpoint(objective)
@@ -388,8 +390,7 @@ def _share(draw: Draw, parts: int) -> Draw:
 
 def _check_draw(draw: Draw, parts: int) -> None:
   for kind, size in zip(_KINDS, draw.sizes):
-    if size < ALL:
-      raise ValueError(f"Expected draw.{kind} >= -1, got {size}.")
+    checks.count(ALL, **{f"draw.{kind}": size})
     if parts > 1 and (size == ALL or size % parts):
       raise ValueError(
         f"Expected a number of {kind} rows that {parts} microbatches divide, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
 
@@ -79,6 +80,28 @@ def as_fit(fit: Fit | None, fields: FitFields) -> Fit:
     checks.count(1, batch_size=made.batch_size)
   checks.count(1, microbatches=made.microbatches)
   return made
+
+
+def with_extra_arguments(
+  optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+  """The optimiser, which is told of the extra arguments those that it takes.
+
+  `optax.with_extra_args_support` hands all of them on to what says that it takes
+  some; SAM for one takes none of `batch`, `value`, `grad` and `value_fn`.
+  """
+  if not isinstance(optimizer, optax.GradientTransformationExtraArgs):
+    return optax.with_extra_args_support(optimizer)
+  known = inspect.signature(optimizer.update).parameters
+  takes_all = any(p.kind is p.VAR_KEYWORD for p in known.values())
+
+  def update(
+    updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+  ) -> tuple[PyTree, PyTree]:
+    taken = {n: v for n, v in extra.items() if takes_all or n in known}
+    return optimizer.update(updates, state, params, **taken)
+
+  return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
 class ApplyFn(Protocol):

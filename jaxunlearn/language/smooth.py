@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks, keys
-from jaxunlearn.core.tasks import Fit
+from jaxunlearn.core.tasks import Fit, with_extra_arguments
 from jaxunlearn.core.transform import ForgetGradient
 from jaxunlearn.core.types import PyTree
 
@@ -142,7 +142,7 @@ def averaged(fit: Fit, *, start: int = 100, every: int = 5) -> Fit:
     every: static, >= 1.
   """
   checks.count(1, start=start, every=every)
-  inner = optax.with_extra_args_support(fit.optimizer)
+  inner = with_extra_arguments(fit.optimizer)
 
   def init(params: PyTree) -> Any:
     zeros = jax.tree.map(jnp.zeros_like, params)

@@ -19,7 +19,14 @@ from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.links import edit
 from jaxunlearn.core.phase import phase, remember, supervised
-from jaxunlearn.core.tasks import Fit, FitFields, Task, as_fit, as_task
+from jaxunlearn.core.tasks import (
+  Fit,
+  FitFields,
+  Task,
+  as_fit,
+  as_task,
+  with_extra_arguments,
+)
 from jaxunlearn.core.training import fitting, init_variables, prepared
 from jaxunlearn.core.transform import Carry, Env, Transform
 from jaxunlearn.core.types import Draw, PyTree, Request, Slot, Variables
@@ -41,7 +48,7 @@ def with_ledger(
     optimizer: any.
     requests: bool [R, N], the requests to be ready for.
   """
-  inner = optax.with_extra_args_support(optimizer)
+  inner = with_extra_arguments(optimizer)
   many = requests.shape[0]
 
   def init_fn(params):

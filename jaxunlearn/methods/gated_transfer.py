@@ -36,7 +36,7 @@ from jaxunlearn.core.legacy import old_fits
 from jaxunlearn.core.links import edit, provide
 from jaxunlearn.core.phase import phase
 from jaxunlearn.core.recording import alternate_with_curve, record
-from jaxunlearn.core.tasks import Fit, Model, as_fit
+from jaxunlearn.core.tasks import Fit, Model, as_fit, with_extra_arguments
 from jaxunlearn.core.transform import Carry, Transform
 from jaxunlearn.core.types import Losses, PyTree, Slot, Step, Variables
 from jaxunlearn.losses.attention import attention_difference, attention_map
@@ -376,8 +376,8 @@ def _patient(
   That is the gradient of a batch without a kept row, at which momentum must not
   move the params nor fade.
   """
-  inner = optax.with_extra_args_support(
-    optax.chain(optax.clip_by_global_norm(clip), optimizer)
+  inner = optax.chain(
+    optax.clip_by_global_norm(clip), with_extra_arguments(optimizer)
   )
 
   def update(updates, state, params=None, **extra):

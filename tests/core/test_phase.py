@@ -186,6 +186,8 @@ OPTIMIZERS = {
   "lbfgs": optax.lbfgs(),
   "polyak_sgd": optax.polyak_sgd(),
   "plateau": optax.chain(optax.adam(0.1), optax.contrib.reduce_on_plateau()),
+  # It says that it takes further arguments, and takes none of these.
+  "sam": optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.01)),
 }
 
 
@@ -273,7 +275,10 @@ SGD = optax.sgd(0.1)
     (lambda f: phase(f, SGD, 2.5), "num_steps .* whole number"),
     (lambda f: phase(f, "adam", 1), "optimizer .* optax"),
     (lambda f: phase(f, Fit(SGD, 1), 1), "got a Fit"),
-    (lambda f: phase(f, SGD, 1, draw=Draw(retain=-3)), "draw.retain >= -1"),
+    (
+      lambda f: phase(f, SGD, 1, draw=Draw(retain=-3)),
+      "draw.retain to be a whole number >= -1",
+    ),
     (
       lambda f: phase(f, Fit(SGD, 1, microbatches=2)),
       "draw for 2 microbatches",
