@@ -135,6 +135,10 @@ def config_of(settings: Mapping[str, Any]) -> DecoderConfig:
     raise ValueError(
       f"Expected config.json to have {error}, got none."
     ) from None
+  except (TypeError, AttributeError, OverflowError) as error:
+    raise ValueError(
+      f"Expected config.json as transformers writes it, got {error}."
+    ) from error
 
 
 def _gpt2_config(s: Mapping[str, Any]) -> DecoderConfig:
@@ -191,7 +195,10 @@ def _llama_config(s: Mapping[str, Any]) -> DecoderConfig:
 def _rotations(s: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
   # Since version 5 both are in one place.
   given = s.get("rope_parameters") or s.get("rope_scaling") or {}
-  theta = float(given.get("rope_theta") or s.get("rope_theta") or 1e4)
+  theta = given.get("rope_theta") or s.get("rope_theta") or 1e4
+  if isinstance(theta, str):
+    raise ValueError(f"Expected rope_theta to be a number, got {theta!r}.")
+  theta = float(theta)
   kind = given.get("rope_type", given.get("type", "default"))
   if kind not in ("default", "llama3") or given.get("partial_rotary_factor"):
     raise ValueError(

@@ -78,7 +78,7 @@ def read_tree(path: epath.Path) -> Any:
     args = ocp.args.PyTreeRestore(restore_args=jax.tree.map(on_host, tree))
     return handler.restore(path, args=args)
   except (OSError, ValueError, KeyError, TypeError) as error:
-    reason = (str(error).splitlines() or [""])[0]
+    reason = (str(error).splitlines() or [""])[0][:200]
     raise ValueError(
       f"Expected a readable Orbax checkpoint at {path}, got "
       f"{type(error).__name__}: {reason}"

@@ -158,6 +158,8 @@ def without(name):
     ("llama", settings(num_hidden_layers=10**12), "model.layers.2"),
     ("llama", settings(num_hidden_layers=1), "got model.layers.1.* besides"),
     ("llama", settings(rope_parameters={"rope_type": "yarn"}), "got 'yarn'"),
+    ("llama", settings(rope_parameters=3), "as transformers writes it"),
+    ("llama", settings(rope_theta="x", rope_parameters=None), "got 'x'"),
     ("gpt2", settings(activation_function="gelu"), "got 'gelu'"),
     (
       "qwen3",
