@@ -129,6 +129,15 @@ def failing_on_system_errors() -> Iterator[None]:
     fail(f"{error.strerror or error}{place}")
 
 
+@contextlib.contextmanager
+def demonstration(options: Any) -> Iterator[None]:
+  """What programs that write no folder of results do around their work."""
+  with failing_on_system_errors(), failing_on_bad_input():
+    flags.check(options)
+    use_compilation_cache()
+    yield
+
+
 class _Stages(Progress):
   """A bar that is drawn on a terminal; elsewhere a line for each stage."""
 
@@ -171,7 +180,7 @@ def progress() -> Progress:
   """
   return _Stages(
     SpinnerColumn(),
-    TextColumn("{task.description}"),
+    TextColumn("{task.description}", markup=False),
     BarColumn(),
     MofNCompleteColumn(),
     TimeElapsedColumn(),

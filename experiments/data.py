@@ -432,6 +432,11 @@ def stratified_split(
 def pooled(pool: Pool, class_names: tuple[str, ...]) -> Dataset:
   """A division of the rows that is the same in every run."""
   train, test = stratified_split(pool.rows["label"], pool.test_share)
+  if not len(test):
+    raise ValueError(
+      f"Expected rows of one class to train and to test on, got {len(train)} "
+      f"rows of {len(class_names)} classes."
+    )
   return _dataset(
     pool.take(train, train),
     pool.take(test, train),
@@ -486,6 +491,11 @@ def _checked_rows(
 
 def checked_inputs(path: str, x: np.ndarray, name: str) -> np.ndarray:
   """float32, or int32 where they are integers and no images."""
+  if 0 in x.shape[1:]:
+    raise ValueError(
+      f"Expected {name} in {path} to have numbers in a row, got none: shape "
+      f"{list(x.shape)}."
+    )
   is_image = x.dtype == np.uint8 and x.ndim == 4
   if x.dtype.kind in "iu" and not is_image:
     limits = np.iinfo(np.int32)

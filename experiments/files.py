@@ -9,15 +9,18 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 # A whole number as people and spreadsheets write it: 3, -3, "3", 3.0.
 _WHOLE = re.compile(r'"?([+-]?[0-9]+)(?:\.0*)?"?')
+_LONGEST = 1_000_000  # Characters of a line of JSON that is read.
 
 
 def checked_path(path: str | os.PathLike[str], name: str) -> Path:
@@ -52,6 +55,20 @@ def checked_file(path: str | os.PathLike[str], name: str) -> Path:
   found = checked_path(path, name)
   if not found.is_file():
     raise ValueError(f"Expected {name} to be a file, got no such file: {path}.")
+  return found
+
+
+def made_folder(path: str | os.PathLike[str], name: str) -> Path:
+  """A path to a folder, made where it is missing; see `checked_path`."""
+  found = checked_path(path, name)
+  try:
+    if not found.exists():
+      found.mkdir(parents=True)
+  except OSError as error:
+    raise ValueError(
+      f"Expected {name} to be a folder that can be made, got {short(str(path))} "
+      f"({error.strerror})."
+    ) from error
   return found
 
 
@@ -110,6 +127,53 @@ def read_text(path: str | os.PathLike[str], name: str) -> str:
       f"Expected {name} to be text in UTF-8, got other bytes from place "
       f"{error.start} on ({path}); save it as UTF-8."
     ) from error
+
+
+def json_value(text: str, where: str) -> Any:
+  """What a text of JSON says.
+
+  Raises:
+    ValueError: it is none, has half a character, or is nested deeper or has
+      numbers longer than Python reads.
+  """
+  try:
+    found = json.loads(text)
+    json.dumps(found, ensure_ascii=False).encode()
+  except UnicodeEncodeError as error:
+    half = error.object[error.start]
+    raise ValueError(
+      f"Expected whole characters on {where}, got half of one, {half!r}."
+    ) from None
+  except (ValueError, RecursionError) as error:
+    raise ValueError(
+      f"Expected a JSON object on {where}, got {short(text, 40)!r}."
+    ) from error
+  return found
+
+
+def json_lines(
+  path: str | os.PathLike[str], name: str
+) -> Iterator[tuple[dict[str, Any], str]]:
+  """The objects of a file, one a line, each with where it is, for errors.
+
+  Args:
+    path: the file.
+    name: what an error calls its content.
+
+  Raises:
+    ValueError: an empty line before another, one that is no object; see
+      `read_text` and `json_value`.
+  """
+  # Only these end a line: JSON may have U+2028 and its like within texts.
+  lines = read_text(path, name).rstrip().split("\n")
+  for number, line in enumerate(lines, start=1):
+    where = f"line {number} of {Path(path).name}"
+    found = json_value(line, where) if len(line) < _LONGEST else None
+    if not isinstance(found, dict):
+      raise ValueError(
+        f"Expected a JSON object on {where}, got {short(line, 40)!r}."
+      )
+    yield found, where
 
 
 def read_cells(

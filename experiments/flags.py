@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from .files import short
+from .files import checked_path, short
 
 T = TypeVar("T")
 
@@ -23,9 +23,13 @@ MOST: Mapping[str, int] = {
   "shadows": 10_000,
   "twins": 1_000,
   "train_steps": 10_000_000,
+  "steps": 10_000_000,
   "cycles": 10_000_000,
   "many_requests": 10_000_000,
   "batch_size": 1_000_000,
+  "rank": 100_000,
+  "classes": 100_000,
+  "tune": 10_000,
 }
 
 
@@ -96,12 +100,21 @@ def _without_box(text: str) -> str:
   last = is_rule.index(True, first) if True in is_rule[first:] else None
   words = " ".join(lines[first:last])
   # What the parser of numbers says of "x", in the words of other errors.
-  found = re.match(r"Error parsing (\S+): .*? from \[(.*?)\]\.", words)
+  found = re.match(
+    r"Error parsing (\S+): .*? from \[(.*?)\]\.", words
+  ) or re.match(
+    r"Error parsing (\S+): .*(?:int\(\).*?|float|digits; .*?)(?:: (.*)|$)",
+    words,
+  )
   if found is None:
+    unknown = words.removeprefix("Unrecognized options: ")
+    if unknown != words:
+      return f"Expected options as in --help, got {short(unknown)}."
     return words or "Expected arguments as in --help."
-  kind = "a number" if re.search(r"INT|FLOAT", words) else "another value"
-  given = short(found[2].replace(" ", ""))
-  return f"Expected {found[1]} to be {kind}, got {given}."
+  is_number = re.search(r"INT|FLOAT|int\(\)|float:|digits", words)
+  kind = "a number" if is_number else "another value"
+  given = short((found[2] or "one of too many digits").replace(" ", ""))
+  return f"Expected {found[1].rstrip(':')} to be {kind}, got {given}."
 
 
 def check(options: Any) -> None:
@@ -116,6 +129,8 @@ def check(options: Any) -> None:
     value, flag = getattr(options, field.name), field.name.replace("_", "-")
     if isinstance(value, str) and not value.strip():
       raise ValueError(f"Expected --{flag} to say something, got {value!r}.")
+    if field.name == "data_dir" and value is not None:
+      checked_path(value, "--data-dir")
     if isinstance(value, int) and not isinstance(value, bool):
       most = MOST.get(field.name, 2**31 - 1)
       if not -(2**31) <= value <= most:
@@ -128,6 +143,28 @@ def _brief(number: int) -> str:
   return (
     str(number) if abs(number) < 10**30 else "a number of 30 digits or more"
   )
+
+
+def check_numbers(
+  options: Any, least: Mapping[str, int], positive: Sequence[str] = ()
+) -> None:
+  """Checks what a program's own numbers may be.
+
+  Args:
+    options: a dataclass of flags.
+    least: by name of a whole number the smallest that it may be.
+    positive: names of numbers that are above 0 and finite.
+
+  Raises:
+    ValueError: the first that is not.
+  """
+  for name in (*least, *positive):
+    value = getattr(options, name)
+    wanted = f">= {least[name]}" if name in least else "> 0 and finite"
+    holds = value >= least[name] if name in least else 0 < value < float("inf")
+    if not holds:
+      flag = name.replace("_", "-")
+      raise ValueError(f"Expected --{flag} {wanted}, got {value}.")
 
 
 def check_seeds(seeds: int | None, first_seed: int = 0) -> None:

@@ -104,6 +104,43 @@ def share(value: str) -> float:
   return found
 
 
+def rows_of_share(value: str, count: int, noun: str = "rows") -> int:
+  """How many of all a share asks for.
+
+  Raises:
+    ValueError: none, or no share.
+  """
+  found = round(share(value) * count)
+  if found == 0:
+    raise ValueError(
+      f"Expected a share of {count} {noun}, got {value}, of none."
+    )
+  return found
+
+
+def rows_numbered(column: np.ndarray, text: str, noun: str) -> np.ndarray:
+  """The rows whose whole number, 0 or more, is the one that is named.
+
+  Args:
+    column: int [N].
+    text: of the number.
+    noun: what an error calls it, such as "a class".
+
+  Returns:
+    bool [N].
+
+  Raises:
+    ValueError: another text, or a number that no row has.
+  """
+  number = int(text) if re.fullmatch("[0-9]{1,18}", text) else -1
+  if number not in column:
+    raise ValueError(
+      f"Expected {noun} {column.min()} .. {column.max()}, got "
+      f"{files.short(text, 40)!r}."
+    )
+  return column == number
+
+
 def share_or_names(value: str) -> float | tuple[str, ...]:
   """A share, "0.1", or names of things, "4711,4712" or "id=0.1".
 
@@ -116,6 +153,21 @@ def share_or_names(value: str) -> float | tuple[str, ...]:
   if value.rpartition("=")[0] not in ("", "id") or not all(names):
     raise ValueError(
       "Expected a share in (0, 1), or names with commas between, got "
+      f"{files.short(value, 40)!r}."
+    )
+  return names
+
+
+def names_of(value: str) -> tuple[str, ...]:
+  """Names with commas between.
+
+  Raises:
+    ValueError: an empty one, which rows without a name would have.
+  """
+  names = tuple(map(str.strip, value.split(",")))
+  if not all(names):
+    raise ValueError(
+      "Expected NAME,... with names between the commas, got "
       f"{files.short(value, 40)!r}."
     )
   return names

@@ -135,8 +135,11 @@ def _user_model(name: str, **options: Any) -> Model:
   factory = factory_of(name)
   try:
     return from_module(factory, **options)
-  except Exception as error:
-    raise ValueError(f"--model {name}: {brief(error)}") from error
+  except (Exception, SystemExit) as error:
+    said = brief(error)
+    if not said.startswith("Expected"):
+      said = f"Expected a function that returns a module, got {said}"
+    raise ValueError(f"--model {name}: {said}") from error
 
 
 def factory_of(name: str) -> Any:
@@ -153,7 +156,7 @@ def factory_of(name: str) -> Any:
       f"Expected --model {name} to name a module that can be imported from "
       f"here, got no module {error.name!r}."
     ) from error
-  except Exception as error:  # Whatever the user's module raises.
+  except (Exception, SystemExit) as error:  # Whatever the module raises.
     raise ValueError(
       f"Expected --model {name} to name a module that can be imported, got "
       f"{type(error).__name__}: {error}"
@@ -206,10 +209,18 @@ def _outputs(
   try:
     variables = jax.eval_shape(model.init, jax.random.key(0), like)
     outputs = jax.eval_shape(model.predict, variables, like)
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     raise ValueError(
       f"Expected --model {name} to take {_rows_of(like)}, got {brief(error)}"
     ) from error
+  if not jax.tree.leaves(variables.params):
+    raise ValueError(f"Expected --model {name} to have parameters, got none.")
+  dtype = getattr(outputs, "dtype", np.float32)
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise ValueError(
+      f"Expected --model {name} to return floats, got {dtype}, of which there is "
+      "no gradient."
+    )
   return variables, getattr(outputs, "shape", None)
 
 

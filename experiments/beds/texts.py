@@ -23,7 +23,7 @@ from jaxunlearn import language
 from jaxunlearn.language.phrases import telling
 from jaxunlearn.language.types import Text
 
-from .. import bench
+from .. import bench, files
 from ..data import data_folder
 from ..datasets import tofu
 from ..flags import described
@@ -125,7 +125,8 @@ def load_weights(weights: str) -> Any:
   if weights == "smollm2":
     loaded = gguf.load_llama(gguf.find_smollm2())
   else:
-    loaded = huggingface.load(weights, dtype=np.float32)
+    folder = files.checked_path(weights, "--weights")
+    loaded = huggingface.load(folder, dtype=np.float32)
   if loaded.tokenizer is None:
     raise ValueError(f"Expected tokenizer.json in {weights}, got no such file.")
   # Layers are computed again for the gradient: memory is what is short.

@@ -20,7 +20,9 @@ def leave_out(plan: Plan, lacks: Mapping[str, str]) -> Plan:
   Raises:
     ValueError: such a method was asked for by name, or none is left.
   """
-  asked, groups = plan.options.methods, ("all", "usual", *plan.study.groups)
+  asked = plan.options.methods
+  # The default of a study is no wish for each of its methods.
+  groups = ("all", "usual", type(plan.options).methods, *plan.study.groups)
   left_out = [name for name in plan.methods if name in lacks]
   methods = tuple(name for name in plan.methods if name not in lacks)
   if left_out and (asked not in groups or not methods):

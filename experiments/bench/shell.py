@@ -206,8 +206,13 @@ def _write_settings(asked: Any, prepare: Callable[[Any], Plan]) -> None:
     with common.failing_on_bad_input():
       flags.check(asked)
       common.use_compilation_cache()
-      plan = prepare(asked)
       path = files.checked_path(asked.write_settings, "--write-settings")
+      if path.is_dir():
+        raise ValueError(
+          f"Expected --write-settings to be a file, got the folder {path}."
+        )
+      files.made_folder(path.parent, "--write-settings")
+      plan = prepare(asked)
       found = tune.read(path)
     for line in plan.notes:
       print(f"note: {line}", file=sys.stderr)

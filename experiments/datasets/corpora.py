@@ -9,7 +9,6 @@ raw/retain1 (or retain2) and raw/holdout, .txt or .json, and knowmem/*.json.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +68,7 @@ def read(folder: str) -> Corpus:
     ValueError: in one line, a folder without documents, one that is empty, a line
       that is no question, a question on a document that is not there.
   """
-  path = Path(folder)
+  path = files.checked_path(folder, "--data")
   if not path.is_dir():
     raise ValueError(f"Expected --data to be a folder, got {folder!r}.")
   if (path / "raw").is_dir():
@@ -80,21 +79,18 @@ def read(folder: str) -> Corpus:
       f"Expected four documents NAME.txt or more in {folder}, got {len(found)}."
     )
   texts, names = _paragraphs(dict(sorted(found.items())))
-  questions, answers, about = [], [], []
-  asked = path / "questions.jsonl"
-  if asked.is_file():
-    lines = files.read_text(asked, "questions").rstrip().split("\n")
-    for number, line in enumerate(lines, start=1):
-      row = _question(line, f"line {number} of questions.jsonl")
-      if row["document"] not in found:
-        raise ValueError(
-          f"Expected a document of {folder} on line {number} of questions.jsonl, "
-          f"got {files.short(row['document'], 40)!r}."
-        )
-      for to, name in (
-        (questions, "question"), (answers, "answer"), (about, "document"),
-      ):  # fmt: skip
-        to.append(row[name])
+  path = path / "questions.jsonl"
+  asked = []
+  for row, where in (
+    files.json_lines(path, "questions") if path.exists() else ()
+  ):
+    asked.append(_texts(row, ("question", "answer", "document"), where))
+    if asked[-1][2] not in found:
+      raise ValueError(
+        f"Expected a document of {folder} on {where}, got "
+        f"{files.short(asked[-1][2], 40)!r}."
+      )
+  questions, answers, about = ([row[i] for row in asked] for i in range(3))
   return Corpus(texts, names, questions, answers, np.array(about, str))
 
 
@@ -110,20 +106,15 @@ def _paragraphs(documents: dict[str, str]) -> tuple[list[str], np.ndarray]:
   return texts, np.array(names)
 
 
-def _question(line: str, where: str) -> dict[str, str]:
-  try:
-    row = json.loads(line)
-  except ValueError:
-    row = None
-  names = ("document", "question", "answer")
-  if not isinstance(row, dict) or not all(
-    isinstance(row.get(n), str) and row[n].strip() for n in names
-  ):
+def _texts(row: Any, names: tuple[str, ...], where: str) -> list[str]:
+  """The texts of an object, none of them empty."""
+  found = [row.get(n) if isinstance(row, dict) else None for n in names]
+  if not all(isinstance(text, str) and text.strip() for text in found):
     raise ValueError(
       f"Expected texts {', '.join(names)} in a JSON object on {where}, got "
-      f"{files.short(line, 40)!r}."
+      f"{files.short(str(row), 40)}."
     )
-  return row
+  return found
 
 
 def _published(path: Path) -> Corpus:
@@ -147,23 +138,23 @@ def _published(path: Path) -> Corpus:
   for part, name in (("forget", "forget"), ("retain", kept), ("retain2", kept)):
     found = path / "knowmem" / f"{part}_qa.json"
     if found.is_file():
-      rows = _json(files.read_text(found, "questions"), found)
-      asked += [(row["question"], row["answer"], name) for row in rows]
+      asked += [(*pair, name) for pair in _pairs(found)]
   shown = path / "knowmem" / "retain_qa_icl.json"
   examples = []
   if shown.is_file():
-    rows = _json(files.read_text(shown, "examples"), shown)
-    examples = [(row["question"], row["answer"]) for row in rows]
+    examples = [(question, answer) for question, answer in _pairs(shown)]
   questions, answers, about = ([row[i] for row in asked] for i in range(3))
   about = np.array(about, str)
   return Corpus(texts, names, questions, answers, about, examples)
 
 
+def _pairs(path: Path) -> list[list[str]]:
+  rows = _json(files.read_text(path, "questions"), path)
+  return [_texts(row, ("question", "answer"), path.name) for row in rows]
+
+
 def _json(text: str, path: Path) -> list[Any]:
-  try:
-    found = json.loads(text)
-  except ValueError:
-    found = None
+  found = files.json_value(text, f"the lines of {path.name}")
   if not isinstance(found, list) or not found:
     raise ValueError(f"Expected a list in {path.name}, got none.")
   return found

@@ -9,10 +9,9 @@ what its own corpus is made by.
 from __future__ import annotations
 
 import collections
-import json
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -77,16 +76,14 @@ def translations(path: str | None) -> dict[str, str]:
     return {}
   found = files.checked_file(path, "--translations")
   made = {}
-  lines = files.read_text(found, "translations").rstrip().split("\n")
-  for number, line in enumerate(lines, start=1):
-    try:
-      row: Any = json.loads(line)
-      made[row["question"]] = str(row["translated"])
-    except (ValueError, KeyError, TypeError):
+  for row, where in files.json_lines(found, "translations"):
+    pair = row.get("question"), row.get("translated")
+    if not all(isinstance(text, str) and text.strip() for text in pair):
       raise ValueError(
-        "Expected an object with question and translated on line "
-        f"{number} of {found.name}, got {files.short(line, 40)!r}."
-      ) from None
+        f"Expected texts question and translated on {where}, got "
+        f"{files.short(str(row), 40)}."
+      )
+    made[pair[0]] = pair[1]
   return made
 
 

@@ -151,6 +151,8 @@ def _folder(folder: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
   """DIR/PERSON/IMAGE in grey; hidden files and folders are passed over."""
   from PIL import Image
 
+  if not folder.is_dir():
+    raise ValueError(f"Expected --data folder:DIR, got no folder {folder}.")
   people = sorted(
     p for p in folder.iterdir() if p.is_dir() and p.name[:1] != "."
   )

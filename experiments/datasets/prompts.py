@@ -7,7 +7,6 @@ asks for; and "category": direct, indirect or implied.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -51,22 +50,10 @@ def read(path: str) -> list[Prompt]:
     ValueError: in one line, a file that is missing or what is wrong in it.
   """
   found = files.checked_file(path, "--prompts")
-  lines = files.read_text(found, "prompts").rstrip().split("\n")
-  return [
-    _prompt(line, f"line {number} of {found.name}")
-    for number, line in enumerate(lines, start=1)
-  ]
+  return [_prompt(*each) for each in files.json_lines(found, "prompts")]
 
 
-def _prompt(line: str, where: str) -> Prompt:
-  try:
-    row: Any = json.loads(line)
-  except (ValueError, RecursionError):
-    row = None
-  if not isinstance(row, dict):
-    raise ValueError(
-      f"Expected a JSON object on {where}, got {files.short(line, 40)!r}."
-    )
+def _prompt(row: dict[str, Any], where: str) -> Prompt:
   steps = row.get("prompt")
   steps = [steps] if isinstance(steps, str) else steps
   every: list[Any] = [None]
@@ -75,7 +62,7 @@ def _prompt(line: str, where: str) -> Prompt:
   if not all(isinstance(text, str) and text.strip() for text in every):
     raise ValueError(
       "Expected a prompt or a list of them, an answer and about, texts that are "
-      f"not empty, on {where}, got {files.short(line, 40)!r}."
+      f"not empty, on {where}, got {files.short(str(row), 40)}."
     )
   category = row.get("category", "direct")
   if category not in OWN:

@@ -43,7 +43,6 @@ LLAMA_3 = (
   "<|start_header_id|>user<|end_header_id|>\n\n{question}"
   "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n{answer}<|eot_id|>"
 )
-_LONGEST = 1_000_000  # Characters of a line that is read.
 
 
 class Pairs(NamedTuple):
@@ -159,12 +158,8 @@ def read(path: Path) -> Pairs:
     ValueError: a line that is no object, lacks a question or an answer, or has an
       empty one; an empty line before another; fewer than eight rows.
   """
-  # Only these end a line: JSON may have U+2028 and its like within texts.
-  lines = files.read_text(path, "questions and answers").rstrip().split("\n")
-  rows = [
-    _row(line, f"line {number} of {path.name}")
-    for number, line in enumerate(lines, start=1)
-  ]
+  found = files.json_lines(path, "questions and answers")
+  rows = [_checked(row, where) for row, where in found]
   if len(rows) < 8:
     raise ValueError(f"Expected eight rows in {path.name}, got {len(rows)}.")
   questions, answers = (
@@ -204,15 +199,7 @@ def _filled(
   ]
 
 
-def _row(line: str, where: str) -> Mapping[str, Any]:
-  try:
-    row = json.loads(line) if len(line) < _LONGEST else None
-  except (ValueError, RecursionError):  # A number of thousands of digits, too.
-    row = None
-  if not isinstance(row, dict):
-    raise ValueError(
-      f"Expected a JSON object on {where}, got {files.short(line, 40)!r}."
-    )
+def _checked(row: dict[str, Any], where: str) -> Mapping[str, Any]:
   for name in ("question", "answer"):
     if not isinstance(row.get(name), str) or not row[name].strip():
       raise ValueError(f"Expected a text {name!r} on {where}, got none.")
@@ -230,13 +217,6 @@ def _row(line: str, where: str) -> Mapping[str, Any]:
       f"{files.short(json.dumps(owner), 40)}."
     )
   row["owner"] = str(owner).strip()
-  try:
-    "".join([row["question"], row["answer"], row["owner"], *others]).encode()
-  except UnicodeEncodeError as error:
-    raise ValueError(
-      f"Expected whole characters on {where}, got half of one, "
-      f"{error.object[error.start]!r}."
-    ) from None
   return row
 
 
@@ -278,19 +258,13 @@ def pinned(pairs: Pairs, kind: str, value: str) -> np.ndarray:
     ValueError: a split of other data, an owner without a name or whom no row
       has, a row that is not there.
   """
-  from ..requests import rows_named
+  from ..requests import names_of, rows_named
 
   count = len(pairs.questions)
   if kind == "index":
     return files.read_rows(value, count)
   if kind == "owner":
-    names = tuple(name.strip() for name in value.split(","))
-    if not all(names):  # Rows without an owner have "".
-      raise ValueError(
-        "Expected owner:NAME,... with names between the commas, got "
-        f"{files.short(value, 40)!r}."
-      )
-    return rows_named(pairs.owners, names, "an owner")
+    return rows_named(pairs.owners, names_of(value), "an owner")
   if value not in _SPLITS or count < 4000:
     known = ", ".join(name for name in _SPLITS if name != "select01")
     raise ValueError(

@@ -8,14 +8,13 @@ or a JSON object a line.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..files import checked_file, short
+from ..files import checked_file, json_lines, json_value, read_text, short
 from .vqa import REFUSALS, Vqa
 
 SIDE = 32  # Pixels that images are made.
@@ -34,10 +33,17 @@ def load(benchmark: str, file: str) -> Vqa:
   for number, entry in enumerate(_entries(path)):
     try:
       rows += _READERS[benchmark](entry)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (
+      KeyError,
+      TypeError,
+      IndexError,
+      AttributeError,
+      ValueError,
+    ) as error:
+      found = f"none of {error}" if isinstance(error, KeyError) else str(entry)
       raise ValueError(
-        f"Expected entry {number} of {path.name} as {benchmark} has it, got none "
-        f"of {error}."
+        f"Expected entry {number} of {path.name} as {benchmark} has it, got "
+        f"{short(found)}."
       ) from error
     if len(rows) > _MOST:
       break
@@ -47,23 +53,21 @@ def load(benchmark: str, file: str) -> Vqa:
 
 
 def _entries(path: Path) -> list[Any]:
-  try:
-    text = path.read_text(encoding="utf-8")
-    if text.lstrip().startswith("["):
-      return json.loads(text)
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
-  except (OSError, ValueError) as error:
-    raise ValueError(
-      f"Expected {path.name} to be JSON in UTF-8, got {short(str(error))}."
-    ) from error
+  text = read_text(path, "--data")
+  if text.lstrip().startswith("["):
+    return json_value(text, f"the lines of {path.name}")
+  return [row for row, _ in json_lines(path, "--data")]
 
 
 def _row(
   image: str, question: str, answer: str, owner: str, kind: str, **more: Any
 ) -> dict[str, Any]:
-  if not (str(question).strip() and str(answer).strip()):
-    raise TypeError("question and answer")
-  words = more.pop("keywords", None) or [str(answer)]
+  said = (question, answer)
+  if not isinstance(image, str) or not all(
+    isinstance(text, str | int | float) and str(text).strip() for text in said
+  ):
+    raise TypeError("no text")
+  words = _many(more.pop("keywords", None)) or [str(answer)]
   base = {"image": image, "question": str(question), "answer": str(answer)}
   return {**base, "owner": owner, "kind": kind, "keywords": words, **more}
 
@@ -201,8 +205,7 @@ def _image(path: Path) -> np.ndarray:
   """A picture as float32 [SIDE, SIDE, 3], about -1 to 1."""
   from PIL import Image
 
-  if not path.is_file():
-    raise ValueError(f"Expected the image {path}, got no such file.")
+  checked_file(path, "an image")
   try:
     with Image.open(path) as image:
       small = image.convert("RGB").resize((SIDE, SIDE))

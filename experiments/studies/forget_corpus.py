@@ -34,7 +34,7 @@ from ..beds import texts
 from ..beds.text_methods import METHODS, settings_of
 from ..datasets import corpora, tofu
 from ..flags import described
-from ..requests import rows_named
+from ..requests import names_of, rows_named
 from .forget_corpus_growth import growth, growth_tables
 from .forget_corpus_measures import measures
 
@@ -221,8 +221,7 @@ def pinned(document: np.ndarray, value: str) -> np.ndarray:
   Raises:
     ValueError: a document that is not there.
   """
-  names = tuple(filter(None, map(str.strip, value.split(","))))
-  return rows_named(document, names, "a document")
+  return rows_named(document, names_of(value), "a document")
 
 
 def mask(value: str, source: Source) -> tuple[np.ndarray, Any]:

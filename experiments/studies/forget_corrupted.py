@@ -32,6 +32,7 @@ from .. import bench, flags
 from ..beds import classifier_methods, classifiers
 from ..bench import Bed, Case, Evidence, Kind, Measure, Method
 from ..datasets import classes, corrupted
+from ..files import short
 from ..flags import described
 from ..requests import Ask
 
@@ -127,7 +128,7 @@ def pair_of(options: Options) -> tuple[int, int]:
     first, second = map(int, options.swap.split(","))
   except ValueError:
     raise ValueError(
-      f"Expected --swap A,B, two classes, got {options.swap!r}."
+      f"Expected --swap A,B, two classes, got {short(options.swap)!r}."
     ) from None
   return first, second
 

@@ -32,7 +32,7 @@ from jaxunlearn.language.preference import npo
 from jaxunlearn.language.rows import encode_pairs
 from jaxunlearn.metrics import text as scores
 
-from .. import common, flags
+from .. import common, files, flags
 from ..datasets.capitals import CAPITALS as CAPITALS
 from ..flags import described
 
@@ -148,14 +148,21 @@ def run(options: Options, say: Callable[[str], None] = _silent) -> Told:
 
   from ..beds.texts import load_weights
 
+  least = {"steps": 1, "rank": 1}
+  flags.check_numbers(options, least, ("rate", "beta"))
   forget, keep, alone = roles(
-    tuple(filter(None, map(str.strip, options.forget.split(","))))
+    flags.chosen(options.forget, CAPITALS, "--forget")
   )
   if options.save is not None:
-    huggingface.check_folder(options.save)  # Not after minutes of work.
+    # Not after minutes of work.
+    huggingface.check_folder(files.made_folder(options.save, "--save"))
   loaded = load_weights(options.weights)
   if loaded is None:
     raise ValueError("Expected --weights smollm2 or a folder, got 'scratch'.")
+  if options.rank > loaded.config.width:
+    raise ValueError(
+      f"Expected --rank <= {loaded.config.width}, got {options.rank}."
+    )
   lm = language.language_model(loaded.config)
   variables = ju.Variables(jax.tree.map(jax.numpy.asarray, loaded.params))
   known = [
@@ -201,7 +208,8 @@ def run(options: Options, say: Callable[[str], None] = _silent) -> Told:
   say("asking again")
   after = np.asarray(ask(made))
   if options.save is not None:
-    huggingface.save(options.save, loaded.config, made.params, like=loaded)
+    folder = files.checked_path(options.save, "--save")
+    huggingface.save(folder, loaded.config, made.params, like=loaded)
   most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
   return Told(asked, before, after, (done - ready, ready - began), most)
 
@@ -228,9 +236,9 @@ def show(told: Told, options: Options) -> None:
 def main(argv: Sequence[str] | None, prog: str) -> None:
   """The program; bad input ends it with one line and exit status 2."""
   options = flags.parse(Options, prog, argv)
-  with common.failing_on_bad_input():
-    flags.check(options)
-    common.use_compilation_cache()
-    with common.stages("loading the model") as say:
-      told = run(options, say)
+  with (
+    common.demonstration(options),
+    common.stages("loading the model") as say,
+  ):
+    told = run(options, say)
   show(told, options)

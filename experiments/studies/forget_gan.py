@@ -37,6 +37,7 @@ from ..beds import gans
 from ..bench import Bed, Case, Measure, Method, Rule, Setting, render
 from ..bench.tune import Between
 from ..flags import described
+from ..requests import rows_numbered
 from . import forget_gan_view as view
 
 SHOWN = 6  # Samples of the class in a grid, and as many others.
@@ -54,9 +55,7 @@ class Options(bench.CommonOptions):
 
 
 def of_class(text: str, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  if not text.isdecimal() or int(text) not in label:
-    raise ValueError(f"Expected a class 0 .. {label.max()}, got {text!r}.")
-  return label == int(text), np.int32(text)
+  return rows_numbered(label, text, "a class"), np.int32(text)
 
 
 def train(bed: Bed, weights: Any, key: Any):

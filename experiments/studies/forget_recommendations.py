@@ -31,7 +31,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -48,7 +47,7 @@ from jaxunlearn.recsys.types import Embeddings, Recommender
 from jaxunlearn.report.taxonomy import WHITE_BOX
 from jaxunlearn.report.verdict import DAMAGE, NOTHING, TELLTALE, TRACE
 
-from .. import bench, flags
+from .. import bench, files, flags
 from ..beds import cautions, models, own_networks
 from ..bench import Bed, Case, Measure, Method, table
 from ..bench.tune import Between
@@ -189,7 +188,8 @@ def _load(
 
 
 def source_of(options: Options) -> interactions.Source:
-  path = Path((options.data or "").partition(":")[2])
+  path = (options.data or "").partition(":")[2]
+  path = files.checked_path(path or ".", "--data")
   stamp = path.stat().st_mtime_ns if path.is_file() else None
   folder = data_folder(options.data_dir)
   return _load(options.data, options.preset, options.data_dir, folder, stamp)

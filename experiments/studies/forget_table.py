@@ -90,14 +90,12 @@ def _adam(rate: Any):
 
 def of_share(text: str, label: np.ndarray) -> tuple[np.ndarray, None]:
   """As many rows of any class, drawn alike for every seed."""
-  count = max(1, round(requests.share(text) * len(label)))
+  count = requests.rows_of_share(text, len(label))
   return np.random.default_rng(7).permutation(len(label)) < count, None
 
 
 def of_class(text: str, label: np.ndarray) -> tuple[np.ndarray, None]:
-  if not text.isdecimal() or int(text) not in label:
-    raise ValueError(f"Expected a class 0 .. {label.max()}, got {text!r}.")
-  return label == int(text), None
+  return requests.rows_numbered(label, text, "a class"), None
 
 
 def _method(

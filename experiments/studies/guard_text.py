@@ -16,12 +16,13 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from rich.progress import Progress
 
 import jaxunlearn as ju
 from jaxunlearn import attribution, language, report
@@ -32,7 +33,7 @@ from jaxunlearn.language.types import Text, bound
 from jaxunlearn.metrics.forms import FORMS, form_independence
 from jaxunlearn.report import draw
 
-from .. import common, flags
+from .. import common, files, flags
 from ..beds.texts import load_weights
 from ..datasets import tofu
 from ..datasets.capitals import CAPITALS
@@ -140,10 +141,10 @@ def trace(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
 
 def redirect(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
   """ROCR at several ranks and ridges, in all forms, beside neighbours."""
-  forget = options.forget.split(",")
+  forget = countries(options)
   others = [c for c in CAPITALS if c not in (*forget, EXAMPLE)]
   near = others[:6]
-  first, last = map(int, options.layers.split(","))
+  first, last = blocks(options, lm.config.num_layers)
   layers = tuple(range(first, last + 1))
   pairs = tofu.load("tofu", options.data_dir)
   # Ordinary text names other countries too, as that of the paper does.
@@ -204,7 +205,7 @@ def redirect(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
 
 def guards(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
   """Whether an answer comes in other words, and what a token costs."""
-  forget = options.forget.split(",")
+  forget = countries(options)
   others = [c for c in CAPITALS if c not in (*forget, EXAMPLE)]
   learned, unseen = others[:12], others[12:]
   forms = [SENTENCES["trained"], SENTENCES["paraphrase"]]
@@ -271,49 +272,107 @@ def guards(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
   return found
 
 
+def countries(options: Options) -> tuple[str, ...]:
+  """Those of --forget; the guards learn on twelve others and try the rest."""
+  known = [c for c in CAPITALS if c != EXAMPLE]
+  names = flags.chosen(options.forget, known, "--forget")
+  most = len(known) - 13
+  if len(names) > most:
+    raise ValueError(f"Expected --forget of {most} at most, got {len(names)}.")
+  return names
+
+
+def blocks(options: Options, count: int) -> tuple[int, int]:
+  """The first and the last of --layers, in a model of so many."""
+  pair = options.layers.split(",")
+  wanted = f"--layers I,J, two of the {count} blocks from 0 on,"
+  if len(pair) == 2:
+    first, last = (files.whole(p, wanted, 0, count - 1) for p in pair)
+    if first <= last:
+      return first, last
+  raise ValueError(f"Expected {wanted} in order, got {options.layers!r}.")
+
+
+class Plan(NamedTuple):
+  """Options that were checked, and the model."""
+
+  options: Options
+  loaded: Any
+
+  @property
+  def parts(self) -> tuple[str, ...]:
+    every = ("trace", "rocr", "guards")
+    return every if self.options.part == "all" else (self.options.part,)
+
+
+def prepare(options: Options) -> Plan:
+  """Checks what can be checked before the work.
+
+  Raises:
+    ValueError: in one line.
+  """
+  least = {"facts": 1, "draws": 1, "step": 1, "texts": 0}
+  flags.check_numbers(options, least)
+  countries(options)
+  _at_most(len(CAPITALS), facts=options.facts)
+  plan = Plan(options, None)
+  if "rocr" in plan.parts:
+    pairs = tofu.load("tofu", options.data_dir)
+    _at_most(len(pairs.answers) // 20, texts=options.texts)
+  loaded = load_weights(options.weights)
+  if loaded is None:
+    raise ValueError("Expected --weights smollm2 or a folder, got 'scratch'.")
+  count = loaded.config.num_layers
+  blocks(options, count)
+  _at_most(count, step=options.step)
+  return plan._replace(loaded=loaded)
+
+
+def _at_most(most: int, **named: int) -> None:
+  for name, value in named.items():
+    if value > most:
+      raise ValueError(f"Expected --{name} <= {most}, got {value}.")
+
+
+def run(plan: Plan, progress: Progress) -> dict[str, Any]:
+  """What each part finds, by its name."""
+  loaded = plan.loaded
+  lm = language.language_model(loaded.config)
+  variables = ju.Variables(jax.tree.map(jnp.asarray, loaded.params))
+  calls = {"trace": trace, "rocr": redirect, "guards": guards}
+  made: dict[str, Any] = {}
+  task = progress.add_task(plan.parts[0], total=len(plan.parts))
+  for part in plan.parts:
+    progress.update(task, description=part)
+    made[part] = calls[part](lm, variables, loaded.tokenizer, plan.options)
+    progress.advance(task)
+  return made
+
+
+def write(folder: Path, plan: Plan, made: dict[str, Any]) -> dict[str, Any]:
+  """A JSON file of each part, and figures of the tracing."""
+  for part, found in made.items():
+    is_pair = part in ("trace", "rocr")
+    report.write_json(folder / f"{part}.json", found[0] if is_pair else found)
+  if "trace" in made:
+    made["trace"][1].save(folder / "trace.svg")
+  return made
+
+
 def main(argv: Sequence[str] | None, prog: str) -> None:
   """The program; bad input ends it with one line and exit status 2."""
   options = flags.parse(Options, prog, argv)
-  with common.failing_on_bad_input():
-    flags.check(options)
-    known = [c for c in CAPITALS if c != EXAMPLE]
-    unknown = [c for c in options.forget.split(",") if c not in known]
-    if unknown:
-      raise ValueError(
-        f"Expected --forget of {', '.join(known)}, got {unknown}."
-      )
-    common.use_compilation_cache()
-    with common.stages("loading the model") as say:
-      loaded = load_weights(options.weights)
-      if loaded is None:
-        raise ValueError(
-          "Expected --weights smollm2 or a folder, got 'scratch'."
-        )
-      lm = language.language_model(loaded.config)
-      variables = ju.Variables(jax.tree.map(jnp.asarray, loaded.params))
-      given, out = (lm, variables, loaded.tokenizer, options), Path(options.out)
-      wanted = lambda part: options.part in ("all", part)
-      if wanted("trace"):
-        say("tracing")
-        found, chart = trace(*given)
-        report.write_json(out / "trace.json", found)
-        chart.save(out / "trace.svg")
-        show(
-          "Traced", [strongest(kind, values) for kind, values in found.items()]
-        )
-      if wanted("rocr"):
-        say("redirecting")
-        found, good = redirect(*given)
-        report.write_json(out / "rocr.json", found)
-        show("ROCR", found["rows"])
-        print(
-          f"{len(good)} of {len(found['rows'])} settings lower every form with "
-          "neighbours within .05" + ("." if good else ": not reproduced.")
-        )
-      if wanted("guards"):
-        say("guarding")
-        made = guards(*given)
-        report.write_json(out / "guards.json", made)
-        show(
-          "Guards", [{"served": k, **v} for k, v in list(made.items())[::-1]]
-        )
+  _, made = common.run_program(options, prepare, run, write)
+  if "trace" in made:
+    found = made["trace"][0].items()
+    show("Traced", [strongest(kind, values) for kind, values in found])
+  if "rocr" in made:
+    found, good = made["rocr"]
+    show("ROCR", found["rows"])
+    print(
+      f"{len(good)} of {len(found['rows'])} settings lower every form with "
+      "neighbours within .05" + ("." if good else ": not reproduced.")
+    )
+  if "guards" in made:
+    served = [{"served": k, **v} for k, v in list(made["guards"].items())[::-1]]
+    show("Guards", served)

@@ -90,6 +90,7 @@ def run(options: Options, say: Callable[[str], None] = _silent) -> None:
   """Loads, finds, validates, unlearns and relearns, and shows it all."""
   from ..beds.texts import load_weights
 
+  flags.check_numbers(options, {"steps": 1}, ("std", "rate"))
   loaded = load_weights(options.weights)
   if loaded is None:
     raise ValueError("Expected --weights smollm2 or a folder, got 'scratch'.")
@@ -236,8 +237,8 @@ def show_scores(
 def main(argv: Sequence[str] | None, prog: str) -> None:
   """The program; bad input ends it with one line and exit status 2."""
   options = flags.parse(Options, prog, argv)
-  with common.failing_on_bad_input():
-    flags.check(options)
-    common.use_compilation_cache()
-    with common.stages("loading the model") as say:
-      run(options, say)
+  with (
+    common.demonstration(options),
+    common.stages("loading the model") as say,
+  ):
+    run(options, say)

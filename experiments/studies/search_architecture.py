@@ -92,17 +92,14 @@ def beds(options: Options, seeds: Sequence[int], part: str, asks: Any):
 
 
 def of_share(text: str, rows: Mapping[str, Any]) -> tuple[np.ndarray, None]:
-  count = max(1, round(requests.share(text) * len(rows["label"])))
+  count = requests.rows_of_share(text, len(rows["label"]))
   order = np.random.default_rng(7).permutation(len(rows["label"]))
   return order < count, None
 
 
 def _of(column: str) -> bench.Kind:
   def rows_of(text: str, rows: Mapping[str, Any]):
-    known = rows[column]
-    if not text.isdecimal() or int(text) not in known:
-      raise ValueError(f"Expected a {column} 0 .. {known.max()}, got {text!r}.")
-    return known == int(text), None
+    return requests.rows_numbered(rows[column], text, f"a {column}"), None
 
   name = {"label": "class"}.get(column, column)
   return bench.Kind(f"{name}:NUMBER", rows_of)

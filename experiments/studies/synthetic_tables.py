@@ -212,7 +212,7 @@ def _problem(
   genuine = rng.permutation(genuine)[:count]
   forget = pinned[learnt]
   if named is None:
-    share = max(1, round(requests.share(ask.value) * count))
+    share = requests.rows_of_share(ask.value, count)
     forget = rng.permutation(count) < share
   return Problem(table.values[learnt], table.values[genuine], forget)
 

@@ -11,9 +11,14 @@ from experiments import (
   audit,
   audit_diffusion,
   continual,
+  forget_gan,
   forget_graph,
+  forget_identity,
   forget_recommendations,
   forget_regression,
+  forget_table,
+  guard_text,
+  search_architecture,
   synthetic_tables,
   value_data,
   zero_shot,
@@ -158,6 +163,48 @@ STUDIES = [
     ],
   ),
   (
+    forget_table,
+    SMOKE,
+    [
+      (["--request", "random:1e-9"], ["Expected a share of", "1e-9, of none"]),
+      (["--request", "class:" + "9" * 5000], ["Expected a class 0 .. "]),
+      (["--first-seed", "2.5"], ["--first-seed to be a number, got '2.5'"]),
+      (["--first-seed", "9" * 5000], ["--first-seed to be a number"]),
+      (["--wat", "3"], ["options as in --help, got --wat, 3"]),
+      (["--tune", "100000000"], ["--tune of at most 10000, got 100000000"]),
+      (["--tune", "2", "--write-settings", "/"], ["to be a file, got the fol"]),
+      (["--data-dir", "~nosuchuser/x"], ["--data-dir to be a path"]),
+    ],
+  ),
+  (
+    forget_gan,
+    SMOKE,
+    [(["--request", "class:" + "9" * 5000], ["Expected a class 0 .. 9"])],
+  ),
+  (
+    search_architecture,
+    SMOKE,
+    [(["--request", "random:1e-9"], ["of none"])],
+  ),
+  (
+    forget_identity,
+    SMOKE,
+    [(["--data", "folder:/nowhere"], ["folder:DIR, got no folder /nowhere"])],
+  ),
+  (
+    guard_text,
+    (),
+    [
+      (["--facts", "0"], ["--facts >= 1, got 0"]),
+      (["--facts", "31"], ["--facts <= 30, got 31"]),
+      (["--draws", "x"], ["--draws to be a number, got 'x'"]),
+      (["--forget", "Atlantis"], ["--forget all or of France"]),
+      (["--forget", "all"], ["--forget of 16 at most, got 29"]),
+      (["--part", "rocr"], ["with the file tofu.jsonl"]),
+      (["--weights", "scratch", "--part", "trace"], ["got 'scratch'"]),
+    ],
+  ),
+  (
     forget_graph,
     (*SMOKE, "--data", "karate"),
     [(["--request", "edges:2"], ["--request"])],
@@ -178,7 +225,7 @@ STUDIES = [
       given,
       argv,
       words,
-      id=f"{study.__name__.split('.')[-1]} {' '.join(argv)}",
+      id=f"{study.__name__.split('.')[-1]} {' '.join(argv)}"[:90],
     )
     for study, given, mistakes in STUDIES
     for argv, words in mistakes

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from experiments import files, requests
 
@@ -73,6 +74,29 @@ def test_a_path_that_cannot_exist_is_refused(path):
   with pytest.raises(ValueError, match="Expected --data to be a path") as found:
     files.checked_path(path, "--data")
   assert len(str(found.value)) < 300
+
+
+@pytest.mark.parametrize(
+  ("content", "words"),
+  [
+    (b"", "JSON object on line 1 of x.jsonl, got ''"),
+    (b'{"a": 1}\n\n{"a": 2}\n', "on line 2"),
+    (b'{"a": 1}\n[2]\n', "on line 2 of x.jsonl, got '\\[2\\]'"),
+    (b'{"a": 1}\n{"a": ', "on line 2"),
+    (b"[" * 100_000, "on line 1"),
+    (b'{"a": ' + b"9" * 5000 + b"}", "on line 1"),
+    (b'{"a": ["\\ud800"]}', "whole characters on line 1 of x.jsonl"),
+    (b'{"a": "\xe9"}', "save it as UTF-8"),
+  ],
+)
+def test_a_file_of_objects_is_read_line_by_line(content, words, tmp_path):
+  path = tmp_path / "x.jsonl"
+  path.write_bytes(content)
+  refused(words, lambda: list(files.json_lines(path, "rows")))
+  path.write_bytes(b'\xef\xbb\xbf{"a": "\xe2\x80\xa8"}\r\n{"b": NaN}\r\n\r\n')
+  (one, where), (other, _) = files.json_lines(path, "rows")
+  assert one == {"a": "\u2028"} and where == "line 1 of x.jsonl"
+  assert list(other) == ["b"]
 
 
 COLUMNS = {

@@ -166,7 +166,7 @@ BAD = {
     "unlok",
     lambda folder: written(folder, "unlok", []),
   ),
-  "the image .*none.png, got no such file": broken(
+  "an image to be a file, got no such file: .*none.png": broken(
     "fiubench", lambda e: e.update(image_path="none.png")
   ),
   "rows.json to be an image": broken(

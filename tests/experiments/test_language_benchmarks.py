@@ -36,6 +36,8 @@ def test_bad_input_is_one_line(study, flags, words, tmp_path, capsys):
 def test_concepts_want_a_model_that_knows_something():
   with pytest.raises(ValueError, match="got 'scratch'"):
     locate_concepts.run(locate_concepts.Options(weights="scratch"))
+  with pytest.raises(ValueError, match="--rate > 0 and finite, got nan"):
+    locate_concepts.run(locate_concepts.Options(rate=float("nan")))
 
 
 def means(folder, names):
