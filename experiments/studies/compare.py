@@ -30,7 +30,7 @@ from jaxunlearn import attacks, metrics, report
 from jaxunlearn.adapters import orbax
 from jaxunlearn.report.comparator import MAX_ROWS
 
-from .. import bench, common, flags
+from .. import bench, common, files, flags
 from ..beds import (
   classifier_attacks,
   classifier_measures,
@@ -107,8 +107,9 @@ def fit(plan: bench.Plan) -> bench.Plan:
   """As for all classifiers, and with the models of earlier runs."""
   plan = classifier_methods.fit(plan)
   found: dict[str, Method] = {}
-  for folder in filter(None, (plan.options.runs or "").split(",")):
-    found |= _earlier(plan, Path(folder.strip()))
+  runs = plan.options.runs
+  for folder in [] if runs is None else runs.split(","):
+    found |= _earlier(plan, files.checked_path(folder.strip(), "--runs"))
   methods = {**plan.study.methods, **found}
   study = dataclasses.replace(plan.study, methods=methods, single=tuple(found))
   settings = {**plan.settings, **{name: {} for name in found}}
@@ -126,7 +127,8 @@ def _earlier(plan: bench.Plan, folder: Path) -> dict[str, Method]:
   places = sorted(p for p in (folder / "params").glob("*") if p.is_dir())
   if not places:
     raise ValueError(f"Expected --runs to have params/, got {folder}.")
-  like = models.abstract_variables(plan.model, plan.dataset)
+  x = plan.dataset.train["x"]
+  like = models.abstract_variables(plan.model, x)
   found = {}
   for place in places:
     saved = orbax.load(place, like)

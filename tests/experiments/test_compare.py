@@ -1,12 +1,17 @@
 """The study that sets models side by side."""
 
+import dataclasses
 import json
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from experiments import compare
+from experiments.beds import models
 from jaxunlearn import report
+from jaxunlearn.adapters import orbax
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +63,25 @@ def test_models_of_an_earlier_run_join_and_others_are_refused(
   )
 
 
+def test_models_of_an_earlier_run_are_read(tmp_path):
+  options = compare.Options(preset="smoke", methods="ssd")
+  plan = compare.prepare(options)
+  like = models.abstract_variables(plan.model, plan.dataset.train["x"])
+  made = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+  folder = tmp_path / "run"
+  orbax.save(folder / "params" / "mine", made, forget_mask=plan.forget[0])
+  again = compare.prepare(dataclasses.replace(options, runs=str(folder)))
+  assert again.methods == ("ssd", "run/mine")
+
+
 @pytest.mark.parametrize(
   "flag, message",
   [
     ("--rows=2001", "--rows in 2 .. 2000, got 2001"),
     ("--request=class:1;class:2", "--request to be one request, got 2"),
     ("--runs=/nowhere", "--runs to have params/, got /nowhere"),
+    ("--runs=,", "--runs to be a path, got an empty text"),
+    ("--classes=99999999", "--classes of at most 100000, got 99999999"),
   ],
 )
 def test_bad_flags_end_in_one_line(flag, message, tmp_path, capsys):
