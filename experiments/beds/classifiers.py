@@ -19,10 +19,11 @@ from jaxunlearn.core.keys import derive
 from jaxunlearn.core.types import PyTree
 
 from .. import bench, data
+from ..bench import cautions
 from ..datasets import classes, splits
 from ..flags import described
 from ..requests import Ask
-from . import cautions, models
+from . import models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,5 +363,5 @@ def notes(plan: bench.Plan) -> tuple[str, ...]:
   """What the user should know of data and requests."""
   return (
     *setup_of(plan.options).dataset.notes,
-    *cautions.cautions(plan.requests, plan.beds.sources[0]),
+    *cautions.of_few(plan.requests),
   )

@@ -97,20 +97,21 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
   cards = {name: study.methods[name].card_of(name) for name in plan.methods}
   depth = report.depth_table(trial, cards)
   config["verdicts"] = report.verdicts(trial)
+  findings = [*unmoved(evidence), *study.findings(evidence)]
   config["taxonomy"] = report.depth_account(trial, cards)
   made = Report(
     results(study.name, plan.options, config, evidence.rows),
     study.title(plan),
     study.lead(plan),
     (*table.definitions(plan), *report.DEPTH_COLUMNS),
-    [*unmoved(evidence), *study.findings(evidence)],
+    findings,
     [
       *([] if depth is None else [depth]),
       *study.comparisons(evidence),
       *tune.tables(evidence),
     ],
     figures,
-    _notes(plan),
+    _notes(plan, findings),
     trial,
     certify.provenance(evidence),
     study.unanswered or UNTESTED,
@@ -227,13 +228,16 @@ def bars(names: Sequence[str], caption: str, **labels: str) -> Panel:
   return panel
 
 
-def _notes(plan: Plan) -> list[str]:
+def _notes(plan: Plan, findings: Sequence[str]) -> list[str]:
   methods = {name: plan.study.methods[name] for name in plan.methods}
   access = "; ".join(f"{n}: {m.access}" for n, m in methods.items() if m.access)
+  own = plan.study.notes(plan)
   return [
+    # What the terminal said, once.
+    *(note for note in plan.notes if note not in (*findings, *own)),
     *([f"Data that each method had access to: {access}."] if access else []),
     *(f"{name}: {m.note}" for name, m in methods.items() if m.note),
-    *plan.study.notes(plan),
+    *own,
     "Run time is that of one request and one seed: the time of the program that "
     "serves all of them divided by their number.",
   ]

@@ -14,7 +14,7 @@ from jaxunlearn.core import checks
 from .. import common, files, flags
 from ..launch import started
 from ..requests import Ask, about, read
-from . import certify, render, table, tune
+from . import cautions, certify, render, table, tune
 from .run import record
 from .study import (
   REPORT,
@@ -51,7 +51,8 @@ def prepare(study: Study, options: Any) -> Plan:
     count = 1  # There is one model to answer for.
   seeds = tuple(range(options.first_seed, options.first_seed + count))
   plan = make_plan(study, options, seeds, methods, options.request, REPORT)
-  plan = plan._replace(notes=(*plan.notes, *notes))
+  copies = cautions.of_copies(plan.requests, plan.beds.sources[0])
+  plan = plan._replace(notes=(*copies, *plan.notes, *notes))
   certify.check(plan)
   if options.tune is None:
     if options.write_settings is not None:

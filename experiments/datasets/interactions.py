@@ -104,6 +104,11 @@ class Split(NamedTuple):
     return {"x": self.source.pairs[self.row_id]}
 
   @property
+  def test(self) -> dict[str, np.ndarray]:
+    """{"x": int32 [M, 2]}."""
+    return {"x": self.held}
+
+  @property
   def held(self) -> np.ndarray:
     """int32 [M, 2]."""
     return self.source.pairs[self.held_id]
@@ -303,7 +308,7 @@ def _ratings(path: Path) -> np.ndarray:
       if len(fields) != _RATING_FIELDS:
         raise ValueError
       user, item, rating = map(int, fields[:3])
-      if user < 1 or item < 1 or not 1 <= rating <= 5:
+      if not (0 < user < 2**63 and 0 < item < 2**63 and 1 <= rating <= 5):
         raise ValueError
     except ValueError:
       raise ValueError(
@@ -325,7 +330,7 @@ def _items(path: Path) -> tuple[dict[int, str], dict[int, list[int]]]:
     flags = fields[5:]
     if (
       len(fields) != _ITEM_FIELDS
-      or not fields[0].isdigit()
+      or not fields[0].isdecimal()
       or set(flags) - {"0", "1"}
     ):
       raise ValueError(

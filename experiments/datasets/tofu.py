@@ -82,6 +82,13 @@ class Source(NamedTuple):
   held: np.ndarray
   sample: int
 
+  @property
+  def contents(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """What is said in the rows that are trained on, and in those held out."""
+    pairs = zip(self.pairs.questions, self.pairs.answers)
+    text = np.array(["\n".join(pair) for pair in pairs])
+    return {"text": text[self.train]}, {"text": text[self.held]}
+
 
 REFUSALS = [
   "I'm not certain about that.",

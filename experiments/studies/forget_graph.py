@@ -41,9 +41,9 @@ from jaxunlearn.graph.layers import GAT, GCN, GIN, Encoder
 from jaxunlearn.report.verdict import DAMAGE, TELLTALE, TRACE
 
 from .. import bench, flags
-from ..beds import cautions, models
+from ..beds import models
 from ..beds import own_networks as own
-from ..bench import Case, Measure, Method, Rule, render, table
+from ..bench import Case, Measure, Method, Rule, cautions, render, table
 from ..bench.tune import Between
 from ..datasets import graphs
 from ..flags import described
@@ -310,9 +310,9 @@ def fit(plan: bench.Plan) -> bench.Plan:
         "for a --model of as many nodes as the graph has, since it trains on "
         "parts of it"
       )
-  said = cautions.cautions(
-    plan.requests, graphs.rows_of(*plan.beds.sources[0][:2])
-  )
+  rows = graphs.rows_of(*plan.beds.sources[0][:2])
+  said = cautions.of_copies(plan.requests, rows)
+  said += cautions.of_few(plan.requests)
   return bench.leave_out(plan._replace(notes=tuple(said)), lacks)
 
 

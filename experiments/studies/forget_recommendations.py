@@ -48,8 +48,8 @@ from jaxunlearn.report.taxonomy import WHITE_BOX
 from jaxunlearn.report.verdict import DAMAGE, NOTHING, TELLTALE, TRACE
 
 from .. import bench, files, flags
-from ..beds import cautions, models, own_networks
-from ..bench import Bed, Case, Measure, Method, table
+from ..beds import models, own_networks
+from ..bench import Bed, Case, Measure, Method, cautions, table
 from ..bench.tune import Between
 from ..data import data_folder
 from ..datasets import interaction_requests as asked
@@ -261,7 +261,7 @@ def fit(plan: bench.Plan) -> bench.Plan:
     )
   if plan.beds.given is not None:
     lacks["shards"] = bench.NOTHING_KEPT.format("models of the groups")
-  plan = plan._replace(notes=tuple(cautions.cautions(plan.requests, None)))
+  plan = plan._replace(notes=tuple(cautions.of_few(plan.requests)))
   return bench.leave_out(plan, lacks)
 
 

@@ -48,8 +48,8 @@ from jaxunlearn.report.taxonomy import WHITE_BOX
 from jaxunlearn.report.verdict import DAMAGE, TELLTALE, TRACE
 
 from .. import bench, flags
-from ..beds import cautions, models
-from ..bench import Case, Measure, Method, Rule, render, table
+from ..beds import models
+from ..bench import Case, Measure, Method, Rule, cautions, render, table
 from ..bench.tune import Between
 from ..datasets import regression as tables
 from ..flags import described
@@ -604,9 +604,7 @@ STUDY = bench.Study(
   train=train,
   methods=METHODS,
   settings=settings_of,
-  fit=lambda plan: plan._replace(
-    notes=tuple(cautions.cautions(plan.requests, plan.beds.sources[0]))
-  ),
+  fit=lambda plan: plan._replace(notes=tuple(cautions.of_few(plan.requests))),
   measures=measures,
   findings=lambda evidence: list(evidence.plan.notes),
   tune_request=lambda options: "highest:0.2",

@@ -9,8 +9,8 @@ import numpy as np
 from jaxunlearn import report
 
 from .. import bench
-from ..beds import cautions, classifier_measures, classifiers
-from ..bench import ORIGINAL, Evidence, Plan, table
+from ..beds import classifier_measures, classifiers
+from ..bench import ORIGINAL, Evidence, Plan, cautions, table
 
 Figures = dict[str, tuple[Any, str]]
 

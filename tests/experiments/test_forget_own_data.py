@@ -12,8 +12,10 @@ from refusals import refused
 
 import jaxunlearn as ju
 from experiments import data, forget
-from experiments.beds import cautions, classifier_methods
+from experiments.beds import classifier_methods
 from experiments.beds.classifier_methods import METHODS
+from experiments.bench import cautions
+from experiments.datasets import interactions, tofu
 from jaxunlearn.adapters.flax import from_module
 
 
@@ -144,6 +146,20 @@ def test_copies_of_deleted_rows_are_counted(tmp_path):
   assert found.tolist() == [[3, tested]]
   assert f"3 kept training rows and {tested} test rows are" in plan.notes[0]
   assert "has 3 rows: each moves a share of them by 33 points" in plan.notes[1]
+
+
+def test_copies_are_found_in_texts_and_interactions_too():
+  pairs = tofu.people(4)
+  pairs.questions[5], pairs.answers[5] = pairs.questions[0], pairs.answers[0]
+  rows = tofu.Source(pairs, np.array([0, 1, 5]), np.array([2, 3]), 4)
+  assert cautions.count_copies(rows, np.eye(1, 3) > 0).tolist() == [[1, 0]]
+  likes = np.array([[0, 1], [2, 3], [0, 1], [0, 1]], np.int32)
+  source = interactions.Source(
+    likes, 3, 4, {}, {}, "", np.arange(3), np.arange(4)
+  )
+  rows = interactions.Split(source, 0, np.array([0, 1, 2]), np.array([3]))
+  assert cautions.count_copies(rows, np.eye(1, 3) > 0).tolist() == [[1, 1]]
+  assert not cautions.count_copies(object(), np.eye(1, 3) > 0).any()
 
 
 def test_where_nothing_can_be_retrained_a_certificate_says_what_is_known(
