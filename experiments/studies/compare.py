@@ -132,6 +132,8 @@ def _earlier(plan: bench.Plan, folder: Path) -> dict[str, Method]:
   found = {}
   for place in places:
     saved = orbax.load(place, like)
+    if saved.forget_mask is None:
+      raise ValueError(f"Expected --runs with requests, got none in {place}.")
     mask = np.asarray(saved.forget_mask)
     if not np.array_equal(mask, plan.forget[0]):
       raise ValueError(

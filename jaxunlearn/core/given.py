@@ -18,13 +18,18 @@ def rows(tree: Any, name: str = "data") -> None:
   Raises:
     ValueError: texts, times, Python objects; an integer beyond 32 bits.
   """
+  numbers(tree, name)
+  narrowed(tree, name)
+
+
+def numbers(tree: Any, name: str = "data") -> None:
+  """Arrays of numbers or truth values."""
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     dtype = checks.dtype_of(leaf)
     if getattr(dtype, "kind", "") in "OUSmM":
       raise ValueError(
         f"Expected {name}{jax.tree_util.keystr(path)} to be numbers, got {dtype}."
       )
-  narrowed(tree, name)
 
 
 @contextlib.contextmanager

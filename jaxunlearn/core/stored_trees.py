@@ -77,20 +77,26 @@ def read_tree(path: epath.Path) -> Any:
     on_host = lambda _: ocp.RestoreArgs(restore_type=np.ndarray)
     args = ocp.args.PyTreeRestore(restore_args=jax.tree.map(on_host, tree))
     return handler.restore(path, args=args)
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    reason = (str(error).splitlines() or [""])[0][:200]
-    raise ValueError(
-      f"Expected a readable Orbax checkpoint at {path}, got "
-      f"{type(error).__name__}: {reason}"
-    ) from error
+  except Exception as error:  # Broken checkpoints raise many kinds.
+    raise _unreadable(path, error) from error
   finally:
     handler.close()
+
+
+def _unreadable(path: epath.Path, error: Exception) -> ValueError:
+  reason = (str(error).splitlines() or [""])[0][:200]
+  return ValueError(
+    f"Expected a readable Orbax checkpoint at {path}, got "
+    f"{type(error).__name__}: {reason}"
+  )
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:
   handler = ocp.JsonCheckpointHandler()
   try:
     return handler.restore(path, args=ocp.args.JsonRestore())
+  except Exception as error:
+    raise _unreadable(path, error) from error
   finally:
     handler.close()
 

@@ -67,7 +67,7 @@ def train(
   checks.typed_key(key)
   checks.request(data, weights, name="weights")
   checks.weights(weights)
-  given.rows(data)
+  given.numbers(data)
   init_key, fit_key = jax.random.split(key)
   if isinstance(start, Variables):
     variables = start
@@ -75,6 +75,7 @@ def train(
     checks.functions(start=task.init if start is None else start)
     variables = task.init(init_key, data) if start is None else start(init_key)
   check_labels(task, variables, data, weights)
+  given.rows(data)  # Of labels there was more to say.
   data = jax.tree.map(jnp.asarray, data)
   weights = jnp.asarray(weights)
   left_out = ~weights if weights.dtype == jnp.bool_ else 1 - weights
@@ -269,7 +270,7 @@ def train_many(
   task = as_task(task)
   if checks.is_concrete(weights) and np.ndim(weights) == 2:
     checks.request(data, weights[0], "each of weights")
-    given.rows(data)
+    given.numbers(data)
     like = jax.eval_shape(task.init, jax.random.key(0), data)
     check_labels(task, like, data, np.asarray(weights).max(axis=0, initial=0))
   return map_many(

@@ -158,7 +158,7 @@ BAD = {
   "entry 1 of rows.json as mmubench": broken(
     "mmubench", lambda e: e.update(conversations=3)
   ),
-  "to be JSON in UTF-8": (
+  "a JSON object on the lines of rows.json": (
     "unlok",
     lambda folder: written(folder, "unlok").write_text("[{"),
   ),
