@@ -27,6 +27,7 @@ from jaxunlearn.adapters.huggingface import (
   check_params,
   check_tokenizer,
 )
+from jaxunlearn.core import given
 from jaxunlearn.models.decoder import DecoderConfig
 
 # How to read a number of each type, by its number in the format.
@@ -85,7 +86,7 @@ def read(path: Any) -> Gguf:
       is not understood.
     OSError: it cannot be opened.
   """
-  path = pathlib.Path(path)
+  path = given.path(path, "path")
   with path.open("rb") as file:
     if path.stat().st_size < 24 or file.read(4) != b"GGUF":
       raise ValueError(f"Expected {path.name} to be a GGUF file, got another.")

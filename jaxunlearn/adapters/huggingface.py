@@ -29,6 +29,7 @@ from jaxunlearn.adapters.huggingface_layouts import (
   is_ignored,
   settings_of,
 )
+from jaxunlearn.core import given
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.models.decoder import Decoder, DecoderConfig
 
@@ -76,7 +77,7 @@ def load(directory: Any, *, dtype: Any = None) -> Pretrained:
       weights are missing, of another shape or of no use, the tokenizer has more
       tokens than the model.
   """
-  directory = pathlib.Path(directory)
+  directory = given.path(directory)
   settings = read_json(directory / _CONFIG)
   config = config_of(settings)
   tensors = _Tensors(directory)
@@ -138,9 +139,8 @@ def save(
       settings = dict(like.settings)
   if tokenizer is not None:
     check_tokenizer(tokenizer, config)
-  first = jax.tree.leaves(params)[0]
   key = "torch_dtype" if "torch_dtype" in settings else "dtype"
-  settings[key] = np.dtype(first.dtype).name
+  settings[key] = np.dtype(jax.tree.leaves(params)[0].dtype).name
   directory.mkdir(parents=True, exist_ok=True)
   _write(directory, dict(_named(config, params)), max_shard_bytes)
   for name, text in files.items():
@@ -156,7 +156,7 @@ def check_folder(directory: Any) -> pathlib.Path:
   Raises:
     ValueError: it is neither.
   """
-  directory = pathlib.Path(directory)
+  directory = given.path(directory)
   if directory.exists() and not directory.is_dir():
     raise ValueError(f"Expected {directory} to be a folder, got a file.")
   if directory.exists() and any(directory.iterdir()):
@@ -172,7 +172,7 @@ def load_tokenizer(path: Any, config: DecoderConfig | None = None) -> Any:
   """
   from tokenizers import Tokenizer
 
-  path = pathlib.Path(path)
+  path = given.path(path, "path")
   if not path.is_file():
     raise ValueError(f"Expected a tokenizer in {path}, got no such file.")
   try:

@@ -22,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from jaxunlearn.core import stored_trees
+from jaxunlearn.core import given, stored_trees
 from jaxunlearn.core.checkpoints import (
   StepStore,
   close_store,
@@ -96,6 +96,9 @@ def save(
       alone), config is not JSON, key is not typed, or a leaf is empty.
   """
   path = stored_trees.absolute(directory)
+  if path.is_file():
+    raise ValueError(f"Expected directory of results, got the file {path}.")
+  given.variables(variables)
   latest_result = _latest(path)
   variables = _lifted(variables)
   state: dict[str, Any] = variables._asdict()

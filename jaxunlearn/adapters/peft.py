@@ -11,7 +11,6 @@ kind: GPT-2 has q, k and v in one matrix, whose adapter is none of theirs.
 from __future__ import annotations
 
 import math
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +24,7 @@ from jaxunlearn.adapters.huggingface import (
   write_json,
 )
 from jaxunlearn.adapters.huggingface_layouts import entries
+from jaxunlearn.core import given
 from jaxunlearn.models.decoder import DecoderConfig
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -45,7 +45,7 @@ def load(directory: Any, config: DecoderConfig) -> tuple[dict[str, Any], float]:
   """
   from safetensors.numpy import load_file
 
-  directory = pathlib.Path(directory)
+  directory = given.path(directory)
   settings = read_json(directory / _CONFIG)
   _check_settings(settings)
   rank = int(settings["r"])

@@ -42,6 +42,10 @@ def open_store(directory: Any, keep: int = 2) -> StepStore:
   path = stored_trees.absolute(directory)
   if path.exists() and not path.is_dir():
     raise ValueError(f"Expected a directory of steps, got the file {path}.")
+  if stored_trees.is_tree(path):
+    raise ValueError(
+      f"Expected a directory of steps, got a checkpoint: {path}."
+    )
   options = ocp.CheckpointManagerOptions(
     max_to_keep=keep,
     enable_async_checkpointing=False,

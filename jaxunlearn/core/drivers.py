@@ -8,10 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxunlearn.core import checks, given
 from jaxunlearn.core.legacy import renamed
-from jaxunlearn.core.tasks import Model
+from jaxunlearn.core.tasks import Model, as_task
 from jaxunlearn.core.training import check_labels, map_many
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import Info, PyTree, Request, Variables, as_request
@@ -64,6 +65,7 @@ def unlearn(
     seen = (request.forget > 0) | (request.retain > 0)
     checks.finite_rows(data, seen)
     if model is not None:
+      as_task(model)
       _check_model(model, variables, data, seen)
   # The same transform gives the same compiled program, wrapped anew or not.
   run = jax.jit(transform, donate_argnums=0) if donate else transform.compiled
@@ -101,6 +103,7 @@ def unlearn_sequence(
   Raises:
     ValueError: masks that are not bool [R, N]; not one key per request.
   """
+  checks.functions(method=method)
   forget_masks = jnp.asarray(forget_masks)
   if forget_masks.ndim != 2:
     raise ValueError(
@@ -114,6 +117,12 @@ def unlearn_sequence(
       f"{jnp.shape(keys)}."
     )
   given.rows(data)
+  if checks.is_concrete(forget_masks):
+    every = np.asarray(forget_masks)
+    checks.request_values(every.any(axis=0), name="forget_masks together")
+    if not every.any(axis=1).all():
+      empty = int(every.any(axis=1).argmin())
+      raise ValueError(f"Expected forget_masks with rows, got none in {empty}.")
   data = jax.tree.map(jnp.asarray, data)
 
   def serve(state, inputs):

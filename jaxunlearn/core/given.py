@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +12,28 @@ import jax
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.integers import narrowed
+
+
+def path(value: Any, name: str = "directory") -> pathlib.Path:
+  """A path of this machine, absolute and with `~` resolved.
+
+  Raises:
+    ValueError: none, an empty one, which would name the working folder, or one
+      that cannot exist.
+  """
+  if not isinstance(value, str | os.PathLike) or not str(value).strip():
+    raise ValueError(f"Expected {name} to be a path, got {value!r}.")
+  try:
+    found = pathlib.Path(value).expanduser().absolute()
+    with contextlib.suppress(FileNotFoundError):
+      found.lstat()
+  except (OSError, RuntimeError, ValueError) as error:
+    reason = getattr(error, "strerror", None) or str(error)
+    raise ValueError(
+      f"Expected {name} to be a path that can exist here, got "
+      f"{str(value)[:60]!r} ({reason})."
+    ) from error
+  return found
 
 
 def rows(tree: Any, name: str = "data") -> None:

@@ -113,6 +113,7 @@ def predicate(data: Any, condition: Callable[[Any], jax.Array]) -> jax.Array:
     ValueError: columns that are no numbers; a condition that does not return
       one bool, or compares with a number that its column cannot hold.
   """
+  checks.functions(condition=condition)
   n = checks.num_rows(data)
   for path, leaf in jax.tree_util.tree_leaves_with_path(data):
     if getattr(leaf, "dtype", np.asarray(leaf).dtype).kind in "OSUMm":
@@ -132,6 +133,11 @@ def predicate(data: Any, condition: Callable[[Any], jax.Array]) -> jax.Array:
   try:
     with wide:
       mask = jax.vmap(condition)(data)
+  except jax.errors.TracerBoolConversionError as error:
+    raise ValueError(
+      "Expected condition of JAX functions, such as & and |, got one that asks "
+      "whether a row's number is true."
+    ) from error
   except OverflowError as error:
     raise ValueError(
       "Expected condition to compare with numbers that the columns can hold, "
@@ -273,6 +279,8 @@ def groups(column: Any, values: Sequence[Any] | Any) -> jax.Array:
   if column.ndim != 1:
     raise ValueError(f"Expected column [N], got shape {column.shape}.")
   single = isinstance(values, str) or np.ndim(values) == 0
+  if not single and not len(values):
+    raise ValueError("Expected at least one value of a group, got none.")
   mask = np.zeros(column.shape, bool)
   # One by one: together, two kinds of integers would be compared as floats.
   for value in [values] if single else list(values):

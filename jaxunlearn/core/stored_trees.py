@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from jaxunlearn.core import given
 from jaxunlearn.core.types import PyTree, Variables
 
 Names = tuple[str, ...]
@@ -27,7 +29,10 @@ _SHOWN = 3  # How many leaves an error lists.
 
 
 def absolute(directory: Any) -> epath.Path:
-  return epath.Path(directory).expanduser().absolute()
+  """A path of this machine, or one of those that etils knows ("gs://...")."""
+  if isinstance(directory, str | os.PathLike) and "://" in str(directory):
+    return epath.Path(directory)
+  return epath.Path(given.path(directory))
 
 
 def flat(tree: PyTree) -> list[tuple[Names, Any]]:

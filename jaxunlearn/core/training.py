@@ -207,6 +207,7 @@ def map_many(
     >>> map_many(lambda x: x + 1, jnp.arange(3), strategy=2).tolist()
     [1, 2, 3]
   """
+  checks.functions(fn=fn)
   many = checks.num_rows(stacked, name="stacked arguments")
 
   def mapped(*args: PyTree) -> Any:
@@ -269,7 +270,10 @@ def train_many(
   # Each model's own weights are traced; together they can be looked at.
   task = as_task(task)
   if checks.is_concrete(weights) and np.ndim(weights) == 2:
-    checks.request(data, weights[0], "each of weights")
+    each = np.asarray(weights)
+    checks.request(data, each[0], "each of weights")
+    if not ((each >= 0) & (each <= 1)).all():  # Also catches nan.
+      raise ValueError("Expected weights in [0, 1], got values outside.")
     given.numbers(data)
     like = jax.eval_shape(task.init, jax.random.key(0), data)
     check_labels(task, like, data, np.asarray(weights).max(axis=0, initial=0))
@@ -320,6 +324,8 @@ def unlearn_many(
   Raises:
     ValueError: as `map_many` and the transform.
   """
+
+  checks.functions(transform=transform)
 
   def one(request: Any, key: jax.Array, *own: Variables) -> Any:
     original = own[0] if own else variables

@@ -236,6 +236,39 @@ WRONG = {
     lambda: ju.predict_many(MODEL, PARAMS, np.array([1, 2**32])),
     "inputs to fit into int32",
   ),
+  "a folder of no name": (
+    lambda: given.path(" "),
+    "directory to be a path, got ' '",
+  ),
+  "a folder of None": (lambda: given.path(None), "a path, got None"),
+  "a folder of nobody": (
+    lambda: given.path("~nosuchuser/x"),
+    "a path that can exist here, got '~nosuchuser/x'",
+  ),
+  "a folder below a file": (
+    lambda: given.path(__file__ + "/x"),
+    "can exist here, .*Not a directory",
+  ),
+  "a long path": (lambda: given.path("a" * 300), "can exist here, .*too long"),
+  "weights that are nan for many": (
+    lambda: ju.train_many(
+      *(MODEL, {"x": X}, np.full((2, 2), np.nan), jax.random.split(KEY, 2)),
+      ju.Fit(optax.sgd(0.1), 1, 2),
+    ),
+    r"weights in \[0, 1\]",
+  ),
+  "a sequence with nothing asked": (
+    lambda: ju.unlearn_sequence(
+      METHOD, PARAMS, DATA, np.diag([1, 0, 0, 0])[:2] > 0, jax.random.split(KEY)
+    ),
+    "forget_masks with rows, got none in 1",
+  ),
+  "a condition of Python's": (
+    lambda: ju.requests.predicate(
+      {"a": X}, lambda row: row["a"][0] > 0 or True
+    ),
+    "condition of JAX functions",
+  ),
   "a text as number": (
     lambda: checks.positive(rate="3"),
     "rate > 0, got rate='3'",
