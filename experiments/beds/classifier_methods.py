@@ -10,6 +10,7 @@ import jax
 import optax
 
 import jaxunlearn as ju
+from jaxunlearn.methods.salun import sgd as published_sgd
 from jaxunlearn.models.generator import image_generator, vector_generator
 
 from ..bench import NOTHING_KEPT, Bed, Method, Plan, Setting, leave_out
@@ -95,10 +96,12 @@ def _random_label(bed: Bed, s: Setting) -> ju.Transform:
   return ju.methods.random_label(bed.model, _fit(bed, s), num_classes=classes)
 
 
-def _salun(bed: Bed, s: Setting) -> ju.Transform:
+def _salun(
+  bed: Bed, s: Setting, optimizer: Callable[..., Any] = optax.adam
+) -> ju.Transform:
   return ju.methods.salun(
     bed.model,
-    _fit(bed, s, "retain_steps"),
+    _fit(bed, s, "retain_steps", optimizer=optimizer),
     num_classes=bed.extra.num_classes,
     num_epochs=s["num_epochs"],
     forget_steps=s["forget_steps"],
@@ -223,6 +226,12 @@ METHODS: Mapping[str, Method] = {
   "random_label": Method(_random_label, _RATE, access=_BOTH),
   "salun": Method(
     _salun, {**_RATE, "keep": Between(0.1, 1.0, log=False)}, access=_BOTH
+  ),
+  "salun_sgd": Method(
+    lambda bed, s: _salun(bed, s, published_sgd),
+    {**_RATE, "keep": Between(0.1, 1.0, log=False)},
+    access=_BOTH,
+    note="takes steps of SGD with momentum and decay, as published.",
   ),
   "laf": Method(
     _laf,

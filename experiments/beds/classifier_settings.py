@@ -246,7 +246,11 @@ def settings_for(kind: str, preset: str, scale: float) -> dict[str, Settings]:
     return max(1, round(value * scale)) if key.endswith("steps") else value
 
   table = PAPER if preset == "paper" and kind != "mlp" else SETTINGS[kind]
-  named = {**table, "scrub_rewind": table["scrub"]}
+  named = {
+    **table,
+    "scrub_rewind": table["scrub"],
+    "salun_sgd": {**table["salun"], "rate": 0.013},  # As published.
+  }
   return {
     method: {key: scaled(key, value) for key, value in settings.items()}
     for method, settings in named.items()

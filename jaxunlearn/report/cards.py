@@ -33,6 +33,7 @@ CARDS: Mapping[str, Card] = {
   # Classifiers and regression.
   "random_label": Card("redirection"),
   "salun": Card("redirection"),
+  "salun_sgd": Card("redirection"),
   "concept_poison": Card("redirection"),
   "boundary_shrink": Card("redirection", access=_FORGET, granularity=_CLASS),
   "boundary_expand": Card("redirection", access=_FORGET, granularity=_CLASS),
