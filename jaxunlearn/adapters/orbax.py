@@ -200,6 +200,7 @@ def load_params(directory: Any, like: Variables) -> Variables:
       missing, left over, or of another shape or kind than in `like` (the line
       lists the items that are there), or if several trees fit.
   """
+  given.variables(like, "like")
   raw, items = stored_trees.read_model(stored_trees.absolute(directory))
   return stored_trees.fit(raw, _lifted(like), items)
 

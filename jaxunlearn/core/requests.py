@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn.core import checks, integers
+from jaxunlearn.core import checks, given, integers
 from jaxunlearn.core.worst_case import Search as Search
 from jaxunlearn.core.worst_case import worst_case as worst_case
 
@@ -179,6 +179,7 @@ def value_range(
     [True, True, False]
   """
   ends = [end for end in (low, high) if end is not None]
+  given.numbers(ends, "low and high")
   is_concrete = all(map(checks.is_concrete, [values, *ends]))
   # On the host, where 64 bits stay 64 bits.
   xp: Any = np if is_concrete else jnp

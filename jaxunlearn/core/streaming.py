@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn.core import checks, fingerprints, sampling
+from jaxunlearn.core import checks, fingerprints, given, sampling
 from jaxunlearn.core.host_batches import (
   BatchSource,
   check_batch,
@@ -89,6 +89,7 @@ def stream(
   """
   checks.transforms([transform])
   checks.typed_key(key)
+  given.variables(variables)
   checks.count(checkpoint_every=checkpoint_every)
   bare = not isinstance(variables, Variables)
   variables = Variables(variables) if bare else variables

@@ -269,6 +269,14 @@ WRONG = {
     ),
     "condition of JAX functions",
   ),
+  "a text as an end of a range": (
+    lambda: ju.requests.value_range(np.arange(3), "a"),
+    "low and high.* to be numbers, got <U1",
+  ),
+  "no model to stream": (
+    lambda: ju.stream(METHOD, None, [], KEY),
+    "variables to be Variables",
+  ),
   "a text as number": (
     lambda: checks.positive(rate="3"),
     "rate > 0, got rate='3'",
