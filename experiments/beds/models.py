@@ -35,7 +35,7 @@ def load(name: str, dataset: Dataset, preset: str) -> Model:
   if name in NAMES:
     model = from_module(_module(name, dataset, preset))
   elif ":" in name:
-    model = _user_model(name)
+    model = user_model(name)
   else:
     raise ValueError(
       f"Expected --model to be one of {', '.join(NAMES)} or "
@@ -57,7 +57,7 @@ def load_regressor(name: str, loss: Any, x: np.ndarray) -> Model:
     ValueError: no such model, one that does not turn a batch into [B, 1], or
       takes no training step.
   """
-  model = _user_model(name, loss=loss)
+  model = user_model(name, loss=loss)
   like = _two(x)
   variables, shape = _outputs(model, name, like)
   if shape != (2, 1):
@@ -131,7 +131,7 @@ def _module(name: str, dataset: Dataset, preset: str) -> Any:
   return models.ViT(classes, side, hidden_size=32, depth=2)
 
 
-def _user_model(name: str, **options: Any) -> Model:
+def user_model(name: str, **options: Any) -> Model:
   factory = factory_of(name)
   try:
     return from_module(factory, **options)

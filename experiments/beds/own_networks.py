@@ -35,7 +35,6 @@ import optax
 
 import jaxunlearn as ju
 from jaxunlearn import graph
-from jaxunlearn.adapters.flax import from_module
 from jaxunlearn.core.types import Variables
 from jaxunlearn.graph.tasks import GraphModel
 from jaxunlearn.recsys.graphs import interaction_graph
@@ -54,12 +53,11 @@ def graph_tasks(name: str, *, on_edges: bool) -> tuple[GraphTask, bool]:
   Raises:
     ValueError: in one line, what cannot be made of `--model`.
   """
-  factory = models.factory_of(name)
-  with_layers = _with_layers(factory)
+  with_layers = _with_layers(models.factory_of(name))
   if with_layers is not None:
     kind = graph.link_prediction if on_edges else graph.node_classification
     return functools.partial(kind, with_layers), True
-  network = _made(name, factory)
+  network = models.user_model(name)
   return functools.partial(
     graph.from_network, network, on_edges=on_edges
   ), False
@@ -85,7 +83,8 @@ def check_graph_task(
   rows = graph.link_data(g)
   if classes:
     rows = graph.node_data(np.zeros(len(g.nodes), np.int32))
-    width = _num_logits(task)
+    like = jax.eval_shape(task.model.init, jax.random.key(0), None)
+    width = jax.eval_shape(task.model.predict, like, np.arange(2)).shape[-1]
     if width < classes:
       raise ValueError(
         f"Expected --model {name} to return logits of {classes} classes or more "
@@ -120,7 +119,7 @@ def own_recommender(
   Raises:
     ValueError: likewise.
   """
-  network = _made(name, models.factory_of(name))
+  network = models.user_model(name)
   made = functools.partial(
     interaction_graph, num_users=num_users, num_items=num_items
   )
@@ -158,19 +157,12 @@ def own_recommender(
   return model
 
 
-def _made(name: str, factory: Any) -> Any:
-  try:
-    return from_module(factory)
-  except Exception as error:
-    raise ValueError(f"--model {name}: {models.brief(error)}") from error
-
-
 def _with_layers(factory: Any) -> Any:
   """What the factory returns, where that has an encoder's parts; else None."""
   try:
     inspect.signature(factory).bind()
     made = factory()
-  except Exception:  # `_made` says it better.
+  except Exception:  # `models.user_model` says it better.
     return None
   return made if all(hasattr(made, part) for part in _PARTS) else None
 
@@ -183,13 +175,6 @@ def _tried(name: str, wanted: str, run: Callable[[], Any]) -> Any:
     if not text.startswith("Expected"):
       text = f"Expected it to take {wanted}, got {text}"
     raise ValueError(f"--model {name}: {text}") from error
-
-
-def _num_logits(task: GraphModel) -> int:
-  like = jax.eval_shape(
-    lambda key: task.model.init(key, None), jax.random.key(0)
-  )
-  return jax.eval_shape(task.model.predict, like, np.arange(2)).shape[-1]
 
 
 def _check_unread(

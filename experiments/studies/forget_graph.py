@@ -283,9 +283,7 @@ def _given(
       f"Expected with --checkpoint npz:PATH with {name}, which it was not trained "
       f"on, got --data {options.data} without."
     )
-  like = jax.eval_shape(
-    lambda key: task.model.init(key, None), jax.random.key(0)
-  )
+  like = jax.eval_shape(task.model.init, jax.random.key(0), None)
   state = dict(like.model_state)
   del state["edge_weight"]
   found = models.joined(options.checkpoint, like._replace(model_state=state))

@@ -479,7 +479,7 @@ METHODS = {
   ),
   "scif": _edited(
     lambda bed, setting: recsys.scif(bed.model, **setting),
-    damping=Between(1e-3, 1.0),
+    damping=Between(1e-5, 1e-1),
     scale=Between(0.1, 1.0),
   ),
   MMRECUN: _edited(_mmrecun, **_RATE, strength=Between(0.1, 10)),

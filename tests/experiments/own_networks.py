@@ -4,6 +4,8 @@ import jax
 from flax import linen as nn
 from flax import nnx
 
+from jaxunlearn.graph.layers import GCN, Encoder
+
 
 def mean_of_neighbours(x, graph):
   """Sums over weighted edges and the node itself, over their number."""
@@ -69,6 +71,10 @@ class NnxFactors(nnx.Module):
     return self.user[...], self.item[...]
 
 
+def layers():
+  return Encoder(GCN, (4, 3))
+
+
 def links():
   return Net()
 
@@ -87,10 +93,6 @@ def reads_every_edge():
 
 def of_each_node():
   return OfEachNode()
-
-
-def sums():
-  return lambda graph: graph.nodes.sum()
 
 
 def factors():

@@ -220,6 +220,8 @@ def test_what_a_whole_network_cannot_do_is_left_out(tmp_path):
   )
   said = [n.partition(" is left out") for n in plan.notes]
   assert [name for name, out, _ in said if out] == ["partition", "gnndelete"]
+  layered = dataclasses.replace(options, model="own_networks:layers")
+  assert "gnndelete" in forget_graph.prepare(layered).methods
   model = "own_networks:nnx_factors"
   data = save(tmp_path / "own.npz", BOUGHT)
   there = checkpoint(
@@ -234,153 +236,66 @@ def test_what_a_whole_network_cannot_do_is_left_out(tmp_path):
   assert sum(" is left out" in note for note in plan.notes) == 2
 
 
-@pytest.mark.parametrize(
-  ("change", "options", "message"),
-  [
-    ({}, {"model": "own_networks:nobody"}, "to have 'nobody'"),
-    (
-      {},
-      {"model": "own_networks:summed"},
-      r"a row a node, \[34, D\], got \[\]",
-    ),
-    ({}, {"model": "own_networks:sums"}, "linen module"),
-    ({}, {"model": "own_networks:factors"}, "has no attribute 'item'|got"),
-    (
-      {},
-      {"model": "own_networks:reads_every_edge"},
-      "edges of weight 0 for none",
-    ),
-    (
-      {},
-      {"model": "own_networks:one_class", "task": "nodes"},
-      "2 classes or more",
-    ),
-    ({}, {"methods": "unlink,gnndelete"}, "--methods without gnndelete for a"),
-    ({}, {"checkpoint": "{links}", "model": None}, "--checkpoint .*layers_0"),
-    (
-      {},
-      {"checkpoint": "{wide}"},
-      r"into/kernel of shape \(34, 6\), got \(5, 6\)",
-    ),
-    ({}, {"checkpoint": "/nowhere"}, "does not exist"),
-    (
-      {"edges_test": None},
-      {"checkpoint": "{links}"},
-      "npz:PATH with edges_test",
-    ),
-    (
-      {"nodes_test": None},
-      {
-        "checkpoint": "{links}",
-        "task": "nodes",
-        "model": "own_networks:classes",
-      },
-      "npz:PATH with nodes_test",
-    ),
-    ({}, {"request": f"nodes:{IDS[0] + 1}"}, "a node of these data, got"),
-    (
-      {},
-      {"request": f"nodes:{IDS[0]},{IDS[5]}", "task": "nodes", "model": None},
-      "got 1 of nodes_test",
-    ),
-    (
-      {"edges_test": IDS[CLUB.edges[ORDER[10:20]]]},
-      {},
-      "each edge once, got 8",
-    ),
-    (
-      {"nodes_test": np.arange(5)},
-      {},
-      "nodes_test of .* of ids, got the unknown 0",
-    ),
-    ({"nodes_test": IDS[4:5]}, {}, "nodes_test of .* to be 2 or more, got 1"),
-    ({}, {"learning_rate": 0.0}, "--learning-rate > 0, got 0"),
-  ],
-)
-def test_a_graph_network_that_does_not_fit_is_one_line(
-  tmp_path, change, options, message
-):
-  for name, width in (("links", 34), ("wide", 5)):
-    if options.get("checkpoint") == f"{{{name}}}":
-      g = graph.from_edges(np.ones((34, width), np.float32), CLUB.edges)
-      made = own_networks.Net().init(jax.random.key(0), g)
-      there = checkpoint(tmp_path / name, made["params"])
-      options = {**options, "checkpoint": there}
+OWN = "own_networks:"
+# What arrays are changed, what options are given, by what is said.
+GRAPHS = {
+  "to have 'nobody'": {"model": OWN + "nobody"},
+  r"a row a node, \[34, D\], got \[\]": {"model": OWN + "summed"},
+  "edges of weight 0 for none": {"model": OWN + "reads_every_edge"},
+  "2 classes or more": {"model": OWN + "one_class", "task": "nodes"},
+  "--methods without gnndelete for a": {"methods": "unlink,gnndelete"},
+  "--checkpoint .*layers_0": {"checkpoint": 34, "model": None},
+  r"kernel of shape \(34, 6\), got \(5, 6\)": {"checkpoint": 5},
+  "npz:PATH with edges_test": {"checkpoint": 34, "edges_test": None},
+  "a node of these data, got": {"request": f"nodes:{IDS[0] + 1}"},
+  "got 1 of nodes_test": {
+    **{"request": f"nodes:{IDS[0]},{IDS[5]}", "task": "nodes", "model": None}
+  },
+  "once, got 8": {"edges_test": IDS[CLUB.edges[ORDER[10:20]]]},
+  "of ids, got the unknown 0": {"nodes_test": np.arange(5)},
+  "nodes_test of .* to be 2 or more, got 1": {"nodes_test": IDS[4:5]},
+  "--learning-rate > 0, got 0": {"learning_rate": 0.0},
+}
+RECOMMENDERS = {
+  "--model to be one of bpr_mf": {"model": "gru"},
+  "no attribute 'nodes'": {"model": OWN + "links"},
+  r"users \[12, D\] .* got \[11, 3\]": {"model": OWN + "other_factors"},
+  "interactions of weight 0 for none": {"model": OWN + "all_factors"},
+  "--checkpoint .*users": {"checkpoint": 1, "model": "bpr_mf"},
+  "with users_test and items_test, which": {
+    **{"users_test": None, "items_test": None, "checkpoint": 1}
+  },
+  "models of the groups kept": {"methods": "shards", "checkpoint": 1},
+  "a user of these data, got u99": {"request": "users:u99"},
+  "an item of these data, got 8": {"request": "items:8"},
+  "users_test and items_test or neither": {"items_test": None},
+  "users_test in .* of the kind of users": {"users_test": np.arange(24)},
+  "to have all users, got none": {"user_ids": USERS[:11]},
+  "item_ids in .* to differ": {"item_ids": np.append(ITEMS, 7)},
+}
+
+
+@pytest.mark.parametrize("said", [*GRAPHS, *RECOMMENDERS])
+def test_what_does_not_fit_is_one_line(tmp_path, said):
+  is_graph = said in GRAPHS
+  study = forget_graph if is_graph else forget_recommendations
+  given = dict(GRAPHS[said] if is_graph else RECOMMENDERS[said])
+  arrays = GRAPH if is_graph else BOUGHT
+  change = {name: given.pop(name) for name in [*arrays] if name in given}
+  if width := given.get("checkpoint"):
+    module, inputs = own_networks.Factors(), None
+    if is_graph:
+      module = own_networks.Net()
+      inputs = graph.from_edges(np.ones((34, width), "f4"), CLUB.edges)
+    made = module.init(jax.random.key(0), inputs)["params"]
+    given["checkpoint"] = checkpoint(tmp_path / "there", made)
   usual = {
-    "data": save(tmp_path / "own.npz", GRAPH, **change),
-    "model": "own_networks:links",
-    "request": "edges:0.1" if "task" not in options else "nodes:0.1",
+    "data": save(tmp_path / "own.npz", arrays, **change),
+    "model": OWN + ("links" if is_graph else "factors"),
+    "request": "edges:0.1" if is_graph else "users:u03",
     "methods": "unlink",
     "preset": "smoke",
   }
-  refused(
-    message, forget_graph.prepare, forget_graph.Options(**{**usual, **options})
-  )
-
-
-@pytest.mark.parametrize(
-  ("change", "options", "message"),
-  [
-    ({}, {"model": "gru"}, "--model to be one of bpr_mf"),
-    ({}, {"model": "own_networks:links"}, "no attribute 'nodes'"),
-    (
-      {},
-      {"model": "own_networks:other_factors"},
-      r"users \[12, D\] .* got \[11, 3\]",
-    ),
-    (
-      {},
-      {"model": "own_networks:all_factors"},
-      "interactions of weight 0 for none",
-    ),
-    ({}, {"checkpoint": "/nowhere"}, "does not exist"),
-    ({}, {"checkpoint": "{}", "model": "bpr_mf"}, "users"),
-    (
-      {"users_test": None, "items_test": None},
-      {"checkpoint": "{}"},
-      "npz:PATH with users_test and items_test",
-    ),
-    (
-      {},
-      {"methods": "shards", "checkpoint": "{}"},
-      "models of the groups kept",
-    ),
-    ({}, {"request": "users:u99"}, "a user of these data, got u99"),
-    ({}, {"request": "items:8"}, "an item of these data, got 8"),
-    ({"items_test": None}, {}, "users_test and items_test or neither"),
-    (
-      {"users_test": np.arange(24)},
-      {},
-      "users_test in .* of the kind of users",
-    ),
-    (
-      {"user_ids": USERS[:11]},
-      {},
-      "user_ids in .* to have all users, got none",
-    ),
-    ({"item_ids": np.append(ITEMS, 7)}, {}, "item_ids in .* to differ"),
-    (
-      {"users_test": BOUGHT["users"][:24], "items_test": BOUGHT["items"][:24]},
-      {},
-      "once",
-    ),
-  ],
-)
-def test_a_recommender_that_does_not_fit_is_one_line(
-  tmp_path, change, options, message
-):
-  if options.get("checkpoint") == "{}":
-    made = own_networks.Factors().init(jax.random.key(0), None)
-    options = {**options, "checkpoint": checkpoint(tmp_path / "there", made)}
-  usual = {
-    "data": save(tmp_path / "own.npz", BOUGHT, **change),
-    "model": "own_networks:factors",
-    "request": "users:u03",
-    "methods": "unlink",
-    "preset": "smoke",
-  }
-  refused(
-    message,
-    forget_recommendations.prepare,
-    forget_recommendations.Options(**{**usual, **options}),
-  )
+  if given.get("task") and "request" not in given:
+    usual["request"] = "nodes:0.1"
+  refused(said, study.prepare, study.Options(**{**usual, **given}))
