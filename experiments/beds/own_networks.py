@@ -97,8 +97,8 @@ def check_graph_task(
     f"a training step on {wanted}",
     lambda: jax.eval_shape(fit, jax.random.key(0)),
   )
-  half = jnp.arange(len(g.edges) // 2) % 2
-  moved = jnp.repeat(half, 2)
+  half = (jnp.arange(len(g.edges) // 2) % 2).astype(jnp.float32)
+  moved = jnp.repeat(half, 2).astype(jnp.int32)
 
   @jax.jit
   def outputs(ends):
