@@ -229,7 +229,7 @@ def test_what_a_whole_network_cannot_do_is_left_out(tmp_path):
   )
   plan = forget_recommendations.prepare(
     forget_recommendations.Options(
-      data=data, model=model, checkpoint=there, preset="smoke"
+      data=data, model=model, checkpoint=there, preset="quick"
     )
   )
   assert not {"shards", "scif"} & set(plan.methods)
