@@ -91,8 +91,8 @@ format: setup
 COMPILE := $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 \
   --generate-hashes --no-emit-index-url --no-annotate --no-header
 lock: .uv/.stamp
-	$(COMPILE) pyproject.toml --group build --extra test --extra experiments \
-	  --extra graph --extra datasets --extra language \
+	$(COMPILE) pyproject.toml --group build --group datasets --extra test \
+	  --extra experiments --extra graph --extra language \
 	  --output-file requirements.lock
 	$(COMPILE) pyproject.toml --group build --extra experiments \
 	  --constraint requirements.lock --output-file requirements-demo.lock
