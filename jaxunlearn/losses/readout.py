@@ -51,7 +51,7 @@ def head_projection(readout: jax.Array, answer: jax.Array, k: int) -> jax.Array:
 def negative_entropy(readout: jax.Array) -> jax.Array:
   """Mean over layers of sum D log D, [...]: >= -log V, which a uniform D has."""
   readout = _wide(readout)
-  there = readout > 0  # 0 log 0 is 0, and its slope is left out.
+  there = readout != 0  # 0 log 0 is 0, and its slope is left out.
   log = jnp.log(jnp.where(there, readout, 1))
   return jnp.where(there, readout * log, 0).sum(axis=-1).mean(axis=-1)
 

@@ -52,6 +52,7 @@ def test_entropy_is_at_most_that_of_a_uniform_layer():
   slope = jax.grad(lambda d: readout.negative_entropy(d).sum())(sure)
   assert jnp.isfinite(slope).all()
   assert readout.negative_entropy(sure)[0] == 0
+  assert jnp.isnan(readout.negative_entropy(sure.at[0, 0, 3].set(jnp.nan)))
 
 
 def test_an_attack_finds_more_with_a_larger_budget_and_all_at_half():
