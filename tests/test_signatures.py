@@ -10,8 +10,10 @@ import pytest
 from test_imports import ALLOWED, factories
 
 import jaxunlearn as ju
+from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.core.legacy import renamed
 from jaxunlearn.core.tasks import Fit, FitFields
+from jaxunlearn.models import MLP
 
 # Rows of a step, and rows (positions, models) that are in memory at once.
 SIZES = re.compile(r"(\w+_)?(batch|chunk)_size")
@@ -133,4 +135,4 @@ def test_the_names_of_the_release_before_are_taken_with_a_warning():
     call(1, chunk_size=2, chunk=3)
   with warnings.catch_warnings(), pytest.raises(ValueError, match="chunk_size"):
     warnings.simplefilter("ignore", DeprecationWarning)
-    ju.predict(None, None, None, batch_size=0)
+    ju.predict(from_linen(MLP(2)), None, None, batch_size=0)

@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 from closeness import change
 from conformance.cases import CASES, PARTS
-from conformance.classifiers import CLASSIFIERS
 from conformance.key_uses import mixed_uses
 from conformance.programs import (
   asked,
@@ -458,7 +457,7 @@ def test_the_readme_lists_the_methods_that_there_are():
   listed = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
   listed -= {"rewind_data"}
   assert listed <= set(ju.methods.__all__)
-  factories = (case.factory for case in CLASSIFIERS)
+  factories = (case.factory for case in CASES)
   built = {f.__name__ for f in factories if ".methods." in f.__module__}
   assert listed == built & set(ju.methods.__all__)
   # What is not public is the released code of a method that is.

@@ -225,17 +225,25 @@ def test_test_rows_of_ones_own_stay_test_rows(tmp_path):
 def test_tuned_settings_are_the_defaults_of_what_they_were_tuned_on():
   entries = tune.read(classifier_methods.CHOSEN)
   assert len(entries) >= 19
-  plan = forget.prepare(Options(methods="all"))
+  budgets, plans = {}, {}
   for entry in entries:
-    name, setting = entry["method"], entry["setting"]
+    name, setting, chosen = entry["method"], entry["setting"], entry["chosen"]
     space = classifier_methods.METHODS[name].space
-    assert setting.keys() == space.keys()
-    assert (
-      entry["chosen"]["budget"] == 32 and entry["chosen"]["seeds"][0] > 10**5
-    )
-    if entry["for"] == {"data": "digits", "model": "mlp", "preset": "quick"}:
-      assert plan.settings[name].items() >= setting.items()
-      assert plan.origins[name] == entry["chosen"]
-      # What was reported is none of what they were chosen on.
-      assert not set(entry["chosen"]["requests"]) & set(plan.requests.names)
+    assert setting.keys() == space.keys() and chosen["seeds"][0] > 10**5
+    model = entry["for"]["model"]
+    assert entry["for"] == {
+      "data": "digits",
+      "model": model,
+      "preset": "quick",
+    }
+    budgets.setdefault(model, set()).add(chosen["budget"])
+    if model not in plans:
+      plans[model] = forget.prepare(Options(methods="all", model=model))
+    plan = plans[model]
+    assert plan.settings[name].items() >= setting.items()
+    assert plan.origins[name] == chosen
+    # What is reported is none of what they were chosen on.
+    assert not set(chosen["requests"]) & set(plan.requests.names)
+  # The same for all methods of a model.
+  assert budgets == {"mlp": {32}, "vit": {8}}
   assert not forget.prepare(Options(preset="smoke", methods="all")).origins

@@ -382,7 +382,7 @@ def test_zero_shot_methods_are_left_out_where_every_class_is_touched():
 
 
 def test_a_request_for_part_of_a_class_says_what_zero_shot_methods_make_of_it():
-  notes = render._notes(prepare(request="class:1", methods="gkt"))
+  notes = render._notes(prepare(request="class:1", methods="gkt"), ())
   assert any("is to it one for the class" in note for note in notes)
 
 

@@ -314,8 +314,8 @@ def test_folders_are_documents(tmp_path):
   assert len(set(found.document[held])) == 1
   for line, words in (
     ('{"document": "z", "question": "a", "answer": "b"}', "a document of"),
-    ('{"document": "a"}', "texts document, question, answer"),
-    ("[]", "texts document, question, answer"),
+    ('{"document": "a"}', "texts question, answer, document"),
+    ("[]", "a JSON object on line 1 of questions.jsonl"),
   ):
     (tmp_path / "questions.jsonl").write_text(line)
     with pytest.raises(ValueError, match=words):
