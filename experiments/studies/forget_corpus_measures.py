@@ -145,7 +145,7 @@ def _memory(case: Case, variables: Any, x: Text, there: Any) -> jax.Array:
   )
   size = jnp.minimum(x.length - x.prompt, new)
   place = jnp.minimum(
-    x.prompt[:, None] + jnp.arange(new), x.tokens.shape[1] - 1
+    x.prompt[:, None] + jnp.arange(new)[None], x.tokens.shape[1] - 1
   )
   truth = jnp.take_along_axis(x.tokens, place, axis=1)
   stop = case.bed.extra["stop"]
