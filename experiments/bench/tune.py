@@ -2,8 +2,9 @@
 
 Every method that has a `space` gets the same number of settings: its default and
 quasi-random draws. What is lowest in `Study.gap` is taken, which mostly is what
-lies nearest to retraining. Values that may be traced share a program, so that a
-draw costs a run and no compilation.
+lies nearest to retraining; each is charged its standard error over requests and
+seeds, since of many settings the lowest mean alone is often a lucky one. Values
+that may be traced share a program, so that a draw costs a run and no compilation.
 """
 
 from __future__ import annotations
@@ -73,19 +74,26 @@ class Tuned(NamedTuple):
     setting: the chosen one.
     scores: of each draw, the default first: the column `Study.gap`, a mean over
       requests and seeds; inf where a model diverged.
+    errors: the standard error of each of them.
     floor: how far two retrained models are apart in it.
     programs: how many were compiled for it.
   """
 
   setting: Setting
   scores: tuple[float, ...]
+  errors: tuple[float, ...]
   floor: float
   programs: int = 1
 
   @property
+  def best(self) -> int:
+    """The place of the setting that is low for certain."""
+    return int(np.argmin(np.add(self.scores, self.errors)))
+
+  @property
   def num_near(self) -> int:
     """Settings whose score is within a floor of the best: how flat it is."""
-    return sum(s - min(self.scores) <= self.floor for s in self.scores)
+    return sum(s - self.scores[self.best] <= self.floor for s in self.scores)
 
 
 def draws(
@@ -123,16 +131,16 @@ def choose(
   measure = lanes.make_measure(plan, original, made[RETRAINED].value)
   evidence, found = Evidence(plan, {}), {}
   record(evidence, measure, made)
-  floor = _score(evidence, AGAIN)
+  floor, _ = _score(evidence, AGAIN)
   if not plan.study.is_gap:
-    floor = abs(floor - _score(evidence, RETRAINED))
+    floor = abs(floor - _score(evidence, RETRAINED)[0])
   for name in plan.methods:
     space = plan.study.methods[name].space
     if not space:
       continue
     progress(f"choosing the setting of {name}")
     settings = draws(plan.settings[name], space, count)
-    scores = [np.inf] * len(settings)
+    scores = [(np.inf, 0.0)] * len(settings)
     groups = _groups(settings, space)
     for places in groups.values():
       same = {**plan.settings, name: settings[places[0]]}
@@ -146,8 +154,8 @@ def choose(
         one = many._replace(value=lanes.at(many.value, place))
         record(evidence, measure, {name: one})
         scores[i] = _score(evidence, name)
-    best = int(np.argmin(scores))
-    found[name] = Tuned(settings[best], tuple(scores), floor, len(groups))
+    tuned = Tuned({}, *zip(*scores), floor, len(groups))
+    found[name] = tuned._replace(setting=settings[tuned.best])
   return found
 
 
@@ -275,10 +283,10 @@ def tables(evidence: Evidence) -> list[report.Comparison]:
   )
   found = report.Comparison(
     "How settings were chosen",
-    f"Tuned: of as many settings per method the one {aim}, on rows, "
-    " requests and seeds that this report is not about. Where most of them "
-    "are as good, the choice matters little. By hand: chosen by its author, on "
-    "what may be these very rows.",
+    f"Tuned: of as many settings per method the one {aim}, its standard error "
+    "added, on rows, requests and seeds that this report is not about. Where "
+    "most of them are as good, the choice matters little. By hand: chosen by "
+    "its author, on what may be these very rows.",
     Grid(tuple(report.Metric(*head) for head in heads), tuple(rows), False),
   )
   return [found]
@@ -293,7 +301,7 @@ def _as_text(setting: Setting) -> str:
 
 def _described(found: Tuned) -> dict[str, Any]:
   return {
-    "gap": min(found.scores),
+    "gap": found.scores[found.best],
     "gap_default": found.scores[0],
     "gap_floor": found.floor,
     "budget": len(found.scores),
@@ -303,12 +311,14 @@ def _described(found: Tuned) -> dict[str, Any]:
   }
 
 
-def _score(evidence: Evidence, name: str) -> float:
+def _score(evidence: Evidence, name: str) -> tuple[float, float]:
+  """Mean and standard error over requests and seeds."""
   found = evidence.found[name]
-  if not found.is_finite.all():
-    return np.inf
   gaps = found.values[evidence.plan.study.gap]
-  return float(np.mean(gaps)) if np.isfinite(gaps).all() else np.inf
+  if not (found.is_finite.all() and np.isfinite(gaps).all()):
+    return np.inf, 0.0
+  spread = np.std(gaps, ddof=1) if len(gaps) > 1 else 0.0
+  return float(np.mean(gaps)), float(spread / len(gaps) ** 0.5)
 
 
 def _traced(space: Mapping[str, Any]) -> tuple[str, ...]:

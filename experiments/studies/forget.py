@@ -86,8 +86,8 @@ def tune_request(options: Options) -> str:
   found = []
   if "class" in kinds and len(known) > 3:
     asked = {part.partition(":")[2].strip() for part in parts_of(text)}
-    pairs = [f"{a},{b}" for a, b in zip(known, known[2:])]
-    found += [f"class:{p}" for p in pairs if p not in asked][:2]
+    pairs = [f"{a},{b}" for a, b in zip(known, known[len(known) // 2 :])]
+    found += [f"class:{p}" for p in pairs if p not in asked][:4]
   if kinds - {"class"} or not found:
     found.append("random:0.2" if "random:0.2" not in text else "random:0.15")
   return ";".join(found)

@@ -254,6 +254,11 @@ def test_settings_are_chosen_on_other_rows_requests_and_seeds(tmp_path):
   assert "How settings were chosen" in (tmp_path / "table.md").read_text()
 
 
+def test_a_setting_that_is_best_by_luck_is_not_chosen():
+  lucky = tune.Tuned({}, (3.0, 1.0, 0.9), (0.0, 0.1, 0.8), floor=0.5)
+  assert lucky.best == 1 and lucky.num_near == 2
+
+
 def test_a_column_that_is_no_gap_is_not_called_one(tmp_path):
   """Its floor is what two retrainings differ by, not how high they are."""
 
