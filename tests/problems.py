@@ -4,53 +4,33 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from jaxunlearn.adapters.functions import from_functions
+from jaxunlearn import toy
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import train
 from jaxunlearn.core.types import Variables
 
 NUM_CLASSES = 4
 DIM = 6
+_MODEL = toy.classifier().model
 
 
 def blobs(num_rows=60, seed=0):
   """Four Gaussian classes in six dimensions: {"x" [N, 6], "label" [N]}."""
-  rng = np.random.default_rng(seed)
-  label = np.arange(num_rows) % NUM_CLASSES
-  centres = np.random.default_rng(7).normal(size=(NUM_CLASSES, DIM)) * 2
-  x = centres[label] + rng.normal(size=(num_rows, DIM))
-  return {
-    "x": jnp.asarray(x, jnp.float32),
-    "label": jnp.asarray(label, jnp.int32),
-  }
-
-
-def mlp_init(key, x):
-  del x
-  first, second = jax.random.split(key)
-  return {
-    "hidden": {
-      "kernel": jax.random.normal(first, (DIM, 8)) / DIM**0.5,
-      "bias": jnp.zeros(8),
-    },
-    "output": {
-      "kernel": jax.random.normal(second, (8, NUM_CLASSES)) / 8**0.5,
-      "bias": jnp.zeros(NUM_CLASSES),
-    },
-  }
-
-
-def mlp_apply(params, x):
-  hidden, output = params["hidden"], params["output"]
-  h = jax.nn.relu(x @ hidden["kernel"] + hidden["bias"][None])
-  return h @ output["kernel"] + output["bias"][None]
+  return toy.classifier(num_rows, seed=seed).data
 
 
 def mlp() -> Model:
-  return from_functions(mlp_init, mlp_apply)
+  return _MODEL._replace(features=None)
+
+
+def mlp_init(key, x):
+  return _MODEL.init(key, x).params
+
+
+def mlp_apply(params, x):
+  return _MODEL.predict(Variables(params), x)
 
 
 RECIPE = {"optimizer": optax.adam(0.01), "num_steps": 60, "batch_size": 16}
@@ -89,14 +69,11 @@ def setting(c=1):
   return model, data, variables, data["label"] == c
 
 
-def hidden(variables, x):
-  p = variables.params["hidden"]
-  return {"hidden": jax.nn.relu(x @ p["kernel"] + p["bias"][None])}
+hidden = _MODEL.features
 
 
 def trained_with_features():
-  model, data, variables = trained()
-  return model._replace(features=hidden), data, variables
+  return _MODEL, *trained()[1:]
 
 
 def class_accuracy(model, variables, data, c):
