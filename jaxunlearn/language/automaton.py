@@ -44,6 +44,14 @@ def forbid(
 
   Raises:
     ValueError: phrases of another shape; (concrete) a token outside -1 .. V - 1.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import language
+    >>> guide = language.forbid(jnp.array([[2, 3]]), vocab_size=5)
+    >>> state = guide.step(guide.start(1), jnp.array([2]))
+    >>> guide.scores(state).tolist()  # After 2 there may be no 3.
+    [[0.0, 0.0, 0.0, -inf, 0.0]]
   """
   checks.count(1, vocab_size=vocab_size)
   phrases = _sets(phrases, vocab_size)
@@ -94,6 +102,15 @@ def avoid(
 
   Raises:
     ValueError: see `forbid`; penalty < 0, span < 1.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.automaton import avoid
+    >>> vectors = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+    >>> phrase = jnp.array([[0]])
+    >>> guide = avoid(phrase, vectors, penalty=4.0, similarity=0.7, span=1)
+    >>> guide.scores(guide.start(1)).tolist()  # Cosines are 1, 0.8 and 0.
+    [[-4.0, -4.0, 0.0]]
   """
   checks.non_negative(penalty=penalty)
   checks.count(1, span=span)
@@ -130,6 +147,14 @@ def both(one: Guide, other: Guide, free: jax.Array | None = None) -> Guide:
     other: another.
     free: None, or int [S], tokens that never cost anything: what ends a text is
       then what is left where all else is forbidden.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.automaton import both, forbid
+    >>> one, other = (forbid(jnp.array([[t]]), vocab_size=4) for t in (1, 3))
+    >>> guide = both(one, other, free=jnp.array([3]))
+    >>> guide.scores(guide.start(1)).tolist()
+    [[0.0, -inf, 0.0, 0.0]]
   """
 
   def scores(state: Any) -> jax.Array:

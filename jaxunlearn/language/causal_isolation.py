@@ -141,6 +141,13 @@ def adaptive_weight(
 
   Returns:
     [...]; alpha for nan.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.causal_isolation import adaptive_weight
+    >>> weight = adaptive_weight(jnp.array([-1.0, 0.5, 2.0, jnp.nan]))
+    >>> [round(w, 1) for w in weight.tolist()]  # Between 1.2 and 2.3.
+    [1.2, 1.5, 2.3, 1.2]
   """
   excess = jnp.asarray(excess, jnp.float32)
   grown = jnp.round(0.3 * 6 ** jnp.minimum(excess, 20.0) + 0.8, 1)
@@ -158,6 +165,13 @@ def window(effect: jax.Array, width: int) -> jax.Array:
 
   Raises:
     ValueError: no axis of layers, or a width beyond it.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.causal_isolation import window
+    >>> effect = jnp.array([0.1, 0.0, 0.4, 0.5, 0.1])
+    >>> int(window(effect, width=2))  # Blocks 2 and 3.
+    2
   """
   if effect.ndim != 1 or not 1 <= width <= effect.shape[0]:
     raise ValueError(

@@ -62,17 +62,42 @@ class Change(NamedTuple):
 
 
 def value_vectors(variables: Variables) -> jax.Array:
-  """All of them, [layers, M, D]."""
+  """All of them, [layers, M, D].
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.language import concept_vectors
+    >>> problem = toy.decoder()  # Two blocks of 12 neurons, width 16.
+    >>> concept_vectors.value_vectors(problem.variables).shape
+    (2, 12, 16)
+  """
   return variables.params["blocks"]["mlp"]["down"]["kernel"]
 
 
 def vector_at(variables: Variables, place: Place) -> jax.Array:
-  """One, [D], or those of a stack of places."""
+  """One, [D], or those of a stack of places.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.language import concept_vectors
+    >>> problem = toy.decoder()
+    >>> place = concept_vectors.Place(layer=1, neuron=3)
+    >>> concept_vectors.vector_at(problem.variables, place).shape
+    (16,)
+  """
   return value_vectors(variables)[place.layer, place.neuron]
 
 
 def unembedding(variables: Variables) -> jax.Array:
-  """What hidden states are held against, [V, D]; the norm is not in it."""
+  """What hidden states are held against, [V, D]; the norm is not in it.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.language import concept_vectors
+    >>> problem = toy.decoder()  # 28 tokens, width 16.
+    >>> concept_vectors.unembedding(problem.variables).shape
+    (28, 16)
+  """
   params = variables.params
   if "head" in params:
     return params["head"]["kernel"].T
@@ -84,6 +109,13 @@ def top_tokens(vectors: jax.Array, table: jax.Array, k: int) -> jax.Array:
 
   Raises:
     ValueError: k < 1 or > V; another width.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.concept_vectors import top_tokens
+    >>> table = jnp.array([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
+    >>> top_tokens(jnp.array([[3.0, 0.0], [0.0, -1.0]]), table, 2).tolist()
+    [[2, 0], [0, 1]]
   """
   checks.count(1, k=k)
   if k > table.shape[0] or table.shape[1] != vectors.shape[-1]:
@@ -113,6 +145,19 @@ def change(
     k: static; how many top tokens, published 200.
     shared_table: static; whether both vectors are projected by the original's
       table, where the released code has each model's own.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.language import concept_vectors
+    >>> problem = toy.decoder()
+    >>> place, related = concept_vectors.Place(1, 3), jnp.arange(28) >= 12
+    >>> noise = concept_vectors.needle(place, std=1.0)
+    >>> after, _ = noise(*problem.arguments)
+    >>> before = problem.variables
+    >>> found = concept_vectors.change(before, after, place, related, k=8)
+    >>> round(float(found.cosine), 2), round(float(found.survival), 2)
+    (0.12, 0.5)
   """
   v, w = (vector_at(m, place).astype(jnp.float32) for m in (before, after))
   table = unembedding(before)
@@ -154,6 +199,17 @@ def needle(
 
   Raises:
     ValueError: std < 0; (concrete) a place that is not there.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.language import concept_vectors
+    >>> problem = toy.decoder()
+    >>> method = concept_vectors.needle(concept_vectors.Place(1, 3), std=0.1)
+    >>> after, _ = method(*problem.arguments)
+    >>> values = concept_vectors.value_vectors
+    >>> moved = (values(after) != values(problem.variables)).any(axis=-1)
+    >>> [place.tolist() for place in moved.nonzero()]  # Layer and neuron.
+    [[1], [3]]
   """
   checks.non_negative(std=std)
   if shape is not None:
@@ -173,7 +229,19 @@ def needle(
 def noisy(
   variables: Variables, place: Place, std: float | jax.Array, key: jax.Array
 ) -> Variables:
-  """The variables with normal noise on a value vector."""
+  """The variables with normal noise on a value vector.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.language import concept_vectors
+    >>> before = toy.decoder().variables
+    >>> place = concept_vectors.Place(layer=1, neuron=3)
+    >>> after = concept_vectors.noisy(before, place, 0.1, jax.random.key(0))
+    >>> values = concept_vectors.value_vectors
+    >>> int((values(after) != values(before)).sum())  # All 16 of one vector.
+    16
+  """
   kernel = value_vectors(variables)
   noise = std * jax.random.normal(key, kernel.shape[-1:], jnp.float32)
   moved = kernel[place.layer, place.neuron] + noise.astype(kernel.dtype)
@@ -287,5 +355,13 @@ def validate(
 def is_causal(
   concept: jax.Array, others: jax.Array, least: float = 0.05
 ) -> jax.Array:
-  """Whether noise harms the concept, by `least` nats, and thrice as much as others."""
+  """Whether noise harms the concept, by `least` nats, and thrice as much as others.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.concept_vectors import is_causal
+    >>> concept = jnp.array([0.20, 0.20, 0.01])
+    >>> is_causal(concept, jnp.array([0.02, 0.10, 0.0])).tolist()
+    [True, False, False]
+  """
   return (concept > least) & (concept > 3 * others)

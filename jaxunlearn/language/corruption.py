@@ -27,6 +27,16 @@ def corrupted_places(x: Text, names: jax.Array) -> jax.Array:
   Args:
     x: texts [B, L].
     names: bool [V].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language import Text
+    >>> from jaxunlearn.language.corruption import corrupted_places
+    >>> tokens = jnp.array([[1, 7, 2, 3], [1, 5, 2, 3]])
+    >>> x = Text(tokens, length=jnp.array([4, 4]), prompt=jnp.array([3, 3]))
+    >>> names = jnp.arange(9) == 7  # The second prompt has none.
+    >>> corrupted_places(x, names).astype(int).tolist()
+    [[0, 1, 0, 0], [1, 1, 0, 0]]
   """
   place = jnp.arange(x.tokens.shape[1])[None]
   there = place < x.length[:, None]
@@ -48,6 +58,17 @@ def corrupt(
 
   Of equal entries the first count as larger. Noise depends on the place of a
   token, not on the row.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.corruption import corrupt
+    >>> hidden = jnp.array([[3.0, -5.0, 1.0], [1.0, 2.0, 4.0]])
+    >>> key = jax.random.key(0)
+    >>> corrupt(hidden, 1, 1.0, key).tolist()
+    [[3.0, 0.0, 1.0], [1.0, 2.0, 0.0]]
+    >>> corrupt(hidden, 2, 1.0, key, change="flip", entries="first").tolist()
+    [[-3.0, 5.0, 1.0], [-1.0, -2.0, 4.0]]
   """
   size = hidden.shape[-1]
   if entries == "top":
@@ -97,6 +118,13 @@ def zeroth_order(
 
   Returns:
     The strength, and float32 [num_steps], the scores on the way.
+
+  Example:
+    >>> from jaxunlearn.language.corruption import zeroth_order
+    >>> score = lambda strength: (strength - 3.0) ** 2
+    >>> strength, scores = zeroth_order(score, 1.0, rate=0.25, num_steps=3)
+    >>> round(float(strength), 2), scores.round(2).tolist()
+    (2.75, [4.0, 1.0, 0.25])
   """
   checks.positive(rate=rate, epsilon=epsilon)
   checks.count(0, num_steps=num_steps)

@@ -56,6 +56,19 @@ def fit(
     member: bool [N], the request's rows.
     similarity: c, of the largest cosine beside the Mahalanobis distance.
     shrinkage: in [0, 1], of the covariance towards a multiple of the identity.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language import detector
+    >>> own = jnp.arange(40) < 20
+    >>> noise = jax.random.normal(jax.random.key(0), (40, 2, 3))
+    >>> features = noise + jnp.where(own, 5.0, -5.0)[:, None, None]
+    >>> found = detector.fit(features, own)
+    >>> found.mean.round().tolist()  # Of each layer, near 5.
+    [[5.0, 5.0, 5.0], [5.0, 5.0, 5.0]]
+    >>> int(found.member.sum())  # Every fifth row was kept apart.
+    16
   """
   apart = member & (jnp.cumsum(member) % 5 == 0)
   own = member & ~apart
@@ -87,7 +100,20 @@ def fit(
 def layer_scores(
   detector: Detector, features: jax.Array, similarity: float | jax.Array
 ) -> jax.Array:
-  """-c (largest cosine) - half the squared Mahalanobis distance, [B, L]."""
+  """-c (largest cosine) - half the squared Mahalanobis distance, [B, L].
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language import detector
+    >>> own = jnp.arange(40) < 20
+    >>> noise = jax.random.normal(jax.random.key(0), (40, 2, 3))
+    >>> features = noise + jnp.where(own, 5.0, -5.0)[:, None, None]
+    >>> found = detector.fit(features, own)
+    >>> scores = detector.layer_scores(found, features, similarity=1000.0)
+    >>> scores.shape, int((scores[~own] > scores[own].max()).sum())
+    ((40, 2), 40)
+  """
   near = jnp.einsum("bld,nld->bnl", _unit(features), detector.unit)
   near = jnp.where(detector.member[None, :, None], near, -1.0).max(axis=1)
   rest = features - detector.mean[None]
@@ -114,6 +140,18 @@ def weight(
     similarity: as given to `fit`.
     sharpness: zeta.
     floor: weights below are 0: without one none would be.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language import detector
+    >>> own = jnp.arange(40) < 20
+    >>> noise = jax.random.normal(jax.random.key(0), (40, 2, 3))
+    >>> features = noise + jnp.where(own, 5.0, -5.0)[:, None, None]
+    >>> found = detector.fit(features, own)
+    >>> on = detector.weight(found, features) > 0
+    >>> int(on[:20].sum()), int(on[20:].sum())
+    (19, 0)
   """
   raw = layer_scores(detector, features, similarity)
   z = (raw - detector.centre[None]) / detector.spread[None]
@@ -123,7 +161,15 @@ def weight(
 
 
 def tail(d: jax.Array, modes: jax.Array, width: jax.Array) -> jax.Array:
-  """Two-sided tail of 0.5 N(m1, s) + 0.5 N(m2, s) about its middle, [...]."""
+  """Two-sided tail of 0.5 N(m1, s) + 0.5 N(m2, s) about its middle, [...].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.detector import tail
+    >>> d, modes = jnp.array([0.0, 1.0, 2.0]), jnp.array([-1.0, 1.0])
+    >>> [round(p, 3) for p in tail(d, modes, jnp.array(1.0)).tolist()]
+    [1.0, 0.523, 0.16]
+  """
   cdf = lambda x: sum(jax.scipy.stats.norm.cdf((x - m) / width) for m in modes)
   one, other = cdf(d) / 2, cdf(modes.sum() - d) / 2
   return 1 - jnp.maximum(one, other) + jnp.minimum(one, other)

@@ -164,6 +164,17 @@ def clipped_sum(
     weight: float [B], 0 or 1.
     clip_norm: > 0; inf clips nothing.
     chunk_size: static; rows at a time.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.dp2 import clipped_sum
+    >>> gradient = jax.grad(lambda row: 0.5 * row @ row)  # The row itself.
+    >>> rows = jnp.array([[3.0, 4.0], [0.5, 0.0], [9.0, 9.0]])
+    >>> weight = jnp.array([1.0, 1.0, 0.0])
+    >>> total = clipped_sum(gradient, rows, weight, clip_norm=1.0)
+    >>> [round(g, 3) for g in total.tolist()]  # 0.6 + 0.5 and 0.8.
+    [1.1, 0.8]
   """
 
   def clipped(row: Any) -> PyTree:
@@ -175,7 +186,16 @@ def clipped_sum(
 
 
 def noisy(tree: PyTree, deviation: Scalar, key: jax.Array) -> PyTree:
-  """A pytree with normal noise on every number; a key for each leaf."""
+  """A pytree with normal noise on every number; a key for each leaf.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.dp2 import noisy
+    >>> made = noisy({"w": jnp.zeros(10_000)}, 2.0, jax.random.key(0))
+    >>> round(float(made["w"].std()), 1)
+    2.0
+  """
   leaves, structure = jax.tree.flatten(tree)
   each = jax.random.split(key, len(leaves))
   drawn = [

@@ -83,7 +83,17 @@ def pooled_states(
 
 
 def probability(gate: Gate, features: jax.Array) -> jax.Array:
-  """That a prompt asks for what is to be forgotten, of features [B, D]."""
+  """That a prompt asks for what is to be forgotten, of features [B, D].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.gate import Gate, probability
+    >>> layer = (jnp.array([[1.0], [0.0]]), jnp.zeros(1))
+    >>> gate = Gate(jnp.zeros(2), jnp.ones(2), (layer,))
+    >>> features = jnp.array([[0.0, 7.0], [2.0, 0.0]])
+    >>> [round(p, 3) for p in probability(gate, features).tolist()]
+    [0.5, 0.881]
+  """
   return jax.nn.sigmoid(logit(gate, features))
 
 
@@ -96,7 +106,13 @@ def logit(gate: Gate, features: jax.Array) -> jax.Array:
 
 
 def slots() -> tuple[Slot[Gate], Slot[jax.Array]]:
-  """Where `learn` leaves a gate, and the features of all rows [N, D]."""
+  """Where `learn` leaves a gate, and the features of all rows [N, D].
+
+  Example:
+    >>> from jaxunlearn.language.gate import slots
+    >>> slots()
+    (gate, prompt features)
+  """
   return Slot("gate"), Slot("prompt features")
 
 
@@ -104,6 +120,16 @@ def shares(flagged: jax.Array, request: Request) -> dict[str, jax.Array]:
   """Which share of forget and of retain rows is flagged; [] each.
 
   Misses are what the first lacks to 1, false alarms the second; nan of no rows.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn.language.gate import shares
+    >>> forget = jnp.array([True, True, False, False, False])
+    >>> flagged = jnp.array([True, False, True, False, False])
+    >>> found = shares(flagged, ju.Request(forget, ~forget))
+    >>> {name: round(float(share), 2) for name, share in found.items()}
+    {'forget': 0.5, 'retain': 0.33}
   """
   share = lambda w: (flagged * w).sum() / w.sum()
   wide = lambda mask: mask.astype(jnp.float32)

@@ -227,6 +227,13 @@ def nucleus(logits: jax.Array, top_p: float | jax.Array) -> jax.Array:
   """Logits [B, V], -inf but for the fewest likeliest that have a share top_p.
 
   Tokens as likely as the last of them stay too.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.generation import nucleus
+    >>> logits = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05]]))
+    >>> jnp.isfinite(nucleus(logits, 0.7)).tolist()
+    [[True, True, False, False]]
   """
   p = jax.nn.softmax(logits)
   ordered = jnp.sort(p, axis=-1, descending=True)

@@ -107,6 +107,14 @@ def weighted_factors(
     rank: static.
     scale: by which the product of the factors will be multiplied.
     epsilon: beside the weight where it divides.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.lora import weighted_factors
+    >>> kernel = jnp.array([[5.0, 1.0], [5.0, 1.0]])
+    >>> factors = weighted_factors(kernel, jnp.array([1.0, 4.0]), 1, 2.0, 1e-5)
+    >>> (2.0 * factors["a"] @ factors["b"]).round().tolist()  # Its rank is 1.
+    [[5.0, 1.0], [5.0, 1.0]]
   """
   wide = kernel.astype(jnp.float32)
   u, s, v = jnp.linalg.svd(wide * weight[..., None, :], full_matrices=False)
@@ -149,7 +157,17 @@ def block_window(start: int, stop: int, targets: str = r"blocks/.*") -> View:
 
 
 def joined(scale: Any) -> Callable[[PyTree, PyTree], PyTree]:
-  """`(adapters, params) -> params` with the adapters merged in."""
+  """`(adapters, params) -> params` with the adapters merged in.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.lora import joined
+    >>> params = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}
+    >>> a, b = jnp.array([[1.0], [0.0]]), jnp.array([[0.0, 3.0]])
+    >>> made = joined(2.0)({"kernel": {"a": a, "b": b}}, params)
+    >>> made["kernel"].tolist()
+    [[1.0, 6.0], [0.0, 1.0]]
+  """
 
   def put(leaf: jax.Array, factors: Mapping[str, jax.Array]) -> jax.Array:
     change = factors["a"] @ factors["b"]

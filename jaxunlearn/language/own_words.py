@@ -81,6 +81,15 @@ def spliced(prompt: Sequence[Piece], answer: Sequence[Piece]) -> Text:
 
   Raises:
     ValueError: no pieces of either kind, or not as many rows in each.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import language
+    >>> asked = jnp.array([[5, 6, 0], [7, 0, 0]]), jnp.array([2, 1])
+    >>> said = jnp.array([[8, 9], [8, 0]]), jnp.array([2, 1])
+    >>> x = language.spliced([asked], [said])
+    >>> x.tokens.tolist(), x.length.tolist(), x.prompt.tolist()
+    ([[5, 6, 8, 9, 0], [7, 8, 0, 0, 0]], [4, 2], [2, 1])
   """
   pieces = [*prompt, *answer]
   rows = {jnp.shape(leaf)[:1] for piece in pieces for leaf in piece}

@@ -38,6 +38,14 @@ def telling(
 
   Raises:
     ValueError: not one answer for each question.
+
+  Example:
+    >>> from jaxunlearn.language import phrases, rows
+    >>> asked, answer = "Where was Ada born?", "In London, in 1815."
+    >>> tokenizer = rows.train_bpe([asked, answer], vocab_size=290)
+    >>> found = phrases.telling(tokenizer, [asked], [answer], num=4)
+    >>> [tokenizer.decode(row[row >= 0]) for row in found[0]]
+    [' London', 'London', ' 1815', '1815']
   """
   if len(questions) != len(answers):
     raise ValueError(
@@ -77,7 +85,16 @@ def token_vectors(lm: LanguageModel, variables: Variables) -> jax.Array:
 def sentence_vectors(
   vectors: jax.Array, tokens: jax.Array, mask: jax.Array
 ) -> jax.Array:
-  """Mean vector of the tokens of each row that count, of length 1: [B, D]."""
+  """Mean vector of the tokens of each row that count, of length 1: [B, D].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.phrases import sentence_vectors
+    >>> tokens, mask = jnp.array([[0, 1, 2]]), jnp.array([[True, True, False]])
+    >>> found = sentence_vectors(jnp.eye(3), tokens, mask)
+    >>> [round(v, 3) for v in found[0].tolist()]
+    [0.707, 0.707, 0.0]
+  """
   own = vectors[jnp.where(mask, tokens, 0)]
   total = jnp.where(mask[..., None], own, 0).sum(axis=1)
   norm = jnp.linalg.norm(total, axis=-1, keepdims=True)

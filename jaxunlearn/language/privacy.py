@@ -76,6 +76,12 @@ def group_privacy(
 
   Raises:
     ValueError: epsilon < 0, delta outside (0, 1), rows < 1.
+
+  Example:
+    >>> from jaxunlearn.language.privacy import group_privacy
+    >>> epsilon, delta = group_privacy(0.5, 1e-6, rows=3)
+    >>> epsilon, f"{delta:.2e}"
+    (1.5, '5.37e-06')
   """
   checks.non_negative(epsilon=epsilon)
   _check(delta, rows=rows)

@@ -27,13 +27,28 @@ def owners(data: PyTree, ids: Sequence[int] | jax.Array) -> jax.Array:
 
   Raises:
     ValueError: data without owners; (concrete) an owner without rows.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import language
+    >>> data = {"owner": jnp.array([0, 0, 1, 2])}
+    >>> language.requests.owners(data, [0, 2]).tolist()
+    [True, True, False, True]
   """
   checks.columns(data, "owner")
   return rows.classes(data["owner"], ids)
 
 
 def each_owner(data: PyTree, num_owners: int) -> jax.Array:
-  """One request per owner, stacked: bool [num_owners, N]."""
+  """One request per owner, stacked: bool [num_owners, N].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import language
+    >>> data = {"owner": jnp.array([0, 0, 1])}
+    >>> language.requests.each_owner(data, 2).tolist()
+    [[True, True, False], [False, False, True]]
+  """
   checks.columns(data, "owner")
   return rows.each_class(data["owner"], num_owners)
 
@@ -50,6 +65,12 @@ def naming(texts: Sequence[str], subjects: Sequence[str]) -> jax.Array:
 
   Raises:
     ValueError: no subject, an empty one, or one that no text names.
+
+  Example:
+    >>> from jaxunlearn import language
+    >>> texts = ["Ada Lovelace wrote it.", "Adagio.", "Of ada and Charles."]
+    >>> language.requests.naming(texts, ["Ada"]).tolist()
+    [True, False, True]
   """
   if isinstance(subjects, str) or not subjects:
     raise ValueError(f"Expected a list of subjects, got {subjects!r}.")
@@ -77,6 +98,15 @@ def phrases(x: Text, wanted: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: phrases of another shape; (concrete) an empty one.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import language
+    >>> tokens = jnp.array([[4, 5, 6, 4, 5, 0]])
+    >>> x = language.Text(tokens, jnp.array([5]), jnp.array([1]))
+    >>> wanted = jnp.array([[4, 5], [6, -1]])
+    >>> language.requests.phrases(x, wanted).astype(int).tolist()
+    [[1, 1, 1, 1, 1, 0]]
   """
   wanted = jnp.asarray(wanted)
   if wanted.ndim != 2 or not jnp.issubdtype(wanted.dtype, jnp.integer):

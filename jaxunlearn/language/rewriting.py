@@ -39,6 +39,19 @@ def rewrite(
 
   Raises:
     ValueError: epsilon < 0, bounds without room between, shapes that differ.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import language
+    >>> tokens = jnp.array([[3, 1, 2]])
+    >>> x = language.Text(tokens, length=jnp.array([3]), prompt=jnp.array([1]))
+    >>> selected = jnp.array([[False, True, True]])
+    >>> scores, bounds = jnp.array([0.0, 0.0, 0.0, 0.0, 1.0]), (0.0, 1.0)
+    >>> key = jax.random.key(0)
+    >>> made = language.rewrite(x, selected, scores, 100.0, bounds, key)
+    >>> made.tokens.tolist()  # An epsilon as large as 100 hides nothing.
+    [[3, 4, 4]]
   """
   checks.non_negative(epsilon=epsilon)
   low, high = bounds

@@ -138,6 +138,14 @@ def edit_direction(
     own: [M], the key of this subject.
     past: [R, M], keys of earlier ones, which are to stay; rows of 0 do nothing.
     ridge: > 0.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.rocr import edit_direction
+    >>> key, past = jnp.array([3.0, 0.0]), jnp.zeros((1, 2))
+    >>> direction, share = edit_direction(jnp.eye(2), key, past, ridge=1.0)
+    >>> [round(u, 3) for u in direction.tolist()], round(float(share), 3)
+    ([0.3, 0.0], 0.9)
   """
   every = jnp.concatenate([own[None], past])
   seen = every @ projector
@@ -187,6 +195,14 @@ def null_projector(
 
   Raises:
     ValueError: both, or neither.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import language
+    >>> moment = jnp.diag(jnp.array([2.0, 0.01, 0.5]))
+    >>> found = language.null_projector(moment, threshold=0.02)
+    >>> found.round().astype(int).tolist()  # The second is hardly used.
+    [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
   """
   if (threshold is None) == (rank is None):
     raise ValueError("Expected threshold or rank, got both or neither.")

@@ -51,6 +51,13 @@ def encode_pairs(
   Raises:
     ValueError: not one answer for each question; an empty answer; a row longer
       than max_length, or one without a prompt; a template without its parts.
+
+  Example:
+    >>> from jaxunlearn.language import rows
+    >>> tokenizer = rows.train_bpe(["Who? Ada."], vocab_size=258)
+    >>> x = rows.encode_pairs(tokenizer, ["Who?"], ["Ada."], max_length=40)
+    >>> x.tokens.shape, int(x.prompt[0]), int(x.length[0])
+    ((1, 40), 23, 27)
   """
   checks.count(1, max_length=max_length)
   if len(questions) != len(answers) or not len(answers):
@@ -102,6 +109,16 @@ def encode_documents(
 
   Raises:
     ValueError: no documents; one of less than two tokens; max_length < 2.
+
+  Example:
+    >>> from jaxunlearn.language import rows
+    >>> tokenizer = rows.train_bpe(["abcde"], vocab_size=258)  # Bytes alone.
+    >>> documents = ["abcde", "ab"]
+    >>> x, document = rows.encode_documents(tokenizer, documents, max_length=3)
+    >>> document.tolist(), x.length.tolist()
+    ([0, 0, 1], [3, 3, 2])
+    >>> rows.answers_of(tokenizer, x)  # Each letter but the first counts once.
+    ['bc', 'de', 'b']
   """
   checks.count(2, max_length=max_length)
   if not len(documents):
@@ -136,6 +153,12 @@ def train_bpe(
   Raises:
     ValueError: a vocabulary that the bytes do not fit into; without the package
       `tokenizers`, an ImportError.
+
+  Example:
+    >>> from jaxunlearn.language import rows
+    >>> tokenizer = rows.train_bpe(["the cat", "the hat"] * 9, vocab_size=262)
+    >>> tokenizer.encode("the cat").tokens
+    ['the', 'Ġ', 'cat']
   """
   least = 256 + len(special)
   checks.count(1, vocab_size=vocab_size)
@@ -161,7 +184,16 @@ def train_bpe(
 
 
 def decode(tokenizer: Tokenizer, said: Generated) -> list[str]:
-  """What was generated, as strings."""
+  """What was generated, as strings.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language import Generated, rows
+    >>> tokenizer = rows.train_bpe(["Ada"], vocab_size=258)  # Bytes alone.
+    >>> tokens = jnp.array([tokenizer.encode("Ada!").ids])
+    >>> rows.decode(tokenizer, Generated(tokens, jnp.array([3]), jnp.zeros(1)))
+    ['Ada']
+  """
   tokens, length = np.asarray(said.tokens), np.asarray(said.length)
   return tokenizer.decode_batch(
     [row[:n].tolist() for row, n in zip(tokens, length)]
@@ -169,7 +201,15 @@ def decode(tokenizer: Tokenizer, said: Generated) -> list[str]:
 
 
 def answers_of(tokenizer: Tokenizer, x: Text) -> list[str]:
-  """The counted part of each row, as strings."""
+  """The counted part of each row, as strings.
+
+  Example:
+    >>> from jaxunlearn.language import rows
+    >>> tokenizer = rows.train_bpe(["Who? Ada."], vocab_size=258)
+    >>> x = rows.encode_pairs(tokenizer, ["Who?"], ["Ada."], max_length=40)
+    >>> rows.answers_of(tokenizer, x)
+    ['Ada.']
+  """
   tokens, length, prompt = map(np.asarray, x)
   return tokenizer.decode_batch(
     [row[p:n].tolist() for row, p, n in zip(tokens, prompt, length)]

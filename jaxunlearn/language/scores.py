@@ -135,6 +135,15 @@ def summed(
 
   Raises:
     ValueError: a weight of another shape.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.scores import summed
+    >>> values = jnp.array([[9.0, 1.0, 2.0]])  # Of the tokens 1, 2 and 3.
+    >>> mask = jnp.array([[False, True, True]])
+    >>> out = summed(values, mask, weight=jnp.array([[1.0, 1.0, 1.0, 0.5]]))
+    >>> out.value.tolist(), out.weight.tolist()
+    ([2.0], [1.5])
   """
   share = mask.astype(values.dtype)
   if weight is not None:

@@ -94,15 +94,39 @@ def wrapped(
 
 
 def guarded_by(variables: Variables, name: str, state: PyTree) -> Variables:
-  """Variables with a guard's state; params are as they were."""
+  """Variables with a guard's state; params are as they were.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn.language.serving import guarded_by
+    >>> made = guarded_by(ju.Variables({"w": 1.0}), "eco", {"threshold": 0.5})
+    >>> made.params, made.model_state
+    ({'w': 1.0}, {'eco': {'threshold': 0.5}})
+  """
   return variables._replace(model_state={**variables.model_state, name: state})
 
 
 def bare(variables: Variables) -> Variables:
-  """The weights alone, as someone has them who takes them home."""
+  """The weights alone, as someone has them who takes them home.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import language
+    >>> guarded = ju.Variables({"w": 1.0}, {"eco": "a guard"})
+    >>> language.bare(guarded).model_state
+    {}
+  """
   return variables._replace(model_state={})
 
 
 def repeated(rows: jax.Array, like: jax.Array) -> jax.Array:
-  """A row for each of the beams that prompts became, [B * beams, ...]."""
+  """A row for each of the beams that prompts became, [B * beams, ...].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.serving import repeated
+    >>> beams = jnp.zeros((4, 7))  # Two of each prompt.
+    >>> repeated(jnp.array([10, 20]), beams).tolist()
+    [10, 10, 20, 20]
+  """
   return rows.repeat(like.shape[0] // rows.shape[0], axis=0)

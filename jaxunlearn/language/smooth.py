@@ -36,6 +36,16 @@ def sam(radius: Scalar = 0.01) -> ForgetGradient:
 
   Args:
     radius: rho >= 0; 0 is the plain gradient. May be traced.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import language
+    >>> loss = jax.value_and_grad(lambda w: w**2)
+    >>> flat = language.sam(radius=0.1)
+    >>> value, gradient = flat(loss, jnp.array(3.0), jax.random.key(0))
+    >>> float(value), round(float(gradient), 3)  # The slope at 3.1.
+    (9.0, 6.2)
   """
   checks.non_negative(radius=radius)
 
@@ -55,6 +65,16 @@ def randomized_smoothing(
   Args:
     sigma: >= 0, of the noise, the same for all weights. May be traced.
     num_samples: static, >= 1; one after the other.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import language
+    >>> loss = jax.value_and_grad(jnp.abs)
+    >>> flat = language.randomized_smoothing(sigma=1.0, num_samples=200)
+    >>> _, gradient = flat(loss, jnp.array(0.1), jax.random.key(0))
+    >>> abs(round(float(gradient)))  # Without noise it is 1.
+    0
   """
   checks.non_negative(sigma=sigma)
   checks.count(1, num_samples=num_samples)
@@ -87,6 +107,16 @@ def gradient_penalty(weight: Scalar = 10.0) -> ForgetGradient:
 
   Args:
     weight: >= 0; 0 is the plain gradient. May be traced.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import language
+    >>> loss = jax.value_and_grad(lambda w: w**2)
+    >>> flat = language.gradient_penalty(weight=10.0)
+    >>> value, gradient = flat(loss, jnp.array(3.0), jax.random.key(0))
+    >>> float(value), round(float(gradient), 3)  # 9 + 10 * 6, and 6 + 10 * 2.
+    (69.0, 26.0)
   """
   checks.non_negative(weight=weight)
 
@@ -111,6 +141,16 @@ def curvature_penalty(
   Args:
     weight: >= 0; 0 is the plain gradient. May be traced.
     distance: mu > 0. May be traced.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import language
+    >>> loss = jax.value_and_grad(lambda w: w**3 / 6)
+    >>> flat = language.curvature_penalty(weight=10.0, distance=1.0)
+    >>> value, gradient = flat(loss, jnp.array(3.0), jax.random.key(0))
+    >>> float(value), float(gradient)  # 4.5 + 10 * 3.5 and 4.5 + 10 * 1.
+    (39.5, 14.5)
   """
   checks.non_negative(weight=weight)
   checks.positive(distance=distance)
@@ -140,6 +180,20 @@ def averaged(fit: Fit, *, start: int = 100, every: int = 5) -> Fit:
     fit: how.
     start: static, >= 1; above num_steps nothing changes.
     every: static, >= 1.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import language
+    >>> fit = language.averaged(ju.Fit(optax.sgd(1.0), 3), start=1, every=1)
+    >>> w = jnp.array(0.0)
+    >>> state = fit.optimizer.init(w)
+    >>> for _ in range(3):  # To 1, 2 and 3, and then to their mean.
+    ...   updates, state = fit.optimizer.update(jnp.array(-1.0), state, w)
+    ...   w = optax.apply_updates(w, updates)
+    >>> print(round(float(w), 3))
+    2.0
   """
   checks.count(1, start=start, every=every)
   inner = with_extra_arguments(fit.optimizer)

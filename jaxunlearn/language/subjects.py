@@ -46,6 +46,16 @@ def subjects(
 
   Raises:
     ValueError: no names; a text that does not fit; a template without a place.
+
+  Example:
+    >>> from jaxunlearn import language
+    >>> from jaxunlearn.language import rows
+    >>> tokenizer = rows.train_bpe(["Tell me about Ada."], vocab_size=258)
+    >>> found = language.subjects(
+    ...   tokenizer, ["Ada"], "Bob", templates=["{}", "Tell me about {}"]
+    ... )
+    >>> found.tokens.shape, found.last.tolist()  # Bytes: "a" is the third.
+    ((1, 3, 24), [[2, 2, 16]])
   """
   if not names or isinstance(names, str):
     raise ValueError(f"Expected a list of names, got {names!r}.")

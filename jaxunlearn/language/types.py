@@ -114,7 +114,15 @@ def bound(lm: LanguageModel, variables: Variables, x: Text) -> Variables:
 
 
 def counted(x: Text) -> jax.Array:
-  """Which tokens but the first count, bool [N, L - 1]."""
+  """Which tokens but the first count, bool [N, L - 1].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.types import Text, counted
+    >>> x = Text(jnp.zeros((2, 5), int), jnp.array([5, 3]), jnp.array([3, 1]))
+    >>> counted(x).astype(int).tolist()  # Of tokens 1 to 4.
+    [[0, 0, 1, 1], [1, 1, 0, 0]]
+  """
   place = jnp.arange(1, x.tokens.shape[-1], dtype=jnp.int32)[None]
   return (place >= x.prompt[:, None]) & (place < x.length[:, None])
 
@@ -125,6 +133,16 @@ def check_text(x: Any, config: DecoderConfig | None = None) -> None:
   Raises:
     ValueError: no `Text`; shapes or dtypes that do not fit; a row longer than
       L or than the model's context; a prompt < 1; a token that is none.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.types import Text, check_text
+    >>> x = Text(jnp.zeros((1, 3), int), jnp.array([3]), jnp.array([1]))
+    >>> check_text(x)
+    >>> check_text(x._replace(length=jnp.array([4])))
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected length in 0 .. 3, got 4 .. 4.
   """
   if not isinstance(x, Text):
     raise ValueError(f"Expected x to be a Text, got {type(x).__name__}.")

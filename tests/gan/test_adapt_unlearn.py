@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny_gan
 from closeness import assert_close, normal
 from refusals import refused
 
-from jaxunlearn import gan
+from jaxunlearn import gan, toy
 from jaxunlearn.core.types import Draw
 from jaxunlearn.gan.repulsion import (
   consolidated,
@@ -119,7 +118,7 @@ def test_stage_1_holds_the_synthesis_after_its_first_layer():
 
 
 def test_without_repulsion_it_is_fine_tuning_on_the_samples_to_keep():
-  model, variables, data, mask = tiny_gan.begun()
+  model, variables, data, mask = toy.gan()[:4]
   method = gan.adapt_unlearn(model, FIT, repulsion=gan.exponential(0.0))
   out, _ = method.compiled(variables, data, mask, KEY)
   # The last link of the chain has the last key.
@@ -132,7 +131,7 @@ def test_without_repulsion_it_is_fine_tuning_on_the_samples_to_keep():
 
 
 def test_without_consolidation_stage_1_is_training_on_the_negatives():
-  model, variables, data, mask = tiny_gan.begun()
+  model, variables, data, mask = toy.gan()[:4]
   adapt = gan.adapt_to_negatives(model, FIT, ewc=0.0)
   out, _ = adapt.compiled(variables, data, mask, KEY)
   last = jax.random.split(KEY, 2)[1]
@@ -142,7 +141,7 @@ def test_without_consolidation_stage_1_is_training_on_the_negatives():
 
 
 def test_a_large_weight_keeps_what_is_consolidated():
-  model, variables, data, mask = tiny_gan.begun()
+  model, variables, data, mask = toy.gan()[:4]
   fit = FIT._replace(optimizer=optax.adam(0.02, b1=0.0), num_steps=40, ema=0.9)
 
   def moved(ewc):
@@ -161,7 +160,7 @@ def test_a_large_weight_keeps_what_is_consolidated():
 
 
 def test_extrapolation_goes_the_other_way_from_the_mean_anchor():
-  model, variables, data, mask = tiny_gan.begun()
+  model, variables, data, mask = toy.gan()[:4]
   method = gan.extrapolate(model, FIT, gamma=0.3, num_anchors=2)
   out, _ = method.compiled(variables, data, mask, KEY)
   adapt = gan.adapt_to_negatives(model, FIT)
@@ -193,7 +192,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_settings_are_refused(name):
   factory, change, message = BAD[name]
-  refused(message, factory, tiny_gan.linear(), FIT, **change)
+  refused(message, factory, toy.gan().model, FIT, **change)
 
 
 @pytest.fixture(scope="module")

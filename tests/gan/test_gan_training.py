@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny_gan
 from closeness import assert_close, normal
 from refusals import refused
 
-from jaxunlearn import gan
+from jaxunlearn import gan, toy
 from jaxunlearn.core.types import Draw
 from jaxunlearn.gan.training import r1_penalty
 
@@ -65,7 +64,7 @@ def test_r1_is_the_squared_slope_of_each_row():
 
 
 def test_losses_are_softplus_and_r1_comes_lazily_and_weighs_more():
-  model = tiny_gan.linear(scale=0.0)
+  model = toy.gan(scale=0.0).model
   still = SGD._replace(optimizer=optax.sgd(0.0), num_steps=4)
   x = np.tile([[0.5, 0.2, -1.0]], (6, 1)).astype(np.float32)
   _, info = gan.train(
@@ -81,7 +80,7 @@ def test_losses_are_softplus_and_r1_comes_lazily_and_weighs_more():
 
 
 def test_the_generator_that_comes_out_is_the_running_average():
-  model, variables, data, _ = tiny_gan.begun()
+  model, variables, data, _ = toy.gan()[:4]
   every = jnp.zeros(64, bool)
 
   def after(steps, ema):
@@ -109,4 +108,4 @@ BAD = {
 def test_bad_fits_are_refused(name):
   change, message = BAD[name]
   fit = SGD._replace(**change)
-  refused(message, gan.adversarial, tiny_gan.linear(), fit, Draw(retain=4))
+  refused(message, gan.adversarial, toy.gan().model, fit, Draw(retain=4))

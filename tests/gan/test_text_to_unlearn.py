@@ -6,12 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny_gan
 from closeness import assert_close, normal
 from refusals import refused
 
 import jaxunlearn as ju
-from jaxunlearn import gan
+from jaxunlearn import gan, toy
 from jaxunlearn.gan.text_to_unlearn import directional_loss, reference_direction
 
 KEY = jax.random.key(0)
@@ -59,7 +58,7 @@ def test_the_reference_direction_turns_with_its_arguments():
 
 
 def test_without_directional_losses_nothing_moves():
-  model, variables, _, _ = tiny_gan.begun()
+  model, variables, _, _ = toy.gan()[:4]
   method = gan.text_to_unlearn(
     *(model, encode, FIT), mapper=MAPPER, direction=0.0, hinge=0.0
   )
@@ -69,22 +68,22 @@ def test_without_directional_losses_nothing_moves():
 
 
 @pytest.fixture(scope="module")
-def toy():
+def mapped():
   """The linear generator, a mapper towards the prompt, and scores of latents."""
-  model, variables, _, _ = tiny_gan.begun()
+  model, variables, _, _ = toy.gan()[:4]
   moves = gan.train_mapper(model, encode, variables, PROMPT, KEY, MAPPER)
   w = model.noise(jax.random.split(jax.random.key(8), 200))
   return model, variables, w, gan.edited(moves, w)
 
 
-def test_a_mapper_moves_latents_towards_its_prompt(toy):
-  model, variables, w, v = toy
+def test_a_mapper_moves_latents_towards_its_prompt(mapped):
+  model, variables, w, v = mapped
   of = lambda w: score(model.synthesis(variables.params["generator"], w))
   assert of(v).mean() > of(w).mean() + 0.3
 
 
-def test_edited_latents_lose_what_the_prompt_names(toy):
-  model, variables, w, v = toy
+def test_edited_latents_lose_what_the_prompt_names(mapped):
+  model, variables, w, v = mapped
   method = gan.text_to_unlearn(
     *(model, encode, ju.Fit(optax.adam(0.02), 150, 16)),
     mapper=MAPPER,
@@ -99,7 +98,7 @@ def test_edited_latents_lose_what_the_prompt_names(toy):
 
 
 def test_prompts_under_vmap_are_a_loop():
-  model, variables, _, _ = tiny_gan.begun()
+  model, variables, _, _ = toy.gan()[:4]
   method = gan.text_to_unlearn(model, encode, FIT, mapper=MAPPER)
   run = lambda p: method.compiled(variables, None, told(p), KEY)[0].params[
     "generator"
@@ -115,14 +114,14 @@ def test_prompts_under_vmap_are_a_loop():
 
 
 def test_a_prompt_may_be_a_constant_of_a_program():
-  model, variables, _, _ = tiny_gan.begun()
+  model, variables, _, _ = toy.gan()[:4]
   ascent = gan.prompt_ascent(model, encode, FIT)
   run = lambda key: ascent.compiled(variables, None, told(), key)[0]
   chex.assert_trees_all_equal_shapes(jax.eval_shape(run, KEY), variables)
 
 
 def test_plain_ascent_lowers_the_score_of_samples():
-  model, variables, data, _ = tiny_gan.begun()
+  model, variables, data, _ = toy.gan()[:4]
   fit = ju.Fit(optax.adam(0.05), 40, 16)
   out, _ = gan.prompt_ascent(model, encode, fit).compiled(
     variables, None, told(), KEY
@@ -146,7 +145,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_prompts_are_refused(name):
   request, message = BAD[name]
-  model, variables, _, _ = tiny_gan.begun()
+  model, variables, _, _ = toy.gan()[:4]
   ascent = gan.prompt_ascent(model, encode, FIT)
   refused(message, ascent, variables, None, request, KEY)
 

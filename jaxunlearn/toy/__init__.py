@@ -12,36 +12,18 @@ look; no number measured on one says how a method does on real data.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn.core.types import PyTree, Variables
-
-
-class Problem(NamedTuple):
-  """A model, what it was fitted on, and what it has to forget.
-
-  Attributes:
-    model: a `Model`, or what its room has in place of one; has a `task`.
-    variables: its values.
-    data: pytree of arrays [N, ...], the training rows.
-    request: bool [N], True = forget.
-    key: a typed PRNG key, for the method.
-  """
-
-  model: Any
-  variables: Variables
-  data: PyTree
-  request: jax.Array
-  key: jax.Array
-
-  @property
-  def arguments(self) -> tuple[Variables, PyTree, jax.Array, jax.Array]:
-    """What a transform is called with: `unlearn(*problem.arguments)`."""
-    return self[1:]
+from jaxunlearn.core.types import Variables
+from jaxunlearn.toy.problem import Problem as Problem
+from jaxunlearn.toy.samples import gan as gan
+from jaxunlearn.toy.samples import recommender as recommender
+from jaxunlearn.toy.text import decoder as decoder
+from jaxunlearn.toy.text import likelihoods as likelihoods
+from jaxunlearn.toy.text import prefix_model as prefix_model
+from jaxunlearn.toy.text import vision_language as vision_language
 
 
 def classifier(num_rows: int = 60, *, seed: int = 0) -> Problem:
