@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import jaxunlearn as ju
 from jaxunlearn import toy
 from jaxunlearn.core.tasks import as_task
 
@@ -28,11 +29,16 @@ def test_a_toy_is_a_task_with_rows_of_which_some_are_forgotten(make):
     as_task(problem.model)
   assert isinstance(problem, toy.Problem)
   assert problem.arguments == problem[1:]
-  assert problem.request.dtype == jnp.bool_
-  assert 0 < problem.request.sum() < problem.request.size
+  forget = problem.request
+  if isinstance(forget, ju.Request):
+    forget = forget.forget
+  if isinstance(forget, ju.continual.Stream):
+    forget = forget.forget_masks[-1]
+  assert forget.dtype == jnp.bool_
+  assert 0 < forget.sum() < forget.size
   assert jnp.issubdtype(problem.key.dtype, jax.dtypes.prng_key)
   for leaf in jax.tree.leaves(problem.data):
-    assert leaf.shape[:1] == problem.request.shape
+    assert leaf.shape[:1] == forget.shape
 
 
 def test_the_seed_draws_the_rows_and_nothing_else():

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core.types import Variables
+from jaxunlearn.toy.links import graph as graph
+from jaxunlearn.toy.pictures import diffusion as diffusion
 from jaxunlearn.toy.problem import Problem as Problem
 from jaxunlearn.toy.samples import gan as gan
 from jaxunlearn.toy.samples import recommender as recommender
@@ -122,3 +124,28 @@ def accuracies(problem: Problem, variables: Variables) -> tuple[float, float]:
   forget = np.asarray(problem.request)
   share = lambda rows: round(float(right[rows].mean()), 1)
   return share(forget), share(~forget)
+
+
+def stream() -> Problem:
+  """Sixteen rows of `classifier` in two tasks: learn 0, learn 1, forget 0.
+
+  Returns:
+    Task 0 has the classes 0 and 1, task 1 the classes 2 and 3. The model's
+    output layer is zero, nothing is learned yet; the request is a
+    `continual.Stream`.
+
+  Example:
+    >>> from jaxunlearn import continual, toy
+    >>> continual.learned_after(toy.stream().request).sum(axis=1).tolist()
+    [8, 16, 8]
+  """
+  from jaxunlearn import continual as room
+
+  problem = classifier(16)
+  params = problem.variables.params
+  output = jax.tree.map(jnp.zeros_like, params["output"])
+  events = [room.learn(0), room.learn(1), room.forget(0)]
+  return problem._replace(
+    variables=Variables({**params, "output": output}),
+    request=room.task_stream(problem.data["label"] // 2, events),
+  )

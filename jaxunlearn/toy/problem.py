@@ -17,17 +17,17 @@ class Problem(NamedTuple):
       a `Gan`.
     variables: its values.
     data: pytree of arrays [N, ...], the training rows.
-    request: bool [N], True = forget.
+    request: bool [N], True = forget; or what its room has in place of a mask.
     key: a typed PRNG key, for the method.
   """
 
   model: Any
   variables: Variables
   data: PyTree
-  request: jax.Array
+  request: Any
   key: jax.Array
 
   @property
-  def arguments(self) -> tuple[Variables, PyTree, jax.Array, jax.Array]:
+  def arguments(self) -> tuple[Variables, PyTree, Any, jax.Array]:
     """What a transform is called with: `unlearn(*problem.arguments)`."""
     return self[1:]
