@@ -42,6 +42,19 @@ def gradient_ascent(
 
   Returns:
     A `Transform`. An empty request changes nothing.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import graph, toy
+    >>> problem = toy.graph()
+    >>> method = graph.gradient_ascent(
+    ...   problem.model, optimizer=optax.sgd(0.01), num_steps=2
+    ... )
+    >>> unlearned, _ = method.compiled(*problem.arguments)
+    >>> pairs = problem.data["x"][-2:]  # The last of them has to go.
+    >>> logits = problem.model.model.predict(unlearned, pairs)
+    >>> [round(logit, 2) for logit in logits.tolist()]
+    [2.28, -0.43]
   """
   return baselines.gradient_ascent(task, as_fit(fit or ASCENT, fields))
 
@@ -70,6 +83,19 @@ def descent_to_delete(
 
   Raises:
     ValueError: an option outside its range.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import graph, toy
+    >>> problem = toy.graph()
+    >>> method = graph.descent_to_delete(
+    ...   problem.model, optimizer=optax.sgd(0.1), num_steps=1
+    ... )
+    >>> unlearned, _ = method.compiled(*problem.arguments)
+    >>> pairs = problem.data["x"][-2:]  # The last of them has to go.
+    >>> logits = problem.model.model.predict(unlearned, pairs)
+    >>> [round(logit, 2) for logit in logits.tolist()]
+    [2.41, -0.64]
   """
   checks.positive(max_norm=max_norm)
   checks.non_negative(noise_scale=noise_scale)

@@ -140,6 +140,19 @@ def d2dgn(
 
   Raises:
     ValueError: an option outside its range; "non_edges" for nodes.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import graph, toy
+    >>> problem = toy.graph()
+    >>> method = graph.d2dgn(
+    ...   problem.model, optimizer=optax.sgd(0.1), num_steps=2
+    ... )
+    >>> unlearned, _ = method.compiled(*problem.arguments)
+    >>> pairs = problem.data["x"][-2:]  # The last of them has to go.
+    >>> logits = problem.model.model.predict(unlearned, pairs)
+    >>> [round(logit, 2) for logit in logits.tolist()]
+    [2.26, 0.3]
   """
   fit = as_fit(fit or DISTIL, fields)
   checks.fraction(retain_weight=retain_weight)

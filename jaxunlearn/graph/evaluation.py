@@ -47,6 +47,13 @@ def ranking_auc(
 
   Raises:
     ValueError: shapes do not match.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> high, low = jnp.array([3.0, 2.0]), jnp.array([2.0, 1.0])
+    >>> float(graph.ranking_auc(high, low))  # Of four pairs three and a tie.
+    0.875
   """
   return separation_auc(high, low, high_weight, low_weight)
 
@@ -61,6 +68,14 @@ def dt_auc(
     variables: the model, with the graph that it answers on.
     edges: int [K, 2], edges that were never trained on.
     others: int [K, 2], pairs that no edge joins.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph, toy
+    >>> problem = toy.graph()
+    >>> edges, others = jnp.array([[0, 1], [2, 3]]), jnp.array([[0, 3], [2, 5]])
+    >>> float(graph.dt_auc(problem.model, problem.variables, edges, others))
+    1.0
   """
   pairs = jnp.concatenate([jnp.asarray(edges), jnp.asarray(others)])
   scores = task.model.predict(variables, pairs)
@@ -82,6 +97,12 @@ def df_auc(
 
   Raises:
     ValueError: a mask of another length or dtype.
+
+  Example:
+    >>> from jaxunlearn import graph, toy
+    >>> problem = toy.graph()
+    >>> float(graph.df_auc(problem.model, problem.variables, problem.request))
+    1.0
   """
   pairs = structure.edge_rows(task.graph)
   checks.request({"x": pairs}, forget_mask)
@@ -123,6 +144,14 @@ def edge_distance(
 
   Raises:
     ValueError: shapes do not match.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> logits, retrained = jnp.array([0.0]), jnp.array([2.0])
+    >>> found = graph.edge_distance(logits, retrained, jnp.ones(1))
+    >>> [round(float(value), 3) for value in found]  # js, delta, mean.
+    [0.09, -0.381, 0.5]
   """
   shapes = {jnp.shape(a) for a in (logits, retrained_logits, weight)}
   if len(shapes) != 1 or len(next(iter(shapes))) != 1:
@@ -168,6 +197,15 @@ def pair_features(
   The link probability, and the cosine of the last layer's embeddings. Neither
   depends on the embeddings' basis, which differs between two trainings; and both
   are bounded, without which one sure pair decides a mean of ratios.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph, toy
+    >>> problem = toy.graph()
+    >>> pairs = jnp.array([[0, 1], [0, 5]])  # Of one triangle and of both.
+    >>> seen = graph.pair_features(problem.model, problem.variables, pairs)
+    >>> [[round(v, 2) for v in row] for row in seen.tolist()]
+    [[0.9, 1.0], [0.5, 0.0]]
   """
   z = task.embed(variables)[-1].astype(jnp.float32)
   logit = task.logits(variables, (z,), pairs)
@@ -198,6 +236,15 @@ def fit_presence(
 
   Raises:
     ValueError: features of different widths, an empty side, ridge <= 0.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> present, absent = jnp.array([[0.9], [0.8]]), jnp.array([[0.2], [0.1]])
+    >>> attack = graph.fit_presence(present, absent)
+    >>> found = graph.presence(attack, jnp.array([[0.9], [0.5], [0.1]]))
+    >>> [round(p, 2) for p in found.tolist()]
+    [0.86, 0.5, 0.14]
   """
   checks.positive(ridge=ridge)
   present, absent = jnp.asarray(present), jnp.asarray(absent)
@@ -234,6 +281,16 @@ def presence(attack: PresenceAttack, features: jax.Array) -> jax.Array:
 
   Under the original and under the unlearned model these are what
   `attacks.membership_ratio` takes.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> attack = graph.PresenceAttack(
+    ...   shift=jnp.zeros(1), scale=jnp.ones(1), weight=jnp.ones(1), bias=0.0
+    ... )
+    >>> found = graph.presence(attack, jnp.array([[0.0], [2.0]]))
+    >>> [round(p, 3) for p in found.tolist()]
+    [0.5, 0.881]
   """
   x = (features - attack.shift[None]) / attack.scale[None]
   return jax.nn.sigmoid(x @ attack.weight + attack.bias)
@@ -245,6 +302,19 @@ def forward_flops(task: GraphModel, variables: Variables) -> float:
   Of the embeddings of all nodes, by the compiler's count, and of deletion
   operators on the nodes of their zones (the program multiplies all nodes and
   drops the rest); nan where the backend does not say.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph, toy
+    >>> problem = toy.graph()
+    >>> plain = problem.variables
+    >>> zones = (jnp.array([[True, True, True, False, False, False]]),)
+    >>> deletion = {"operators": (jnp.eye(2)[None],), "zones": zones}
+    >>> state = {**plain.model_state, "deletions": deletion}
+    >>> grown = plain._replace(model_state=state)
+    >>> flops = [graph.forward_flops(problem.model, v) for v in (plain, grown)]
+    >>> flops[1] - flops[0]  # Three nodes times a matrix [2, 2].
+    24.0
   """
   state = dict(variables.model_state)
   stack = state.pop("deletions", None)

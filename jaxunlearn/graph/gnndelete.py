@@ -117,6 +117,24 @@ def gnndelete(
   Raises:
     ValueError: an option outside its range; a soft request; (concrete) no place
       that is free.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import graph, toy
+    >>> problem = toy.graph()
+    >>> method = graph.gnndelete(
+    ...   problem.model,
+    ...   optimizer=optax.sgd(0.1),
+    ...   num_steps=2,
+    ...   operator_init="identity",
+    ... )
+    >>> unlearned, _ = method.compiled(*problem.arguments)
+    >>> pairs = problem.data["x"][-2:]  # The last of them has to go.
+    >>> logits = problem.model.model.predict(unlearned, pairs)
+    >>> [round(logit, 2) for logit in logits.tolist()]
+    [2.01, 0.24]
+    >>> unlearned.model_state["deletions"]["zones"][0].tolist()
+    [[True, True, True, True, True, True]]
   """
   fit = as_fit(fit or DELETE, fields)
   checks.fraction(dec_weight=dec_weight)
@@ -200,6 +218,14 @@ def deleted_edge_consistency(
     others: int [E, 2], unjoined pairs, one to be compared with each edge.
     weight: float [E], positive for forgotten edges.
     distance: see `objectives`; both ends are rows of it, sources first.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> z, pairs, others = jnp.eye(3), jnp.array([[0, 1]]), jnp.array([[0, 2]])
+    >>> dec = graph.deleted_edge_consistency(z, z, pairs, others, jnp.ones(1))
+    >>> round(float(dec), 3)  # Two of the six numbers of both ends differ by 1.
+    0.333
   """
   stacked = lambda rows, ends: rows[ends.T.reshape(-1)]
   return distance(

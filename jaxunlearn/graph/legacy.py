@@ -13,7 +13,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def old_rate(factory: F) -> F:
-  """Lets a factory take `learning_rate=r` for `optimizer=optax.adam(r)`."""
+  """Lets a factory take `learning_rate=r` for `optimizer=optax.adam(r)`.
+
+  Example:
+    >>> import warnings
+    >>> from jaxunlearn.graph import legacy
+    >>> make = legacy.old_rate(lambda *, optimizer: list(optimizer._fields))
+    >>> with warnings.catch_warnings(action="ignore"):
+    ...   make(learning_rate=0.1)  # As optimizer=optax.adam(0.1).
+    ['init', 'update']
+  """
 
   @functools.wraps(factory)
   def call(*args: Any, **kwargs: Any) -> Any:

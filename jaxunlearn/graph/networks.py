@@ -40,6 +40,19 @@ def from_network(network: Model, graph: Any, *, on_edges: bool) -> GraphModel:
 
   Raises:
     ValueError: the network returns no row a node.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> from jaxunlearn.adapters.functions import from_functions
+    >>> g = graph.from_edges(jnp.eye(3), [[0, 1], [1, 2]])
+    >>> network = from_functions(
+    ...   lambda key, g: jnp.float32(2), lambda scale, g: scale * g.nodes
+    ... )
+    >>> task = graph.from_network(network, g, on_edges=True)
+    >>> variables = task.model.init(None, None)
+    >>> task.model.predict(variables, jnp.array([[0, 0], [0, 1]])).tolist()
+    [4.0, 0.0]
   """
 
   def init(key: jax.Array, inputs: PyTree) -> Variables:

@@ -45,6 +45,16 @@ def balanced_shards(
 
   Raises:
     ValueError: more shards than nodes.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> triangles = [[0, 1], [0, 2], [1, 2], [3, 4], [3, 5], [4, 5]]
+    >>> g = graph.from_edges(jnp.eye(6), triangles)
+    >>> shard = graph.balanced_shards(jax.random.key(0), g, 2)
+    >>> (shard == shard[0]).tolist()
+    [True, True, True, False, False, False]
   """
   checks.positive(num_shards=num_shards)
   checks.non_negative(num_rounds=num_rounds)
@@ -88,6 +98,15 @@ def shard_rows(
   """The rows of each shard: bool [num_shards, N].
 
   An edge across is in none, and neither is padding.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph, toy
+    >>> problem = toy.graph()
+    >>> shard = jnp.array([0, 0, 0, 1, 1, 1])
+    >>> rows = graph.shard_rows(problem.model, problem.data, shard, 2)
+    >>> rows.sum(axis=1).tolist()  # The edge between the triangles is in none.
+    [3, 3]
   """
   one = shard[data["x"]]
   if task.on_edges:
@@ -120,6 +139,20 @@ def train_shards(
     fit: the recipe, full batch.
     strategy: see `map_many`.
     **fields: the fields of `Fit` by keyword.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import graph, toy
+    >>> task, _, data, _, key = toy.graph()
+    >>> rows = jnp.stack([jnp.arange(7) // 3 == shard for shard in (0, 1)])
+    >>> keys = jax.random.split(key, 2)
+    >>> fit = ju.Fit(optax.sgd(0.1), num_steps=1, batch_size=ju.ALL)
+    >>> models = graph.train_shards(task, data, rows, keys, fit)
+    >>> models.params["kernel"].shape
+    (2, 2, 2)
   """
   return train_many(task, data, rows, keys, fit, strategy=strategy, **fields)[0]
 
@@ -129,6 +162,13 @@ def touched(rows: jax.Array, forget_mask: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: a request that is not bool.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> rows = jnp.array([[True, True, False], [False, False, True]])
+    >>> graph.touched(rows, jnp.array([False, True, False])).tolist()
+    [True, False]
   """
   checks.hard_request(forget_mask)
   return (rows & jnp.asarray(forget_mask)[None]).any(axis=1)
@@ -151,6 +191,19 @@ def predict_shards(
 
   Returns:
     [B] for pairs, log-probabilities [B, C] for nodes.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph, toy
+    >>> problem = toy.graph()
+    >>> other = jax.tree.map(jnp.zeros_like, problem.variables)
+    >>> both = lambda *leaves: jnp.stack(leaves)
+    >>> models = jax.tree.map(both, problem.variables, other)
+    >>> pairs = jnp.array([[0, 1]])  # Probabilities of 0.905 and 0.5.
+    >>> logits = graph.predict_shards(problem.model, models, pairs)
+    >>> [round(p, 3) for p in jax.nn.sigmoid(logits).tolist()]
+    [0.702]
   """
   if weight is None:
     weight = structure.edge_weight(task.graph)

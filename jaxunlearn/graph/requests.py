@@ -28,6 +28,13 @@ def edges_within(graph: Any, node_mask: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: a mask of another length, or that is not bool.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> g = graph.from_edges(jnp.eye(4), [[0, 1], [1, 2], [2, 3]])
+    >>> graph.edges_within(g, jnp.arange(4) < 3).tolist()
+    [True, True, False]
   """
   inside = structure.checked_node_mask(graph, node_mask)
   outside = structure.incident_edges(graph, ~inside)
@@ -54,6 +61,14 @@ def sample_edges(
   Raises:
     ValueError: a fraction outside [0, 1], a mask of another length or dtype;
       (concrete) fewer eligible edges than asked for.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> g = graph.from_edges(jnp.eye(4), [[0, 1], [1, 2], [2, 3], [3, 0]])
+    >>> int(graph.sample_edges(jax.random.key(0), g, 0.5).sum())
+    2
   """
   checks.typed_key(key)
   checks.fraction(fraction=fraction)
@@ -99,6 +114,16 @@ def edge_classes(
   Raises:
     ValueError: labels of another length; a class without nodes; an unknown
       `ends`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> g = graph.from_edges(jnp.eye(4), [[0, 1], [1, 2], [2, 3]])
+    >>> labels = jnp.array([0, 0, 1, 1])
+    >>> graph.edge_classes(g, labels, [0]).tolist()
+    [True, False, False]
+    >>> graph.edge_classes(g, labels, [0], ends="any").tolist()
+    [True, True, False]
   """
   checks.one_of(("both", "any"), ends=ends)
   n = structure.num_nodes(graph)

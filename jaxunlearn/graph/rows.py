@@ -13,7 +13,16 @@ from jaxunlearn.graph import structure
 
 
 def link_data(graph: Any) -> PyTree:
-  """The training edges as rows: {"x": int32 [E, 2], "label": ones [E]}."""
+  """The training edges as rows: {"x": int32 [E, 2], "label": ones [E]}.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> g = graph.from_edges(jnp.eye(3), [[0, 1], [1, 2]])
+    >>> data = graph.link_data(g)
+    >>> data["x"].tolist(), data["label"].tolist()
+    ([[0, 1], [1, 2]], [1, 1])
+  """
   pairs = structure.edge_rows(graph)
   return {"x": pairs, "label": jnp.ones(pairs.shape[0], jnp.int32)}
 
@@ -28,6 +37,12 @@ def node_data(labels: Any, nodes: Any = None) -> PyTree:
 
   Raises:
     ValueError: labels that are no integers; a node out of range.
+
+  Example:
+    >>> from jaxunlearn import graph
+    >>> data = graph.node_data([0, 1, 1, 0], nodes=[0, 2])
+    >>> data["x"].tolist(), data["label"].tolist()
+    ([0, 2], [0, 1])
   """
   labels = jnp.asarray(labels)
   if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -45,6 +60,18 @@ def check_order(graph: Any, rows: np.ndarray, share: np.ndarray) -> None:
 
   Raises:
     ValueError: a row to retain is not its edge.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> from jaxunlearn import graph
+    >>> from jaxunlearn.graph import rows
+    >>> g = graph.from_edges(jnp.eye(3), [[0, 1], [1, 2]])
+    >>> rows.check_order(g, np.array([[1, 2], [0, 1]]), np.zeros(2))
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected data['x'] to be the graph's edges in their order, got
+    2 rows that are others.
   """
   edges = np.asarray(graph.senders).reshape(-1, 2)
   kept = (np.asarray(graph.edges)[::2] > 0) & (share < 1)
@@ -61,6 +88,16 @@ def check_rows(graph: Any, inputs: Any, on_edges: bool) -> None:
 
   Raises:
     ValueError: another shape or dtype; (concrete) a number out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> from jaxunlearn.graph import rows
+    >>> g = graph.from_edges(jnp.eye(3), [[0, 1], [1, 2]])
+    >>> rows.check_rows(g, jnp.array([[0, 3]]), on_edges=True)
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected node numbers in 0 .. 2, got 0 .. 3.
   """
   shape = jnp.shape(inputs)
   wanted = "pairs [B, 2]" if on_edges else "nodes [B]"

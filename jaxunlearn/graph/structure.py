@@ -49,6 +49,13 @@ def from_edges(
     ValueError: features that are not [n, d] or not finite; no edges; a node
       number out of range, a self-loop, an edge that comes twice; a padded size
       below what there is.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> g = graph.from_edges(jnp.eye(3), [[0, 1], [1, 2]], pad_edges_to=4)
+    >>> g.senders.tolist(), g.edges.tolist()
+    ([0, 1, 1, 2, 3, 3, 3, 3], [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
   """
   import jraph
 
@@ -105,17 +112,41 @@ def _checked_edges(edges: Any, num_nodes: int) -> np.ndarray:
 
 
 def edge_rows(graph: Any) -> jax.Array:
-  """The undirected edges as rows, int32 [E, 2]."""
+  """The undirected edges as rows, int32 [E, 2].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> g = graph.from_edges(jnp.eye(3), [[0, 1], [1, 2]])
+    >>> graph.edge_rows(g).tolist()
+    [[0, 1], [1, 2]]
+  """
   return graph.senders.reshape(-1, 2)
 
 
 def edge_weight(graph: Any) -> jax.Array:
-  """Float32 [E], 1 for a real edge, 0 for padding."""
+  """Float32 [E], 1 for a real edge, 0 for padding.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> g = graph.from_edges(jnp.eye(3), [[0, 1], [1, 2]], pad_edges_to=4)
+    >>> graph.edge_weight(g).tolist()
+    [1.0, 1.0, 0.0, 0.0]
+  """
   return graph.edges[::2]
 
 
 def num_nodes(graph: Any) -> int:
-  """Real nodes, without padding."""
+  """Real nodes, without padding.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> g = graph.from_edges(jnp.eye(3), [[0, 1], [1, 2]], pad_nodes_to=8)
+    >>> graph.num_nodes(g)
+    3
+  """
   return int(np.asarray(graph.n_node)[0])  # Under jit it stays on the host.
 
 
@@ -124,6 +155,13 @@ def incident_edges(graph: Any, node_mask: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: a mask of another length, or that is not bool.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> g = graph.from_edges(jnp.eye(4), [[0, 1], [1, 2], [2, 3]])
+    >>> graph.incident_edges(g, jnp.arange(4) == 1).tolist()
+    [True, True, False]
   """
   node_mask = checked_node_mask(graph, node_mask)
   return node_mask[edge_rows(graph)].any(axis=1) & (edge_weight(graph) > 0)
@@ -143,6 +181,13 @@ def hops(
 
   Raises:
     ValueError: num_hops < 0; a mask of another length, or that is not bool.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> g = graph.from_edges(jnp.eye(4), [[0, 1], [1, 2], [2, 3]])
+    >>> graph.hops(g, jnp.arange(4) == 0, num_hops=2).tolist()
+    [True, True, True, False]
   """
   checks.non_negative(num_hops=num_hops)
   reached = checked_node_mask(graph, node_mask)
@@ -157,7 +202,15 @@ def hops(
 
 
 def endpoints(graph: Any, edge_mask: jax.Array) -> jax.Array:
-  """The nodes at the ends of some edges: bool [n] of bool [E]."""
+  """The nodes at the ends of some edges: bool [n] of bool [E].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> g = graph.from_edges(jnp.eye(4), [[0, 1], [1, 2], [2, 3]])
+    >>> graph.endpoints(g, jnp.array([True, False, False])).tolist()
+    [True, True, False, False]
+  """
   ends = jnp.zeros(graph.nodes.shape[0], bool)
   return ends.at[edge_rows(graph)].max(edge_mask[:, None])
 
@@ -167,6 +220,16 @@ def checked_node_mask(graph: Any, node_mask: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: it is not bool [n].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> from jaxunlearn.graph import structure
+    >>> g = graph.from_edges(jnp.eye(3), [[0, 1], [1, 2]])
+    >>> structure.checked_node_mask(g, [0, 1, 0])
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected node_mask bool [3], got int32 (3,).
   """
   node_mask = jnp.asarray(node_mask)
   n = graph.nodes.shape[0]
@@ -205,6 +268,13 @@ def non_edges(graph: Any, weight: jax.Array | None = None) -> NonEdges:
   Raises:
     ValueError: more nodes than pairs can be numbered for in 32 bits; where the
       weights can be looked at, a graph in which every pair is joined.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> g = graph.from_edges(jnp.eye(3), [[0, 1], [1, 2]])
+    >>> int(graph.non_edges(g).total)  # (0, 2) and (2, 0)
+    2
   """
   n = num_nodes(graph)
   if n > _MAX_NODES:
@@ -221,7 +291,17 @@ def non_edges(graph: Any, weight: jax.Array | None = None) -> NonEdges:
 
 
 def draw_non_edges(free: NonEdges, key: jax.Array, count: int) -> jax.Array:
-  """Pairs that no edge joins, uniformly and with replacement: int32 [count, 2]."""
+  """Pairs that no edge joins, uniformly and with replacement: int32 [count, 2].
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> g = graph.from_edges(jnp.eye(3), [[0, 1], [1, 2]])
+    >>> pairs = graph.draw_non_edges(graph.non_edges(g), jax.random.key(0), 4)
+    >>> jnp.sort(pairs, axis=1).tolist()
+    [[0, 2], [0, 2], [0, 2], [0, 2]]
+  """
   place = jax.random.randint(
     key, (count,), jnp.uint32(0), jnp.maximum(free.total, 1), jnp.uint32
   )
@@ -235,7 +315,15 @@ def draw_non_edges(free: NonEdges, key: jax.Array, count: int) -> jax.Array:
 
 
 def are_joined(free: NonEdges, pairs: jax.Array) -> jax.Array:
-  """Which pairs int [B, 2] an edge joins; bool [B], False for padding."""
+  """Which pairs int [B, 2] an edge joins; bool [B], False for padding.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> free = graph.non_edges(graph.from_edges(jnp.eye(3), [[0, 1], [1, 2]]))
+    >>> graph.are_joined(free, jnp.array([[1, 0], [0, 2]])).tolist()
+    [True, False]
+  """
   n = free.num_nodes.astype(jnp.uint32)
   u, v = pairs.astype(jnp.uint32).T
   place = jnp.searchsorted(free.taken, u * n + v)

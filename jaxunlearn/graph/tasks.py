@@ -189,6 +189,14 @@ def weight_of(variables: Variables) -> jax.Array:
 
   Raises:
     ValueError: they carry none (bare params).
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import graph
+    >>> variables = ju.Variables({}, {"edge_weight": jnp.array([1.0, 0.0])})
+    >>> graph.weight_of(variables).tolist()
+    [1.0, 0.0]
   """
   state = variables.model_state
   if not isinstance(state, dict) or "edge_weight" not in state:
@@ -200,7 +208,17 @@ def weight_of(variables: Variables) -> jax.Array:
 
 
 def with_weight(variables: Variables, weight: jax.Array) -> Variables:
-  """The same model on the edges of the given weights."""
+  """The same model on the edges of the given weights.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import graph
+    >>> variables = ju.Variables({}, {"edge_weight": jnp.ones(2)})
+    >>> without = graph.with_weight(variables, jnp.array([1.0, 0.0]))
+    >>> graph.weight_of(without).tolist()
+    [1.0, 0.0]
+  """
   return variables._replace(
     model_state={**variables.model_state, "edge_weight": weight}
   )
@@ -218,6 +236,13 @@ def unlink(task: GraphModel) -> Transform:
 
   Returns:
     A `Transform` of no steps. The identity for an empty request.
+
+  Example:
+    >>> from jaxunlearn import graph, toy
+    >>> problem = toy.graph()
+    >>> without, _ = graph.unlink(problem.model)(*problem.arguments)
+    >>> graph.weight_of(without).tolist()
+    [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]
   """
   slot: Slot[jax.Array] = Slot("unlink")
 
@@ -237,7 +262,15 @@ def unlink(task: GraphModel) -> Transform:
 
 
 def provide_non_edges(task: GraphModel) -> Transform:
-  """The link that prepares the draw of pairs that no edge joins."""
+  """The link that prepares the draw of pairs that no edge joins.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.graph import tasks
+    >>> link = tasks.provide_non_edges(toy.graph().model)
+    >>> link.name, link.num_steps
+    ('non_edges', 0)
+  """
   return provide(
     NON_EDGES,
     lambda carry, data, request, key: structure.non_edges(
@@ -250,7 +283,18 @@ def provide_non_edges(task: GraphModel) -> Transform:
 def apply_deletions(
   variables: Variables, index: int, z: jax.Array
 ) -> jax.Array:
-  """A layer's output [n, d] after the deletion operators, oldest first."""
+  """A layer's output [n, d] after the deletion operators, oldest first.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn.graph import tasks
+    >>> zones = jnp.array([[True, False]])
+    >>> stack = {"operators": (0.5 * jnp.eye(2)[None],), "zones": (zones,)}
+    >>> variables = ju.Variables({}, {"deletions": stack})
+    >>> tasks.apply_deletions(variables, 0, jnp.ones((2, 2))).tolist()
+    [[0.5, 0.5], [1.0, 1.0]]
+  """
   stack = variables.model_state.get("deletions")
   if stack is not None:
     for operator, zone in zip(stack["operators"][index], stack["zones"][index]):
@@ -259,7 +303,16 @@ def apply_deletions(
 
 
 def no_deletions(task: GraphModel, places: int, like: Variables) -> PyTree:
-  """An empty stack of deletion operators [K, d, d] and zones [K, n] by layer."""
+  """An empty stack of deletion operators [K, d, d] and zones [K, n] by layer.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.graph import tasks
+    >>> problem = toy.graph()
+    >>> stack = tasks.no_deletions(problem.model, 3, problem.variables)
+    >>> stack["operators"][0].shape, stack["zones"][0].shape
+    ((3, 2, 2), (3, 6))
+  """
   dtype = jax.tree.leaves(like.params)[0].dtype
   n = task.graph.nodes.shape[0]
   return {
@@ -269,7 +322,15 @@ def no_deletions(task: GraphModel, places: int, like: Variables) -> PyTree:
 
 
 def delete_rows(z: jax.Array, operator: jax.Array, zone: jax.Array):
-  """Rows of `zone` bool [n] times the operator [d, d]; the others as they are."""
+  """Rows of `zone` bool [n] times the operator [d, d]; the others as they are.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.graph import tasks
+    >>> z, zone = jnp.ones((2, 2)), jnp.array([True, False])
+    >>> tasks.delete_rows(z, 0.5 * jnp.eye(2), zone).tolist()
+    [[0.5, 0.5], [1.0, 1.0]]
+  """
   return jnp.where(zone[:, None], z @ operator.astype(z.dtype), z)
 
 
@@ -282,13 +343,32 @@ def link_prediction(
     encoder: a `layers.Encoder`, or a linen module with its three methods.
     graph: see `from_edges`; the training edges.
     max_deletions: static; see `gnndelete`.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> from jaxunlearn.graph.layers import GCN, Encoder
+    >>> g = graph.from_edges(jnp.eye(3), [[0, 1], [1, 2]])
+    >>> task = graph.link_prediction(Encoder(GCN, widths=(4, 2)), g)
+    >>> variables = task.model.init(jax.random.key(0), None)
+    >>> task.model.predict(variables, jnp.array([[0, 1], [0, 2]])).shape
+    (2,)
   """
 
   return _task(encoder, graph, inner_product, True, max_deletions)
 
 
 def inner_product(variables: Variables, z: jax.Array, pairs: jax.Array):
-  """Logits [B] of pairs, <z[u], z[v]>; a `GraphModel.decode`."""
+  """Logits [B] of pairs, <z[u], z[v]>; a `GraphModel.decode`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.graph import tasks
+    >>> z = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> tasks.inner_product(None, z, jnp.array([[0, 1], [0, 0]])).tolist()
+    [11.0, 5.0]
+  """
   del variables
   z = z.astype(jnp.promote_types(jnp.float32, z.dtype))
   ends = z[pairs]
@@ -307,6 +387,17 @@ def node_classification(
 
   Raises:
     ValueError: an encoder without a head.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import graph
+    >>> from jaxunlearn.graph.layers import GCN, Encoder
+    >>> g = graph.from_edges(jnp.eye(3), [[0, 1], [1, 2]])
+    >>> task = graph.node_classification(Encoder(GCN, (2,), num_classes=5), g)
+    >>> variables = task.model.init(jax.random.key(0), None)
+    >>> task.model.predict(variables, jnp.array([0, 2])).shape
+    (2, 5)
   """
   if not encoder.num_classes:
     raise ValueError("Expected encoder.num_classes > 0, got 0.")
@@ -362,7 +453,26 @@ def assemble(
   *,
   on_edges: bool,
 ) -> GraphModel:
-  """A `GraphModel` of its parts: the rows, losses and features follow."""
+  """A `GraphModel` of its parts: the rows, losses and features follow.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import graph
+    >>> from jaxunlearn.graph import tasks
+    >>> g = graph.from_edges(jnp.eye(3), [[0, 1], [1, 2]])
+    >>> variables = ju.Variables({}, {"edge_weight": graph.edge_weight(g)})
+    >>> task = tasks.assemble(
+    ...   g,
+    ...   init=lambda key, x: variables,
+    ...   convolve=lambda variables, index, x, weight, pairs: 2 * x,
+    ...   decode=tasks.inner_product,
+    ...   widths=(3,),
+    ...   on_edges=True,
+    ... )
+    >>> task.model.predict(variables, jnp.array([[0, 0], [0, 1]])).tolist()
+    [4.0, 0.0]
+  """
 
   def apply(variables, inputs, *, train=False, key=None):
     del train, key  # A step is that of `GraphModel.task`.
