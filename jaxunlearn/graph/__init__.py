@@ -47,6 +47,7 @@ from jaxunlearn.graph.requests import (
   sample_edges,
 )
 from jaxunlearn.graph.rows import link_data, node_data
+from jaxunlearn.graph.state import weight_of, with_weight
 from jaxunlearn.graph.structure import (
   NonEdges,
   are_joined,
@@ -65,8 +66,6 @@ from jaxunlearn.graph.tasks import (
   link_prediction,
   node_classification,
   unlink,
-  weight_of,
-  with_weight,
 )
 from jaxunlearn.graph.training import retrain, train, train_many
 

@@ -40,12 +40,14 @@ from jaxunlearn.graph.objectives import (
   embedding_mse,
   weighted_mean,
 )
+from jaxunlearn.graph.state import (
+  weight_of,
+  with_weight,
+)
 from jaxunlearn.graph.tasks import (
   GraphModel,
   Layers,
   unlink,
-  weight_of,
-  with_weight,
 )
 
 DISTIL = Fit(optax.adam(1e-2), 40, ALL)

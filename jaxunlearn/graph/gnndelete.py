@@ -37,15 +37,17 @@ from jaxunlearn.core.types import ALL, Draw, PyTree, Slot, Variables
 from jaxunlearn.graph import structure
 from jaxunlearn.graph.legacy import old_rate
 from jaxunlearn.graph.objectives import embedding_mse
-from jaxunlearn.graph.tasks import (
-  GraphModel,
-  Layers,
+from jaxunlearn.graph.state import (
   apply_deletions,
   delete_rows,
   no_deletions,
-  unlink,
   weight_of,
   with_weight,
+)
+from jaxunlearn.graph.tasks import (
+  GraphModel,
+  Layers,
+  unlink,
 )
 
 Distance = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]

@@ -1,11 +1,27 @@
-"""Losses of link prediction, from logits of pairs of nodes."""
+"""Link prediction: logits of pairs of nodes, and losses from them."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
-from jaxunlearn.core.types import PyTree
+from jaxunlearn.core.types import PyTree, Variables
+
+
+def inner_product(variables: Variables, z: jax.Array, pairs: jax.Array):
+  """Logits [B] of pairs, <z[u], z[v]>; a `GraphModel.decode`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.graph import losses
+    >>> z = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> losses.inner_product(None, z, jnp.array([[0, 1], [0, 0]])).tolist()
+    [11.0, 5.0]
+  """
+  del variables
+  z = z.astype(jnp.promote_types(jnp.float32, z.dtype))
+  ends = z[pairs]
+  return (ends[..., 0, :] * ends[..., 1, :]).sum(axis=-1)
 
 
 def link_loss(logits: jax.Array, rows: PyTree) -> jax.Array:

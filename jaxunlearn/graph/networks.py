@@ -15,11 +15,13 @@ import jax.numpy as jnp
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.types import PyTree, Variables
 from jaxunlearn.graph import structure
+from jaxunlearn.graph.losses import inner_product
+from jaxunlearn.graph.state import (
+  weight_of,
+)
 from jaxunlearn.graph.tasks import (
   GraphModel,
   assemble,
-  inner_product,
-  weight_of,
 )
 
 

@@ -22,7 +22,8 @@ from jaxunlearn.core import checks
 from jaxunlearn.core.tasks import Fit, FitFields
 from jaxunlearn.core.types import PyTree, Variables
 from jaxunlearn.graph import structure
-from jaxunlearn.graph.tasks import GraphModel, with_weight
+from jaxunlearn.graph.state import with_weight
+from jaxunlearn.graph.tasks import GraphModel
 from jaxunlearn.graph.training import train_many
 
 

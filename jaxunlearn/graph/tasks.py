@@ -37,8 +37,14 @@ from jaxunlearn.core.types import (
   Variables,
 )
 from jaxunlearn.graph import structure
-from jaxunlearn.graph.losses import bernoulli_kl, link_loss
+from jaxunlearn.graph.losses import bernoulli_kl, inner_product, link_loss
 from jaxunlearn.graph.rows import check_order, check_rows
+from jaxunlearn.graph.state import (
+  apply_deletions,
+  no_deletions,
+  weight_of,
+  with_weight,
+)
 from jaxunlearn.losses.classification import cross_entropy
 from jaxunlearn.losses.distillation import kl_to_teacher
 
@@ -184,46 +190,6 @@ class GraphModel(NamedTuple):
     return share
 
 
-def weight_of(variables: Variables) -> jax.Array:
-  """The edge weights that the variables carry, float32 [E].
-
-  Raises:
-    ValueError: they carry none (bare params).
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> import jaxunlearn as ju
-    >>> from jaxunlearn import graph
-    >>> variables = ju.Variables({}, {"edge_weight": jnp.array([1.0, 0.0])})
-    >>> graph.weight_of(variables).tolist()
-    [1.0, 0.0]
-  """
-  state = variables.model_state
-  if not isinstance(state, dict) or "edge_weight" not in state:
-    raise ValueError(
-      "Expected Variables whose model_state has an 'edge_weight' [E], got bare "
-      "params."
-    )
-  return state["edge_weight"]
-
-
-def with_weight(variables: Variables, weight: jax.Array) -> Variables:
-  """The same model on the edges of the given weights.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> import jaxunlearn as ju
-    >>> from jaxunlearn import graph
-    >>> variables = ju.Variables({}, {"edge_weight": jnp.ones(2)})
-    >>> without = graph.with_weight(variables, jnp.array([1.0, 0.0]))
-    >>> graph.weight_of(without).tolist()
-    [1.0, 0.0]
-  """
-  return variables._replace(
-    model_state={**variables.model_state, "edge_weight": weight}
-  )
-
-
 def unlink(task: GraphModel) -> Transform:
   """Takes the edges of a request out of the graph and changes no parameter.
 
@@ -280,60 +246,6 @@ def provide_non_edges(task: GraphModel) -> Transform:
   )
 
 
-def apply_deletions(
-  variables: Variables, index: int, z: jax.Array
-) -> jax.Array:
-  """A layer's output [n, d] after the deletion operators, oldest first.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> import jaxunlearn as ju
-    >>> from jaxunlearn.graph import tasks
-    >>> zones = jnp.array([[True, False]])
-    >>> stack = {"operators": (0.5 * jnp.eye(2)[None],), "zones": (zones,)}
-    >>> variables = ju.Variables({}, {"deletions": stack})
-    >>> tasks.apply_deletions(variables, 0, jnp.ones((2, 2))).tolist()
-    [[0.5, 0.5], [1.0, 1.0]]
-  """
-  stack = variables.model_state.get("deletions")
-  if stack is not None:
-    for operator, zone in zip(stack["operators"][index], stack["zones"][index]):
-      z = delete_rows(z, operator, zone)
-  return z
-
-
-def no_deletions(task: GraphModel, places: int, like: Variables) -> PyTree:
-  """An empty stack of deletion operators [K, d, d] and zones [K, n] by layer.
-
-  Example:
-    >>> from jaxunlearn import toy
-    >>> from jaxunlearn.graph import tasks
-    >>> problem = toy.graph()
-    >>> stack = tasks.no_deletions(problem.model, 3, problem.variables)
-    >>> stack["operators"][0].shape, stack["zones"][0].shape
-    ((3, 2, 2), (3, 6))
-  """
-  dtype = jax.tree.leaves(like.params)[0].dtype
-  n = task.graph.nodes.shape[0]
-  return {
-    "operators": tuple(jnp.zeros((places, d, d), dtype) for d in task.widths),
-    "zones": tuple(jnp.zeros((places, n), bool) for _ in task.widths),
-  }
-
-
-def delete_rows(z: jax.Array, operator: jax.Array, zone: jax.Array):
-  """Rows of `zone` bool [n] times the operator [d, d]; the others as they are.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from jaxunlearn.graph import tasks
-    >>> z, zone = jnp.ones((2, 2)), jnp.array([True, False])
-    >>> tasks.delete_rows(z, 0.5 * jnp.eye(2), zone).tolist()
-    [[0.5, 0.5], [1.0, 1.0]]
-  """
-  return jnp.where(zone[:, None], z @ operator.astype(z.dtype), z)
-
-
 def link_prediction(
   encoder: Any, graph: Any, *, max_deletions: int = 0
 ) -> GraphModel:
@@ -357,22 +269,6 @@ def link_prediction(
   """
 
   return _task(encoder, graph, inner_product, True, max_deletions)
-
-
-def inner_product(variables: Variables, z: jax.Array, pairs: jax.Array):
-  """Logits [B] of pairs, <z[u], z[v]>; a `GraphModel.decode`.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from jaxunlearn.graph import tasks
-    >>> z = jnp.array([[1.0, 2.0], [3.0, 4.0]])
-    >>> tasks.inner_product(None, z, jnp.array([[0, 1], [0, 0]])).tolist()
-    [11.0, 5.0]
-  """
-  del variables
-  z = z.astype(jnp.promote_types(jnp.float32, z.dtype))
-  ends = z[pairs]
-  return (ends[..., 0, :] * ends[..., 1, :]).sum(axis=-1)
 
 
 def node_classification(
@@ -456,21 +352,18 @@ def assemble(
   """A `GraphModel` of its parts: the rows, losses and features follow.
 
   Example:
-    >>> import jax.numpy as jnp
-    >>> import jaxunlearn as ju
-    >>> from jaxunlearn import graph
-    >>> from jaxunlearn.graph import tasks
-    >>> g = graph.from_edges(jnp.eye(3), [[0, 1], [1, 2]])
-    >>> variables = ju.Variables({}, {"edge_weight": graph.edge_weight(g)})
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.graph import losses, tasks
+    >>> problem = toy.graph()
     >>> task = tasks.assemble(
-    ...   g,
-    ...   init=lambda key, x: variables,
-    ...   convolve=lambda variables, index, x, weight, pairs: 2 * x,
-    ...   decode=tasks.inner_product,
-    ...   widths=(3,),
+    ...   problem.model.graph,
+    ...   problem.model.model.init,
+    ...   lambda variables, index, x, weight, pairs: 2 * x,  # No messages.
+    ...   losses.inner_product,
+    ...   widths=(2,),
     ...   on_edges=True,
     ... )
-    >>> task.model.predict(variables, jnp.array([[0, 0], [0, 1]])).tolist()
+    >>> task.model.predict(problem.variables, problem.data["x"][-2:]).tolist()
     [4.0, 0.0]
   """
 
