@@ -37,6 +37,18 @@ def open_store(directory: Any, keep: int = 2) -> StepStore:
 
   Raises:
     ValueError: if keep < 1, or if a file is there.
+
+  Example:
+    >>> import tempfile
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.adapters import orbax
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   store = orbax.open_store(folder, keep=2)
+    ...   for step in (10, 20, 30):
+    ...     orbax.save_step(store, step, {"w": jnp.full(2, float(step))})
+    ...   print(orbax.latest(store))
+    ...   orbax.close_store(store)
+    30
   """
   checks.count(keep=keep)
   path = stored_trees.absolute(directory)
@@ -55,12 +67,38 @@ def open_store(directory: Any, keep: int = 2) -> StepStore:
 
 
 def close_store(store: StepStore) -> None:
-  """Ends the store's threads; the directory can be opened again."""
+  """Ends the store's threads; the directory can be opened again.
+
+  Example:
+    >>> import tempfile
+    >>> from jaxunlearn.adapters import orbax
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   for _ in range(2):  # The second time it is there already.
+    ...     store = orbax.open_store(folder)
+    ...     print(orbax.latest(store))
+    ...     orbax.close_store(store)
+    None
+    None
+  """
   store.manager.close()
 
 
 def latest(store: StepStore) -> int | None:
-  """The highest complete step, or None."""
+  """The highest complete step, or None.
+
+  Example:
+    >>> import tempfile
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.adapters import orbax
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   store = orbax.open_store(folder)
+    ...   print(orbax.latest(store))
+    ...   orbax.save_step(store, 7, {"w": jnp.ones(2)})
+    ...   print(orbax.latest(store))
+    ...   orbax.close_store(store)
+    None
+    7
+  """
   return store.manager.latest_step()
 
 
@@ -83,6 +121,19 @@ def save_step(
   Raises:
     ValueError: if the step is not the highest, a leaf is no array, or the
       metadata are not JSON.
+
+  Example:
+    >>> import tempfile
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn.adapters import orbax
+    >>> state = {"w": jnp.array([1.0, 2.0]), "key": jax.random.key(3)}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   store = orbax.open_store(folder)
+    ...   orbax.save_step(store, 5, state, {"seed": 3})
+    ...   found, metadata = orbax.restore_step(store, 5, state)
+    ...   orbax.close_store(store)
+    >>> found["w"].tolist(), metadata
+    ([1.0, 2.0], {'seed': 3})
   """
   last = latest(store)
   if last is not None and step <= last:
@@ -129,6 +180,20 @@ def restore_step(
 
   Raises:
     ValueError: if there is no such step, or if it holds another tree.
+
+  Example:
+    >>> import tempfile
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn.adapters import orbax
+    >>> state = {"w": jnp.array([1.0, 2.0])}
+    >>> shapes = jax.eval_shape(lambda: state)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   store = orbax.open_store(folder)
+    ...   orbax.save_step(store, 5, state)
+    ...   found, _ = orbax.restore_step(store, orbax.latest(store), shapes)
+    ...   orbax.close_store(store)
+    >>> found["w"].tolist()
+    [1.0, 2.0]
   """
   steps = sorted(store.manager.all_steps())
   if step not in steps:

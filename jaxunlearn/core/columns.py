@@ -44,9 +44,21 @@ class Columns(NamedTuple):
 def columns_of(categories: Sequence[int], *, at_least: int = 1) -> Columns:
   """Where the columns are.
 
+  Args:
+    categories: D numbers: 0 for a column of numbers, K for codes 0 .. K - 1.
+    at_least: the fewest columns that will do.
+
   Raises:
     ValueError: fewer columns than `at_least`, or a number of categories below
       0.
+
+  Example:
+    >>> from jaxunlearn.tables import columns_of
+    >>> columns = columns_of([0, 3, 0, 2])  # Two of numbers, two of codes.
+    >>> columns.numeric.tolist(), columns.categorical.tolist()
+    ([0, 2], [1, 3])
+    >>> columns.num_features  # Two numbers, three and two levels.
+    7
   """
   kinds = tuple(int(k) for k in categories)
   if len(kinds) < at_least:

@@ -29,6 +29,19 @@ def chain(*links: Transform, name: str = "chain") -> Transform:
 
   Raises:
     ValueError: a link that is no `Transform`.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> def edit(fn):
+    ...   change = lambda v, *_: v._replace(params=fn(v.params))
+    ...   return ju.edit(change, reads="nothing")
+    >>> add, double = edit(lambda x: x + 1), edit(lambda x: 2 * x)
+    >>> start, key = jnp.float32(1), jax.random.key(0)
+    >>> float(ju.chain(add, double)(start, None, ju.Request(), key)[0])
+    4.0
+    >>> float(ju.chain(double, add)(start, None, ju.Request(), key)[0])
+    3.0
   """
   checks.transforms(links)
 
@@ -97,6 +110,19 @@ def repeat(
 
   Returns:
     A `Transform` whose info is that of `transform` with a leading axis [times].
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> double = ju.edit(
+    ...   lambda v, *_: v._replace(params=v.params * 2), reads="nothing")
+    >>> start, key = jnp.float32(1), jax.random.key(0)
+    >>> float(ju.repeat(double, 5)(start, None, ju.Request(), key)[0])
+    32.0
+    >>> choose = lambda stack, *_: jnp.abs(stack.params - 9).argmin()
+    >>> nearest = ju.repeat(double, 5, choose=choose)  # Of 1, 2, 4, ... to 9.
+    >>> float(nearest(start, None, ju.Request(), key)[0])
+    8.0
   """
   checks.transforms((transform,))
   checks.count(0, times=times)
@@ -140,6 +166,18 @@ def alternate(
 
   Returns:
     A `Transform` whose info is that of `chain(*links)`, leaves [rounds, ...].
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> def edit(fn):
+    ...   change = lambda v, *_: v._replace(params=fn(v.params))
+    ...   return ju.edit(change, reads="nothing")
+    >>> add, double = edit(lambda x: x + 1), edit(lambda x: 2 * x)
+    >>> turns = ju.alternate(add, double, rounds=3)
+    >>> start, key = jnp.float32(1), jax.random.key(0)
+    >>> float(turns(start, None, ju.Request(), key)[0])  # 4, 10, 22.
+    22.0
   """
   checks.transforms(links)
   wide: dict[str | Slot, Slot[list[jax.Array]]] = {
@@ -269,6 +307,17 @@ def masked(
       in [0, 1], True = may change. Or a function `(variables, data,
       request, key) -> pytree`, called once on the original model.
     needs: the data that such a function reads.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> descend = ju.phase(
+    ...   lambda v, step, key: v.params["a"] + v.params["b"], optax.sgd(0.5), 3)
+    >>> some = ju.masked(descend, {"a": True, "b": False})
+    >>> start = {"a": jnp.ones(1), "b": jnp.ones(1)}
+    >>> made, _ = some(start, None, ju.Request(), jax.random.key(0))
+    >>> made["a"].item(), made["b"].item()  # Three steps of 0.5, and none.
+    (-0.5, 1.0)
   """
   computed = callable(weight_mask)
 
@@ -314,6 +363,22 @@ def by_forget_gradient(
       `value_and_grad(trained)` is the weighted mean over the step's forget
       rows of all devices, of the same rows and randomness at each call, and its
       gradient. The key is the step's own.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> def sign(value_and_grad, trained, key):
+    ...   value, gradient = value_and_grad(trained)
+    ...   return value, jax.tree.map(jnp.sign, gradient)
+    >>> move = ju.phase(
+    ...   lambda v, step, key: v.params * step.rows["x"],
+    ...   optax.sgd(0.5), 2, draw=ju.Draw(forget=ju.ALL))
+    >>> data, forget = {"x": jnp.array([7.0, 9.0])}, jnp.array([True, False])
+    >>> call = jnp.float32(10), data, forget, jax.random.key(0)
+    >>> float(move(*call)[0])  # Two steps of 0.5 * 7.
+    3.0
+    >>> float(ju.by_forget_gradient(move, sign)(*call)[0])
+    9.0
   """
   checks.functions(forget_gradient=forget_gradient)
   inside = lambda env: env._replace(forget_gradient=forget_gradient)
@@ -336,6 +401,21 @@ def with_term(
     weight: of the term; 0 leaves the transform as it is. May be traced.
     of: static; "forget" or "retain", the rows it is about. A phase that draws
       none of them has no such term.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> distance = lambda v, step, key: 0.5 * (v.params - step.rows["x"]) ** 2
+    >>> fit = ju.phase(
+    ...   distance, optax.sgd(0.5), 20, draw=ju.Draw(retain=ju.ALL))
+    >>> size = lambda v, step, key: jnp.full(2, 0.5) * v.params**2
+    >>> data, forget = {"x": jnp.array([7.0, 4.0])}, jnp.array([True, False])
+    >>> call = jnp.float32(0), data, forget, jax.random.key(0)
+    >>> round(float(fit(*call)[0]), 2)  # The mean of the retained rows.
+    4.0
+    >>> small = ju.core.with_term(fit, size, of="retain")
+    >>> round(float(small(*call)[0]), 2)  # Halfway between that and zero.
+    2.0
   """
   checks.functions(loss=loss)
   checks.one_of(("forget", "retain"), of=of)

@@ -53,6 +53,20 @@ def unlearn(
     ValueError: an empty request, one that covers all rows, masks of a wrong
       length or dtype or that share a row, nan in the rows of the request or in
       the variables, variables or labels that do not fit the model.
+
+  Example:
+    >>> import optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> ascent = ju.methods.gradient_ascent(
+    ...   problem.model, ju.Fit(optax.sgd(0.1), 5, 16))
+    >>> made, info = ju.unlearn(
+    ...   ascent, *problem.arguments, model=problem.model)
+    >>> toy.accuracies(problem, problem.variables)
+    (1.0, 1.0)
+    >>> toy.accuracies(problem, made)
+    (0.0, 0.6)
   """
   checks.transforms((transform,))
   checks.typed_key(key)
@@ -102,6 +116,18 @@ def unlearn_sequence(
 
   Raises:
     ValueError: masks that are not bool [R, N]; not one key per request.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> model, variables, data, _, key = toy.classifier()
+    >>> finetune = ju.methods.finetune(model, ju.Fit(optax.sgd(0.1), 3, 16))
+    >>> masks = ju.requests.each_class(data["label"], 4)[:2]  # 0, then 1.
+    >>> made, info = ju.unlearn_sequence(
+    ...   finetune, variables, data, masks, jax.random.split(key))
+    >>> made.params["output"]["bias"].shape, info.loss.shape
+    ((2, 4), (2, 3))
   """
   checks.functions(method=method)
   forget_masks = jnp.asarray(forget_masks)
@@ -167,6 +193,14 @@ def predict(
 
   Returns:
     [N, ...].
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> model, variables, data, *_ = toy.classifier()
+    >>> logits = ju.predict(model, variables, data["x"], chunk_size=16)
+    >>> logits.shape, logits[:5].argmax(-1).tolist()
+    ((60, 4), [0, 1, 2, 3, 0])
   """
   checks.functions(**{"model.predict": getattr(model, "predict", None)})
   checks.count(1, chunk_size=chunk_size)
@@ -210,6 +244,14 @@ def predict_many(
 
   Returns:
     [M, N, ...].
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> model, variables, data, *_ = toy.classifier()
+    >>> models = ju.stack([variables, variables])
+    >>> ju.predict_many(model, models, data["x"]).shape
+    (2, 60, 4)
   """
   # Before `jit`, which narrows without a word.
   given.rows(inputs, "inputs")

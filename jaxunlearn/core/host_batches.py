@@ -35,6 +35,14 @@ def host_batch(
 
   Raises:
     ValueError: lengths differ, or `forget` is not bool.
+
+  Example:
+    >>> import numpy as np
+    >>> import jaxunlearn as ju
+    >>> rows = {"x": np.zeros((3, 6)), "label": np.array([1, 0, 2])}
+    >>> step = ju.core.host_batch(rows, np.array([True, False, False]))
+    >>> step.rows["x"].shape, step.weight.tolist(), step.row_id.tolist()
+    ((3, 6), [1.0, 1.0, 1.0], [0, 1, 2])
   """
   n = checks.num_rows(rows, "rows")
   forget = np.asarray(forget)
@@ -70,6 +78,20 @@ def host_batches(data: PyTree, request: Any) -> BatchSource:
 
   Raises:
     ValueError: the mask does not fit the data.
+
+  Example:
+    >>> import jax, numpy as np, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> model, variables, data, request, key = toy.classifier()
+    >>> finetune = ju.methods.finetune(model, ju.Fit(optax.sgd(0.1), 3, 16))
+    >>> on_host = jax.tree.map(np.asarray, data)
+    >>> batches = ju.core.host_batches(on_host, request)
+    >>> streamed, _ = ju.stream(finetune, variables, batches, key)
+    >>> called, _ = finetune(variables, data, request, key)
+    >>> bias = lambda v: v.params["output"]["bias"]
+    >>> round(float(abs(bias(streamed) - bias(called)).max()), 4)
+    0.0
   """
   request = as_request(request, data)
   given.rows(data)

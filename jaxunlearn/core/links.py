@@ -36,6 +36,18 @@ def edit(
 
   Returns:
     A `Transform` of no steps.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> halve = ju.edit(
+    ...   lambda variables, data, request, key: variables._replace(
+    ...     params=jax.tree.map(lambda p: p / 2, variables.params)),
+    ...   reads="nothing")
+    >>> weights = {"w": jnp.array([6.0, 8.0])}
+    >>> made, _ = halve(weights, None, ju.Request(), jax.random.key(0))
+    >>> made["w"].tolist()
+    [3.0, 4.0]
   """
   checks.functions(fn=fn)
   checks.one_of(_READS, reads=reads)
@@ -74,6 +86,21 @@ def provide(
     fn: `(carry, data, request, key) -> pytree`.
     needs: the data that `fn` reads; nothing by default.
     reads: as of `edit`.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> mean = ju.Slot("mean of the retained rows")
+    >>> def find(carry, data, request, key):
+    ...   return data["x"].mean(where=request.retain)
+    >>> towards = ju.phase(
+    ...   lambda v, step, key: (v.params - step[mean])[None] ** 2,
+    ...   optax.sgd(0.5), 1)
+    >>> data = {"x": jnp.array([9.0, 2.0, 4.0])}
+    >>> forget = jnp.array([True, False, False])
+    >>> both = ju.chain(ju.provide(mean, find), towards)
+    >>> float(both(jnp.float32(0), data, forget, jax.random.key(0))[0])
+    3.0
   """
   checks.one_of(_READS, reads=reads)
 
@@ -102,6 +129,22 @@ def per_row(
     chunk_size: static; rows at a time.
     of: static; "all" rows, or those to "forget" only: the others are not read,
       cost nothing and get 0.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> before = ju.Slot("outputs before")
+    >>> outputs = lambda variables, rows: variables.params * rows["x"]
+    >>> def objective(variables, step, key):  # Half of what was said before.
+    ...   wanted = step[before][step.row_id] / 2
+    ...   return (outputs(variables, step.rows) - wanted) ** 2
+    >>> halve = ju.chain(
+    ...   ju.per_row(before, outputs),
+    ...   ju.phase(objective, optax.sgd(0.1), 30, draw=ju.Draw(mixed=ju.ALL)))
+    >>> data, forget = {"x": jnp.array([1.0, 2.0])}, jnp.array([True, False])
+    >>> made, _ = halve(jnp.float32(8), data, forget, jax.random.key(0))
+    >>> round(float(made), 3)
+    4.0
   """
   checks.one_of(("all", "forget"), of=of)
 
@@ -149,7 +192,18 @@ def adopt(
 
 
 def restore() -> Transform:
-  """Goes back to the original model; slots keep what was learned meanwhile."""
+  """Goes back to the original model; slots keep what was learned meanwhile.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> spoil = ju.edit(
+    ...   lambda v, *_: v._replace(params=v.params * 100), reads="nothing")
+    >>> there_and_back = ju.chain(spoil, ju.core.restore())
+    >>> call = jnp.float32(2), None, ju.Request(), jax.random.key(0)
+    >>> float(spoil(*call)[0]), float(there_and_back(*call)[0])
+    (200.0, 2.0)
+  """
 
   def run(carry, data, request, key, env):
     return carry._replace(variables=carry.original), None
@@ -163,6 +217,20 @@ def ema(slot: Slot[PyTree], decay: float | jax.Array) -> Transform:
   Args:
     slot: a pytree like the params; begin it by `provide`.
     decay: in [0, 1], the share that stays. May be traced.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn.core.links import adopt
+    >>> average = ju.Slot("average")
+    >>> begin = ju.provide(
+    ...   average, lambda carry, *_: carry.variables.params, reads="nothing")
+    >>> add = ju.edit(
+    ...   lambda v, *_: v._replace(params=v.params + 8), reads="nothing")
+    >>> use = adopt(lambda c, *_: c.variables._replace(params=c[average]))
+    >>> walk = ju.chain(begin, add, ju.core.ema(average, decay=0.75), use)
+    >>> float(walk(jnp.float32(0), None, ju.Request(), jax.random.key(0))[0])
+    2.0
   """
   checks.fraction(decay=decay)
 

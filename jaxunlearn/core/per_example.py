@@ -202,6 +202,16 @@ def sum_rows(
 
   Raises:
     ValueError: chunk_size < 1, or leaves of different lengths.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> data = {"x": jnp.array([1.0, 2.0, 30.0])}
+    >>> weights = jnp.array([1.0, 0.5, 0.0])
+    >>> total = ju.core.sum_rows(
+    ...   lambda row: row["x"] ** 2, data, weights, chunk_size=2)
+    >>> float(total)  # 1 + 0.5 * 4.
+    3.0
   """
 
   def weighted(rows: PyTree, weight: jax.Array) -> PyTree:

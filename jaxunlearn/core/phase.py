@@ -59,6 +59,18 @@ def supervised(task: Any, *, train: bool = False) -> Callable[..., Losses]:
 
   Returns:
     `(variables, step, key) -> Losses`.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> descend = ju.phase(
+    ...   ju.supervised(problem.model), optax.sgd(0.1), 2,
+    ...   draw=ju.Draw(retain=16))
+    >>> made, info = jax.jit(descend)(*problem.arguments)
+    >>> info.loss.shape, toy.accuracies(problem, made)
+    ((2,), (1.0, 1.0))
   """
   loss = as_task(task).loss
   return lambda variables, step, key: loss(variables, step, key, train=train)
@@ -109,6 +121,21 @@ def phase(
   Raises:
     ValueError: num_steps < 0, a draw size below -1, a draw that the
       microbatches do not divide, no optimiser.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> def objective(variables, step, key):
+    ...   return 0.5 * (variables.params - step.rows["x"]) ** 2
+    >>> ascend = ju.phase(
+    ...   objective, optax.sgd(0.1), 3,
+    ...   draw=ju.Draw(forget=ju.ALL), forget_weight=-1.0)
+    >>> data, forget = {"x": jnp.array([1.0, 5.0])}, jnp.array([True, False])
+    >>> made, info = ascend(jnp.float32(2), data, forget, jax.random.key(0))
+    >>> round(float(made), 3)  # Its distance to 1 grows threefold by 1.1.
+    2.331
+    >>> info.loss.shape
+    (3,)
   """
   checks.functions(objective=objective)
   if not isinstance(fit, Fit):
@@ -326,6 +353,19 @@ def remember(
 
   Raises:
     ValueError: a transform that is no phase.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> momentum = ju.Slot("momentum")
+    >>> part = ju.phase(
+    ...   lambda v, step, key: v.params[None], optax.sgd(1.0, momentum=0.5), 1)
+    >>> call = jnp.float32(0), None, ju.Request(), jax.random.key(0)
+    >>> float(ju.chain(part, part)(*call)[0])
+    -2.0
+    >>> going_on = ju.core.remember(part, momentum)
+    >>> float(ju.chain(going_on, going_on)(*call)[0])  # 1, then 1 + 0.5.
+    -2.5
   """
   if not link.is_phase:
     raise ValueError(f"Expected a phase to remember, got {link.name!r}.")

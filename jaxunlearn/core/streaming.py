@@ -86,6 +86,18 @@ def stream(
     ValueError: batches end early, do not have the sizes that the phase draws or
       hold a row of the wrong kind; a link reads data that is not given;
       checkpoint_dir holds another run (the line says what differs).
+
+  Example:
+    >>> import jax, numpy as np, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> model, variables, data, request, key = toy.classifier()
+    >>> finetune = ju.methods.finetune(model, ju.Fit(optax.sgd(0.1), 3, 16))
+    >>> on_host = jax.tree.map(np.asarray, data)  # Memory maps, as a rule.
+    >>> batches = ju.core.host_batches(on_host, request)
+    >>> made, infos = ju.stream(finetune, variables, batches, key)
+    >>> [(name, info.loss.shape) for name, info in infos]
+    [('finetune', (3,))]
   """
   checks.transforms([transform])
   checks.typed_key(key)

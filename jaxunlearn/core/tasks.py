@@ -163,7 +163,29 @@ class Model(NamedTuple):
 def apply_rows(
   model: Model, variables: Variables, step: Step, key: jax.Array, *, train: bool
 ) -> tuple[jax.Array, PyTree]:
-  """`model.apply` on a step's inputs; devices get dropout of their own."""
+  """`model.apply` on a step's inputs; devices get dropout of their own.
+
+  Args:
+    model: a `Model`.
+    variables: its variables.
+    step: its rows have the inputs under "x".
+    key: of dropout, in training mode.
+    train: static; training mode.
+
+  Returns:
+    The outputs [B, ...] and the new model state.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.core.types import as_step
+    >>> model, variables, data, _, key = toy.classifier()
+    >>> step = as_step(data)  # Objectives are given one of their batch.
+    >>> logits, state = ju.core.apply_rows(
+    ...   model, variables, step, key, train=True)
+    >>> logits.shape, state
+    ((60, 4), {})
+  """
   if train:
     key = jax.random.fold_in(key, step.place[0]) if step.place.size else key
   return model.apply(variables, step.rows["x"], train=train, key=key)

@@ -62,6 +62,17 @@ def train(
   Raises:
     ValueError: weights of a wrong shape, dtype or value, or of no row; a count
       that is not positive; labels that the model has no output for.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> recipe = ju.Fit(optax.adam(0.05), num_steps=40, batch_size=16)
+    >>> retrained, info = ju.train(
+    ...   problem.model, problem.data, ~problem.request, problem.key, recipe)
+    >>> info.loss.shape, toy.accuracies(problem, retrained)
+    ((40,), (0.0, 1.0))
   """
   task, fit = as_task(task), as_fit(fit, fields)
   checks.typed_key(key)
@@ -264,6 +275,19 @@ def train_many(
   Raises:
     ValueError: as `map_many` and `train`; a batch that the devices of
       `batch_axis` do not divide.
+
+  Example:
+    >>> import jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> forget = ju.requests.each_class(problem.data["label"], 4)
+    >>> same_key = jnp.stack([problem.key] * 4)
+    >>> models, _ = ju.train_many(
+    ...   problem.model, problem.data, ~forget, same_key,
+    ...   ju.Fit(optax.adam(0.05), num_steps=5, batch_size=16))
+    >>> models.params["output"]["bias"].shape  # A model a class left out.
+    (4, 4)
   """
   if batch_axis is not None:
     options["axis_name"] = batch_axis
@@ -323,6 +347,18 @@ def unlearn_many(
 
   Raises:
     ValueError: as `map_many` and the transform.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> model, variables, data, _, key = toy.classifier()
+    >>> finetune = ju.methods.finetune(model, ju.Fit(optax.sgd(0.1), 3, 16))
+    >>> requests = ju.requests.each_class(data["label"], 4)
+    >>> made, info = ju.unlearn_many(
+    ...   finetune, variables, data, requests, jax.random.split(key, 4))
+    >>> made.params["output"]["bias"].shape, info.loss.shape
+    ((4, 4), (4, 3))
   """
 
   checks.functions(transform=transform)
@@ -372,6 +408,16 @@ def lanes_for_budget(
 
   Raises:
     ValueError: a budget that one lane at a time exceeds; as `map_many`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> square = lambda x: x @ x  # Of 100 x 100 float32, 40,000 bytes each.
+    >>> matrices = jnp.ones((32, 100, 100))
+    >>> k = ju.core.lanes_for_budget(
+    ...   square, matrices, budget_bytes=8_000_000)
+    >>> ju.map_many(square, matrices, strategy=k).shape
+    (32, 100, 100)
   """
   many = checks.num_rows(stacked, name="stacked arguments")
   lanes = many

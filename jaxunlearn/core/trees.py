@@ -104,6 +104,15 @@ def last_layers(
 
   Raises:
     ValueError: count < 1 or more than the model has.
+
+  Example:
+    >>> import jax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> model, variables, data, *_ = toy.classifier()
+    >>> mask = ju.core.last_layers(model, variables, data["x"], count=1)
+    >>> {name: bool(layer["kernel"].all()) for name, layer in mask.items()}
+    {'hidden': False, 'output': True}
   """
   ordered = layers(model, variables, inputs)
   shapes = {
@@ -136,6 +145,13 @@ def stack(models: Sequence[PyTree]) -> PyTree:
 
   Raises:
     ValueError: no model, or one of another structure or of other shapes.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> models = ju.stack([{"w": jnp.zeros(3)}, {"w": jnp.ones(3)}])
+    >>> models["w"].shape, models["w"][1].tolist()
+    ((2, 3), [1.0, 1.0, 1.0])
   """
   if isinstance(models, Variables) or not models:
     raise ValueError(f"Expected a list of models, got {type(models).__name__}.")

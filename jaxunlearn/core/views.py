@@ -125,6 +125,23 @@ def through(
     A `Transform` of the whole model's variables; the rest keeps its bits,
     unless `join` changes them. The method's reference is the model as split. A
     mask around it is put on the merged change; one of the part goes inside.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> output_alone = ju.View(
+    ...   split=lambda v, *_: (v.params["output"], v.params["hidden"]),
+    ...   join=lambda part, rest: {"output": part, "hidden": rest})
+    >>> ascent = lambda m: ju.methods.gradient_ascent(
+    ...   m, ju.Fit(optax.sgd(0.1), 5, 16))
+    >>> method = ju.through(output_alone, ascent, problem.model)
+    >>> made, _ = jax.jit(method)(*problem.arguments)
+    >>> change = jax.tree.map(
+    ...   lambda a, b: float(abs(a - b).max()), made, problem.variables)
+    >>> change.params["hidden"], change.params["output"]["kernel"] > 0.01
+    ({'bias': 0.0, 'kernel': 0.0}, True)
   """
   checks.functions(make=make)
   inner = make(view.of(model))
