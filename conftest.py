@@ -29,9 +29,9 @@ import jax  # noqa: E402  the flags must be there first
 import pytest  # noqa: E402
 from jax._src.interpreters import mlir  # noqa: E402
 
-collect_ignore = ["core/stream_child.py"]  # A program that a test starts.
+collect_ignore = ["tests/core/stream_child.py"]  # A program that a test starts.
 
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_ROOT = pathlib.Path(__file__).resolve().parent
 _CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(_ROOT / ".cache/jax"))
 _DURATIONS = _ROOT / ".cache/durations.json"
 # A test that takes longer carries the mark `slow`.
