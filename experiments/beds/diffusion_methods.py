@@ -196,6 +196,16 @@ def esd_alone(task: Task) -> Transform:
   )
 
 
+def sdd(task: Task) -> Transform:
+  """The concept's prompts, each with something else, learn the empty one's."""
+  return diffusion.sdd(
+    task.model,
+    fit=Fit(clipped_adamw(3e-4, weight_decay=1e-4), task.few(220), 16),
+    ema_decay=0.98,
+    sampling=Sampling(num_steps=10),
+  )
+
+
 def concept_ablation(task: Task) -> Transform:
   images = max(task.few(128), len(task.every(task.anchor)))
   return diffusion.concept_ablation(
@@ -346,6 +356,7 @@ METHODS: Mapping[str, Method] = {
   "esd_alone": Method(
     esd_alone, _PROMPTS, lambda task: _told(task, task.prompts)
   ),
+  "sdd": Method(sdd, _PROMPTS, lambda task: _told(task, task.prompts)),
   "concept_ablation": Method(
     concept_ablation, f"{_PROMPTS}; an anchor's", _anchored
   ),

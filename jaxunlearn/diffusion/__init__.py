@@ -66,6 +66,7 @@ from jaxunlearn.diffusion.samplers import start_noise as start_noise
 from jaxunlearn.diffusion.samplers import trajectory as trajectory
 from jaxunlearn.diffusion.samplers import walk as walk
 from jaxunlearn.diffusion.score_distillation import one_step as one_step
+from jaxunlearn.diffusion.sdd import sdd as sdd
 from jaxunlearn.diffusion.sfd import sfd as sfd
 from jaxunlearn.diffusion.steps import Sampling as Sampling
 from jaxunlearn.diffusion.surgery import gradient_surgery as gradient_surgery

@@ -137,9 +137,7 @@ def esd(
     )
     t = grid[number]
     if variant.times == "interval":
-      t = jax.vmap(lambda k, low, high: jax.random.randint(k, (), low, high))(
-        keys[:, 1], grid[number + 1] + 1, t + 1
-      )
+      t = steps.times_within(diffusion, sampling.num_steps, number, keys[:, 1])
     encode = diffusion.encode
     null, concept = both_eps(
       diffusion, original, x, t, encode(original, erased)

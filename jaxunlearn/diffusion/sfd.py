@@ -30,7 +30,7 @@ import optax
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import alternate, chain
 from jaxunlearn.core.legacy import old_fits
-from jaxunlearn.core.links import adopt, ema, provide
+from jaxunlearn.core.links import ema, provide
 from jaxunlearn.core.phase import Objective, phase
 from jaxunlearn.core.tasks import Fit, FitFields, as_fit
 from jaxunlearn.core.transform import Transform
@@ -45,9 +45,9 @@ from jaxunlearn.diffusion.score_distillation import (
   score_identity_loss,
   wide,
 )
-from jaxunlearn.diffusion.steps import confined
+from jaxunlearn.diffusion.steps import adopt_group, confined
 from jaxunlearn.diffusion.training import noisy_rows, squared_error
-from jaxunlearn.diffusion.types import Diffusion, parameter_group
+from jaxunlearn.diffusion.types import Diffusion
 
 _ADAM = optax.chain(optax.clip(1.0), optax.adam(1e-5, b1=0.0))
 GENERATOR = Fit(_ADAM, num_steps=50_000, batch_size=128)
@@ -177,7 +177,7 @@ def sfd(
       rounds=fit.num_steps,
       name="rounds",
     ),
-    _adopt(average, group),
+    adopt_group(average, group),
     name="sfd",
   )
   return requests.telling(concept, read, links)
@@ -259,20 +259,3 @@ def _pairs(
 
 def _weighted(losses: jax.Array, weights: jax.Array) -> jax.Array:
   return jnp.where(weights > 0, weights * losses, 0.0)
-
-
-def _adopt(average: Slot[PyTree], group: str) -> Transform:
-  """Puts the average in the place of the params of a group."""
-
-  def averaged(carry, data, request, key):
-    del data, request, key
-    before = carry.variables.params
-    params = jax.tree.map(
-      lambda moves, old, new: new.astype(old.dtype) if moves else old,
-      parameter_group(before, group),
-      before,
-      carry[average],
-    )
-    return carry.variables._replace(params=params)
-
-  return adopt(averaged)

@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.links import adopt
 from jaxunlearn.core.tasks import Fit
-from jaxunlearn.core.types import PyTree
+from jaxunlearn.core.transform import Transform
+from jaxunlearn.core.types import PyTree, Slot
 from jaxunlearn.diffusion import samplers, schedules
 from jaxunlearn.diffusion.guidance import classifier_free
 from jaxunlearn.diffusion.types import (
@@ -166,6 +168,43 @@ def step_times(diffusion: Diffusion, num_steps: int) -> jax.Array:
   """The times of a sampler's steps and, last, -1 for the clean image."""
   times = schedules.sampling_times(diffusion.num_train_steps, num_steps)
   return jnp.append(times, jnp.int32(-1))
+
+
+def times_within(
+  diffusion: Diffusion, num_steps: int, step: jax.Array, keys: jax.Array
+) -> jax.Array:
+  """Times between those of a sampler's step and of its next, int32 [B].
+
+  Args:
+    diffusion: the model.
+    num_steps: static; S, of the sampler's grid.
+    step: int [B], 0 .. S - 1, as `begun_images` returns it.
+    keys: PRNG keys [B]; every time of the interval is as likely.
+  """
+  grid = step_times(diffusion, num_steps)
+  return jax.vmap(lambda k, low, high: jax.random.randint(k, (), low, high))(
+    keys, grid[step + 1] + 1, grid[step] + 1
+  )
+
+
+def adopt_group(average: Slot[PyTree], group: str) -> Transform:
+  """A link that puts the average in the place of the params of a group.
+
+  Others keep their bits, which averaging might round.
+  """
+
+  def averaged(carry, data, request, key):
+    del data, request, key
+    before = carry.variables.params
+    params = jax.tree.map(
+      lambda moves, old, new: new.astype(old.dtype) if moves else old,
+      parameter_group(before, group),
+      before,
+      carry[average],
+    )
+    return carry.variables._replace(params=params)
+
+  return adopt(averaged)
 
 
 def made_images(

@@ -82,6 +82,7 @@ CARDS: Mapping[str, Card] = {
   "concept_ablation": _concept("redirection", "reference"),
   "forget_me_not": _concept("representation", "forget"),
   "uce": _concept("edit"),
+  "sdd": _concept("distillation"),
   "sfd": _concept("distillation", "reference"),
   "adv_unlearn": _concept("redirection", "reference"),
   "doco": _concept("redirection", "reference"),

@@ -95,6 +95,12 @@ PROMPTED = [
     slow=True,
   ),
   _concept(
+    diffusion.sdd,
+    lambda d: diffusion.sdd(d, fit=SGD, sampling=THREE_STEPS, ema_decay=0.5),
+    group="xattn",
+    slow=True,
+  ),
+  _concept(
     diffusion.sfd,
     lambda d: diffusion.sfd(
       d,
