@@ -25,6 +25,7 @@ from jaxunlearn import attacks, diffusion, report
 from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.core.types import PyTree, Variables
 from jaxunlearn.metrics import frechet, generation
+from jaxunlearn.metrics.kernel_distance import kernel_distance
 from jaxunlearn.models.mlp import MLP
 from jaxunlearn.report import HIGHER, LOWER, NEAREST
 
@@ -40,6 +41,9 @@ PSI_MAX = 0.55
 SHOWN = 6  # Images a cell of the grid of generations.
 ROLES = ("forget", "retain")
 _RIDGE = 1e-4
+# By which model's images attacked ones are measured, and the kernel distances.
+_SIDES = ("original", "unlearned")
+_KERNEL = [f"kid_{side}{part}" for side in _SIDES for part in ("", "_spread")]
 _BELOW = np.array(PSIS) <= PSI_MAX + 1e-6
 _BY_PSI = [f"{n}_{r}_by_psi" for n in ("curve", "crs", "ccs") for r in ROLES]
 # Of the published 50 and 40 steps; rate, decay and batch are not the published
@@ -133,6 +137,28 @@ METRICS = (
     *("probe_accuracy_retain", "Probe accuracy, kept"),
     "The same on a concept that was kept.",
     NEAREST,
+  ),
+  _metric(
+    *("kid_original", "KID to the original"),
+    "Kernel distance (arXiv:1801.01401) between classifier features of attacked "
+    "images and of the original model's, mean over psi up to 0.55. Near 0 the "
+    "attack brings back what the original draws. The features are no Inception's.",
+    *(HIGHER, "", 2),
+  ),
+  _metric(
+    *("kid_original_spread", "KID to the original, spread"),
+    "Its standard deviation over subsets of the images.",
+    *(LOWER, "", 2),
+  ),
+  _metric(
+    *("kid_unlearned", "KID to the unlearned"),
+    "The same to images that the unlearned model draws by itself.",
+    *(LOWER, "", 2),
+  ),
+  _metric(
+    *("kid_unlearned_spread", "KID to the unlearned, spread"),
+    "Its standard deviation over subsets of the images.",
+    *(LOWER, "", 2),
   ),
   _metric(
     *("frechet_distance", "Frechet distance"),
@@ -342,6 +368,7 @@ def _measure(study: Setup, case: Case) -> dict[str, Any]:
   seed, place = case.bed.extra
   begun = jax.tree.map(lambda leaf: leaf[place], begun)
   image_key, probe_key = jax.random.split(key_of(seed, 20))
+  kernel_key = key_of(seed, 22)
   every = {
     k: np.repeat(v, size.images, 0) for k, v in images.every_prompt().items()
   }
@@ -357,7 +384,13 @@ def _measure(study: Setup, case: Case) -> dict[str, Any]:
     # There are no steps of which the original model could take some.
     return found | _unattacked(study, references[0])
   finished = _finish(study, maker, params, begun)
-  logits = images.judged(judge, _flat(_flat(finished)))[0][concept.domain]
+  logits, features = images.judged(judge, _flat(_flat(finished)))
+  logits = logits[concept.domain]
+  attacked = features.reshape(*finished.shape[:3], -1)[0][_BELOW]
+  sides = [
+    images.judged(judge, x[0])[1] for x in (begun.references, references)
+  ]
+  found |= _kernel_distances(attacked, sides, kernel_key)
   wanted = jnp.array([concept.index, concept.kept])[:, None, None]
   logits = logits.reshape(*finished.shape[:3], -1)
   right = attacks.correctness(
@@ -414,6 +447,22 @@ def _finish(study, maker, params, begun):
   return by_role(prompts, begun.partial, _stops(study))
 
 
+def _kernel_distances(attacked, sides, key):
+  """Kernel distances of attacked images [P, n, D] to those of either model.
+
+  Subsets are of half the smaller set; means over psi.
+  """
+  found = {}
+  for name, references in zip(_SIDES, sides):
+    one = lambda x, r=references: kernel_distance(
+      x, r, key, subset_size=max(min(len(x), len(r)) // 2, 2)
+    )
+    distance = jax.vmap(one)(attacked)
+    found[f"kid_{name}"] = distance.mean.mean()
+    found[f"kid_{name}_spread"] = distance.spread.mean()
+  return found
+
+
 def _unattacked(study, images):
   """What `_measure` has of an attack, without one."""
   none = jnp.full(len(PSIS), jnp.nan)
@@ -421,6 +470,7 @@ def _unattacked(study, images):
   return {
     **{name: none for name in _BY_PSI},
     **{f"probe_accuracy_{role}": jnp.nan for role in ROLES},
+    **{name: jnp.nan for name in _KERNEL},
     "shown": blank.at[0, :].set(images[:SHOWN]),
   }
 

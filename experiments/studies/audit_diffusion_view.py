@@ -17,7 +17,14 @@ from .audit_diffusion_measures import METRICS, PSI_MAX, PSIS
 
 SHOWN = (
   *("ua", "ira", "cra", "worst", "excess", "crs_forget", "ccs_forget"),
-  *("frechet_distance", "asr", "random_asr", "seconds_run"),
+  *(
+    "kid_original",
+    "kid_unlearned",
+    "frechet_distance",
+    "asr",
+    "random_asr",
+    "seconds_run",
+  ),
 )
 # The bounds of a verdict: the concept's recognised rate under its own prompt,
 # how far the rest may fall, and the excess that is worth a name.
@@ -206,6 +213,9 @@ def notes(plan: Plan) -> list[str]:
     ),
     "The Frechet distance is between the features of that classifier on "
     "generated and on test images that do not show the concept. It is no FID.",
+    "Kernel distances are of the same features and so no KID of the literature; "
+    "each is a mean over 100 subsets of half of the attacked images, whose spread "
+    "stands in results.json.",
     "No excess is no proof of deletion: another attack may find more, and the "
     "attacker here has the original model, which an owner can withhold.",
     "The retrained model's run time is "

@@ -1,8 +1,7 @@
 """Safe self-distillation: a concept's prompt learns what the empty one says.
 
-Source: Kim, Jung, Kim, Choi, Kwon and Lee (2023), "Towards Safe Self-Distillation
-of Internet-Scale Text-to-Image Diffusion Models", arXiv:2307.05977, and its
-released code.
+Source: Kim et al. (2023), "Towards Safe Self-Distillation of Internet-Scale
+Text-to-Image Diffusion Models", arXiv:2307.05977, and its released code.
 Class: heuristic. Data access: none; images are made by the model itself. Model
 state: there is none. Cost: a step 2 evaluations of the network for each sampled
 step of an image, 1 under the empty prompt and one gradient.

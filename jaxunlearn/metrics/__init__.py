@@ -46,6 +46,11 @@ from jaxunlearn.metrics.influence import (
   influence_scores,
   solve_curvature,
 )
+from jaxunlearn.metrics.kernel_distance import (
+  KernelDistance,
+  kernel_distance,
+  polynomial_mmd,
+)
 from jaxunlearn.metrics.klom import klom, klom_floor
 from jaxunlearn.metrics.membership import (
   confidence,
@@ -95,6 +100,7 @@ __all__ = [
   "ClassOutcomes",
   "ConceptBank",
   "FeatureStatistics",
+  "KernelDistance",
   "LayerDistance",
   "PairScores",
   "TabSynDex",
@@ -128,6 +134,7 @@ __all__ = [
   "influence_scores",
   "integrated_gradients",
   "js_divergence",
+  "kernel_distance",
   "kl_divergence",
   "klom",
   "klom_floor",
@@ -143,6 +150,7 @@ __all__ = [
   "pair_groups",
   "pair_scores",
   "per_example_loss",
+  "polynomial_mmd",
   "relative_difference",
   "separation_auc",
   "solve_curvature",

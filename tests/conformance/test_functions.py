@@ -162,6 +162,17 @@ ROWS = {
   "feature_frechet_distance": Row(
     metrics.feature_frechet_distance, draws((12, 2), (12, 2)), True, 1e-3
   ),
+  "polynomial_mmd": Row(
+    metrics.polynomial_mmd, draws((12, 2), (9, 2)), True, 1e-3
+  ),
+  "kernel_distance": Row(
+    lambda a, b: metrics.kernel_distance(
+      a, b, KEY, num_subsets=3, subset_size=5
+    ),
+    draws((12, 2), (9, 2)),
+    True,
+    1e-3,
+  ),
   "modified_entropy": Row(
     lambda x: membership.modified_entropy(x, LABELS), draws((12, 3)), True
   ),

@@ -35,6 +35,9 @@ def test_every_model_has_a_row_a_seed_with_its_numbers(smoke_run):
     assert row["worst"] == min(row["ua"], row["ira"], row["cra"])
     assert row["own_rate"] == pytest.approx(1 - row["ua"])
     assert row["frechet_distance"] > 0
+    for side in ("original", "unlearned"):
+      assert math.isfinite(row[f"kid_{side}"])
+      assert row[f"kid_{side}_spread"] > 0
     assert row["method"] != "retrained" or row["excess"] == 0
 
 
