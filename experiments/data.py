@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -82,7 +83,7 @@ class Pool(NamedTuple):
       first = _standardised(x[:, : self.scaled], by)
       x = np.concatenate([first, x[:, self.scaled :]], axis=1)
     x = x.astype(np.int32 if x.dtype.kind in "iu" else np.float32)
-    return {"x": x[rows], "label": self.rows["label"][rows]}
+    return {name: leaf[rows] for name, leaf in {**self.rows, "x": x}.items()}
 
 
 class Dataset(NamedTuple):
@@ -101,6 +102,8 @@ class Dataset(NamedTuple):
     notes: what was done to make them fit, in sentences.
     pool: all rows, where they were divided here.
     unseen: of data with identities, rows of people that are in neither part.
+    subclasses: of data in superclasses the number under "subclass" by name, see
+      `datasets.superclasses`.
   """
 
   train: Rows
@@ -112,6 +115,7 @@ class Dataset(NamedTuple):
   notes: tuple[str, ...] = ()
   pool: Pool | None = None
   unseen: Rows | None = None
+  subclasses: Mapping[str, int] = MappingProxyType({})
 
 
 def load(

@@ -21,6 +21,7 @@ from jaxunlearn.core.types import PyTree
 from .. import bench, data
 from ..bench import cautions
 from ..datasets import classes, splits
+from ..datasets import superclasses as groups
 from ..flags import described
 from ..requests import Ask
 from . import models
@@ -69,10 +70,21 @@ class Options(bench.TrainingOptions):
     ),
   ] = None
 
+  superclasses: Annotated[
+    str | None,
+    described(
+      "Groups of classes, which the model then tells in their place, as in "
+      "'round=0,6,8,9;straight=1,4,7;open=2,3,5'; or a .csv with the columns class "
+      "and superclass, or a column of the data with every row's.",
+      "TEXT",
+    ),
+  ] = None
+
   request: Annotated[
     str | None,
     described(
-      "What to forget: class:3,5 (all rows of these classes), random:0.1 (a "
+      "What to forget: class:3,5 (all rows of these classes), superclass:NAME "
+      "and subclass:3,5 (with --superclasses), random:0.1 (a "
       "tenth of the rows), index:FILE (a row number a line, or an .npy of "
       "numbers or of bools), group:COLUMN=VALUE, worst:0.1 or easiest:0.1 (the "
       "tenth that is hardest or easiest to forget, of groups by "
@@ -156,6 +168,7 @@ def set_up(
   count: int | None,
   preset: str,
   data_dir: str | None,
+  superclasses: str | None,
   stamps: tuple[int, ...],
 ) -> Setup:
   """Loads and checks what `Options` names; `stamps` are when files were made.
@@ -167,6 +180,8 @@ def set_up(
   dataset = data.load(
     source, preset=preset, data_dir=data_dir, empty_classes=True
   )
+  if superclasses is not None:
+    dataset = groups.grouped(dataset, superclasses)
   if name in models.NAMES:
     dataset = data.with_floats(dataset)
     if count is not None:
@@ -202,7 +217,17 @@ def setup_of(options: Options) -> Setup:
     options.classes,
     options.preset,
     options.data_dir,
-    tuple(map(_stamp, (options.data.partition(":")[2], options.checkpoint))),
+    options.superclasses,
+    tuple(
+      map(
+        _stamp,
+        (
+          options.data.partition(":")[2],
+          options.checkpoint,
+          options.superclasses,
+        ),
+      )
+    ),
   )
 
 

@@ -160,7 +160,10 @@ def choose(
 
 
 # What settings hold for: the options of these names that say something.
-_ROWS = ("data", "benchmark", "task", "concept", "damage", "swap", "noise")
+_ROWS = (
+  *("data", "superclasses", "benchmark", "task", "concept"),
+  *("damage", "swap", "noise"),
+)
 _MODEL = ("model", "layer", "weights", "checkpoint", "load", "classes", "loss")
 _RECIPE = ("preset", "train_steps", "learning_rate", "batch_size", "cycles")
 _STREAM = ("classes_per_task", "k")

@@ -43,6 +43,7 @@ class Split(NamedTuple):
     row_id: int [N], the training rows' numbers in the file.
     num_rows: how many the file has.
     names: what requests call classes, and the number of each among the labels.
+    subclasses: the same of "subclass", where labels are superclasses.
     probe: `(share, easiest, unit) -> bool [N]`, the worst or the easiest rows to
       forget, or whole units of int [N]; None where no model is at hand.
     public: bool [N], rows that are never deleted, see `public_rows`; or None.
@@ -55,6 +56,7 @@ class Split(NamedTuple):
   row_id: np.ndarray
   num_rows: int
   names: Mapping[str, int]
+  subclasses: Mapping[str, int]
   probe: Any = None
   public: np.ndarray | None = None
 
@@ -113,6 +115,7 @@ def split(
       np.arange(count),
       count,
       class_words(dataset),
+      dataset.subclasses,
       public=public,
     )
   label = pool.rows["label"]
@@ -132,6 +135,7 @@ def split(
     train,
     len(label),
     class_words(dataset),
+    dataset.subclasses,
     public=None if public is None else public[train],
   )
 
@@ -165,6 +169,7 @@ def undivided(dataset: Dataset) -> Split:
     np.arange(count),
     count,
     class_words(dataset),
+    dataset.subclasses,
   )
 
 
@@ -235,31 +240,48 @@ def mask(kind: str, value: str, rows: Split) -> tuple[np.ndarray, np.ndarray]:
   """The rows that a request is about.
 
   Returns:
-    bool [N], and bool [N_test], test rows of the classes that the request covers
-    entirely; nowhere True where it is no union of classes.
+    bool [N], and bool [N_test], test rows of the classes (or subclasses, if it
+    names those) that the request covers entirely; nowhere True where it is no
+    union of them.
 
   Raises:
     ValueError: a class, row or group that does not exist.
   """
   asked = np.asarray(_MASKS[kind](value, rows))
-  label = rows.train["label"]
+  by = "subclass" if kind == "subclass" else "label"
+  label = rows.train[by]
   touched = np.unique(label[asked])
   is_whole = asked.sum() == np.isin(label, touched).sum()
-  return asked, np.isin(rows.test["label"], touched) & is_whole
+  return asked, np.isin(rows.test[by], touched) & is_whole
 
 
 def _classes(value: str, rows: Split) -> np.ndarray:
-  label, wanted = rows.train["label"], []
-  known = np.unique(label)
-  of_numbers = all(name.isdecimal() for name in rows.names)
+  return _of_words(value, rows.train["label"], rows.names)
+
+
+def _grouped(value: str, rows: Split, *, sub: bool) -> np.ndarray:
+  """Rows of a superclass, or of the subclasses within, where there are such."""
+  if not rows.subclasses:
+    raise ValueError("Expected --superclasses, which says of what, got none.")
+  if sub:
+    return _of_words(value, rows.train["subclass"], rows.subclasses)
+  return _classes(value, rows)
+
+
+def _of_words(
+  value: str, label: np.ndarray, names: Mapping[str, int]
+) -> np.ndarray:
+  """Rows with one of the labels that are named, with commas between."""
+  wanted, known = [], np.unique(label)
+  of_numbers = all(name.isdecimal() for name in names)
   # A name may have commas of its own.
-  for text in [value] if value in rows.names else value.split(","):
+  for text in [value] if value in names else value.split(","):
     word = text.strip()
-    if of_numbers and word not in rows.names:
+    if of_numbers and word not in names:
       word = str(files.whole(text, "classes as integers with commas between"))
-    number = rows.names.get(word)
+    number = names.get(word)
     if number not in known:
-      there = [name for name, i in rows.names.items() if i in known]
+      there = [name for name, i in names.items() if i in known]
       said = f"{there[0]} .. {there[-1]}" if of_numbers else ", ".join(there)
       raise ValueError(
         f"Expected a class that has rows ({files.short(said, 80)}), got "
@@ -304,6 +326,8 @@ def _extreme(value: str, rows: Split, *, easiest: bool) -> np.ndarray:
 
 _MASKS: Mapping[str, Any] = {
   "class": _classes,
+  "superclass": functools.partial(_grouped, sub=False),
+  "subclass": functools.partial(_grouped, sub=True),
   "random": _random,
   "index": _index,
   "group": _group,
@@ -312,6 +336,8 @@ _MASKS: Mapping[str, Any] = {
 }
 FORMS = {
   "class": "class:3,5",
+  "superclass": "superclass:NAME",
+  "subclass": "subclass:3,5",
   "random": "random:0.1",
   "index": "index:FILE",
   "group": "group:COLUMN=VALUE",
