@@ -49,7 +49,11 @@ def _fit(
   optimizer: Callable[..., Any] = optax.adam,
 ) -> ju.Fit:
   """A fit with the batches of the training."""
-  return ju.Fit(optimizer(s[rate]), s[steps], bed.recipe.batch_size)
+  recipe = bed.recipe
+  return ju.Fit(
+    *(optimizer(s[rate]), s[steps], recipe.batch_size),
+    augment_rows=recipe.augment,
+  )
 
 
 def _sgd(bed: Bed, s: Setting) -> ju.Fit:

@@ -1,5 +1,6 @@
 """The core: types, requests, sampling, phases, combinators and drivers."""
 
+from jaxunlearn.core import augment as augment
 from jaxunlearn.core.combinators import with_term as with_term
 from jaxunlearn.core.devices import make_mesh as make_mesh
 from jaxunlearn.core.devices import rows_for_budget as rows_for_budget
@@ -18,6 +19,7 @@ from jaxunlearn.core.trees import last_layers as last_layers
 __all__ = [
   "PhaseInfo",
   "apply_rows",
+  "augment",
   "ema",
   "host_batch",
   "host_batches",

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxunlearn.core import checks, sampling
+from jaxunlearn.core import augment, checks, sampling
 from jaxunlearn.core.keys import derive
 from jaxunlearn.core.reduction import (
   add_up,
@@ -46,7 +46,6 @@ from jaxunlearn.core.types import ALL, Draw, Losses, PyTree, Request, Slot, Step
 
 Objective = Callable[[Any, Step, jax.Array], "Losses | jax.Array"]
 
-_KINDS = ("forget", "retain", "mixed")
 PARAMS = ""  # The path of what a phase trains by default: all params.
 
 
@@ -167,6 +166,7 @@ def phase(
   ) -> tuple[PhaseState, jax.Array]:
     carry = state.carry
     step_key = jax.random.fold_in(jax.random.fold_in(key, 1), state.step)
+    batch = augment.applied(fit.augment_rows, batch, step_key)
 
     def sums_at(
       trained: PyTree, model_state: PyTree, rows: Step, part: Draw
@@ -429,7 +429,7 @@ def _share(draw: Draw, parts: int) -> Draw:
 
 
 def _check_draw(draw: Draw, parts: int) -> None:
-  for kind, size in zip(_KINDS, draw.sizes):
+  for kind, size in zip(("forget", "retain", "mixed"), draw.sizes):
     checks.count(ALL, **{f"draw.{kind}": size})
     if parts > 1 and (size == ALL or size % parts):
       raise ValueError(

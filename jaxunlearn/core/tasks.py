@@ -29,6 +29,8 @@ class Fit(NamedTuple):
       memory. Must divide the rows of each kind.
     remat: static; whether activations are computed again for the gradient
       instead of kept.
+    augment_rows: None, or a pure function `(keys [B], rows) -> rows` by which each
+      step's rows are changed before the loss sees them; see `core.augment`.
   """
 
   optimizer: optax.GradientTransformation
@@ -36,6 +38,7 @@ class Fit(NamedTuple):
   batch_size: int = 256
   microbatches: int = 1
   remat: bool = False
+  augment_rows: Callable[[jax.Array, PyTree], PyTree] | None = None
 
 
 class FitFields(TypedDict, total=False):
@@ -46,6 +49,7 @@ class FitFields(TypedDict, total=False):
   batch_size: int
   microbatches: int
   remat: bool
+  augment_rows: Callable[[jax.Array, PyTree], PyTree] | None
 
 
 def as_fit(fit: Fit | None, fields: FitFields) -> Fit:
@@ -79,6 +83,8 @@ def as_fit(fit: Fit | None, fields: FitFields) -> Fit:
   if made.batch_size != ALL:
     checks.count(1, batch_size=made.batch_size)
   checks.count(1, microbatches=made.microbatches)
+  if made.augment_rows is not None:
+    checks.functions(augment_rows=made.augment_rows)
   return made
 
 

@@ -89,6 +89,10 @@ def protect(
       which batches would share, or batches of more rows than there are.
   """
   fit = as_fit(fit, fields)
+  if fit.augment_rows is not None:
+    raise ValueError(
+      "Expected a Fit without augment_rows, got one that changes rows."
+    )
   checks.positive(clip_norm=clip_norm)
   checks.non_negative(noise_multiplier=noise_multiplier)
   checks.count(1, chunk_size=chunk_size)

@@ -40,6 +40,12 @@ def ledger():
   return jax.tree.map(lambda p: 0.1 * p, problems.trained()[2].params)
 
 
+def jittered(keys, rows):
+  """An augmentation of vectors."""
+  noise = jax.vmap(lambda k, x: jax.random.normal(k, x.shape))(keys, rows["x"])
+  return {**rows, "x": rows["x"] + 0.1 * noise.astype(rows["x"].dtype)}
+
+
 def _classes(factory, build, variant="", **flags):
   return row(worlds.classes, factory, build, variant, **flags)
 
@@ -51,6 +57,12 @@ CLASSIFIERS = [
   _classes(
     ju.methods.finetune,
     lambda m: ju.methods.finetune(m, **STEPS),
+    reads="retain",
+  ),
+  _classes(
+    ju.methods.finetune,
+    lambda m: ju.methods.finetune(m, FIT._replace(augment_rows=jittered)),
+    "augmented",
     reads="retain",
   ),
   _classes(
