@@ -247,3 +247,13 @@ def test_tuned_settings_are_the_defaults_of_what_they_were_tuned_on():
   # The same for all methods of a model.
   assert budgets == {"mlp": {32}, "vit": {8}}
   assert not forget.prepare(Options(preset="smoke", methods="all")).origins
+
+
+def test_the_preset_paper_has_the_papers_recipe_where_it_is_about_its_data():
+  recipe = lambda **o: classifiers.recipe_of(Options(preset="paper", **o))
+  found = recipe(data="cifar10", model="resnet")
+  assert found == (182 * 196, 0.1, 256, True)
+  assert not recipe(data="digits", model="resnet").published
+  assert not recipe(data="cifar10", model="cnn").published
+  given = recipe(data="cifar10", model="resnet", train_steps=8, batch_size=4)
+  assert given == (8, 0.1, 4, True)
