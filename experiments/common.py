@@ -34,11 +34,25 @@ class UnusableError(ValueError):
 
 
 class Timed(NamedTuple):
-  """A result, and the seconds for compiling and for running what made it."""
+  """A result, and what making it took.
+
+  Attributes:
+    value: the result.
+    seconds_compile: for compiling the program.
+    seconds_run: for running it.
+    memory: bytes that the program holds beside its arguments, as (temporaries,
+      results); nan where the backend does not say.
+  """
 
   value: Any
   seconds_compile: float
   seconds_run: float
+  memory: tuple[float, float] = (float("nan"), float("nan"))
+
+  @property
+  def seconds(self) -> tuple[float, float]:
+    """Of compiling and of running."""
+    return self.seconds_compile, self.seconds_run
 
 
 def use_compilation_cache() -> str:
@@ -90,10 +104,13 @@ def timed_all(
   start = time.perf_counter()
   compiled = jax.jit(fn).lower(*next(iter(runs.values()))).compile()
   seconds, found = time.perf_counter() - start, {}
+  held = compiled.memory_analysis()
+  memory = (held.temp_size_in_bytes, held.output_size_in_bytes) if held else ()
   for name, args in runs.items():
     start = time.perf_counter()
     value = jax.block_until_ready(compiled(*args))
-    found[name] = Timed(value, seconds, time.perf_counter() - start)
+    taken = time.perf_counter() - start
+    found[name] = Timed(value, seconds, taken, *([memory] if memory else []))
   return found
 
 

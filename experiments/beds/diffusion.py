@@ -104,12 +104,26 @@ class Concept(NamedTuple):
     kept: another label of the domain, on which the attack's scores are taken
       for comparison.
     name: as in "object:three".
+    within: of a pair, as in "pair:three,ember", the style; else None. It is told
+      and attacked as the object of prompts with this style.
   """
 
   domain: str
   index: int
   kept: int
   name: str
+  within: int | None = None
+
+  @property
+  def target(self) -> dict[str, int]:
+    """By domain what an image of the concept shows."""
+    style = {} if self.within is None else {"style": self.within}
+    return {self.domain: self.index, **style}
+
+  def shown_in(self, labels: Mapping[str, Any]) -> Any:
+    """Which of some images, by their labels [N], are the concept's; bool [N]."""
+    hits = [labels[name] == label for name, label in self.target.items()]
+    return hits[0] if len(hits) == 1 else hits[0] & hits[1]
 
 
 class Images(NamedTuple):
@@ -138,12 +152,18 @@ class Images(NamedTuple):
     tokens = prompted.prompts(objects, styles)
     return {"tokens": tokens, "object": objects, "style": styles}
 
-  def prompts_with(self, domain: str, index: int, count: int) -> np.ndarray:
-    """`count` prompts of a label, the other domain's in turn; [count, L]."""
+  def prompts_with(
+    self, domain: str, index: int, count: int, within: int | None = None
+  ) -> np.ndarray:
+    """`count` prompts of a label, the other domain's in turn; [count, L].
+
+    With `within` the other domain's label is always that.
+    """
     other = DOMAINS[domain == "object"]
+    in_turn = np.arange(count) % len(self.names[other])
     labels = {
       domain: np.full(count, index),
-      other: np.arange(count) % len(self.names[other]),
+      other: in_turn if within is None else np.full(count, within),
     }
     return prompted.prompts(labels["object"], labels["style"])
 
@@ -261,15 +281,24 @@ def train_judge(
 
 
 def parse_concept(text: str, names: Mapping[str, Sequence[str]]) -> Concept:
-  """ "object:3" or "style:ember", by number or word.
+  """ "object:3", "style:ember" or "pair:3,ember", by number or word.
 
   Raises:
     ValueError: there is no such domain or label.
   """
   domain, _, label = text.partition(":")
+  if domain == "pair":
+    first, comma, second = label.partition(",")
+    if not comma:
+      raise ValueError(f"Expected --concept pair:OBJECT,STYLE, got {text!r}.")
+    whole = parse_concept(f"object:{first.strip()}", names)
+    style = parse_concept(f"style:{second.strip()}", names).index
+    words = names["object"][whole.index], names["style"][style]
+    return whole._replace(name=f"pair:{','.join(words)}", within=style)
   if domain not in names:
     raise ValueError(
-      f"Expected --concept object:NAME or style:NAME, got {text!r}."
+      "Expected --concept object:NAME, style:NAME or pair:OBJECT,STYLE, got "
+      f"{text!r}."
     )
   words = names[domain]
   if label.isdecimal() and int(label) < len(words):

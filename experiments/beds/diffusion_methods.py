@@ -82,10 +82,11 @@ class Task(NamedTuple):
   def named(self, index: int) -> np.ndarray:
     """Prompts that name a label of the concept's domain and nothing else.
 
-    With every template and synonym, int [M, L].
+    Of a pair its style too. With every template and synonym, int [M, L].
     """
     is_object = self.concept.domain == "object"
-    labels = ([index], [-1]) if is_object else ([-1], [index])
+    style = -1 if self.concept.within is None else self.concept.within
+    labels = ([index], [style]) if is_object else ([-1], [index])
     lines = [
       prompted.prompts(*labels, template=template, synonym=synonym)
       for template in range(len(prompted.TEMPLATES))
@@ -98,12 +99,19 @@ class Task(NamedTuple):
     return self._with(index, self._others)
 
   def alone(self, index: int) -> np.ndarray:
-    """The prompts of `every` without what each names besides; [A, L]."""
+    """The prompts of `every` without what each names besides; [A, L].
+
+    A pair names nothing besides.
+    """
+    if self.concept.within is not None:
+      return self.every(index)
     return self._with(index, np.full_like(self._others, -1))
 
   @property
   def _others(self) -> np.ndarray:
-    """The labels of the other domain."""
+    """The labels of the other domain; of a pair its style alone."""
+    if self.concept.within is not None:
+      return np.array([self.concept.within])
     other = "style" if self.concept.domain == "object" else "object"
     return np.arange(len(self.bed.names[other]))
 
@@ -143,7 +151,7 @@ class Task(NamedTuple):
   def kept_prompts(self) -> np.ndarray:
     """Every prompt of an object and a style that does not name the concept."""
     every = self.bed.every_prompt()
-    return every["tokens"][every[self.concept.domain] != self.concept.index]
+    return every["tokens"][~self.concept.shown_in(every)]
 
   @property
   def drop_words(self) -> Any:

@@ -92,7 +92,7 @@ def train(plan: Plan) -> Made:
   forget = jnp.asarray(plan.requests.forget.swapaxes(0, 1))
   done = common.timed(program, *_on_device(plan), forget, keys(plan, ORIGINAL))
   variables, losses, kept = done.value
-  return Made(variables, _in_order(losses, phases), *done[1:], kept)
+  return Made(variables, _in_order(losses, phases), *done.seconds, kept)
 
 
 def serve(
@@ -143,7 +143,7 @@ def serve(
   arguments = _arguments(plan, original, original.kept if keeps else None)
   done = common.timed(program, arguments, lanes, traced)
   variables, losses = done.value
-  return Made(variables, _in_order(losses, phases), *done[1:])
+  return Made(variables, _in_order(losses, phases), *done.seconds)
 
 
 def _retrained(plan: Plan, original: Made) -> dict[str, Made]:
@@ -166,7 +166,7 @@ def _retrained(plan: Plan, original: Made) -> dict[str, Made]:
     for name in (RETRAINED, AGAIN)
   }
   return {
-    name: Made(done.value[0], _in_order(done.value[1], phases), *done[1:])
+    name: Made(done.value[0], _in_order(done.value[1], phases), *done.seconds)
     for name, done in common.timed_all(program, runs).items()
   }
 

@@ -267,7 +267,9 @@ def measure(num_rows: int, options: Options) -> list[dict[str, Any]]:
   rows = []
   for name, case in make_cases(num_rows, options).items():
     key = jax.random.key(options.seed)
-    value, compile_seconds, run_seconds = common.timed(case.estimate, ours, key)
+    value, compile_seconds, run_seconds = common.timed(
+      case.estimate, ours, key
+    )[:3]
     compiled = jax.jit(case.estimate).lower(ours, key).compile()
     loop_seconds = []
     for _ in range(options.repeats):

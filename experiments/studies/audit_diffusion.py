@@ -53,8 +53,8 @@ class Options(bench.CommonOptions):
   concept: Annotated[
     str,
     described(
-      "What to forget: object:NAME or style:NAME, by word or number, as in "
-      "object:three, object:3, style:ember."
+      "What to forget: object:NAME, style:NAME or pair:OBJECT,STYLE, by word or "
+      "number, as in object:three, object:3, style:ember, pair:three,ember."
     ),
   ] = "object:3"
 

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 import jaxunlearn as ju
-from jaxunlearn import attacks, diffusion, report
+from jaxunlearn import attacks, diffusion, metrics, report
 from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.core.types import PyTree, Variables
 from jaxunlearn.metrics import frechet, generation
@@ -31,7 +31,7 @@ from jaxunlearn.report import HIGHER, LOWER, NEAREST
 
 from ..beds.diffusion import DOMAINS, GUIDANCE, generate, guided
 from ..beds.diffusion_methods import METHODS, Task
-from ..bench import RETRAINED, Case, Evidence, Measure, Plan, table
+from ..bench import AGAIN, RETRAINED, Case, Evidence, Measure, Plan, table
 from ..datasets import prompted
 from .audit_diffusion_models import Setup, key_of
 
@@ -167,6 +167,43 @@ METRICS = (
     *(LOWER, "", 1, True),
   ),
 )
+PAIRS = (
+  _metric(
+    *("pair_accuracy", "Pair"),
+    "Share of images of the forgotten pair's prompts that show both its object "
+    "and its style.",
+    *(NEAREST, "%", 1, True),
+  ),
+  _metric(
+    *("pair_same_object", "Same object"),
+    "The same of the pair's object in other styles.",
+    *(HIGHER, "%", 1, True),
+  ),
+  _metric(
+    *("pair_same_style", "Same style"),
+    "The same of other objects in the pair's style.",
+    *(HIGHER, "%", 1, True),
+  ),
+  _metric(
+    *("pair_rest", "All others"),
+    "The same of other objects in other styles.",
+    *(HIGHER, "%", 1, True),
+  ),
+)
+COSTS = (
+  _metric(
+    *("memory_mb", "Memory"),
+    "What making one model holds at once beside the original and the rows: "
+    "temporaries and results of the compiled program.",
+    *(LOWER, "MB", 1),
+  ),
+  _metric(
+    *("storage_mb", "Storage"),
+    "Parameters that differ from the original's, which is what has to be kept of "
+    "the model beside it.",
+    *(LOWER, "MB", 2),
+  ),
+)
 PROMPTED = (
   _metric(
     *("prompt_rate", "Prompts alone"),
@@ -191,8 +228,9 @@ PROMPTED = (
 def measures(plan: Plan) -> list[Measure]:
   """Generations and the attack on steps; the gap; the attack on prompts."""
   this: Setup = plan.dataset
+  is_pair = this.concept.within is not None
   own = Measure(
-    METRICS,
+    METRICS + COSTS + (PAIRS if is_pair else ()),
     functools.partial(_measure, this),
     ("rates", "shown", *_BY_PSI),
     _after,
@@ -226,8 +264,10 @@ def _after(evidence: Evidence, method: str) -> Mapping[str, Any]:
   }
   # For what is to be kept the score is one minus the distance.
   found["crs_retain"] = 1 - found["crs_retain"]
+  memory = evidence.plan.dataset.memory.get(method.replace(AGAIN, RETRAINED))
   return {
     **found,
+    "memory_mb": np.full(len(excess), np.nan if memory is None else memory),
     "own_rate": 1 - own["ua"],
     "excess": excess,
     # Without what is there already when the original model takes no step.
@@ -243,7 +283,7 @@ def _attack_on_prompts(this: Setup) -> Any:
   images, size, concept = this.images, this.size, this.concept
   test = images.test
   rng = np.random.default_rng(int(this.seeds[0]))
-  of_concept = np.flatnonzero(test[concept.domain] == concept.index)
+  of_concept = np.flatnonzero(concept.shown_in(test))
   rows = rng.choice(of_concept, min(size.attacked, len(of_concept)), False)
   # The shortest template: prompts need room for the tokens.
   tokens = prompted.prompts(
@@ -309,7 +349,9 @@ class _Begun(NamedTuple):
 def _roles(study: Setup, count: int) -> jax.Array:
   """Prompts of the forgotten and of a kept concept, int [2, count, L]."""
   concept = study.concept
-  of = lambda index: study.images.prompts_with(concept.domain, index, count)
+  of = lambda index: study.images.prompts_with(
+    concept.domain, index, count, concept.within
+  )
   return jnp.stack([of(concept.index), of(concept.kept)])
 
 
@@ -379,6 +421,7 @@ def _measure(study: Setup, case: Case) -> dict[str, Any]:
   keys = jax.random.split(image_key, len(tokens))
   made = generate(images.model, size, maker, params, tokens, keys)
   found = _answers(study, judge, real, every, made[:count])
+  found["storage_mb"] = _changed_bytes(params, study.trained.original) / 1e6
   references = made[count:].reshape(begun.references.shape)
   if maker.predictor is None:
     # There are no steps of which the original model could take some.
@@ -412,19 +455,47 @@ def _answers(study, judge, real, every, images):
   concept = study.concept
   logits, features = study.images.judged(judge, images)
   asked = {domain: jnp.asarray(every[domain]) for domain in DOMAINS}
+  kept = ~concept.shown_in(asked)
   scores = generation.canvas_scores(
     logits, asked, concept.index, domain=concept.domain
-  )
-  kept = asked[concept.domain] != concept.index
+  )._asdict()
+  if concept.within is not None:
+    scores = _pair_scores(logits, asked, concept, kept)
   distance = frechet.frechet_distance(
     frechet.feature_statistics(features, kept), real, ridge=_RIDGE
   )
   rates = [generation.class_accuracy(logits[d], asked[d]) for d in DOMAINS]
   return {
-    **scores._asdict(),
+    **scores,
     "frechet_distance": distance,
     "rates": jnp.concatenate(rates),
   }
+
+
+def _pair_scores(logits, asked, concept, kept):
+  """Scores of a pair: UA of its own prompts, IRA and CRA of all others.
+
+  IRA is the share of those that show their object, CRA that show their style.
+  """
+  pair = generation.pair_scores(logits, asked, concept.target)
+  kept_right = (metrics.accuracy(logits[d], asked[d], kept) for d in DOMAINS)
+  three = jnp.stack([1 - pair.pair, *kept_right])
+  return {
+    **dict(zip(("ua", "ira", "cra"), three)),
+    "worst": three.min(),
+    "harmonic": jnp.where((three > 0).all(), 3 / (1 / three).sum(), 0),
+    "pair_accuracy": pair.pair,
+    "pair_same_object": pair.shared["object"],
+    "pair_same_style": pair.shared["style"],
+    "pair_rest": pair.rest,
+  }
+
+
+def _changed_bytes(params, original):
+  """Bytes of the leaves that have other bits than the original's."""
+  each = zip(jax.tree.leaves(params), jax.tree.leaves(original))
+  size = lambda leaf: float(leaf.size * leaf.dtype.itemsize)
+  return sum((a != b).any() * size(a) for a, b in each)
 
 
 def _finish(study, maker, params, begun):
@@ -502,7 +573,7 @@ def _probe_scores(study, images, original, unlearned, key):
 def _reference(study: Setup, judge: Variables) -> frechet.FeatureStatistics:
   """Statistics of the test images that do not show the concept."""
   test, concept = study.images.test, study.concept
-  kept = jnp.asarray(test[concept.domain] != concept.index)
+  kept = ~jnp.asarray(concept.shown_in(test))
 
   def program(judge, x):
     chunks = lambda x: study.images.judged(judge, x[None])[1][0]

@@ -19,7 +19,7 @@ from jaxunlearn.core.types import PyTree, Variables
 from .. import common
 from ..beds import diffusion as beds
 from ..beds.diffusion_methods import METHODS, Task
-from ..bench import AGAIN, ORIGINAL, REFERENCES, Plan, lanes
+from ..bench import AGAIN, ORIGINAL, REFERENCES, RETRAINED, Plan, lanes
 
 # A stretch of retraining whose time stands for all of it.
 _TIMED_SHARE = 20
@@ -63,6 +63,7 @@ class Setup:
     seeds: int [S].
     strategy: see `map_many`.
     loaded: the models of an earlier run, or None.
+    memory: by method MB that making one model holds, filled by `serve`.
   """
 
   images: beds.Images
@@ -71,11 +72,12 @@ class Setup:
   seeds: np.ndarray
   strategy: Any
   loaded: Trained | None
+  memory: dict[str, float] = dataclasses.field(default_factory=dict)
 
   @property
   def forget(self) -> np.ndarray:
     """The training rows that show the concept, bool [N]."""
-    return self.images.train[self.concept.domain] == self.concept.index
+    return self.concept.shown_in(self.images.train)
 
   @property
   def data(self) -> dict[str, jax.Array]:
@@ -105,11 +107,18 @@ class Setup:
       task, data, masks, keys, fit, strategy=self.strategy
     )[0]
     made = common.timed(many, self.data, masks, keys)
+    self.note_memory(RETRAINED, made, 1 + count)
     params = made.value.params
     seconds = made.seconds_compile, made.seconds_run / (1 + count)
     return Trained(
       lanes.at(params, 0), lanes.at(params, slice(1, None)), judge, seconds
     )
+
+  def note_memory(self, name: str, made: common.Timed, lanes: int) -> None:
+    """Of one of the models that a program makes at once or in turn."""
+    held, returned = made.memory
+    at_once = lanes if self.strategy == "vmap" else 1
+    self.memory[name] = (held / at_once + returned / lanes) / 1e6
 
   def _seconds_retraining(self) -> float:
     """Of retraining one model, from a stretch of it, run just now."""
@@ -120,6 +129,7 @@ class Setup:
       ju.train(task, data, mask, key, fit._replace(num_steps=short))[0].params
     )
     made = common.timed(run, self.data, ~self.forget, jax.random.key(0))
+    self.note_memory(RETRAINED, made, 1)
     return made.seconds_run * fit.num_steps / short
 
 
@@ -158,7 +168,8 @@ def serve(plan: Plan, name: str, traced: Any) -> dict[str, lanes.Made]:
   made = common.timed(
     program, trained.original, this.data, request, this.keys(10)
   )
-  return {name: lanes.Made(Painter(made.value, maker), {}, *made[1:])}
+  this.note_memory(name, made, count)
+  return {name: lanes.Made(Painter(made.value, maker), {}, *made.seconds)}
 
 
 def to_keep(plan: Plan) -> dict[str, Variables]:

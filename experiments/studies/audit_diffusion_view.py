@@ -216,6 +216,9 @@ def notes(plan: Plan) -> list[str]:
     "Kernel distances are of the same features and so no KID of the literature; "
     "each is a mean over 100 subsets of half of the attacked images, whose spread "
     "stands in results.json.",
+    "Memory is what the compiled program of one request says that it reserves, "
+    "and so the same in every run; storage counts whole arrays of parameters.",
+    *_of_pair(plan),
     "No excess is no proof of deletion: another attack may find more, and the "
     "attacker here has the original model, which an owner can withhold.",
     "The retrained model's run time is "
@@ -233,6 +236,17 @@ def notes(plan: Plan) -> list[str]:
       "attacked, and no guard."
     )
   return notes
+
+
+def _of_pair(plan: Plan) -> list[str]:
+  if plan.dataset.concept.within is None:
+    return []
+  return [
+    "Of a pair UA is one minus the share of its images that show both, IRA and "
+    "CRA are the shares of all other images that show their object and their "
+    "style. Under attack it counts as recognised by its object; the kept concept "
+    "is another object in the same style."
+  ]
 
 
 def _percent(share: float) -> str:

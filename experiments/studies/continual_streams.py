@@ -101,7 +101,8 @@ def serve(
   infos = {**infos, "state_bytes": np.full(len(keys), num_bytes[0])}
   infos = {name: np.asarray(values) for name, values in infos.items()}
   return {
-    row: frame.Made(models, infos, *done[1:]) for row, models in records.items()
+    row: frame.Made(models, infos, *done.seconds)
+    for row, models in records.items()
   }
 
 

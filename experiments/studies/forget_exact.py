@@ -229,7 +229,7 @@ def _monoliths(plan: bench.Plan, name: str) -> lanes.Made:
   value = done.value
   if everything:
     value = lanes.at(value, plan.lanes[1])
-  return lanes.Made(value, {}, *done[1:])
+  return lanes.Made(value, {}, *done.seconds)
 
 
 def _orders(plan: bench.Plan, name: str) -> np.ndarray | None:

@@ -11,6 +11,7 @@ from experiments import audit_diffusion, data
 from experiments.beds import diffusion as beds
 from experiments.beds.diffusion_methods import METHODS, USUAL, Task
 from experiments.datasets import prompted
+from experiments.studies.audit_diffusion_measures import _pair_scores
 from experiments.studies.audit_diffusion_view import interval, verdict
 from jaxunlearn import report
 
@@ -38,6 +39,8 @@ def test_every_model_has_a_row_a_seed_with_its_numbers(smoke_run):
     for side in ("original", "unlearned"):
       assert math.isfinite(row[f"kid_{side}"])
       assert row[f"kid_{side}_spread"] > 0
+    assert row["method"] == "original" or row["memory_mb"] > 0
+    assert (row["storage_mb"] > 0) == (row["method"] != "original")
     assert row["method"] != "retrained" or row["excess"] == 0
 
 
@@ -209,3 +212,63 @@ def test_the_bed_of_photographs_fits_its_model_and_its_classifier(monkeypatch):
   assert jax.eval_shape(bed.judge.features, judge, x)["features"].ndim == 2
   concept = beds.parse_concept("object:cat", bed.names)
   assert (concept.index, concept.name) == (3, "object:cat")
+
+
+def test_a_pair_is_told_by_its_own_prompts_alone():
+  concept = beds.parse_concept("pair:three,2", beds.DIGITS)
+  assert concept.name == "pair:three,ember"
+  assert concept.target == {"object": 3, "style": 2}
+  images = beds.load("smoke", None, 1)
+  task = Task(images, concept, 1)
+  words = set(prompted.OBJECTS[3]), prompted.STYLES[2]
+  for prompts in (task.prompts, task.every(3), task.alone(3)):
+    for prompt in prompts:
+      said = [prompted.VOCABULARY[token] for token in prompt]
+      assert words[0] & set(said) and words[1] in said
+  assert len(task.kept_prompts) == 59
+  anchors = task.every(task.anchor)
+  assert len(anchors) == len(task.every(3))
+  told = {tuple(prompt) for prompt in task.every(3)}
+  assert not told & {tuple(p) for p in (*task.kept_prompts, *anchors)}
+
+
+@pytest.mark.parametrize("text", ["pair:three", "pair:three,x", "pair:x,ember"])
+def test_pairs_that_there_are_not_are_refused(text):
+  with pytest.raises(ValueError, match="--concept"):
+    beds.parse_concept(text, beds.DIGITS)
+
+
+def test_the_scores_of_a_pair_are_counts(tmp_path):
+  audit_diffusion.main([
+    *("--preset", "smoke", "--methods", "uce,sdd", "--attacked", "0"),
+    *("--concept", "pair:three,ember", "--out", str(tmp_path)),
+  ])  # fmt: skip
+  for row in report.read_results(tmp_path / "results.json").rows:
+    assert row["request"] == "pair:three,ember"
+    assert row["ua"] == pytest.approx(1 - row["pair_accuracy"])
+    for name in ("pair_same_object", "pair_same_style", "pair_rest"):
+      assert 0 <= row[name] <= 1
+  table = (tmp_path / "table.md").read_text()
+  assert "Same style" in table and "Storage" in table
+
+
+def test_the_scores_of_a_pair_on_known_answers():
+  """Of 60 prompts the pair is drawn, its style with others fails, all else holds."""
+  concept = beds.parse_concept("pair:three,ember", beds.DIGITS)
+  objects, styles = (a.ravel() for a in np.indices((10, 6)))
+  shown = np.where((objects != 3) & (styles == 2), 0, styles)
+  asked = {"object": objects, "style": styles}
+  logits = {"object": np.eye(10)[objects], "style": np.eye(6)[shown]}
+  as_arrays = lambda tree: jax.tree.map(
+    lambda a: jax.numpy.asarray(a, "float32" if a.ndim > 1 else "int32"), tree
+  )
+  kept = ~((objects == 3) & (styles == 2))
+  found = _pair_scores(
+    as_arrays(logits), as_arrays(asked), concept, jax.numpy.asarray(kept)
+  )
+  wanted = {
+    **{"ua": 0, "ira": 1, "cra": 50 / 59, "worst": 0, "harmonic": 0},
+    **{"pair_accuracy": 1, "pair_same_object": 1, "pair_same_style": 0},
+    "pair_rest": 1,
+  }
+  assert {k: float(v) for k, v in found.items()} == pytest.approx(wanted)
