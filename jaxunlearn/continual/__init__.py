@@ -35,7 +35,6 @@ from jaxunlearn.continual.baselines import (
 )
 from jaxunlearn.continual.baselines import lwf as lwf
 from jaxunlearn.continual.baselines import naive as naive
-from jaxunlearn.continual.baselines import retraining as retraining
 from jaxunlearn.continual.buffer import Buffer as Buffer
 from jaxunlearn.continual.buffer import draw as draw
 from jaxunlearn.continual.buffer import empty_buffer as empty_buffer
@@ -47,6 +46,7 @@ from jaxunlearn.continual.clu import clu as clu
 from jaxunlearn.continual.replay import ReplayState as ReplayState
 from jaxunlearn.continual.replay import Rule as Rule
 from jaxunlearn.continual.replay import replay_learner as replay_learner
+from jaxunlearn.continual.retrained import retraining as retraining
 from jaxunlearn.continual.stream import Event as Event
 from jaxunlearn.continual.stream import forget as forget
 from jaxunlearn.continual.stream import learn as learn

@@ -40,12 +40,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.continual import acu_sums
+from jaxunlearn.continual.acu_recursive import (
+  AcuRecursiveState,
+  finite,
+  woodbury,
+)
 from jaxunlearn.core import checks
 from jaxunlearn.core.per_example import sum_chunks
 from jaxunlearn.core.sampling import blank_rows
 
 FORMS = ("exact", "statistics", "recursive")
-_BLOCK = 256  # Rows of a Woodbury update: [k, k] is factorised.
 _PRESENT = 1e-3  # A class of less weight than this has been forgotten.
 
 
@@ -64,20 +68,6 @@ class AcuState(NamedTuple):
   moment: Any
   class_weight: Any
   num_clipped: jax.Array
-
-
-class AcuRecursiveState(NamedTuple):
-  """The recursive form: no sums, but what is solved for.
-
-  Attributes:
-    inverse: (Z'Z + l2 I)^-1, [D, D].
-    kernel: the head [D, C].
-    class_weight: as `AcuState`, floats [1, C].
-  """
-
-  inverse: jax.Array
-  kernel: jax.Array
-  class_weight: jax.Array
 
 
 class AcuHead(NamedTuple):
@@ -233,7 +223,7 @@ def acu(
     def run(state, features, targets, weights=None):
       if form == "recursive":
         rows = rows_of(features, targets, weights)
-        return _woodbury(state, rows, sign)
+        return woodbury(state, rows, sign)
       new = sums(features, targets, weights)
       return _added(state, new if sign > 0 else _negated(new))
 
@@ -251,17 +241,17 @@ def acu(
 
   def solve(state: Any) -> AcuHead:
     if form == "recursive":
-      return _checked(AcuHead(state.kernel, state.class_weight[0] > _PRESENT))
+      return finite(AcuHead(state.kernel, state.class_weight[0] > _PRESENT))
     factor, moment, count = factor_of(state)
     kernel = jax.scipy.linalg.cho_solve((factor, True), moment)
-    return _checked(AcuHead(kernel, count[0] > _PRESENT))
+    return finite(AcuHead(kernel, count[0] > _PRESENT))
 
   def inverse(state: Any) -> jax.Array:
     if form == "recursive":
       return state.inverse
     identity = jnp.eye(num_features, dtype=dtype)
     factor = factor_of(state)[0]
-    return _checked(jax.scipy.linalg.cho_solve((factor, True), identity))
+    return finite(jax.scipy.linalg.cho_solve((factor, True), identity))
 
   def check(features: Any, targets: Any, weights: Any = None) -> None:
     rows_of(features, targets, weights)
@@ -274,6 +264,15 @@ def acu_logits(head: AcuHead, features: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: features of another shape.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import continual
+    >>> learner = continual.acu(2, 2, l2=3.0)
+    >>> state = learner.learn(learner.init(), jnp.eye(2)[:1], jnp.eye(2)[:1])
+    >>> head = learner.solve(state)  # Of class 1 there are no rows.
+    >>> continual.acu_logits(head, jnp.eye(2)).tolist()
+    [[0.25, -inf], [0.0, -inf]]
   """
   width = head.kernel.shape[0]
   if features.ndim != 2 or features.shape[1] != width:
@@ -298,6 +297,14 @@ def acu_ridge(
     features: [N, D].
     targets: [N, C].
     weights: bool or float [N]; may be mapped over, one head a mask.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import continual
+    >>> learner, z = continual.acu(2, 2, l2=3.0), jnp.eye(2)
+    >>> head = continual.acu_ridge(learner, z, z, jnp.array([True, False]))
+    >>> head.kernel.tolist()
+    [[0.25, 0.0], [0.0, 0.0]]
   """
   state = learner.learn(learner.init(), features, targets, weights)
   return learner.solve(state)
@@ -326,54 +333,6 @@ def _added(a: AcuState, b: AcuState) -> AcuState:
 def _negated(a: AcuState) -> AcuState:
   minus = lambda x: acu_sums.negative(x) if _is_exact(x) else -x
   return jax.tree.map(minus, a, is_leaf=_is_exact)
-
-
-def _woodbury(
-  state: AcuRecursiveState, rows: tuple[jax.Array, ...], sign: int
-) -> AcuRecursiveState:
-  """Adds (sign 1) or removes (-1) rows, a block of them at a time."""
-  highest = jax.lax.Precision.HIGHEST
-  times = lambda a, b: jnp.matmul(a, b, precision=highest)
-  n = rows[2].shape[0]
-  size = min(_BLOCK, max(n, 1))
-  blocks = -(-n // size)
-
-  def cut(x: jax.Array) -> jax.Array:
-    x = jnp.pad(x, [(0, blocks * size - n)] + [(0, 0)] * (x.ndim - 1))
-    return x.reshape(blocks, size, *x.shape[1:])
-
-  def body(carry: AcuRecursiveState, block: tuple[jax.Array, ...]) -> Any:
-    z, y, weight = block
-    root = jnp.sqrt(weight)[:, None]
-    count = jnp.where(y != 0, weight[:, None], 0).sum(0)[None, :]
-    z, y = z * root, y * root
-    inverse, kernel = carry.inverse, carry.kernel
-    across = times(inverse, z.T)  # [D, k]
-    inner = jnp.eye(size, dtype=z.dtype) + sign * times(z, across)
-    factor = jnp.linalg.cholesky(inner)
-    half = jax.scipy.linalg.solve_triangular(factor, across.T, lower=True)
-    inverse = inverse - sign * times(half.T, half)
-    inverse = (inverse + inverse.T) / 2
-    residual = y - times(z, kernel)
-    kernel = kernel + sign * times(times(inverse, z.T), residual)
-    count = carry.class_weight + sign * count
-    return AcuRecursiveState(inverse, kernel, count), None
-
-  state, _ = jax.lax.scan(body, state, tuple(map(cut, rows)))
-  return _checked(state)
-
-
-def _checked(result: Any) -> Any:
-  """Outside jit, numbers that are not finite raise."""
-  for leaf in jax.tree.leaves(result):
-    is_known = checks.is_concrete(leaf)
-    is_float = jnp.issubdtype(leaf.dtype, jnp.inexact)
-    if is_known and is_float and not bool(jnp.isfinite(leaf).all()):
-      raise ValueError(
-        "Expected a positive definite matrix, got one that is not in "
-        f"{leaf.dtype}; raise l2, use float64, or form='exact'."
-      )
-  return result
 
 
 def _check_rows(

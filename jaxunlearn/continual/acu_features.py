@@ -27,6 +27,15 @@ def random_relu(
 
   Raises:
     ValueError: a count that is not positive.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import continual
+    >>> expand = continual.random_relu(jax.random.key(0), 4, num_features=8)
+    >>> z = expand(jnp.ones((3, 2, 2)))
+    >>> z.shape, z[:, -1].tolist()
+    ((3, 8), [1.0, 1.0, 1.0])
   """
   checks.positive(num_inputs=num_inputs, num_features=num_features)
   width = num_features - int(has_bias)

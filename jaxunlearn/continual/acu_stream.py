@@ -95,6 +95,16 @@ def acu_stream(
     ValueError: masks that are not bool [T, N], a start of other rows,
       max_rows < 1; outside jit, an event of more rows than max_rows, nan in a
       row that is learned.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import continual
+    >>> learner, z = continual.acu(2, 2), jnp.eye(2)
+    >>> learn = jnp.array([[True, True], [False, False]])
+    >>> forget = jnp.array([[False, False], [True, False]])
+    >>> stream, info = continual.acu_stream(learner, z, z, learn, forget)
+    >>> stream.included.tolist(), info.num_forgotten.tolist()
+    ([False, True], [0, 1])
   """
   features, targets = jnp.asarray(features), jnp.asarray(targets)
   learn_masks, forget_masks = (
@@ -208,6 +218,15 @@ def acu_by_class(learner: Acu, num_classes: int) -> AcuByClass:
   Raises:
     ValueError: a learner of the form "recursive"; on a call, labels that are no
       integers or out of range, a class mask that is not bool [C].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import continual
+    >>> learner = continual.acu_by_class(continual.acu(2, 2, l2=3.0), 2)
+    >>> state = learner.learn(learner.init(), jnp.eye(2), jnp.array([0, 1]))
+    >>> state = learner.forget_classes(state, jnp.array([True, False]))
+    >>> learner.solve(state).kernel.tolist()
+    [[0.0, 0.0], [0.0, 0.25]]
   """
   checks.positive(num_classes=num_classes)
   empty = learner.init()
@@ -290,6 +309,15 @@ def acu_leave_one_out(
 
   Raises:
     ValueError: as `learner.learn` and `learner.solve`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import continual
+    >>> learner, z = continual.acu(1, 1, l2=1.0), jnp.array([[1.0], [1.0]])
+    >>> state = learner.learn(learner.init(), z, z)
+    >>> residual, leverage = continual.acu_leave_one_out(state, learner, z, z)
+    >>> [round(v, 3) for v in (*residual[0].tolist(), leverage[0].item())]
+    [0.5, 0.333]
   """
   learner.check(features, targets)
   head = learner.solve(state)

@@ -49,12 +49,25 @@ def _words(dtype: Any) -> tuple[Any, Any, int]:
 
 
 def capacity(dtype: Any) -> int:
-  """How many rows at the end of the scale a sum can hold, at least."""
+  """How many rows at the end of the scale a sum can hold, at least.
+
+  Example:
+    >>> from jaxunlearn.continual import acu_sums
+    >>> acu_sums.capacity("float32"), acu_sums.capacity("float64")
+    (131071, 2097151)
+  """
   return 2 ** (2 * _words(dtype)[2] - 1 - (6 * _limb_bits(dtype) - 2)) - 1
 
 
 def zeros(shape: tuple[int, ...], dtype: Any) -> ExactSum:
-  """The sum of no rows, for floats of a dtype."""
+  """The sum of no rows, for floats of a dtype.
+
+  Example:
+    >>> from jaxunlearn.continual import acu_sums
+    >>> total = acu_sums.zeros((2,), "float32")
+    >>> total.high.tolist(), total.low.dtype.name
+    ([0, 0], 'uint32')
+  """
   word = _words(dtype)[0]
   return ExactSum(jnp.zeros(shape, word), jnp.zeros(shape, word))
 
@@ -80,6 +93,13 @@ def products(left: jax.Array, right: jax.Array | None = None) -> ExactSum:
 
   Returns:
     The sum, [D, C].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.continual import acu_sums
+    >>> total = acu_sums.products(jnp.array([[0.5, 1.0], [0.5, -1.0]]))
+    >>> acu_sums.value(total, "float32").tolist()
+    [[0.5, 0.0], [0.0, 2.0]]
   """
   n, dtype = left.shape[0], left.dtype
   width = left.shape[1] if right is None else right.shape[1]
@@ -100,7 +120,15 @@ def products(left: jax.Array, right: jax.Array | None = None) -> ExactSum:
 
 
 def value(total: ExactSum, dtype: Any) -> jax.Array:
-  """The sum as floats, to about one unit in the last place."""
+  """The sum as floats, to about one unit in the last place.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.continual import acu_sums
+    >>> total = acu_sums.products(jnp.array([[0.25], [0.5]]))
+    >>> acu_sums.value(total, "float32").tolist()  # 1/16 and 1/4.
+    [[0.3125]]
+  """
   word, signed, bits = _words(dtype)
   is_negative = jax.lax.bitcast_convert_type(total.high, signed) < 0
   opposite = negative(total)

@@ -1,10 +1,9 @@
-"""Continual learners without an unlearning rule, and retraining.
+"""Continual learners without an unlearning rule.
 
 Naive fine-tuning; experience replay (Chaudhry et al. 2019, arXiv:1902.10486);
 DER++ (Buzzega et al. 2020, arXiv:2004.07211); LwF (Li and Hoiem 2016,
 arXiv:1606.09282); EWC (Kirkpatrick et al. 2017, arXiv:1612.00796, in the online
-form of Schwarz et al. 2018, arXiv:1805.06370); and the gold standard, retraining
-on what should remain after every event.
+form of Schwarz et al. 2018, arXiv:1805.06370).
 
 A forget event: those with a buffer erase the rows from it and go on replaying
 what it keeps, for as many steps as any event; those without one change nothing.
@@ -24,27 +23,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxunlearn import losses
 from jaxunlearn.continual.replay import (
   Rule,
   StepRows,
-  event_info,
   mean_over,
   num_classes_of,
   replay_learner,
 )
-from jaxunlearn.continual.stream import checked_event
 from jaxunlearn.continual.types import (
   Learner,
-  Ledger,
-  empty_ledger,
 )
 from jaxunlearn.core import checks, sampling
 from jaxunlearn.core.per_example import sum_rows
-from jaxunlearn.core.tasks import Fit, Model
-from jaxunlearn.core.training import fitting
+from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.types import PyTree, Variables
 
 
@@ -60,6 +53,18 @@ def naive(model: Model, **recipe: Any) -> Learner:
   Args:
     model: a classifier.
     **recipe: `optimizer`, `num_steps`, `batch_size`; see `replay_learner`.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import continual, toy
+    >>> model, variables, data, stream, key = toy.stream()
+    >>> learner = continual.naive(
+    ...   model, optimizer=optax.sgd(0.1), num_steps=2, batch_size=8
+    ... )
+    >>> state = learner.init(variables, data, key)
+    >>> _, infos, _ = continual.run_stream(learner, state, data, stream, key)
+    >>> [round(nats, 2) for nats in infos.loss.tolist()]
+    [1.15, 1.22, 0.0]
   """
   rule = Rule(lambda variables, step, _: _new_loss(model, variables, step))
   return replay_learner(model, rule, **recipe)
@@ -77,6 +82,22 @@ def experience_replay(
 
   Raises:
     ValueError: replay_weight < 0, no buffer; see `replay_learner`.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import continual, toy
+    >>> model, variables, data, stream, key = toy.stream()
+    >>> learner = continual.experience_replay(
+    ...   model,
+    ...   optimizer=optax.sgd(0.1),
+    ...   num_steps=2,
+    ...   batch_size=8,
+    ...   buffer_size=16,
+    ... )
+    >>> state = learner.init(variables, data, key)
+    >>> _, infos, _ = continual.run_stream(learner, state, data, stream, key)
+    >>> infos.buffer_count.tolist()  # The request has gone from the buffer.
+    [8, 16, 8]
   """
   checks.non_negative(replay_weight=replay_weight)
   needs_buffer(recipe)
@@ -111,6 +132,22 @@ def derpp(
   Raises:
     ValueError: a negative weight, no buffer; see `replay_learner`; `init`: data
       with a leaf "logits".
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import continual, toy
+    >>> model, variables, data, stream, key = toy.stream()
+    >>> learner = continual.derpp(
+    ...   model,
+    ...   optimizer=optax.sgd(0.1),
+    ...   num_steps=2,
+    ...   batch_size=8,
+    ...   buffer_size=16,
+    ... )
+    >>> state = learner.init(variables, data, key)
+    >>> _, infos, _ = continual.run_stream(learner, state, data, stream, key)
+    >>> infos.buffer_count.tolist()
+    [8, 16, 8]
   """
   checks.non_negative(logit_weight=logit_weight, label_weight=label_weight)
   needs_buffer(recipe)
@@ -168,6 +205,18 @@ def lwf(
 
   Raises:
     ValueError: an option outside its range; see `replay_learner`.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import continual, toy
+    >>> model, variables, data, stream, key = toy.stream()
+    >>> learner = continual.lwf(
+    ...   model, optimizer=optax.sgd(0.1), num_steps=2, batch_size=8
+    ... )
+    >>> state = learner.init(variables, data, key)
+    >>> _, infos, _ = continual.run_stream(learner, state, data, stream, key)
+    >>> [round(nats, 2) for nats in infos.loss.tolist()]
+    [1.15, 1.22, 0.0]
   """
   checks.non_negative(distil_weight=distil_weight)
   checks.positive(temperature=temperature)
@@ -234,6 +283,22 @@ def ewc(
 
   Raises:
     ValueError: an option outside its range; see `replay_learner`.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import continual, toy
+    >>> model, variables, data, stream, key = toy.stream()
+    >>> learner = continual.ewc(
+    ...   model,
+    ...   fisher_rows=8,
+    ...   optimizer=optax.sgd(0.1),
+    ...   num_steps=2,
+    ...   batch_size=8,
+    ... )
+    >>> state = learner.init(variables, data, key)
+    >>> _, infos, _ = continual.run_stream(learner, state, data, stream, key)
+    >>> [round(nats, 2) for nats in infos.loss.tolist()]
+    [1.15, 1.38, 0.0]
   """
   checks.non_negative(penalty=penalty)
   checks.fraction(decay=decay)
@@ -281,86 +346,19 @@ def ewc(
   return replay_learner(model, Rule(loss, init=init, end=end), **recipe)
 
 
-class RetrainState(NamedTuple):
-  """The state of `retraining`.
-
-  Attributes:
-    variables: trained on what should remain.
-    start: where every training starts.
-    ledger: what should remain.
-  """
-
-  variables: Variables
-  start: Variables
-  ledger: Ledger
-
-
-def retraining(
-  model: Model,
-  *,
-  optimizer: optax.GradientTransformation,
-  num_steps: int,
-  batch_size: int,
-) -> Learner:
-  """The gold standard: trains afresh on what should remain after every event.
-
-  Data access: all rows learned and not forgotten since, at every event.
-
-  Args:
-    model: a classifier.
-    optimizer: any optax optimiser.
-    num_steps: static; steps of every training, so give it what the whole stream
-      would take.
-    batch_size: static; rows a step.
-
-  Returns:
-    A learner whose trainings all start at the variables given to `init`: what
-    the model was before the stream. Where nothing should remain, these are the
-    result; an event that changes nothing about what should remain changes no
-    bit.
-
-  Raises:
-    ValueError: a count out of range; `event`: see `run_stream`.
-  """
-  checks.non_negative(num_steps=num_steps)
-  checks.positive(batch_size=batch_size)
-  recipe = Fit(optimizer, num_steps, batch_size)
-  fit = fitting(model, recipe, train_mode=False)
-
-  def init(variables, data, key):
-    del key
-    start = jax.tree.map(jnp.array, variables)
-    return RetrainState(start, start, empty_ledger(checks.num_rows(data)))
-
-  def event(state, data, learn_mask, forget_mask, key):
-    classes = num_classes_of(model, state.start, data)
-    data, *masks = checked_event(data, learn_mask, forget_mask, classes)
-    ledger, learn, forget = state.ledger.settle(*masks)
-    nothing = jnp.zeros((), jnp.float32)
-
-    def train():
-      variables, info = fit(state.start, data, ~ledger.learned, key)
-      return variables, info.loss.sum() / max(num_steps, 1)
-
-    variables, loss = jax.lax.cond(
-      (ledger.learned != state.ledger.learned).any(),
-      lambda: jax.lax.cond(
-        ledger.learned.any(), train, lambda: (state.start, nothing)
-      ),
-      lambda: (state.variables, nothing),
-    )
-    info = event_info(loss, learn, forget, jnp.zeros(1, bool), variables)
-    return RetrainState(variables, state.start, ledger), info
-
-  predict = lambda state, inputs: model.predict(state.variables, inputs)
-  return Learner(init, event, predict)
-
-
 def needs_buffer(recipe: dict[str, Any]) -> None:
   """A method that replays is given a buffer.
 
   Raises:
     ValueError: it is not.
+
+  Example:
+    >>> from jaxunlearn.continual import baselines
+    >>> baselines.needs_buffer({"buffer_size": 10})
+    >>> baselines.needs_buffer({})
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected buffer_size >= 1, got None.
   """
   if recipe.get("buffer_size") is None:
     raise ValueError("Expected buffer_size >= 1, got None.")

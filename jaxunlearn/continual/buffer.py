@@ -57,6 +57,13 @@ def empty_buffer(capacity: int, data: PyTree) -> Buffer:
 
   Raises:
     ValueError: capacity < 1, leaves of different lengths.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import continual
+    >>> buffer = continual.empty_buffer(3, {"x": jnp.ones((10, 2))})
+    >>> buffer.rows["x"].shape, buffer.row_id.tolist()
+    ((3, 2), [-1, -1, -1])
   """
   if capacity < 1:
     raise ValueError(f"Expected buffer_size >= 1, got {capacity}.")
@@ -100,6 +107,17 @@ def offer(
   Raises:
     ValueError: an unknown rule, rows of another shape or dtype than the
       buffer's, a mask that is not bool [N].
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import continual
+    >>> data = {"x": jnp.arange(5.0)}
+    >>> buffer = continual.empty_buffer(3, data)
+    >>> mask = jnp.array([True, True, True, True, False])
+    >>> buffer = continual.offer(buffer, data, mask, jax.random.key(0))
+    >>> int(buffer.valid.sum()), 4.0 in buffer.rows["x"].tolist()
+    (3, False)
   """
   checks.one_of(RULES, rule=rule)
   checks.request(data, mask, "mask")
@@ -150,6 +168,18 @@ def purge(buffer: Buffer, forget_mask: jax.Array) -> Buffer:
   Raises:
     ValueError: forget_mask is not bool [N], or outside jit too short for a row
       that is held.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import continual
+    >>> data = {"x": jnp.array([7.0, 8.0])}
+    >>> buffer = continual.empty_buffer(2, data)
+    >>> mask = jnp.ones(2, bool)
+    >>> buffer = continual.offer(buffer, data, mask, jax.random.key(0))
+    >>> buffer = continual.purge(buffer, jnp.array([True, False]))
+    >>> sorted(buffer.rows["x"].tolist()), sorted(buffer.row_id.tolist())
+    ([0.0, 8.0], [-1, 1])
   """
   checks.hard_request(forget_mask)
   shape = jnp.shape(forget_mask)
@@ -181,6 +211,18 @@ def draw(
 
   Raises:
     ValueError: size < 1.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import continual
+    >>> data = {"x": jnp.array([7.0, 8.0])}
+    >>> buffer = continual.empty_buffer(2, data)
+    >>> mask = jnp.ones(2, bool)
+    >>> buffer = continual.offer(buffer, data, mask, jax.random.key(0))
+    >>> rows, slot, weight = continual.draw(buffer, 3, jax.random.key(1))
+    >>> sorted(rows["x"].tolist()), weight.tolist()
+    ([0.0, 7.0, 8.0], [1.0, 1.0, 0.0])
   """
   checks.positive(size=size)
   capacity = buffer.valid.shape[0]

@@ -256,6 +256,11 @@ def default_decay(num_steps: int) -> float:
   """The teacher's decay for events of `num_steps`: its memory is a third of one.
 
   The published 0.999 needs thousands of steps to leave the initial weights.
+
+  Example:
+    >>> from jaxunlearn.continual.clu import default_decay
+    >>> default_decay(30), default_decay(100_000), default_decay(1)
+    (0.9, 0.999, 0.0)
   """
   return min(0.999, max(0.0, 1 - 3 / max(num_steps, 1)))
 

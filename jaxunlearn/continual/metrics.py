@@ -45,6 +45,14 @@ def task_accuracy(
 
   Raises:
     ValueError: shapes do not match, labels or tasks out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.continual import metrics
+    >>> logits = jnp.array([[2.0, 1.0], [2.0, 1.0], [0.0, 3.0]])
+    >>> label, task = jnp.array([0, 1, 1]), jnp.array([0, 0, 1])
+    >>> metrics.task_accuracy(logits, label, task, num_tasks=2).tolist()
+    [0.5, 1.0]
   """
   logits, labels, task = map(jnp.asarray, (logits, labels, task))
   _check_rows(logits, task, num_tasks)
@@ -83,6 +91,13 @@ def task_status(stream: Stream, num_tasks: int) -> jax.Array:
 
   Raises:
     ValueError: tasks out of range.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.continual import metrics
+    >>> stream = toy.stream().request  # Learn 0, learn 1, forget 0.
+    >>> metrics.task_status(stream, num_tasks=2).tolist()
+    [[1, 0], [1, 1], [2, 1]]
   """
   checks.positive(num_tasks=num_tasks)
   checks.labels(stream.task, num_tasks, "stream.task")
@@ -109,6 +124,14 @@ def retained_accuracy(accuracy: jax.Array, status: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: accuracy and status are not of one shape [T, K].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.continual import metrics
+    >>> accuracy = jnp.array([[1.0, 0.0], [0.5, 1.0], [0.25, 1.0]])
+    >>> status = jnp.array([[1, 0], [1, 1], [2, 1]])  # Task 0 goes in the end.
+    >>> metrics.retained_accuracy(accuracy, status).tolist()
+    [1.0, 0.75, 1.0]
   """
   _check(accuracy, status)
   return _mean(accuracy, status == RETAINED)
@@ -125,6 +148,14 @@ def forgotten_accuracy(accuracy: jax.Array, status: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: accuracy and status are not of one shape [T, K].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.continual import metrics
+    >>> accuracy = jnp.array([[1.0, 0.0], [0.5, 1.0], [0.25, 1.0]])
+    >>> status = jnp.array([[1, 0], [1, 1], [2, 1]])  # Task 0 goes in the end.
+    >>> metrics.forgotten_accuracy(accuracy, status).tolist()
+    [nan, nan, 0.25]
   """
   _check(accuracy, status)
   return _mean(accuracy, status == FORGOTTEN)
@@ -147,6 +178,14 @@ def catastrophic_forgetting(
 
   Raises:
     ValueError: accuracy and status are not of one shape [T, K].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.continual import metrics
+    >>> accuracy = jnp.array([[0.75], [1.0], [0.5]])  # Best after event 1.
+    >>> lost = metrics.catastrophic_forgetting(accuracy, jnp.ones((3, 1), int))
+    >>> lost.tolist()
+    [nan, -0.25, 0.5]
   """
   best, _, is_old = _history(accuracy, status)
   return _mean(best - accuracy, is_old)
@@ -165,6 +204,13 @@ def backward_transfer(accuracy: jax.Array, status: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: accuracy and status are not of one shape [T, K].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.continual import metrics
+    >>> accuracy = jnp.array([[0.75], [1.0], [0.5]])  # Learned at event 0.
+    >>> metrics.backward_transfer(accuracy, jnp.ones((3, 1), int)).tolist()
+    [nan, 0.25, -0.25]
   """
   _, first, is_old = _history(accuracy, status)
   return _mean(accuracy - first, is_old)
@@ -182,6 +228,13 @@ def retrained_gap(
 
   Raises:
     ValueError: shapes differ.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.continual import metrics
+    >>> accuracy, retrained = jnp.array([[0.5, 1.0]]), jnp.array([[0.75, 1.0]])
+    >>> metrics.retrained_gap(accuracy, retrained).tolist()
+    [[0.25, 0.0]]
   """
   accuracy, other = jnp.asarray(accuracy), jnp.asarray(retrained_accuracy)
   _same(accuracy, other, "retrained_accuracy", "accuracy")
@@ -209,6 +262,16 @@ def retrained_divergence(
 
   Raises:
     ValueError: shapes do not match, tasks out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.continual import metrics
+    >>> logits = jnp.array([[50.0, 0.0], [0.0, 0.0]])
+    >>> retrained = jnp.array([[0.0, 50.0], [0.0, 0.0]])
+    >>> task = jnp.array([0, 1])  # Disjoint predictions in task 0: ln 2.
+    >>> js = metrics.retrained_divergence(logits, retrained, task, num_tasks=2)
+    >>> [round(nats, 3) for nats in js.tolist()]
+    [0.693, 0.0]
   """
   logits, other = jnp.asarray(logits), jnp.asarray(retrained_logits)
   task = jnp.asarray(task)

@@ -121,7 +121,15 @@ class Rule(NamedTuple):
 
 
 def mean_over(losses: jax.Array, weight: jax.Array) -> jax.Array:
-  """Mean of losses [B] over rows of positive weight; 0 where there is none."""
+  """Mean of losses [B] over rows of positive weight; 0 where there is none.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.continual import replay
+    >>> losses, weight = jnp.array([1.0, 3.0, jnp.nan]), jnp.array([1, 1, 0])
+    >>> float(replay.mean_over(losses, weight))
+    2.0
+  """
   counted = weight > 0
   total = jnp.where(counted, losses, 0).sum()
   return total / jnp.maximum(counted.sum(), 1)
@@ -134,7 +142,20 @@ def event_info(
   held: jax.Array,
   variables: Variables,
 ) -> EventInfo:
-  """The info of an event from its masks, and that of the buffer's slots."""
+  """The info of an event from its masks, and that of the buffer's slots.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.continual import replay
+    >>> learn, forget = jnp.array([True, True]), jnp.array([False, False])
+    >>> held = jnp.array([True, False, False])  # Slots of the buffer.
+    >>> info = replay.event_info(
+    ...   jnp.float32(0.5), learn, forget, held, toy.stream().variables
+    ... )
+    >>> int(info.learn_count), int(info.forget_count), int(info.buffer_count)
+    (2, 0, 1)
+  """
   count = lambda mask: mask.sum(dtype=jnp.int32)
   return EventInfo(
     loss=loss,
@@ -150,6 +171,13 @@ def num_classes_of(model: Model, variables: Variables, data: PyTree) -> int:
 
   Raises:
     ValueError: outputs that are no logits [B, C].
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.continual import replay
+    >>> problem = toy.stream()
+    >>> replay.num_classes_of(problem.model, problem.variables, problem.data)
+    4
   """
   inputs = jax.tree.map(lambda x: x[:1], data["x"])
   outputs = jax.eval_shape(model.predict, variables, inputs)
@@ -192,6 +220,28 @@ def replay_learner(
   Raises:
     ValueError: a count out of range, an unknown rule; `init`: a balanced buffer
       of fewer slots than the model has classes; `event`: see `run_stream`.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import continual, toy
+    >>> from jaxunlearn.continual import replay
+    >>> model, variables, data, stream, key = toy.stream()
+    >>> def loss(variables, step, memory):
+    ...   rows, weight, _ = step.new
+    ...   loss = model.loss(model.predict(variables, rows["x"]), rows)
+    ...   return replay.mean_over(loss, weight)
+    >>> learner = continual.replay_learner(
+    ...   model,
+    ...   continual.Rule(loss),
+    ...   optimizer=optax.sgd(0.1),
+    ...   num_steps=2,
+    ...   batch_size=4,
+    ...   buffer_size=5,
+    ... )
+    >>> state = learner.init(variables, data, key)
+    >>> _, infos, _ = continual.run_stream(learner, state, data, stream, key)
+    >>> infos.buffer_count.tolist()
+    [5, 5, 0]
   """
   checks.non_negative(num_steps=num_steps)
   checks.positive(batch_size=batch_size, replay_batch_size=replay_batch_size)

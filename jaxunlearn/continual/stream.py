@@ -22,12 +22,24 @@ class Event(NamedTuple):
 
 
 def learn(*tasks: int) -> Event:
-  """The event that brings the rows of these tasks."""
+  """The event that brings the rows of these tasks.
+
+  Example:
+    >>> from jaxunlearn import continual
+    >>> continual.learn(0, 2)
+    Event(learn=(0, 2), forget=())
+  """
   return Event(learn=tasks)
 
 
 def forget(*tasks: int) -> Event:
-  """The event that asks to forget the rows of these tasks."""
+  """The event that asks to forget the rows of these tasks.
+
+  Example:
+    >>> from jaxunlearn import continual
+    >>> continual.forget(1)
+    Event(learn=(), forget=(1,))
+  """
   return Event(forget=tasks)
 
 
@@ -86,6 +98,15 @@ def mask_stream(
   Raises:
     ValueError: shapes or dtypes differ from these, or an event that learns and
       forgets the same row.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import continual
+    >>> learn = jnp.array([[True, True], [False, False]])
+    >>> forget = jnp.array([[False, False], [False, True]])
+    >>> stream = continual.mask_stream(learn, forget)
+    >>> continual.learned_after(stream).tolist()
+    [[True, True], [True, False]]
   """
   learn_masks = jnp.asarray(learn_masks)
   forget_masks = jnp.asarray(forget_masks)
@@ -133,6 +154,21 @@ def run_stream(
     ValueError: outside jit, masks that do not fit the data or each other, or
       that are not bool; labels that the model has no output for; inputs that
       are nan or infinite in a row of the stream.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import continual, toy
+    >>> model, variables, data, stream, key = toy.stream()
+    >>> learner = continual.naive(
+    ...   model, optimizer=optax.sgd(0.1), num_steps=2, batch_size=4
+    ... )
+    >>> state = learner.init(variables, data, key)
+    >>> record = lambda state: learner.predict(state, data["x"])
+    >>> state, infos, logits = continual.run_stream(
+    ...   learner, state, data, stream, key, record=record
+    ... )
+    >>> infos.learn_count.tolist(), infos.forget_count.tolist(), logits.shape
+    ([8, 8, 0], [0, 0, 8], (3, 16, 4))
   """
   _check_masks(stream)
   checks.non_negative(first_event=first_event)
@@ -167,6 +203,14 @@ def learned_after(stream: Stream) -> jax.Array:
 
   Returns:
     bool [T, N]: learned, and not forgotten since.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import continual
+    >>> events = [continual.learn(0), continual.learn(1), continual.forget(0)]
+    >>> stream = continual.task_stream(jnp.array([0, 0, 1]), events)
+    >>> continual.learned_after(stream).tolist()
+    [[True, True, False], [True, True, True], [False, False, True]]
   """
   ledger = empty_ledger(stream.learn_masks.shape[1])
 
@@ -179,7 +223,15 @@ def learned_after(stream: Stream) -> jax.Array:
 
 
 def state_bytes(state: Any) -> int:
-  """Bytes that a learner keeps between two events; the same at every event."""
+  """Bytes that a learner keeps between two events; the same at every event.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import continual
+    >>> state = {"params": jnp.zeros(10), "ledger": jnp.zeros(8, bool)}
+    >>> continual.state_bytes(state)
+    48
+  """
   return sum(
     leaf.size * leaf.dtype.itemsize
     for leaf in map(jnp.asarray, jax.tree.leaves(state))
@@ -196,6 +248,18 @@ def checked_event(
 
   Raises:
     ValueError: masks that are not bool [N]; see `check_rows`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.continual import stream
+    >>> data = {"x": jnp.ones((2, 3)), "label": jnp.array([0, 1])}
+    >>> learn, forget = [True, False], [0.5, 0.0]
+    >>> stream.checked_event(data, learn, forget, num_classes=2)
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected forget_mask of dtype bool for this method, got
+    float64; soft requests are for phases that draw forget and retain rows
+    apart.
   """
   for name, mask in (("learn", learn_mask), ("forget", forget_mask)):
     checks.request(data, mask, f"{name}_mask")
@@ -216,6 +280,16 @@ def check_rows(data: PyTree, mask: jax.Array, num_classes: int | None) -> None:
 
   Raises:
     ValueError: they do not, and their values can be looked at.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.continual import stream
+    >>> data = {"x": jnp.ones((2, 3)), "label": jnp.array([0, 5])}
+    >>> stream.check_rows(data, jnp.array([True, False]), num_classes=2)
+    >>> stream.check_rows(data, jnp.array([True, True]), num_classes=2)
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected data['label'] in 0 .. 1, got 0 .. 5.
   """
   if "x" not in data or "label" not in data:
     raise ValueError(f'Expected data with "x" and "label", got {sorted(data)}.')

@@ -220,6 +220,15 @@ def magnitude_mask(params: PyTree, fraction: float | jax.Array) -> PyTree:
 
   Raises:
     ValueError: a fraction outside [0, 1].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.continual.tame_selector import magnitude_mask
+    >>> kernel = jnp.array([[1.0, -3.0], [0.5, 2.0]])
+    >>> params = {"kernel": kernel, "bias": jnp.zeros(2)}
+    >>> mask = magnitude_mask(params, fraction=0.5)
+    >>> mask["kernel"].tolist(), mask["bias"].tolist()
+    ([[False, True], [False, True]], [True, True])
   """
   checks.fraction(fraction=fraction)
   leaves, treedef = jax.tree.flatten(params)

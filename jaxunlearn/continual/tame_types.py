@@ -102,7 +102,17 @@ class Tame(NamedTuple):
 
 
 def squashed(model: Model) -> Model:
-  """The model with outputs after a sigmoid, in (0, 1)."""
+  """The model with outputs after a sigmoid, in (0, 1).
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.adapters.functions import from_functions
+    >>> from jaxunlearn.continual.tame_types import squashed
+    >>> model = from_functions(lambda key, x: {}, lambda params, x: x)
+    >>> variables = model.init(None, None)
+    >>> squashed(model).predict(variables, jnp.array([[0.0, 100.0]])).tolist()
+    [[0.5, 1.0]]
+  """
 
   def apply(variables, inputs, *, train=False, key=None):
     outputs, state = model.apply(variables, inputs, train=train, key=key)

@@ -100,5 +100,14 @@ class Ledger(NamedTuple):
 
 
 def empty_ledger(num_rows: int) -> Ledger:
-  """Nothing learned."""
+  """Nothing learned.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.continual.types import empty_ledger
+    >>> learn, forget = jnp.array([True, False]), jnp.array([False, True])
+    >>> ledger, learned, forgotten = empty_ledger(2).settle(learn, forget)
+    >>> ledger.learned.tolist(), forgotten.tolist()  # Row 1 was not known.
+    ([True, False], [False, False])
+  """
   return Ledger(jnp.zeros(num_rows, bool))

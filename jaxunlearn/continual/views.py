@@ -29,6 +29,15 @@ def turned_crops(
 
   Raises:
     ValueError: images of another shape.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.continual import views
+    >>> images = jnp.ones((4, 6, 6, 1))
+    >>> turned, turns = views.turned_crops(jax.random.key(0), images)
+    >>> turned.shape, sorted(turns.tolist())
+    ((4, 6, 6, 1), [0, 1, 2, 3])
   """
   images = jnp.asarray(images)
   if images.ndim != 4 or images.shape[1] != images.shape[2]:

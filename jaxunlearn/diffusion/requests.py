@@ -94,9 +94,11 @@ def checked(
   retain = tokens("retain", may_be_empty=True)
   if anchors is not None and prompts is not None:
     _check_shape(anchors, prompts, names.anchors)
-  if given.marks is not None:
-    _check_marks(given.marks, prompts, names.marks)
-  return Concept(prompts, anchors, retain, given.marks)
+  marks = given.marks
+  if marks is not None:
+    marks = jnp.asarray(marks)
+    _check_marks(marks, prompts, names.marks)
+  return Concept(prompts, anchors, retain, marks)
 
 
 def reader(
@@ -177,7 +179,7 @@ def check_prompts(
     ValueError: they are not.
   """
   check_tokens(diffusion, tokens, name)
-  if jnp.shape(tokens)[0] == 0:
+  if len(tokens) == 0:
     raise ValueError(f"Expected {name} to hold prompts, got none.")
   null = diffusion.null_tokens
   known = checks.is_concrete(tokens) and checks.is_concrete(null)
@@ -237,7 +239,7 @@ def _is_known(tokens: Any) -> bool:
 
 
 def _check_marks(marks: Any, prompts: jax.Array | None, name: str) -> None:
-  shape, dtype = jnp.shape(marks), jnp.asarray(marks).dtype
+  shape, dtype = np.shape(marks), jnp.asarray(marks).dtype
   wanted = shape if prompts is None else prompts.shape
   if shape != wanted or dtype != jnp.bool_:
     raise ValueError(f"Expected {name} bool {wanted}, got {dtype} {shape}.")

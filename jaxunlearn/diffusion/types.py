@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.tasks import Task
@@ -114,7 +115,7 @@ def check_tokens(
   Raises:
     ValueError: they are not.
   """
-  shape, dtype = jnp.shape(tokens), jnp.asarray(tokens).dtype
+  shape, dtype = np.shape(tokens), jnp.asarray(tokens).dtype
   if len(shape) != 2 or shape[1] != diffusion.length:
     raise ValueError(
       f"Expected {name} of shape [B, {diffusion.length}], got {shape}."
@@ -131,7 +132,7 @@ def check_images(diffusion: Diffusion, x: Any, name: str = "x") -> None:
   Raises:
     ValueError: they are not.
   """
-  shape = jnp.shape(x)
+  shape = np.shape(x)
   if len(shape) != 4 or shape[1:] != tuple(diffusion.image_shape):
     raise ValueError(
       f"Expected {name} of shape [B, {', '.join(map(str, diffusion.image_shape))}"

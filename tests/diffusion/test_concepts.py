@@ -96,6 +96,13 @@ def serve(factory, *tokens, **options):
   return method(VARIABLES, None, Request(), KEY)
 
 
+def test_a_concept_of_lists_is_that_of_arrays():
+  marks = CONCEPT == 2
+  given = (CONCEPT, OTHER, RETAIN, marks)
+  found = requests.concept(MODEL, *(rows.tolist() for rows in given))
+  jax.tree.map(np.testing.assert_array_equal, found.concept[:], given)
+
+
 def test_what_is_no_concept_is_refused():
   of = functools.partial(requests.concept, MODEL)
   refused("got none", of, CONCEPT[:0])
