@@ -31,6 +31,7 @@ from .. import bench, flags
 from ..beds import classifiers
 from ..bench import Bed, Case, Evidence, Measure, Method, table
 from ..flags import described
+from . import zero_shot_inversion as inversion
 
 
 class Size(NamedTuple):
@@ -41,12 +42,13 @@ class Size(NamedTuple):
   batch_size: int
   z_dim: int
   seeds: int
+  inversion: int
 
 
 SIZES: Mapping[str, Size] = {
-  "smoke": Size(6, 2, 32, 8, 2),
-  "quick": Size(400, 10, 256, 32, 3),
-  "paper": Size(4000, 50, 256, 128, 5),
+  "smoke": Size(6, 2, 32, 8, 2, 5),
+  "quick": Size(400, 10, 256, 32, 3, 200),
+  "paper": Size(4000, 50, 256, 128, 5, 1000),
 }
 # Weight of the attention term, and threshold of the gate.
 VARIANTS = {
@@ -99,7 +101,7 @@ def size_of(options: Options) -> Size:
 
 def settings_of(options: Options) -> dict[str, bench.Setting]:
   size = size_of(options)._asdict()
-  del size["seeds"]
+  del size["seeds"], size["inversion"]
   shared = {
     **size,
     "layers": FEATURES.get(options.model),
@@ -193,7 +195,7 @@ def fit(plan: bench.Plan) -> bench.Plan:
 
 
 def measures(plan: bench.Plan) -> list[Measure]:
-  """Accuracies, and the highest on the way."""
+  """Accuracies, the highest on the way, and what inversion brings out."""
 
   def run(case: Case) -> dict[str, Any]:
     bed, forget = case.bed, case.forget
@@ -237,6 +239,7 @@ def measures(plan: bench.Plan) -> list[Measure]:
       _COLUMNS,
       "Mean absolute difference to the retrained model over the accuracies.",
     ),
+    *inversion.measures(plan, size_of(plan.options).inversion),
   ]
 
 
@@ -324,7 +327,10 @@ STUDY = bench.Study(
     "Test rows serve to measure them.",
     "All four ways use the released scale of the losses, to which beta 250 "
     "belongs.",
+    "Model inversion starts from the same noise for every model and class. The "
+    "retrained model has a likeness too, by what its other classes have in common "
+    "with the forgotten one; only what is above it was remembered.",
   ),
-  panels=(curves,),
+  panels=(curves, inversion.figures),
   files=files,
 )

@@ -81,6 +81,9 @@ from jaxunlearn.attacks.intervals import (
 )
 from jaxunlearn.attacks.intervals import clopper_pearson as clopper_pearson
 from jaxunlearn.attacks.intervals import tpr_interval as tpr_interval
+from jaxunlearn.attacks.inversion import Inverted as Inverted
+from jaxunlearn.attacks.inversion import invert as invert
+from jaxunlearn.attacks.inversion import likeness as likeness
 from jaxunlearn.attacks.knowledge_recovery import Recovered as Recovered
 from jaxunlearn.attacks.knowledge_recovery import recover as recover
 from jaxunlearn.attacks.knowledge_recovery import recovery as recovery
@@ -168,6 +171,7 @@ __all__ = [
   "Facts",
   "ForgettingQuality",
   "Interval",
+  "Inverted",
   "Leaks",
   "LogisticAttack",
   "MembershipRatio",
@@ -219,8 +223,10 @@ __all__ = [
   "hard_triplet_loss",
   "in_context",
   "in_context_gaps",
+  "invert",
   "layer_names",
   "leaks",
+  "likeness",
   "linear_probe",
   "lira_leave_one_out",
   "lira_scores",

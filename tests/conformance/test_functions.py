@@ -162,6 +162,28 @@ ROWS = {
   "feature_frechet_distance": Row(
     metrics.feature_frechet_distance, draws((12, 2), (12, 2)), True, 1e-3
   ),
+  "invert": Row(
+    lambda x, penalty: attacks.invert(
+      problems.mlp(),
+      ju.Variables(
+        {
+          **problems.trained()[2].params,
+          "hidden": {"kernel": x, "bias": jnp.zeros(8)},
+        }
+      ),
+      np.arange(2),
+      KEY,
+      fit(0.1)._replace(batch_size=3),
+      input_shape=(6,),
+      penalty=jnp.exp(penalty),
+    ),
+    draws((6, 8), ()),
+  ),
+  "likeness": Row(
+    lambda a, b: attacks.likeness(a, b, LABELS, np.arange(3)),
+    draws((3, 4, 5), (12, 5)),
+    True,
+  ),
   "polynomial_mmd": Row(
     metrics.polynomial_mmd, draws((12, 2), (9, 2)), True, 1e-3
   ),

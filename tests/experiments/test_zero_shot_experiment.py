@@ -32,6 +32,9 @@ def test_results_have_a_row_for_every_method_and_seed(digits_run):
     for name in ("forget", "retain"):
       assert 0 <= row[f"{name}_accuracy"] <= 1
       assert 0 <= row[f"{name}_test_accuracy"] <= 1
+    for name in ("inverted_likeness", "inverted_likeness_kept"):
+      assert -1 <= row[name] <= 1
+    assert 0 <= row["inverted_probability"] <= 1
     assert row["seconds_run"] > 0 and row["seconds_compile"] > 0
 
 
@@ -46,7 +49,8 @@ def test_all_files_are_written(digits_run):
     "results.json",
     "table.md",
   ]
-  assert [p.name for p in (out / "plots").iterdir()] == ["curves.png"]
+  plots = sorted(p.name for p in (out / "plots").iterdir())
+  assert plots == ["curves.png", "inversion.png"]
   assert "gkt_attention" in (out / "report.html").read_text()
 
 
