@@ -44,23 +44,36 @@ def count_copies(rows: Any, masks: np.ndarray) -> np.ndarray:
   Returns:
     int [R, 2], how many kept training rows and how many test rows are copies.
   """
+  return np.array(
+    [[part.sum() for part in each] for each in find_copies(rows, masks)], int
+  ).reshape(len(masks), 2)
+
+
+def find_copies(
+  rows: Any, masks: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Which kept training rows [N] and which test rows are copies, by request."""
   contents = _contents(rows)
   if contents is None:
-    return np.zeros((len(masks), 2), int)
+    return [(np.zeros(0, bool), np.zeros(0, bool))] * len(masks)
   names = sorted(set(contents[0]) & set(contents[1]))
   train, test = (_digests(part, names) for part in contents)
-  found = [
-    (np.isin(train[~mask], train[mask]).sum(), np.isin(test, train[mask]).sum())
+  return [
+    (~mask & np.isin(train, train[mask]), np.isin(test, train[mask]))
     for mask in masks
   ]
-  return np.array(found, int)
 
 
 def of_copies(asked: Requests, rows: Any) -> list[str]:
-  """What is to be said of copies in the first seed's rows, see `_contents`."""
-  found = []
-  counts = count_copies(rows, asked.forget[:, 0])
-  for name, (kept, tested) in zip(asked.names, counts):
+  """What is to be said of copies in the first seed's rows, see `_contents`.
+
+  Of requests in sequence what all of them leave: a row that a later one takes is
+  no copy that stays.
+  """
+  found, masks, names = [], asked.forget[:, 0], asked.names
+  if asked.in_sequence:
+    masks, names = masks[-1:], ("all requests together",)
+  for name, (kept, tested) in zip(names, count_copies(rows, masks)):
     if kept or tested:
       found.append(
         f"{kept} kept training rows and {tested} test rows are copies, the same "

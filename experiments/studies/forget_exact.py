@@ -35,7 +35,7 @@ from jaxunlearn.report import LOWER
 
 from .. import bench, common, flags
 from ..beds import classifiers
-from ..bench import Case, Evidence, Measure, Method, lanes, table
+from ..bench import Case, Evidence, Measure, Method, cautions, lanes, table
 from ..datasets import classes
 from ..flags import described
 from ..requests import about, read
@@ -180,6 +180,14 @@ def fit(plan: bench.Plan) -> bench.Plan:
     notes.append(
       f"{'Up to ' if most > stay.min() else ''}{most} of the rows asked for are public, which cannot be deleted "
       "exactly: they stay."
+    )
+  copies, _ = cautions.find_copies(
+    plan.beds.sources[0], plan.requests.forget[-1:, 0]
+  )[0]
+  if never := int((copies & plan.requests.marks["public"][0, 0]).sum()):
+    notes.append(
+      f"{never} copies of deleted rows are public rows, which cannot be deleted: "
+      "systems go on learning from them."
     )
   return plan._replace(notes=tuple(notes))
 

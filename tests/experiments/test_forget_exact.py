@@ -71,6 +71,34 @@ def test_bad_input_is_one_line(change, line):
   assert "\n" not in str(found.value)
 
 
+def test_copies_of_deleted_rows_are_counted_once_and_told_from_public_ones(
+  tmp_path, blobs
+):
+  """Every row twice: of 24 deleted rows 24 copies stay, some of them public."""
+  x, y = (np.concatenate([blobs[k], blobs[k]]) for k in ("x", "y"))
+  tests = {f"{k}_test": blobs[k][:9] for k in ("x", "y")}
+  np.savez(tmp_path / "own.npz", x=x, y=y, **tests)
+  (tmp_path / "rows.txt").write_text("\n".join(map(str, range(24))))
+  options = forget_exact.Options(
+    preset="smoke",
+    data=f"npz:{tmp_path / 'own.npz'}",
+    request=f"index:{tmp_path / 'rows.txt'}",
+  )
+  plan = forget_exact.prepare(options)
+  gone = plan.requests.forget[-1, 0]
+  twin = np.roll(gone, len(gone) // 2)
+  public = plan.requests.marks["public"][0, 0]
+  said = [note for note in plan.notes if "copies" in note]
+  test = plan.beds.sources[0].test["x"]
+  tested = (test[:, None] == x[gone][None]).all(axis=-1).any(axis=1).sum()
+  assert said[0].startswith(
+    f"{gone.sum()} kept training rows and {tested} test rows are copies"
+  )
+  shared = int((twin & public).sum())
+  assert shared and said[1].startswith(f"{shared} copies of deleted rows are")
+  assert len(said) == 2
+
+
 def test_rows_of_the_backbone_are_never_deleted():
   plan = forget_exact.prepare(forget_exact.Options(preset="smoke"))
   public, order = (plan.requests.marks[k][0] for k in ("public", "order"))
