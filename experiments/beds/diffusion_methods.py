@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -214,6 +215,23 @@ def sdd(task: Task) -> Transform:
   )
 
 
+def safegen(task: Task) -> Transform:
+  """The concept's images become mosaics of four blocks.
+
+  Where there is no self-attention, all that no prompt reaches is trained.
+  """
+  shapes = jax.eval_shape(task.model.init, jax.random.key(0))
+  groups = diffusion.parameter_groups(shapes)
+  has_own = any(jax.tree.leaves(groups["selfattn"]))
+  side = task.model.image_shape[0] // 2
+  return diffusion.safegen(
+    task.model,
+    Fit(clipped_adamw(3e-4), task.few(300), 32),
+    censored=lambda rows: diffusion.mosaic(rows["x"], side),
+    group="selfattn" if has_own else "noxattn",
+  )
+
+
 def concept_ablation(task: Task) -> Transform:
   images = max(task.few(128), len(task.every(task.anchor)))
   return diffusion.concept_ablation(
@@ -365,6 +383,7 @@ METHODS: Mapping[str, Method] = {
     esd_alone, _PROMPTS, lambda task: _told(task, task.prompts)
   ),
   "sdd": Method(sdd, _PROMPTS, lambda task: _told(task, task.prompts)),
+  "safegen": Method(safegen, "the concept's rows and those kept, no prompts"),
   "concept_ablation": Method(
     concept_ablation, f"{_PROMPTS}; an anchor's", _anchored
   ),

@@ -57,6 +57,8 @@ from jaxunlearn.diffusion.safe_guidance import (
 from jaxunlearn.diffusion.safe_guidance import (
   safe_guidance as safe_guidance,
 )
+from jaxunlearn.diffusion.safegen import mosaic as mosaic
+from jaxunlearn.diffusion.safegen import safegen as safegen
 from jaxunlearn.diffusion.salun import guided_task as guided_task
 from jaxunlearn.diffusion.salun import replace_words as replace_words
 from jaxunlearn.diffusion.salun import salun as salun

@@ -83,6 +83,7 @@ CARDS: Mapping[str, Card] = {
   "forget_me_not": _concept("representation", "forget"),
   "uce": _concept("edit"),
   "sdd": _concept("distillation"),
+  "safegen": _concept("redirection", "forget", "retain"),
   "sfd": _concept("distillation", "reference"),
   "adv_unlearn": _concept("redirection", "reference"),
   "doco": _concept("redirection", "reference"),

@@ -94,6 +94,15 @@ PROMPTED = [
     "told",
     slow=True,
   ),
+  row(
+    worlds.images,
+    diffusion.safegen,
+    lambda d: diffusion.safegen(
+      d, FIT, censored=lambda rows: 0.5 * rows["x"], group="xattn"
+    ),
+    group="xattn",
+    slow=True,
+  ),
   _concept(
     diffusion.sdd,
     lambda d: diffusion.sdd(d, fit=SGD, sampling=THREE_STEPS, ema_decay=0.5),
