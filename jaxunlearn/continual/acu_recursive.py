@@ -33,13 +33,13 @@ def woodbury(
 
   Example:
     >>> import jax.numpy as jnp
-    >>> from jaxunlearn.continual.acu_recursive import AcuRecursiveState, woodbury
+    >>> from jaxunlearn.continual import acu_recursive
     >>> one, zero = jnp.ones((1, 1)), jnp.zeros((1, 1))
-    >>> state = AcuRecursiveState(inverse=one, kernel=zero, class_weight=zero)
-    >>> state = woodbury(state, (one, one, one[0]), 1)  # z'z + l2 = 1 + 1.
+    >>> state = acu_recursive.AcuRecursiveState(one, zero, zero)  # l2 = 1.
+    >>> state = acu_recursive.woodbury(state, (one, one, one[0]), 1)
     >>> round(state.inverse.item(), 3), round(state.kernel.item(), 3)
     (0.5, 0.5)
-    >>> state = woodbury(state, (one, one, one[0]), -1)
+    >>> state = acu_recursive.woodbury(state, (one, one, one[0]), -1)
     >>> round(state.inverse.item(), 3), abs(round(state.kernel.item(), 3))
     (1.0, 0.0)
   """
