@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks, order
 from jaxunlearn.core.tasks import as_task
-from jaxunlearn.core.types import PyTree
+from jaxunlearn.core.types import PyTree, as_request
 from jaxunlearn.methods import _rows
 
 
@@ -31,16 +31,29 @@ def saliency_mask(
     chunk_size: static; rows at a time.
 
   Returns:
-    `(variables, data, request, key) -> pytree of bool like the params`. A loss
-    that draws (noise, times) does so by row from the key.
+    `(variables, data, request, key) -> pytree of bool like the params`, of a
+    `Request` or a bare mask. A loss that draws (noise, times) does so by row from the key.
 
   Raises:
     ValueError: keep outside [0, 1], chunk_size < 1.
+
+  Example:
+    >>> import jax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> mark = ju.methods.saliency_mask(problem.model, keep=0.25)
+    >>> mask = mark(*problem.arguments)
+    >>> {name: int(layer["kernel"].sum()) for name, layer in mask.items()}
+    {'hidden': 16, 'output': 6}
+    >>> sum(int(leaf.sum()) for leaf in jax.tree.leaves(mask))  # Of 92.
+    23
   """
   checks.fraction(keep=keep)
   slope = forget_gradient(task, chunk_size=chunk_size)
 
   def mask(variables, data, request, key):
+    request = as_request(request, data)
     marked = largest(slope(variables, data, request, key), keep)
     # Of gradients that are all 0 the first would be taken.
     is_asked = (request.forget > 0).any()

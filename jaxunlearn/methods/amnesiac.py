@@ -96,6 +96,16 @@ def train_logged(
 
   Returns:
     The variables, and the ledger: like the params, leaves [R, ...].
+
+  Example:
+    >>> import optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> model, _, data, request, key = toy.classifier()
+    >>> variables, ledger = ju.methods.train_logged(
+    ...   model, data, request[None], key, ju.Fit(optax.sgd(0.1), 10, 16))
+    >>> ledger["output"]["bias"].shape  # What one request has to take away.
+    (1, 4)
   """
   task, fit = as_task(task), as_fit(fit, fields)
   if requests.ndim != 2 or requests.dtype != jnp.bool_:
@@ -143,6 +153,23 @@ def amnesiac(
 
   Raises:
     ValueError: from the call, a ledger that does not fit the params.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> model, _, data, request, key = problem
+    >>> variables, ledger = ju.methods.train_logged(
+    ...   model, data, request[None], key, ju.Fit(optax.adam(0.05), 40, 16))
+    >>> its = jax.tree.map(lambda sum: sum[0], ledger)  # Of the first request.
+    >>> repair = ju.Fit(optax.adam(0.05), num_steps=10, batch_size=16)
+    >>> unlearn = ju.methods.amnesiac(model, its, repair)
+    >>> made, info = jax.jit(unlearn)(variables, data, request, key)
+    >>> toy.accuracies(problem, variables)
+    (1.0, 1.0)
+    >>> toy.accuracies(problem, made)
+    (0.0, 1.0)
   """
   repair = fitting(
     task, as_fit(fit, fields), train_mode=train_mode, name="repair"

@@ -74,6 +74,17 @@ def bad_teacher(
 
   Raises:
     ValueError: an option outside its range; from the call, a soft request.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.bad_teacher(
+    ...   problem.model, ju.Fit(optax.adam(0.05), num_steps=30, batch_size=16))
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 1.0)
   """
   fit = as_fit(fit, fields)
   checks.positive(temperature=temperature)

@@ -45,6 +45,17 @@ def retrain(
     fit: the recipe of the original training.
     train_mode: dropout active and BatchNorm's statistics moving.
     **fields: the fields of `Fit` by keyword, instead of one or to change it.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.retrain(
+    ...   problem.model, ju.Fit(optax.adam(0.05), num_steps=40, batch_size=16))
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 1.0)
   """
   fit, task = as_fit(fit, fields), as_task(task)
   fresh = edit(
@@ -73,6 +84,17 @@ def finetune(
     fit: how; the optimiser starts fresh.
     train_mode: dropout active and BatchNorm's statistics moving.
     **fields: see `retrain`.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.finetune(
+    ...   problem.model, ju.Fit(optax.adam(0.05), num_steps=30, batch_size=16))
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 1.0)
   """
   fit = as_fit(fit, fields)
   return fitting(task, fit, train_mode=train_mode, name="finetune")
@@ -104,6 +126,17 @@ def l1_sparse(
 
   Raises:
     ValueError: penalty < 0, plain_steps outside 0 .. num_steps.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.l1_sparse(
+    ...   problem.model, ju.Fit(optax.adam(0.05), num_steps=30, batch_size=16))
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 1.0)
   """
   fit, task = as_fit(fit, fields), as_task(task)
   checks.non_negative(penalty=penalty)
@@ -149,6 +182,17 @@ def gradient_ascent(
     loss_ceiling: nats; a row whose loss is above stops ascending. None: none.
     train_mode: dropout active and BatchNorm's statistics moving, as released.
     **fields: see `retrain`.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.gradient_ascent(
+    ...   problem.model, ju.Fit(optax.sgd(0.05), num_steps=5, batch_size=16))
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 0.9)
   """
   fit, task = as_fit(fit, fields), as_task(task)
   plain = supervised(task, train=train_mode)
@@ -197,6 +241,18 @@ def neggrad_plus(
 
   Raises:
     ValueError: retain_share outside [0, 1].
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.neggrad_plus(
+    ...   problem.model, ju.Fit(optax.adam(0.02), num_steps=20, batch_size=16),
+    ...   retain_share=0.7)
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 1.0)
   """
   fit, task = as_fit(fit, fields), as_task(task)
   checks.fraction(retain_share=retain_share)

@@ -95,6 +95,18 @@ def blindspot(
       names that they lack; targets that are no floats, such as classes;
       (concrete values) targets of retain rows that are not finite; a soft
       request; a given blindspot model of another structure.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.regression()
+    >>> recipe = ju.Fit(optax.adam(0.1), num_steps=40, batch_size=20)
+    >>> unlearn = ju.methods.blindspot(
+    ...   problem.model, recipe, blind_fit=recipe, attention=0.0)
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> sorted(info), info["unlearn"].loss.shape
+    (['blind', 'unlearn'], (40,))
   """
   fit, blind_fit = as_fit(fit, {}), as_fit(blind_fit, {})
   checks.one_of(regression.KINDS, output_loss=output_loss)

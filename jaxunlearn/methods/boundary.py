@@ -59,6 +59,18 @@ def boundary_shrink(
   Raises:
     ValueError: radius < 0; from the call, inputs that are no floats, labels
       that are not int [N].
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.boundary_shrink(
+    ...   problem.model, ju.Fit(optax.adam(0.02), num_steps=10, batch_size=15),
+    ...   exclude_true=True)
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 0.8)
   """
   fit = as_fit(fit, fields)
   checks.non_negative(radius=radius)
@@ -117,6 +129,17 @@ def boundary_expand(
 
   Raises:
     ValueError: when called, if the last layer has no kernel [..., C].
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.boundary_expand(
+    ...   problem.model, ju.Fit(optax.adam(0.02), num_steps=20, batch_size=15))
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 0.9)
   """
 
   fit = as_fit(fit, fields)

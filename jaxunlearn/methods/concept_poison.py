@@ -54,6 +54,18 @@ def concept_poison(
   Raises:
     ValueError: an option outside its range; from the call, a soft request,
       scores of other rows.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.concept_poison(
+    ...   problem.model, ju.Fit(optax.adam(0.05), num_steps=30, batch_size=16),
+    ...   num_classes=4)
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 1.0)
   """
   fit = as_fit(fit, fields)
   checks.count(2, num_classes=num_classes)

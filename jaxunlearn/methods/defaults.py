@@ -57,6 +57,19 @@ def defaults(
 
   Returns:
     Transforms; nothing is compiled before one is used.
+
+  Example:
+    >>> import optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> recipe = ju.Fit(optax.adam(0.05), num_steps=40, batch_size=16)
+    >>> methods = ju.methods.defaults(problem.model, 4, recipe)
+    >>> sorted(methods)[:3]
+    ['bad_teacher', 'boundary_expand', 'boundary_shrink']
+    >>> made, _ = ju.unlearn(methods["random_label"], *problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.1, 1.0)
   """
   checks.model(model)
   checks.count(2, num_classes=num_classes)

@@ -62,6 +62,15 @@ def dm_direct(
 
   Raises:
     ValueError: shapes that do not fit.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> outputs = jnp.array([[5.0, 1.0]])  # Of one row, for two classes.
+    >>> adds = jnp.array([[[2.0, 0.0]], [[1.0, -1.0]]])  # By two others.
+    >>> forget = jnp.array([True, False])
+    >>> ju.methods.dm_direct(outputs, adds, forget).tolist()
+    [[3.0, 1.0]]
   """
   if attribution.shape != (len(forget), *outputs.shape):
     raise ValueError(
@@ -109,6 +118,20 @@ def dmm(
   Raises:
     ValueError: an option outside its range; from the call, a soft request, an
       attribution of other rows.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> adds = jnp.zeros((60, 60, 4))  # By rows of class 1, to their logit.
+    >>> adds = adds.at[1::4, :, 1].set(1.0)
+    >>> unlearn = ju.methods.dmm(
+    ...   problem.model, adds, ju.Fit(optax.adam(0.05), 40, 32),
+    ...   forget_copies=2, retain_copies=2)
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 1.0)
   """
   before: Slot[jax.Array] = Slot("original outputs")
   attribution = jnp.asarray(attribution)
@@ -152,6 +175,21 @@ def oracle_matching(
 
   Raises:
     ValueError: as `dmm`; targets of other rows.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> logits = problem.model.predict(
+    ...   problem.variables, problem.data["x"])
+    >>> never_one = logits.at[:, 1].set(-10.0)  # As of models retrained.
+    >>> unlearn = ju.methods.oracle_matching(
+    ...   problem.model, never_one, ju.Fit(optax.adam(0.05), 40, 32),
+    ...   forget_copies=2, retain_copies=2)
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 1.0)
   """
   targets = jnp.asarray(targets, jnp.float32)
 

@@ -193,6 +193,18 @@ def gkt(
     ValueError: an option outside its range; attention without features, or
       with names that they lack; a soft request; (concrete values) a request of
       no class or of every class, labels out of range; no shape.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.gkt(
+    ...   problem.model, num_classes=4, cycles=20,
+    ...   learn=ju.Fit(optax.adam(0.05), 10, 32), z_dim=4)
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 0.6)
   """
   from jaxunlearn.models.generator import default_generator
 

@@ -63,6 +63,20 @@ def gaussian_amnesiac(
     ValueError: an option outside its range; one of mean and std without the
       other; targets that are no floats; (concrete values) targets that are not
       finite where they are read; a soft request.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.regression()
+    >>> unlearn = ju.methods.gaussian_amnesiac(
+    ...   problem.model, ju.Fit(optax.adam(0.1), num_steps=40, batch_size=20),
+    ...   mean=0.0, std=0.0)
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> at_two = jnp.full((1, 1), 2.0)  # Among the forgotten ones: 5 before.
+    >>> [round(problem.model.predict(v, at_two).item())
+    ...  for v in (problem.variables, made)]
+    [5, 2]
   """
   fit = as_fit(fit, fields)
   if (mean is None) != (std is None):

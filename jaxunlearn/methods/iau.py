@@ -75,6 +75,16 @@ def iau(
 
   Raises:
     ValueError: an option outside its range.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.iau(problem.model, step_size=1.0)
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 0.9)
   """
   checks.non_negative(step_size=step_size, retain_weight=retain_weight)
   checks.one_of(tuple(UPDATES), update=update)
@@ -137,6 +147,19 @@ def gradient_restriction(
 
   Raises:
     ValueError: an option outside its range.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn.core.types import as_step
+    >>> square = lambda variables, step, key: (
+    ...   0.5 * (variables.params["w"] - step.rows["x"]) ** 2)
+    >>> steep = ju.methods.gradient_restriction(square, strength=0.5)
+    >>> variables = ju.Variables({"w": jnp.float32(3)})
+    >>> step = as_step({"x": jnp.array([1.0])})  # Loss 2, gradient 2.
+    >>> losses = steep(variables, step, jax.random.key(0))
+    >>> losses.value.tolist()  # 2 + 0.5 * 2.
+    [3.0]
   """
   checks.non_negative(strength=strength)
   checks.one_of(("tensor", "global"), norm=norm)
@@ -165,7 +188,20 @@ def restricted(
   *,
   norm: str = "tensor",
 ) -> Task:
-  """The task with `gradient_restriction` on its loss: any training may wear it."""
+  """The task with `gradient_restriction` on its loss: any training may wear it.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> task = ju.methods.restricted(problem.model, 0.005)
+    >>> variables, info = ju.train(
+    ...   task, problem.data, ~problem.request, problem.key,
+    ...   ju.Fit(optax.adam(0.05), num_steps=40, batch_size=16))
+    >>> toy.accuracies(problem, variables)
+    (0.0, 1.0)
+  """
   task = as_task(task)
   return task._replace(
     loss=gradient_restriction(task.loss, strength, norm=norm)

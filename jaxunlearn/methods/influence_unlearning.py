@@ -76,6 +76,16 @@ def influence_unlearning(
   Raises:
     ValueError: damping < 0, a count < 1; something that is no `Model`, whose
       loss is a function of its outputs.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.influence_unlearning(problem.model, damping=0.1)
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 0.9)
   """
   checks.non_negative(damping=damping)
   checks.positive(tolerance=tolerance)

@@ -102,6 +102,22 @@ def laf(
   Raises:
     ValueError: a temperature that is not positive; a model without the
       features; from the call, a soft request.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.models.vae import vae
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.laf(
+    ...   problem.model, ju.Fit(optax.adam(0.02), num_steps=20, batch_size=16),
+    ...   align=optax.adam(0.05), embedding="hidden", autoencoder=vae((8,), 2),
+    ...   autoencoder_fit=ju.Fit(optax.adam(0.02), 10, 16))
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> sorted(info), info["autoencoders"].loss.shape
+    (['align', 'autoencoders', 'extract'], (2, 10))
+    >>> info["extract"].loss.shape, info["align"].loss.shape
+    ((20,), (20,))
   """
   fit = as_fit(fit, {})
   checks.positive(temperature=temperature)

@@ -36,6 +36,18 @@ def cf_k(
       make it fine-tuning.
     train_mode: dropout active and BatchNorm's statistics moving.
     **fields: the fields of `Fit` by keyword, instead of one or to change it.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.cf_k(
+    ...   problem.model, ju.Fit(optax.adam(0.05), num_steps=40, batch_size=16),
+    ...   num_layers=1)
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 1.0)
   """
   fit = as_fit(fit, fields)
   fitted = fitting(model, fit, train_mode=train_mode, name="cf_k")
@@ -60,6 +72,18 @@ def eu_k(
       original's.
     train_mode: dropout active and BatchNorm's statistics moving.
     **fields: the fields of `Fit` by keyword, instead of one or to change it.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.eu_k(
+    ...   problem.model, ju.Fit(optax.adam(0.05), num_steps=40, batch_size=16),
+    ...   num_layers=1)
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 1.0)
   """
 
   def fresh_params(variables, data, request, key):

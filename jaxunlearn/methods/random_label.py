@@ -58,6 +58,18 @@ def random_label(
     ValueError: num_classes < 2, an unknown redraw or order, forget_steps
       outside 0 .. num_steps, epochs or forget_steps given for "mixed"; from the
       call, labels that are not int [N].
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.random_label(
+    ...   problem.model, ju.Fit(optax.adam(0.05), num_steps=30, batch_size=16),
+    ...   num_classes=4)
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 1.0)
   """
   fit = as_fit(fit, fields)
   checks.one_of(("mixed", "sequential"), order=order)

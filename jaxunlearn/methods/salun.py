@@ -93,6 +93,18 @@ def salun(
   Raises:
     ValueError: an unknown schedule, keep outside [0, 1], num_classes < 2, a
       count < 0; from the call, labels that are not int [N].
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.salun(
+    ...   problem.model, ju.Fit(optax.adam(0.03), num_steps=3, batch_size=16),
+    ...   num_classes=4, num_epochs=8, forget_steps=3, exclude_true=True)
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.1, 1.0)
   """
   fit = as_fit(fit, fields)
   checks.one_of(("sequential", "mixed"), schedule=schedule)

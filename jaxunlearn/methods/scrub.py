@@ -75,6 +75,18 @@ def scrub(
   Raises:
     ValueError: max_epochs > num_epochs, or equal to it with rewind_data; an
       option outside its range.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.scrub(
+    ...   problem.model, ju.Fit(optax.adam(0.02), num_steps=3, batch_size=16),
+    ...   num_epochs=5, max_epochs=3, max_steps=2)
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 1.0)
   """
   fit = as_fit(fit, {})
   checks.positive(temperature=temperature)

@@ -96,6 +96,16 @@ def ssd(
   Raises:
     ValueError: alpha, dampening or exponent < 0, an unknown estimator,
       batch_size < 1; from the call, an importance that does not fit the params.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.ssd(problem.model, alpha=2.0, batch_size=15)
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 1.0)
   """
   checks.non_negative(dampening=dampening, exponent=exponent)
   if not callable(alpha):
@@ -164,6 +174,16 @@ def ssd_adaptive(
 
   Raises:
     ValueError: selection < 0, and as `ssd`.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.ssd_adaptive(problem.model, batch_size=15)
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 1.0)
   """
   checks.non_negative(selection=selection)
   alpha = functools.partial(adaptive_alpha, selection=selection)

@@ -37,6 +37,13 @@ def reversal(
 
   Raises:
     ValueError: other leaves; strength < 0.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> original, reinforced = {"w": jnp.ones(2)}, {"w": jnp.array([1.0, 1.5])}
+    >>> ju.methods.reversal(original, reinforced, strength=2.0)["w"].tolist()
+    [1.0, 0.0]
   """
   checks.non_negative(strength=strength)
   checks.same_structure(reinforced, original, "reinforced")
@@ -77,6 +84,17 @@ def task_vector(
 
   Raises:
     ValueError: strength < 0.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.task_vector(
+    ...   problem.model, ju.Fit(optax.adam(0.05), num_steps=10, batch_size=15))
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 0.9)
   """
   fit = as_fit(fit, fields)
   checks.non_negative(strength=strength)

@@ -141,6 +141,20 @@ def unsir(
     ValueError: an option outside its range; from the call, a soft request,
       labels that are not int [N], inputs that are no floats, (concrete values)
       a request of more than `max_classes` classes.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.unsir(
+    ...   problem.model, num_classes=4, max_classes=1,
+    ...   noise=ju.Fit(optax.adam(0.1), 20, 8),
+    ...   impair=ju.Fit(optax.adam(0.1), 20, 16),
+    ...   repair=ju.Fit(optax.adam(0.01), 20, 16))
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.1, 0.9)
   """
   return chain(
     learn_noise(

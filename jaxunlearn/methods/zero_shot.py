@@ -92,6 +92,20 @@ def zero_shot_noise(
   Raises:
     ValueError: an option outside its range; a soft request; (concrete values)
       a request of no class or of every class, labels out of range; no shape.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> unlearn = ju.methods.zero_shot_noise(
+    ...   problem.model, num_classes=4,
+    ...   noise=ju.Fit(optax.adam(0.1), 30, 8),
+    ...   impair=ju.Fit(optax.adam(0.05), 20, 32),
+    ...   repair=ju.Fit(optax.adam(0.01), 20, 32))
+    >>> made, info = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 0.6)
   """
   return chain(
     learn_noise(

@@ -101,6 +101,47 @@ def _apply_mlp(params, x):
   return h @ layer["kernel"] + layer["bias"][None]
 
 
+def regression(num_rows: int = 40, *, seed: int = 0) -> Problem:
+  """A line fitted to points around it; forget those of x above 1.
+
+  Args:
+    num_rows: N, at least two.
+    seed: of the points and of the key.
+
+  Returns:
+    Data {"x": float32 [N, 1], "label": float32 [N]}, about 2 x + 1; a `Model`
+    with outputs [N] and the squared error, params {"slope", "intercept"}, which
+    are those of least squares.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> problem = toy.regression()
+    >>> {k: round(float(v)) for k, v in problem.variables.params.items()}
+    {'slope': 2, 'intercept': 1}
+  """
+  from jaxunlearn.adapters.functions import from_functions
+  from jaxunlearn.losses import on_targets
+
+  rng = np.random.default_rng(seed)
+  x = rng.uniform(-2, 2, size=num_rows)
+  label = 2 * x + 1 + 0.3 * rng.normal(size=num_rows)
+  slope, intercept = np.polyfit(x, label, 1)
+  model = from_functions(
+    lambda key, x: dict.fromkeys(("slope", "intercept"), jnp.zeros(())),
+    lambda params, x: params["slope"] * x[:, 0] + params["intercept"],
+    loss=on_targets("l2"),
+  )
+  return Problem(
+    model,
+    Variables(
+      {"slope": jnp.float32(slope), "intercept": jnp.float32(intercept)}
+    ),
+    {"x": jnp.asarray(x[:, None], jnp.float32), "label": jnp.float32(label)},
+    jnp.asarray(x > 1),
+    jax.random.key(seed),
+  )
+
+
 def accuracies(problem: Problem, variables: Variables) -> tuple[float, float]:
   """Shares of the forget and of the retained rows that a classifier gets right.
 

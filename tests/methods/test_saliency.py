@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import problems
 import pytest
 
-from jaxunlearn.methods._saliency import largest
+from jaxunlearn.core.types import Request
+from jaxunlearn.methods._saliency import largest, saliency_mask
 
 
 def scores(seed=0):
@@ -52,3 +54,12 @@ def test_half_precision_is_compared_with_other_leaves():
 def test_a_tree_without_entries_is_refused():
   with pytest.raises(ValueError, match="scores to hold arrays"):
     largest({}, 0.5)
+
+
+def test_a_mask_of_weights_takes_a_bare_request_as_transforms_do():
+  model, data, variables, request = problems.setting()
+  mark, key = saliency_mask(model, 0.25), jax.random.key(0)
+  bare = mark(variables, data, request, key)
+  full = mark(variables, data, Request(request, ~request), key)
+  assert flat(bare).sum() == 23  # Of 92.
+  np.testing.assert_array_equal(flat(bare), flat(full))
