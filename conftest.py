@@ -9,6 +9,7 @@ modes have different keys in the persistent cache.
 
 import functools
 import gc
+import importlib
 import importlib.metadata
 import json
 import os
@@ -41,6 +42,18 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 _make_context = getattr(mlir, "make_ir_context", None)
 _one_context = functools.cache(lambda: _make_context())
+
+
+def pytest_collect_file(file_path):
+  """Imports the room of a file first, as its users do.
+
+  pytest, asked for methods/laf.py alone, would put that module in the place of
+  the function of its name, `ju.methods.laf`.
+  """
+  folder = file_path.parent
+  if _ROOT / "jaxunlearn" in (folder, *folder.parents):
+    parts = folder.relative_to(_ROOT).parts
+    importlib.import_module(".".join(parts))
 
 
 def _shared_context():

@@ -97,7 +97,7 @@ def laf(
 
   Returns:
     A `Transform` with infos "autoencoders" (leaves [2, ...]: all rows, forget
-    rows), "extract", "align" and perhaps "repair".
+    rows), "apart" (of "extract", (a), and "align", (b)) and perhaps "repair".
 
   Raises:
     ValueError: a temperature that is not positive; a model without the
@@ -114,10 +114,10 @@ def laf(
     ...   align=optax.adam(0.05), embedding="hidden", autoencoder=vae((8,), 2),
     ...   autoencoder_fit=ju.Fit(optax.adam(0.02), 10, 16))
     >>> made, info = jax.jit(unlearn)(*problem.arguments)
-    >>> sorted(info), info["autoencoders"].loss.shape
-    (['align', 'autoencoders', 'extract'], (2, 10))
-    >>> info["extract"].loss.shape, info["align"].loss.shape
-    ((20,), (20,))
+    >>> info["autoencoders"].loss.shape
+    (2, 10)
+    >>> {name: found.loss.shape for name, found in info["apart"].items()}
+    {'align': (20, 1), 'extract': (20, 1)}
   """
   fit = as_fit(fit, {})
   checks.positive(temperature=temperature)
