@@ -206,12 +206,13 @@ def esd_alone(task: Task) -> Transform:
 
 
 def sdd(task: Task) -> Transform:
-  """The concept's prompts, each with something else, learn the empty one's."""
+  """Told of the concept's name alone, as published; of whole prompts it loses all."""
   return diffusion.sdd(
     task.model,
-    fit=Fit(clipped_adamw(3e-4, weight_decay=1e-4), task.few(220), 16),
+    fit=Fit(clipped_adamw(4e-5, weight_decay=1e-4), task.few(300), 16),
     ema_decay=0.98,
     sampling=Sampling(num_steps=10),
+    time_weights=task.time_weights,
   )
 
 
@@ -226,9 +227,10 @@ def safegen(task: Task) -> Transform:
   side = task.model.image_shape[0] // 2
   return diffusion.safegen(
     task.model,
-    Fit(clipped_adamw(3e-4), task.few(300), 32),
+    Fit(clipped_adamw(1e-3), task.few(300), 32),
     censored=lambda rows: diffusion.mosaic(rows["x"], side),
     group="selfattn" if has_own else "noxattn",
+    time_weights=task.time_weights,
   )
 
 
