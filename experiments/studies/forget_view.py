@@ -83,7 +83,9 @@ def confusion(evidence: Evidence) -> Figures:
   dataset = classifiers.setup_of(plan.options).dataset
   split = plan.beds.sources[0]
   gone = plan.requests.marks[plan.shown, 0]
-  forgotten = np.unique(split.test["label"][gone]).tolist()
+  label = split.test["label"]
+  # Of a superclass a subclass may be gone, and it stays.
+  forgotten = np.setdiff1d(label[gone], label[~gone]).tolist()
   return {
     "confusion": (
       report.confusion_pair(

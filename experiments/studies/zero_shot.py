@@ -185,8 +185,14 @@ def _traces(info: Any) -> dict[str, Any]:
 
 
 def fit(plan: bench.Plan) -> bench.Plan:
-  """Refuses requests that are no classes."""
-  if not plan.requests.marks.any(axis=-1).all():
+  """Refuses requests that are no classes, or a part of a superclass."""
+  splits, asked = plan.beds.sources, plan.requests
+  is_whole = all(
+    np.isin(split.train["label"][~mask], split.train["label"][mask]).sum() == 0
+    for of_seed in asked.forget
+    for split, mask in zip(splits, of_seed)
+  )
+  if not (is_whole and asked.marks.any(axis=-1).all()):
     raise ValueError(
       "Expected --request class:0,8 or each-class, since these methods forget "
       f"whole classes, got {plan.options.request!r}."

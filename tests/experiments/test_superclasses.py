@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from refusals import refused
 
-from experiments import data, forget, requests
+from experiments import data, forget, requests, zero_shot
 from experiments.datasets import classes
 from experiments.datasets.superclasses import grouped
 from jaxunlearn import report
@@ -93,6 +93,14 @@ def test_requests_of_groups_that_are_not_there_are_refused(digits):
   refused("--superclasses", requests.parse, "superclass:open", digits)
   refused("a class that has rows", requests.parse, "subclass:11", made)
   refused("a class that has rows", requests.parse, "superclass:odd", made)
+
+
+def test_methods_without_rows_take_whole_superclasses_alone():
+  options = lambda request: zero_shot.Options(
+    preset="smoke", superclasses=GROUPS, request=request
+  )
+  assert zero_shot.prepare(options("superclass:open")).requests.names
+  refused("forget whole classes", zero_shot.prepare, options("subclass:3"))
 
 
 def test_the_study_serves_both_with_zrf_beside(tmp_path):
