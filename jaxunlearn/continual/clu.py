@@ -140,6 +140,22 @@ def clu(
   Raises:
     ValueError: an option outside its range, no buffer, an embedding of a model
       without `features`; see `replay_learner`.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import continual, toy
+    >>> model, variables, data, stream, key = toy.stream()
+    >>> learner = continual.clu(
+    ...   model,
+    ...   optimizer=optax.sgd(0.1),
+    ...   num_steps=2,
+    ...   batch_size=8,
+    ...   buffer_size=16,
+    ... )
+    >>> state = learner.init(variables, data, key)
+    >>> _, infos, _ = continual.run_stream(learner, state, data, stream, key)
+    >>> infos.forget_count.tolist(), infos.buffer_count.tolist()
+    ([0, 0, 8], [8, 16, 8])
   """
   checks.non_negative(
     forget_weight=forget_weight,

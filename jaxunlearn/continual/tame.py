@@ -101,6 +101,19 @@ def tame(
     ValueError: a count or an option out of range; on a call, labels that are no
       integers or outside 0 .. num_classes - 1, row numbers that are no integers
       or out of range, nan in a row of the stream.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from jaxunlearn import continual, toy
+    >>> model, _, data, _, key = toy.stream()
+    >>> learner = continual.tame(
+    ...   model, optax.sgd(0.1), num_experts=2, num_classes=4, buffer_size=8
+    ... )
+    >>> state = learner.init(data, key)
+    >>> state, info = learner.step(state, data, jnp.arange(8))
+    >>> info.expert.item(), state.used.tolist(), state.owner[:10].tolist()
+    (0, [True, False], [0, 0, 0, 0, 0, 0, 0, 0, -1, -1])
   """
   checks.positive(
     num_experts=num_experts, num_classes=num_classes, buffer_size=buffer_size

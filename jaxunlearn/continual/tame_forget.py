@@ -60,6 +60,20 @@ def tame_forget_task(
 
   Raises:
     ValueError: outside jit, an expert that is not used or does not exist.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from jaxunlearn import continual, toy
+    >>> model, _, data, _, key = toy.stream()
+    >>> learner = continual.tame(
+    ...   model, optax.sgd(0.1), num_experts=2, num_classes=4, buffer_size=8
+    ... )
+    >>> state = learner.init(data, key)
+    >>> state, _ = learner.step(state, data, jnp.arange(8))
+    >>> state, info = continual.tame_forget_task(learner, state, data, expert=0)
+    >>> info.dropped.tolist(), int(state.buffer.valid.sum())
+    ([True, False], 0)
   """
   slots = jnp.arange(state.used.shape[0]) == expert
   known = checks.is_concrete(expert) and checks.is_concrete(state.used)
@@ -110,6 +124,24 @@ def tame_forget_examples(
   Raises:
     ValueError: a mask that is not bool [N], data of other rows than the state's,
       a count that is not positive.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from jaxunlearn import continual, toy
+    >>> model, _, data, _, key = toy.stream()
+    >>> sgd = optax.sgd(0.1)
+    >>> learner = continual.tame(
+    ...   model, sgd, num_experts=2, num_classes=4, buffer_size=8
+    ... )
+    >>> state = learner.init(data, key)
+    >>> state, _ = learner.step(state, data, jnp.arange(8))
+    >>> forget = jnp.arange(16) < 3
+    >>> state, info = continual.tame_forget_examples(
+    ...   learner, state, data, forget, optimizer=sgd, num_steps=1, batch_size=4
+    ... )
+    >>> info.retrained.tolist(), int(state.buffer.valid.sum())
+    ([True, False], 5)
   """
   checks.positive(num_steps=num_steps, batch_size=batch_size)
   checks.request({"data": data, "state": state.owner}, forget_mask)

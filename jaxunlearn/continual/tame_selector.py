@@ -74,6 +74,23 @@ def tame_selector(
   Raises:
     ValueError: a count that is not positive, a fraction outside [0, 1], a
       selector without one output for each slot.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from jaxunlearn import continual, toy
+    >>> model, _, data, _, key = toy.stream()
+    >>> sgd = optax.sgd(0.1)
+    >>> learner = continual.tame(
+    ...   model, sgd, num_experts=4, num_classes=4, buffer_size=8
+    ... )
+    >>> state = learner.init(data, key)
+    >>> state, _ = learner.step(state, data, jnp.arange(8))
+    >>> variables, info = continual.tame_selector(
+    ...   state, model, key, optimizer=sgd, num_steps=2, batch_size=4
+    ... )
+    >>> model.predict(variables, data["x"]).shape, info.loss.shape
+    ((16, 4), (2,))
   """
   checks.non_negative(prune_steps=prune_steps)
   checks.fraction(prune_fraction=prune_fraction)
@@ -142,6 +159,31 @@ def tame_prune_experts(
 
   Raises:
     ValueError: a count that is not positive, a fraction outside [0, 1].
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from jaxunlearn import continual, toy
+    >>> model, _, data, _, key = toy.stream()
+    >>> sgd = optax.sgd(0.1)
+    >>> learner = continual.tame(
+    ...   model, sgd, num_experts=2, num_classes=4, buffer_size=8
+    ... )
+    >>> state = learner.init(data, key)
+    >>> state, _ = learner.step(state, data, jnp.arange(8))
+    >>> pruned = continual.tame_prune_experts(
+    ...   learner,
+    ...   state,
+    ...   key,
+    ...   fraction=0.75,
+    ...   optimizer=sgd,
+    ...   num_steps=1,
+    ...   batch_size=4,
+    ... )
+    >>> kernels = [v["kernel"] for v in pruned.variables.params.values()]
+    >>> sum(int((kernel[0] != 0).sum()) for kernel in kernels)  # Of 80.
+    20
   """
   checks.positive(num_steps=num_steps, batch_size=batch_size)
   checks.fraction(fraction=fraction)
@@ -191,6 +233,21 @@ def tame_predict(
   Returns:
     See `TamePrediction`. Classes over all tasks, where all have as many:
     `expert * learner.num_classes + label`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from jaxunlearn import continual, toy
+    >>> model, variables, data, _, key = toy.stream()
+    >>> learner = continual.tame(
+    ...   model, optax.sgd(0.1), num_experts=4, num_classes=4, buffer_size=8
+    ... )
+    >>> state = learner.init(data, key)
+    >>> found = continual.tame_predict(
+    ...   learner, state, model, variables, data["x"][:3]
+    ... )
+    >>> found.expert.tolist(), found.label.shape  # One expert is in use.
+    ([0, 0, 0], (3,))
   """
   scores = selector.predict(variables, inputs)
   scores = jnp.where(state.used[None, :], scores, -jnp.inf)

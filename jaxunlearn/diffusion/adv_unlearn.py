@@ -143,6 +143,25 @@ def adv_unlearn(
     ValueError: prompts that do not fit or without room for the embeddings, a
       concept's prompt among those to retain, a count or coefficient out of
       range, an unknown word, a model that takes no embeddings.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import diffusion, toy
+    >>> from jaxunlearn.diffusion.adv_unlearn import Adversary
+    >>> problem, sgd = toy.diffusion(), optax.sgd(0.1)
+    >>> method = diffusion.adv_unlearn(
+    ...   problem.model,
+    ...   optimizer=sgd,
+    ...   num_steps=3,
+    ...   adversary=Adversary(ju.Fit(sgd, 2, 1), warm_up=1),
+    ...   sampling=diffusion.Sampling(num_steps=2, num_images=2),
+    ... )
+    >>> edited, info = method.compiled(*problem.arguments)
+    >>> info["warm_up"]["defend"].loss.shape
+    (1, 1)
+    >>> info["rounds"]["attack"].loss.shape
+    (2, 2)
   """
   fit = steps.confined(as_fit(fit, fields), group)
   attack_fit = as_fit(adversary.fit, {})
@@ -326,6 +345,16 @@ def unfinished_images(
 
   Returns:
     {"x": float [N * S, H, W, C], "tokens": int [N * S, L], "time": int32}.
+
+  Example:
+    >>> from jaxunlearn import diffusion, toy
+    >>> from jaxunlearn.diffusion.adv_unlearn import unfinished_images
+    >>> model, (params, *_), data, _, key = toy.diffusion()
+    >>> sampling = diffusion.Sampling(num_steps=2, num_images=3, chunk_size=3)
+    >>> tokens = data["tokens"][:2]
+    >>> bank = unfinished_images(model, params, tokens, key, sampling)
+    >>> bank["x"].shape, bank["time"].tolist()
+    ((6, 2, 2, 1), [19, 9, 19, 9, 19, 9])
   """
   made = steps.made_images(
     diffusion, params, tokens, key, sampling, is_unfinished=True

@@ -92,6 +92,20 @@ def concept_ablation(
   Raises:
     ValueError: no prompts, prompts of a wrong length or out of range, another
       number of anchors, an unknown option, a count that is not positive.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import diffusion, toy
+    >>> problem = toy.diffusion()
+    >>> method = diffusion.concept_ablation(
+    ...   problem.model,
+    ...   optimizer=optax.sgd(0.1),
+    ...   num_steps=2,
+    ...   sampling=diffusion.Sampling(num_steps=2, num_images=2),
+    ... )
+    >>> edited, info = method.compiled(*problem.arguments)
+    >>> info["ablate"].loss.shape, round(float(info["ablate"].moved), 2)
+    ((2,), 0.33)
   """
   fit = steps.confined(as_fit(fit, fields), group)
   checks.one_of(("self", "original", "noise"), target=target)

@@ -23,7 +23,6 @@ its own, as released.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple, Unpack
 
 import jax
@@ -32,26 +31,23 @@ import optax
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import alternate, chain
-from jaxunlearn.core.keys import derive
 from jaxunlearn.core.links import provide
-from jaxunlearn.core.phase import Objective, phase, remember
+from jaxunlearn.core.phase import phase, remember
 from jaxunlearn.core.tasks import Fit, FitFields, Model, as_fit
 from jaxunlearn.core.transform import Transform
-from jaxunlearn.core.types import Draw, Losses, PyTree, Slot, Variables
-from jaxunlearn.diffusion import requests, schedules, steps
+from jaxunlearn.core.types import Draw, PyTree, Slot, Variables
+from jaxunlearn.diffusion import requests, steps
+from jaxunlearn.diffusion.doco_losses import (
+  Preservation,
+  correction,
+  make_predict,
+  make_prior_loss,
+  telling_apart,
+)
 from jaxunlearn.diffusion.requests import Concept
 from jaxunlearn.diffusion.steps import SAMPLING, Sampling
-from jaxunlearn.diffusion.surgery import gradient_surgery, with_gradient
-from jaxunlearn.diffusion.training import (
-  check_time_weights,
-  noise_error,
-  noisy_rows,
-)
-from jaxunlearn.diffusion.types import Diffusion, parameter_group
-
-# `(params, original params, rows, keys [B]) -> clean images under the concept's
-# prompts and under the anchors', [B, H, W, C]`.
-Predict = Callable[..., tuple[jax.Array, jax.Array]]
+from jaxunlearn.diffusion.training import check_time_weights
+from jaxunlearn.diffusion.types import Diffusion
 
 MODEL = Fit(optax.adamw(5e-5, weight_decay=0.01), num_steps=1000, batch_size=8)
 _MODES = ("exact", "released", "none")
@@ -75,24 +71,6 @@ class Critic(NamedTuple):
   fit: Fit = Fit(optax.adam(1e-4, b1=0.5), num_steps=1, batch_size=8)
   warm_up: int = 1000
   clip_clean: float | None = None
-
-
-class Preservation(NamedTuple):
-  """What `doco` does for the prior.
-
-  Attributes:
-    mode: static; "exact" or "released", see `gradient_surgery`; or "none".
-    strength: of the cut. May be traced.
-    keep: static; adds the gradient of L_p after the cut; not in "none".
-    weight: of L_p in "none" only. May be traced.
-    clip_gradient: the largest global norm of each gradient. May be traced.
-  """
-
-  mode: str = "exact"
-  strength: float | jax.Array = 1.0
-  keep: bool = False
-  weight: float | jax.Array = 0.1
-  clip_gradient: float | jax.Array = 1.0
 
 
 CRITIC, PRESERVATION = Critic(), Preservation()
@@ -152,6 +130,31 @@ def doco(
   Raises:
     ValueError: prompts that do not fit, an anchor that is empty or equal to its
       target, a count or coefficient out of range, an unknown word.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import diffusion, toy
+    >>> from jaxunlearn.adapters.functions import from_functions
+    >>> from jaxunlearn.diffusion.doco import Critic
+    >>> problem, sgd = toy.diffusion(), optax.sgd(0.1)
+    >>> critic = from_functions(
+    ...   lambda key, x: jnp.zeros(x.shape[1:]),
+    ...   lambda p, x: (x * p[None]).sum((1, 2, 3)),
+    ... )
+    >>> method = diffusion.doco(
+    ...   problem.model,
+    ...   optimizer=sgd,
+    ...   num_steps=2,
+    ...   critic=Critic(critic, ju.Fit(sgd, 1, 4), warm_up=1),
+    ...   sampling=diffusion.Sampling(num_steps=2, num_images=4),
+    ... )
+    >>> edited, info = method.compiled(*problem.arguments)
+    >>> round(float(info["warm_up"].loss[0]), 3)  # 2 log 2, at first.
+    1.386
+    >>> info["rounds"]["correct"].loss.shape
+    (2, 1)
   """
   fit, critic_fit = as_fit(fit, fields), as_fit(critic.fit, {})
   checks.count(0, warm_up=critic.warm_up)
@@ -253,115 +256,3 @@ def doco(
     name="doco",
   )
   return requests.telling(concept, read, links)
-
-
-def telling_apart(predict: Predict, discriminator: Model) -> Objective:
-  """The discriminator's loss L_D of rows; no gradient reaches the model."""
-
-  def objective(network, step, key):
-    ours, anchors = jax.lax.stop_gradient(
-      predict(
-        step.variables.params, step.original.params, step.rows, step.keys(key)
-      )
-    )
-    real_key, fake_key = jax.random.split(derive(key, "network"))
-    # One after the other, each by its own statistics where it has any.
-    real, state = discriminator.apply(
-      network, anchors, train=True, key=real_key
-    )
-    network = network._replace(model_state=state)
-    fake, state = discriminator.apply(network, ours, train=True, key=fake_key)
-    each = lambda logits: logits.reshape(len(ours), -1).mean(axis=1)
-    loss = each(jax.nn.softplus(real)) + each(jax.nn.softplus(-fake))
-    return Losses(loss, None, state)
-
-  return objective
-
-
-def correction(
-  both_losses: Callable[..., tuple[Callable, Callable]],
-  group: str,
-  preservation: Preservation,
-) -> Objective:
-  """The model's loss L_u, with the gradient that is left after the cut.
-
-  Args:
-    both_losses: `(params, step, key) -> (L_u, L_p)`, functions of the params.
-    group: see `doco`.
-    preservation: see `doco`.
-  """
-  mode, largest = preservation.mode, preservation.clip_gradient
-
-  def objective(variables, step, key):
-    # What is lent to `params` below is the only gradient that reaches them.
-    frozen = jax.lax.stop_gradient(variables.params)
-    deceive, preserve = both_losses(frozen, step, key)
-    moves = parameter_group(frozen, group)
-    loss, unlearn = jax.value_and_grad(deceive)(frozen)
-    kept = jax.grad(preserve)(frozen)
-    if mode == "none":
-      weight = preservation.weight
-      both = jax.tree.map(lambda u, p: u + weight * p, unlearn, kept)
-      gradient = _clipped(both, moves, largest)
-    else:
-      kept = _clipped(kept, moves, largest)
-      unlearn = _clipped(unlearn, moves, largest)
-      gradient = gradient_surgery(
-        unlearn, kept, preservation.strength, mode=mode
-      )
-      if preservation.keep:
-        gradient = jax.tree.map(jnp.add, gradient, kept)
-    return with_gradient(loss[None], variables.params, gradient)
-
-  return objective
-
-
-def make_predict(diffusion: Diffusion, clip_clean: float | None) -> Predict:
-  """What the model makes of noisy anchor images under the concept's prompts.
-
-  Beside it what the original makes of the same images under the anchors'.
-  """
-
-  def predict(params, original, rows, keys):
-    x_t, t, _ = noisy_rows(diffusion, rows["x"], keys)
-
-    def clean(params, tokens):
-      eps = diffusion.eps(params, x_t, t, diffusion.encode(params, tokens))
-      return schedules.predict_clean(
-        diffusion.alphas_bar, x_t, eps, t, clip_clean
-      )
-
-    original = jax.lax.stop_gradient(original)
-    return clean(params, rows["target"]), clean(original, rows["tokens"])
-
-  return predict
-
-
-def make_prior_loss(
-  diffusion: Diffusion, time_weights: jax.Array | None
-) -> Callable[..., jax.Array]:
-  """`(params, images, key, count) -> loss []` of denoising some of them."""
-
-  def loss(params, images, key, count):
-    row_key, noise_key = jax.random.split(key)
-    rows = steps.some_rows(images, row_key, count)
-    keys = jax.random.split(noise_key, count)
-    x_t, t, noise = noisy_rows(diffusion, rows["x"], keys)
-    context = diffusion.encode(params, rows["tokens"])
-    eps = diffusion.eps(params, x_t, t, context)
-    return noise_error(eps, noise, t, time_weights).mean()
-
-  return loss
-
-
-def _clipped(gradient: PyTree, moves: PyTree, largest: PyTree) -> PyTree:
-  """The group's part of a gradient, scaled to a norm of at most `largest`."""
-  gradient = jax.tree.map(
-    lambda moved, g: g if moved else jnp.zeros_like(g), moves, gradient
-  )
-  wide = jax.tree.map(
-    lambda g: g.astype(jnp.promote_types(jnp.float32, g.dtype)), gradient
-  )
-  norm = optax.tree.norm(wide)
-  scale = jnp.minimum(1.0, largest / jnp.maximum(norm, 1e-12))
-  return jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradient)

@@ -98,6 +98,20 @@ def esd(
   Raises:
     ValueError: no prompts, prompts of a wrong length or out of range, an unknown
       option, a count that is not positive.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import diffusion, toy
+    >>> problem = toy.diffusion()
+    >>> method = diffusion.esd(
+    ...   problem.model,
+    ...   optimizer=optax.sgd(0.1),
+    ...   num_steps=2,
+    ...   sampling=diffusion.Sampling(num_steps=2),
+    ... )
+    >>> edited, info = method.compiled(*problem.arguments)
+    >>> info.loss.shape, round(float(info.moved), 2)
+    ((2,), 0.49)
   """
   fit = steps.confined(as_fit(fit, fields), group)
   checks.one_of(("null", "cond"), base=variant.base)

@@ -81,6 +81,17 @@ def forget_me_not(
     ValueError: a prompt or positions of a wrong length, no position, an unknown
       group, a count out of range, a model without attention maps (or, with
       inversion, without embeddings); from the call, images that do not fit.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import diffusion, toy
+    >>> problem = toy.diffusion()
+    >>> method = diffusion.forget_me_not(
+    ...   problem.model, optimizer=optax.sgd(0.1), num_steps=2
+    ... )
+    >>> edited, info = method.compiled(*problem.arguments)
+    >>> info["forget"].loss.shape, int(info["forget"].forget_count)
+    ((2,), 2)
   """
   fit = steps.confined(as_fit(fit, fields), group)
   inversion = as_fit(inversion, {})
@@ -165,6 +176,15 @@ def attention_norm(
 
   Raises:
     ValueError: no layers.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import diffusion
+    >>> maps = (jnp.array([0.0, 0.6, 0.4]).reshape(1, 1, 1, 3),)
+    >>> maps += (jnp.array([0.2, 0.8, 0.0]).reshape(1, 1, 1, 3),)
+    >>> words = jnp.array([False, True, False])
+    >>> [round(v, 3) for v in diffusion.attention_norm(maps, words).tolist()]
+    [1.0]
   """
   if not maps:
     raise ValueError("Expected maps of cross-attention layers, got none.")
@@ -181,5 +201,13 @@ def attention_norm(
 
 
 def word_positions(prompt: jax.Array, words: jax.Array) -> jax.Array:
-  """Where the tokens `words` [K] stand in a prompt [..., L]; bool [..., L]."""
+  """Where the tokens `words` [K] stand in a prompt [..., L]; bool [..., L].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import diffusion
+    >>> prompt = jnp.array([1, 3, 2, 0, 0])
+    >>> diffusion.word_positions(prompt, jnp.array([2, 7])).tolist()
+    [False, False, True, False, False]
+  """
   return jnp.isin(jnp.asarray(prompt), jnp.asarray(words))

@@ -32,6 +32,18 @@ def guided_eps(
 
   Returns:
     [B, H, W, C].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import diffusion, toy
+    >>> model, variables, data, *_ = toy.diffusion()
+    >>> params, x, t = variables.params, data["x"], jnp.zeros(4, int)
+    >>> context = model.encode(params, data["tokens"])
+    >>> eps = diffusion.guided_eps(model, params, x, t, context, guidance=3.0)
+    >>> null, prompted = diffusion.both_eps(model, params, x, t, context)
+    >>> far, near = abs(eps - null).max(), abs(prompted - null).max()
+    >>> round(float(far / near), 3)
+    3.0
   """
   null, prompted = both_eps(diffusion, params, x, t, context)
   return null + guidance * (prompted - null)
@@ -44,7 +56,18 @@ def both_eps(
   t: jax.Array,
   context: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-  """The noise under the empty prompt and under `context`, from one call."""
+  """The noise under the empty prompt and under `context`, from one call.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import diffusion, toy
+    >>> model, variables, data, *_ = toy.diffusion()
+    >>> params, x, t = variables.params, data["x"], jnp.zeros(4, int)
+    >>> context = model.null_context(params, 4)  # Of the empty prompt.
+    >>> null, prompted = diffusion.both_eps(model, params, x, t, context)
+    >>> null.shape, float(jnp.abs(prompted - null).max())
+    ((4, 2, 2, 1), 0.0)
+  """
   null = diffusion.null_context(params, x.shape[0])
   double = diffusion.eps(
     params,
@@ -71,6 +94,18 @@ def classifier_free(
 
   Raises:
     ValueError: tokens that are no integers [B, L], or out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import diffusion, toy
+    >>> model, variables, data, *_ = toy.diffusion()
+    >>> x, tokens = data["x"], data["tokens"]
+    >>> predictor = diffusion.classifier_free(
+    ...   model, variables.params, tokens, guidance=3.0
+    ... )
+    >>> eps, _ = predictor.predict(predictor.init(x), x, jnp.zeros(4, int), 0)
+    >>> eps.shape
+    (4, 2, 2, 1)
   """
   check_tokens(diffusion, tokens)
   context = diffusion.encode(params, jnp.asarray(tokens))

@@ -50,6 +50,21 @@ def text_to_image(
 
   Raises:
     ValueError: a size that is not positive; as `from_linen`.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import diffusion
+    >>> model = diffusion.text_to_image(
+    ...   image_shape=(2, 2, 1),
+    ...   vocab_size=8,
+    ...   null_tokens=[1, 0, 0],
+    ...   alphas_bar=diffusion.schedules.linear(20, 1e-3, 0.3),
+    ...   width=8,
+    ...   num_blocks=1,
+    ...   num_heads=2,
+    ... )
+    >>> sorted(jax.eval_shape(model.init, jax.random.key(0)))
+    ['denoiser', 'text_encoder']
   """
   from jaxunlearn.models import text_to_image as modules
 
@@ -114,6 +129,23 @@ def text_to_image_unet(
   Raises:
     ValueError: a size that is not positive, no level with attention, or one
       that does not exist; as `from_linen` and, from `init`, as `PromptUNet`.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import diffusion
+    >>> model = diffusion.text_to_image_unet(
+    ...   image_shape=(4, 4, 1),
+    ...   vocab_size=8,
+    ...   null_tokens=[1, 0, 0],
+    ...   alphas_bar=diffusion.schedules.linear(20, 1e-3, 0.3),
+    ...   channels=(4, 8),
+    ...   num_blocks=1,
+    ...   attention_levels=(1,),
+    ...   num_heads=2,
+    ...   groups=2,
+    ... )
+    >>> sorted(jax.eval_shape(model.init, jax.random.key(0)))
+    ['denoiser', 'text_encoder']
   """
   from jaxunlearn.models import text_to_image as modules
   from jaxunlearn.models.unet import PromptUNet
@@ -181,6 +213,28 @@ def from_linen(
   Raises:
     ValueError: null tokens or alphas_bar out of range, an image shape of other
       than 3 sizes, an unknown prediction.
+
+  Example:
+    >>> import flax.linen as nn
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import diffusion
+    >>> class Denoiser(nn.Module):
+    ...   @nn.compact
+    ...   def __call__(self, x, t, context):
+    ...     said = nn.Dense(1, name="attn2")(context.mean(axis=1))
+    ...     return x + said[:, None, None]
+    >>> model = diffusion.from_linen(
+    ...   nn.Embed(8, 4),
+    ...   Denoiser(),
+    ...   image_shape=(2, 2, 1),
+    ...   vocab_size=8,
+    ...   null_tokens=[1, 0, 0],
+    ...   alphas_bar=diffusion.schedules.linear(20, 1e-3, 0.3),
+    ... )
+    >>> params = jax.eval_shape(model.init, jax.random.key(0))
+    >>> params["denoiser"]["attn2"]["kernel"].shape
+    (4, 1)
   """
   checks.one_of(("eps", "v"), prediction=prediction)
   levels = jnp.asarray(alphas_bar, jnp.float32)
@@ -244,6 +298,15 @@ def check_null(null_tokens: Any, vocab_size: int | None) -> jax.Array:
 
   Raises:
     ValueError: it is no vector of integers, or out of range.
+
+  Example:
+    >>> from jaxunlearn.diffusion import models
+    >>> models.check_null([1, 0, 0], vocab_size=8).tolist()
+    [1, 0, 0]
+    >>> models.check_null([1, 0, 9], vocab_size=8)
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected null_tokens in 0 .. 7, got 0 .. 9.
   """
   found = np.asarray(null_tokens)
   if found.ndim != 1 or found.size == 0:
@@ -258,6 +321,15 @@ def check_levels(levels: jax.Array) -> None:
 
   Raises:
     ValueError: it does not.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion import models
+    >>> models.check_levels(jnp.array([0.1, 0.9]))
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected alphas_bar to fall between 1 and 0, both excluded,
+    got 0.1 .. 0.9.
   """
   if levels.ndim != 1 or levels.size == 0:
     raise ValueError(f"Expected alphas_bar of shape [T], got {levels.shape}.")

@@ -72,6 +72,18 @@ def partial_diffusion(
     ValueError: psi outside [0, 1]; as `sample`.
 
   Source: arXiv:2409.05668, algorithm on its project page.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import diffusion, toy
+    >>> model, (original, *_), data, _, key = toy.diffusion()
+    >>> unlearned = jax.tree.map(lambda p: p / 2, original)
+    >>> tokens = data["tokens"]
+    >>> images = diffusion.partial_diffusion(
+    ...   model, original, unlearned, tokens, 0.5, key, num_steps=4
+    ... )
+    >>> images.shape
+    (4, 2, 2, 1)
   """
   checks.fraction(psi=psi)
   if jnp.ndim(psi) != 0:
@@ -126,6 +138,18 @@ def hand_over(
 
   Raises:
     ValueError: as `walk`.
+
+  Example:
+    >>> from jaxunlearn import diffusion, toy
+    >>> model, (params, *_), data, _, key = toy.diffusion()
+    >>> first, second = (
+    ...   diffusion.classifier_free(model, params, data["tokens"], guidance)
+    ...   for guidance in (3.0, 1.0)
+    ... )
+    >>> keys = diffusion.image_keys(key, 4)
+    >>> x = diffusion.start_noise(model, keys)
+    >>> diffusion.hand_over(model, first, second, x, keys, 1, num_steps=2).shape
+    (4, 2, 2, 1)
   """
   # All of the first leg's images are kept: it then does not depend on `stop`.
   begun = samplers.trajectory(
@@ -173,6 +197,25 @@ def concept_curve(
   Raises:
     ValueError: psis that are no shares [P], something else than a number an
       image from `recognise`; as `partial_diffusion`.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import diffusion, toy
+    >>> model, (original, *_), data, _, key = toy.diffusion()
+    >>> unlearned = jax.tree.map(jnp.zeros_like, original)
+    >>> curve = diffusion.concept_curve(
+    ...   model,
+    ...   original,
+    ...   unlearned,
+    ...   data["tokens"],
+    ...   jnp.array([0.0, 0.5, 1.0]),
+    ...   key,
+    ...   lambda images: images[:, 0, 0, 0] > 0,
+    ...   num_steps=2,
+    ... )
+    >>> curve.tolist()
+    [0.5, 0.25, 0.0]
   """
   psis = jnp.asarray(psis)
   if psis.ndim != 1 or psis.size == 0:
@@ -203,7 +246,13 @@ def concept_curve(
 
 
 def handed_over_at(psi: float | jax.Array, num_steps: int) -> jax.Array:
-  """floor(psi num_steps), int32 []: the first step of the second model."""
+  """floor(psi num_steps), int32 []: the first step of the second model.
+
+  Example:
+    >>> from jaxunlearn.diffusion.partial_diffusion import handed_over_at
+    >>> [int(handed_over_at(psi, 20)) for psi in (0.0, 0.3, 1.0)]
+    [0, 6, 20]
+  """
   # A little more than the product, which rounding may leave below an integer.
   steps = jnp.floor(jnp.asarray(psi, jnp.float32) * num_steps + 1e-3)
   return jnp.clip(steps, 0, num_steps).astype(jnp.int32)

@@ -100,6 +100,24 @@ def attach(
     ValueError: null tokens or alphas_bar out of range, a latent shape of other
       than 3 sizes, an unknown prediction; one of `embed` and
       `encode_embeddings` without the other.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import diffusion
+    >>> model = diffusion.attach(
+    ...   lambda params, latents, t, context: params * latents,
+    ...   lambda params, tokens: params[tokens],
+    ...   null_tokens=[1, 0, 0],
+    ...   alphas_bar=diffusion.schedules.scaled_linear(),
+    ...   latent_shape=(4, 4, 2),
+    ... )
+    >>> table = jnp.ones((8, 3))
+    >>> params = {"denoiser": jnp.float32(0.5), "text_encoder": table}
+    >>> tokens = jnp.array([[1, 2, 0]])
+    >>> key = jax.random.key(0)
+    >>> diffusion.sample(model, params, tokens, key, num_steps=2).shape
+    (1, 4, 4, 2)
   """
   checks.one_of(("eps", "v"), prediction=prediction)
   levels = jnp.asarray(alphas_bar, jnp.float32)

@@ -94,7 +94,27 @@ class AttackRates(NamedTuple):
 
 
 def attack_rates(result: PromptAttack) -> AttackRates:
-  """The shares of prompts on which each attack succeeds."""
+  """The shares of prompts on which each attack succeeds.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import diffusion
+    >>> pre = jnp.array([True, False, False, False])
+    >>> found = jnp.array([[False], [True], [True], [False]])
+    >>> none = jnp.zeros((4, 1), bool)
+    >>> result = diffusion.PromptAttack(
+    ...   pre,
+    ...   adversarial=found,
+    ...   random=none,
+    ...   soft=none[:, 0],
+    ...   tokens=None,
+    ...   random_tokens=None,
+    ...   loss=None,
+    ... )
+    >>> rates = diffusion.attack_rates(result)
+    >>> rates.pre.item(), rates.adversarial.item()
+    (0.25, 0.75)
+  """
   rate = lambda hits: (result.pre | hits).astype(jnp.float32).mean()
   return AttackRates(
     rate(result.pre),
@@ -156,6 +176,22 @@ def attack_prompts(
     ValueError: shapes that do not fit the model, images that are not finite, no
       prompts, no room for the tokens, no allowed token, an unknown word, a count
       that is not positive; from `recognise`, something else than bool [B].
+
+  Example:
+    >>> from jaxunlearn import diffusion, toy
+    >>> model, (params, *_), data, _, key = toy.diffusion()
+    >>> result = diffusion.attack_prompts(
+    ...   model,
+    ...   params,
+    ...   data["tokens"][:2],
+    ...   data["x"][:2],
+    ...   lambda images: images.mean(axis=(1, 2, 3)) > 0,
+    ...   key,
+    ...   search=diffusion.TokenSearch(2, outer_steps=3, inner_steps=1),
+    ...   num_steps=2,
+    ... )
+    >>> result.adversarial.shape, result.tokens.shape
+    ((2, 3), (2, 3, 2))
   """
   _check_arguments(
     diffusion, tokens, images, search.num_tokens, search.insertion

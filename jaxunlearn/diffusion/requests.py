@@ -68,6 +68,15 @@ def concept(
   Raises:
     ValueError: no prompts, the empty one among them, tokens that do not fit the
       model, other than M anchors, marks of another shape or of nothing.
+
+  Example:
+    >>> from jaxunlearn import diffusion, toy
+    >>> model = toy.diffusion().model
+    >>> request = diffusion.requests.concept(
+    ...   model, [[1, 2, 0, 0, 0]], anchors=[[1, 4, 0, 0, 0]]
+    ... )
+    >>> request.concept.anchors.tolist(), request.forget
+    ([[1, 4, 0, 0, 0]], None)
   """
   return Request(
     concept=checked(diffusion, Concept(prompts, anchors, retain, marks))
@@ -81,6 +90,14 @@ def checked(
 
   Raises:
     ValueError: see `concept`.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import requests
+    >>> given = requests.Concept([[1, 2, 0, 0, 0]], anchors=[[1, 0, 0, 0, 0]])
+    >>> found = requests.checked(toy.diffusion().model, given)
+    >>> found.prompts.shape, found.retain
+    ((1, 5), None)
   """
 
   def tokens(field: str, **options: Any) -> jax.Array | None:
@@ -117,6 +134,16 @@ def reader(
 
   Returns:
     `request -> Concept`, which raises a ValueError where something is missing.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import requests
+    >>> problem = toy.diffusion()
+    >>> given = requests.Concept(retain=[[1, 7, 0, 0, 0]])
+    >>> read = requests.reader(problem.model, given, "prompts", "retain")
+    >>> found = read(problem.request)
+    >>> found.prompts.shape, found.retain.tolist()  # That told is first.
+    ((2, 5), [[1, 7, 0, 0, 0]])
   """
   given = checked(diffusion, given, names)
 
@@ -146,6 +173,18 @@ def telling(
   """A transform whose links find something of the request in a slot.
 
   Its info and its name stay those of `link`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.core.links import edit
+    >>> from jaxunlearn.diffusion import requests
+    >>> problem, slot = toy.diffusion(), ju.Slot("prompts")
+    >>> link = edit(lambda variables, data, request, key: (variables, "edited"))
+    >>> found = requests.telling(slot, lambda request: request.concept, link)
+    >>> found(*problem.arguments)[1], found.name
+    ('edited', 'edit')
   """
   first = provide(
     slot, lambda carry, data, request, key: fn(request), reads="nothing"
@@ -177,6 +216,17 @@ def check_prompts(
 
   Raises:
     ValueError: they are not.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import requests
+    >>> model = toy.diffusion().model
+    >>> requests.check_prompts(model, [[1, 2, 0, 0, 0]], "prompts").shape
+    (1, 5)
+    >>> requests.check_prompts(model, [[1, 0, 0, 0, 0]], "prompts")
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected prompts to name a concept, got the empty prompt at 0.
   """
   check_tokens(diffusion, tokens, name)
   if len(tokens) == 0:
@@ -198,6 +248,15 @@ def check_apart(asked: Any, kept: Any, name: str) -> None:
 
   Raises:
     ValueError: one is.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion import requests
+    >>> asked, kept = jnp.array([[1, 2, 0]]), jnp.array([[1, 4, 0], [1, 2, 0]])
+    >>> requests.check_apart(asked, kept, "retain")
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected retain without prompts of the concept, got one at 1.
   """
   if not (_is_known(asked) and _is_known(kept)):
     return
@@ -215,6 +274,16 @@ def check_differ(asked: Any, told: Any, name: str) -> None:
 
   Raises:
     ValueError: one is.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion import requests
+    >>> asked, told = jnp.array([[1, 2], [1, 3]]), jnp.array([[1, 4], [1, 3]])
+    >>> requests.check_differ(asked, told, "anchors")
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected anchors other than the concept's prompts, got the
+    same at 1.
   """
   if not (_is_known(asked) and _is_known(told)):
     return

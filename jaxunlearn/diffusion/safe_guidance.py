@@ -85,6 +85,22 @@ def safe_guidance(
 
   Raises:
     ValueError: tokens of a wrong shape, dtype or range; a strength out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import diffusion, toy
+    >>> model, (params, *_), data, request, key = toy.diffusion()
+    >>> guard = diffusion.safe_guidance(
+    ...   model,
+    ...   params,
+    ...   data["tokens"],
+    ...   guidance=3.0,
+    ...   safety_tokens=request.concept.prompts[0],
+    ... )
+    >>> keys = diffusion.image_keys(key, 4)
+    >>> x = diffusion.start_noise(model, keys)
+    >>> diffusion.walk(model, guard, x, keys, num_steps=2).shape
+    (4, 2, 2, 1)
   """
   check_tokens(diffusion, tokens)
   _check_strength(strength)

@@ -78,6 +78,22 @@ def safegen(
   Raises:
     ValueError: an unknown group, a negative weight; from the call, images that do
       not fit the model, or censored ones of another shape.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion.safegen import mosaic, safegen
+    >>> problem = toy.diffusion()
+    >>> method = safegen(
+    ...   problem.model,
+    ...   optimizer=optax.sgd(0.1),
+    ...   num_steps=2,
+    ...   censored=lambda rows: mosaic(rows["x"], 2),
+    ...   group="xattn",  # The toy has no self-attention.
+    ... )
+    >>> edited, info = method.compiled(*problem.arguments)
+    >>> info.loss.shape, int(info.forget_count), int(info.retain_count)
+    ((2,), 2, 2)
   """
   fit = steps.confined(as_fit(fit, fields), group)
   checks.functions(censored=censored)
@@ -108,7 +124,18 @@ def safegen(
 
 
 def mosaic(images: jax.Array, size: int) -> jax.Array:
-  """Images [B, H, W, C] whose blocks of `size` x `size` pixels are their means."""
+  """Images [B, H, W, C] whose blocks of `size` x `size` pixels are their means.
+
+  Raises:
+    ValueError: a size that does not divide H and W.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion.safegen import mosaic
+    >>> images = jnp.array([[1.0, 3.0], [5.0, 7.0]])[None, ..., None]
+    >>> mosaic(images, 2).ravel().tolist()
+    [4.0, 4.0, 4.0, 4.0]
+  """
   checks.count(1, size=size)
   b, h, w, c = images.shape
   if h % size or w % size:

@@ -101,6 +101,17 @@ def salun(
   Raises:
     ValueError: an option outside its range, an unknown group; from the call,
       rows that do not fit the model, no relabelling and no anchors.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import diffusion, toy
+    >>> problem = toy.diffusion()
+    >>> method = diffusion.salun(
+    ...   problem.model, optimizer=optax.sgd(0.1), num_steps=2, batch_size=2
+    ... )
+    >>> edited, info = method.compiled(*problem.arguments)
+    >>> info.loss.shape, round(float(info.moved), 2)
+    ((2,), 0.25)
   """
   fit = as_fit(fit, fields)
   checks.non_negative(retain_weight=retain_weight)
@@ -138,7 +149,21 @@ def relabelling(
   augment: Augment | None = None,
   time_weights: jax.Array | None = None,
 ) -> Objective:
-  """SalUn's loss of rows; `relabel` of a step is what its forget rows become."""
+  """SalUn's loss of rows; `relabel` of a step is what its forget rows become.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import diffusion, toy
+    >>> from jaxunlearn.core.types import as_step
+    >>> from jaxunlearn.diffusion.salun import relabelling
+    >>> model, variables, data, request, key = toy.diffusion()
+    >>> relabel = diffusion.replace_words(jnp.arange(8).at[2].set(4))
+    >>> objective = relabelling(model, lambda step: relabel)
+    >>> step = as_step(data)._replace(forget=request.forget)
+    >>> objective(variables, step, key).shape
+    (4,)
+  """
 
   def objective(variables, step, key):
     check_data(diffusion, step.rows)
@@ -170,6 +195,16 @@ def guided_task(
     diffusion: the model.
     guidance: see `mask_guidance` of `salun`.
     time_weights: see `salun`.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import diffusion, toy
+    >>> problem = toy.diffusion()
+    >>> task = diffusion.guided_task(problem.model, guidance=2.0)
+    >>> mark = diffusion.saliency_mask(task, 0.25)
+    >>> marks = mark(*problem.arguments)
+    >>> sum(int(m.sum()) for m in jax.tree.leaves(marks))  # Of 97 weights.
+    24
   """
 
   def loss(variables, step, key, *, train=False):
@@ -186,7 +221,18 @@ def guided_task(
 def mask_within(
   task: Task, keep: float | jax.Array, *, group: str, chunk_size: int
 ) -> Callable[..., PyTree]:
-  """`saliency_mask` among the weights of one group; others are not marked."""
+  """`saliency_mask` among the weights of one group; others are not marked.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion.salun import mask_within
+    >>> problem = toy.diffusion()
+    >>> mark = mask_within(problem.model.task, 0.5, group="xattn", chunk_size=4)
+    >>> marks = mark(*problem.arguments)
+    >>> sum(int(m.sum()) for m in jax.tree.leaves(marks))  # Of 48 weights.
+    24
+  """
 
   def mask(variables, data, request, key):
     leaves, tree = jax.tree.flatten(variables.params)
@@ -212,7 +258,17 @@ def mask_within(
 
 
 def to_anchors(concept: Concept) -> Augment:
-  """The anchor of a prompt of the concept, and any for other prompts."""
+  """The anchor of a prompt of the concept, and any for other prompts.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion.salun import to_anchors
+    >>> relabel = to_anchors(toy.diffusion().request.concept)
+    >>> relabel(jnp.array([1, 3, 2, 0, 0]), jax.random.key(0)).tolist()
+    [1, 3, 4, 0, 0]
+  """
 
   def augment(tokens, key):
     same = (concept.prompts == tokens[None]).all(axis=1)
@@ -233,6 +289,14 @@ def replace_words(table: jax.Array) -> Augment:
 
   Raises:
     ValueError: a table that is not int [V], or with tokens out of range.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import diffusion
+    >>> relabel = diffusion.replace_words(jnp.arange(8).at[2].set(4))
+    >>> relabel(jnp.array([1, 3, 2, 0, 0]), jax.random.key(0)).tolist()
+    [1, 3, 4, 0, 0]
   """
   table = jnp.asarray(table)
   if table.ndim != 1 or table.size == 0:

@@ -61,6 +61,17 @@ def sample(
   Raises:
     ValueError: shapes, dtypes or counts do not fit; eta, tokens or times out of
       range.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import diffusion, toy
+    >>> problem = toy.diffusion()
+    >>> params, tokens = problem.variables.params, problem.data["tokens"]
+    >>> images = diffusion.sample(
+    ...   problem.model, params, tokens, problem.key, num_steps=2
+    ... )
+    >>> images.shape, float(abs(images).max()) <= problem.model.clip
+    ((4, 2, 2, 1), True)
   """
   tokens = jnp.asarray(tokens)
   predictor = classifier_free(diffusion, params, tokens, guidance)
@@ -107,6 +118,18 @@ def walk(
 
   Raises:
     ValueError: as `sample`; bounds outside 0 .. num_steps.
+
+  Example:
+    >>> from jaxunlearn import diffusion, toy
+    >>> model, variables, data, _, key = toy.diffusion()
+    >>> keys = diffusion.image_keys(key, 4)
+    >>> predictor = diffusion.classifier_free(
+    ...   model, variables.params, data["tokens"], 3.0
+    ... )
+    >>> x = diffusion.start_noise(model, keys)
+    >>> half = diffusion.walk(model, predictor, x, keys, num_steps=4, stop=2)
+    >>> half.shape
+    (4, 2, 2, 1)
   """
   grid = _grid(diffusion, x, keys, num_steps, eta, times)
   for name, bound in (("start", start), ("stop", stop)):
@@ -143,6 +166,17 @@ def trajectory(
 
   Entry i is the image before step i, at time times[i]: the first is `x`, the
   last the clean image. Arguments and errors are those of `walk`.
+
+  Example:
+    >>> from jaxunlearn import diffusion, toy
+    >>> model, variables, data, _, key = toy.diffusion()
+    >>> keys = diffusion.image_keys(key, 4)
+    >>> predictor = diffusion.classifier_free(
+    ...   model, variables.params, data["tokens"], 3.0
+    ... )
+    >>> x = diffusion.start_noise(model, keys)
+    >>> diffusion.trajectory(model, predictor, x, keys, num_steps=2).shape
+    (3, 4, 2, 2, 1)
   """
   grid = _grid(diffusion, x, keys, num_steps, eta, times)
   step = _stepper(diffusion, predictor, keys, grid, eta)
@@ -163,6 +197,13 @@ def image_keys(key: jax.Array, batch_size: int) -> jax.Array:
 
   Raises:
     ValueError: keys of another number.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import diffusion
+    >>> keys = diffusion.image_keys(jax.random.key(0), 4)
+    >>> keys.shape, diffusion.image_keys(keys, 4) is keys
+    ((4,), True)
   """
   key = jnp.asarray(key)
   # Two numbers that are one key would pass for the keys of two images.
@@ -180,7 +221,18 @@ def image_keys(key: jax.Array, batch_size: int) -> jax.Array:
 def start_noise(
   diffusion: Diffusion, keys: jax.Array, noise: jax.Array | None = None
 ) -> jax.Array:
-  """The noise to start from, [B, H, W, C]: each image's, from its key."""
+  """The noise to start from, [B, H, W, C]: each image's, from its key.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import diffusion, toy
+    >>> problem = toy.diffusion()
+    >>> model, keys = problem.model, jax.random.split(problem.key, 3)
+    >>> three = diffusion.start_noise(model, keys)
+    >>> one = diffusion.start_noise(model, keys[1:2])  # Whatever its batch.
+    >>> three.shape, float(abs(three[1] - one[0]).max())
+    ((3, 2, 2, 1), 0.0)
+  """
   if noise is None:
     return _noise(keys, 0, diffusion.image_shape)
   check_images(diffusion, noise, "noise")
@@ -215,6 +267,17 @@ def ddim_step(
     t_next: int32 [B].
     noise: standard normal [B, H, W, C]; read where eta is not 0.
     eta: see `sample`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import samplers
+    >>> model = toy.diffusion().model._replace(alphas_bar=jnp.array([0.64]))
+    >>> x = jnp.full((1, 1, 1, 1), 1.4)  # Of a clean image and a noise of ones.
+    >>> one, t, clean = jnp.ones((1, 1, 1, 1)), jnp.array([0]), jnp.array([-1])
+    >>> moved = samplers.ddim_step(model, x, one, t, clean, noise=one, eta=0.0)
+    >>> round(moved.item(), 3)
+    1.0
   """
   levels = diffusion.alphas_bar
   clean = schedules.predict_clean(levels, x, eps, t, diffusion.clip)

@@ -29,6 +29,11 @@ def linear(
 
   Raises:
     ValueError: a count or a beta out of range.
+
+  Example:
+    >>> from jaxunlearn.diffusion import schedules
+    >>> [round(a, 3) for a in schedules.linear(3, 0.1, 0.3).tolist()]
+    [0.9, 0.72, 0.504]
   """
   checks.positive(num_train_steps=num_train_steps)
   return _alphas_bar(np.linspace(start, end, num_train_steps))
@@ -49,6 +54,12 @@ def scaled_linear(
 
   Raises:
     ValueError: a count or a beta out of range.
+
+  Example:
+    >>> from jaxunlearn.diffusion import schedules
+    >>> levels = schedules.scaled_linear()  # Stable Diffusion's.
+    >>> levels.shape, round(float(levels[0]), 4), round(float(levels[-1]), 4)
+    ((1000,), 0.9991, 0.0047)
   """
   checks.positive(num_train_steps=num_train_steps)
   checks.fraction(start=start, end=end)
@@ -65,6 +76,11 @@ def cosine(num_train_steps: int, offset: float = 0.008) -> jax.Array:
 
   Raises:
     ValueError: a count that is not positive or a negative offset.
+
+  Example:
+    >>> from jaxunlearn.diffusion import schedules
+    >>> [round(a, 3) for a in schedules.cosine(4).tolist()]
+    [0.847, 0.494, 0.144, 0.0]
   """
   checks.positive(num_train_steps=num_train_steps)
   checks.non_negative(offset=offset)
@@ -89,6 +105,15 @@ def signal_and_noise(
   """sqrt(alphas_bar) and sqrt(1 - alphas_bar) at t [B], to scale `like` [B, ...].
 
   A time of -1 is a clean image: 1 and 0.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion import schedules
+    >>> levels, x = jnp.array([0.64, 0.36]), jnp.zeros((2, 1, 1, 1))
+    >>> t = jnp.array([0, -1])  # The second image is clean.
+    >>> signal, noise = schedules.signal_and_noise(levels, t, x)
+    >>> [round(v, 3) for v in signal.ravel().tolist()]
+    [0.8, 1.0]
   """
   t = jnp.asarray(t)
   level = jnp.where(t >= 0, alphas_bar[jnp.maximum(t, 0)], 1.0)
@@ -106,6 +131,15 @@ def add_noise(
     x: clean images [B, H, W, C].
     noise: standard normal, of that shape.
     t: int [B], 0 .. T - 1.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion import schedules
+    >>> levels, t = jnp.array([0.64]), jnp.array([0])
+    >>> x, noise = jnp.full((1, 1, 1, 1), 10.0), jnp.full((1, 1, 1, 1), 5.0)
+    >>> noisy = schedules.add_noise(levels, x, noise, t)
+    >>> round(noisy.item(), 3)  # 0.8 x + 0.6 noise.
+    11.0
   """
   signal, spread = signal_and_noise(alphas_bar, t, x)
   return (signal * x + spread * noise).astype(x.dtype)
@@ -126,6 +160,16 @@ def predict_clean(
     eps: noise of that shape; with the true one the forward process is inverted.
     t: int [B].
     clip: None, or clips to +-clip: at large t the quotient explodes.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion import schedules
+    >>> levels, t = jnp.array([0.64]), jnp.array([0])
+    >>> noisy, eps = jnp.full((1, 1, 1, 1), 11.0), jnp.full((1, 1, 1, 1), 5.0)
+    >>> round(schedules.predict_clean(levels, noisy, eps, t).item(), 3)
+    10.0
+    >>> schedules.predict_clean(levels, noisy, eps, t, clip=1.0).item()
+    1.0
   """
   signal, spread = signal_and_noise(alphas_bar, t, x)
   clean = (x - spread * eps) / signal
@@ -135,7 +179,16 @@ def predict_clean(
 def eps_from_v(
   alphas_bar: jax.Array, x: jax.Array, v: jax.Array, t: jax.Array
 ) -> jax.Array:
-  """The noise that a v-prediction in x_t implies: sqrt(a) v + sqrt(1 - a) x."""
+  """The noise that a v-prediction in x_t implies: sqrt(a) v + sqrt(1 - a) x.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion import schedules
+    >>> levels, t = jnp.array([0.64]), jnp.array([0])
+    >>> x, v = jnp.full((1, 1, 1, 1), 10.0), jnp.full((1, 1, 1, 1), 5.0)
+    >>> round(schedules.eps_from_v(levels, x, v, t).item(), 3)
+    10.0
+  """
   signal, spread = signal_and_noise(alphas_bar, t, x)
   return signal * v + spread * x
 
@@ -153,6 +206,13 @@ def sampling_times(
 
   Raises:
     ValueError: more steps than times, or an unknown spacing.
+
+  Example:
+    >>> from jaxunlearn.diffusion import schedules
+    >>> schedules.sampling_times(1000, 4).tolist()
+    [999, 749, 499, 249]
+    >>> schedules.sampling_times(1000, 4, spacing="leading").tolist()
+    [750, 500, 250, 0]
   """
   checks.one_of(_SPACINGS, spacing=spacing)
   if not 1 <= num_steps <= num_train_steps:

@@ -50,6 +50,13 @@ def one_step(
 
   Raises:
     ValueError: as `sample`; a time outside 0 .. T - 1.
+
+  Example:
+    >>> from jaxunlearn import diffusion, toy
+    >>> problem = toy.diffusion()
+    >>> params, tokens = problem.variables.params, problem.data["tokens"]
+    >>> diffusion.one_step(problem.model, params, tokens, problem.key).shape
+    (4, 2, 2, 1)
   """
   context = diffusion.context_of(params, tokens)
   keys = samplers.image_keys(key, context.shape[0])
@@ -77,6 +84,16 @@ def score_identity_loss(
     fake: those that the fake score sees.
     x: the generator's images.
     alpha: 1.2 as published; 1 gives sum (real - fake) (fake - x) / omega.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion import score_distillation
+    >>> image = lambda value: jnp.full((1, 1, 1, 2), value)
+    >>> loss = score_distillation.score_identity_loss(
+    ...   real=image(2.0), fake=image(1.0), x=image(0.0), alpha=1.0
+    ... )
+    >>> loss.tolist()  # Of each entry 1 times (2 - 1), over an omega of 2.
+    [1.0]
   """
   real, fake, x = wide(real), wide(fake), wide(x)
   omega = jnp.abs(real - x).mean(axis=(1, 2, 3))
@@ -91,6 +108,16 @@ def published_times(diffusion: Diffusion) -> tuple[int, int, int]:
   Raises:
     ValueError: a schedule that is not concrete or does not hold three such, one
       later than the other.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import schedules, score_distillation
+    >>> model = toy.diffusion().model
+    >>> score_distillation.published_times(model)  # Of 20.
+    (1, 15, 19)
+    >>> levels = schedules.linear(1000)
+    >>> score_distillation.published_times(model._replace(alphas_bar=levels))
+    (38, 440, 712)
   """
   if not checks.is_concrete(diffusion.alphas_bar):
     raise ValueError("Expected times for a traced schedule, got None.")
@@ -113,7 +140,18 @@ def from_noise(
   z: jax.Array,
   time: int | jax.Array,
 ) -> jax.Array:
-  """The generator's image of z [B, H, W, C], given `(x, t [B]) -> eps`."""
+  """The generator's image of z [B, H, W, C], given `(x, t [B]) -> eps`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import score_distillation
+    >>> model = toy.diffusion().model._replace(alphas_bar=jnp.array([0.64]))
+    >>> z, eps = jnp.full((1, 1, 1, 1), 4.0), lambda x, t: jnp.zeros_like(x)
+    >>> image = score_distillation.from_noise(model, eps, z, 0)
+    >>> round(image.item(), 3)  # 0.6 / 0.8 of z.
+    3.0
+  """
   t = jnp.full(z.shape[:1], time, jnp.int32)
   signal, spread = schedules.signal_and_noise(diffusion.alphas_bar, t, z)
   return (spread / signal * (z - eps(spread * z, t))).astype(z.dtype)
@@ -124,6 +162,14 @@ def check_times(times: tuple[Any, Any, Any], num_train_steps: int) -> None:
 
   Raises:
     ValueError: they are not.
+
+  Example:
+    >>> from jaxunlearn.diffusion import score_distillation
+    >>> score_distillation.check_times((5, 10, 20), 20)
+    >>> score_distillation.check_times((20, 10, 5), 20)
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected 0 <= t_min < t_max <= 20, got t_min=20, t_max=5.
   """
   t_min, t_init, t_max = times
   if not all(checks.is_concrete(t) for t in times):
@@ -139,5 +185,12 @@ def check_times(times: tuple[Any, Any, Any], num_train_steps: int) -> None:
 
 
 def wide(x: jax.Array) -> jax.Array:
-  """As float32, or as wide as it is."""
+  """As float32, or as wide as it is.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion import score_distillation
+    >>> score_distillation.wide(jnp.ones(1, jnp.bfloat16)).dtype.name
+    'float32'
+  """
   return x.astype(jnp.promote_types(jnp.float32, x.dtype))

@@ -73,6 +73,21 @@ def sdd(
   Raises:
     ValueError: prompts that do not fit the model or are none, an unknown group,
       a decay outside [0, 1], a count that is not positive.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import diffusion, toy
+    >>> from jaxunlearn.diffusion.sdd import sdd
+    >>> problem = toy.diffusion()
+    >>> method = sdd(
+    ...   problem.model,
+    ...   optimizer=optax.sgd(0.1),
+    ...   num_steps=2,
+    ...   sampling=diffusion.Sampling(num_steps=2),
+    ... )
+    >>> edited, info = method.compiled(*problem.arguments)
+    >>> info["rounds"]["student"].loss.shape
+    (2, 1)
   """
   fit = steps.confined(as_fit(fit, fields), group)
   checks.fraction(ema_decay=ema_decay)

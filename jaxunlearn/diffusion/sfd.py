@@ -129,6 +129,25 @@ def sfd(
     ValueError: no prompts, prompts that do not fit the model, concept and
       override alike or of different number, (unless forget_weight is 0) prompts
       to forget among those to keep, an option out of range, times out of order.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import diffusion, toy
+    >>> problem = toy.diffusion()
+    >>> method = diffusion.sfd(
+    ...   problem.model,
+    ...   optimizer=optax.sgd(1e-3),
+    ...   num_steps=2,
+    ...   batch_size=2,
+    ...   fake=ju.Fit(optax.sgd(1e-3), num_steps=1),
+    ... )
+    >>> generator, info = method.compiled(*problem.arguments)
+    >>> info["rounds"]["generator"].loss.shape
+    (2, 1)
+    >>> params, tokens = generator.params, problem.data["tokens"]
+    >>> diffusion.one_step(problem.model, params, tokens, problem.key).shape
+    (4, 2, 2, 1)
   """
   fit, fake = as_fit(fit, fields), as_fit(fake, {})
   checks.non_negative(

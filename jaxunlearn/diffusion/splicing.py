@@ -20,6 +20,14 @@ def prompt_lengths(diffusion: Diffusion, tokens: jax.Array) -> jax.Array:
   """Tokens of each prompt [B, L] before its padding, the start included; int32.
 
   Padding is what the empty prompt ends with; 0 for a prompt of nothing else.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import splicing
+    >>> tokens = jnp.array([[1, 3, 2, 0, 0], [1, 0, 0, 0, 0]])
+    >>> splicing.prompt_lengths(toy.diffusion().model, tokens).tolist()
+    [3, 1]
   """
   used = jnp.asarray(tokens) != diffusion.null_tokens[-1]
   last = tokens.shape[1] - jnp.argmax(used[:, ::-1], axis=1)
@@ -39,6 +47,16 @@ def insertion_points(
 
   Raises:
     ValueError: another word.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import splicing
+    >>> model, tokens = toy.diffusion().model, jnp.array([[1, 3, 2, 0, 0]])
+    >>> splicing.insertion_points(model, tokens).tolist()
+    [1]
+    >>> splicing.insertion_points(model, tokens, "suffix").tolist()
+    [3]
   """
   checks.one_of(INSERTIONS, insertion=insertion)
   length = prompt_lengths(diffusion, tokens)
@@ -59,6 +77,13 @@ def insert(
 
   Returns:
     [B, L, ...], dtype of `sequences`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion import splicing
+    >>> tokens, new = jnp.array([[1, 3, 2, 0, 0]]), jnp.array([[7, 8]])
+    >>> splicing.insert(tokens, new, jnp.array([1])).tolist()
+    [[1, 7, 8, 3, 2]]
   """
   length, count = sequences.shape[1], new.shape[1]
   if count == 0:
@@ -100,6 +125,19 @@ def encode_with(
 
   Raises:
     ValueError: as `embedders`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import splicing
+    >>> model, (params, *_), *_ = toy.diffusion()
+    >>> seven = model.embed(params, jnp.array([[7]]))
+    >>> context = splicing.encode_with(
+    ...   model, params, jnp.array([[1, 2, 0, 0, 0]]), seven, jnp.array([1])
+    ... )
+    >>> wanted = model.encode(params, jnp.array([[1, 7, 2, 0, 0]]))
+    >>> context.shape, float(abs(context - wanted).max())
+    ((1, 5, 4), 0.0)
   """
   embed, encode = embedders(diffusion)
   return encode(params, insert(embed(params, tokens), new, points))
@@ -115,6 +153,16 @@ def check_room(
 
   Raises:
     ValueError: a prompt (looked at outside jit) has no room for so many.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import splicing
+    >>> splicing.check_room(toy.diffusion().model, [[1, 3, 2, 0, 0]], 2)
+    >>> splicing.check_room(toy.diffusion().model, [[1, 3, 2, 0, 0]], 3)
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected tokens with padding for num_tokens=3 more, got a
+    prompt with 2.
   """
   checks.non_negative(num_tokens=count)
   room = diffusion.length
@@ -136,6 +184,14 @@ def embedders(
 
   Raises:
     ValueError: it has not, or does not say how many tokens there are.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import splicing
+    >>> splicing.embedders(toy.diffusion().model._replace(embed=None))
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected diffusion.embed to be set, got None.
   """
   for name in ("embed", "encode_embeddings", "vocab_size"):
     if getattr(diffusion, name) is None:
@@ -149,6 +205,14 @@ def embedding_table(diffusion: Diffusion, params: PyTree) -> jax.Array:
 
   Raises:
     ValueError: as `embedders`.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import splicing
+    >>> problem = toy.diffusion()
+    >>> params = problem.variables.params
+    >>> splicing.embedding_table(problem.model, params).shape
+    (8, 4)
   """
   embed, _ = embedders(diffusion)
   size, length = int(diffusion.vocab_size or 0), diffusion.length

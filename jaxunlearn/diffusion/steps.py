@@ -28,7 +28,19 @@ from jaxunlearn.diffusion.types import (
 
 
 def confined(fit: Fit, group: str) -> Fit:
-  """A `Fit` whose optimiser is `restricted` to a group."""
+  """A `Fit` whose optimiser is `restricted` to a group.
+
+  Example:
+    >>> import jax
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import steps
+    >>> fit = steps.confined(ju.Fit(optax.adam(1e-3), num_steps=10), "xattn")
+    >>> state = fit.optimizer.init(toy.diffusion().variables.params)
+    >>> len(jax.tree.leaves(state))  # A count; two moments of three matrices.
+    7
+  """
   return fit._replace(optimizer=restricted(fit.optimizer, group))
 
 
@@ -47,6 +59,21 @@ def restricted(
 
   Raises:
     ValueError: there is no such group; from `init`, the params have none of it.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import steps
+    >>> params = toy.diffusion().variables.params
+    >>> optimizer = steps.restricted(optax.sgd(1.0), "text")
+    >>> grads = jax.tree.map(jnp.ones_like, params)
+    >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    >>> float(updates["denoiser"]["gain"])
+    0.0
+    >>> updates["text_encoder"]["mix"][0].tolist()
+    [-1.0, -1.0, -1.0, -1.0]
   """
   checks.one_of(tuple(parameter_groups({})), group=group)
   return optax.multi_transform(
@@ -80,6 +107,15 @@ def check_sampling(diffusion: Diffusion, sampling: Sampling) -> None:
 
   Raises:
     ValueError: they are not.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import steps
+    >>> sampling = steps.Sampling(num_steps=50)
+    >>> steps.check_sampling(toy.diffusion().model, sampling)
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected sampling.num_steps in 1 .. 20, got 50.
   """
   checks.positive(
     num_images=sampling.num_images, chunk_size=sampling.chunk_size
@@ -94,7 +130,17 @@ def check_sampling(diffusion: Diffusion, sampling: Sampling) -> None:
 def clipped_adamw(
   learning_rate: float | jax.Array, *, weight_decay: float = 1e-2
 ) -> optax.GradientTransformation:
-  """AdamW after clipping to norm 1, the optimiser of several released codes."""
+  """AdamW after clipping to norm 1, the optimiser of several released codes.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion import steps
+    >>> optimizer = steps.clipped_adamw(0.1, weight_decay=0.0)
+    >>> params, grads = jnp.zeros(2), jnp.array([300.0, -400.0])
+    >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    >>> [round(u, 3) for u in updates.tolist()]  # The rate, at first.
+    [-0.1, 0.1]
+  """
   return optax.chain(
     optax.clip_by_global_norm(1.0),
     optax.adamw(learning_rate, weight_decay=weight_decay),
@@ -102,7 +148,17 @@ def clipped_adamw(
 
 
 def some_rows(rows: PyTree, key: jax.Array, count: int) -> PyTree:
-  """Rows [count, ...] of a pytree, drawn uniformly with replacement."""
+  """Rows [count, ...] of a pytree, drawn uniformly with replacement.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion import steps
+    >>> rows = {"x": jnp.zeros((3, 2)), "prompt": jnp.arange(3)}
+    >>> drawn = steps.some_rows(rows, jax.random.key(0), 5)
+    >>> drawn["x"].shape, int(drawn["prompt"].max()) < 3
+    ((5, 2), True)
+  """
   number = jax.random.randint(key, (count,), 0, checks.num_rows(rows, "rows"))
   return jax.tree.map(lambda leaf: leaf[number], rows)
 
@@ -133,6 +189,19 @@ def begun_images(
     x_t [B, H, W, C] and the number of the step at which each was left, int32
     [B], uniform over 0 .. S - 1; its time is
     `schedules.sampling_times(T, S)[step]`. At step 0 it is pure noise.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import steps
+    >>> problem = toy.diffusion()
+    >>> params, tokens = problem.variables.params, problem.data["tokens"]
+    >>> keys = jax.random.split(problem.key, 4)
+    >>> x, number = steps.begun_images(
+    ...   problem.model, params, tokens, keys, num_steps=2
+    ... )
+    >>> x.shape, number.shape, int(number.max()) < 2
+    ((4, 2, 2, 1), (4,), True)
   """
   frozen = jax.lax.stop_gradient(params)
   keys = samplers.image_keys(keys, tokens.shape[0])
@@ -165,7 +234,14 @@ def _varying_like(x: jax.Array, tree: PyTree) -> jax.Array:
 
 
 def step_times(diffusion: Diffusion, num_steps: int) -> jax.Array:
-  """The times of a sampler's steps and, last, -1 for the clean image."""
+  """The times of a sampler's steps and, last, -1 for the clean image.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import steps
+    >>> steps.step_times(toy.diffusion().model, 4).tolist()
+    [19, 14, 9, 4, -1]
+  """
   times = schedules.sampling_times(diffusion.num_train_steps, num_steps)
   return jnp.append(times, jnp.int32(-1))
 
@@ -180,6 +256,18 @@ def times_within(
     num_steps: static; S, of the sampler's grid.
     step: int [B], 0 .. S - 1, as `begun_images` returns it.
     keys: PRNG keys [B]; every time of the interval is as likely.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import steps
+    >>> problem = toy.diffusion()
+    >>> keys = jax.random.split(problem.key, 99)
+    >>> number = jnp.zeros(99, int)  # The first of four steps, from 19 to 14.
+    >>> t = steps.times_within(problem.model, 4, number, keys)
+    >>> int(t.min()), int(t.max())
+    (15, 19)
   """
   grid = step_times(diffusion, num_steps)
   return jax.vmap(lambda k, low, high: jax.random.randint(k, (), low, high))(
@@ -191,6 +279,25 @@ def adopt_group(average: Slot[PyTree], group: str) -> Transform:
   """A link that puts the average in the place of the params of a group.
 
   Others keep their bits, which averaging might round.
+
+  Example:
+    >>> import jax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.core.combinators import chain
+    >>> from jaxunlearn.core.links import provide
+    >>> from jaxunlearn.diffusion import steps
+    >>> problem, average = toy.diffusion(), ju.Slot("average")
+    >>> params = problem.variables.params
+    >>> zeros = lambda *_: jax.tree.map(jax.numpy.zeros_like, params)
+    >>> method = chain(
+    ...   provide(average, zeros, reads="nothing"),
+    ...   steps.adopt_group(average, "xattn"),
+    ... )
+    >>> edited, _ = method(*problem.arguments)
+    >>> net = edited.params["denoiser"]
+    >>> float(abs(net["attn2"]["to_k"]).max()), round(float(net["gain"]), 3)
+    (0.0, 0.3)
   """
 
   def averaged(carry, data, request, key):
@@ -230,6 +337,18 @@ def made_images(
   Returns:
     {"x": float [N, H, W, C], "prompt": int32 [N], the prompt's number}; or, of
     unfinished ones, those of N * S rows, and "time": int32 [N * S].
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import steps
+    >>> problem = toy.diffusion()
+    >>> params, tokens = problem.variables.params, problem.data["tokens"][:2]
+    >>> sampling = steps.Sampling(num_steps=2, num_images=3, chunk_size=3)
+    >>> made = steps.made_images(
+    ...   problem.model, params, tokens, problem.key, sampling
+    ... )
+    >>> made["x"].shape, made["prompt"].tolist()
+    ((3, 2, 2, 1), [0, 1, 0])
   """
   tokens = jnp.asarray(tokens)
   many = max(sampling.num_images, tokens.shape[0])

@@ -77,6 +77,15 @@ def conflicts(
 
   Arguments and errors are those of `gradient_surgery`; with "global" all leaves
   say the same.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion import surgery
+    >>> unlearn = {"a": jnp.array([1.0, -1.0]), "b": jnp.array([1.0])}
+    >>> preserve = {"a": jnp.array([0.0, 2.0]), "b": jnp.array([1.0])}
+    >>> found = surgery.conflicts(unlearn, preserve)
+    >>> {name: bool(fights) for name, fights in found.items()}
+    {'a': True, 'b': False}
   """
   _, up, _ = _products(unlearn, preserve, per)
   return jax.tree.map(lambda product: product < 0, up)
@@ -103,6 +112,16 @@ def with_gradient(
     ValueError: a gradient of another structure or other shapes.
 
   Source: none; a device of this library.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion import surgery
+    >>> five = jnp.array([5.0])
+    >>> loss = lambda p: surgery.with_gradient((p**2).sum(), p, five)
+    >>> loss, gradient = jax.value_and_grad(loss)(jnp.array([3.0]))
+    >>> float(loss), gradient.tolist()
+    (9.0, [5.0])
   """
   checks.same_structure(gradient, params, "gradient")
   loss, gradient = jax.lax.stop_gradient((loss, gradient))

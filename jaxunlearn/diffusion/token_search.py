@@ -89,6 +89,17 @@ def adversarial_tokens(
   Returns:
     The likeliest tokens after each outer step, int32 [O, K], and the errors,
     float32 [O, inner_steps].
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import token_search
+    >>> model, (params, *_), data, _, key = toy.diffusion()
+    >>> search = token_search.TokenSearch(2, outer_steps=3, inner_steps=4)
+    >>> tokens, loss = token_search.adversarial_tokens(
+    ...   model, params, data["tokens"][0], data["x"][0], key, search
+    ... )
+    >>> tokens.shape, loss.shape
+    ((3, 2), (3, 4))
   """
   params = jax.lax.stop_gradient(params)
   table = splicing.embedding_table(diffusion, params)
@@ -167,6 +178,17 @@ def soft_prompt(
 
   Returns:
     float [K, E].
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import token_search
+    >>> model, (params, *_), data, _, key = toy.diffusion()
+    >>> search = token_search.SoftSearch(num_steps=2)
+    >>> prompt, image = data["tokens"][0], data["x"][0]
+    >>> token_search.soft_prompt(
+    ...   model, params, prompt, image, key, search, num_tokens=2
+    ... ).shape
+    (2, 4)
   """
   params = jax.lax.stop_gradient(params)
   table = splicing.embedding_table(diffusion, params)
@@ -201,7 +223,16 @@ def soft_prompt(
 def random_tokens(
   key: jax.Array, shape: tuple[int, ...], allowed: jax.Array
 ) -> jax.Array:
-  """Tokens drawn uniformly from those allowed, bool [V]; int32 of `shape`."""
+  """Tokens drawn uniformly from those allowed, bool [V]; int32 of `shape`.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion import token_search
+    >>> allowed = jnp.array([False, False, True, False])
+    >>> token_search.random_tokens(jax.random.key(0), (2, 3), allowed).tolist()
+    [[2, 2, 2], [2, 2, 2]]
+  """
   scores = jnp.where(allowed, 0.0, -jnp.inf)
   return jax.random.categorical(key, scores, shape=shape).astype(jnp.int32)
 
@@ -210,6 +241,12 @@ def attack_times(diffusion: Diffusion, outer_steps: int) -> jax.Array:
   """The times of the outer steps, least noisy first; int32 [outer_steps].
 
   The middles of as many equal bins of 0 .. T: 10, 30, .. 990 for 50 of 1000.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import token_search
+    >>> token_search.attack_times(toy.diffusion().model, 4).tolist()
+    [2, 7, 12, 17]
   """
   checks.positive(outer_steps=outer_steps)
   middles = (np.arange(outer_steps) + 0.5) / outer_steps
@@ -245,6 +282,12 @@ def project_simplex(
     float [..., V], >= 0, rows sum to 1.
 
   Source: Held et al. (1974); Duchi et al. (2008).
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion import token_search
+    >>> token_search.project_simplex(jnp.array([0.75, 0.75, -1.0])).tolist()
+    [0.5, 0.5, 0.0]
   """
   if allowed is not None:
     x = jnp.where(jnp.broadcast_to(allowed, x.shape), x, -jnp.inf)

@@ -42,6 +42,18 @@ def noisy_rows(
     keys: PRNG keys [B], one per row.
     times: (low, high), t is uniform over low .. high - 1; by default all times.
       May be traced.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import training
+    >>> problem = toy.diffusion()
+    >>> keys = jax.random.split(problem.key, 4)
+    >>> x_t, t, noise = training.noisy_rows(
+    ...   problem.model, problem.data["x"], keys, times=(5, 6)
+    ... )
+    >>> x_t.shape, t.tolist()
+    ((4, 2, 2, 1), [5, 5, 5, 5])
   """
   low, high = (0, diffusion.num_train_steps) if times is None else times
 
@@ -55,7 +67,15 @@ def noisy_rows(
 
 
 def squared_error(predicted: jax.Array, wanted: jax.Array) -> jax.Array:
-  """Mean over pixels and channels of the squared difference; float32 [B]."""
+  """Mean over pixels and channels of the squared difference; float32 [B].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion import training
+    >>> ones = jnp.ones((2, 2, 2, 1))
+    >>> training.squared_error(3 * ones, ones).tolist()
+    [4.0, 4.0]
+  """
   dtype = jnp.promote_types(jnp.float32, predicted.dtype)
   error = jnp.square(predicted.astype(dtype) - wanted.astype(dtype))
   return error.reshape(error.shape[0], -1).mean(axis=1)
@@ -74,6 +94,13 @@ def noise_error(
     wanted: of that shape.
     t: int [B].
     time_weights: None, or float [T]; see `denoising_task`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion import training
+    >>> ones, t = jnp.ones((2, 2, 2, 1)), jnp.array([0, 1])
+    >>> training.noise_error(3 * ones, ones, t, jnp.array([1.0, 0.5])).tolist()
+    [4.0, 2.0]
   """
   error = squared_error(predicted, wanted)
   return error if time_weights is None else error * jnp.asarray(time_weights)[t]
@@ -84,6 +111,17 @@ def check_time_weights(diffusion: Diffusion, time_weights: Any) -> None:
 
   Raises:
     ValueError: they are not.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import training
+    >>> model = toy.diffusion().model
+    >>> training.check_time_weights(model, 1 / model.alphas_bar)
+    >>> training.check_time_weights(model, jnp.ones(3))
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected time_weights of shape (20,), got (3,).
   """
   if time_weights is None:
     return
@@ -126,6 +164,18 @@ def denoising_task(
   Raises:
     ValueError: null_rate outside [0, 1], time weights of another shape or
       negative; from `init` and the loss, rows that do not fit the model.
+
+  Example:
+    >>> import optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import diffusion, toy
+    >>> model, _, data, request, key = toy.diffusion()
+    >>> task = diffusion.denoising_task(model, null_rate=0.2)
+    >>> variables, info = ju.train(
+    ...   task, data, request.retain, key, optimizer=optax.sgd(0.1), num_steps=2
+    ... )
+    >>> info.loss.shape, int(info.retain_count)
+    ((2,), 2)
   """
   checks.fraction(null_rate=null_rate)
   check_time_weights(diffusion, time_weights)
@@ -174,6 +224,18 @@ def changed_prompts(
 
   Returns:
     int [1, L], or with `relabel` [2, L].
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import training
+    >>> model, key = toy.diffusion().model, jax.random.key(0)
+    >>> prompt = jnp.array([1, 3, 2, 0, 0])
+    >>> training.changed_prompts(model, prompt, key, 0.0, None).tolist()
+    [[1, 3, 2, 0, 0]]
+    >>> training.changed_prompts(model, prompt, key, 1.0, None).tolist()
+    [[1, 0, 0, 0, 0]]
   """
   null_key, word_key, new_key = jax.random.split(key, 3)
   if augment is not None:
@@ -198,6 +260,14 @@ def drop_words(rates: jax.Array, pad: int = 0) -> Augment:
 
   Raises:
     ValueError: rates that are no probabilities [V].
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import diffusion
+    >>> augment = diffusion.drop_words(jnp.array([0.0, 0.0, 0.0, 1.0]))
+    >>> augment(jnp.array([1, 3, 2, 0, 0]), jax.random.key(0)).tolist()
+    [1, 2, 0, 0, 0]
   """
   rates = jnp.asarray(rates)
   if rates.ndim != 1 or not jnp.issubdtype(rates.dtype, jnp.floating):
@@ -228,6 +298,17 @@ def check_data(
 
   Raises:
     ValueError: they are not, or a leaf is missing.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import training
+    >>> data = {"x": jnp.zeros((4, 2, 2, 1))}
+    >>> training.check_data(toy.diffusion().model, data, prompted=False)
+    >>> training.check_data(toy.diffusion().model, data)
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected data to have 'x' and 'tokens', got 'x'.
   """
   checks.columns(data, *(("x", "tokens") if prompted else ("x",)))
   check_images(diffusion, data["x"], 'data["x"]')

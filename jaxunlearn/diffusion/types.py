@@ -114,6 +114,14 @@ def check_tokens(
 
   Raises:
     ValueError: they are not.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import types
+    >>> types.check_tokens(toy.diffusion().model, [[1, 8, 0, 0, 0]])
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected tokens in 0 .. 7, got 0 .. 8.
   """
   shape, dtype = np.shape(tokens), jnp.asarray(tokens).dtype
   if len(shape) != 2 or shape[1] != diffusion.length:
@@ -131,6 +139,15 @@ def check_images(diffusion: Diffusion, x: Any, name: str = "x") -> None:
 
   Raises:
     ValueError: they are not.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.diffusion import types
+    >>> types.check_images(toy.diffusion().model, jnp.zeros((4, 8, 8, 3)))
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected x of shape [B, 2, 2, 1], got (4, 8, 8, 3).
   """
   shape = np.shape(x)
   if len(shape) != 4 or shape[1:] != tuple(diffusion.image_shape):
@@ -157,6 +174,12 @@ def parameter_groups(params: PyTree) -> dict[str, PyTree]:
     "selfattn"; "full" the whole denoiser; "text" the text encoder; "text-layers"
     the text encoder without its embeddings; "all" everything. A group that the
     model lacks is False everywhere.
+
+  Example:
+    >>> from jaxunlearn import diffusion, toy
+    >>> groups = diffusion.parameter_groups(toy.diffusion().variables.params)
+    >>> groups["xattn-kv"]["denoiser"]
+    {'attn2': {'to_k': True, 'to_q': False, 'to_v': True}, 'gain': False}
   """
 
   def group(wanted: Callable[[tuple[str, ...]], bool]) -> PyTree:
@@ -189,6 +212,13 @@ def parameter_group(params: PyTree, name: str) -> PyTree:
 
   Raises:
     ValueError: there is no such group, or it has no parameters.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import diffusion, toy
+    >>> params = toy.diffusion().variables.params
+    >>> sum(jax.tree.leaves(diffusion.parameter_group(params, "xattn")))
+    3
   """
   groups = parameter_groups(params)
   checks.one_of(tuple(groups), group=name)

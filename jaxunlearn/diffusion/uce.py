@@ -128,6 +128,13 @@ def uce(
     ValueError: no prompts to erase, the empty one among them, other than E
       guides, prompts or positions that do not fit the model, a weight out of
       range, an unknown span; from the call, params without such kernels.
+
+  Example:
+    >>> from jaxunlearn import diffusion, toy
+    >>> problem = toy.diffusion()
+    >>> edited, info = diffusion.uce(problem.model)(*problem.arguments)
+    >>> round(float(info.erase_error), 3), bool(info.is_finite)
+    (0.023, True)
   """
   checks.one_of(_SPANS, span=span)
   checks.positive(identity_weight=identity_weight)
@@ -178,6 +185,22 @@ def edit_kernels(
   """The edit of given kernels [D, out] by encoded tokens; see `uce`.
 
   `erase` may be empty, and nothing changes then.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion.uce import Rows, edit_kernels
+    >>> row = lambda *v: Rows(jnp.array([[v]]), jnp.array([[True]]))
+    >>> kernels, info = edit_kernels(
+    ...   [jnp.eye(2)],
+    ...   erase=row(1.0, 0.0),
+    ...   guide=row(0.0, 1.0),
+    ...   preserve=row(0.0, 1.0),
+    ...   identity_weight=1.0,
+    ...   erase_weight=1.0,
+    ...   preserve_weight=1.0,
+    ... )
+    >>> [[round(v, 3) for v in row] for row in kernels[0].tolist()]
+    [[0.5, 0.5], [0.0, 1.0]]
   """
   valid = erase.is_valid & guide.is_valid
   from_rows = _blank(erase.values, valid)
@@ -220,6 +243,14 @@ def take_span(context: jax.Array, positions: jax.Array, span: str) -> Rows:
     context: [E, L, D].
     positions: int [E].
     span: "last" or "tail"; see `uce`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.diffusion.uce import take_span
+    >>> context = jnp.arange(3.0).reshape(1, 3, 1)
+    >>> rows = take_span(context, jnp.array([1]), "tail")
+    >>> rows.values.ravel().tolist(), rows.is_valid.tolist()
+    ([1.0, 2.0, 2.0], [[True, True, False]])
   """
   length = context.shape[1]
   offsets = jnp.arange(1 if span == "last" else length)
