@@ -39,6 +39,14 @@ def integrated_gradients(
 
   Raises:
     ValueError: num_steps < 1, a baseline of another shape.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> square = lambda row: (row**2).sum()
+    >>> x = jnp.array([[1.0, 2.0]])
+    >>> metrics.integrated_gradients(square, x, jnp.zeros(2)).round(3).tolist()
+    [[1.0, 4.0]]
   """
   checks.count(1, num_steps=num_steps)
   checks.num_rows(inputs, "inputs")

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.metrics import _rows
 
 
 class ConceptBank(NamedTuple):
@@ -85,6 +86,15 @@ def concept_bank(
 
   Raises:
     ValueError: shapes that do not fit, no concept, an option outside its range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> embeddings = jnp.array([[1.0], [2.0], [-1.0], [-2.0]])
+    >>> has_concept = jnp.array([[1], [1], [-1], [-1]])
+    >>> bank = metrics.concept_bank(embeddings, has_concept)
+    >>> bank.margins(embeddings).round(2).ravel().tolist()
+    [1.0, 2.0, -1.0, -2.0]
   """
   checks.positive(strength=strength)
   checks.count(1, num_steps=num_steps)
@@ -138,13 +148,22 @@ def fit_bottleneck(
 
   Raises:
     ValueError: an option outside its range, labels that do not fit.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> margins = jnp.array([[1.0], [2.0], [-1.0], [-2.0]])
+    >>> label = jnp.array([0, 0, 1, 1])
+    >>> bottleneck = metrics.fit_bottleneck(margins, label, 2, num_steps=100)
+    >>> bottleneck.predict(margins).argmax(axis=1).tolist()
+    [0, 0, 1, 1]
   """
   checks.count(1, num_classes=num_classes, num_steps=num_steps)
   checks.non_negative(penalty=penalty)
   checks.fraction(l1_ratio=l1_ratio)
   s, k = jnp.asarray(margins, jnp.float32), margins.shape[1]
   checks.labels(label, num_classes, "label", length=len(s))
-  part = jnp.ones(len(s)) if weights is None else weights.astype(jnp.float32)
+  part = _rows.weights_of(weights, s)
   part = part / jnp.maximum(part.sum(), 1e-12)
   centre = part @ s
   spread = jnp.sqrt(part @ (s - centre[None]) ** 2)
@@ -194,10 +213,31 @@ def class_attributions(
 
   Returns:
     float32 [C, K]; nan for a class without rows, or without others.
+
+  Raises:
+    ValueError: margins, labels or weights that do not fit.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> bottleneck = metrics.Bottleneck(
+    ...   jnp.array([[2.0], [-2.0]]), jnp.zeros(2), jnp.zeros(1), jnp.ones(1))
+    >>> margins = jnp.array([[3.0], [1.0], [-1.0]])
+    >>> label = jnp.array([0, 0, 1])
+    >>> metrics.class_attributions(bottleneck, margins, label).tolist()
+    [[6.0], [6.0]]
   """
+  num_classes, num_concepts = bottleneck.weights.shape
+  margins = _rows.rows_of(margins, "margins")
+  if margins.shape[1] != num_concepts:
+    raise ValueError(
+      f"Expected margins [N, {num_concepts}], the bottleneck's concepts, got "
+      f"{margins.shape}."
+    )
+  checks.labels(label, num_classes, "label", length=len(margins))
   s = bottleneck.standardised(margins)
-  part = jnp.ones(len(s)) if weights is None else weights.astype(jnp.float32)
-  own = jax.nn.one_hot(label, len(bottleneck.bias)) * part[:, None]
+  part = _rows.weights_of(weights, s)
+  own = jax.nn.one_hot(label, num_classes) * part[:, None]
   other = part[:, None] - own
   mean = lambda w: (w.T @ s) / w.sum(axis=0)[:, None]
   return bottleneck.weights * (mean(own) - mean(other))
@@ -214,8 +254,21 @@ def concepts_of(
 
   Returns:
     bool [K]; none where no attribution is positive.
+
+  Raises:
+    ValueError: a coverage outside [0, 1], attributions of several classes.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> metrics.concepts_of(jnp.array([6.0, -9.0, 1.0, 3.0])).tolist()
+    [True, False, False, True]
   """
   checks.fraction(coverage=coverage)
+  if jnp.ndim(attributions) != 1:
+    raise ValueError(
+      f"Expected attributions [K] of one class, got {jnp.shape(attributions)}."
+    )
   for_it = jnp.maximum(attributions, 0.0)
   order = jnp.argsort(-for_it)
   before = jnp.cumsum(for_it[order]) - for_it[order]
@@ -227,7 +280,19 @@ def closest_class(attributions: jax.Array, of: int | jax.Array) -> jax.Array:
   """The other class whose attributions [C, K] point most nearly the same way.
 
   By the cosine; int32 [].
+
+  Raises:
+    ValueError: no matrix, or (concrete) a class that it has no row of.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> attributions = jnp.array([[1.0, 0.0], [0.0, 9.0], [2.0, 1.0]])
+    >>> int(metrics.closest_class(attributions, of=0))
+    2
   """
+  attributions = _rows.rows_of(attributions, "attributions")
+  checks.labels(of, len(attributions), "of")
   size = jnp.linalg.norm(attributions, axis=-1)
   dots = attributions @ attributions[of]
   cosine = dots / jnp.where(size > 0, size, 1.0)
@@ -249,6 +314,22 @@ def concept_residue(
 
   Returns:
     [], sum |after| / sum |before| over the chosen; nan where none is.
+
+  Raises:
+    ValueError: shapes that differ; `chosen` that is not bool.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> before, after = jnp.array([4.0, -2.0, 2.0]), jnp.array([1.0, -2.0, 0.5])
+    >>> chosen = jnp.array([True, False, True])
+    >>> float(metrics.concept_residue(after, before, chosen))
+    0.25
   """
+  after, before, chosen = map(jnp.asarray, (after, before, chosen))
+  _rows.same_shape(before, after, "before", "after")
+  _rows.same_shape(before, chosen, "before", "chosen")
+  if chosen.dtype != jnp.bool_:
+    raise ValueError(f"Expected chosen of dtype bool, got {chosen.dtype}.")
   total = lambda a: jnp.where(chosen, jnp.abs(a), 0.0).sum()
   return total(after) / total(before)

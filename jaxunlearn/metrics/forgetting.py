@@ -95,6 +95,14 @@ def zrf_over_teachers(
 
   Raises:
     ValueError: as `zrf`, or teacher_probs has no teacher axis.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> probs = jnp.array([[1.0, 0.0]])
+    >>> teachers = jnp.array([[[1.0, 0.0]], [[0.0, 1.0]]])
+    >>> round(float(metrics.zrf_over_teachers(probs, teachers, base="2")), 4)
+    0.5
   """
   teacher_probs = jnp.asarray(teacher_probs)
   if teacher_probs.ndim != 3:

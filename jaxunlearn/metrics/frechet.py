@@ -39,6 +39,13 @@ def feature_statistics(
 
   Raises:
     ValueError: features or weights of another shape or dtype.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> found = metrics.feature_statistics(jnp.array([[0.0, 1.0], [2.0, 1.0]]))
+    >>> found.mean.tolist(), found.covariance.tolist()
+    ([1.0, 1.0], [[2.0, 0.0], [0.0, 0.0]])
   """
   features = _rows.rows_of(features, "features")
   weights = _rows.weights_of(weights, features)
@@ -79,6 +86,14 @@ def frechet_distance(
 
   Raises:
     ValueError: shapes that do not match, a negative ridge.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> first = metrics.FeatureStatistics(jnp.zeros(2), jnp.eye(2))
+    >>> second = metrics.FeatureStatistics(jnp.full(2, 3.0), 4 * jnp.eye(2))
+    >>> round(float(metrics.frechet_distance(first, second)), 3)
+    20.0
   """
   checks.non_negative(ridge=ridge)
   mean, other = _rows.widened(first.mean), _rows.widened(second.mean)
@@ -131,6 +146,13 @@ def feature_frechet_distance(
   Raises:
     ValueError: shapes that do not match; at most as many images as features and
       no ridge, since covariances are then not of full rank.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> real = jnp.array([[0.0], [2.0], [4.0]])
+    >>> round(float(metrics.feature_frechet_distance(real + 3, real)), 3)
+    9.0
   """
   sides = []
   for name, rows, w in (

@@ -98,6 +98,19 @@ def canvas_scores(
     ValueError: a target or label out of range, a target that is no integer
       scalar, a domain that does not exist or stands alone, fewer than two labels
       in a domain, shapes that do not match.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> prompted = {
+    ...   "object": jnp.array([0, 0, 1, 1]), "style": jnp.array([0, 1, 0, 1])}
+    >>> answers = {
+    ...   "object": jnp.array([1, 0, 1, 1]), "style": jnp.array([0, 1, 0, 0])}
+    >>> found = metrics.canvas_scores(
+    ...   answers, prompted, 0, domain="object",
+    ...   num_classes={"object": 2, "style": 2})
+    >>> float(found.ua), float(found.ira), float(found.cra), float(found.worst)
+    (0.5, 1.0, 0.5, 0.5)
   """
   hits = _hits(answers, prompted, num_classes)
   if domain not in hits:
@@ -132,7 +145,17 @@ def pair_groups(
     bool [N] by "pair", each domain's name and "rest"; every image is in one.
 
   Raises:
-    ValueError: other domains in the two, or not two of them.
+    ValueError: other domains in the two, or not two of them; labels of several
+      axes, of different lengths, or that are no integers.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> prompted = {
+    ...   "object": jnp.array([0, 0, 1, 1]), "style": jnp.array([0, 1, 0, 1])}
+    >>> groups = metrics.pair_groups(prompted, {"object": 0, "style": 1})
+    >>> {name: group.nonzero()[0].tolist() for name, group in groups.items()}
+    {'pair': [1], 'object': [0], 'style': [3], 'rest': [2]}
   """
   names = sorted(prompted)
   if len(names) != 2 or sorted(target) != names:
@@ -140,6 +163,9 @@ def pair_groups(
       f"Expected prompted and target of two and the same domains, got {names} "
       f"and {sorted(target)}."
     )
+  length = jnp.size(prompted[names[0]])
+  for name in names:
+    checks.labels(prompted[name], None, f"labels of {name}", length=length)
   same = {name: jnp.asarray(prompted[name]) == target[name] for name in names}
   first, second = names
   return {
@@ -173,6 +199,19 @@ def pair_scores(
 
   Raises:
     ValueError: as `canvas_scores` and `pair_groups`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> prompted = {
+    ...   "object": jnp.array([0, 0, 1, 1]), "style": jnp.array([0, 1, 0, 1])}
+    >>> answers = {
+    ...   "object": jnp.array([0, 1, 1, 1]), "style": jnp.array([0, 1, 0, 0])}
+    >>> found = metrics.pair_scores(
+    ...   answers, prompted, {"object": 0, "style": 1},
+    ...   num_classes={"object": 2, "style": 2})
+    >>> float(found.pair), float(found.shared["object"]), float(found.rest)
+    (0.0, 1.0, 1.0)
   """
   hits = _hits(answers, prompted, num_classes)
   groups = pair_groups(prompted, target)
@@ -209,6 +248,13 @@ def class_accuracy(
 
   Raises:
     ValueError: labels out of range, shapes that do not match.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> answers, labels = jnp.array([0, 1, 1, 1]), jnp.array([0, 0, 1, 1])
+    >>> metrics.class_accuracy(answers, labels, num_classes=2).tolist()
+    [0.5, 1.0]
   """
   count = _count(answers, num_classes, "answers")
   hits = _shown(answers, labels, count, "answers")

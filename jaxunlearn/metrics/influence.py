@@ -79,6 +79,17 @@ def hessian_vector_product(
   Raises:
     ValueError: chunk_size < 1, damping < 0, weights or a vector that do not
       fit.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> from jaxunlearn.adapters.functions import from_functions
+    >>> line = from_functions(
+    ...   lambda key, x: jnp.zeros(1), lambda w, x: x @ w,
+    ...   loss=lambda outputs, rows: (outputs - rows["y"]) ** 2 / 2)
+    >>> data = {"x": jnp.array([[1.0], [3.0]]), "y": jnp.array([2.0, 4.0])}
+    >>> metrics.hessian_vector_product(line, jnp.zeros(1), data, jnp.ones(1))
+    Array([5.], dtype=float32)
   """
   losses, params = rows_of_model.losses_of(model, variables)
 
@@ -119,6 +130,18 @@ def gauss_newton_vector_product(
 
   Raises:
     ValueError: as `hessian_vector_product`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> from jaxunlearn.adapters.functions import from_functions
+    >>> line = from_functions(
+    ...   lambda key, x: jnp.zeros(1), lambda w, x: x @ w,
+    ...   loss=lambda outputs, rows: (outputs - rows["y"]) ** 2 / 2)
+    >>> data = {"x": jnp.array([[1.0], [3.0]]), "y": jnp.array([2.0, 4.0])}
+    >>> metrics.gauss_newton_vector_product(
+    ...   line, jnp.zeros(1), data, jnp.ones(1), damping=0.5).tolist()
+    [5.5]
   """
   lifted = (
     variables if isinstance(variables, Variables) else Variables(variables)
@@ -175,6 +198,19 @@ def solve_curvature(
 
   Raises:
     ValueError: as `hessian_vector_product`; tol or max_steps not positive.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> from jaxunlearn.adapters.functions import from_functions
+    >>> line = from_functions(
+    ...   lambda key, x: jnp.zeros(1), lambda w, x: x @ w,
+    ...   loss=lambda outputs, rows: (outputs - rows["y"]) ** 2 / 2)
+    >>> data = {"x": jnp.array([[1.0], [3.0]]), "y": jnp.array([2.0, 4.0])}
+    >>> found, solve = metrics.solve_curvature(
+    ...   line, jnp.zeros(1), data, jnp.array([11.0]), damping=0.5)
+    >>> found.round(3).tolist(), bool(solve.is_converged)
+    ([2.0], True)
   """
   checks.positive(tol=tol, max_steps=max_steps)
   _, params = rows_of_model.losses_of(model, variables)
@@ -231,6 +267,20 @@ def influence_of_request(
 
   Raises:
     ValueError: as `solve_curvature`; a mask of a wrong shape or dtype.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> from jaxunlearn.adapters.functions import from_functions
+    >>> model = from_functions(
+    ...   lambda key, x: jnp.zeros(1), lambda mean, x: x - mean[None],
+    ...   loss=lambda outputs, rows: outputs[:, 0] ** 2 / 2)
+    >>> data = {"x": jnp.array([[0.0], [1.0], [5.0]])}
+    >>> change, _ = metrics.influence_of_request(
+    ...   model, jnp.array([2.0]), data, jnp.array([False, False, True]),
+    ...   damping=0.0)
+    >>> change.round(3).tolist()  # To first order; retraining gives -1.5.
+    [-1.0]
   """
   checks.request(data, forget_mask)
   gradient = _mean_gradient(
@@ -283,6 +333,19 @@ def influence_scores(
 
   Raises:
     ValueError: as `solve_curvature`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> from jaxunlearn.adapters.functions import from_functions
+    >>> model = from_functions(
+    ...   lambda key, x: jnp.zeros(1), lambda mean, x: x - mean[None],
+    ...   loss=lambda outputs, rows: outputs[:, 0] ** 2 / 2)
+    >>> data = {"x": jnp.array([[0.0], [1.0], [5.0]])}
+    >>> scores, _ = metrics.influence_scores(
+    ...   model, jnp.array([2.0]), data, {"x": jnp.array([[3.0]])}, damping=0.0)
+    >>> [round(score, 2) for score in scores.tolist()]
+    [-0.67, -0.33, 1.0]
   """
   weight = _weights(data, weights)
   query_weight = _weights(query, query_weights, "query_weights")

@@ -98,6 +98,14 @@ def klom_floor(
     retrained: float [K, E], K >= 2, margins of models of independent seeds.
     num_bins: see `klom`.
     floor: see `klom`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> margins = jnp.array([[0.0, 1.0], [1.0, 2.0], [0.0, 3.0], [1.0, 4.0]])
+    >>> floor = metrics.klom_floor(margins)
+    >>> float(floor[0]), round(float(floor[1]), 2)
+    (0.0, 10.82)
   """
   if jnp.ndim(retrained) != 2 or len(retrained) < 2:
     raise ValueError(

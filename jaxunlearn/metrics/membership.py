@@ -33,6 +33,13 @@ def entropy(logits: jax.Array) -> jax.Array:
 
   Returns:
     [...], nats, in [0, log C].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> logits = jnp.array([[0.0, 0.0], [9.0, -9.0]])
+    >>> print(metrics.entropy(logits).round(3))
+    [0.693 0.   ]
   """
   log_p, _ = _log_probs(_rows.widened(logits))
   p = jnp.exp(log_p)
@@ -51,6 +58,13 @@ def confidence(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: shapes do not match; labels are no integers or out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> logits = jnp.log(jnp.array([[0.8, 0.2], [0.5, 0.5]]))
+    >>> print(metrics.confidence(logits, jnp.array([0, 1])).round(3))
+    [0.8 0.5]
   """
   logits = _rows.widened(logits)
   labels = _rows.labels_of(labels, logits)
@@ -75,6 +89,13 @@ def modified_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
   Source: arXiv:2003.10595. SalUn's released code computes something else under
   this name (all labels' columns at once, and log p for log(1 - p)).
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> logits = jnp.array([[9.0, -9.0], [-9.0, 9.0]])
+    >>> print(metrics.modified_entropy(logits, jnp.array([0, 0])).round(3))
+    [ 0. 36.]
   """
   logits = _rows.widened(logits)
   labels = _rows.labels_of(labels, logits)
@@ -109,6 +130,13 @@ def logit_confidence(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: shapes do not match; labels are no integers or out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> logits = jnp.array([[2.0, -1.0], [2.0, 5.0]])
+    >>> metrics.logit_confidence(logits, jnp.array([0, 0])).tolist()
+    [3.0, -3.0]
   """
   logits = _rows.widened(logits)
   labels = _rows.labels_of(labels, logits)
@@ -157,7 +185,14 @@ def separation_auc(
     In [0, 1]; nan if one side is empty or a counted score is nan.
 
   Raises:
-    ValueError: shapes do not match.
+    ValueError: shapes do not match; (concrete) a weight that is negative or nan.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> forget, unseen = jnp.array([2.0, 3.0]), jnp.array([1.0, 2.0])
+    >>> float(metrics.separation_auc(forget, unseen))
+    0.875
   """
   positive, negative = _rows.widened(positive), _rows.widened(negative)
   sides = []
@@ -170,6 +205,10 @@ def separation_auc(
     weights = jnp.ones(scores.shape) if weights is None else weights
     weights = jnp.asarray(weights).astype(jnp.float32)
     _rows.same_shape(scores, weights, name, f"{name}_weights")
+    if checks.is_concrete(weights) and not (np.asarray(weights) >= 0).all():
+      raise ValueError(
+        f"Expected {name}_weights >= 0, got some that are negative or nan."
+      )
     sides.append(weights)
   positive_w, negative_w = sides
   order = jnp.argsort(negative)
@@ -229,6 +268,14 @@ def svc_membership(
   Raises:
     ValueError: no member or no non-member rows, features of different widths,
       values that are nan or infinite, max_rows < 1.
+
+  Example:
+    >>> import numpy as np
+    >>> from jaxunlearn import metrics
+    >>> members, others = np.array([0.9, 0.95, 1.0]), np.array([0.1, 0.2, 0.3])
+    >>> forget = np.array([0.92, 0.97, 0.98, 0.2])
+    >>> metrics.svc_membership(members, others, forget)
+    0.75
   """
   members = _feature_rows(member_features, "member_features")
   non_members = _feature_rows(non_member_features, "non_member_features")

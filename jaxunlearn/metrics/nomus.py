@@ -27,6 +27,11 @@ def forgetting_score(attack_accuracy: Any) -> jax.Array:
 
   Raises:
     ValueError: (concrete) a value outside of [0, 1].
+
+  Example:
+    >>> from jaxunlearn import metrics
+    >>> float(metrics.forgetting_score(0.75))
+    0.25
   """
   _in_unit(attack_accuracy=attack_accuracy)
   return jnp.abs(jnp.asarray(attack_accuracy) - 0.5)

@@ -53,6 +53,17 @@ def per_example_loss(
   Raises:
     ValueError: chunk_size < 1, weights of a wrong shape or dtype, a loss that
       is not one number a row.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> from jaxunlearn.adapters.functions import from_functions
+    >>> line = from_functions(
+    ...   lambda key, x: jnp.zeros(1), lambda w, x: x @ w,
+    ...   loss=lambda outputs, rows: (outputs - rows["y"]) ** 2 / 2)
+    >>> data = {"x": jnp.array([[1.0], [3.0]]), "y": jnp.array([2.0, 4.0])}
+    >>> metrics.per_example_loss(line, jnp.zeros(1), data).tolist()
+    [2.0, 8.0]
   """
   losses, params = losses_of(model, variables)
   return _map(lambda rows: losses(params, rows), data, weights, chunk_size)
@@ -83,6 +94,17 @@ def gradient_norms(
 
   Raises:
     ValueError: as `per_example_loss`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> from jaxunlearn.adapters.functions import from_functions
+    >>> line = from_functions(
+    ...   lambda key, x: jnp.zeros(1), lambda w, x: x @ w,
+    ...   loss=lambda outputs, rows: (outputs - rows["y"]) ** 2 / 2)
+    >>> data = {"x": jnp.array([[1.0], [3.0]]), "y": jnp.array([2.0, 4.0])}
+    >>> metrics.gradient_norms(line, jnp.zeros(1), data).tolist()
+    [2.0, 12.0]
   """
   losses, params = losses_of(model, variables)
 
@@ -127,6 +149,18 @@ def gradient_dots(
 
   Raises:
     ValueError: as `per_example_loss`, and a direction unlike the params.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> from jaxunlearn.adapters.functions import from_functions
+    >>> line = from_functions(
+    ...   lambda key, x: jnp.zeros(1), lambda w, x: x @ w,
+    ...   loss=lambda outputs, rows: (outputs - rows["y"]) ** 2 / 2)
+    >>> data = {"x": jnp.array([[1.0], [3.0]]), "y": jnp.array([2.0, 4.0])}
+    >>> direction = jnp.array([0.5])
+    >>> metrics.gradient_dots(line, jnp.zeros(1), data, direction).tolist()
+    [-1.0, -6.0]
   """
   losses, params = losses_of(model, variables)
   direction = like_params(direction, params, "direction")
@@ -167,6 +201,17 @@ def gradient_gram(
 
   Raises:
     ValueError: as `per_example_loss`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> from jaxunlearn.adapters.functions import from_functions
+    >>> line = from_functions(
+    ...   lambda key, x: jnp.zeros(1), lambda w, x: x @ w,
+    ...   loss=lambda outputs, rows: (outputs - rows["y"]) ** 2 / 2)
+    >>> data = {"x": jnp.array([[1.0], [3.0]]), "y": jnp.array([2.0, 4.0])}
+    >>> metrics.gradient_gram(line, jnp.zeros(1), data, data).tolist()
+    [[4.0, 24.0], [24.0, 144.0]]
   """
   checks.positive(others_chunk_size=others_chunk_size)
   losses, params = losses_of(model, variables)

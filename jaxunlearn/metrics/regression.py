@@ -65,6 +65,13 @@ def mean_squared_error(
 
   Raises:
     ValueError: shapes or dtypes do not match.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> outputs, targets = jnp.array([[1.0], [5.0]]), jnp.array([3.0, 4.0])
+    >>> float(metrics.mean_squared_error(outputs, targets))
+    2.5
   """
   return _rows.weighted_mean(
     _per_example(jnp.square(_errors(outputs, targets))), weights
@@ -90,6 +97,14 @@ def relative_difference(
 
   Raises:
     ValueError: shapes or dtypes do not match.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> outputs, retrained = jnp.array([3.0, 5.0]), jnp.array([2.0, 5.0])
+    >>> targets = jnp.array([4.0, 0.0])
+    >>> metrics.relative_difference(outputs, retrained, targets).tolist()
+    [0.25, 0.0]
   """
   difference = jnp.abs(
     _like_targets(outputs, targets) - _like_targets(other_outputs, targets)

@@ -193,6 +193,16 @@ def association_matrix(
 
   Raises:
     ValueError: as `tabsyndex`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> table = jnp.array([[1.0, 2.0, 0.0], [2.0, 4.0, 1.0], [3.0, 6.0, 0.0]])
+    >>> matrix = metrics.association_matrix(table, categories=(0, 0, 2))
+    >>> print(matrix.round(3))
+    [[1. 1. 0.]
+     [1. 1. 0.]
+     [0. 0. 1.]]
   """
   layout = columns_of(categories, at_least=2)
   rows = table_of(table, weights, layout, "table")
@@ -208,7 +218,16 @@ def support_coverage(
   real_weights: jax.Array | None = None,
   fake_weights: jax.Array | None = None,
 ) -> jax.Array:
-  """The support score of every column: [D], in [0, 1]; see `tabsyndex`."""
+  """The support score of every column: [D], in [0, 1]; see `tabsyndex`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> real = jnp.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
+    >>> fake = jnp.array([[0.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+    >>> print(metrics.support_coverage(real, fake, categories=(2, 2)).round(3))
+    [0.5 1. ]
+  """
   checks.one_of(MODES, mode=mode)
   layout = columns_of(categories, at_least=2)
   tables = (

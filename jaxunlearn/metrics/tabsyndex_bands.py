@@ -71,6 +71,16 @@ def tabsyndex_bands(
 
   Raises:
     ValueError: as `tabsyndex`; num_resamples < 2.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import metrics
+    >>> rows = jax.random.normal(jax.random.key(0), (20, 2))
+    >>> bands = metrics.tabsyndex_bands(
+    ...   rows, rows, jax.random.key(1), categories=(0, 0), num_resamples=4,
+    ...   efficacy=None)
+    >>> round(float(bands.score.basic), 3), bands.std.basic.shape
+    (1.0, ())
   """
   if num_resamples < 2:
     raise ValueError(f"Expected num_resamples > 1, got {num_resamples}.")

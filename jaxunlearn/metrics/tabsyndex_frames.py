@@ -55,6 +55,20 @@ def encode_frames(
     ValueError: one is no frame, a column is missing or there twice, a name in
       `categorical` is none of a column, a column of numbers holds others or
       misses some.
+
+  Example:
+    >>> import numpy as np
+    >>> from types import SimpleNamespace
+    >>> from jaxunlearn import metrics
+    >>> class Frame(dict):  # What is read of a frame of pandas or polars.
+    ...   columns, to_numpy = property(list), None
+    ...   def __getitem__(self, name):
+    ...     return SimpleNamespace(to_numpy=lambda: np.array(self.get(name)))
+    >>> real = Frame(age=[30, 41], sex=["f", "m"])
+    >>> fake = Frame(sex=["m", "x"], age=[35, 36])
+    >>> found = metrics.encode_frames(real, fake, ["sex"])
+    >>> found.fake.tolist(), found.categories
+    ([[35.0, 1.0], [36.0, 2.0]], (0, 3))
   """
   if not (is_frame(real) and is_frame(fake)):
     raise ValueError(

@@ -48,6 +48,16 @@ def nearest_record_distance(
 
   Raises:
     ValueError: as `tabsyndex`; chunk_size < 1.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> table = jnp.array([[0.0, 0.0], [10.0, 1.0]])
+    >>> synthetic = jnp.array([[5.0, 0.0], [9.0, 1.0]])
+    >>> found = metrics.nearest_record_distance(
+    ...   table, synthetic, categories=(0, 2))
+    >>> print(found)
+    [0.25 0.05]
   """
   layout = columns_of(categories, at_least=2)
   table = table_of(rows, row_weights, layout, "rows")

@@ -65,6 +65,13 @@ def mean_cross_entropy(
 
   Raises:
     ValueError: shapes or dtypes do not match, labels out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> logits = jnp.log(jnp.array([[0.5, 0.5], [0.1, 0.9]]))
+    >>> round(float(metrics.mean_cross_entropy(logits, jnp.array([0, 0]))), 3)
+    1.498
   """
   logits = _rows.rows_of(logits, "logits")
   labels = _rows.labels_of(labels, logits)
@@ -96,6 +103,13 @@ def confusion_matrix(
 
   Raises:
     ValueError: shapes or dtypes do not match, labels out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> logits = jnp.array([[2.0, 1.0], [0.0, 1.0], [0.0, 3.0]])
+    >>> metrics.confusion_matrix(logits, jnp.array([0, 0, 1]), 2).tolist()
+    [[1.0, 1.0], [0.0, 1.0]]
   """
   logits = _rows.rows_of(logits, "logits")
   if logits.shape[-1] != num_classes:
@@ -123,8 +137,18 @@ def unweighted_f1(counts: jax.Array) -> jax.Array:
 
   Returns:
     In [0, 1], over the classes that have rows; nan without any.
+
+  Raises:
+    ValueError: counts that are not [C, C].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> counts = jnp.array([[1.0, 1.0], [0.0, 2.0]])
+    >>> round(float(metrics.unweighted_f1(counts)), 4)
+    0.7333
   """
-  counts = _rows.rows_of(counts, "counts")
+  counts = _counts_of(counts)
   hits = jnp.diagonal(counts)
   both = counts.sum(axis=0) + counts.sum(axis=1)
   share = 2 * hits / jnp.where(both > 0, both, 1)
@@ -132,11 +156,26 @@ def unweighted_f1(counts: jax.Array) -> jax.Array:
 
 
 def unweighted_recall(counts: jax.Array) -> jax.Array:
-  """UAR: the mean over classes of the share that is right, as `unweighted_f1`."""
-  counts = _rows.rows_of(counts, "counts")
+  """UAR: the mean over classes of the share that is right, as `unweighted_f1`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> counts = jnp.array([[1.0, 1.0], [0.0, 2.0]])
+    >>> float(metrics.unweighted_recall(counts))
+    0.75
+  """
+  counts = _counts_of(counts)
   total = counts.sum(axis=1)
   share = jnp.diagonal(counts) / jnp.where(total > 0, total, 1)
   return _rows.weighted_mean(share, total > 0)
+
+
+def _counts_of(counts: jax.Array) -> jax.Array:
+  counts = _rows.rows_of(counts, "counts")
+  if counts.shape[0] != counts.shape[1]:
+    raise ValueError(f"Expected counts [C, C], got shape {counts.shape}.")
+  return counts
 
 
 class ClassOutcomes(NamedTuple):

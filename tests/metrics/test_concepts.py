@@ -133,6 +133,12 @@ def test_the_residue_and_the_closest_class():
   assert metrics.closest_class(table, 1) == 2
 
 
+def of_classes(margins, label, weights=None):
+  one = jnp.ones(1)
+  bottleneck = metrics.Bottleneck(jnp.ones((2, 1)), jnp.ones(2), one, one)
+  return metrics.class_attributions(bottleneck, margins, label, weights)
+
+
 @pytest.mark.parametrize(
   ("call", "message"),
   [
@@ -143,6 +149,22 @@ def test_the_residue_and_the_closest_class():
       "l1_ratio",
     ),
     (lambda e, y: metrics.concepts_of(y[0], 1.5), "coverage"),
+    (lambda e, y: metrics.concepts_of(y), "of one class"),
+    (lambda e, y: metrics.closest_class(y[:3], of=3), r"of in 0 \.\. 2"),
+    (lambda e, y: metrics.closest_class(y[0], of=0), r"attributions \[N, C\]"),
+    (
+      lambda e, y: metrics.concept_residue(y, y[:1], y > 0),
+      "after of the shape",
+    ),
+    (lambda e, y: metrics.concept_residue(y, y, y[0] > 0), "chosen of the"),
+    (lambda e, y: metrics.concept_residue(y, y, y), "chosen of dtype bool"),
+    (lambda e, y: of_classes(y[:, :1], y[:, 0] > 0), "label of integer dtype"),
+    (lambda e, y: of_classes(y[:, :1], np.full(300, 2)), r"label in 0 \.\. 1"),
+    (lambda e, y: of_classes(y, np.zeros(300, int)), r"margins \[N, 1\]"),
+    (
+      lambda e, y: of_classes(y[:, :1], np.zeros(300, int), np.ones((300, 1))),
+      r"weights of shape \(300,\)",
+    ),
     (
       lambda e, y: metrics.integrated_gradients(lambda x: x.sum(), e, e[0, :2]),
       "Expected baseline of shape",

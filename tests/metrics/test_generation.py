@@ -241,6 +241,11 @@ def test_answers_that_do_not_fit_the_prompts_are_refused():
 def test_a_pair_needs_two_domains_and_labels_that_exist():
   with pytest.raises(ValueError, match="two and the same domains"):
     generation.pair_groups(PROMPTED, {"object": 1})
+  labels, pair = PROMPTED["style"], {"object": 1, "style": 2}
+  # A column would broadcast against a row, floats would be equal to no label.
+  for style in (labels[:, None], labels[:9], labels + 0.5):
+    with pytest.raises(ValueError, match="labels of style of"):
+      generation.pair_groups({**PROMPTED, "style": style}, pair)
   with pytest.raises(ValueError, match=r"target in 0 \.\. 2"):
     generation.pair_scores(
       random_answers(), PROMPTED, {"object": 1, "style": 3}, num_classes=NUM

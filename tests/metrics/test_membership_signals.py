@@ -184,3 +184,6 @@ def test_separation_auc_of_nothing_or_of_nan_is_nan():
   np.testing.assert_allclose(lanes, [0.25, 0.75])
   with pytest.raises(ValueError, match="positive_weights"):
     metrics.separation_auc(scores, scores, two[:2])
+  for weight in (-1.0, jnp.nan):
+    with pytest.raises(ValueError, match="negative_weights >= 0"):
+      metrics.separation_auc(scores, scores, two, jnp.array([weight, 2.0, 0.0]))

@@ -267,6 +267,11 @@ def test_zrf_over_teachers_is_the_mean_of_their_scores():
     metrics.zrf_over_teachers(probs, teachers[0])
 
 
+def test_counts_that_are_not_square_are_refused():
+  for metric in (metrics.unweighted_f1, metrics.unweighted_recall):
+    refused(r"counts \[C, C\]", metric, jnp.ones((2, 3)))
+
+
 def test_distances_reject_what_cannot_be_meant():
   p, q = jnp.ones((2, 3)) / 3, jnp.ones((2, 4)) / 4
   for metric in (
@@ -279,6 +284,12 @@ def test_distances_reject_what_cannot_be_meant():
     refused(r"\(2, 3\), got \(2, 4\)", metric, p, q)
   refused("base to be one of 'e', '2'", metrics.js_divergence, p, p, base="10")
   refused("variant to be one of", metrics.zrf, p, p, variant="code")
+  logits = jnp.array([[3.0, -1.0, 0.5]])
+  for metric in (metrics.kl_divergence, metrics.js_divergence, metrics.zrf):
+    refused("p to be probabilities", metric, logits, p[:1])
+    refused(
+      "q to be probabilities", jax.jit(lambda p: metric(p, logits)), p[:1]
+    )
 
 
 # Weights.
