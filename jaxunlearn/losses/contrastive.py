@@ -44,6 +44,19 @@ def supervised_contrastive(
 
   Raises:
     ValueError: shapes do not match, temperature <= 0.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> apart = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    >>> together = jnp.ones((4, 2))  # One of three others is of the class.
+    >>> labels = jnp.array([0, 0, 1, 1])
+    >>> found = ju.losses.supervised_contrastive(apart, labels)
+    >>> [round(v, 3) for v in found.tolist()]
+    [0.0, 0.0, 0.0, 0.0]
+    >>> found = ju.losses.supervised_contrastive(together, labels)
+    >>> [round(v, 3) for v in found.tolist()]
+    [1.099, 1.099, 1.099, 1.099]
   """
   embeddings, labels, present = _prepare(embeddings, labels, weight)
   checks.positive(temperature=temperature)
@@ -121,6 +134,14 @@ def confidence_weighted_mse(
 
   Raises:
     ValueError: shapes do not match, labels out of range, temperature <= 0.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> teacher = jnp.array([[30.0, 0.0], [0.0, 0.0]])  # Sure, and unsure.
+    >>> student, labels = teacher + 2.0, jnp.array([0, 0])
+    >>> ju.losses.confidence_weighted_mse(student, teacher, labels).tolist()
+    [4.0, 2.0]
   """
   logits, teacher_logits = jnp.asarray(logits), jnp.asarray(teacher_logits)
   if logits.ndim != 2 or logits.shape != teacher_logits.shape:

@@ -87,6 +87,15 @@ def kl_to_target(
 
   Raises:
     ValueError: shapes differ, C < 2, temperature <= 0.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> target = jnp.array([[1.0, 0.0], [0.5, 0.5]])
+    >>> found = ju.losses.kl_to_target(jnp.zeros((2, 2)), target)
+    >>> found = found
+    >>> [round(v, 3) for v in found.tolist()]  # The logarithm of 2, and nothing.
+    [0.693, 0.0]
   """
   student_logits, target_probs, temperature = _prepare(
     student_logits, target_probs, temperature, "target_probs"

@@ -69,6 +69,14 @@ def error_minimising(
 
   The counterpart for classes to keep: inputs the model is sure about. Args,
   result and errors as in `error_maximising`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> logits, labels = jnp.array([[50.0, 0.0]]), jnp.array([0])
+    >>> noise = jnp.array([[3.0, 4.0]])  # Of squared norm 25.
+    >>> ju.losses.error_minimising(logits, labels, noise, 0.1).tolist()
+    [2.5]
   """
   losses = cross_entropy(logits, labels)
   return _noise_penalty(losses, noise, penalty, norm) + losses

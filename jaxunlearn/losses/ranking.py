@@ -55,5 +55,12 @@ def reverse_bpr(positive: jax.Array, negative: jax.Array) -> jax.Array:
     ValueError: the shapes differ.
 
   Source: arXiv:2405.15328 (the direct reading of its abstract).
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> forgotten, others = jnp.array([0.0, -5.0]), jnp.array([0.0, 5.0])
+    >>> [round(v, 3) for v in ju.losses.reverse_bpr(forgotten, others).tolist()]
+    [0.693, 0.0]
   """
   return bpr(negative, positive)

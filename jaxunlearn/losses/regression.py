@@ -52,6 +52,13 @@ def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: as `absolute_error`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> outputs, targets = jnp.array([[1.0], [5.0]]), jnp.array([3.0, 4.0])
+    >>> ju.losses.squared_error(outputs, targets).tolist()
+    [4.0, 1.0]
   """
   return _per_example(optax.losses.squared_error(_difference(outputs, targets)))
 
@@ -77,6 +84,13 @@ def quantile_loss(
   Raises:
     ValueError: shapes do not match; targets that are no floats; (concrete
       values) a quantile outside (0, 1).
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> outputs = jnp.array([[0.0], [4.0]])  # Two too low and two too high.
+    >>> ju.losses.quantile_loss(outputs, jnp.full(2, 2.0), [0.75]).tolist()
+    [1.5, 0.5]
   """
   outputs, targets = _floats(outputs, targets)
   levels = jnp.asarray(quantiles, outputs.dtype)
@@ -111,6 +125,15 @@ def on_targets(
 
   Raises:
     ValueError: an unknown kind; quantiles missing, or given to another kind.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> rows = {"label": jnp.array([3.0, 4.0])}
+    >>> ju.losses.on_targets("l1")(jnp.array([1.0, 4.0]), rows).tolist()
+    [2.0, 0.0]
+    >>> ju.losses.on_targets("l2")(jnp.array([1.0, 4.0]), rows).tolist()
+    [4.0, 0.0]
   """
   checks.one_of((*KINDS, "quantile"), kind=kind)
   if (quantiles is None) == (kind == "quantile"):
