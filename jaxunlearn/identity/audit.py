@@ -94,6 +94,19 @@ def audit_identity(
 
   Raises:
     ValueError: shapes do not match, identities out of range.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> centres = 3.0 * jnp.eye(4)  # Embeddings of four persons, far apart.
+    >>> ids, other = jnp.arange(40) % 4, jnp.arange(20) % 4
+    >>> noise = jax.random.normal(jax.random.key(0), (60, 4))
+    >>> found = ju.identity.audit_identity(
+    ...   centres[ids] + 0.3 * noise[:40], ids,
+    ...   centres[other] + 0.3 * noise[40:], other,
+    ...   jnp.int32(1), jax.random.key(1), num_ids=4)
+    >>> float(found.linear), float(found.mlp), float(found.rank_1)
+    (1.0, 1.0, 1.0)
   """
   _check("gallery", gallery, gallery_ids, num_ids)
   _check("queries", queries, query_ids, num_ids)
@@ -147,6 +160,17 @@ def decide(
     says_gone: what the method reports by its own loss or head.
     margin: >= 0, a difference of no interest.
     level: of the bound; static.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> retrained = ju.identity.IdentityAudit(
+    ...   *(jnp.array([low, low + 0.02]) for low in (0.1, 0.1, 0.0, 0.1, 0.2)))
+    >>> found = ju.identity.IdentityAudit(
+    ...   *map(jnp.float32, (0.12, 0.9, 0.0, 0.1, 0.2)))  # A network names it.
+    >>> decision = ju.identity.decide(found, retrained)
+    >>> bool(decision.is_gone), bool(decision.is_concealed)
+    (False, True)
   """
   from scipy.special import stdtrit
 

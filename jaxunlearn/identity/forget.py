@@ -47,6 +47,21 @@ def uniform_teacher(
     centre: None, every one alike; or logits [K] of the distribution that is
       taught, such as the running centre of a teacher's outputs.
     forget_weight: of the forget rows' loss; may be traced.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()  # The classes are the persons.
+    >>> logits = lambda variables, rows: problem.model.predict(
+    ...   variables, rows["x"])
+    >>> unlearn = ju.identity.uniform_teacher(
+    ...   problem.model, ju.Fit(optax.adam(0.05), 40, 16), logits=logits)
+    >>> made, _ = jax.jit(unlearn)(*problem.arguments)
+    >>> p = jax.nn.softmax(logits(made, problem.data)[problem.request])
+    >>> entropy = -(p * jnp.log(p)).sum(axis=1).mean()
+    >>> round(float(jnp.exp(entropy)), 1)  # As between so many persons.
+    3.7
   """
 
   def anybody(variables: Variables, step: Step, key: jax.Array) -> jax.Array:
@@ -77,6 +92,20 @@ def anchor_to_class(
     anchor: the response that is wanted, of the original variables; with the key
       that `respond` gets, so that both see one noise. `retain_mean` makes one.
     forget_weight: of the forget rows' loss; may be traced.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()  # The classes are the persons.
+    >>> embed = lambda variables, step, key: problem.model.features(
+    ...   variables, step.rows["x"])["hidden"]
+    >>> unlearn = ju.identity.anchor_to_class(
+    ...   problem.model, ju.Fit(optax.adam(0.05), 40, 16), respond=embed,
+    ...   anchor=ju.identity.retain_mean(embed), forget_weight=0.1)
+    >>> made, _ = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 1.0)
   """
 
   def generic(variables: Variables, step: Step, key: jax.Array) -> jax.Array:
@@ -91,7 +120,18 @@ def anchor_to_class(
 
 
 def retain_mean(respond: Respond) -> Respond:
-  """The mean response to the step's retain rows, for every row."""
+  """The mean response to the step's retain rows, for every row.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn.core import host_batch
+    >>> step = host_batch(
+    ...   {"x": jnp.array([9.0, 2.0, 4.0])}, jnp.array([True, False, False]))
+    >>> double = lambda variables, step, key: 2 * step.rows["x"]
+    >>> ju.identity.retain_mean(double)(None, step, None).tolist()
+    [6.0, 6.0, 6.0]
+  """
 
   def mean(variables: Variables, step: Step, key: jax.Array) -> jax.Array:
     found = respond(variables, step, key)
@@ -116,6 +156,17 @@ def clipped_reversal(
     fit: how; its rows are of each kind.
     ceiling: of a row's loss; above it the row is left alone. May be traced.
     forget_weight: of the forget rows' loss; may be traced.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()  # The classes are the persons.
+    >>> unlearn = ju.identity.clipped_reversal(
+    ...   problem.model, ju.Fit(optax.adam(0.05), 40, 16), ceiling=3.0)
+    >>> made, _ = jax.jit(unlearn)(*problem.arguments)
+    >>> toy.accuracies(problem, made)
+    (0.0, 1.0)
   """
   plain = supervised(as_task(task), train=True)
 
@@ -149,6 +200,21 @@ def beside_retain(
     fit: how; its rows are of each kind.
     forget_weight: >= 0; may be traced.
     name: of the phase.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> size = lambda variables, step, key: (
+    ...   problem.model.predict(variables, step.rows["x"]) ** 2).mean(axis=1)
+    >>> unlearn = ju.identity.beside_retain(
+    ...   problem.model, size, ju.Fit(optax.adam(0.05), 40, 16), name="quiet")
+    >>> made, _ = jax.jit(unlearn)(*problem.arguments)
+    >>> logits = problem.model.predict(made, problem.data["x"])
+    >>> [round(float(abs(logits[rows]).mean()))
+    ...  for rows in (problem.request, ~problem.request)]
+    [0, 4]
   """
   fit, task = as_fit(fit, {}), as_task(task)
   checks.non_negative(forget_weight=forget_weight)

@@ -30,6 +30,18 @@ def retrieval(
 
   Returns:
     [Q] each; nan for a query of nobody in the gallery.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> gallery = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> queries = jnp.array([[1.0, 0.1], [1.0, 0.2]])  # Both nearest to 0's.
+    >>> rank_1, precision, gap = ju.identity.retrieval(
+    ...   gallery, jnp.array([0, 1]), queries, jnp.array([0, 1]))
+    >>> rank_1.tolist(), precision.tolist()
+    ([1.0, 0.0], [1.0, 0.5])
+    >>> [round(v, 1) for v in gap.tolist()]
+    [0.9, -0.8]
   """
   near = unit(queries) @ unit(gallery).T
   same = query_ids[:, None] == gallery_ids[None]
