@@ -39,7 +39,18 @@ Loss = Callable[[PyTree, PyTree], jax.Array]
 
 
 def weights_sgd(num_steps: int, rate: float = 0.025) -> Any:
-  """The released code's optimiser of weights."""
+  """The released code's optimiser of weights.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import nas
+    >>> optimizer = nas.weights_sgd(num_steps=100, rate=0.1)
+    >>> weights = {"w": jnp.zeros(1)}
+    >>> updates, _ = optimizer.update(
+    ...   {"w": jnp.full(1, 50.0)}, optimizer.init(weights), weights)
+    >>> updates["w"].round(3).item()  # The gradient is cut to 5.
+    -0.5
+  """
   return optax.chain(
     optax.clip_by_global_norm(5.0),
     optax.add_decayed_weights(3e-4),
@@ -58,6 +69,18 @@ def unrolled(
 
   Rate 0 is the first-order approximation, which costs no inner step where the
   rate is not traced.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import nas
+    >>> train = lambda w, a: 0.5 * (w - a) ** 2
+    >>> validate = lambda w, a: w**2
+    >>> ahead = lambda a, rate: nas.unrolled(train, validate, 3.0, a, rate)
+    >>> float(ahead(1.0, 0.5))  # w = 3 - 0.5 * (3 - 1) = 2.
+    4.0
+    >>> slope = jax.grad(ahead)
+    >>> float(slope(1.0, 0.5)), float(slope(1.0, 0.0))
+    (2.0, 0.0)
   """
   if checks.is_concrete(inner_rate) and inner_rate == 0:
     return validation_loss(weights, architecture)
@@ -67,7 +90,17 @@ def unrolled(
 
 
 def search_model(space: Space) -> Model:
-  """The supernet, of params "architecture" and "weights"."""
+  """The supernet, of params "architecture" and "weights".
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import nas
+    >>> space = nas.Space(num_classes=2, channels=2, nodes=1, cells=("normal",))
+    >>> model, x = nas.search_model(space), jnp.ones((3, 4, 4, 1))
+    >>> variables = model.init(jax.random.key(0), x)
+    >>> sorted(variables.params), model.predict(variables, x).shape
+    (['architecture', 'weights'], (3, 2))
+  """
 
   def init(key: jax.Array, x: PyTree) -> Variables:
     table = supernet.init_architecture(space, derive(key, "table"))
@@ -104,6 +137,21 @@ def darts(
     inner_rate: see `unrolled`; may be traced.
     cost_weight: of `expected_cost`; may be traced.
     costs: [operations]; None: the number of weights that each has.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import nas
+    >>> space = nas.Space(num_classes=2, channels=2, nodes=1, cells=("normal",))
+    >>> label = jnp.arange(16) % 2  # Dark and bright images.
+    >>> data = {"x": jnp.ones((16, 4, 4, 1)) * label[:, None, None, None],
+    ...         "label": label, "fold": jnp.arange(16) < 8}
+    >>> model, key = nas.search_model(space), jax.random.key(0)
+    >>> start = model.init(key, data["x"])
+    >>> search = nas.darts(space, ju.Fit(nas.weights_sgd(5), 5, 4))
+    >>> found, info = jax.jit(search)(start, data, jnp.arange(16) == 0, key)
+    >>> {name: phase.loss.shape for name, phase in info.items()}
+    {'architecture': (5, 1), 'weights': (5, 1)}
   """
   checks.non_negative(inner_rate=inner_rate, cost_weight=cost_weight)
   task = search_model(space).task

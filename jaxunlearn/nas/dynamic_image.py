@@ -22,6 +22,13 @@ def harmonic_weights(
 
   2 (T - t + 1) - (T + 1) (H_T - H_{t-1}) of frame t = 1 .. T, H the harmonic
   numbers; T is the number of frames that count, which may be traced.
+
+  Example:
+    >>> from jaxunlearn import nas
+    >>> [round(v, 3) for v in nas.harmonic_weights(3).tolist()]
+    [-1.333, 0.667, 0.667]
+    >>> [round(v, 3) for v in nas.harmonic_weights(5, length=3).tolist()]
+    [-1.333, 0.667, 0.667, 0.0, 0.0]
   """
   t, length = _frames(num_frames, length)
   harmonic = jnp.cumsum(1 / t)
@@ -33,7 +40,15 @@ def harmonic_weights(
 def simple_weights(
   num_frames: int, length: int | jax.Array | None = None
 ) -> jax.Array:
-  """Rank pooling of raw frames: 2 t - T - 1; see `harmonic_weights`."""
+  """Rank pooling of raw frames: 2 t - T - 1; see `harmonic_weights`.
+
+  Example:
+    >>> from jaxunlearn import nas
+    >>> nas.simple_weights(5).tolist()
+    [-4.0, -2.0, 0.0, 2.0, 4.0]
+    >>> nas.simple_weights(5, length=3).tolist()
+    [-2.0, 0.0, 2.0, 0.0, 0.0]
+  """
   t, length = _frames(num_frames, length)
   return _masked(2 * t - length - 1, length)
 
@@ -47,6 +62,15 @@ def dynamic_image(
   """The weighted sum of a clip's frames [T, H, W, C]: [H, W, C].
 
   `vmap` over clips, and over their lengths where they are padded.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import nas
+    >>> still = jnp.ones((3, 1, 2, 1))
+    >>> clip = still.at[:, 0, 1, 0].set(jnp.array([0.0, 1.0, 2.0]))
+    >>> image = nas.dynamic_image(clip, weights=nas.simple_weights)
+    >>> image[0, :, 0].tolist()  # What stands still, and what grows.
+    [0.0, 4.0]
   """
   if jnp.ndim(frames) != 4:
     raise ValueError(

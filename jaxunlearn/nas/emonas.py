@@ -31,7 +31,17 @@ from jaxunlearn.nas.supernet import Space
 
 
 def network_model(space: Space) -> Model:
-  """The architecture that was cut out, of params "network"."""
+  """The architecture that was cut out, of params "network".
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import nas
+    >>> space = nas.Space(num_classes=2, channels=2, nodes=1, cells=("normal",))
+    >>> model, x = nas.network_model(space), jnp.ones((3, 4, 4, 1))
+    >>> variables = model.init(jax.random.key(0), x)
+    >>> sorted(variables.params), model.predict(variables, x).shape
+    (['architecture', 'network', 'weights'], (3, 2))
+  """
   search = search_model(space)
 
   def init(key: jax.Array, x: PyTree) -> Variables:
@@ -48,7 +58,23 @@ def network_model(space: Space) -> Model:
 
 
 def tune_network(space: Space, fit: Fit) -> Transform:
-  """Goes on training the network on retain rows; the architecture stays."""
+  """Goes on training the network on retain rows; the architecture stays.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import nas
+    >>> space = nas.Space(num_classes=2, channels=2, nodes=1, cells=("normal",))
+    >>> label = jnp.arange(8) % 2
+    >>> data = {"x": jnp.ones((8, 4, 4, 1)) * label[:, None, None, None],
+    ...         "label": label}
+    >>> key = jax.random.key(0)
+    >>> start = nas.network_model(space).init(key, data["x"])
+    >>> tune = nas.tune_network(space, ju.Fit(optax.adam(0.05), 3, 4))
+    >>> made, info = jax.jit(tune)(start, data, jnp.arange(8) == 0, key)
+    >>> info.loss.shape
+    (3,)
+  """
   return phase(
     supervised(network_model(space), train=True),
     fit,
@@ -59,7 +85,23 @@ def tune_network(space: Space, fit: Fit) -> Transform:
 
 
 def train_network(space: Space, fit: Fit) -> Transform:
-  """`tune_network` from new weights."""
+  """`tune_network` from new weights.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import nas
+    >>> space = nas.Space(num_classes=2, channels=2, nodes=1, cells=("normal",))
+    >>> label = jnp.arange(8) % 2
+    >>> data = {"x": jnp.ones((8, 4, 4, 1)) * label[:, None, None, None],
+    ...         "label": label}
+    >>> key = jax.random.key(0)
+    >>> start = nas.network_model(space).init(key, data["x"])
+    >>> anew = nas.train_network(space, ju.Fit(optax.adam(0.05), 3, 4))
+    >>> made, info = jax.jit(anew)(start, data, jnp.arange(8) == 0, key)
+    >>> {name: phase.loss.shape for name, phase in info.items()}
+    {'network': (3,)}
+  """
 
   def renew(variables, data, request, key):
     params = variables.params
@@ -82,6 +124,21 @@ def emonas(space: Space, search: Fit, fit: Fit, **options: Any) -> Transform:
     search: of `darts`.
     fit: of `train_network`.
     **options: the other arguments of `darts`.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import nas
+    >>> space = nas.Space(num_classes=2, channels=2, nodes=1, cells=("normal",))
+    >>> label = jnp.arange(16) % 2
+    >>> data = {"x": jnp.ones((16, 4, 4, 1)) * label[:, None, None, None],
+    ...         "label": label, "fold": jnp.arange(16) < 8}
+    >>> fit, key = ju.Fit(optax.adam(0.05), 3, 4), jax.random.key(0)
+    >>> start = nas.network_model(space).init(key, data["x"])
+    >>> unlearn = nas.emonas(space, search=fit, fit=fit)
+    >>> made, info = jax.jit(unlearn)(start, data, jnp.arange(16) == 0, key)
+    >>> sorted(made.params), sorted(info)
+    (['architecture', 'network', 'weights'], ['darts', 'train_network'])
   """
   model = network_model(space)
   fresh = edit(
