@@ -80,6 +80,14 @@ def layout(
 
   Raises:
     ValueError: a count below 1, or fewer rows than slices.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import exact
+    >>> where = exact.layout(
+    ...   12, num_shards=2, num_slices=3, key=jax.random.key(0))
+    >>> jnp.bincount(where.shard).tolist(), jnp.bincount(where.slice).tolist()
+    ([6, 6], [4, 4, 4])
   """
   checks.count(num_rows=num_rows, num_shards=num_shards, num_slices=num_slices)
   checks.typed_key(key)

@@ -66,6 +66,16 @@ def low_rank(
 
   Raises:
     ValueError: a rank below 1, a model without a layer.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import exact, toy
+    >>> model, base, data, _, key = toy.classifier()
+    >>> small = exact.low_rank(model, base, data["x"], rank=2)
+    >>> variables = small.model.init(key, data["x"])
+    >>> adapters = variables.params["adapters"]  # Of a kernel [6, 8].
+    >>> [{n: leaf.shape for n, leaf in a.items()} for a in adapters.values()]
+    [{'down': (6, 2), 'up': (2, 8)}]
   """
   checks.count(rank=rank)
   name = jax.tree_util.keystr

@@ -70,6 +70,22 @@ def s3t(
 
   Raises:
     ValueError: orders that are not permutations of the slices.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import exact, toy
+    >>> model, base, data, _, key = toy.classifier()
+    >>> where = exact.layout(60, num_shards=1, num_slices=2, key=key)
+    >>> orders = exact.sequences(num_slices=2, count=2)
+    >>> system = exact.s3t(
+    ...   model, base, where, orders, ju.Fit(optax.adam(0.02), 4, 8), rank=2)
+    >>> state = system.fit(data, key)
+    >>> float(system.left(state)), system.model.predict(state, data["x"]).shape
+    (3.0, (60, 4))
+    >>> state, _ = system.delete(state, data, jnp.arange(60) == 7, key)
+    >>> float(system.left(state))
+    2.0
   """
   checks.model(model)
   place = positions(orders, where.num_slices)
@@ -171,6 +187,21 @@ def s3t_delete(where: Layout, orders: np.ndarray) -> Transform:
   Args:
     where: see `s3t`.
     orders: see `s3t`.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import exact, toy
+    >>> model, base, data, _, key = toy.classifier()
+    >>> where = exact.layout(60, num_shards=1, num_slices=2, key=key)
+    >>> orders = exact.sequences(num_slices=2, count=2)
+    >>> system = exact.s3t(
+    ...   model, base, where, orders, ju.Fit(optax.adam(0.02), 4, 8), rank=2)
+    >>> state = system.fit(data, key)
+    >>> delete = exact.s3t_delete(where, orders)  # That of the system.
+    >>> state, found = delete(state, data, jnp.arange(60) == 7, key)
+    >>> int(found.steps)  # Nothing is trained.
+    0
   """
   place = jnp.asarray(positions(orders, where.num_slices))
 
@@ -202,6 +233,14 @@ def shorten(length: jax.Array, hit: jax.Array, place: jax.Array) -> jax.Array:
 
   Returns:
     int [M, B], never more than before.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import exact
+    >>> place = jnp.array([[0, 1, 2], [1, 2, 0]])  # Of slices, in two orders.
+    >>> hit = jnp.array([[True, False, False]])  # The first slice.
+    >>> exact.shorten(jnp.array([[3, 3]]), hit, place).tolist()
+    [[0, 1]]
   """
   count = hit.shape[-1]
   first = jnp.where(hit[:, None, :], place[None], count).min(axis=-1)

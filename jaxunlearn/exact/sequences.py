@@ -39,6 +39,13 @@ def sequences(
 
   Raises:
     ValueError: counts out of range, an unknown way, risks that are none.
+
+  Example:
+    >>> from jaxunlearn import exact
+    >>> exact.sequences(3, 4).tolist()
+    [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 2, 1]]
+    >>> exact.sequences(3, 1, "budgeted", risk=[0.5, 0.1, 0.2]).tolist()
+    [[1, 2, 0]]
   """
   checks.count(num_slices=num_slices, count=count)
   checks.one_of(("cyclic", "sampled", "budgeted"), how=how)

@@ -74,6 +74,18 @@ def sisa(
   Returns:
     A `System`; its state has params and model state [M, R + 1, ...], what each
     stage began with and, last, what predicts.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import exact, toy
+    >>> model, _, data, _, key = toy.classifier()
+    >>> where = exact.layout(60, num_shards=2, num_slices=2, key=key)
+    >>> system = exact.sisa(model, where, ju.Fit(optax.adam(0.05), 40, 8))
+    >>> state = system.fit(data, key)
+    >>> logits = system.model.predict(state, data["x"])
+    >>> round(float((logits.argmax(-1) == data["label"]).mean()), 1)
+    1.0
   """
   checks.model(model)
   retrain = _retrainer(model, where, fit, strategy)
@@ -136,6 +148,19 @@ def sisa_delete(
     where: see there.
     fit: see there.
     strategy: see there.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import exact, toy
+    >>> model, _, data, _, key = toy.classifier()
+    >>> where = exact.layout(60, num_shards=2, num_slices=2, key=key)
+    >>> fit = ju.Fit(optax.adam(0.05), 4, 8)
+    >>> state = exact.sisa(model, where, fit).fit(data, key)
+    >>> delete = exact.sisa_delete(model, where, fit)  # That of the system.
+    >>> state, found = delete(state, data, jnp.arange(60) == 7, key)
+    >>> int(found.steps)
+    4
   """
   retrain = _retrainer(model, where, fit, strategy)
 
