@@ -88,6 +88,18 @@ def fit_encoding(
     x: float [N, D], finite.
     weights: float [N] >= 0.
     columns: static.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import tables
+    >>> columns = tables.columns_of([0, 2])  # A number, and one of two codes.
+    >>> x = jnp.array([[5.0, 0], [6.0, 0], [7.0, 1], [99.0, 1]])
+    >>> weights = jnp.array([1.0, 1.0, 1.0, 0.0])  # Without the last row.
+    >>> encoding = tables.fit_encoding(x, weights, columns)
+    >>> [round(v, 2) for v in encoding.shares.tolist()]
+    [0.67, 0.33]
+    >>> float(encoding.quantiles.max())
+    7.0
   """
   total = jnp.maximum(weights.sum(), jnp.finfo(x.dtype).tiny)
   numbers = x[:, columns.numeric]
@@ -117,6 +129,15 @@ def encode(encoding: Encoding, x: jax.Array, columns: Columns) -> jax.Array:
   """Normal scores of the numbers, then indicators: [N, D_n + L].
 
   Values beyond the quantiles get the score of the nearest.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import tables
+    >>> columns = tables.columns_of([0, 2])
+    >>> x = jnp.array([[5.0, 0], [6.0, 0], [7.0, 1]])
+    >>> encoding = tables.fit_encoding(x, jnp.ones(3), columns)
+    >>> print(tables.encode(encoding, x[1:2], columns).round(1))
+    [[0. 1. 0.]]
   """
   last = NUM_QUANTILES - 1
 
@@ -145,6 +166,16 @@ def decode(
 
   Numbers lie in the range of the rows that the encoding was fitted to; those of
   whole columns are rounded.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import tables
+    >>> columns = tables.columns_of([0, 2])
+    >>> x = jnp.array([[5.0, 0], [6.0, 0], [7.0, 1]])
+    >>> encoding = tables.fit_encoding(x, jnp.ones(3), columns)
+    >>> scores, codes = jnp.array([[0.0], [9.0]]), jnp.array([[1], [0]])
+    >>> tables.decode(encoding, scores, codes, columns).tolist()
+    [[6.0, 1.0], [7.0, 0.0]]
   """
   last = NUM_QUANTILES - 1
   place = ndtr(scores) * last
