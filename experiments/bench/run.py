@@ -19,7 +19,7 @@ def run(plan: Plan, progress: Progress) -> Evidence:
   say = lambda words: progress.update(task, description=words)
   tuned: Mapping[str, tune.Tuned] = {}
   if plan.selection is not None:
-    tuned = tune.choose(plan.selection, plan.options.tune, record, say)
+    tuned = dict(tune.choose(plan.selection, plan.options.tune, record, say))
     chosen = {name: found.setting for name, found in tuned.items()}
     plan = plan._replace(settings={**plan.settings, **chosen})
   say("training the original and the retrained models")

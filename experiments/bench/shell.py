@@ -214,7 +214,7 @@ def _write_settings(asked: Any, prepare: Callable[[Any], Plan]) -> None:
         )
       files.made_folder(path.parent, "--write-settings")
       plan = prepare(asked)
-      found = tune.read(path)
+      tune.read(path)  # Refuses another file.
     for line in plan.notes:
       print(f"note: {line}", file=sys.stderr)
     if plan.selection is None:
@@ -222,6 +222,10 @@ def _write_settings(asked: Any, prepare: Callable[[Any], Plan]) -> None:
     with common.progress() as bar:
       task = bar.add_task("training", total=None)
       say = lambda words: bar.update(task, description=words)
-      tuned = tune.choose(plan.selection, asked.tune, record, say)
-    tune.write(path, found, plan.selection, tuned)
+      tuned: dict[str, tune.Tuned] = {}
+      for name, one in tune.choose(plan.selection, asked.tune, record, say):
+        tuned[name] = one
+        # At once, as what a stopped run has chosen is worth keeping, and beside
+        # what another run has written meanwhile.
+        tune.write(path, tune.read(path), plan.selection, tuned)
   print(f"Settings of {len(tuned)} methods: {path}")

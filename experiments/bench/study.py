@@ -160,6 +160,8 @@ class Method(NamedTuple):
     blind: whether it sees no rows, and so in a sequence has to be told of all
       requests so far.
     card: what it claims; None takes that of its name in `report.cards`.
+    aim: the column that its settings are chosen by, lower is better; "" takes
+      `Study.gap`.
   """
 
   build: Callable[[Bed, Setting], Callable[..., tuple[PyTree, Any]]]
@@ -169,6 +171,7 @@ class Method(NamedTuple):
   keeps: bool = False
   blind: bool = False
   card: Card | None = None
+  aim: str = ""
 
   def card_of(self, name: str) -> Card | None:
     """Its own card, or that of its name, if there is one."""

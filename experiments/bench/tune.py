@@ -1,10 +1,11 @@
 """Settings chosen by rows, requests and seeds that no report is about.
 
 Every method that has a `space` gets the same number of settings: its default and
-quasi-random draws. What is lowest in `Study.gap` is taken, which mostly is what
-lies nearest to retraining; each is charged its standard error over requests and
-seeds, since of many settings the lowest mean alone is often a lucky one. Values
-that may be traced share a program, so that a draw costs a run and no compilation.
+quasi-random draws. What is lowest in `Study.gap`, or in `Method.aim`, is taken,
+which mostly is what lies nearest to retraining; each is charged its standard error
+over requests and seeds, since of many settings the lowest mean alone is often a
+lucky one. Values that may be traced share a program, so that a draw costs a run
+and no compilation.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import datetime
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,8 +73,8 @@ class Tuned(NamedTuple):
 
   Attributes:
     setting: the chosen one.
-    scores: of each draw, the default first: the column `Study.gap`, a mean over
-      requests and seeds; inf where a model diverged.
+    scores: of each draw, the default first: the column that it was chosen by, a
+      mean over requests and seeds; inf where a model diverged.
     errors: the standard error of each of them.
     floor: how far two retrained models are apart in it.
     programs: how many were compiled for it.
@@ -116,8 +117,8 @@ def choose(
   count: int,
   record: Callable[[Evidence, Any, Mapping[str, lanes.Made]], None],
   progress: Callable[[str], None],
-) -> dict[str, Tuned]:
-  """Chooses a setting for every method of a plan that has a space.
+) -> Iterator[tuple[str, Tuned]]:
+  """Chooses a setting for every method of a plan that has a space, in turn.
 
   Args:
     plan: of the rows, requests and seeds that choose.
@@ -129,15 +130,16 @@ def choose(
   plan = plan._replace(measures=measures)
   made, original = lanes.references(plan)
   measure = lanes.make_measure(plan, original, made[RETRAINED].value)
-  evidence, found = Evidence(plan, {}), {}
+  evidence = Evidence(plan, {})
   record(evidence, measure, made)
-  floor, _ = _score(evidence, AGAIN)
-  if not plan.study.is_gap:
-    floor = abs(floor - _score(evidence, RETRAINED)[0])
   for name in plan.methods:
     space = plan.study.methods[name].space
     if not space:
       continue
+    aim, is_gap = _aim(plan.study, name)
+    floor = _score(evidence, AGAIN, aim)[0]
+    if not is_gap:
+      floor = abs(floor - _score(evidence, RETRAINED, aim)[0])
     progress(f"choosing the setting of {name}")
     settings = draws(plan.settings[name], space, count)
     scores = [(np.inf, 0.0)] * len(settings)
@@ -153,10 +155,9 @@ def choose(
       for place, i in enumerate(places):
         one = many._replace(value=lanes.at(many.value, place))
         record(evidence, measure, {name: one})
-        scores[i] = _score(evidence, name)
+        scores[i] = _score(evidence, name, aim)
     tuned = Tuned({}, *zip(*scores), floor, len(groups))
-    found[name] = tuned._replace(setting=settings[tuned.best])
-  return found
+    yield name, tuned._replace(setting=settings[tuned.best])
 
 
 # What settings hold for: the options of these names that say something.
@@ -164,7 +165,10 @@ _ROWS = (
   *("data", "superclasses", "benchmark", "task", "concept"),
   *("damage", "swap", "noise"),
 )
-_MODEL = ("model", "layer", "weights", "checkpoint", "load", "classes", "loss")
+_MODEL = (
+  *("model", "objective", "order", "layer", "weights", "checkpoint", "load"),
+  *("classes", "loss"),
+)
 _RECIPE = ("preset", "train_steps", "learning_rate", "batch_size", "cycles")
 _STREAM = ("classes_per_task", "k")
 _FOR = (*_ROWS, *_MODEL, *_RECIPE, *_STREAM)
@@ -252,30 +256,31 @@ def tables(evidence: Evidence) -> list[report.Comparison]:
   names = [name for name in plan.methods if plan.study.methods[name].space]
   if not names:
     return []
-  gap = report.describe(plan.study.gap, plan.metrics)
-  aim = (
-    "nearest to retraining" if plan.study.is_gap else "lowest in that column"
-  )
   rows = []
   for name in names:
-    texts = [_as_text(plan.settings[name]), BY_HAND, "", "", "", ""]
+    column, is_gap = _aim(plan.study, name)
+    aim = report.describe(column, plan.metrics)
+    nearest = ", nearest to retraining" if is_gap else ", lowest"
+    by = f"{aim.label}{nearest}"
+    texts = [_as_text(plan.settings[name]), BY_HAND, by, "", "", "", ""]
     how = plan.origins.get(name)
     if name in evidence.tuned:
       how = {**_described(evidence.tuned[name]), "date": "in this run"}
     if how is not None:
       gaps = (how[f"gap{part}"] for part in ("", "_default", "_floor"))
-      shown = ("" if v is None else format_value(gap, v) for v in gaps)
+      shown = ("" if v is None else format_value(aim, v) for v in gaps)
       near = f"{how['as_good']} of {how['budget']}"
-      texts[1:] = [f"tuned, {how['date']}", *shown, near]
+      texts[1:] = [f"tuned, {how['date']}", by, *shown, near]
     rows.append((name, tuple(map(Cell, texts))))
   heads = (
     ("setting", "Setting", "What the method ran with."),
     ("origin", "Origin", "Whether it was tuned, and when."),
-    ("gap_chosen", gap.label, "Of the chosen setting, on selection rows."),
-    ("gap_default", f"{gap.label}, default", "Of the default setting, there."),
+    ("aim", "Chosen by", "The column that decides, and which of its values."),
+    ("gap_chosen", "Chosen", "That of the chosen setting, on selection rows."),
+    ("gap_default", "Default", "That of the default setting, there."),
     (
       "gap_floor",
-      f"{gap.label}, floor",
+      "Floor",
       "How far two retrained models are apart in it, there.",
     ),
     (
@@ -286,7 +291,7 @@ def tables(evidence: Evidence) -> list[report.Comparison]:
   )
   found = report.Comparison(
     "How settings were chosen",
-    f"Tuned: of as many settings per method the one {aim}, its standard error "
+    "Tuned: of as many settings per method the best, its standard error "
     "added, on rows, requests and seeds that this report is not about. Where "
     "most of them are as good, the choice matters little. By hand: chosen by "
     "its author, on what may be these very rows.",
@@ -314,10 +319,16 @@ def _described(found: Tuned) -> dict[str, Any]:
   }
 
 
-def _score(evidence: Evidence, name: str) -> tuple[float, float]:
+def _aim(study: Any, name: str) -> tuple[str, bool]:
+  """The column that a method is chosen by, and whether retraining has 0 in it."""
+  own = study.methods[name].aim
+  return own or study.gap, not own and study.is_gap
+
+
+def _score(evidence: Evidence, name: str, column: str) -> tuple[float, float]:
   """Mean and standard error over requests and seeds."""
   found = evidence.found[name]
-  gaps = found.values[evidence.plan.study.gap]
+  gaps = found.values[column]
   if not (found.is_finite.all() and np.isfinite(gaps).all()):
     return np.inf, 0.0
   spread = np.std(gaps, ddof=1) if len(gaps) > 1 else 0.0

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import json
 import time
 from types import SimpleNamespace
@@ -259,6 +260,48 @@ def test_a_setting_that_is_best_by_luck_is_not_chosen():
   assert lucky.best == 1 and lucky.num_near == 2
 
 
+@pytest.mark.parametrize("name", ["forget", "forget_gan", "forget_identity"])
+def test_settings_that_were_written_are_of_a_space_and_of_equal_budgets(name):
+  study = importlib.import_module(f"experiments.studies.{name}").STUDY
+  budgets = {}
+  for entry in tune.read(study.chosen):
+    space = study.methods[entry["method"]].space
+    assert set(entry["setting"]) <= set(space)
+    kind = tuple(entry["for"].items())
+    budgets.setdefault(kind, set()).add(entry["chosen"]["budget"])
+    seeds = entry["chosen"]["seeds"]
+    assert min(seeds) >= tune.FIRST_SEED and len(seeds) == study.tune_seeds
+  assert all(len(found) == 1 for found in budgets.values())
+
+
+def test_a_method_is_chosen_by_its_own_aim_where_it_has_one():
+  own = STUDY.methods["near"]._replace(aim="mean")
+  study = dataclasses.replace(STUDY, methods={**STUDY.methods, "near": own})
+  found = evidence(study, tune=8)
+  chosen = found.tuned["near"]
+  assert chosen.setting["off"] < -0.7  # The lowest mean, not the nearest one.
+  assert 0 < chosen.floor < 0.1  # What retrainings differ by, not the mean.
+  (shown,) = tune.tables(found)
+  assert "Mean, lowest" in str(shown)
+
+
+def test_what_was_chosen_stays_where_a_later_method_fails(tmp_path):
+  def failing(bed, setting):
+    raise ValueError("Expected another method.")
+
+  late = bench.Method(failing, {"off": tune.Between(-1, 1, log=False)})
+  study = dataclasses.replace(
+    STUDY,
+    methods={"near": STUDY.methods["near"], "late": late},
+    settings=lambda options: {n: {"off": 0.0} for n in ("near", "late")},
+  )
+  path, prepare = tmp_path / "s.json", functools.partial(shell.prepare, study)
+  argv = ["--tune=3", f"--write-settings={path}"]
+  with pytest.raises(ValueError, match="another method"):
+    shell.main(study, prepare, running.run, argv)
+  assert [entry["method"] for entry in tune.read(path)] == ["near"]
+
+
 def test_a_column_that_is_no_gap_is_not_called_one(tmp_path):
   """Its floor is what two retrainings differ by, not how high they are."""
 
@@ -386,7 +429,7 @@ def test_settings_are_written_with_how_they_were_chosen_and_become_defaults(
   with common.progress() as bar:
     say = lambda words: None
     del bar
-    tuned = tune.choose(plan.selection, 5, running.record, say)
+    tuned = dict(tune.choose(plan.selection, 5, running.record, say))
   tune.write(path, [], plan.selection, tuned)
   (entry,) = tune.read(path)
   assert entry["method"] == "near" and entry["for"] == {"preset": "quick"}
