@@ -6,6 +6,7 @@ from refusals import refused
 
 from experiments import forget_identity, search_architecture
 from experiments.datasets import expressions, identities
+from experiments.studies.search_architecture_view import is_left
 from jaxunlearn import report
 
 
@@ -85,12 +86,19 @@ def test_every_method_is_audited(tmp_path, objective):
   assert "the person is gone in" in (tmp_path / "report.html").read_text()
 
 
+def test_test_rows_of_a_class_without_rows_are_not_asked_about():
+  label, forget = np.array([0, 0, 1, 2]), np.array([True, False, True, False])
+  found = is_left(label, forget, np.array([2, 1, 0, 1]), 3)
+  np.testing.assert_array_equal(found, [1, 0, 1, 0])
+
+
 @pytest.mark.slow
 def test_an_architecture_is_searched_without_the_rows(tmp_path):
   search_architecture.main(["--preset=smoke", f"--out={tmp_path}"])
   rows = report.read_results(tmp_path / "results.json").rows
   for row in rows:
     assert row["is_finite"] and 0 <= row["agreement"] <= 1
+    assert 0 <= row["left_accuracy"] <= 1
     if row["method"] == "retrained":
       assert row["architecture_distance"] == 0 and row["agreement"] == 1
   original = {
