@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
@@ -30,7 +31,7 @@ from jaxunlearn.identity.vectors import unit
 
 from .. import bench, flags
 from ..bench import Method, render
-from ..bench.tune import Between
+from ..bench.tune import Between, Choice
 from ..datasets import identities
 from ..flags import described
 from .forget_identity_models import MODELS
@@ -41,6 +42,7 @@ STEPS = {"smoke": 40, "quick": 400, "paper": 4000}
 BATCH = {"smoke": ju.ALL, "quick": 48, "paper": 128}  # Less to compile.
 EACH = {"smoke": 24, "quick": 80, "paper": 170}  # Images of a person.
 RELEARN = {"smoke": 4, "quick": 20, "paper": 40}
+STEPS_OF = (50, 100, 300)  # Of a method, when it is tuned.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _method(build: Callable[..., Any], note: str = "", **space: Any) -> Method:
     fit = ju.Fit(optax.adam(rest.pop("rate")), rest.pop("steps"), size)
     return build(bed.model, fit, **rest)
 
-  space = {"rate": Between(1e-4, 3e-2), **space}
+  space = {"rate": Between(1e-4, 3e-2), "steps": Choice(STEPS_OF), **space}
   return Method(made, space, note, "forget and retain rows")
 
 
@@ -146,8 +148,7 @@ METHODS = {
   "orthogonal_only": _method(
     _orthogonal_only,
     "A warning: its own loss is all that says that she is gone.",
-    **_WEIGHT,
-  ),
+  )._replace(space=None),
 }
 _HAND = {"rate": 5e-3, "steps": 100}
 SETTINGS = {
@@ -172,6 +173,7 @@ STUDY = bench.Study(
   ),
   methods=METHODS,
   settings=lambda options: SETTINGS,
+  chosen=Path(__file__).with_name("forget_identity_settings.json"),
   measures=measures,
   tune_request=lambda options: "person:0;person:2",
   seeds=lambda options: {"smoke": 2, "quick": 5, "paper": 20}[options.preset],

@@ -20,7 +20,7 @@ from ..bench import Case, Measure, Rule, table
 from .forget_identity_models import MODELS
 
 AUDIT = ("linear", "mlp", "gap", "rank_1", "mean_ap", "relearned")
-GAP = ("linear", "mlp", "rank_1")
+GAP = ("linear", "mlp", "rank_1", "kept_rank_1")
 
 
 def measure(case: Case) -> Mapping[str, Any]:
@@ -143,7 +143,13 @@ def measures(plan: bench.Plan) -> list[Measure]:
     headline=True,
   )
   decision = Measure((gone, *((concealed,) if has_own else ())), after=_judged)
-  return [audit, table.gap(GAP, "Over three ways to recognise."), decision]
+  return [
+    audit,
+    table.gap(
+      GAP, "Over three ways to recognise the person, and how others are."
+    ),
+    decision,
+  ]
 
 
 def findings(evidence: bench.Evidence) -> list[str]:
