@@ -55,6 +55,15 @@ def find_flags(
   Raises:
     ValueError: there is none of that name; one argument more is required, or
       has a bool as default, and might be the flag.
+
+  Example:
+    >>> from jaxunlearn.adapters import flags
+    >>> class Net:
+    ...   def __call__(self, x, deterministic=True):
+    ...     return x
+    >>> found = flags.find_flags(Net.__call__, "auto", "Net", ())
+    >>> found.arguments(train=True)
+    {'deterministic': False}
   """
   parameters = inspect.signature(call).parameters
   if train_argument in (None, "auto"):
@@ -90,7 +99,13 @@ def find_flags(
 
 
 def asleep(name: str, layers: Iterable[str]) -> str:
-  """The error where layers that matter in training did nothing in it."""
+  """The error where layers that matter in training did nothing in it.
+
+  Example:
+    >>> from jaxunlearn.adapters import flags
+    >>> flags.asleep("Net", ["Dropout"]).split(",")[-1]
+    ' and with train=True its Dropout did nothing. None says that it shall be so.'
+  """
   found = " and ".join(sorted(set(layers)))
   return (
     f"Expected train_argument to name the argument of {name} that is True in "
@@ -104,6 +119,13 @@ def keywords(function: Callable[..., Any], names: tuple[str, ...]) -> list[str]:
 
   A `**kwargs` counts as taking all of them; a function without a readable
   signature takes none.
+
+  Example:
+    >>> from jaxunlearn.adapters import flags
+    >>> flags.keywords(lambda x, train: x, ("train", "key"))
+    ['train']
+    >>> flags.keywords(lambda x, **options: x, ("train", "key"))
+    ['train', 'key']
   """
   try:
     parameters = inspect.signature(function).parameters.values()

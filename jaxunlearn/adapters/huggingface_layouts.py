@@ -48,7 +48,15 @@ class Entry(NamedTuple):
 
 
 def entries(config: DecoderConfig) -> list[Entry]:
-  """All weights of a decoder, in the order of the model."""
+  """All weights of a decoder, in the order of the model.
+
+  Example:
+    >>> from jaxunlearn.adapters import huggingface_layouts as layouts
+    >>> from jaxunlearn.language import DecoderConfig
+    >>> found = layouts.entries(DecoderConfig(28, 16, 2, 2, 12, 12))
+    >>> found[1].name, found[1].paths
+    ('model.layers.{}.input_layernorm.weight', ('blocks/norm_1/scale',))
+  """
   made = _gpt2(config) if config.positions == "learned" else _llama(config)
   return list(made)
 
@@ -111,7 +119,16 @@ def _linear(name: str, path: str, has_bias: bool) -> Iterator[Entry]:
 
 
 def is_ignored(name: str, config: DecoderConfig) -> bool:
-  """Buffers that old folders have, and a head that is the embedding."""
+  """Buffers that old folders have, and a head that is the embedding.
+
+  Example:
+    >>> from jaxunlearn.adapters import huggingface_layouts as layouts
+    >>> from jaxunlearn.language import DecoderConfig
+    >>> config = DecoderConfig(28, 16, 2, 2, 12, 12)  # The head is embeddings.
+    >>> names = ("lm_head.weight", "model.norm.weight")
+    >>> [layouts.is_ignored(name, config) for name in names]
+    [True, False]
+  """
   if re.search(r"(^|\.)(attn\.(masked_)?bias|rotary_emb\.inv_freq)$", name):
     return True
   return config.tied_embeddings and name == "lm_head.weight"
@@ -123,6 +140,14 @@ def config_of(settings: Mapping[str, Any]) -> DecoderConfig:
   Raises:
     ValueError: a kind, an activation or rotations that are not known; a number
       that is missing.
+
+  Example:
+    >>> from jaxunlearn.adapters import huggingface_layouts as layouts
+    >>> from jaxunlearn.language import DecoderConfig
+    >>> settings = layouts.settings_of(DecoderConfig(28, 16, 2, 2, 12, 12))
+    >>> config = layouts.config_of({**settings, "num_hidden_layers": 5})
+    >>> config.width, config.num_layers
+    (16, 5)
   """
   kind = settings.get("model_type")
   if kind not in KINDS:
@@ -227,6 +252,13 @@ def settings_of(config: DecoderConfig) -> dict[str, Any]:
 
   Raises:
     ValueError: none of the kinds has these switches.
+
+  Example:
+    >>> from jaxunlearn.adapters import huggingface_layouts as layouts
+    >>> from jaxunlearn.language import DecoderConfig
+    >>> settings = layouts.settings_of(DecoderConfig(28, 16, 2, 2, 12, 12))
+    >>> settings["model_type"], settings["hidden_size"]
+    ('llama', 16)
   """
   c = config
   common = {

@@ -147,6 +147,14 @@ def variables_of(module: nnx.Module | nnx.State) -> Variables:
 
   Args:
     module: the module, or its `nnx.state`.
+
+  Example:
+    >>> import jax
+    >>> from flax import nnx
+    >>> from jaxunlearn.adapters import flax
+    >>> variables = flax.variables_of(nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
+    >>> jax.tree.map(lambda leaf: leaf.shape, variables.params)
+    {'bias': (3,), 'kernel': (4, 3)}
   """
   state = nnx.state(module) if isinstance(module, nnx.Module) else module
   if not isinstance(state, nnx.State):
@@ -164,6 +172,16 @@ def with_variables(module: nnx.Module, variables: Variables) -> nnx.Module:
 
   Raises:
     ValueError: variables of another structure, or of other shapes.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from flax import nnx
+    >>> from jaxunlearn.adapters import flax
+    >>> module = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    >>> ones = jax.tree.map(jnp.ones_like, flax.variables_of(module))
+    >>> changed = flax.with_variables(module, ones)
+    >>> changed(jnp.ones((1, 4))).tolist()  # Four, and a bias.
+    [[5.0, 5.0, 5.0]]
   """
   checks.same_structure(variables, variables_of(module), "variables")
   copy = nnx.clone(module)
@@ -184,7 +202,15 @@ def _set_mode(module: nnx.Module, train: bool) -> None:
 
 
 def matters(layer: Any) -> bool:
-  """Not a dropout that drops nothing."""
+  """Not a dropout that drops nothing.
+
+  Example:
+    >>> from flax import nnx
+    >>> from jaxunlearn.adapters import nnx_modules
+    >>> layers = [nnx.Dropout(rate, rngs=nnx.Rngs(0)) for rate in (0.0, 0.5)]
+    >>> [nnx_modules.matters(layer) for layer in layers]
+    [False, True]
+  """
   return getattr(layer, "rate", 1.0) != 0.0
 
 
@@ -199,12 +225,29 @@ def _sleepers(module: nnx.Module) -> list[str]:
 
 
 def like(state: PyTree, given: PyTree) -> PyTree:
-  """The state in the dtypes of the one given: a scan's carry may not change."""
+  """The state in the dtypes of the one given: a scan's carry may not change.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.adapters import nnx_modules
+    >>> moved = {"mean": jnp.ones(2)}
+    >>> before = {"mean": jnp.zeros(2, jnp.bfloat16)}
+    >>> str(nnx_modules.like(moved, before)["mean"].dtype)
+    'bfloat16'
+  """
   return jax.tree.map(lambda new, old: new.astype(old.dtype), state, given)
 
 
 def by_path(tree: Mapping[Any, Any]) -> dict[str, jax.Array]:
-  """Flattens captured activations; the module's own output is left out."""
+  """Flattens captured activations; the module's own output is left out.
+
+  Example:
+    >>> from jaxunlearn.adapters import nnx_modules
+    >>> captured = {
+    ...   "dense": {"__call__": (1.0,)}, "twice": {"__call__": (2.0, 3.0)}}
+    >>> nnx_modules.by_path(captured)
+    {'dense': 1.0, 'twice/0': 2.0, 'twice/1': 3.0}
+  """
   named: dict[str, jax.Array] = {}
 
   def walk(node: Any, path: tuple[str, ...]) -> None:
@@ -226,6 +269,14 @@ def rngs_argument(factory: Callable) -> Callable[[nnx.Rngs], Any] | None:
 
   Raises:
     ValueError: it wants other arguments beside them.
+
+  Example:
+    >>> import functools
+    >>> from flax import nnx
+    >>> from jaxunlearn.adapters import nnx_modules
+    >>> make = nnx_modules.rngs_argument(functools.partial(nnx.Linear, 4, 3))
+    >>> make(nnx.Rngs(0)).kernel.shape
+    (4, 3)
   """
   parameters = _parameters(factory)
   if any(p.name == "rngs" and p.kind != p.POSITIONAL_ONLY for p in parameters):
@@ -245,7 +296,19 @@ def _required(function: Callable) -> list[str]:
 
 
 def refuse_unfilled(function: Callable, filled: Collection[str]) -> None:
-  """Raises a ValueError for arguments that nobody fills in."""
+  """Raises a ValueError for arguments that nobody fills in.
+
+  Example:
+    >>> from jaxunlearn.adapters import nnx_modules
+    >>> def net(width, depth=2):
+    ...   return width * depth
+    >>> nnx_modules.refuse_unfilled(net, ["width"])
+    >>> nnx_modules.refuse_unfilled(net, [])
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected a function whose arguments are filled in, got net,
+    which wants width; functools.partial(net, ...) fills them in.
+  """
   left = [name for name in _required(function) if name not in filled]
   if left:
     name = getattr(function, "__name__", type(function).__name__)

@@ -94,6 +94,18 @@ def save(
   Raises:
     ValueError: if another program's checkpoint is in the way (it is left
       alone), config is not JSON, key is not typed, or a leaf is empty.
+
+  Example:
+    >>> import jax, tempfile
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.adapters import orbax
+    >>> _, variables, _, request, key = toy.classifier()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   orbax.save(folder, variables, forget_mask=request, key=key,
+    ...              config={"method": "ssd", "alpha": 10.0})
+    ...   saved = orbax.load(folder)
+    >>> saved.config, int(saved.forget_mask.sum())
+    ({'method': 'ssd', 'alpha': 10.0}, 15)
   """
   path = stored_trees.absolute(directory)
   if path.is_file():
@@ -150,6 +162,18 @@ def load(directory: Any, like: Variables | None = None) -> Saved:
 
   Raises:
     ValueError: if there is no such result, or if it does not fit `like`.
+
+  Example:
+    >>> import jax, tempfile
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.adapters import orbax
+    >>> model, variables, data, *_ = toy.classifier()
+    >>> like = jax.eval_shape(model.init, jax.random.key(0), data["x"])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   orbax.save(folder, variables)
+    ...   saved = orbax.load(folder, like)
+    >>> saved.variables.params["output"]["kernel"].shape
+    (8, 4)
   """
   path = stored_trees.absolute(directory)
   found = _latest(path)
@@ -199,6 +223,21 @@ def load_params(directory: Any, like: Variables) -> Variables:
     ValueError: if nothing is there, if it is no Orbax checkpoint, if leaves are
       missing, left over, or of another shape or kind than in `like` (the line
       lists the items that are there), or if several trees fit.
+
+  Example:
+    >>> import jax, pathlib, tempfile
+    >>> import orbax.checkpoint as ocp
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.adapters import orbax
+    >>> model, variables, data, *_ = toy.classifier()
+    >>> like = jax.eval_shape(model.init, jax.random.key(0), data["x"])
+    >>> with tempfile.TemporaryDirectory() as folder:  # Of another program.
+    ...   path = pathlib.Path(folder, "checkpoint")
+    ...   with ocp.StandardCheckpointer() as checkpointer:
+    ...     checkpointer.save(path, {"params": variables.params, "step": 7})
+    ...   found = orbax.load_params(path, like)
+    >>> found.params["output"]["kernel"].shape
+    (8, 4)
   """
   given.variables(like, "like")
   raw, items = stored_trees.read_model(stored_trees.absolute(directory))

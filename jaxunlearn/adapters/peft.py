@@ -42,6 +42,21 @@ def load(directory: Any, config: DecoderConfig) -> tuple[dict[str, Any], float]:
   Raises:
     ValueError: in one line: a file is missing or broken, adapters of another
       kind, rank or shape, of other kernels or of some layers only.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> from jaxunlearn.adapters import peft
+    >>> from jaxunlearn.language import DecoderConfig
+    >>> config = DecoderConfig(28, 16, 2, 2, 12, 12)
+    >>> kernel = "blocks/attention/q/kernel"
+    >>> adapter = {"a": np.ones((2, 16, 4)), "b": np.zeros((2, 4, 16))}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = pathlib.Path(folder, "adapter")
+    ...   peft.save(path, config, {kernel: adapter}, alpha=8.0)
+    ...   part, alpha = peft.load(path, config)
+    >>> part[kernel]["a"].shape, alpha
+    ((2, 16, 4), 8.0)
   """
   from safetensors.numpy import load_file
 
@@ -106,6 +121,20 @@ def save(
   Raises:
     ValueError: a folder with something in it, paths that are no kernels' of the
       decoder, or adapters of several ranks.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> from jaxunlearn.adapters import peft
+    >>> from jaxunlearn.language import DecoderConfig
+    >>> config = DecoderConfig(28, 16, 2, 2, 12, 12)
+    >>> kernel = "blocks/attention/q/kernel"
+    >>> adapter = {"a": np.ones((2, 16, 4)), "b": np.zeros((2, 4, 16))}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = pathlib.Path(folder, "adapter")
+    ...   peft.save(path, config, {kernel: adapter}, alpha=8.0)
+    ...   print(sorted(file.name for file in path.iterdir()))
+    ['adapter_config.json', 'adapter_model.safetensors']
   """
   from safetensors.numpy import save_file
 
