@@ -116,7 +116,16 @@ class Blocks(NamedTuple):
 def empty_cache(
   config: DecoderConfig, batch: int, slots: int, dtype: Any
 ) -> Cache:
-  """A `Cache` without tokens."""
+  """A `Cache` without tokens.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.models import decoder
+    >>> config = decoder.DecoderConfig(28, 16, 2, 2, 12, 12)
+    >>> cache = decoder.empty_cache(config, batch=3, slots=5, dtype=jnp.float32)
+    >>> cache[0].shape  # [layers, batch, slots, heads, size of a head]
+    (2, 3, 5, 2, 8)
+  """
   heads = (config.num_kv_heads, config.head_dim)
   zeros = jnp.zeros((config.num_layers, batch, slots, *heads), dtype)
   nowhere = jnp.full((batch, slots), -1, jnp.int32)
@@ -338,7 +347,16 @@ class Decoder(nn.Module):
 def rotations(
   config: DecoderConfig, positions: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Cosine and sine [B, T, E / 2] of each position's rotations, float32."""
+  """Cosine and sine [B, T, E / 2] of each position's rotations, float32.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.models import decoder
+    >>> config = decoder.DecoderConfig(28, 16, 2, 2, 12, 12)  # Heads of 8.
+    >>> cosine, sine = decoder.rotations(config, jnp.arange(3)[None])
+    >>> cosine.shape, sine[0, 0].tolist()  # At place 0 nothing turns.
+    ((1, 3, 4), [0.0, 0.0, 0.0, 0.0])
+  """
   half = config.head_dim // 2
   speed = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
   if config.rope_scaling is not None:
@@ -352,7 +370,16 @@ def rotations(
 
 
 def rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
-  """Heads [B, T, heads, E], the first half turned against the second."""
+  """Heads [B, T, heads, E], the first half turned against the second.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.models import decoder
+    >>> x = jnp.array([3.0, 4.0]).reshape(1, 1, 1, 2)
+    >>> quarter = jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1))  # Cosine, sine.
+    >>> decoder.rotate(x, quarter).ravel().tolist()
+    [-4.0, 3.0]
+  """
   cos, sin = (r[:, :, None] for r in rotation)
   first, second = jnp.split(x.astype(cos.dtype), 2, axis=-1)
   turned = (first * cos - second * sin, second * cos + first * sin)

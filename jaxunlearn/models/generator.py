@@ -81,19 +81,51 @@ class ImageGenerator(nn.Module):
 def vector_generator(
   shape: Sequence[int], hidden: Sequence[int] = (256,)
 ) -> Model:
-  """`VectorGenerator` as a `Model` from noise [B, Z] to inputs [B, *shape]."""
+  """`VectorGenerator` as a `Model` from noise [B, Z] to inputs [B, *shape].
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn.models import generator
+    >>> model = generator.vector_generator((6,), hidden=(4,))
+    >>> z = jax.random.normal(jax.random.key(0), (3, 5))
+    >>> variables = model.init(jax.random.key(1), z)
+    >>> model.predict(variables, z).shape
+    (3, 6)
+  """
   return _as_model(VectorGenerator(tuple(shape), tuple(hidden)))
 
 
 def image_generator(
   shape: Sequence[int], channels: tuple[int, int] = (128, 64)
 ) -> Model:
-  """`ImageGenerator` as a `Model` from noise [B, Z] to images [B, H, W, C]."""
+  """`ImageGenerator` as a `Model` from noise [B, Z] to images [B, H, W, C].
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn.models import generator
+    >>> model = generator.image_generator((8, 8, 1), channels=(4, 2))
+    >>> z = jax.random.normal(jax.random.key(0), (3, 5))
+    >>> variables = model.init(jax.random.key(1), z)
+    >>> model.predict(variables, z).shape
+    (3, 8, 8, 1)
+  """
   return _as_model(ImageGenerator(tuple(shape), channels))
 
 
 def default_generator(shape: Sequence[int]) -> Model:
-  """`image_generator` for three axes, `vector_generator` for other shapes."""
+  """`image_generator` for three axes, `vector_generator` for other shapes.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn.models import generator
+    >>> z = jnp.ones((2, 5))
+    >>> for shape in ((6,), (8, 8, 1)):
+    ...   model = generator.default_generator(shape)
+    ...   made = jax.eval_shape(model.init, jax.random.key(0), z)
+    ...   print(jax.eval_shape(model.predict, made, z).shape)
+    (2, 6)
+    (2, 8, 8, 1)
+  """
   return (image_generator if len(shape) == 3 else vector_generator)(shape)
 
 

@@ -7,7 +7,17 @@ import jax.numpy as jnp
 
 
 def check_images(x: jax.Array) -> None:
-  """Raises a ValueError unless `x` is a batch of images [B, H, W, C]."""
+  """Raises a ValueError unless `x` is a batch of images [B, H, W, C].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.models import layers
+    >>> layers.check_images(jnp.ones((2, 8, 8, 3)))
+    >>> layers.check_images(jnp.ones((8, 8, 3)))
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected images x of shape [B, H, W, C], got x.shape=(8, 8, 3).
+  """
   if x.ndim != 4:
     raise ValueError(
       f"Expected images x of shape [B, H, W, C], got x.shape={x.shape}."
@@ -20,6 +30,13 @@ def max_pool(x: jax.Array) -> jax.Array:
   An odd last row or column is dropped. Ties share the gradient. Written with
   reshapes: the gradient of a windowed maximum (`nn.max_pool`) is about eight
   times slower on a CPU.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.models import max_pool
+    >>> x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    >>> max_pool(x)[0, :, :, 0].tolist()
+    [[5.0, 7.0], [13.0, 15.0]]
   """
   batch, height, width, channels = x.shape
   height, width = height // 2, width // 2

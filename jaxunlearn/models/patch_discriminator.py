@@ -37,7 +37,17 @@ class PatchDiscriminator(nn.Module):
 
 
 def patch_discriminator(channels: Sequence[int] = (32, 64)) -> Model:
-  """`PatchDiscriminator` as a `Model` from images to logits [B, h, w, 1]."""
+  """`PatchDiscriminator` as a `Model` from images to logits [B, h, w, 1].
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn.models import patch_discriminator as patches
+    >>> model = patches.patch_discriminator(channels=(4, 8))
+    >>> x = jnp.ones((2, 16, 16, 3))
+    >>> variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    >>> jax.eval_shape(model.predict, variables, x).shape
+    (2, 4, 4, 1)
+  """
   module = PatchDiscriminator(tuple(channels))
 
   def init(key, x):

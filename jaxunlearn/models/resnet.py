@@ -177,5 +177,13 @@ def resnet18(num_classes: int, **kwargs: Any) -> ResNet:
 
   Returns:
     A module for images of 8x8 pixels and more.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn.models import resnet18
+    >>> x = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
+    >>> shapes = jax.eval_shape(resnet18(10).init, jax.random.key(0), x)
+    >>> sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    11173962
   """
   return ResNet(num_classes, (2, 2, 2, 2), 64, **kwargs)

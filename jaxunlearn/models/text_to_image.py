@@ -197,7 +197,15 @@ class CrossAttention(nn.Module):
 
 
 def time_features(t: jax.Array, width: int) -> jax.Array:
-  """Sines and cosines of times [B] at falling frequencies; float32 [B, width]."""
+  """Sines and cosines of times [B] at falling frequencies; float32 [B, width].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.models.text_to_image import time_features
+    >>> features = time_features(jnp.array([0.0, 1.0]), 6)
+    >>> features.shape, features[0].tolist()
+    ((2, 6), [0.0, 0.0, 0.0, 1.0, 1.0, 1.0])
+  """
   half = width // 2
   frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half) / half)
   angles = jnp.asarray(t, jnp.float32)[:, None] * frequencies[None]

@@ -46,6 +46,20 @@ def vae(
 
   Raises:
     ValueError: a width < 1, a negative weight, an unknown output.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn.models.vae import vae
+    >>> model, key = vae(hidden=(8,), latent=2), jax.random.key(0)
+    >>> data = {"x": jax.random.uniform(key, (20, 5))}
+    >>> variables, info = jax.jit(lambda k: ju.train(
+    ...   model.task, data, jnp.ones(20, bool), k,
+    ...   ju.Fit(optax.adam(0.01), 4, 10)))(key)
+    >>> made = model.rebuild(
+    ...   variables.params, data["x"], jax.random.split(key, 20))
+    >>> made.shape, info.loss.shape
+    ((20, 5), (4,))
   """
   checks.count(
     1, latent=latent, **{f"hidden{i}": n for i, n in enumerate(hidden)}
@@ -89,7 +103,15 @@ def vae(
 
 
 def standard_kl(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
-  """KL(N(mean, variance) || N(0, 1)), summed over the last axis."""
+  """KL(N(mean, variance) || N(0, 1)), summed over the last axis.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.models.vae import standard_kl
+    >>> means = jnp.array([[0.0, 0.0], [3.0, 4.0]])  # Half of 25 away.
+    >>> standard_kl(means, jnp.zeros((2, 2))).tolist()
+    [0.0, 12.5]
+  """
   terms = jnp.exp(log_variance) + mean**2 - 1 - log_variance
   return 0.5 * terms.sum(axis=-1)
 
