@@ -37,10 +37,8 @@ _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _TOKENIZER, _CONFIG = "tokenizer.json", "config.json"
 # Small files that others need and that are passed on as they are.
 _PASSED_ON = (
-  "chat_template.jinja",
-  "generation_config.json",
-  "special_tokens_map.json",
-  "tokenizer_config.json",
+  *("chat_template.jinja", "generation_config.json"),
+  *("special_tokens_map.json", "tokenizer_config.json"),
 )
 # Likewise, but they repeat a tokenizer and go with it alone.
 _VOCABULARY = ("added_tokens.json", "merges.txt", "vocab.json")
