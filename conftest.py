@@ -11,6 +11,7 @@ import functools
 import gc
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -134,6 +135,20 @@ def pytest_collection_finish():
   gc.collect()
   gc.freeze()
   gc.set_threshold(50_000, 20, 50)
+
+
+# Examples that need a package that only an extra brings.
+_NEEDS = {
+  f"jaxunlearn.language.privacy.{name}": "jax_privacy"
+  for name in ("epsilon", "noise_multiplier")
+}
+
+
+def pytest_itemcollected(item):
+  package = _NEEDS.get(item.name)
+  if package and importlib.util.find_spec(package) is None:
+    reason = f"the package {package} is not installed"
+    item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_collection_modifyitems(items):

@@ -54,6 +54,18 @@ def adapt_to_negatives(
 
   Raises:
     ValueError: a weight or count out of range.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import gan, toy
+    >>> problem = toy.gan()
+    >>> fit = gan.GanFit(
+    ...   optax.sgd(0.02), 150, 16, optax.sgd(0.5), r1=0.5, r1_every=1, ema=0.9
+    ... )
+    >>> method = gan.adapt_to_negatives(problem.model, fit)
+    >>> after, info = method.compiled(*problem.arguments)
+    >>> toy.large_share(problem, after)  # It was 0.25.
+    0.52
   """
   checks.non_negative(ewc=ewc)
   checks.count(1, fisher_samples=fisher_samples)
@@ -112,6 +124,18 @@ def adapt_unlearn(
 
   Raises:
     ValueError: a weight or count out of range.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import gan, toy
+    >>> problem = toy.gan()
+    >>> fit = gan.GanFit(
+    ...   optax.sgd(0.02), 150, 16, optax.sgd(0.5), r1=0.5, r1_every=1, ema=0.9
+    ... )
+    >>> method = gan.adapt_unlearn(problem.model, fit, num_anchors=2)
+    >>> after, info = method.compiled(*problem.arguments)
+    >>> toy.large_share(problem, after)  # It was 0.25.
+    0.08
   """
   repel = exponential() if repulsion is None else repulsion
   anchors, learning = _learning(gan, adapt or fit, num_anchors, ewc)
@@ -152,6 +176,18 @@ def extrapolate(
     gamma: how far away from the mean of K anchors. May be traced.
     num_anchors: static; K.
     ewc: see `adapt_to_negatives`.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import gan, toy
+    >>> problem = toy.gan()
+    >>> fit = gan.GanFit(
+    ...   optax.sgd(0.02), 150, 16, optax.sgd(0.5), r1=0.5, r1_every=1, ema=0.9
+    ... )
+    >>> method = gan.extrapolate(problem.model, fit, gamma=0.5, num_anchors=2)
+    >>> after, info = method.compiled(*problem.arguments)
+    >>> toy.large_share(problem, after)  # It was 0.25.
+    0.16
   """
   anchors, learning = _learning(gan, fit, num_anchors, ewc)
   beyond = lambda p, many: p - gamma * (many.mean(axis=0) - p)

@@ -73,7 +73,16 @@ def unit(x: jax.Array) -> jax.Array:
 
 
 def edited(mapper: PyTree, w: jax.Array) -> jax.Array:
-  """w + 0.1 M(w): [B, W] moved towards what the mapper was trained for."""
+  """w + 0.1 M(w): [B, W] moved towards what the mapper was trained for.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import gan
+    >>> mapper = [{"kernel": jnp.eye(2), "bias": jnp.array([1.0, 0.0])}]
+    >>> moved = gan.edited(mapper, jnp.array([[1.0, 2.0]]))
+    >>> [round(w, 2) for w in moved[0].tolist()]  # A tenth of [2, 2] further.
+    [1.2, 2.2]
+  """
   x = w
   for i, layer in enumerate(mapper):
     x = x @ layer["kernel"] + layer["bias"][None]
@@ -89,7 +98,23 @@ def train_mapper(
   key: jax.Array,
   mapper: Mapper = MAPPER,
 ) -> PyTree:
-  """The mapper of a prompt [E], for `edited`; `vmap` over prompts serves many."""
+  """The mapper of a prompt [E], for `edited`; `vmap` over prompts serves many.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import gan, toy
+    >>> model, variables, *_, key = toy.gan()
+    >>> encode = lambda x: jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
+    >>> prompt = jnp.array([1.0, 0.0, 0.0, 0.0])  # What is large in x[0].
+    >>> how = gan.Mapper(ju.Fit(optax.adam(0.1), 20, 8), hidden=(4,), near=0.0)
+    >>> mapper = gan.train_mapper(model, encode, variables, prompt, key, how)
+    >>> w = model.noise(jax.random.split(key, 100))
+    >>> int((gan.edited(mapper, w)[:, 0] > w[:, 0]).sum())  # Of 100.
+    100
+  """
   prompt_slot, link = told(gan, encode)
   slot, links = mapping(gan, encode, prompt_slot, mapper)
   leave = record("layers", lambda carry: carry[slot])

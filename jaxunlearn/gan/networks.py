@@ -152,6 +152,16 @@ def vector_gan(
     judge: widths of the discriminator.
     latent_dim: Z.
     mapping: widths of the mapping network, the last of them W.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import gan
+    >>> model = gan.vector_gan((3,), (8, 8), (8,), latent_dim=4, mapping=(6,))
+    >>> params = model.init(jax.random.key(0)).params
+    >>> z = model.noise(jax.random.split(jax.random.key(1), 5))
+    >>> x = model.generate(params["generator"], z)
+    >>> x.shape, model.discriminate(params["discriminator"], x).shape
+    ((5, 3), (5,))
   """
   made = Synthesis(tuple(shape), tuple(widths), False)
   return _gan(made, Discriminator(tuple(judge), False), latent_dim, mapping)
@@ -174,6 +184,15 @@ def image_gan(
 
   Raises:
     ValueError: shape is not that of an image.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import gan
+    >>> model = gan.image_gan((8, 8, 1), width=2, latent_dim=4, mapping=(6,))
+    >>> params = jax.jit(model.init)(jax.random.key(0)).params["generator"]
+    >>> z = model.noise(jax.random.split(jax.random.key(1), 5))
+    >>> jax.jit(model.generate)(params, z).shape
+    (5, 8, 8, 1)
   """
   if len(shape) != 3:
     raise ValueError(f"Expected shape (H, W, C), got {tuple(shape)}.")

@@ -19,19 +19,41 @@ _FREE = ("start", "layer_0", "style_0", "to_sample")
 
 
 def inverse(gamma: float | jax.Array = 1.0, floor: float = 1e-3) -> Repulsion:
-  """IL2, gamma / V of a distance V >= 0; flat below `floor`, at the anchors."""
+  """IL2, gamma / V of a distance V >= 0; flat below `floor`, at the anchors.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import gan
+    >>> gan.inverse(gamma=2.0, floor=0.5)(jnp.array([0.0, 1.0, 4.0])).tolist()
+    [4.0, 2.0, 0.5]
+  """
   return lambda v: gamma / jnp.maximum(v, floor)
 
 
 def negative(gamma: float | jax.Array = 1.0, cap: float = 10.0) -> Repulsion:
-  """NL2, -gamma V; flat beyond `cap`, as it has no bound."""
+  """NL2, -gamma V; flat beyond `cap`, as it has no bound.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import gan
+    >>> gan.negative(gamma=2.0, cap=3.0)(jnp.array([0.5, 1.0, 4.0])).tolist()
+    [-1.0, -2.0, -6.0]
+  """
   return lambda v: -gamma * jnp.minimum(v, cap)
 
 
 def exponential(
   gamma: float | jax.Array = 1.0, alpha: float | jax.Array = 1.0
 ) -> Repulsion:
-  """EL2, gamma exp(-alpha V); without a slope where alpha V is large."""
+  """EL2, gamma exp(-alpha V); without a slope where alpha V is large.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import gan
+    >>> pushed = gan.exponential(gamma=2.0)(jnp.array([0.0, 1.0, 4.0]))
+    >>> [round(p, 3) for p in pushed.tolist()]
+    [2.0, 0.736, 0.037]
+  """
   return lambda v: gamma * jnp.exp(-alpha * v)
 
 

@@ -24,6 +24,14 @@ def unlearned_share(before: jax.Array, after: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: shapes or dtypes that do not fit; no negative before.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import gan
+    >>> before = jnp.array([True, True, True, True, False])
+    >>> after = jnp.array([True, False, False, False, False])
+    >>> float(gan.unlearned_share(before, after))
+    0.75
   """
   checks.request(before, before, "before")
   checks.request(jnp.asarray(before), after, "after")
@@ -51,6 +59,14 @@ def degree_of_unlearning(
 
   Returns:
     float32 []; nan where the edit has no effect on scores.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import gan
+    >>> plain = jnp.array([0.0, 1.0])
+    >>> unlearned, original = plain + 1, plain + 4
+    >>> float(gan.degree_of_unlearning(unlearned, original, plain))
+    0.75
   """
   whole = wasserstein1(original, plain)
   left = wasserstein1(unlearned, plain)
@@ -78,6 +94,14 @@ def recall(
 
   Raises:
     ValueError: shapes that do not fit; too few samples.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import gan
+    >>> features = jnp.array([[0.0], [1.0], [2.0], [3.0]])
+    >>> references = jnp.array([[0.5], [2.2], [9.0]])
+    >>> round(float(gan.recall(features, references, neighbours=1)), 3)
+    0.667
   """
   shapes = jnp.shape(features), jnp.shape(references)
   if len(shapes[0]) != 2 or len(shapes[1]) != 2 or shapes[0][1] != shapes[1][1]:

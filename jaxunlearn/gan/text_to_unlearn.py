@@ -99,6 +99,22 @@ def text_to_unlearn(
 
   Raises:
     ValueError: weights or counts out of range; see `latent_edits.told`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import gan, toy
+    >>> problem = toy.gan()
+    >>> encode = lambda x: jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
+    >>> prompt = jnp.array([1.0, 0.0, 0.0, 0.0])  # What is large in x[0].
+    >>> fit = ju.Fit(optax.adam(0.05), num_steps=20, batch_size=8)
+    >>> mapper = gan.Mapper(fit, hidden=(4,), near=0.0)
+    >>> method = gan.text_to_unlearn(problem.model, encode, fit, mapper=mapper)
+    >>> asked = problem._replace(data=None, request=ju.Request(concept=prompt))
+    >>> after, info = method.compiled(*asked.arguments)
+    >>> toy.large_share(problem, after)  # It was 0.25.
+    0.16
   """
   checks.non_negative(direction=direction, hinge=hinge)
   checks.count(1, num_samples=num_samples)
@@ -142,6 +158,21 @@ def prompt_ascent(
   """Plain ascent on the distance from the prompt, with nothing to keep the rest.
 
   The paper's baseline; it reads what `text_to_unlearn` does.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import gan, toy
+    >>> problem = toy.gan()
+    >>> encode = lambda x: jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
+    >>> prompt = jnp.array([1.0, 0.0, 0.0, 0.0])  # What is large in x[0].
+    >>> fit = ju.Fit(optax.adam(0.05), num_steps=20, batch_size=8)
+    >>> method = gan.prompt_ascent(problem.model, encode, fit)
+    >>> asked = problem._replace(data=None, request=ju.Request(concept=prompt))
+    >>> after, info = method.compiled(*asked.arguments)
+    >>> toy.large_share(problem, after)  # It was 0.25.
+    0.02
   """
   prompt, link = told(gan, encode)
 

@@ -92,6 +92,17 @@ def adversarial(
 
   Raises:
     ValueError: a weight or count out of range.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import gan, toy
+    >>> from jaxunlearn.core.types import Draw
+    >>> problem = toy.gan()
+    >>> fit = gan.GanFit(optax.sgd(0.1), num_steps=4, batch_size=8, r1=0.1)
+    >>> method = gan.adversarial(problem.model, fit, Draw(retain=8))
+    >>> after, info = method.compiled(*problem.arguments)
+    >>> {part: turn.loss.shape for part, turn in info["turns"].items()}
+    {'discriminator': (4, 1), 'generator': (4, 1)}
   """
   checks.non_negative(r1=fit.r1)
   checks.fraction(ema=fit.ema)
@@ -175,6 +186,16 @@ def train(
 
   Of all rows that is the original, without a class the gold standard. Returns
   variables and the info of `adversarial`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> from jaxunlearn import gan, toy
+    >>> model, _, data, request, key = toy.gan()
+    >>> fit = gan.GanFit(optax.sgd(0.1), num_steps=4, batch_size=8, r1=0.1)
+    >>> variables, info = gan.train(model, data, ~request, key, fit)
+    >>> sorted(variables.params), sorted(info["turns"])
+    (['discriminator', 'generator'], ['discriminator', 'generator'])
   """
   begin, run = jax.random.split(key)
   weights = jnp.asarray(weights)
@@ -184,7 +205,20 @@ def train(
 
 
 def finetune(gan: Gan, fit: GanFit) -> Transform:
-  """Goes on with the rows to retain as the real ones."""
+  """Goes on with the rows to retain as the real ones.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import gan, toy
+    >>> problem = toy.gan()
+    >>> fit = gan.GanFit(
+    ...   optax.sgd(0.02), 150, 16, optax.sgd(0.5), r1=0.5, r1_every=1, ema=0.9
+    ... )
+    >>> method = gan.finetune(problem.model, fit)
+    >>> after, info = method.compiled(*problem.arguments)
+    >>> toy.large_share(problem, after)  # It was 0.25.
+    0.16
+  """
   return adversarial(gan, fit, Draw(retain=fit.batch_size), name="finetune")
 
 
@@ -195,6 +229,13 @@ def pool(
 
   A user, or a classifier, marks those that must go: the mask over them is the
   request.
+
+  Example:
+    >>> from jaxunlearn import gan, toy
+    >>> model, variables, *_, key = toy.gan()
+    >>> data = gan.pool(model, variables, key, count=10)
+    >>> {name: column.shape for name, column in data.items()}
+    {'x': (10, 3), 'z': (10, 3)}
   """
   z = gan.noise(jax.random.split(key, count))
   return {"x": gan.generate(variables.params[GENERATOR], z), "z": z}

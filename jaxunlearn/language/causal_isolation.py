@@ -63,6 +63,17 @@ def causal_isolation(
   Raises:
     ValueError: alpha_max < alpha; from the call, blocks that are not there or
       targets that match nothing.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import language, toy
+    >>> problem = toy.decoder()
+    >>> fit = ju.Fit(optax.adam(0.05), num_steps=2, batch_size=2)
+    >>> method = language.causal_isolation(problem.model, fit, stop=1)
+    >>> after, info = method(*problem.arguments)
+    >>> toy.likelihoods(problem, after)  # It was 0.92 and 0.93.
+    (0.66, 0.75)
   """
   fit = as_fit(fit, fields)
   checks.positive(alpha=alpha)

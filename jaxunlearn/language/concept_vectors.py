@@ -66,9 +66,8 @@ def value_vectors(variables: Variables) -> jax.Array:
 
   Example:
     >>> from jaxunlearn import toy
-    >>> from jaxunlearn.language import concept_vectors
-    >>> problem = toy.decoder()  # Two blocks of 12 neurons, width 16.
-    >>> concept_vectors.value_vectors(problem.variables).shape
+    >>> from jaxunlearn.language.concept_vectors import value_vectors
+    >>> value_vectors(toy.decoder().variables).shape
     (2, 12, 16)
   """
   return variables.params["blocks"]["mlp"]["down"]["kernel"]
@@ -79,10 +78,8 @@ def vector_at(variables: Variables, place: Place) -> jax.Array:
 
   Example:
     >>> from jaxunlearn import toy
-    >>> from jaxunlearn.language import concept_vectors
-    >>> problem = toy.decoder()
-    >>> place = concept_vectors.Place(layer=1, neuron=3)
-    >>> concept_vectors.vector_at(problem.variables, place).shape
+    >>> from jaxunlearn.language.concept_vectors import Place, vector_at
+    >>> vector_at(toy.decoder().variables, Place(layer=1, neuron=3)).shape
     (16,)
   """
   return value_vectors(variables)[place.layer, place.neuron]
@@ -93,9 +90,8 @@ def unembedding(variables: Variables) -> jax.Array:
 
   Example:
     >>> from jaxunlearn import toy
-    >>> from jaxunlearn.language import concept_vectors
-    >>> problem = toy.decoder()  # 28 tokens, width 16.
-    >>> concept_vectors.unembedding(problem.variables).shape
+    >>> from jaxunlearn.language.concept_vectors import unembedding
+    >>> unembedding(toy.decoder().variables).shape
     (28, 16)
   """
   params = variables.params
@@ -232,14 +228,12 @@ def noisy(
   """The variables with normal noise on a value vector.
 
   Example:
-    >>> import jax
     >>> from jaxunlearn import toy
-    >>> from jaxunlearn.language import concept_vectors
-    >>> before = toy.decoder().variables
-    >>> place = concept_vectors.Place(layer=1, neuron=3)
-    >>> after = concept_vectors.noisy(before, place, 0.1, jax.random.key(0))
-    >>> values = concept_vectors.value_vectors
-    >>> int((values(after) != values(before)).sum())  # All 16 of one vector.
+    >>> from jaxunlearn.language.concept_vectors import Place, noisy, vector_at
+    >>> _, before, *_, key = toy.decoder()
+    >>> place = Place(layer=1, neuron=3)
+    >>> after = noisy(before, place, 0.1, key)
+    >>> int((vector_at(after, place) != vector_at(before, place)).sum())
     16
   """
   kernel = value_vectors(variables)
@@ -282,6 +276,18 @@ def candidates(
 
   Raises:
     ValueError: no related token; count < 1.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.language.concept_vectors import candidates
+    >>> lm, variables, data, *_ = toy.decoder()
+    >>> related = jnp.arange(28) >= 12
+    >>> find = jax.jit(lambda *x: candidates(lm, *x, related, count=3, k=8))
+    >>> place, score = find(variables, data["x"], data["alternative"])
+    >>> place.layer.shape, place.neuron.shape, score.shape
+    ((3,), (3,), (3,))
   """
   checks.count(1, count=count)
   if checks.is_concrete(related) and not np.asarray(related).any():
@@ -310,7 +316,15 @@ def candidates(
 
 
 def mean_nll(lm: LanguageModel, variables: Variables, x: Text) -> jax.Array:
-  """-log p of a token, over all that count."""
+  """-log p of a token, over all that count.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.language.concept_vectors import mean_nll
+    >>> lm, variables, data, *_ = toy.decoder()
+    >>> round(float(mean_nll(lm, variables, data["x"])), 2)
+    0.08
+  """
   out = token_nll(lm, variables, x)
   assert out.weight is not None
   return out.value.sum() / out.weight.sum()
@@ -337,6 +351,18 @@ def validate(
 
   Returns:
     Mean rises of -log p of a token, [C] each.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.language.concept_vectors import Place, is_causal, validate
+    >>> lm, variables, data, _, key = toy.decoder()
+    >>> rows = data["x"], data["alternative"]
+    >>> places = Place(jnp.array([0, 1]), jnp.array([3, 5]))
+    >>> rises = validate(lm, variables, places, rows, jax.random.split(key, 2))
+    >>> is_causal(*rises).tolist()  # Neither stands for the answers.
+    [False, False]
   """
   before = [mean_nll(lm, variables, x) for x in rows]
 

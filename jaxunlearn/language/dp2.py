@@ -87,6 +87,18 @@ def protect(
   Raises:
     ValueError: clip_norm <= 0, noise_multiplier < 0; from the call, model state,
       which batches would share, or batches of more rows than there are.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import language, toy
+    >>> problem = toy.decoder()._replace(request=jnp.zeros(8, bool))
+    >>> fit = ju.Fit(optax.adam(0.02), num_steps=2, batch_size=4)
+    >>> method = language.protect(problem.model, fit, noise_multiplier=1.0)
+    >>> base, info = method.compiled(*problem.arguments)
+    >>> info.rows.tolist(), bool(info.overflow)  # Rows that each step drew.
+    ([3, 6], False)
   """
   fit = as_fit(fit, fields)
   if fit.augment_rows is not None:

@@ -52,6 +52,13 @@ def pooled(
 
   Raises:
     ValueError: a layer that is not there; (concrete) a row without a prompt.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.language import gate
+    >>> problem = toy.decoder()
+    >>> gate.pooled(problem.model, problem.variables, problem.data["x"]).shape
+    (8, 16)
   """
   return pooled_states(lm, variables, x, layer)[-1]
 
@@ -63,6 +70,14 @@ def pooled_states(
 
   Returns:
     [layers + 1, B, D] float32.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.language import gate
+    >>> problem = toy.decoder()
+    >>> x = problem.data["x"]
+    >>> gate.pooled_states(problem.model, problem.variables, x, layers=2).shape
+    (3, 8, 16)
   """
   checks.count(0, layers=layers)
   if layers > lm.config.num_layers:
@@ -160,6 +175,21 @@ def learn(
     features: where the features of all rows are left, see `slots`.
     layer: static; see `pooled`.
     width: static; None is a logistic regression, else hidden units.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.core.recording import record
+    >>> from jaxunlearn.language import gate
+    >>> problem = toy.decoder()
+    >>> fit = ju.Fit(optax.adam(0.3), num_steps=20, batch_size=4)
+    >>> one, z = gate.slots()
+    >>> link = gate.learn(problem.model, fit, one, z, layer=0, width=None)
+    >>> asks = record("p", lambda carry: gate.probability(carry[one], carry[z]))
+    >>> _, info = ju.chain(link, asks)(*problem.arguments)
+    >>> [round(p) for p in info["p"].tolist()]  # Two are asked for.
+    [1, 1, 0, 0, 0, 0, 0, 0]
   """
   checks.count(0, layer=layer)
   if width is not None:

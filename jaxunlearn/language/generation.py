@@ -91,6 +91,17 @@ def generate(
     ValueError: see `check_text`; max_new or beams < 1, a temperature < 0 or
       beside beams, a top_p outside (0, 1]; (concrete) prompts that leave no
       room for max_new tokens in the context; a stop token that is none.
+
+  Example:
+    >>> import functools
+    >>> import jax
+    >>> from jaxunlearn import language, toy
+    >>> problem = toy.decoder()
+    >>> lm, variables, x = problem.model, problem.variables, problem.data["x"]
+    >>> say = functools.partial(language.generate, lm, max_new=2)
+    >>> said = jax.jit(say)(variables, x, problem.key)
+    >>> said.tokens[:3].tolist()  # The answers of three facts.
+    [[12, 20], [13, 21], [14, 22]]
   """
   check_text(x, lm.config)
   checks.typed_key(key)

@@ -91,6 +91,19 @@ def guard(
   Raises:
     ValueError: a number out of its range, another index; from the call, data
       without "phrases".
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import language, toy
+    >>> problem = toy.decoder()
+    >>> answers = problem.data["x"].tokens[:, 2:]  # Each is a phrase of two.
+    >>> problem.data["phrases"] = answers[:, None]
+    >>> fit = ju.Fit(optax.adam(0.3), num_steps=20, batch_size=4)
+    >>> method = language.guard(problem.model, fit)
+    >>> after, info = method(*problem.arguments)
+    >>> {kind: float(share) for kind, share in info["flagged"].items()}
+    {'forget': 1.0, 'retain': 0.0}
   """
   fit = as_fit(fit, fields)
   checks.non_negative(penalty=penalty)
@@ -148,6 +161,20 @@ def guard_model(
     stop: token or tokens that end a text, which are never forbidden.
     layer: static; as given to `guard`.
     span: static; tokens that are held against phrases together.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import language, toy
+    >>> problem = toy.decoder()
+    >>> answers = problem.data["x"].tokens[:, 2:]  # Each is a phrase of two.
+    >>> problem.data["phrases"] = answers[:, None]
+    >>> fit = ju.Fit(optax.adam(0.3), num_steps=20, batch_size=4)
+    >>> method = language.guard(problem.model, fit)
+    >>> after, info = method(*problem.arguments)
+    >>> served = problem._replace(model=language.guard_model(problem.model))
+    >>> toy.likelihoods(served, after)  # It was 0.92 and 0.93.
+    (0.44, 0.93)
   """
   stops = jnp.asarray(stop, jnp.int32).reshape(-1)
   checks.labels(stops, lm.config.vocab_size, "stop")
@@ -186,6 +213,24 @@ def search(
     variables: with a guard.
     x, key: see `generate`.
     **more: its other arguments; `beams`, 4 by default.
+
+  Example:
+    >>> import jax
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import language, toy
+    >>> from jaxunlearn.language.guard import search
+    >>> problem = toy.decoder()
+    >>> answers = problem.data["x"].tokens[:, 2:]  # Each is a phrase of two.
+    >>> problem.data["phrases"] = answers[:, None]
+    >>> fit = ju.Fit(optax.adam(0.3), num_steps=20, batch_size=4)
+    >>> method = language.guard(problem.model, fit)
+    >>> after, info = method(*problem.arguments)
+    >>> lm = language.guard_model(problem.model)
+    >>> say = jax.jit(lambda v, x, k: search(lm, v, x, k, beams=2, max_new=2))
+    >>> said = say(after, problem.data["x"], problem.key)
+    >>> (said.tokens == answers).all(axis=1).tolist()
+    [False, False, True, True, True, True, True, True]
   """
   beams = more.pop("beams", 4)
   rows = bound(lm, variables, x).model_state["rows"][NAME]

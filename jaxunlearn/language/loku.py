@@ -57,6 +57,17 @@ def inverted_hinge(
 
   Raises:
     ValueError: an unknown retain.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import language, toy
+    >>> problem = toy.decoder()
+    >>> fit = ju.Fit(optax.adam(0.02), num_steps=2, batch_size=2)
+    >>> method = language.inverted_hinge(problem.model, fit)
+    >>> after, info = method(*problem.arguments)
+    >>> toy.likelihoods(problem, after)  # It was 0.92 and 0.93.
+    (0.38, 0.96)
   """
   fit = as_fit(fit, fields)
 
@@ -100,6 +111,17 @@ def loku(
 
   Raises:
     ValueError: see `inverted_hinge`, `fila` and `ssd`.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import language, toy
+    >>> problem = toy.decoder()
+    >>> fit = ju.Fit(optax.adam(0.05), num_steps=2, batch_size=2)
+    >>> method = language.loku(problem.model, fit, rank=2)
+    >>> after, info = method.compiled(*problem.arguments)
+    >>> toy.likelihoods(problem, after)  # It was 0.92 and 0.93.
+    (0.6, 0.8)
   """
   checks.count(1, rank=rank, importance_batch_size=importance_batch_size)
 

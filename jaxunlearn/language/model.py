@@ -39,6 +39,18 @@ def language_model(
   Returns:
     The model; `lm.model.init(key, text)` makes fresh weights, and `ju.train`
     and every method for a `Task` take it as it is.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import language, toy
+    >>> config = language.DecoderConfig(
+    ...   28, width=8, num_layers=1, num_heads=2, mlp_width=12, max_length=16
+    ... )
+    >>> lm = language.language_model(config)
+    >>> x = toy.decoder().data["x"]
+    >>> variables = jax.jit(lm.model.init)(jax.random.key(0), x)
+    >>> jax.jit(lm.model.predict)(variables, x).shape  # Logits of each token.
+    (8, 4, 28)
   """
   decoder = Decoder(config)
   if chunk_size is not None:
@@ -98,6 +110,16 @@ def assemble(
   Args:
     init: `(key, texts) -> Variables`.
     config, embed, blocks, logits, chunk_size: see `LanguageModel`.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.language.model import assemble
+    >>> problem = toy.decoder()
+    >>> lm = problem.model
+    >>> half = lambda variables, hidden: 0.5 * lm.logits(variables, hidden)
+    >>> hot = assemble(lm.model.init, lm.config, lm.embed, lm.blocks, half)
+    >>> toy.likelihoods(problem._replace(model=hot), problem.variables)
+    (0.41, 0.42)
   """
 
   def apply(

@@ -50,6 +50,19 @@ def own_words(
 
   Raises:
     ValueError: see `generate`.
+
+  Example:
+    >>> import functools
+    >>> import jax
+    >>> from jaxunlearn import language, toy
+    >>> problem = toy.decoder()
+    >>> starts = jax.tree.map(lambda leaf: leaf[:2], problem.data["x"])
+    >>> say = functools.partial(
+    ...   language.own_words, problem.model, max_new=2, temperature=0.1
+    ... )
+    >>> x = jax.jit(say)(problem.variables, starts, problem.key)
+    >>> x.tokens[:, :4].tolist(), x.length.tolist()
+    ([[1, 4, 12, 20], [1, 5, 13, 21]], [4, 4])
   """
   said = generate(
     lm,

@@ -74,7 +74,16 @@ def telling(
 
 
 def token_vectors(lm: LanguageModel, variables: Variables) -> jax.Array:
-  """Embeddings of all tokens without their mean, of length 1: [V, D]."""
+  """Embeddings of all tokens without their mean, of length 1: [V, D].
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.language.phrases import token_vectors
+    >>> problem = toy.decoder()
+    >>> vectors = token_vectors(problem.model, problem.variables)
+    >>> vectors.shape, round(float(vectors[3] @ vectors[3]), 3)
+    ((28, 16), 1.0)
+  """
   every = jnp.arange(lm.config.vocab_size, dtype=jnp.int32)[None]
   table = lm.embed(variables, every)[0].astype(jnp.float32)
   table = table - table.mean(axis=0, keepdims=True)

@@ -30,6 +30,12 @@ def epsilon(
 
   Raises:
     ValueError: a number out of its range; ImportError without jax_privacy.
+
+  Example:
+    >>> from jaxunlearn.language.privacy import epsilon
+    >>> of = {"batch_size": 32, "num_rows": 1000, "num_steps": 100}
+    >>> round(epsilon(1.0, delta=1e-5, **of), 1)
+    2.7
   """
   checks.positive(noise_multiplier=noise_multiplier)
   _check(delta, batch_size=batch_size, num_rows=num_rows, num_steps=num_steps)
@@ -51,7 +57,14 @@ def noise_multiplier(
   num_steps: int,
   delta: float,
 ) -> float:
-  """The smallest sigma that an epsilon allows; arguments and errors likewise."""
+  """The smallest sigma that an epsilon allows; arguments and errors likewise.
+
+  Example:
+    >>> from jaxunlearn.language.privacy import noise_multiplier
+    >>> of = {"batch_size": 32, "num_rows": 1000, "num_steps": 100}
+    >>> round(noise_multiplier(2.0, delta=1e-5, **of), 1)
+    1.1
+  """
   checks.positive(epsilon=epsilon)
   _check(delta, batch_size=batch_size, num_rows=num_rows, num_steps=num_steps)
   accounting, accountant = _accountant()

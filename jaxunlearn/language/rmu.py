@@ -59,6 +59,17 @@ def rmu(
 
   Raises:
     ValueError: a layer out of range, strength < 0.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import language, toy
+    >>> problem = toy.decoder()
+    >>> fit = ju.Fit(optax.adam(0.05), num_steps=8, batch_size=2)
+    >>> method = language.rmu(problem.model, fit, layer=1, retain_weight=10.0)
+    >>> after, info = method(*problem.arguments)
+    >>> toy.likelihoods(problem, after)  # It was 0.92 and 0.93.
+    (0.25, 0.53)
   """
   fit = as_fit(fit, fields)
   checks.count(0, layer=layer)

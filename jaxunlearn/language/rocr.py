@@ -59,6 +59,23 @@ def rocr(
   Raises:
     ValueError: layers with gaps or out of range; projectors of another shape; no
       ridge; from the call, a request without subjects.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import language, toy
+    >>> problem = toy.decoder()
+    >>> name, last = jnp.array([[[1, 4], [1, 4]]]), jnp.array([[1, 1]])
+    >>> asked = language.Subjects(name, last, jnp.array([1, 9]), 1)
+    >>> request = ju.Request(concept=asked)
+    >>> everywhere = jnp.eye(12)[None]  # A projector that spares no direction.
+    >>> method = language.rocr(problem.model, everywhere, [1], ridge=1e-6)
+    >>> after, share = method.compiled(
+    ...   *problem._replace(data=None, request=request).arguments
+    ... )
+    >>> logits = problem.model.model.predict(after, problem.data["x"])
+    >>> logits[:3, 1].argmax(axis=1).tolist()  # It was 12, 13 and 14.
+    [17, 13, 14]
   """
   layers = tuple(layers)
   if not layers or layers != tuple(range(layers[0], layers[0] + len(layers))):
@@ -163,7 +180,15 @@ def key_moments(
   *,
   chunk_size: int = 8,
 ) -> jax.Array:
-  """Mean of k k' over all tokens of ordinary text: float32 [n, M, M]."""
+  """Mean of k k' over all tokens of ordinary text: float32 [n, M, M].
+
+  Example:
+    >>> from jaxunlearn import language, toy
+    >>> problem = toy.decoder()  # Perceptrons of 12 neurons.
+    >>> lm, variables, x = problem.model, problem.variables, problem.data["x"]
+    >>> language.key_moments(lm, variables, x, layers=[0, 1]).shape
+    (2, 12, 12)
+  """
   check_text(x, lm.config)
   wanted = jnp.asarray(layers)
 

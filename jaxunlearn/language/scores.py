@@ -46,6 +46,16 @@ def token_scores(
 
   Raises:
     ValueError: see `check_text`; chunk_size < 1.
+
+  Example:
+    >>> from jaxunlearn import language, toy
+    >>> problem = toy.decoder()
+    >>> lm, variables, x = problem.model, problem.variables, problem.data["x"]
+    >>> scores = language.token_scores(lm, variables, x)
+    >>> scores.mask[0].tolist(), scores.is_top[0].tolist()
+    ([False, True, True], [0.0, 1.0, 1.0])
+    >>> scores.log_prob.shape, round(float(scores.log_prob.mean()), 2)
+    ((8, 3), -0.05)
   """
   check_text(x, lm.config)
   variables = bound(lm, variables, x)
@@ -64,6 +74,15 @@ def score_hidden(
   """`token_scores` from the output [B, L, D] of the last block.
 
   Under a guide the probabilities are those that are left, made to add up to one.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.language.scores import score_hidden
+    >>> problem = toy.decoder()
+    >>> lm, variables, x = problem.model, problem.variables, problem.data["x"]
+    >>> hidden = lm.blocks(variables, lm.embed(variables, x.tokens)).hidden
+    >>> score_hidden(lm, variables, hidden, x).is_top[0].tolist()
+    [0.0, 1.0, 1.0]
   """
   chunk_size = lm.chunk_size if chunk_size is None else chunk_size
   mask, targets = counted(x), x.tokens[:, 1:]
@@ -118,6 +137,14 @@ def token_nll(
   Args:
     lm, variables, x, chunk_size: see `token_scores`.
     weight: None, or float [B, L], how much each token counts.
+
+  Example:
+    >>> from jaxunlearn import language, toy
+    >>> problem = toy.decoder()
+    >>> lm, variables, x = problem.model, problem.variables, problem.data["x"]
+    >>> out = language.token_nll(lm, variables, x)
+    >>> round(float(out.value.sum() / out.weight.sum()), 2)  # Nats a token.
+    0.08
   """
   scores = token_scores(lm, variables, x, chunk_size=chunk_size)
   return summed(-scores.log_prob, scores.mask, weight)

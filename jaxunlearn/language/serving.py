@@ -37,6 +37,23 @@ def wrapped(
     blocks: None, or `(variables, state, rows, hidden, **more) -> Blocks`, in the
       place of `lm.blocks`.
     guide: None, or `(variables, state, rows) -> Guide`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.language.serving import guarded_by, wrapped
+    >>> problem = toy.decoder()
+    >>> bind = lambda variables, state, x: x.tokens[:, 1] == state["token"]
+    >>> quiet = lambda state, is_asked, tokens, hidden: jnp.where(
+    ...   is_asked[:, None, None], 0.0, hidden
+    ... )
+    >>> lm = wrapped(problem.model, "mute", bind, embed=quiet)
+    >>> served = problem._replace(model=lm)
+    >>> guarded = guarded_by(problem.variables, "mute", {"token": 4})
+    >>> toy.likelihoods(served, problem.variables)
+    (0.92, 0.93)
+    >>> toy.likelihoods(served, guarded)  # One of the two that are asked for.
+    (0.48, 0.93)
   """
 
   def rows_of(variables: Variables) -> Any:

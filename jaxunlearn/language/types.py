@@ -106,6 +106,19 @@ def bound(lm: LanguageModel, variables: Variables, x: Text) -> Variables:
 
   What it makes of them is in `model_state["rows"]`, leaves [B, ...], and is made
   once: later tokens of a text are judged by its prompt.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.language.serving import guarded_by, wrapped
+    >>> from jaxunlearn.language.types import bound
+    >>> problem = toy.decoder()
+    >>> bind = lambda variables, state, x: x.tokens[:, 1] == state["token"]
+    >>> lm = wrapped(problem.model, "mute", bind)
+    >>> guarded = guarded_by(problem.variables, "mute", {"token": 4})
+    >>> made = bound(lm, guarded, problem.data["x"])
+    >>> made.model_state["rows"]["mute"].tolist()
+    [True, False, False, False, False, False, False, False]
   """
   rows = None if lm.bind is None else lm.bind(variables, x)
   if rows is None:

@@ -55,6 +55,17 @@ def undial(
 
   Raises:
     ValueError: strength < 0, an unknown retain.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import language, toy
+    >>> problem = toy.decoder()
+    >>> fit = ju.Fit(optax.adam(0.02), num_steps=2, batch_size=2)
+    >>> method = language.undial(problem.model, fit, retain="nll")
+    >>> after, info = method(*problem.arguments)
+    >>> toy.likelihoods(problem, after)  # It was 0.92 and 0.93.
+    (0.07, 0.93)
   """
   fit = as_fit(fit, fields)
   checks.non_negative(strength=strength)
@@ -93,6 +104,17 @@ def ceu(
 
   Raises:
     ValueError: skip < 0, an unknown retain.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import language, toy
+    >>> problem = toy.decoder()
+    >>> fit = ju.Fit(optax.adam(0.02), num_steps=2, batch_size=2)
+    >>> method = language.ceu(problem.model, fit, skip=0, retain="nll")
+    >>> after, info = method(*problem.arguments)
+    >>> toy.likelihoods(problem, after)  # It was 0.92 and 0.93.
+    (0.0, 0.85)
   """
   fit = as_fit(fit, fields)
   checks.count(0, skip=skip)

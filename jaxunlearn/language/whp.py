@@ -49,6 +49,20 @@ def whp(
 
   Raises:
     ValueError: strength < 0.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import language, toy
+    >>> problem = toy.decoder()
+    >>> fit = ju.Fit(optax.adam(0.05), num_steps=2, batch_size=2)
+    >>> method = language.whp(problem.model, fit, strength=5.0)
+    >>> after, info = method(*problem.arguments)
+    >>> toy.likelihoods(problem, after)  # The bare model does not look at it.
+    (0.92, 0.93)
+    >>> served = problem._replace(model=language.whp_model(problem.model))
+    >>> toy.likelihoods(served, after)
+    (0.29, 0.57)
   """
   fit = as_fit(fit, fields)
   checks.non_negative(strength=strength)
@@ -70,6 +84,19 @@ def whp_model(lm: LanguageModel) -> LanguageModel:
   Variables without it have the bits of the bare model, and training is always that
   of the bare weights. While both run, hidden states and caches hold the two models'
   side by side; `states` are the original's.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import language, toy
+    >>> problem = toy.decoder()
+    >>> served = problem._replace(model=language.whp_model(problem.model))
+    >>> toy.likelihoods(served, problem.variables)  # Without a guard: bare.
+    (0.92, 0.93)
+    >>> stronger = jax.tree.map(lambda w: 1.2 * w, problem.variables.params)
+    >>> state = {"reinforced": stronger, "strength": 5.0}
+    >>> guarded = problem.variables._replace(model_state={"whp": state})
+    >>> toy.likelihoods(served, guarded)
+    (0.0, 0.0)
   """
 
   def pair(variables: Variables) -> tuple[Variables, Variables]:

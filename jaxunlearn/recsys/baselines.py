@@ -43,6 +43,16 @@ def finetune(
     fit: the recipe; the batch is of retained interactions.
     graph: "retain" or "full", see `Recommender.task_on`.
     **fields: the fields of `Fit` by keyword.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import recsys, toy
+    >>> problem = toy.recommender()
+    >>> fit = ju.Fit(optax.adam(0.05), num_steps=5, batch_size=33)
+    >>> after, info = recsys.finetune(problem.model, fit)(*problem.arguments)
+    >>> toy.mean_scores(problem, after)  # It was 0.97 and 0.86.
+    (1.11, 1.5)
   """
   return baselines.finetune(model.task_on(graph, "full"), fit, **fields)
 
@@ -64,6 +74,17 @@ def gradient_ascent(
     fit: the recipe, of few steps; the batch is of forgotten interactions.
     graph: "retain" or "full", see `Recommender.task_on`.
     **fields: the fields of `Fit` by keyword.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import recsys, toy
+    >>> problem = toy.recommender()
+    >>> fit = ju.Fit(optax.adam(0.1), num_steps=5, batch_size=3)
+    >>> method = recsys.gradient_ascent(problem.model, fit)
+    >>> after, info = method(*problem.arguments)
+    >>> toy.mean_scores(problem, after)  # It was 0.97 and 0.86.
+    (-0.16, 0.84)
   """
   return baselines.gradient_ascent(model.task_on(graph, "full"), fit, **fields)
 
@@ -73,6 +94,13 @@ def unlink() -> Transform:
 
   What `Recommender.embed_under` does with the request's mask then is all that
   is forgotten. Reads nothing.
+
+  Example:
+    >>> from jaxunlearn import recsys, toy
+    >>> problem = toy.recommender()
+    >>> after, info = recsys.unlink()(*problem.arguments)
+    >>> toy.mean_scores(problem, after)  # Only the graph forgets.
+    (0.97, 0.86)
   """
   return edit(
     lambda variables, data, request, key: variables,
@@ -95,6 +123,17 @@ def reverse_only(
     fit: the recipe, of few steps; the batch is of forgotten interactions.
     graph: "retain" or "full", see `Recommender.task_on`.
     **fields: the fields of `Fit` by keyword.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import recsys, toy
+    >>> problem = toy.recommender()
+    >>> fit = ju.Fit(optax.adam(0.1), num_steps=5, batch_size=3)
+    >>> method = recsys.reverse_only(problem.model, fit)
+    >>> after, info = method(*problem.arguments)
+    >>> toy.mean_scores(problem, after)  # It was 0.97 and 0.86.
+    (-0.15, 0.84)
   """
   fit = as_fit(fit, fields)
   draw = Draw(forget=fit.batch_size)
@@ -123,6 +162,16 @@ def amnesiac(
     fit: the recipe; the batch is of interactions of both kinds.
     graph: "retain" or "full", see `Recommender.task_on`.
     **fields: the fields of `Fit` by keyword.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import recsys, toy
+    >>> problem = toy.recommender()
+    >>> fit = ju.Fit(optax.adam(0.05), num_steps=5, batch_size=36)
+    >>> after, info = recsys.amnesiac(problem.model, fit)(*problem.arguments)
+    >>> toy.mean_scores(problem, after)  # It was 0.97 and 0.86.
+    (0.87, 1.44)
   """
   fit = as_fit(fit, fields)
   labels: Slot[jax.Array] = Slot("labels")

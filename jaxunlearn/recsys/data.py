@@ -47,6 +47,12 @@ def interactions(
   Raises:
     ValueError: ids out of range or no integers, columns of two lengths, no
       interactions, or one that comes twice (drop it, or count it as one).
+
+  Example:
+    >>> from jaxunlearn import recsys
+    >>> data = recsys.interactions([0, 0, 1], [2, 3, 0], 2, num_items=4)
+    >>> data["x"].tolist()
+    [[0, 2], [0, 3], [1, 0]]
   """
   users, items = np.asarray(users), np.asarray(items)
   if users.ndim != 1 or users.shape != items.shape:
@@ -94,6 +100,14 @@ def split_by_user(
 
   Raises:
     ValueError: a share outside (0, 0.5); ids out of range.
+
+  Example:
+    >>> from jaxunlearn import recsys
+    >>> users, items = [0] * 5 + [1] * 2, [0, 1, 2, 3, 4, 0, 1]
+    >>> data = recsys.interactions(users, items, num_users=2, num_items=5)
+    >>> parts = recsys.split_by_user(data, 2, 5, seed=0, held_out=0.2)
+    >>> [len(part["x"]) for part in parts[:3]]  # User 1 has too few.
+    [5, 1, 1]
   """
   if not 0 < held_out < 0.5:
     raise ValueError(f"Expected held_out in (0, 0.5), got {held_out}.")
@@ -146,6 +160,17 @@ def synthetic(
 
   Raises:
     ValueError: sizes out of the ranges above.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import recsys
+    >>> made, of_users, of_items = recsys.synthetic(
+    ...   jax.random.key(0), num_users=20, num_items=30, per_user=10
+    ... )
+    >>> made.train["x"].shape, made.test["x"].shape  # 8 and 1 of each 10.
+    ((160, 2), (20, 2))
+    >>> made.features["first"].shape
+    (30, 2)
   """
   checks.positive(num_users=num_users, num_items=num_items)
   checks.non_negative(sharpness=sharpness, feature_noise=feature_noise)

@@ -71,6 +71,17 @@ def ranking(
   Raises:
     ValueError: ids out of range, cut-offs that are not positive, a mask or
       embeddings of a wrong shape.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import recsys
+    >>> data = recsys.interactions([0, 0, 0], [0, 2, 3], 1, num_items=4)
+    >>> rank = recsys.ranking(data, 1, 4, ks=(1, 2))
+    >>> scores = jnp.array([[9.0], [3.0], [2.0], [1.0]])
+    >>> made = recsys.Embeddings(jnp.ones((1, 1)), scores)
+    >>> seen = jnp.array([True, False, False])  # Item 0; it ranks 1, 2, 3.
+    >>> rank(made, ~seen, seen).recall.tolist()  # Of items 2 and 3.
+    [0.0, 0.5]
   """
   if not ks:
     raise ValueError("Expected at least one cut-off in ks, got none.")
@@ -197,6 +208,18 @@ def evaluator(
 
   Raises:
     ValueError: as `ranking`; an unknown target; a request of a wrong shape.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import recsys
+    >>> key = jax.random.key(0)
+    >>> made = recsys.synthetic(key, num_users=20, num_items=30)[0]
+    >>> evaluate = recsys.evaluator(made, ks=(5, 30))
+    >>> nothing = jnp.zeros(len(made.train["x"]), bool)
+    >>> shown = recsys.popularity(made.train, ~nothing, 20, 30)
+    >>> round(float(evaluate(shown, nothing).recall[1]), 3)  # All 30 items.
+    1.0
   """
   parts = data.train, data.validation, data.test
   counts = [pairs_of(part).shape[0] for part in parts]
@@ -247,6 +270,15 @@ def popularity(
 
   Returns:
     Embeddings of width 1 whose scores are the items' numbers of interactions.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import recsys
+    >>> data = recsys.interactions([0, 1, 2, 0], [0, 0, 0, 1], 3, 2)
+    >>> kept = jnp.array([True, True, False, True])
+    >>> made = recsys.popularity(data, kept, num_users=3, num_items=2)
+    >>> (made.users @ made.items.T)[0].tolist()
+    [2.0, 1.0]
   """
   checks.request(data, weights, name="weights")
   check_pairs(pairs_of(data), num_users, num_items)

@@ -73,6 +73,15 @@ def interaction_graph(
 
   Raises:
     ValueError: an unknown layout; data that hold no interactions.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import recsys
+    >>> data = recsys.interactions([0, 0, 1], [0, 1, 1], 2, num_items=2)
+    >>> forget_mask = jnp.array([False, False, True])
+    >>> graph = recsys.interaction_graph(data, forget_mask, 2, 2)
+    >>> [round(w, 3) for w in graph.weight.tolist()]  # 1 / sqrt(2 * 1).
+    [0.707, 0.707, 0.0]
   """
   checks.one_of(LAYOUTS, layout=layout)
   pairs = pairs_of(data)
@@ -124,6 +133,16 @@ def propagate(
     Users [U, D] and items [I, D].
 
   Source: He et al. (2020), arXiv:2002.02126.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import recsys
+    >>> data = recsys.interactions([0, 0], [0, 1], num_users=1, num_items=2)
+    >>> graph = recsys.interaction_graph(data, jnp.zeros(2, bool), 1, 2)
+    >>> users, items = jnp.array([[2.0]]), jnp.array([[0.0], [4.0]])
+    >>> users, items = recsys.propagate(graph, users, items, num_layers=1)
+    >>> round(float(users[0, 0]), 3)  # (2 + 4 / sqrt(2)) / 2.
+    2.414
   """
   total_users, total_items = users, items
   for _ in range(num_layers):
@@ -147,6 +166,16 @@ def item_neighbours(
 
   Raises:
     ValueError: features that are no matrix or not finite, a count below 1.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import recsys
+    >>> features = jnp.array([[1.0, 0.0], [3.0, 4.0], [0.0, 2.0]])
+    >>> found = recsys.item_neighbours(features, num_neighbours=2)
+    >>> found.item.tolist()
+    [[0, 1], [1, 2], [2, 1]]
+    >>> [round(s, 2) for s in found.similarity[1].tolist()]
+    [1.0, 0.8]
   """
   checks.positive(num_neighbours=num_neighbours)
   features = jnp.asarray(features)

@@ -71,6 +71,17 @@ def mmrecun(
   Raises:
     ValueError: alpha outside [0, 1], an unknown schedule or graph, counts out of
       range; at the call, as `check_data`.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import recsys, toy
+    >>> problem = toy.recommender()
+    >>> fit = ju.Fit(optax.adam(0.05), num_steps=5, batch_size=33)
+    >>> method = recsys.mmrecun(problem.model, fit, retain_weight=0.5)
+    >>> after, info = method(*problem.arguments)
+    >>> toy.mean_scores(problem, after)  # It was 0.97 and 0.86.
+    (0.34, 1.25)
   """
   checks.fraction(retain_weight=retain_weight)
   checks.one_of(SCHEDULES, schedule=schedule)

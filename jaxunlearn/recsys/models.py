@@ -48,6 +48,20 @@ def from_module(
   Raises:
     ValueError: counts that are not positive, coefficients below 0, an unknown
       layout.
+
+  Example:
+    >>> import flax.linen as nn
+    >>> import jax
+    >>> from jaxunlearn import recsys
+    >>> class Factors(nn.Module):
+    ...   @nn.compact
+    ...   def __call__(self, graph):
+    ...     ones = nn.initializers.ones
+    ...     users = self.param("users", ones, (12, 2))
+    ...     return recsys.Embeddings(users, self.param("items", ones, (8, 2)))
+    >>> model = recsys.from_module(Factors(), num_users=12, num_items=8)
+    >>> jax.tree.map(lambda p: p.shape, model.init(jax.random.key(0)).params)
+    {'items': (8, 2), 'users': (12, 2)}
   """
   checks.positive(num_users=num_users, num_items=num_items)
   checks.non_negative(penalty=penalty, contrast_weight=contrast_weight)
@@ -93,6 +107,16 @@ def lightgcn(
   Raises:
     ValueError: features of another number of rows or not finite; as
       `from_module`.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import recsys, toy
+    >>> problem = toy.recommender()
+    >>> model = recsys.lightgcn(num_users=12, num_items=8, dim=4, num_layers=2)
+    >>> variables = model.init(jax.random.key(0))
+    >>> made = model.embed_under(variables, problem.data, problem.request)
+    >>> made.users.shape, made.items.shape
+    ((12, 4), (8, 4))
   """
   from jaxunlearn.recsys import modules
 
@@ -108,7 +132,15 @@ def lightgcn(
 def bpr_mf(
   num_users: int, num_items: int, *, dim: int = 64, **options: Any
 ) -> Recommender:
-  """Matrix factorisation: `lightgcn` without layers."""
+  """Matrix factorisation: `lightgcn` without layers.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import recsys
+    >>> model = recsys.bpr_mf(num_users=12, num_items=8, dim=4)
+    >>> jax.tree.map(lambda p: p.shape, model.init(jax.random.key(0)).params)
+    {'items': (8, 4), 'users': (12, 4)}
+  """
   return lightgcn(num_users, num_items, dim=dim, num_layers=0, **options)
 
 
@@ -120,7 +152,18 @@ def vbpr(
   dim: int = 64,
   **options: Any,
 ) -> Recommender:
-  """VBPR: matrix factorisation of ids and of projected features."""
+  """VBPR: matrix factorisation of ids and of projected features.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import recsys
+    >>> features = {"image": jnp.ones((8, 5))}
+    >>> model = recsys.vbpr(num_users=12, num_items=8, features=features, dim=4)
+    >>> params = model.init(jax.random.key(0)).params
+    >>> params["users"].shape, params["features"]["kernel"].shape
+    ((12, 8), (5, 4))
+  """
   return lightgcn(
     num_users,
     num_items,
@@ -156,6 +199,19 @@ def mgcn(
 
   Raises:
     ValueError: as `lightgcn`.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import recsys, toy
+    >>> problem = toy.recommender()
+    >>> keys = jax.random.split(jax.random.key(0))
+    >>> features = {"image": jax.random.normal(keys[0], (8, 5))}
+    >>> model = recsys.mgcn(12, 8, features, dim=4, num_neighbours=3)
+    >>> variables = jax.jit(model.init)(keys[1])
+    >>> embed = jax.jit(model.embed_under)
+    >>> made = embed(variables, problem.data, problem.request)
+    >>> made.items.shape, len(made.views)
+    ((8, 4), 2)
   """
   from jaxunlearn.recsys import modules
 

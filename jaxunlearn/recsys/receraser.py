@@ -71,6 +71,16 @@ def balanced_shards(
 
   Raises:
     ValueError: counts out of range, more shards than there are rows to part.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import recsys, toy
+    >>> problem = toy.recommender()
+    >>> made = problem.model.embed_under(*problem.arguments[:3])
+    >>> part = lambda *x: recsys.balanced_shards(*x, by="user")
+    >>> shard = jax.jit(part, static_argnums=2)(made, problem.data, 2, problem.key)
+    >>> shard[::3].tolist()  # Of each user; as many of either taste.
+    [0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1]
   """
   checks.positive(num_shards=num_shards, num_rounds=num_rounds)
   checks.one_of(("interaction", "user"), by=by)
@@ -149,6 +159,16 @@ def sharded(
   Raises:
     ValueError: shards out of 0 .. K - 1, or at the call as many interactions as
       there are not shards.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import recsys, toy
+    >>> problem = toy.recommender()
+    >>> shard = problem.data["x"][:, 0] % 2  # By user.
+    >>> model = recsys.sharded(problem.model, shard, num_shards=2)
+    >>> variables = jax.jit(model.init)(problem.key)
+    >>> variables.params["shards"]["users"].shape
+    (2, 12, 4)
   """
   checks.positive(num_shards=num_shards)
   checks.labels(shard, num_shards, "shard")
@@ -211,6 +231,21 @@ def receraser(
 
   Returns:
     A `Transform`; info "retrained" holds bool [K], the shards that were.
+
+  Example:
+    >>> import jax
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import recsys, toy
+    >>> problem = toy.recommender()
+    >>> shard = problem.data["x"][:, 0] % 2  # By user.
+    >>> whole = recsys.sharded(problem.model, shard, num_shards=2)
+    >>> problem = problem._replace(variables=jax.jit(whole.init)(problem.key))
+    >>> fit = ju.Fit(optax.adam(0.1), num_steps=20, batch_size=18)
+    >>> method = recsys.receraser(problem.model, shard, 2, fit, aggregator=fit)
+    >>> after, info = method(*problem.arguments)
+    >>> info["retrained"].tolist()  # User 0 is of shard 0.
+    [True, False]
   """
   fit = as_fit(fit, fields)
   return _receraser(model, shard, num_shards, fit, aggregator, strategy, False)
@@ -243,6 +278,23 @@ def train_shards(
     aggregator: of the aggregation.
     strategy: see `map_many`.
     **fields: the fields of `fit` by keyword.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import recsys, toy
+    >>> problem = toy.recommender()
+    >>> shard = problem.data["x"][:, 0] % 2  # By user.
+    >>> fit = ju.Fit(optax.adam(0.1), num_steps=20, batch_size=18)
+    >>> train = lambda *x: recsys.train_shards(
+    ...   problem.model, shard, 2, *x, fit, aggregator=fit
+    ... )
+    >>> rows = jnp.ones(36, bool)
+    >>> variables, info = jax.jit(train)(problem.data, rows, problem.key)
+    >>> variables.params["shards"]["users"].shape
+    (2, 12, 4)
   """
   checks.request({"x": pairs_of(data)}, weights, name="weights")
   checks.weights(weights)

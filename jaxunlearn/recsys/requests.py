@@ -31,6 +31,12 @@ def users(data: PyTree, ids: Ids) -> jax.Array:
   Raises:
     ValueError: (concrete values) ids that are no integers, none but padding, or
       one without interactions.
+
+  Example:
+    >>> from jaxunlearn import recsys
+    >>> data = recsys.interactions([0, 1, 1, 2], [3, 0, 2, 3], 3, 4)
+    >>> recsys.requests.users(data, [1]).tolist()
+    [False, True, True, False]
   """
   return _matching(pairs_of(data)[:, 0], ids, "user")
 
@@ -44,6 +50,12 @@ def items(data: PyTree, ids: Ids) -> jax.Array:
 
   Raises:
     ValueError: as `users`.
+
+  Example:
+    >>> from jaxunlearn import recsys
+    >>> data = recsys.interactions([0, 1, 1, 2], [3, 0, 2, 3], 3, 4)
+    >>> recsys.requests.items(data, [3]).tolist()
+    [True, False, False, True]
   """
   return _matching(pairs_of(data)[:, 1], ids, "item")
 
@@ -60,6 +72,13 @@ def interactions(
 
   Raises:
     ValueError: a fraction outside [0, 1], or one that selects none or all.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import recsys, toy
+    >>> data = toy.recommender().data  # 36 of them.
+    >>> int(recsys.requests.interactions(jax.random.key(0), data, 0.25).sum())
+    9
   """
   mask = rows.random_fraction(key, pairs_of(data).shape[0], fraction)
   checks.request_values(mask)
@@ -79,6 +98,13 @@ def item_groups(
   Raises:
     ValueError: no group for some item, a group that no item has, or one without
       interactions.
+
+  Example:
+    >>> from jaxunlearn import recsys
+    >>> data = recsys.interactions([0, 1, 1, 2], [3, 0, 2, 3], 3, 4)
+    >>> genre = ["drama", "drama", "crime", "crime"]
+    >>> recsys.requests.item_groups(data, genre, "crime").tolist()
+    [True, False, True, True]
   """
   chosen = rows.groups(groups, values)
   mask = _of_items(data, chosen)
@@ -99,6 +125,14 @@ def changed_preference(
   Raises:
     ValueError: as `users`; disliked_items that is no bool [I]; no interaction
       of these users with these items.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import recsys
+    >>> data = recsys.interactions([0, 1, 1, 2], [3, 0, 2, 3], 3, 4)
+    >>> disliked = jnp.array([False, False, True, True])
+    >>> recsys.requests.changed_preference(data, [0, 1], disliked).tolist()
+    [True, False, True, False]
   """
   mask = users(data, ids) & _of_items(data, disliked_items)
   checks.request_values(mask)
@@ -117,6 +151,14 @@ def lowered_ratings(
 
   Raises:
     ValueError: ratings of another length; none or all of them below.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import recsys
+    >>> data = recsys.interactions([0, 1, 1, 2], [3, 0, 2, 3], 3, 4)
+    >>> ratings = jnp.array([5.0, 2.0, jnp.nan, 4.0])
+    >>> recsys.requests.lowered_ratings(data, ratings, threshold=3.5).tolist()
+    [False, True, False, False]
   """
   new_rating = jnp.asarray(new_rating)
   n = pairs_of(data).shape[0]

@@ -64,6 +64,14 @@ def scif(
 
   Raises:
     ValueError: damping < 0, a count < 1; params without such tables.
+
+  Example:
+    >>> from jaxunlearn import recsys, toy
+    >>> problem = toy.recommender()
+    >>> method = recsys.scif(problem.model, damping=0.1)
+    >>> after, info = method.compiled(*problem.arguments)
+    >>> toy.mean_scores(problem, after)  # It was 0.97 and 0.86.
+    (0.84, 0.89)
   """
   checks.non_negative(damping=damping)
   checks.positive(tolerance=tolerance)

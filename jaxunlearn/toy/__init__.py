@@ -21,6 +21,8 @@ from jaxunlearn.toy.links import graph as graph
 from jaxunlearn.toy.pictures import diffusion as diffusion
 from jaxunlearn.toy.problem import Problem as Problem
 from jaxunlearn.toy.samples import gan as gan
+from jaxunlearn.toy.samples import large_share as large_share
+from jaxunlearn.toy.samples import mean_scores as mean_scores
 from jaxunlearn.toy.samples import recommender as recommender
 from jaxunlearn.toy.text import decoder as decoder
 from jaxunlearn.toy.text import likelihoods as likelihoods

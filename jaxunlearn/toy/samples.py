@@ -59,6 +59,26 @@ def gan(scale: float = 1.0, *, num_samples: int = 64) -> Problem:
   return Problem(model, variables, {"x": x}, x[:, 0] > 0.5, key)
 
 
+def large_share(problem: Problem, variables: Variables) -> float:
+  """The share of a generator's samples that are large, rounded to two digits.
+
+  Args:
+    problem: of `gan`; samples are of the same noise as there.
+    variables: of its model: the original ones, or unlearned.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> problem = toy.gan()
+    >>> toy.large_share(problem, problem.variables)
+    0.25
+  """
+  from jaxunlearn import gan as room
+
+  count = len(problem.request)
+  made = room.pool(problem.model, variables, jax.random.key(3), count)
+  return round(float((made["x"][:, 0] > 0.5).mean()), 2)
+
+
 def recommender() -> Problem:
   """Twelve users of two tastes and eight items; forget user 0.
 
@@ -99,3 +119,27 @@ def recommender() -> Problem:
     jnp.asarray(x[:, 0] == 0),
     jax.random.key(0),
   )
+
+
+def mean_scores(problem: Problem, variables: Variables) -> tuple[float, float]:
+  """Mean scores of the interactions to forget and of those to retain.
+
+  Args:
+    problem: of a `Recommender`.
+    variables: of its model: the original ones, or unlearned.
+
+  Returns:
+    Forgotten first, rounded to two digits; of the model as it is served, on the
+    graph without the request.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> problem = toy.recommender()
+    >>> toy.mean_scores(problem, problem.variables)
+    (0.97, 0.86)
+  """
+  made = jax.jit(problem.model.embed_under)(variables, *problem[2:4])
+  user, item = problem.data["x"].T
+  score = (made.users[user] * made.items[item]).sum(axis=1)
+  share = lambda rows: round(float(score[rows].mean()), 2)
+  return share(problem.request), share(~problem.request)

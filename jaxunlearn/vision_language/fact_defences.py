@@ -55,6 +55,17 @@ def fact_erasure(
     fit: each step takes `batch_size` rows of either kind.
     retain_weight: of the divergence. May be traced.
     **fields: the fields of `Fit` by keyword.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import toy, vision_language
+    >>> problem = toy.vision_language()
+    >>> fit = ju.Fit(optax.adam(0.02), num_steps=2, batch_size=2)
+    >>> method = vision_language.fact_erasure(problem.model, fit)
+    >>> after, info = method(*problem.arguments)
+    >>> toy.likelihoods(problem, after)  # It was 0.93 and 0.93.
+    (0.1, 0.59)
   """
   fit = as_fit(fit, fields)
   return _keeping(lm, _probability(lm), fit, retain_weight, "fact_erasure")
@@ -76,6 +87,21 @@ def input_rephrasing(
 
   Raises:
     ValueError: from the call, no such column.
+
+  Example:
+    >>> import jax
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import toy, vision_language
+    >>> problem = toy.vision_language()
+    >>> words = toy.decoder().data["x"]  # One other way to ask.
+    >>> ways = jax.tree.map(lambda leaf: leaf[:, None], words)
+    >>> problem.data["paraphrases"] = ways
+    >>> fit = ju.Fit(optax.adam(0.02), num_steps=2, batch_size=2)
+    >>> method = vision_language.input_rephrasing(problem.model, fit)
+    >>> after, info = method(*problem.arguments)
+    >>> toy.likelihoods(problem, after)  # It was 0.93 and 0.93.
+    (0.16, 0.52)
   """
   fit = as_fit(fit, fields)
 
@@ -115,6 +141,17 @@ def head_projection(
 
   Raises:
     ValueError: layers that are not there; a k that does not fit.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import toy, vision_language
+    >>> problem = toy.vision_language()
+    >>> fit = ju.Fit(optax.adam(0.02), num_steps=2, batch_size=2)
+    >>> method = vision_language.head_projection(problem.model, fit, layers=[2])
+    >>> after, info = method(*problem.arguments)
+    >>> toy.likelihoods(problem, after)  # It was 0.93 and 0.93.
+    (0.46, 0.56)
   """
   fit = as_fit(fit, fields)
   check_layers(lm, layers)
@@ -146,6 +183,17 @@ def max_entropy(
 
   Raises:
     ValueError: layers that are not there.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import toy, vision_language
+    >>> problem = toy.vision_language()
+    >>> fit = ju.Fit(optax.adam(0.02), num_steps=2, batch_size=2)
+    >>> method = vision_language.max_entropy(problem.model, fit, layers=(1, 2))
+    >>> after, info = method(*problem.arguments)
+    >>> toy.likelihoods(problem, after)  # It was 0.93 and 0.93.
+    (0.46, 0.48)
   """
   fit = as_fit(fit, fields)
   check_layers(lm, layers)

@@ -191,6 +191,24 @@ def prefix_model(
 
   Raises:
     ValueError: num_tokens < 1, or no room for a word beside them.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import toy, vision_language
+    >>> from jaxunlearn.adapters.functions import from_functions
+    >>> tower = from_functions(
+    ...   lambda key, x: {"scale": jnp.ones(())},
+    ...   lambda params, x: params["scale"] * x.reshape(-1, 2, 4),
+    ... )
+    >>> decoder = toy.decoder().model
+    >>> model = vision_language.prefix_model(decoder, tower, num_tokens=2)
+    >>> images = jnp.ones((5, 2, 4, 1))
+    >>> model.over(images).config.vocab_size  # 28 words, 5 images of 2 tokens.
+    38
+    >>> params = jax.jit(model.init)(jax.random.key(0), images).params
+    >>> params["projector"]["kernel"].shape
+    (4, 16)
   """
   checks.count(1, num_tokens=num_tokens)
   checks.model(tower, "tower")
@@ -211,6 +229,17 @@ def lora_and_projector(
     rank: static; see `language.lora`.
     targets: see there.
     **more: the other keyword arguments of `language.lora`.
+
+  Example:
+    >>> from jaxunlearn import toy, vision_language
+    >>> problem = toy.vision_language()
+    >>> view = vision_language.lora_and_projector(rank=2)
+    >>> part, rest = view.split(*problem.arguments)
+    >>> sorted(part), part["projector"]["kernel"].shape
+    (['lora', 'projector'], (8, 16))
+    >>> same = problem.variables._replace(params=view.join(part, rest))
+    >>> toy.likelihoods(problem, same)  # It begins as the model itself.
+    (0.93, 0.93)
   """
   inner = lora(rank=rank, targets=targets, **more)
 

@@ -28,6 +28,17 @@ def with_images(
 
   Raises:
     ValueError: an index out of range, or not one for each row.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import language, toy, vision_language
+    >>> words = language.Text(
+    ...   jnp.array([[5, 6], [7, 8]]), jnp.array([2, 2]), jnp.array([1, 1])
+    ... )
+    >>> model = toy.prefix_model()  # Image i is tokens 28 + 2 i and 29 + 2 i.
+    >>> x = vision_language.with_images(words, [3, -1], 8, model)
+    >>> x.tokens.tolist(), x.length.tolist()
+    ([[34, 35, 5, 6], [7, 8, 0, 0]], [4, 2])
   """
   image = np.asarray(image)
   rows, count = x.tokens.shape[0], model.num_tokens
@@ -58,7 +69,17 @@ def look_at(image: jax.Array, model: PrefixModel) -> jax.Array:
 
 
 def seeing(x: Text, image: jax.Array, model: PrefixModel) -> Text:
-  """The same texts before other images, int [N]; of rows that have one."""
+  """The same texts before other images, int [N]; of rows that have one.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import toy, vision_language
+    >>> x = toy.vision_language().data["x"]
+    >>> others = jnp.arange(8)[::-1]
+    >>> x = vision_language.seeing(x, others, toy.prefix_model())
+    >>> x.tokens[:2].tolist()  # The names stay.
+    [[42, 43, 12, 20], [40, 41, 13, 21]]
+  """
   count = model.num_tokens
   has = x.tokens[:, :1] >= model.vocab_size
   new = jnp.where(has, look_at(image, model), x.tokens[:, :count])
@@ -66,6 +87,16 @@ def seeing(x: Text, image: jax.Array, model: PrefixModel) -> Text:
 
 
 def image_of(x: Text, model: PrefixModel) -> jax.Array:
-  """Which image a row begins with, int32 [N]; -1: none."""
+  """Which image a row begins with, int32 [N]; -1: none.
+
+  Example:
+    >>> from jaxunlearn import toy, vision_language
+    >>> model = toy.prefix_model()
+    >>> x, words = toy.vision_language().data["x"], toy.decoder().data["x"]
+    >>> vision_language.image_of(x, model).tolist()
+    [0, 1, 2, 3, 4, 5, 6, 7]
+    >>> vision_language.image_of(words, model).tolist()
+    [-1, -1, -1, -1, -1, -1, -1, -1]
+  """
   first = x.tokens[:, 0] - model.vocab_size
   return jnp.where(first >= 0, first // model.num_tokens, -1)

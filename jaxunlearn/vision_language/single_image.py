@@ -89,6 +89,22 @@ def four_targets(
 
   Raises:
     ValueError: no token in true_name or one out of range; a target without rows.
+
+  Example:
+    >>> import jax
+    >>> from jaxunlearn import toy, vision_language
+    >>> rows = toy.vision_language().data["x"]
+    >>> aligned, told, facts, others = (
+    ...   jax.tree.map(lambda leaf: leaf[i : i + 1], rows) for i in range(4)
+    ... )
+    >>> named = {"new_name": [[12]], "true_name": [14], "vocab_size": 28}
+    >>> targets = vision_language.four_targets(
+    ...   aligned, told, facts, others, **named
+    ... )
+    >>> targets.agrees.astype(int).tolist()
+    [[1, 1, 0, 1], [1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
+    >>> int(targets.vocab_mask.sum())  # All words but the true name.
+    27
   """
   parts = (aligned, described, decoupled, preserved)
   names = ("aligned", "described", "decoupled", "preserved")
@@ -133,6 +149,28 @@ def siu(
 
   Raises:
     ValueError: from the call, a request without `Targets`.
+
+  Example:
+    >>> import jax
+    >>> import jaxunlearn as ju
+    >>> import optax
+    >>> from jaxunlearn import toy, vision_language
+    >>> problem, words = toy.vision_language(), toy.decoder().data["x"]
+    >>> x = problem.data["x"]
+    >>> cut = lambda x, i, j: jax.tree.map(lambda leaf: leaf[i:j], x)
+    >>> new = cut(x._replace(tokens=x.tokens.at[0, 2].set(3)), 0, 1)
+    >>> named = {"new_name": [[3]], "true_name": [12], "vocab_size": 28}
+    >>> targets = vision_language.four_targets(
+    ...   new, new, cut(words, 0, 1), cut(x, 1, 8), **named
+    ... )
+    >>> fit = ju.Fit(optax.adam(0.01), num_steps=40, batch_size=10)
+    >>> asked = problem._replace(data=None, request=ju.Request(concept=targets))
+    >>> after, info = vision_language.siu(problem.model, fit)(
+    ...   *asked.arguments
+    ... )
+    >>> p = vision_language.lens(problem.model, after, x, layers=[2])
+    >>> p[:, 0].argmax(axis=-1).tolist()  # It was 12 to 19; 3 is new.
+    [3, 13, 14, 15, 16, 17, 18, 19]
   """
   fit = as_fit(fit, fields)
   rows_of: Slot[PyTree] = Slot("targets")
