@@ -78,6 +78,22 @@ def compare(
   Raises:
     ValueError: fewer than two models or classes, shapes that do not match, two
       models of one name, more rows than `MAX_ROWS`, a page beyond `MAX_BYTES`.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, numpy as np
+    >>> from jaxunlearn import attacks, report, toy
+    >>> problem = toy.classifier()
+    >>> record = jax.device_get(attacks.model_record(
+    ...   problem.model, problem.variables, [problem.variables] * 2,
+    ...   problem.data, problem.data, problem.request, jnp.arange(8),
+    ...   num_classes=4))
+    >>> models = [report.Compared(n, record) for n in ("before", "after")]
+    >>> label = np.arange(8) % 4
+    >>> page = report.compare(
+    ...   models, report.ComparedRows(label, label == 1, np.arange(8)),
+    ...   classes="abcd", layers=("hidden", "outputs"), title="A toy")
+    >>> page[:15]
+    '<!DOCTYPE html>'
   """
   from jaxunlearn.report import page
 

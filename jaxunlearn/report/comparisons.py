@@ -41,6 +41,18 @@ def salun_table(
   Returns:
     The table of the means over requests; None where a method has no gap at all
     or there is no retrained model to compare with.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> rows = [
+    ...   {"method": m, "request": "class 1", "seed": 0, "seconds_run": 1.0,
+    ...    "unlearning_accuracy": a, "retain_accuracy": 1.0,
+    ...    "kept_test_accuracy": 0.9, "mia_efficacy": 0.8, "salun_gap": gap}
+    ...   for m, a, gap in (("retrained", 0.9, 0.0), ("finetune", 0.5, 0.1))
+    ... ]
+    >>> table = report.salun_table(report.summarise(rows))
+    >>> table.grid.metrics[0].label, table.grid.rows[1][1][0].text
+    ('UA', '50.0 (40.0)')
   """
   names = [*SALUN, SALUN_GAP, SECONDS]
   has_gap = any(

@@ -270,6 +270,12 @@ def describe(name: str, definitions: Sequence[Metric] = METRICS) -> Metric:
   Returns:
     The definition. Unknown names are shown in words, and judged by their
     nearness to the retrained model.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> metric = report.describe("forget_accuracy")
+    >>> metric.heading, report.describe("my_own_mse").label
+    ('Forget accuracy (%)', 'My own MSE')
   """
   for metric in reversed(definitions):
     if metric.name == name:

@@ -38,6 +38,13 @@ def score_histograms(
 
   Raises:
     ValueError: bins < 1.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> scores = {"finetune": {"forget": [0.1, 0.2], "unseen": [0.1, 0.9]}}
+    >>> chart = report.score_histograms(scores, bins=4)
+    >>> len(chart.panels)
+    2
   """
   if bins < 1:
     raise ValueError(f"Expected bins >= 1, got {bins}.")
@@ -101,6 +108,15 @@ def density_panels(
 
   Returns:
     The chart: the retrained model as a grey area, the original dotted.
+
+  Example:
+    >>> import numpy as np
+    >>> from jaxunlearn import report
+    >>> names = ("original", "retrained", "finetune")
+    >>> samples = {name: np.arange(9.0) for name in names}
+    >>> chart = report.density_panels(samples, np.arange(9.0), "age")
+    >>> len(chart.panels)
+    2
   """
   targets = np.asarray(targets, np.float64)
   sides = [finite(v) for v in (targets, samples[ORIGINAL], samples[RETRAINED])]

@@ -47,6 +47,17 @@ def doubts(summary: Summary) -> list[str]:
 
   Returns:
     A sentence for each; none where the retrained model is a standard.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> row = {"request": "class 1", "seed": 0}
+    >>> rows = [
+    ...   {**row, "method": "retrained", "forget_accuracy": 0.1},
+    ...   {**row, "method": "finetune", "forget_accuracy": 0.4},
+    ... ]
+    >>> summary = report.summarise(rows)
+    >>> report.doubts(summary)
+    []
   """
   return [*_incomparable(summary), *_untrained(summary), *_too_few(summary)]
 

@@ -86,7 +86,14 @@ class Rule(NamedTuple):
 
 
 def distance(metric: str, margin: float) -> Rule:
-  """The rule of a column that is a distance to the retrained model."""
+  """The rule of a column that is a distance to the retrained model.
+
+  Example:
+    >>> from jaxunlearn.report import equivalence
+    >>> rule = equivalence.distance("activation_distance", 0.05)
+    >>> rule.margin, rule.reference
+    (0.05, 'retrained_again')
+  """
   return Rule(metric, margin, above=TELLTALE, reference=RETRAINED_AGAIN)
 
 
@@ -120,6 +127,20 @@ def checks(trial: Trial, request: str, method: str) -> list[Check]:
   """A check per rule: paired by seed, with the interval of the difference.
 
   A rule whose column has no value for the reference does not apply.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> from jaxunlearn.report import equivalence
+    >>> found = {"original": 0.9, "retrained": 0.1, "finetune": 0.4}
+    >>> rows = [
+    ...   {"method": m, "request": "class 1", "seed": s, "forget_accuracy": a}
+    ...   for m, a in found.items() for s in range(3)
+    ... ]
+    >>> rules = [equivalence.Rule("forget_accuracy", 0.05)]
+    >>> trial = equivalence.Trial(rows, rules, report.METRICS)
+    >>> check, = equivalence.checks(trial, "class 1", "finetune")
+    >>> round(check.value - check.reference, 3), check.finding
+    (0.3, 'trace')
   """
   found = []
   for rule in trial.rules:
@@ -156,7 +177,22 @@ def diverged(trial: Trial, method: str) -> int:
 
 
 def verdicts(trial: Trial) -> dict[str, dict[str, Verdict]]:
-  """By request and method, of all but the retrained models and what diverged."""
+  """By request and method, of all but the retrained models and what diverged.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> from jaxunlearn.report import equivalence
+    >>> found = {"original": 0.9, "retrained": 0.1, "finetune": 0.4}
+    >>> rows = [
+    ...   {"method": m, "request": "class 1", "seed": s, "forget_accuracy": a}
+    ...   for m, a in found.items() for s in range(3)
+    ... ]
+    >>> rules = [equivalence.Rule("forget_accuracy", 0.05)]
+    >>> trial = equivalence.Trial(rows, rules, report.METRICS)
+    >>> judged = equivalence.verdicts(trial)
+    >>> judged["class 1"]["finetune"].outcome
+    'traces'
+  """
   summary = trial.summary
   sound = [
     m
@@ -177,7 +213,21 @@ def verdicts(trial: Trial) -> dict[str, dict[str, Verdict]]:
 
 
 def verdict_sentences(trial: Trial) -> list[str]:
-  """Per request which methods passed the tests, and which did not."""
+  """Per request which methods passed the tests, and which did not.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> from jaxunlearn.report import equivalence
+    >>> found = {"original": 0.9, "retrained": 0.1, "finetune": 0.4}
+    >>> rows = [
+    ...   {"method": m, "request": "class 1", "seed": s, "forget_accuracy": a}
+    ...   for m, a in found.items() for s in range(3)
+    ... ]
+    >>> rules = [equivalence.Rule("forget_accuracy", 0.05)]
+    >>> trial = equivalence.Trial(rows, rules, report.METRICS)
+    >>> equivalence.verdict_sentences(trial)
+    ['class 1: Traces of the rows found: finetune.']
+  """
   sentences = []
   for request, judged in verdicts(trial).items():
     for outcome, words in _OUTCOMES.items():
@@ -192,7 +242,21 @@ def verdict_sentences(trial: Trial) -> list[str]:
 
 
 def comparisons(trial: Trial) -> list[Comparison]:
-  """The distances beside their floor, and per request the tests."""
+  """The distances beside their floor, and per request the tests.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> from jaxunlearn.report import equivalence
+    >>> found = {"original": 0.9, "retrained": 0.1, "finetune": 0.4}
+    >>> rows = [
+    ...   {"method": m, "request": "class 1", "seed": s, "forget_accuracy": a}
+    ...   for m, a in found.items() for s in range(3)
+    ... ]
+    >>> rules = [equivalence.Rule("forget_accuracy", 0.05)]
+    >>> trial = equivalence.Trial(rows, rules, report.METRICS)
+    >>> [table.title for table in equivalence.comparisons(trial)]
+    ['Tests: class 1']
+  """
   summary = trial.summary
   found = [_floors(trial, summary)]
   found += [_tests(trial, summary, request) for request in summary.requests]
@@ -200,7 +264,23 @@ def comparisons(trial: Trial) -> list[Comparison]:
 
 
 def nearest_findings(trial: Trial) -> list[str]:
-  """What the numbers carry, in sentences; of what diverged only that."""
+  """What the numbers carry, in sentences; of what diverged only that.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> from jaxunlearn.report import equivalence
+    >>> found = {"original": 0.9, "retrained": 0.1, "finetune": 0.4}
+    >>> rows = [
+    ...   {"method": m, "request": "class 1", "seed": s, "forget_accuracy": a,
+    ...    "retrained_gap": a - 0.1, "seconds_run": 2.0}
+    ...   for m, a in found.items() for s in range(3)
+    ... ]
+    >>> rules = [equivalence.Rule("forget_accuracy", 0.05)]
+    >>> trial = equivalence.Trial(rows, rules, report.METRICS)
+    >>> print(equivalence.nearest_findings(trial)[0])
+    Gap to retrained: finetune is lowest with 30.0 ± 0.0 points; the original
+    model 80.0 ± 0.0 points.
+  """
   summary = trial.summary
   names = (*REFERENCES, *summary.candidates)
   broken = {n: count for n in names if (count := diverged(trial, n))}
@@ -321,6 +401,8 @@ def _tests(trial: Trial, summary: Summary, request: str) -> Comparison:
     )
   rows = []
   for method in (ORIGINAL, RETRAINED_AGAIN, *summary.candidates):
+    if method not in summary.methods:
+      continue
     texts = []
     for metric, check in zip(heads, checks(trial, request, method)):
       sign = check.finding or signs[check.outcome]

@@ -35,6 +35,14 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
   Raises:
     OSError: the file cannot be written. Whatever is raised, the file at `path`
       is as before and no temporary file stays.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> from jaxunlearn.report import files
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = files.write_bytes(pathlib.Path(folder, "new", "a.bin"), b"abc")
+    ...   path.name, path.read_bytes()
+    ('a.bin', b'abc')
   """
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +64,15 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
 
 
 def figure_png(figure: Any) -> bytes:
-  """A `Chart`, or a figure of Matplotlib, as PNG; equal ones, equal bytes."""
+  """A `Chart`, or a figure of Matplotlib, as PNG; equal ones, equal bytes.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> from jaxunlearn.report import files
+    >>> chart = report.curves([0, 1], {"finetune": [0.5, 0.7]})
+    >>> files.figure_png(chart)[1:4]
+    b'PNG'
+  """
   if not hasattr(figure, "savefig"):
     return figure.png()
   buffer = io.BytesIO()
@@ -69,6 +85,14 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
 
   Half surrogates, which undecodable file names bring along, have no UTF-8 and
   are written as backslash escapes.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> from jaxunlearn.report import files
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = files.write_text(pathlib.Path(folder, "a.txt"), "café")
+    ...   path.stat().st_size  # Of é two bytes.
+    5
   """
   return write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
@@ -86,6 +110,15 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
   Raises:
     ValueError: a part of `value` has no form in JSON; the line names it.
     OSError: see `write_bytes`.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> from jaxunlearn.report import files
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = files.write_json(
+    ...     pathlib.Path(folder, "a.json"), [1, float("nan")])
+    ...   path.read_text().split()
+    ['[', '1,', 'null', ']']
   """
   text = json.dumps(plain(value), allow_nan=False, ensure_ascii=False, indent=2)
   return write_text(path, text + "\n")
@@ -152,6 +185,14 @@ def check_writable(
 
   Raises:
     ValueError: it is no folder, or cannot be made or written to.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> from jaxunlearn.report import files
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = files.check_writable(pathlib.Path(folder, "new"))
+    ...   path.name, list(path.iterdir())
+    ('new', [])
   """
   if not os.fspath(directory):  # As a path it would be the working folder.
     raise ValueError(f"Expected {name} to be a directory, got an empty path.")

@@ -61,6 +61,17 @@ def findings(
 
   Returns:
     Sentences without markup; names stand as they are in the results.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> row = {"request": "class 1", "seed": 0}
+    >>> rows = [
+    ...   {**row, "method": "retrained", "forget_accuracy": 0.1},
+    ...   {**row, "method": "finetune", "forget_accuracy": 0.4},
+    ... ]
+    >>> summary = report.summarise(rows)
+    >>> print(report.findings(summary)[0])
+    Nearest to retraining is finetune, with a gap of 30.0 points.
   """
   if not summary.candidates:
     return ["There is no unlearning method in these results."]
@@ -97,6 +108,20 @@ def drift_findings(
   Returns:
     Sentences without markup; none with fewer than two steps, where no method
     has a gap at both ends, or where there are `doubts`.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> rows = [
+    ...   {"method": m, "request": f"step {step}", "seed": 0,
+    ...    "retrained_gap": gap}
+    ...   for m, gaps in (("finetune", (0.01, 0.05)), ("ascent", (0.02, 0.3)))
+    ...   for step, gap in enumerate(gaps)
+    ... ]
+    >>> print(report.drift_findings(report.summarise(rows))[0])
+    After 2 requests, each served by what the one before left, finetune (from
+    1.0 to 5.0 points) has drifted least from retraining and ascent (from 2.0 to
+    30.0 points) most; in brackets the gap after the first and after the last
+    request.
   """
   if len(summary.requests) < 2 or doubts(summary):
     return []
@@ -144,6 +169,18 @@ def retrained_gaps(summary: Summary) -> dict[str, Statistic]:
   Returns:
     `retrained_gap` over requests, by method; where no method has one, the
     mean absolute difference of the means of each request, without a spread.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> row = {"request": "class 1", "seed": 0}
+    >>> rows = [
+    ...   {**row, "method": "retrained", "forget_accuracy": 0.1},
+    ...   {**row, "method": "finetune", "forget_accuracy": 0.4},
+    ... ]
+    >>> summary = report.summarise(rows)
+    >>> gaps = report.retrained_gaps(summary)
+    >>> round(gaps["finetune"].mean, 3)
+    0.3
   """
   gaps = {
     method: stats[GAP]

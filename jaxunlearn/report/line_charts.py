@@ -36,6 +36,12 @@ def loss_traces(traces: Mapping[str, Mapping[str, Any]]) -> Chart:
 
   Raises:
     ValueError: an array has neither one nor two axes.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> traces = {"finetune": {"fit": [2.0, 1.0, 0.5]}, "prune": {"cut": []}}
+    >>> len(report.loss_traces(traces).panels)
+    1
   """
   panels = []
   for method, phases in traces.items():
@@ -87,6 +93,12 @@ def curves(
 
   Raises:
     ValueError: x is no vector, or a line has another length.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> chart = report.curves([0, 1, 2], {"finetune": [[0.1, 0.2, 0.3]] * 2})
+    >>> chart.png()[1:4]
+    b'PNG'
   """
   return curve_panels(x, {y_label: lines}, x_label=x_label)
 
@@ -107,6 +119,13 @@ def curve_panels(
 
   Raises:
     ValueError: x is no vector, or a line has another length.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> panels = {
+    ...   "accuracy": {"ours": [0.1, 0.2]}, "loss": {"ours": [2.0, 1.0]}}
+    >>> report.curve_panels([0, 1], panels).png()[1:4]
+    b'PNG'
   """
   at = np.asarray(x, np.float64)
   if at.ndim != 1:
@@ -188,6 +207,12 @@ def roc_curves(
   Raises:
     ValueError: rates that are not two equal vectors, fall or leave [0, 1];
       `lowest` outside (0, 1).
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> fpr, tpr = [0.0, 0.1, 1.0], [0.0, 0.5, 1.0]
+    >>> report.roc_curves({"finetune": [(fpr, tpr)]}).png()[1:4]
+    b'PNG'
   """
   checked = {
     name: [

@@ -48,6 +48,17 @@ def accuracy_bars(
 
   Returns:
     The chart. Intervals are standard deviations over seeds.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> row = {"request": "class 1", "seed": 0}
+    >>> rows = [
+    ...   {**row, "method": "retrained", "forget_accuracy": 0.1},
+    ...   {**row, "method": "finetune", "forget_accuracy": 0.4},
+    ... ]
+    >>> summary = report.summarise(rows)
+    >>> len(report.accuracy_bars(summary).panels)
+    1
   """
   panels = []
   for i, name in enumerate(metrics):
@@ -100,6 +111,14 @@ def confusion_pair(
   Raises:
     ValueError: a matrix is not [C, C] with C the number of names, has a
       negative or non-finite entry, or a forgotten class does not exist.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> before, after = [[9, 1], [0, 10]], [[2, 8], [0, 10]]
+    >>> chart = report.confusion_pair(
+    ...   before, after, ["cat", "dog"], forgotten=[0])
+    >>> len(chart.panels)
+    2
   """
   count = len(names)
   shares = [
@@ -147,6 +166,17 @@ def distance_plot(
   Returns:
     The chart. Bars are standard deviations over seeds; lines across are the gap
     of the original model and the time of retraining.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> rows = [
+    ...   {"method": m, "request": "class 1", "seed": 0, "retrained_gap": gap,
+    ...    "seconds_run": seconds}
+    ...   for m, gap, seconds in (
+    ...     ("retrained", 0.0, 9.0), ("finetune", 0.1, 1.0))
+    ... ]
+    >>> len(report.distance_plot(report.summarise(rows)).panels)
+    1
   """
   metric = describe(gap, definitions)
   gaps, times = retrained_gaps(summary), _statistics(summary, "seconds_run")
@@ -197,15 +227,29 @@ def trade_off(
 
   Returns:
     The chart; methods without a value in both are left out.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> rows = [
+    ...   {"method": m, "request": "class 1", "seed": 0, "forget_accuracy": a,
+    ...    "retain_accuracy": b}
+    ...   for m, a, b in (("retrained", 0.1, 0.9), ("finetune", 0.4, 0.8))
+    ... ]
+    >>> chart = report.trade_off(
+    ...   report.summarise(rows), "forget_accuracy", "retain_accuracy")
+    >>> len(chart.panels)
+    1
   """
   x, y = (describe(name, definitions) for name in (across, up))
   xs, ys = (_statistics(summary, name) for name in (across, up))
   points = [
     _point(m, (x.scale * xs[m].mean, ys[m]), y, f"{format_value(x, xs[m].mean)}")
     for m in (ORIGINAL, *summary.candidates)
-    if np.isfinite([xs[m].mean, ys[m].mean]).all()
+    if m in xs and np.isfinite([xs[m].mean, ys[m].mean]).all()
   ]  # fmt: skip
-  aim = x.scale * xs[RETRAINED].mean, y.scale * ys[RETRAINED].mean
+  aim = (math.nan, math.nan)
+  if RETRAINED in xs:
+    aim = x.scale * xs[RETRAINED].mean, y.scale * ys[RETRAINED].mean
   levels = [
     (axis, v, f"retrained model: {v:.3g}")
     for axis, v in zip("xy", aim)

@@ -100,6 +100,19 @@ def check_results(results: Results) -> Results:
 
   Raises:
     ValueError: a field is missing or of the wrong kind; the line names it.
+
+  Example:
+    >>> import numpy as np
+    >>> from jaxunlearn import report
+    >>> row = {"request": "class 1", "seed": 0, "seconds_run": 1.0,
+    ...        "seconds_compile": 2.0}
+    >>> rows = [
+    ...   {**row, "method": "retrained", "forget_accuracy": 0.1},
+    ...   {**row, "method": "finetune", "forget_accuracy": np.inf},
+    ... ]
+    >>> results = report.Results("study", "smoke", "0.10", "cpu", {}, rows)
+    >>> report.check_results(results).rows[1]["forget_accuracy"]
+    nan
   """
   for name in ("experiment", "preset", "jax", "device"):
     _text(getattr(results, name), name)
@@ -134,6 +147,18 @@ def results_to_json(results: Results) -> dict[str, Any]:
 
   Raises:
     ValueError: see `check_results`.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> row = {"request": "class 1", "seed": 0, "seconds_run": 1.0,
+    ...        "seconds_compile": 2.0}
+    >>> rows = [
+    ...   {**row, "method": "retrained", "forget_accuracy": 0.1},
+    ...   {**row, "method": "finetune", "forget_accuracy": 0.4},
+    ... ]
+    >>> results = report.Results("study", "smoke", "0.10", "cpu", {}, rows)
+    >>> sorted(report.results_to_json(results))
+    ['config', 'device', 'experiment', 'jax', 'preset', 'rows']
   """
   return files.plain(check_results(results)._asdict(), "results")
 
@@ -150,6 +175,23 @@ def read_results(path: str | os.PathLike[str]) -> Results:
   Raises:
     ValueError: the file cannot be read, is not strict JSON, or lacks a field
       or has it wrong; one line names the file and the field.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> from jaxunlearn import report
+    >>> row = {"request": "class 1", "seed": 0, "seconds_run": 1.0,
+    ...        "seconds_compile": 2.0}
+    >>> rows = [
+    ...   {**row, "method": "retrained", "forget_accuracy": 0.1},
+    ...   {**row, "method": "finetune", "forget_accuracy": 0.4},
+    ... ]
+    >>> results = report.Results("study", "smoke", "0.10", "cpu", {}, rows)
+    >>> from jaxunlearn.report import files
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = pathlib.Path(folder, "results.json")
+    ...   _ = files.write_json(path, report.results_to_json(results))
+    ...   report.read_results(path).rows[1]["forget_accuracy"]
+    0.4
   """
   try:
     text = Path(path).read_bytes().decode("utf-8")
@@ -188,6 +230,16 @@ def summarise(
 
   Returns:
     The summary.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> rows = [
+    ...   {"method": "finetune", "request": "all", "seed": seed, "loss": loss}
+    ...   for seed, loss in enumerate([1.0, 2.0, 3.0])
+    ... ]
+    >>> statistic = report.summarise(rows).overall["finetune"]["loss"]
+    >>> statistic.mean, statistic.std, statistic.n
+    (2.0, 1.0, 3)
   """
   names = _distinct(row["method"] for row in rows)
   first = [name for name in REFERENCES if name in names]

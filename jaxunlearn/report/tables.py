@@ -174,6 +174,20 @@ def markdown_table(
 
   Raises:
     ValueError: the summary does not have the request.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> row = {"request": "class 1", "seed": 0}
+    >>> rows = [
+    ...   {**row, "method": "retrained", "forget_accuracy": 0.1},
+    ...   {**row, "method": "finetune", "forget_accuracy": 0.4},
+    ... ]
+    >>> summary = report.summarise(rows)
+    >>> print(report.markdown_table(summary, ["forget_accuracy"]))
+    | method    | Forget accuracy (%) ≈ |
+    | --------- | --------------------: |
+    | retrained |                  10.0 |
+    | finetune  |                  40.0 |
   """
   return grid_markdown(
     make_grid(summary, metrics, request=request, definitions=definitions)

@@ -142,7 +142,23 @@ def depths(
 def depth_account(
   trial: Trial, cards: Mapping[str, Card | None]
 ) -> dict[str, Any]:
-  """Cards and verdicts as plain values, for the results."""
+  """Cards and verdicts as plain values, for the results.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> from jaxunlearn.report import equivalence
+    >>> found = {"original": 0.9, "retrained": 0.1, "finetune": 0.4}
+    >>> rows = [
+    ...   {"method": m, "request": "class 1", "seed": s, "forget_accuracy": a}
+    ...   for m, a in found.items() for s in range(3)
+    ... ]
+    >>> rules = [equivalence.Rule("forget_accuracy", 0.05)]
+    >>> trial = equivalence.Trial(rows, rules, report.METRICS)
+    >>> from jaxunlearn.report import taxonomy_table
+    >>> account = taxonomy_table.depth_account(trial, {"finetune": None})
+    >>> account["gold"], sorted(account["depths"]["class 1"])
+    ('retrained', ['finetune', 'original'])
+  """
   return {
     "schema": SCHEMA,
     "threshold": THRESHOLD,
@@ -166,6 +182,21 @@ def depth_table(
 
   Returns:
     The table; None where nothing is tested and no method has a card.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> from jaxunlearn.report import equivalence
+    >>> found = {"original": 0.9, "retrained": 0.1, "finetune": 0.4}
+    >>> rows = [
+    ...   {"method": m, "request": "class 1", "seed": s, "forget_accuracy": a}
+    ...   for m, a in found.items() for s in range(3)
+    ... ]
+    >>> rules = [equivalence.Rule("forget_accuracy", 0.05)]
+    >>> trial = equivalence.Trial(rows, rules, report.METRICS)
+    >>> from jaxunlearn.report import taxonomy_table
+    >>> table = taxonomy_table.depth_table(trial, {"finetune": None})
+    >>> table.title, [method for method, _ in table.grid.rows]
+    ('Removed, or only no longer said', ['original', 'finetune'])
   """
   judged = depths(trial, cards)
   if not judged and not any(cards.values()):

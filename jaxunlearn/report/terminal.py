@@ -35,6 +35,18 @@ def rich_table(
 
   Raises:
     ValueError: the summary does not have the request.
+
+  Example:
+    >>> from jaxunlearn import report
+    >>> row = {"request": "class 1", "seed": 0}
+    >>> rows = [
+    ...   {**row, "method": "retrained", "forget_accuracy": 0.1},
+    ...   {**row, "method": "finetune", "forget_accuracy": 0.4},
+    ... ]
+    >>> summary = report.summarise(rows)
+    >>> table = report.rich_table(summary, ["forget_accuracy"])
+    >>> table.row_count, table.columns[0].header
+    (2, 'method')
   """
   from rich.cells import cell_len
   from rich.table import Table

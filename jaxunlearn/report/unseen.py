@@ -69,7 +69,30 @@ def checks_by_unseen(
   Returns:
     Two checks of the rows against unseen ones (how well the loss tells them
     apart, and accuracy), two of what was kept against before.
+
+  Raises:
+    ValueError: masks that are not bool, or of another length than the answers.
+
+  Example:
+    >>> import numpy as np
+    >>> from jaxunlearn.report import unseen
+    >>> forget, kind = np.arange(90) < 30, np.ones(40, bool)
+    >>> says = lambda right: unseen.Answers(
+    ...   right, 1 - right, np.ones(40), np.zeros(40))
+    >>> before, now = says(np.ones(90)), says(np.where(forget, 0.0, 1.0))
+    >>> checks = unseen.checks_by_unseen(now, before, forget, kind)
+    >>> [(check.finding, round(check.value, 2)) for check in checks]
+    [('telltale', 0.0), ('telltale', 0.0), ('', 1.0), ('', 1.0)]
   """
+  for name, mask, answers in (
+    *(("forget", forget, of.right) for of in (now, before)),
+    *(("kind", kind, of.unseen_right) for of in (now, before)),
+  ):
+    # Numbers would be read as places of rows.
+    if mask.dtype != bool or mask.shape != answers.shape:
+      raise ValueError(
+        f"Expected {name} bool {answers.shape}, got {mask.dtype} {mask.shape}."
+      )
   rng = np.random.default_rng(seed)
   traces, damage = (margin, TRACE, TELLTALE), (kept_margin, NOTHING, DAMAGE)
   kept, others = ~forget, np.ones_like(kind) if kind.all() else ~kind
@@ -113,7 +136,15 @@ def checks_by_unseen(
 
 
 def doubts_by_unseen(forget: np.ndarray, kind: np.ndarray) -> list[str]:
-  """Why the tests for traces can decide nothing; see `checks_by_unseen`."""
+  """Why the tests for traces can decide nothing; see `checks_by_unseen`.
+
+  Example:
+    >>> import numpy as np
+    >>> from jaxunlearn.report import unseen
+    >>> forget, kind = np.arange(90) < 3, np.ones(40, bool)
+    >>> unseen.doubts_by_unseen(forget, kind)
+    ['Rows of the request: 3; fewer than 10 show nothing.']
+  """
   sides = {"the request": forget, "its kind that are unseen": kind}
   return [
     f"Rows of {name}: {int(rows.sum())}; fewer than {MIN_ROWS} show nothing."

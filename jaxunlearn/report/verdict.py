@@ -125,6 +125,14 @@ def judge(
 
   Raises:
     ValueError: no checks, or a margin that is not positive.
+
+  Example:
+    >>> from jaxunlearn.report import verdict
+    >>> check = verdict.Check(
+    ...   "accuracy on the forgotten rows", 0.4, 0.1, low=0.25, high=0.35,
+    ...   margin=0.05, above=verdict.TRACE)
+    >>> verdict.judge([check]).outcome
+    'traces'
   """
   if not checks:
     raise ValueError("Expected at least one check, got none.")

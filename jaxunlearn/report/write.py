@@ -78,6 +78,22 @@ def write_report(
   Raises:
     ValueError: the folder cannot be written to, the results are not as they
       should be, or a figure's name cannot name a file.
+
+  Example:
+    >>> import tempfile
+    >>> from jaxunlearn import report
+    >>> row = {"request": "class 1", "seed": 0, "seconds_run": 1.0,
+    ...        "seconds_compile": 2.0}
+    >>> rows = [
+    ...   {**row, "method": "retrained", "forget_accuracy": 0.1},
+    ...   {**row, "method": "finetune", "forget_accuracy": 0.4},
+    ... ]
+    >>> results = report.Results("study", "smoke", "0.10", "cpu", {}, rows)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   page = report.write_report(
+    ...     folder, results, title="A study", lead="Fine-tuning.")
+    ...   sorted(path.name for path in page.parent.iterdir())
+    ['report.html', 'results.json', 'table.md']
   """
   figures = figures or {}
   for name in figures:

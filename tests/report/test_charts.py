@@ -87,6 +87,12 @@ def test_pictures_are_drawn_with_few_and_many_methods(count):
   assert len(points) == count
 
 
+def test_a_trade_off_needs_neither_of_the_references():
+  rows = [{"method": "ours", "request": "r", "seed": 0, "up": 0.1, "on": 0.2}]
+  chart = report.trade_off(report.summarise(rows), "on", "up")
+  assert len(rows_of(chart.panels[0], "point")) == 1
+
+
 def test_what_is_missing_is_said():
   nothing = dict.fromkeys(
     ("forget_accuracy", "retain_accuracy", "test_accuracy", "retrained_gap"),

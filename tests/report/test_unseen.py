@@ -79,6 +79,17 @@ def test_a_few_rows_show_nothing(count):
   assert doubts_by_unseen(FORGET, ALL[:9]) and not doubts_by_unseen(FORGET, ALL)
 
 
+def test_masks_of_numbers_or_of_other_rows_are_refused():
+  now = Answers(np.ones(400), np.ones(400), np.ones(300), np.ones(300))
+  for forget, kind, message in (
+    (FORGET + 0, ALL, r"forget bool \(400,\), got int64"),
+    (FORGET[:, None], ALL, r"forget bool \(400,\), got bool \(400, 1\)"),
+    (FORGET, ALL[:9], r"kind bool \(300,\)"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      checks_by_unseen(now, now, forget, kind)
+
+
 def test_rows_that_are_all_right_leave_room_for_chance():
   alike = np.ones(10)
   low, high = _shares(alike, alike)[2:]
