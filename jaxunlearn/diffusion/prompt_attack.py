@@ -178,9 +178,10 @@ def attack_prompts(
       that is not positive; from `recognise`, something else than bool [B].
 
   Example:
+    >>> import jax
     >>> from jaxunlearn import diffusion, toy
-    >>> model, (params, *_), data, _, key = toy.diffusion()
-    >>> result = diffusion.attack_prompts(
+    >>> model, variables, data, _, key = toy.diffusion()
+    >>> attack = lambda params: diffusion.attack_prompts(
     ...   model,
     ...   params,
     ...   data["tokens"][:2],
@@ -190,6 +191,7 @@ def attack_prompts(
     ...   search=diffusion.TokenSearch(2, outer_steps=3, inner_steps=1),
     ...   num_steps=2,
     ... )
+    >>> result = jax.jit(attack)(variables.params)
     >>> result.adversarial.shape, result.tokens.shape
     ((2, 3), (2, 3, 2))
   """
