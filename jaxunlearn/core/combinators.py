@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -46,9 +46,9 @@ def chain(*links: Transform, name: str = "chain") -> Transform:
   checks.transforms(links)
 
   def run(carry, data, request, key, env):
-    return _in_turn(
-      links, carry, data, request, jax.random.split(key, len(links)), env
-    )
+    link_keys = jax.random.split(key, len(links))
+    carry, infos = _in_turn(links, carry, data, request, link_keys, env)
+    return carry, _by_name(links, infos)
 
   def expand(key):
     link_keys = jax.random.split(key, len(links))
@@ -62,28 +62,61 @@ def chain(*links: Transform, name: str = "chain") -> Transform:
   )
 
 
-def _in_turn(links, carry, data, request, link_keys, env, plans=()):
-  """The links one after the other, and their infos by name.
+def _in_turn(
+  links, carry, data, request, link_keys, env, plans=None, wanted=None
+):
+  """The links one after the other, and the infos of each.
 
   Args:
     plans: what the phases among them draw by; none makes their own.
+    wanted: of each link None, or a bool [], whether it runs at all.
   """
-  infos: dict[str, Any] = {}
-  plans = plans or [None] * len(links)
-  for link, link_key, plan in zip(links, link_keys, plans):
-    if plan is None:
-      carry, info = link.run(carry, data, request, link_key, env)
-    else:
+  none = [None] * len(links)
+  infos = []
+  for link, link_key, plan, is_on in zip(
+    links, link_keys, plans or none, wanted or none
+  ):
+
+    def turn(carry, link=link, link_key=link_key, plan=plan):
+      if plan is None:
+        return link.run(carry, data, request, link_key, env)
       state = link.init(carry, link_key, env)
       state, info = link.walk(state, data, request, link_key, env, plan)
-      carry = link.finish(state)
+      return link.finish(state), info
+
+    carry, info = turn(carry) if is_on is None else _if(is_on, turn, carry)
+    infos.append(info)
+  return carry, infos
+
+
+def _if(is_on: jax.Array, turn: Callable[..., Any], carry: Carry):
+  """What the turn gives; or the carry as it is, and zeros for its info."""
+
+  def run():
+    after, info = turn(carry)
+    return (after.variables, after.slots), info
+
+  shapes = jax.eval_shape(run)[1]
+
+  def skip():
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return (carry.variables, carry.slots), zeros
+
+  (variables, slots), info = jax.lax.cond(is_on, run, skip)
+  return Carry(variables, carry.original, slots), info
+
+
+def _by_name(links, infos) -> dict[str, Any]:
+  """The infos that there are; a name that comes again gets a number."""
+  named: dict[str, Any] = {}
+  for link, info in zip(links, infos):
     if info is not None:
       name, number = link.name, 1
-      while name in infos:
+      while name in named:
         number += 1
         name = f"{link.name}_{number}"
-      infos[name] = info
-  return carry, infos
+      named[name] = info
+  return named
 
 
 Choose = Callable[[Variables, PyTree, Request, jax.Array], jax.Array]
@@ -136,7 +169,7 @@ def repeat(
     lambda key: jax.random.split(key, times),
     transform.expand,
     times,
-    transform.num_steps,
+    times * transform.num_steps,
     transform.needs,
     choose,
     name or transform.name,
@@ -146,6 +179,7 @@ def repeat(
 def alternate(
   *links: Transform,
   rounds: int,
+  turns: Sequence[int] | None = None,
   choose: Choose | None = None,
   name: str = "alternate",
 ) -> Transform:
@@ -161,11 +195,17 @@ def alternate(
   Args:
     *links: phases and other transforms.
     rounds: static, >= 0.
+    turns: static; in how many rounds each link runs, the first ones. All do in
+      all of them by default. Compiles less than a second loop for the rest.
     choose: see `repeat`.
     name: the key of the info in an outer chain.
 
   Returns:
-    A `Transform` whose info is that of `chain(*links)`, leaves [rounds, ...].
+    A `Transform` whose info is that of `chain(*links)`, leaves [rounds, ...], or
+    [turns, ...] of a link that has fewer.
+
+  Raises:
+    ValueError: turns beyond the rounds, or not one number for each link.
 
   Example:
     >>> import jax, jax.numpy as jnp
@@ -180,6 +220,13 @@ def alternate(
     22.0
   """
   checks.transforms(links)
+  checks.count(0, rounds=rounds)
+  turns = (rounds,) * len(links) if turns is None else tuple(turns)
+  if len(turns) != len(links) or not all(0 <= n <= rounds for n in turns):
+    raise ValueError(
+      f"Expected turns of {len(links)} links, each in 0 .. {rounds}, got "
+      f"{turns}."
+    )
   wide: dict[str | Slot, Slot[list[jax.Array]]] = {
     link.on: Slot("full precision") for link in links if link.is_phase
   }
@@ -221,24 +268,33 @@ def alternate(
     return carry, plans
 
   def one(carry, data, request, round_key, env, plans):
+    # A round's number belongs to no lane: under vmap a link is skipped still.
+    wanted = [None if n == rounds else round_key[1] < n for n in turns]
     link_keys_now = link_keys(*round_key)
-    return _in_turn(going_on, carry, data, request, link_keys_now, env, plans)
+    return _in_turn(
+      going_on, carry, data, request, link_keys_now, env, plans, wanted
+    )
+
+  def gather(infos):
+    cut = [jax.tree.map(lambda x, n=n: x[:n], i) for n, i in zip(turns, infos)]
+    return _by_name(going_on, cut)
 
   def expand(round_key):
     key, number = round_key
-    pairs = zip(going_on, link_keys(key, number))
-    return [pair for link, k in pairs for pair in link.expand(k)]
+    found = zip(going_on, link_keys(key, number), turns)
+    return [p for link, k, n in found if number < n for p in link.expand(k)]
 
   return _rounds(
     one,
     lambda key: (jnp.broadcast_to(key, (rounds,)), jnp.arange(rounds)),
     expand,
     rounds,
-    sum(link.num_steps for link in links),
+    sum(n * link.num_steps for n, link in zip(turns, links)),
     largest_draw(link.needs for link in links),
     choose,
     name,
     prepare,
+    gather,
   )
 
 
@@ -247,10 +303,18 @@ def _count(link: Transform) -> Slot[jax.Array]:
 
 
 def _rounds(
-  one, round_keys, expand_one, times, steps, needs, choose, name, prepare=None
+  one,
+  round_keys,
+  expand_one,
+  times,
+  steps,
+  needs,
+  choose,
+  name,
+  prepare=None,
+  gather=lambda info: info,
 ) -> Transform:
   """`times` rounds of `one` as a scan over what `round_keys` gives them."""
-  checks.count(0, times=times)
 
   def run(carry, data, request, key, env):
     prepared = None
@@ -276,7 +340,7 @@ def _rounds(
       )
       best = choose(stack, data, request, keys.derive(key, "choose"))
       variables = jax.tree.map(lambda leaf: leaf[best], stack)
-    return Carry(variables, original, slots), info
+    return Carry(variables, original, slots), gather(info)
 
   def expand(key):
     if choose is not None:
@@ -287,7 +351,7 @@ def _rounds(
     ]
     return [pair for round_key in rounds for pair in expand_one(round_key)]
 
-  return Transform(name, run, times * steps, needs, expand)
+  return Transform(name, run, steps, needs, expand)
 
 
 def masked(

@@ -137,18 +137,29 @@ def scrub(
     shared,
     Slot("min steps"),
   )
-  choose = None if rewind_data is None else _rewind(model, rewind_data)
-  settling = num_epochs - max_epochs
+  choose = None
+  if rewind_data is not None:
+    choose = _rewind(model, rewind_data, max_epochs)
   return chain(
     edit(_add_jitter(jitter), reads="nothing", name="jitter"),
-    alternate(max_phase, min_phase, rounds=max_epochs, name="scrub"),
-    alternate(min_phase, rounds=settling, choose=choose, name="settle"),
+    alternate(
+      max_phase,
+      min_phase,
+      rounds=num_epochs,
+      turns=(max_epochs, num_epochs),
+      choose=choose,
+      name="epochs",
+    ),
     name="scrub",
   )
 
 
 def _add_jitter(jitter: float | jax.Array):
+  is_none = checks.is_concrete(jitter) and not jitter
+
   def add(variables, data, request, key):
+    if is_none:
+      return variables
     leaves, treedef = jax.tree.flatten(variables.params)
     noisy = []
     for leaf, k in zip(leaves, jax.random.split(key, len(leaves))):
@@ -161,8 +172,8 @@ def _add_jitter(jitter: float | jax.Array):
   return add
 
 
-def _rewind(model: Model, held_out: PyTree) -> Choose:
-  """Chooses the epoch whose forget error is that of rows never seen."""
+def _rewind(model: Model, held_out: PyTree, first: int) -> Choose:
+  """Of the epochs from `first` on, that whose forget error is as of new rows."""
 
   def errors(variables: Variables, rows: PyTree) -> jax.Array:
     outputs = predict(model, variables, rows["x"])
@@ -182,9 +193,11 @@ def _rewind(model: Model, held_out: PyTree) -> Choose:
     reference = (share * errors(last, held_out)).sum() / jnp.maximum(
       share.sum(), 1e-12
     )
-    error = jax.lax.map(lambda v: (errors(v, data) * forget).sum(), stack)
+    settled = jax.tree.map(lambda leaf: leaf[first:], stack)
+    error = jax.lax.map(lambda v: (errors(v, data) * forget).sum(), settled)
     error = error / jnp.maximum(forget.sum(), 1.0)
     # Of equals the last, which has healed longest.
-    return len(error) - 1 - jnp.abs(error - reference)[::-1].argmin()
+    back = jnp.abs(error - reference)[::-1].argmin()
+    return first + len(error) - 1 - back
 
   return choose

@@ -397,13 +397,12 @@ def _mix_noise(step: Step, key: jax.Array, label_of: LabelOf) -> PyTree:
   # Requested classes come first.
   count = jnp.maximum(classes.present.sum(), 1)
 
-  def pick(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    use_key, class_key, row_key = jax.random.split(key, 3)
-    use = jax.random.uniform(use_key) < step[_SHARE]
-    which = jax.random.randint(class_key, (), 0, count)
-    return use, which, jax.random.randint(row_key, (), 0, noise.shape[1])
-
-  use, which, row = jax.vmap(pick)(step.keys(key))
+  # One call for all three: generators make up half of a small program, and
+  # compiling them costs more than all that they ever draw.
+  draws = jax.vmap(lambda key: jax.random.uniform(key, (3,)))(step.keys(key))
+  use = draws[:, 0] < step[_SHARE]
+  below = lambda unit, n: jnp.minimum((unit * n).astype(jnp.int32), n - 1)
+  which, row = below(draws[:, 1], count), below(draws[:, 2], noise.shape[1])
   x, label = step.rows["x"], step.rows["label"]
   shown = label_of(classes.label, which).astype(label.dtype)
   wide = use.reshape(use.shape + (1,) * (x.ndim - 1))

@@ -205,6 +205,21 @@ def test_two_networks_learn_from_each_other_in_turn():
   assert params == 5 and info["alternate"]["flee"].loss.shape == (3, 1)
 
 
+def test_a_link_may_have_a_turn_in_the_first_rounds_only():
+  far, near = descend(2, 0.3, name="far"), descend(name="near")
+  some = alternate(far, near, rounds=3, turns=(1, 3))
+  found, info = jax.jit(some)(jnp.float32(0), DATA, MASK, KEY)
+  wanted, _ = chain(far, near, near, near)(jnp.float32(0), DATA, MASK, KEY)
+  chex.assert_trees_all_close(found, wanted, rtol=1e-6)
+  shapes = {name: link.loss.shape for name, link in info["alternate"].items()}
+  assert shapes == {"far": (1, 2), "near": (3, 1)}
+  assert info["alternate"]["far"].is_finite.all()
+  assert some.num_steps == 5 and len(some.expand(KEY)) == 4
+  for turns in ((1,), (1, 4), (-1, 3)):
+    with pytest.raises(ValueError, match="turns of 2 links, each in 0"):
+      alternate(far, near, rounds=3, turns=turns)
+
+
 def test_a_row_by_row_result_of_the_original_is_there_for_every_row():
   double: Slot[jax.Array] = Slot("double")
   read = phase(
