@@ -3,13 +3,14 @@
 Question: how many copies of the params does a program of each method need beside
 the original that it is given, and can they be told beforehand?
 
-    python -m experiments.benchmarks.memory [--methods NAME,NAME] [--out FILE]
+    python -m experiments.benchmarks.memory [--methods NAME,NAME] [--devices 8]
 
 Each method of `ju.methods.defaults` is compiled for two widths of an MLP, and not
 run. "beside" is what the program reserves for temporaries and results
 (`memory_analysis`), as the slope over the size P of the params, so that rows and
-activations, which do not grow with it, are left out. "formula" is `copies`: what
-the method's arithmetic keeps at one time.
+activations, which do not grow with it, are left out. With `--devices` the params
+lie on so many in equal shares, and "beside" is what each device reserves. On a CPU
+XLA_FLAGS=--xla_force_host_platform_device_count=8 makes the devices.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rich.table import Table
 import jaxunlearn as ju
 from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.core.devices import program_bytes
+from jaxunlearn.core.sharding import sharded
 from jaxunlearn.models import MLP
 from jaxunlearn.report import write_json
 
@@ -44,10 +46,13 @@ class Options:
   methods: Annotated[
     str, tyro.conf.arg(help="Names between commas, or all.")
   ] = "all"
+  devices: Annotated[
+    int, tyro.conf.arg(help="Over how many the params are split.")
+  ] = 1
   out: Annotated[str | None, tyro.conf.arg(help="File for the figures.")] = None
 
 
-def program(name: str, width: int) -> tuple[int, int]:
+def program(name: str, width: int, devices: int) -> tuple[int, int]:
   """Bytes of the params, and of what the method's program needs beside them."""
   model = from_linen(MLP(CLASSES, hidden=(width, width)))
   data = {
@@ -62,13 +67,18 @@ def program(name: str, width: int) -> tuple[int, int]:
   mask = jax.ShapeDtypeStruct((ROWS,), jnp.bool_)
   key = jax.eval_shape(lambda: jax.random.key(0))
   params = FLOAT * sum(leaf.size for leaf in jax.tree.leaves(variables.params))
-  return params, program_bytes(method, variables, data, mask, key)
+  run: Any = method
+  if devices > 1:
+    mesh = ju.core.make_mesh(jax.devices()[:devices], fsdp=devices)
+    run = sharded(method, mesh, variables)
+  return params, program_bytes(run, variables, data, mask, key)
 
 
-def measure(name: str) -> dict[str, Any]:
-  """A row: copies of the params beside the original."""
-  (small, less), (large, more) = (program(name, width) for width in WIDTHS)
-  return {"method": name, "beside": (more - less) / (large - small)}
+def measure(name: str, devices: int = 1) -> dict[str, Any]:
+  """A row: copies of the params beside the original, on each device."""
+  (small, less), (large, more) = (program(name, w, devices) for w in WIDTHS)
+  beside = (more - less) / (large - small)
+  return {"method": name, "devices": devices, "beside": beside}
 
 
 def main(options: Options) -> list[dict[str, Any]]:
@@ -79,9 +89,14 @@ def main(options: Options) -> list[dict[str, Any]]:
     tuple(known) if options.methods == "all" else options.methods.split(",")
   )
   with common.failing_on_bad_input():
+    here = len(jax.devices())
+    if not 1 <= options.devices <= here:
+      raise ValueError(
+        f"Expected --devices in 1 .. {here}, got {options.devices}."
+      )
     for name in wanted:
       ju.core.checks.one_of(tuple(known), methods=name)
-  rows = [measure(name) for name in wanted]
+  rows = [measure(name, options.devices) for name in wanted]
   table = Table("method", "copies of the params beside the original")
   for row in rows:
     table.add_row(row["method"], f"{row['beside']:.2f}")

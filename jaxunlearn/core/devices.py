@@ -112,7 +112,7 @@ def program_bytes(fn: Callable[..., Any], *args: PyTree) -> int:
   """Bytes that a compiled program reserves on a device beside its arguments.
 
   Args:
-    fn: a pure function; it is compiled and not run.
+    fn: a pure function, jitted or not; it is compiled and not run.
     *args: arrays, or `jax.ShapeDtypeStruct`s in their place.
 
   Returns:
@@ -122,7 +122,8 @@ def program_bytes(fn: Callable[..., Any], *args: PyTree) -> int:
     ValueError: a backend that does not report a program's memory.
   """
   shapes = jax.tree.map(_shape, args)
-  stats = jax.jit(fn).lower(*shapes).compile().memory_analysis()
+  program: Any = fn if hasattr(fn, "lower") else jax.jit(fn)
+  stats = program.lower(*shapes).compile().memory_analysis()
   if stats is None:
     raise ValueError(
       "Expected a backend that reports the memory of a program, got "

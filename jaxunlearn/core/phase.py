@@ -25,6 +25,7 @@ from jaxunlearn.core.reduction import (
   term_sums,
   vary,
 )
+from jaxunlearn.core.sharding import placed
 from jaxunlearn.core.targets import (
   below,
   full_precision,
@@ -155,11 +156,10 @@ def phase(
   def init(carry: Carry, key: jax.Array, env: Env) -> PhaseState:
     del key, env
     trained, model_state = read_target(carry, on)
-    trained = jax.tree.map(widened, trained)
+    trained = placed(jax.tree.map(widened, trained))
+    moments = placed(optimizer.init(trained))
     zero = jnp.zeros((), jnp.int32)
-    return PhaseState(
-      trained, model_state, optimizer.init(trained), zero, zero, carry
-    )
+    return PhaseState(trained, model_state, moments, zero, zero, carry)
 
   def advance(
     state: PhaseState, batch: Step, key: jax.Array, env: Env
@@ -256,6 +256,7 @@ def phase(
       value, _ = total(params, state.model_state, batch, draw)
       return averaged((value, {}, {}), env)[0]
 
+    grads = placed(grads)
     updates, opt_state = optimizer.update(
       grads,
       state.opt_state,
@@ -268,8 +269,8 @@ def phase(
     if isinstance(on, str):
       for weight_mask in env.weight_masks:
         updates = mask_updates(updates, below(weight_mask, on))
-    trained = optax.apply_updates(state.trained, updates)
-    moving = (trained, model_state, opt_state, state.step + 1)
+    trained = placed(optax.apply_updates(state.trained, updates))
+    moving = (trained, model_state, placed(opt_state), state.step + 1)
     return state.moved_to(moving), loss
 
   def step(

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.sharding import placed_rows
 from jaxunlearn.core.transform import Env
 from jaxunlearn.core.types import ALL, Draw, NoRows, PyTree, Request, Step
 
@@ -50,9 +51,13 @@ def make_pool(weight: jax.Array, key: jax.Array) -> Pool:
   """Gathers the rows of positive weight [N] into a pool."""
   eligible = weight > 0
   order = jnp.argsort(~eligible, stable=True).astype(jnp.int32)
-  seed = jax.random.bits(key, (_ROUNDS, 2), jnp.uint32)
   count = eligible.sum(dtype=jnp.int32)
-  return Pool(order, count, weight.astype(jnp.float32), seed)
+  return Pool(order, count, weight.astype(jnp.float32), pool_seed(key))
+
+
+def pool_seed(key: jax.Array) -> jax.Array:
+  """The random numbers of a pool's shuffle, uint32 [rounds, 2]."""
+  return jax.random.bits(key, (_ROUNDS, 2), jnp.uint32)
 
 
 def _mix(x: jax.Array) -> jax.Array:
@@ -74,7 +79,15 @@ def draw_rows(pool: Pool, position: jax.Array) -> tuple[jax.Array, jax.Array]:
     Row numbers int32 [B] and epochs int32 [B]. Of an empty pool: row 0, whose
     weight is 0.
   """
-  count = jnp.maximum(pool.size, 1).astype(jnp.uint32)
+  place, epoch = places(pool.seed, pool.size, position)
+  return pool.order[place], epoch
+
+
+def places(
+  seed: jax.Array, size: jax.Array, position: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """As `draw_rows`, the place of each row among the `size` eligible ones."""
+  count = jnp.maximum(size, 1).astype(jnp.uint32)
   epoch, x = position // count, position % count
   tag = _mix(epoch + jnp.uint32(0x9E3779B9))
 
@@ -88,8 +101,8 @@ def draw_rows(pool: Pool, position: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.where(swap == 1, partner, x), None
 
   # A loop and not sixteen copies, which would be half of a phase's program.
-  x, _ = jax.lax.scan(swap_or_not, x, pool.seed)
-  return pool.order[x], epoch.astype(jnp.int32)
+  x, _ = jax.lax.scan(swap_or_not, x, seed)
+  return x.astype(jnp.int32), epoch.astype(jnp.int32)
 
 
 class Plan(NamedTuple):
@@ -289,7 +302,7 @@ def take_rows(data: PyTree, row_id: jax.Array, weight: jax.Array) -> PyTree:
   rows = jax.tree.map(
     lambda leaf: leaf.at[row_id].get(mode="promise_in_bounds"), data
   )
-  return blank_rows(rows, weight)
+  return placed_rows(blank_rows(rows, weight))
 
 
 def blank_rows(rows: PyTree, weight: jax.Array) -> PyTree:

@@ -1,22 +1,29 @@
 """How weights lie on a mesh of devices, by rule.
 
 A rule names paths and says which axes of the mesh split the axes of such a leaf.
-Gradients and optimiser states follow the params by themselves.
+While a program is traced for a mesh, `placed` lays what is like the params
+(gradients, moments, importances, a fresh network) where the params lie, and
+`placed_rows` splits the rows of a batch; the compiler alone would hold whole
+copies of them on each device.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import EllipsisType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxunlearn.core.transform import Transform
-from jaxunlearn.core.types import PyTree
+if TYPE_CHECKING:
+  from jaxunlearn.core.transform import Transform
 
+PyTree = Any
 Rule = str | tuple[str | EllipsisType | None, ...]
 Rules = Mapping[str, Rule]
 
@@ -24,6 +31,10 @@ Rules = Mapping[str, Rule]
 FSDP: Rules = {r".*": "fsdp"}
 # Of layers as Flax names them: outputs over "tensor", inputs over "fsdp".
 LAYERS: Rules = {r"kernel": (..., "fsdp", "tensor"), r".*": "fsdp"}
+# The axes of a mesh that may split the rows of a batch.
+_ROWS = ("batch", "fsdp")
+_layout: contextvars.ContextVar[tuple[jax.sharding.Mesh, Rules] | None]
+_layout = contextvars.ContextVar("layout", default=None)
 
 
 def shardings(
@@ -94,12 +105,54 @@ def sharded(
   Returns:
     `(variables, data, request, key) -> (variables, info)`, compiled at its
     first call; the result is that of one device up to rounding. Data is whole
-    on each device.
+    on each device, the rows of a step are shared.
   """
   lie = shardings(mesh, variables, rules)
   whole = NamedSharding(mesh, PartitionSpec())
+
+  def run(variables, data, request, key):
+    with laid_out(mesh, rules):
+      return transform(variables, data, request, key)
+
   return jax.jit(
-    transform,
+    run,
     in_shardings=(lie, whole, whole, whole),
     out_shardings=(lie, whole),
   )
+
+
+@contextlib.contextmanager
+def laid_out(mesh: jax.sharding.Mesh, rules: Rules = FSDP) -> Iterator[None]:
+  """What is traced meanwhile is for this mesh, by these rules."""
+  before = _layout.set((mesh, rules))
+  try:
+    yield
+  finally:
+    _layout.reset(before)
+
+
+def placed(tree: PyTree) -> PyTree:
+  """A tree like the params, or around one, laid out as they are."""
+  layout = _layout.get()
+  if layout is None:
+    return tree
+  return jax.lax.with_sharding_constraint(
+    tree, shardings(layout[0], tree, layout[1])
+  )
+
+
+def placed_rows(rows: PyTree) -> PyTree:
+  """Rows [B, ...] of a step, shared by the devices that divide them."""
+  layout = _layout.get()
+  if layout is None:
+    return rows
+  mesh = layout[0]
+
+  def place(leaf: jax.Array) -> jax.Array:
+    axes = tuple(axis for axis in _ROWS if axis in mesh.shape)
+    while axes and leaf.shape[0] % math.prod(mesh.shape[a] for a in axes):
+      axes = axes[1:]
+    where = NamedSharding(mesh, PartitionSpec(axes or None))
+    return jax.lax.with_sharding_constraint(leaf, where)
+
+  return jax.tree.map(place, rows)

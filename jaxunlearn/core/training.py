@@ -16,6 +16,7 @@ import numpy as np
 from jaxunlearn.core import checks, devices, given
 from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.phase import phase, supervised
+from jaxunlearn.core.sharding import placed
 from jaxunlearn.core.tasks import Fit, FitFields, Task, as_fit, as_task
 from jaxunlearn.core.transform import PhaseInfo, Transform
 from jaxunlearn.core.types import Draw, Info, PyTree, Request, Variables
@@ -142,7 +143,7 @@ def init_variables(
   What is frozen in `like` stays as it is; state that its model has grown since
   it was made (deletion operators) is not in the fresh one.
   """
-  fresh = as_task(task).init(key, data)
+  fresh = placed(as_task(task).init(key, data))
   if like is None:
     return fresh
   cast = lambda new, old: new.astype(old.dtype)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.sampling import take_rows
+from jaxunlearn.core.sharding import placed
 from jaxunlearn.core.types import Losses, PyTree
 from jaxunlearn.methods import _rows
 
@@ -77,7 +78,7 @@ def sums(loss, params, data, weights, estimator, batch_size, label_free):
       value = jnp.where(w > 0, weight * out.value, 0.0).sum()
       return value / jnp.maximum(w.sum(), 1e-12)
 
-    return measured(jax.grad(mean_loss)(params)), jnp.ones(())
+    return measured(placed(jax.grad(mean_loss)(params))), jnp.ones(())
 
   one_chunk = of_rows if estimator == "example" else of_batch
 
@@ -86,10 +87,12 @@ def sums(loss, params, data, weights, estimator, batch_size, label_free):
     row_id = order[jnp.minimum(position, n - 1)]
     weight = jnp.where(position < row_count, weights[row_id], 0.0)
     added = one_chunk(take_rows(data, row_id, weight), weight)
-    return jax.tree.map(jnp.add, total, added)
+    grads, count = jax.tree.map(jnp.add, total, added)
+    return placed(grads), count
 
   like = jax.eval_shape(body, 0, _zero_sums(params))
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
+  zeros = (placed(zeros[0]), zeros[1])
   return jax.lax.fori_loop(0, -(-row_count // size), body, zeros)
 
 

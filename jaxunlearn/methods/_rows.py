@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks, per_example
+from jaxunlearn.core.sharding import placed
 from jaxunlearn.core.tasks import as_task
 from jaxunlearn.core.transform import Carry, Env
 from jaxunlearn.core.types import Losses, PyTree, Request, Variables, as_step
@@ -97,6 +98,6 @@ def summed_gradient(
     def total(params: PyTree) -> jax.Array:
       return jnp.where(weight > 0, weight * loss(params, some), 0.0).sum()
 
-    return jax.grad(total)(params)
+    return placed(jax.grad(total)(params))
 
   return per_example.sum_chunks(chunk, rows, weights, chunk_size=chunk_size)

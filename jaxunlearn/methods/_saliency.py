@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks, order
+from jaxunlearn.core.sharding import placed
 from jaxunlearn.core.tasks import as_task
 from jaxunlearn.core.types import PyTree, as_request
 from jaxunlearn.methods import _rows
@@ -57,7 +58,7 @@ def saliency_mask(
     marked = largest(slope(variables, data, request, key), keep)
     # Of gradients that are all 0 the first would be taken.
     is_asked = (request.forget > 0).any()
-    return jax.tree.map(lambda marks: marks & is_asked, marked)
+    return placed(jax.tree.map(lambda marks: marks & is_asked, marked))
 
   return mask
 

@@ -9,11 +9,14 @@ import optax
 import problems
 import pytest
 
+from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.adapters.functions import from_functions
 from jaxunlearn.core.devices import make_mesh
 from jaxunlearn.core.phase import phase, supervised
+from jaxunlearn.core.sharding import FSDP, LAYERS, sharded
 from jaxunlearn.core.training import train_many, unlearn_many
 from jaxunlearn.core.types import Draw, Variables
+from jaxunlearn.models import MLP
 
 pytestmark = pytest.mark.optimized(reason="It reads the optimised program.")
 
@@ -42,7 +45,9 @@ def collectives(fn, *args):
     if match:
       shapes = re.findall(r"\w+\[([\d,]*)\]", match.group(1))
       sizes = [np.prod([int(d) for d in s.split(",") if d]) for s in shapes]
-      groups = re.search(r"replica_groups=(\S*?),? ", line).group(1)
+      groups = re.search(
+        r"(?:replica_groups|source_target_pairs)=(\S*?),? ", line
+      ).group(1)
       found.append((match.group(2), int(sum(sizes)), groups, where))
   reached = set()
   while inside:
@@ -121,6 +126,38 @@ def test_model_state_is_averaged_and_each_kind_of_row_counted():
   assert all(in_loop for *_, in_loop in found)
   wanted = NUM_PARAMS + 1 + 2 + problems.DIM
   assert sum(size for _, size, *_ in found) == 2 * wanted
+
+
+@pytest.mark.parametrize(
+  ("axes", "rules", "more"),
+  [
+    ({"fsdp": 4, "batch": 2}, FSDP, set()),
+    ({"tensor": 2, "fsdp": 4}, LAYERS, {"collective-permute"}),
+  ],
+)
+def test_weights_in_shares_are_gathered_and_gradients_summed_in_each_step(
+  axes, rules, more
+):
+  model = from_linen(MLP(4, hidden=(64, 64)))
+  data = {"x": jnp.ones((32, 8)), "label": jnp.arange(32) % 4}
+  shapes = jax.eval_shape(model.init, KEYS[0], data["x"])
+  link = phase(
+    supervised(model), optax.adam(1e-3), 3, draw=Draw(retain=8), name="fit"
+  )
+  run = sharded(link, make_mesh(**axes), shapes, rules)
+  found = collectives(run, shapes, data, data["label"] == 1, KEYS[0])
+  once = [size for _, size, _, in_loop in found if not in_loop]
+  every_step = [(kind, size) for kind, size, _, in_loop in found if in_loop]
+  # Gathered for use (a layer's weights, or its rows where those are fewer);
+  # summed over the devices of a batch; turned from rows to columns.
+  usual = {"all-gather", "all-reduce", "all-to-all"}
+  assert {"all-gather", "all-reduce"} <= {kind for kind, _ in every_step}
+  assert {kind for kind, _ in every_step} <= usual | more
+  # Less than what gathers all weights twice and sums all gradients once.
+  num_params = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
+  assert sum(size for _, size in every_step) < 3 * num_params
+  # Around the loop only what the info counts: a number for each leaf.
+  assert sum(once) <= 4 * len(jax.tree.leaves(shapes.params))
 
 
 def test_the_reader_of_programs_sees_other_collectives():

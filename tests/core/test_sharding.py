@@ -10,10 +10,15 @@ import optax
 import pytest
 
 import jaxunlearn as ju
+from jaxunlearn import language
 from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.core.devices import make_mesh
-from jaxunlearn.core.sharding import FSDP, LAYERS, sharded, shardings
+from jaxunlearn.core.sharding import FSDP, LAYERS, laid_out, sharded, shardings
+from jaxunlearn.core.training import init_variables
 from jaxunlearn.core.transform import Carry, Env
+from jaxunlearn.core.types import as_request
+from jaxunlearn.language.sharding import RULES as OF_DECODERS
+from jaxunlearn.methods.ssd import importance
 from jaxunlearn.models import MLP
 
 MODEL = from_linen(MLP(4, hidden=(64, 64)))
@@ -46,6 +51,79 @@ def share(tree):
   return max(held.values()) / sum(x.nbytes for x in jax.tree.leaves(tree))
 
 
+@functools.cache
+def texts():
+  """Rows of prompts and answers, and a decoder that eight devices divide."""
+  sizes = {"width": 32, "num_layers": 1, "num_heads": 2, "mlp_width": 64}
+  lm = language.language_model(
+    language.DecoderConfig(32, max_length=8, **sizes)
+  )
+  tokens = np.random.default_rng(4).integers(0, 32, (32, 8))
+  made = tokens, np.full(32, 8), np.full(32, 4)
+  data = {"x": language.Text(*(jnp.asarray(a, jnp.int32) for a in made))}
+  return lm, data, jax.jit(lm.model.init)(jax.random.key(1), data["x"])
+
+
+# Away from the noise of rounding that Adam makes whole steps of.
+FIT = ju.Fit(optax.adam(1e-2, eps=1e-2), 2, 8)
+METHODS = {
+  "unsir": lambda: ju.methods.unsir(
+    MODEL, 4, max_classes=1, noise=FIT, impair=FIT, repair=FIT
+  ),
+  "bad_teacher": lambda: ju.methods.bad_teacher(MODEL, FIT),
+  "scrub": lambda: ju.methods.scrub(
+    MODEL, FIT, num_epochs=2, max_epochs=1, max_steps=2
+  ),
+  "ssd": lambda: ju.methods.ssd(MODEL, alpha=1.0, batch_size=8),
+  "npo": lambda: language.npo(texts()[0], FIT),
+}
+
+
+def walk(method, variables, data, mask):
+  """A method link by link: its end, and what lies on the devices on the way."""
+  request, held = as_request(mask, data), []
+  carry = Carry(variables, variables, {})
+  programs = {}  # Links come again, round after round.
+  for link, key in method.expand(KEY):
+    if link not in programs:
+      walk = lambda carry, key, link=link: link.walk(
+        link.init(carry, key, Env()), data, request, key, Env()
+      )[0]
+      edit = lambda carry, key, link=link: link.run(
+        carry, data, request, key, Env()
+      )[0]
+      programs[link] = jax.jit(walk if link.is_phase else edit)
+    found = programs[link](carry, key)
+    if link.is_phase:
+      held.append((found.trained, found.opt_state, carry.original.params))
+      found = link.finish(found)
+    carry = found._replace(original=variables)
+    networks = [s for s in carry.slots.values() if isinstance(s, ju.Variables)]
+    held.append((carry.variables.params, [n.params for n in networks]))
+  return carry.variables, held
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_give_one_devices_result_and_hold_a_share_throughout(
+  name, layout
+):
+  axes, rules, devices = LAYOUTS[layout]
+  data, variables = problem()
+  if name == "npo":
+    (_, data, variables), rules = texts(), OF_DECODERS
+  mesh, mask = make_mesh(**axes), jnp.arange(32) % 4 == 1
+  spread = jax.device_put(variables, shardings(mesh, variables, rules))
+  method = METHODS[name]()
+  with laid_out(mesh, rules):
+    found, held = walk(method, spread, data, mask)
+  wanted, _ = jax.jit(method)(variables, data, mask, KEY)
+  chex.assert_trees_all_close(found, wanted, **SAME)
+  moved = jax.tree.map(lambda a, b: np.any(a != b), wanted, variables)
+  assert any(jax.tree.leaves(moved))
+  assert max(map(share, held)) <= 1.1 / devices
+
+
 def placed(layout):
   axes, rules, devices = LAYOUTS[layout]
   mesh, (_, variables) = make_mesh(**axes), problem()
@@ -66,6 +144,23 @@ def test_eight_devices_give_the_result_of_one():
   assert any(jax.tree.leaves(moved))
   # The original and the result.
   assert share((spread.params, found.params)) <= 1.1 / devices
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_importances_saliency_and_fresh_networks_lie_as_the_params_do(layout):
+  mesh, rules, devices, spread = placed(layout)
+  data, _ = problem()
+  asked = as_request(data["label"] == 1, data)
+  with laid_out(mesh, rules):
+    made = jax.jit(
+      lambda v: (
+        importance(MODEL, v, data, jnp.ones(32, bool), batch_size=8),
+        init_variables(MODEL, data, KEY, v),
+        ju.methods.saliency_mask(MODEL)(v, data, asked, KEY),
+      )
+    )(spread)
+  for tree in made:
+    assert share(tree) <= 1.1 / devices
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
