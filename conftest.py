@@ -31,7 +31,10 @@ import jax  # noqa: E402  the flags must be there first
 import pytest  # noqa: E402
 from jax._src.interpreters import mlir  # noqa: E402
 
-collect_ignore = ["tests/core/stream_child.py"]  # A program that a test starts.
+# Programs that tests start.
+collect_ignore = [
+  f"tests/core/{name}.py" for name in ("stream_child", "shared_stream_child")
+]
 
 _ROOT = pathlib.Path(__file__).resolve().parent
 _CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(_ROOT / ".cache/jax"))

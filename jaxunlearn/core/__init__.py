@@ -6,6 +6,9 @@ from jaxunlearn.core.devices import make_mesh as make_mesh
 from jaxunlearn.core.devices import rows_for_budget as rows_for_budget
 from jaxunlearn.core.host_batches import host_batch as host_batch
 from jaxunlearn.core.host_batches import host_batches as host_batches
+from jaxunlearn.core.indexed import indexed_batches as indexed_batches
+from jaxunlearn.core.indexed import prefetched as prefetched
+from jaxunlearn.core.indexed import write_index as write_index
 from jaxunlearn.core.links import ema as ema
 from jaxunlearn.core.links import restore as restore
 from jaxunlearn.core.per_example import map_rows as map_rows
@@ -23,13 +26,16 @@ __all__ = [
   "ema",
   "host_batch",
   "host_batches",
+  "indexed_batches",
   "lanes_for_budget",
   "last_layers",
   "make_mesh",
   "map_rows",
+  "prefetched",
   "remember",
   "restore",
   "rows_for_budget",
   "sum_rows",
   "with_term",
+  "write_index",
 ]

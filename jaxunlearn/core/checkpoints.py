@@ -146,6 +146,8 @@ def save_step(
     if stored_trees.is_key(leaf):
       record["key_impl"] = str(jax.random.key_impl(leaf))
       leaf = jax.random.key_data(leaf)
+    if jax.process_count() > 1 and getattr(leaf, "is_fully_addressable", False):
+      leaf = np.asarray(leaf)  # The same in each process: the first writes it.
     if leaf.size:  # Orbax refuses empty arrays; their shape says it all.
       arrays[str(i)] = leaf
     records.append(record)
