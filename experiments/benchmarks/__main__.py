@@ -38,6 +38,7 @@ PARTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
   "cold": _SAME,
   "first_result": _SAME,
   "requests": _SAME,
+  "scoring": {"cpu": ()},  # Reads the process's resident memory.
   "memory": _SAME,
   "per_sample_memory": {"cpu": ()},  # Reads the process's resident memory.
   "valuation": _SAME,

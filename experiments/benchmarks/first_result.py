@@ -1,17 +1,20 @@
 """When a new process has its first unlearned model: cold, and with what was kept.
 
 Question: how long does a process take from its start to its first result, with
-nothing compiled before, and with the persistent compilation cache of another?
+nothing compiled before; with the persistent compilation cache of another; and
+with the program itself too, as `jax.export` wrote it, so that nothing is traced?
 
     python -m experiments.benchmarks.first_result [--methods UNSIR] [--out FILE]
 
 Every cell is a process of its own that imports, builds the method, serves one
-request and ends.
+request and ends. `jax.export` wants the package flatbuffers; without it there is
+no third column.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import statistics
@@ -31,15 +34,17 @@ from rich.table import Table
 from jaxunlearn.report import write_json
 
 from .. import common
-from .cold import library, work_of
-from .cold_scripts import SCRIPTS
+from .cold import arguments, library, method_of, work_of
+from .cold_scripts import SCRIPTS, Work
 
-WAYS = ("cold", "cached")
+WAYS = ("cold", "cached", "exported")
+if importlib.util.find_spec("flatbuffers") is None:
+  WAYS = WAYS[:2]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Times the first result of a new process, both ways."""
+  """Times the first result of a new process, each way."""
 
   model: Annotated[str, tyro.conf.arg(help="MLP or ResNet-18.")] = "MLP"
   methods: Annotated[
@@ -49,15 +54,36 @@ class Options:
   out: Annotated[str | None, tyro.conf.arg(help="File for the figures.")] = None
   cell: Annotated[
     str | None,
-    tyro.conf.arg(help="MODEL:METHOD, one process, as JSON."),
+    tyro.conf.arg(help="MODEL:METHOD[:PROGRAM], one process, as JSON."),
   ] = None
 
 
-def serve(model: str, name: str) -> dict[str, float]:
+def from_file(name: str, work: Work, path: Path) -> Any:
+  """The first result of an exported program, which is written if missing."""
+  from jax import export
+
+  *rest, key = arguments(name, work, 0)
+  args = (*rest, jax.random.key_data(key))
+  if not path.exists():
+    method = method_of(name, work)
+
+    def run(*leaves):
+      *rest, data = jax.tree.unflatten(jax.tree.structure(args), leaves)
+      return method(*rest, jax.random.wrap_key_data(data))[0].params
+
+    program = export.export(jax.jit(run))(*jax.tree.leaves(args))
+    path.write_bytes(program.serialize())
+  program = export.deserialize(bytearray(path.read_bytes()))
+  return jax.jit(program.call)(*jax.tree.leaves(args))
+
+
+def serve(model: str, name: str, path: str = "") -> dict[str, float]:
   """Serves one request in this process; the seconds of it alone."""
   work = work_of(model)
   began = time.perf_counter()
-  first = jax.block_until_ready(library(name, work, 0))
+  first = jax.block_until_ready(
+    from_file(name, work, Path(path)) if path else library(name, work, 0)
+  )
   seconds = time.perf_counter() - began
   if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(first)):
     raise ValueError(f"Expected finite params of {name}, got others.")
@@ -68,10 +94,11 @@ def process(model: str, name: str, way: str, folder: Path) -> dict[str, float]:
   """The seconds of a process of its own, imports included."""
   cache = tempfile.mkdtemp(dir=folder) if way == "cold" else folder / "cache"
   env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
-  command = [sys.executable, "-m", __spec__.name, "--cell"]
+  cell = f"{model}:{name}"
+  cell += f":{folder / 'program'}" if way == "exported" else ""
   began = time.perf_counter()
   done = subprocess.run(
-    [*command, f"{model}:{name}"],
+    [sys.executable, "-m", __spec__.name, "--cell", cell],
     env=env,
     capture_output=True,
     text=True,
@@ -82,11 +109,12 @@ def process(model: str, name: str, way: str, folder: Path) -> dict[str, float]:
 
 
 def measure(model: str, name: str, repeats: int) -> dict[str, Any]:
-  """Medians of both ways, taking turns."""
+  """Medians of all ways, taking turns."""
   row: dict[str, Any] = {"model": model, "method": name}
   with tempfile.TemporaryDirectory() as made:
     folder = Path(made)
-    process(model, name, "cached", folder)  # Fills the cache.
+    for way in WAYS[1:]:  # Fills the cache, writes the program.
+      process(model, name, way, folder)
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(repeats):
       for way in WAYS:

@@ -52,7 +52,7 @@ class Options:
   out: Annotated[str | None, tyro.conf.arg(help="File for the figures.")] = None
 
 
-def program(name: str, width: int, devices: int) -> tuple[int, int]:
+def program(name: str, width: int, devices: int = 1) -> tuple[int, int]:
   """Bytes of the params, and of what the method's program needs beside them."""
   model = from_linen(MLP(CLASSES, hidden=(width, width)))
   data = {
