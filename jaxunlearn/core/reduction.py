@@ -13,6 +13,8 @@ from jaxunlearn.core.keys import derive
 from jaxunlearn.core.transform import Env, Term
 from jaxunlearn.core.types import ALL, Draw, Losses, PyTree, Step
 
+_SMALL = 2**14  # Numbers in a leaf; smaller ones are looked at together.
+
 
 def over_devices(counts: list[jax.Array], env: Env) -> list[jax.Array]:
   """The sums of all devices that share a batch."""
@@ -178,12 +180,20 @@ def mask_change(before: PyTree, after: PyTree, weight_mask: PyTree) -> PyTree:
 
 def all_finite(tree: PyTree) -> jax.Array:
   """Whether every float entry of a pytree is finite; bool []."""
-  leaves = [
-    jnp.isfinite(leaf).all()
-    for leaf in jax.tree.leaves(tree)
-    if jnp.issubdtype(leaf.dtype, jnp.inexact)
-  ]
-  return jnp.stack(leaves).all() if leaves else jnp.array(True)
+  leaves = jax.tree.leaves(tree)
+  floats = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
+  found = [jnp.isfinite(group).all() for group in _few(floats)]
+  return jnp.stack(found).all() if found else jnp.array(True)
+
+
+def _few(leaves: Sequence[jax.Array]) -> list[jax.Array]:
+  """The leaves, small ones of a dtype in one array: fewer kernels to compile."""
+  groups = [leaf for leaf in leaves if leaf.size >= _SMALL]
+  small = [leaf for leaf in leaves if leaf.size < _SMALL]
+  for dtype in dict.fromkeys(leaf.dtype for leaf in small):
+    same = [leaf.reshape(-1) for leaf in small if leaf.dtype == dtype]
+    groups.append(jnp.concatenate(same))
+  return groups
 
 
 def vary(tree: PyTree, env: Env) -> PyTree:
@@ -206,7 +216,8 @@ def vary(tree: PyTree, env: Env) -> PyTree:
 
 def share_moved(before: PyTree, after: PyTree) -> jax.Array:
   """The share of the numbers that differ."""
-  changed = jax.tree.map(lambda a, b: (a != b).sum(), after, before)
+  pairs = zip(_few(jax.tree.leaves(after)), _few(jax.tree.leaves(before)))
+  changed = [(a != b).sum() for a, b in pairs]
   size = sum(leaf.size for leaf in jax.tree.leaves(before))
-  total = sum(jax.tree.leaves(changed), start=jnp.zeros((), jnp.int32))
+  total = sum(changed, start=jnp.zeros((), jnp.int32))
   return total / jnp.float32(max(size, 1))
