@@ -14,7 +14,7 @@ row's centre, IN and OUT apart, as in tensorflow-privacy's library; the paper's
 own script takes the raw statistics of the IN models for both. Spreads have a
 floor instead of the code's 1e-30, which float32 cannot hold. Queries are
 averaged, not added up.
-Cost: about 35 passes over the statistics for each of IN and OUT, no sort. Leaving
+Cost: about 20 passes over the statistics for each of IN and OUT, no sort. Leaving
 each shadow out in turn costs a few passes more, not a fit a shadow. 50,000 rows
 under 256 shadows, 51 MB of statistics: 17 MB beside them, 0.3 GB for all 256
 shadows as targets.
