@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core.keys import derive
+from jaxunlearn.core.sharding import is_spread
 from jaxunlearn.core.transform import Env, Term
 from jaxunlearn.core.types import ALL, Draw, Losses, PyTree, Step
 
@@ -187,7 +188,12 @@ def all_finite(tree: PyTree) -> jax.Array:
 
 
 def _few(leaves: Sequence[jax.Array]) -> list[jax.Array]:
-  """The leaves, small ones of a dtype in one array: fewer kernels to compile."""
+  """The leaves, small ones of a dtype in one array: fewer kernels to compile.
+
+  On a mesh they stay apart, where putting them together would gather them.
+  """
+  if is_spread():
+    return list(leaves)
   groups = [leaf for leaf in leaves if leaf.size >= _SMALL]
   small = [leaf for leaf in leaves if leaf.size < _SMALL]
   for dtype in dict.fromkeys(leaf.dtype for leaf in small):

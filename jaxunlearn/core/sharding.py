@@ -131,6 +131,11 @@ def laid_out(mesh: jax.sharding.Mesh, rules: Rules = FSDP) -> Iterator[None]:
     _layout.reset(before)
 
 
+def is_spread() -> bool:
+  """Whether what is being traced is for weights that lie on a mesh."""
+  return _layout.get() is not None
+
+
 def placed(tree: PyTree) -> PyTree:
   """A tree like the params, or around one, laid out as they are."""
   layout = _layout.get()

@@ -211,9 +211,9 @@ def test_a_link_may_have_a_turn_in_the_first_rounds_only():
   found, info = jax.jit(some)(jnp.float32(0), DATA, MASK, KEY)
   wanted, _ = chain(far, near, near, near)(jnp.float32(0), DATA, MASK, KEY)
   chex.assert_trees_all_close(found, wanted, rtol=1e-6)
-  shapes = {name: link.loss.shape for name, link in info["alternate"].items()}
+  shapes = {name: link.loss.shape for name, link in info.items()}
   assert shapes == {"far": (1, 2), "near": (3, 1)}
-  assert info["alternate"]["far"].is_finite.all()
+  assert info["far"].is_finite.all()
   assert some.num_steps == 5 and len(some.expand(KEY)) == 4
   for turns in ((1,), (1, 4), (-1, 3)):
     with pytest.raises(ValueError, match="turns of 2 links, each in 0"):
