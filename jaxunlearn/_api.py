@@ -5,11 +5,9 @@ from jaxunlearn import losses as losses
 from jaxunlearn import methods as methods
 from jaxunlearn import metrics as metrics
 from jaxunlearn.core import requests as requests
-from jaxunlearn.core.combinators import alternate as alternate
 from jaxunlearn.core.combinators import by_forget_gradient as by_forget_gradient
 from jaxunlearn.core.combinators import chain as chain
 from jaxunlearn.core.combinators import masked as masked
-from jaxunlearn.core.combinators import repeat as repeat
 from jaxunlearn.core.drivers import predict as predict
 from jaxunlearn.core.drivers import predict_many as predict_many
 from jaxunlearn.core.drivers import unlearn as unlearn
@@ -21,6 +19,8 @@ from jaxunlearn.core.links import provide as provide
 from jaxunlearn.core.phase import PARAMS as PARAMS
 from jaxunlearn.core.phase import phase as phase
 from jaxunlearn.core.phase import supervised as supervised
+from jaxunlearn.core.rounds import alternate as alternate
+from jaxunlearn.core.rounds import repeat as repeat
 from jaxunlearn.core.rows import split_rows as split_rows
 from jaxunlearn.core.streaming import stream as stream
 from jaxunlearn.core.tasks import Fit as Fit

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import alternate, chain
+from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.links import provide
+from jaxunlearn.core.rounds import alternate
 from jaxunlearn.core.transform import Carry, Transform
 from jaxunlearn.core.types import Draw, Info, Slot, Variables
 

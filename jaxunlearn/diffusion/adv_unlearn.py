@@ -31,9 +31,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import alternate, chain, repeat
+from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import Objective, phase, remember
+from jaxunlearn.core.rounds import alternate, repeat
 from jaxunlearn.core.tasks import Fit, FitFields, as_fit
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import Draw, PyTree, Slot

@@ -30,9 +30,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import alternate, chain
+from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import phase, remember
+from jaxunlearn.core.rounds import alternate
 from jaxunlearn.core.tasks import Fit, FitFields, Model, as_fit
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import Draw, PyTree, Slot, Variables

@@ -28,10 +28,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import alternate, chain
+from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.legacy import old_fits
 from jaxunlearn.core.links import ema, provide
 from jaxunlearn.core.phase import Objective, phase
+from jaxunlearn.core.rounds import alternate
 from jaxunlearn.core.tasks import Fit, FitFields, as_fit
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import Draw, PyTree, Slot

@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import alternate, chain
+from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.links import ema, provide
 from jaxunlearn.core.phase import phase
 from jaxunlearn.core.reduction import mask_change
+from jaxunlearn.core.rounds import alternate
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import (
   Draw,

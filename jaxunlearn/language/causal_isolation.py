@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import alternate, chain
+from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import phase
+from jaxunlearn.core.rounds import alternate
 from jaxunlearn.core.tasks import Fit, FitFields, as_fit
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import Draw, Losses, Slot, Step, Variables

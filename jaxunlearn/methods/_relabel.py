@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks, keys
-from jaxunlearn.core.combinators import alternate, chain
+from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import Objective, phase, remember, supervised
+from jaxunlearn.core.rounds import alternate
 from jaxunlearn.core.tasks import Fit, Model
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import Draw, Losses, PyTree, Slot, Step, Variables

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import alternate, chain, masked
+from jaxunlearn.core.combinators import chain, masked
 from jaxunlearn.core.links import per_row, provide
 from jaxunlearn.core.phase import phase
 from jaxunlearn.core.recording import record
+from jaxunlearn.core.rounds import alternate
 from jaxunlearn.core.tasks import Fit, Model, as_fit
 from jaxunlearn.core.training import fitting, train_many
 from jaxunlearn.core.transform import PhaseInfo, Transform

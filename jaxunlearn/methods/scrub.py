@@ -17,11 +17,12 @@ import optax
 
 from jaxunlearn import losses
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import Choose, alternate, chain
+from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.drivers import predict
 from jaxunlearn.core.legacy import old_fits
 from jaxunlearn.core.links import edit
 from jaxunlearn.core.phase import phase, remember
+from jaxunlearn.core.rounds import Choose, alternate
 from jaxunlearn.core.tasks import Fit, Model, apply_rows, as_fit
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import Draw, Losses, PyTree, Slot, Step, Variables

@@ -19,9 +19,9 @@ import numpy as np
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.combinators import alternate
 from jaxunlearn.core.keys import derive
 from jaxunlearn.core.phase import phase, supervised
+from jaxunlearn.core.rounds import alternate
 from jaxunlearn.core.tasks import Fit, Model
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import Draw, PyTree, Step, Variables

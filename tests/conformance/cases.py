@@ -36,11 +36,11 @@ CASES: list[Case] = [
 PARTS = {
   **dict.fromkeys(
     (
-      "core.combinators.alternate",
+      "core.rounds.alternate",
       "core.combinators.by_forget_gradient",
       "core.combinators.chain",
       "core.combinators.masked",
-      "core.combinators.repeat",
+      "core.rounds.repeat",
       "core.combinators.with_term",
       "core.links.adopt",
       "core.links.edit",

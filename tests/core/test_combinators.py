@@ -6,10 +6,11 @@ import optax
 import problems
 import pytest
 
-from jaxunlearn.core.combinators import alternate, chain, masked, repeat
+from jaxunlearn.core.combinators import chain, masked
 from jaxunlearn.core.links import edit, ema, per_row, provide, restore
 from jaxunlearn.core.phase import phase, remember, supervised
 from jaxunlearn.core.recording import record
+from jaxunlearn.core.rounds import alternate, repeat
 from jaxunlearn.core.types import ALL, Draw, Request, Slot, Variables
 
 DATA = {"x": jnp.array([1.0, 2.0, 3.0])}
