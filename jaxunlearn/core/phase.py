@@ -230,7 +230,7 @@ def phase(
           split,
           env,
         )
-      return averaged((loss, grads, model_state), env)
+      return averaged((loss, placed(grads), model_state), env)
 
     if env.forget_gradient is None or not draw.forget:
       loss, grads, model_state = loss_and_gradient(state.trained, batch, draw)
@@ -256,7 +256,6 @@ def phase(
       value, _ = total(params, state.model_state, batch, draw)
       return averaged((value, {}, {}), env)[0]
 
-    grads = placed(grads)
     updates, opt_state = optimizer.update(
       grads,
       state.opt_state,
