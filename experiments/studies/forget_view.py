@@ -248,7 +248,8 @@ def notes(plan: Plan) -> list[str]:
       "are three things: all 50,000 rows are trained on, where it sets 5,000 "
       "aside; a crop brings in the mean colour, since images are normalised "
       "before; and the retrained model takes as many steps as the original, not "
-      "as many epochs. Of the methods salun_sgd has its published rate."
+      "as many epochs. Of the methods unsir, bad_teacher and salun_sgd have "
+      "published rates and steps, the others this study's own."
     )
   if plan.requests.in_sequence:
     found.append(
