@@ -9,7 +9,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -24,6 +24,9 @@ from rich.progress import (
   TextColumn,
   TimeElapsedColumn,
 )
+from rich.table import Table
+
+from jaxunlearn.report.files import write_json
 
 from . import flags
 from .staging import staged_output
@@ -298,3 +301,32 @@ def interleaved_medians(
       jax.block_until_ready(run())
       times[side].append(time.perf_counter() - began)
   return {side: statistics.median(t) for side, t in times.items()}
+
+
+def show_rows(
+  benchmark: str,
+  columns: Mapping[str, str],
+  rows: list[dict[str, Any]],
+  out: str | None,
+  shown: Sequence[Mapping[str, Any]] | None = None,
+  **more: Any,
+) -> list[dict[str, Any]]:
+  """Prints what a benchmark found as a table; writes it where a file is named.
+
+  Args:
+    benchmark: its name.
+    columns: by head how the cell is written of a row, as in "{seconds:.2f}".
+    rows: what was found.
+    out: the file; None for none.
+    shown: the rows of the table where they are others.
+    **more: further fields of the file.
+  """
+  table = Table(*columns)
+  for row in shown or rows:
+    table.add_row(*(cell.format_map(row) for cell in columns.values()))
+  wide_console().print(table)
+  if out is not None:
+    write_json(
+      out, {"benchmark": benchmark, "device": device(), **more, "rows": rows}
+    )
+  return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -39,6 +40,7 @@ class Made(NamedTuple):
     seconds_compile: of the program.
     seconds_run: of running it, all lanes together.
     kept: of the original models leaves [S, R, ...]; see `Study.keep`.
+    program: that of a single lane, where it was all that ran.
   """
 
   value: PyTree
@@ -46,6 +48,7 @@ class Made(NamedTuple):
   seconds_compile: float
   seconds_run: float
   kept: PyTree = None
+  program: Callable[..., Any] | None = None
 
 
 def at(tree: PyTree, *index: Any) -> PyTree:
@@ -122,17 +125,18 @@ def serve(
     lanes = (*map(jnp.asarray, plan.lanes), of_lane)
     lane = functools.partial(_lane, plan, name)
 
+  def one(values, arguments, *lane_arguments):
+    variables, info = lane(values)(arguments, *lane_arguments)
+    if plan.study.traces is not None:
+      found = dict(plan.study.traces(info))
+      phases[:] = found
+      return variables, found
+    return variables, losses_of(info, phases)
+
   def program(arguments, lanes, traced):
     def many(values):
-      def one(*lane_arguments):
-        variables, info = lane(values)(arguments, *lane_arguments)
-        if plan.study.traces is not None:
-          found = dict(plan.study.traces(info))
-          phases[:] = found
-          return variables, found
-        return variables, losses_of(info, phases)
-
-      return _flat(plan, ju.map_many(one, *lanes, strategy=plan.strategy))
+      own = functools.partial(one, values, arguments)
+      return _flat(plan, ju.map_many(own, *lanes, strategy=plan.strategy))
 
     if traced is None:
       return many({})
@@ -141,6 +145,9 @@ def serve(
   traced = jax.tree.map(jnp.asarray, traced)
   keeps = plan.study.methods[name].keeps
   arguments = _arguments(plan, original, original.kept if keeps else None)
+  if traced is None and _is_one_by_one(plan):
+    single = functools.partial(one, {})
+    return _one_by_one(single, phases, arguments, {name: lanes})[name]
   done = common.timed(program, arguments, lanes, traced)
   variables, losses = done.value
   return Made(variables, _in_order(losses, phases), *done.seconds)
@@ -150,25 +157,53 @@ def _retrained(plan: Plan, original: Made) -> dict[str, Made]:
   """The models without the rows, and others: one program, other keys."""
   lane, phases = _lane(plan, RETRAINED, {}), []  # type: ignore[var-annotated]
 
+  def one(arguments, *lane_arguments):
+    variables, info = lane(arguments, *lane_arguments)
+    return variables, losses_of(info, phases)
+
   def program(arguments, lanes):
-    def one(*lane_arguments):
-      variables, info = lane(arguments, *lane_arguments)
-      return variables, losses_of(info, phases)
+    own = functools.partial(one, arguments)
+    return ju.map_many(own, *lanes, strategy=plan.strategy)
 
-    return ju.map_many(one, *lanes, strategy=plan.strategy)
-
-  arguments, of_lane = (
-    _arguments(plan, original),
-    [*map(jnp.asarray, plan.lanes)],
-  )
-  runs = {
-    name: (arguments, (*of_lane, keys(plan, name)))
-    for name in (RETRAINED, AGAIN)
-  }
+  arguments = _arguments(plan, original)
+  of_lane = [*map(jnp.asarray, plan.lanes)]
+  runs = {n: (*of_lane, keys(plan, n)) for n in (RETRAINED, AGAIN)}
+  if _is_one_by_one(plan):
+    return _one_by_one(one, phases, arguments, runs)
+  all_lanes = {name: (arguments, lanes) for name, lanes in runs.items()}
   return {
     name: Made(done.value[0], _in_order(done.value[1], phases), *done.seconds)
-    for name, done in common.timed_all(program, runs).items()
+    for name, done in common.timed_all(program, all_lanes).items()
   }
+
+
+def _is_one_by_one(plan: Plan) -> bool:
+  """Whether one program of a lane serves all of them, and is timed by itself."""
+  alone = plan.study.time_alone and plan.strategy == "map"
+  return alone and not plan.requests.in_sequence
+
+
+def _one_by_one(
+  one: Callable[..., Any],
+  phases: list[str],
+  arguments: PyTree,
+  runs: Mapping[str, Any],
+) -> dict[str, Made]:
+  """Lane after lane by the program of one of them, for several kinds of lanes."""
+  began = time.perf_counter()
+  first = jax.tree.map(lambda leaf: leaf[0], next(iter(runs.values())))
+  compiled = jax.jit(one).lower(arguments, *first).compile()
+  seconds, made = time.perf_counter() - began, {}
+  for name, lanes in runs.items():
+    began, found = time.perf_counter(), []
+    for i in range(len(lanes[0])):
+      lane = jax.tree.map(lambda leaf, i=i: leaf[i], lanes)
+      found.append(jax.block_until_ready(compiled(arguments, *lane)))
+    took = time.perf_counter() - began
+    variables, losses = jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+    losses = _in_order(losses, phases)
+    made[name] = Made(variables, losses, seconds, took, program=compiled)
+  return made
 
 
 def served(
@@ -196,23 +231,26 @@ def references(plan: Plan) -> tuple[dict[str, Made], Made]:
 
 
 def time_alone(
-  plan: Plan, names: tuple[str, ...], original: Made
+  plan: Plan, programs: Mapping[str, Any], original: Made
 ) -> dict[str, np.ndarray]:
   """Seconds of the first request of each seed by itself, by name; float [S].
 
   For each seed all of them take turns, so that a busy machine slows all down
   alike.
   """
-  arguments, sides = _arguments(plan, original, original.kept), {}
+  bare, sides = _arguments(plan, original), {}
   # Of one type, or the first that is timed would compile a lookup of its key.
   seeds = list(jnp.arange(len(plan.seeds)))
   first = seeds[0]
-  for name in names:
+  for name, compiled in programs.items():
+    keeps = name != RETRAINED and plan.study.methods[name].keeps
+    given = (*bare[:-1], original.kept) if keeps else bare
     of_lane = keys(plan, name)
-    fn = jax.jit(_lane(plan, name, {}))
-    compiled = fn.lower(arguments, first, first, of_lane[0]).compile()
-    side = lambda seed, run=compiled, keys=of_lane: run(
-      arguments, first, seed, keys[seed]
+    if compiled is None:
+      fn = jax.jit(_lane(plan, name, {}))
+      compiled = fn.lower(given, first, first, of_lane[0]).compile()
+    side = lambda seed, run=compiled, given=given, keys=of_lane: run(
+      given, first, seed, keys[seed]
     )
     jax.block_until_ready(side(first))
     sides[name] = side

@@ -29,16 +29,19 @@ def run(plan: Plan, progress: Progress) -> Evidence:
   evidence = Evidence(plan, {}, tuned=tuned)
   record(evidence, measure, made)
   _check_standard(evidence)
+  programs = {RETRAINED: made[RETRAINED].program}
   for name in plan.methods:
     progress.update(task, advance=1, description=f"unlearning by {name}")
-    record(evidence, measure, lanes.served(plan, name, original))
+    own = lanes.served(plan, name, original)
+    record(evidence, measure, own)
+    programs |= {row: one.program for row, one in own.items()}
   for name, values in plan.study.sweeps(plan).items():
     say(f"unlearning by {name} with further settings")
     found = _swept(evidence, measure, name, original, values)
     evidence = evidence._replace(swept={**evidence.swept, name: found})
   if plan.study.time_alone:
     progress.update(task, advance=1, description="timing one request alone")
-    alone = lanes.time_alone(plan, (RETRAINED, *plan.methods), original)
+    alone = lanes.time_alone(plan, programs, original)
     evidence = evidence._replace(alone=alone)
   evidence = evidence._replace(rows=table.rows(evidence))
   say("finding out what else the study asks")

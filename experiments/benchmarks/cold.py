@@ -26,15 +26,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 import jaxunlearn as ju
 from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.models import MLP
 from jaxunlearn.models.resnet import resnet18
-from jaxunlearn.report import write_json
 
 from .. import common
 from .cold_scripts import SCRIPTS, Work
@@ -159,25 +156,23 @@ def measure(model: str, method: str, repeats: int) -> dict[str, Any]:
 
 def main(options: Options) -> list[dict[str, Any]]:
   jax.config.update("jax_enable_compilation_cache", False)
-  columns = ("seconds", "cpu", "trace", "lower", "compile", "programs")
-  table = Table("model", "method", "side", *columns, "ratio", "of CPU")
-  rows = []
-  for model in options.models:
-    for method in options.methods:
-      row = measure(model, method, options.repeats)
-      rows.append(row)
-      for side in ("library", "script"):
-        cells = [f"{row[side][name]:.2f}" for name in columns]
-        ratios = [f"{row[what]:.2f}" for what in ("ratio", "cpu_ratio")]
-        last = ratios if side == "library" else []
-        table.add_row(model, method, side, *cells, *last)
-  Console().print(table)
-  if options.out is not None:
-    write_json(
-      options.out,
-      {"benchmark": "cold", "device": common.device(), "rows": rows},
-    )
-  return rows
+  rows = [
+    measure(model, method, options.repeats)
+    for model in options.models
+    for method in options.methods
+  ]
+  ratios = ("ratio", "cpu_ratio")
+  shown = [
+    {**row, "side": side, **row[side]}
+    | {name: f"{row[name]:.2f}" * (side == "library") for name in ratios}
+    for row in rows
+    for side in ("library", "script")
+  ]
+  words = {name: f"{{{name}}}" for name in ("model", "method", "side")}
+  numbers = ("seconds", "cpu", "trace", "lower", "compile", "programs")
+  columns = {**words, **{name: f"{{{name}:.2f}}" for name in numbers}}
+  columns |= {"ratio": "{ratio}", "of CPU": "{cpu_ratio}"}
+  return common.show_rows("cold", columns, rows, options.out, shown)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,10 @@ import jax
 import jax.numpy as jnp
 import optax
 import tyro
-from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from jaxunlearn.models import CNN, convolution
 from jaxunlearn.models.conv import IMPLEMENTATIONS
-from jaxunlearn.report import write_json
 
 from .. import common
 
@@ -155,8 +152,6 @@ def main(options: Options) -> list[dict[str, Any]]:
       options, batch_size=4, image_size=8, num_models=2, repeats=1
     )
   rows = []
-  columns = ("task", "implementation", "outside", "inside scan", "ratio")
-  table = Table(*columns, title="Milliseconds a step, the fastest run")
   with Progress(transient=True) as progress:
     total = len(TASKS) * len(options.implementations)
     bar = progress.add_task("timing", total=total)
@@ -165,15 +160,15 @@ def main(options: Options) -> list[dict[str, Any]]:
         progress.update(bar, description=f"{task}, {name}")
         times = compare(*make(options, name), options.repeats)
         rows.append({"task": task, "implementation": name, **times})
-        table.add_row(task, name, *(f"{value:.2f}" for value in times.values()))
         progress.advance(bar)
-  Console().print(table)
-  if options.out is not None:
-    write_json(
-      options.out,
-      {"benchmark": "convolution", "device": common.device(), "rows": rows},
-    )
-  return rows
+  columns = {
+    "task": "{task}",
+    "implementation": "{implementation}",
+    "outside ms": "{outside_ms:.2f}",
+    "inside scan ms": "{inside_ms:.2f}",
+    "ratio": "{ratio:.2f}",
+  }
+  return common.show_rows("convolution", columns, rows, options.out)
 
 
 if __name__ == "__main__":

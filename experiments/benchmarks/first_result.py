@@ -28,10 +28,6 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 import tyro
-from rich.console import Console
-from rich.table import Table
-
-from jaxunlearn.report import write_json
 
 from .. import common
 from .cold import arguments, library, method_of, work_of
@@ -133,20 +129,12 @@ def main(options: Options) -> list[dict[str, Any]]:
   rows = [
     measure(options.model, name, options.repeats) for name in options.methods
   ]
-  table = Table("method", *(f"{way} s" for way in WAYS), "of it the request")
-  for row in rows:
-    table.add_row(
-      row["method"],
-      *(f"{row[f'{way}_seconds']:.2f}" for way in WAYS),
-      ", ".join(f"{row[f'{way}_request']:.2f}" for way in WAYS),
-    )
-  Console().print(table)
-  if options.out is not None:
-    write_json(
-      options.out,
-      {"benchmark": "first_result", "device": common.device(), "rows": rows},
-    )
-  return rows
+  columns = {
+    "method": "{method}",
+    **{f"{way} s": f"{{{way}_seconds:.2f}}" for way in WAYS},
+    "of it the request": ", ".join(f"{{{way}_request:.2f}}" for way in WAYS),
+  }
+  return common.show_rows("first_result", columns, rows, options.out)
 
 
 if __name__ == "__main__":

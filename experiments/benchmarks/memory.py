@@ -22,15 +22,12 @@ import jax
 import jax.numpy as jnp
 import optax
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 import jaxunlearn as ju
 from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.core.devices import program_bytes
 from jaxunlearn.core.sharding import sharded
 from jaxunlearn.models import MLP
-from jaxunlearn.report import write_json
 
 from .. import common
 
@@ -97,16 +94,11 @@ def main(options: Options) -> list[dict[str, Any]]:
     for name in wanted:
       ju.core.checks.one_of(tuple(known), methods=name)
   rows = [measure(name, options.devices) for name in wanted]
-  table = Table("method", "copies of the params beside the original")
-  for row in rows:
-    table.add_row(row["method"], f"{row['beside']:.2f}")
-  Console().print(table)
-  if options.out is not None:
-    write_json(
-      options.out,
-      {"benchmark": "memory", "device": common.device(), "rows": rows},
-    )
-  return rows
+  columns = {
+    "method": "{method}",
+    "copies of the params beside the original": "{beside:.2f}",
+  }
+  return common.show_rows("memory", columns, rows, options.out)
 
 
 if __name__ == "__main__":

@@ -27,13 +27,10 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.metrics import influence, per_example
 from jaxunlearn.models import MLP
-from jaxunlearn.report import write_json
 
 from .. import common
 
@@ -151,27 +148,17 @@ def main(options: Options) -> list[dict[str, Any]]:
       row = in_own_process(name, n, options.chunk)
       row["all_at_once"] = reserved(name, n, n)
       found.append(row)
-  table = Table("kernel", "rows", "reserved MiB", "peak MiB", "all at once MiB")
-  for row in found:
-    table.add_row(
-      row["kernel"],
-      f"{row['rows']:,}",
-      f"{row['reserved'] / MIB:.3f}",
-      f"{row['peak'] / MIB:.2f}",
-      f"{row['all_at_once'] / MIB:.1f}",
-    )
-  Console().print(table)
-  if options.out is not None:
-    write_json(
-      options.out,
-      {
-        "benchmark": "per_sample_memory",
-        "device": common.device(),
-        "chunk_size": options.chunk,
-        "rows": found,
-      },
-    )
-  return found
+  columns = {
+    "kernel": "{kernel}",
+    "rows": "{rows:,}",
+    **{f"{name} MiB": f"{{{name}_mib:.3f}}" for name in ("reserved", "peak")},
+    "all at once MiB": "{all_at_once_mib:.1f}",
+  }
+  sizes = ("reserved", "peak", "all_at_once")
+  shown = [r | {f"{n}_mib": r[n] / MIB for n in sizes} for r in found]
+  chunk = {"chunk_size": options.chunk}
+  name = "per_sample_memory"
+  return common.show_rows(name, columns, found, options.out, shown, **chunk)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 import jaxunlearn as ju
 from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.models import CNN, MLP
-from jaxunlearn.report import write_json
 
 from .. import common
 
@@ -112,22 +109,14 @@ def main(options: Options) -> list[dict]:
     ("CNN 32x32x3", CNN(num_classes=10), (32, 32, 3), 32),
   ]
   rows = [measure(*case, options) for case in cases]
-  table = Table("model", "batch", "library ms", "by hand ms", "ratio")
-  for row in rows:
-    table.add_row(
-      row["model"],
-      str(row["batch_size"]),
-      f"{row['library']:.3f}",
-      f"{row['by hand']:.3f}",
-      f"{row['ratio']:.3f}",
-    )
-  Console().print(table)
-  if options.out is not None:
-    write_json(
-      options.out,
-      {"benchmark": "phase", "device": common.device(), "rows": rows},
-    )
-  return rows
+  columns = {
+    "model": "{model}",
+    "batch": "{batch_size}",
+    "library ms": "{library:.3f}",
+    "by hand ms": "{by hand:.3f}",
+    "ratio": "{ratio:.3f}",
+  }
+  return common.show_rows("phase", columns, rows, options.out)
 
 
 if __name__ == "__main__":

@@ -22,14 +22,11 @@ import jax
 import jax.numpy as jnp
 import optax
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 import jaxunlearn as ju
 from jaxunlearn.adapters.flax import from_linen
 from jaxunlearn.methods.unsir import PAPER
 from jaxunlearn.models import MLP
-from jaxunlearn.report import write_json
 
 from .. import common, data
 
@@ -77,7 +74,6 @@ def main(options: Options) -> list[dict[str, Any]]:
   )
   unlearn = lambda mask: method(original, rows, mask, key)[0]
   retrain = lambda mask: ju.train(model, rows, ~mask, key, **recipe)[0]
-  table = Table("work", "ten requests by", "seconds", "against vmap")
   found = []
   for work, one in [("unsir", unlearn), ("retrain", retrain)]:
     single = jax.jit(one)
@@ -94,17 +90,18 @@ def main(options: Options) -> list[dict[str, Any]]:
       )
     calls = {side: partial(run, masks) for side, run in sides.items()}
     medians = common.interleaved_medians(calls, options.repeats)
-    for side, seconds in medians.items():
-      ratio = seconds / medians["vmap"]
-      table.add_row(work, side, f"{seconds:.3f}", f"{ratio:.2f}")
-      found.append({"work": work, "side": side, "seconds": seconds})
-  Console().print(table)
-  if options.out is not None:
-    write_json(
-      options.out,
-      {"benchmark": "requests", "device": common.device(), "rows": found},
-    )
-  return found
+    found += [
+      {"work": work, "side": side, "seconds": seconds}
+      | {"ratio": seconds / medians["vmap"]}
+      for side, seconds in medians.items()
+    ]
+  columns = {
+    "work": "{work}",
+    "ten requests by": "{side}",
+    "seconds": "{seconds:.3f}",
+    "against vmap": "{ratio:.2f}",
+  }
+  return common.show_rows("requests", columns, found, options.out)
 
 
 if __name__ == "__main__":

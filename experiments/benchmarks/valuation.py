@@ -41,10 +41,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from rich.console import Console
-from rich.table import Table
 
-from jaxunlearn.report import write_json
 from jaxunlearn.valuation import (
   banzhaf,
   closed_form,
@@ -323,42 +320,30 @@ def main(options: Options) -> list[dict[str, Any]]:
   with common.failing_on_bad_input():
     rows = [row for n in options.rows for row in measure(n, options)]
   jobs = [j for j in options.jobs if options.pydvl_python is not None]
-  table = Table(
-    "rows",
-    "method",
-    "evaluations",
-    "loop s",
-    *(f"pyDVL x{j} s" for j in jobs),
-    "compile s",
-    "run s",
-    "loop/run",
-    *(f"pyDVL x{j}/run" for j in jobs),
-  )
+  shown = []
   for row in rows:
-    peer = [row.get(f"seconds_pydvl_{j}") for j in jobs]
-    table.add_row(
-      str(row["rows"]),
-      row["method"],
-      str(row["evaluations"]),
-      f"{row['seconds_loop']:.3f}",
-      *("–" if s is None else f"{s:.2f}" for s in peer),
-      f"{row['seconds_compile']:.2f}",
-      f"{row['seconds_run']:.4f}",
-      f"{row['loop_over_run']:.1f}",
-      *("–" if s is None else f"{s / row['seconds_run']:.0f}" for s in peer),
-    )
-  Console(width=110).print(table)
-  if options.out is not None:
-    write_json(
-      options.out,
-      {
-        "benchmark": "valuation",
-        "device": common.device(),
-        "load": os.getloadavg()[0],
-        "rows": rows,
-      },
-    )
-  return rows
+    cells = dict(row)
+    for j in jobs:
+      seconds = row.get(f"seconds_pydvl_{j}")
+      ratio = None if seconds is None else seconds / row["seconds_run"]
+      cells[f"pydvl_{j}"] = "–" if seconds is None else f"{seconds:.2f}"
+      cells[f"ratio_{j}"] = "–" if ratio is None else f"{ratio:.0f}"
+    shown.append(cells)
+  columns = {
+    "rows": "{rows}",
+    "method": "{method}",
+    "evaluations": "{evaluations}",
+    "loop s": "{seconds_loop:.3f}",
+    **{f"pyDVL x{j} s": f"{{pydvl_{j}}}" for j in jobs},
+    "compile s": "{seconds_compile:.2f}",
+    "run s": "{seconds_run:.4f}",
+    "loop/run": "{loop_over_run:.1f}",
+    **{f"pyDVL x{j}/run": f"{{ratio_{j}}}" for j in jobs},
+  }
+  load = os.getloadavg()[0]
+  return common.show_rows(
+    "valuation", columns, rows, options.out, shown, load=load
+  )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 
 VARIANCES = ("per_example", "fixed")
 CENTERS = ("median", "mean")
@@ -296,11 +297,7 @@ def floats(x: Any, name: str, ndim: int | None = None) -> jax.Array:
 
 def mask_of(masks: Any, statistics: jax.Array, name: str) -> jax.Array:
   masks = jnp.asarray(masks)
-  if masks.shape != statistics.shape[:2] or masks.dtype != jnp.bool_:
-    raise ValueError(
-      f"Expected {name} bool {statistics.shape[:2]}, a row and model of the "
-      f"statistics each, got {masks.dtype} {masks.shape}."
-    )
+  shaped(f"{name} bool {list(statistics.shape[:2])}", masks)
   return masks
 
 

@@ -30,6 +30,7 @@ from jaxunlearn.attacks.knowledge_recovery import Evaluate, scalar
 from jaxunlearn.core import checks, sampling
 from jaxunlearn.core.phase import phase, sample_key, supervised
 from jaxunlearn.core.reduction import all_finite
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Task
 from jaxunlearn.core.transform import Carry, Env, PhaseState, Transform
 from jaxunlearn.core.types import Draw, PyTree, Variables, as_request
@@ -368,19 +369,14 @@ def relearn_area(
   if weights is None:
     return curve.mean(axis=-1)
   weights = _rows.widened(weights)
-  if weights.shape != curve.shape[-1:]:
-    raise ValueError(
-      f"Expected weights of shape {curve.shape[-1:]}, one for each entry of the "
-      f"curve, got {weights.shape}."
-    )
+  shaped("weights [T] and curve [..., T]", weights, curve)
   shares = jnp.broadcast_to(weights / weights.sum(), curve.shape)
   return jnp.where(shares == 0, 0, shares * curve).sum(axis=-1)
 
 
 def _curve(curve: jax.Array) -> jax.Array:
   curve = _rows.widened(curve)
-  if curve.ndim == 0 or curve.shape[-1] == 0:
-    raise ValueError(f"Expected a curve [..., T + 1], got shape {curve.shape}.")
+  shaped("a curve [..., T > 0]", curve)
   return curve
 
 

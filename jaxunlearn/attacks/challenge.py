@@ -33,6 +33,7 @@ from jaxunlearn.attacks.u_lira import Unlearn
 from jaxunlearn.core import checks
 from jaxunlearn.core.keys import derive
 from jaxunlearn.core.legacy import renamed
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import map_many, train
 from jaxunlearn.core.types import PyTree, Variables
@@ -122,11 +123,11 @@ def forgetting_quality(
   """
   unlearned = _normals.floats(unlearned_statistics, "unlearned_statistics")
   retrained = _normals.floats(retrained_statistics, "retrained_statistics")
-  if unlearned.ndim != 2 or unlearned.shape != retrained.shape:
-    raise ValueError(
-      "Expected unlearned_statistics and retrained_statistics of one shape "
-      f"[M, F], got {unlearned.shape} and {retrained.shape}."
-    )
+  shaped(
+    "unlearned_statistics [M, F] and retrained_statistics [M, F]",
+    unlearned,
+    retrained,
+  )
   num_models = unlearned.shape[0]
   if num_models < 3:
     raise ValueError(

@@ -25,6 +25,7 @@ import numpy as np
 from jaxunlearn.attacks import population, roc
 from jaxunlearn.core import checks
 from jaxunlearn.core.legacy import renamed
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.metrics import (
   _rows,
   confidence,
@@ -91,11 +92,7 @@ def logistic_attack(
       raise ValueError(f"Expected {name} [N] or [N, F], got {rows.shape}.")
     checks.finite(rows, name)
     groups.append(rows)
-  if groups[0].shape[1] != groups[1].shape[1]:
-    raise ValueError(
-      f"Expected other_features of width {groups[0].shape[1]}, that of "
-      f"forget_features, got {groups[1].shape[1]}."
-    )
+  shaped("forget_features [N, F] and other_features [M, F]", *groups)
   count = min(map(len, groups))
   # The split takes its share of both groups together.
   _check_parts(count, math.ceil(test_share * 2 * count) / 2)
@@ -234,11 +231,7 @@ def fit_logistic(
   checks.positive(strength=strength, num_steps=num_steps)
   scores = _rows.widened(scores)
   is_member = jnp.asarray(is_member)
-  if scores.ndim != 1 or is_member.shape != scores.shape:
-    raise ValueError(
-      f"Expected scores [N] and is_member [N], got shapes {scores.shape} and "
-      f"{is_member.shape}."
-    )
+  shaped("scores [N] and is_member [N]", scores, is_member)
   checks.hard_request(is_member, "is_member")
   weight = _rows.weights_of(weights, scores)
   total = weight.sum()

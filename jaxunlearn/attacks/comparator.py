@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from jaxunlearn import metrics
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.types import PyTree, Variables
 
@@ -161,11 +162,7 @@ def threshold_curve(
   Raises:
     ValueError: the shapes do not match.
   """
-  if positive.ndim != 1 or positive.shape != other.shape:
-    raise ValueError(
-      f"Expected positive and other of one shape [N], got {positive.shape} and "
-      f"{other.shape}."
-    )
+  shaped("positive [N] and other [N]", positive, other)
   weight = jnp.ones(positive.shape) if weights is None else weights
   checks.weights(weight, length=len(positive))
   share = jnp.asarray(weight, jnp.float32) / jnp.sum(weight)
@@ -209,11 +206,7 @@ def privacy_score(
     >>> float(privacy_score(signals, signals).value)
     1.0
   """
-  if unlearned.shape != retrained.shape or unlearned.shape[:-1] != (2,):
-    raise ValueError(
-      "Expected unlearned and retrained of one shape [2, N], got "
-      f"{unlearned.shape} and {retrained.shape}."
-    )
+  shaped("unlearned [2, N] and retrained [2, N]", unlearned, retrained)
   found: list[ThresholdCurve] = []
   for i, ends in enumerate(RANGES):
     thresholds = jnp.linspace(*ends, num_thresholds)

@@ -24,6 +24,7 @@ import optax
 from jaxunlearn.attacks.concept_retrieval import ORIGINAL, UNLEARNED
 from jaxunlearn.core import checks
 from jaxunlearn.core.phase import phase
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.types import Variables
 from jaxunlearn.losses.classification import cross_entropy
@@ -206,11 +207,7 @@ def hard_triplet_loss(
     _rows.widened, (anchor, positive, negatives)
   )
   _rows.same_shape(anchor, positive, "anchor", "positive")
-  if negatives.ndim != 3 or negatives[:, 0].shape != anchor.shape:
-    raise ValueError(
-      f"Expected negatives [B, K, D] of anchors {anchor.shape}, got shape "
-      f"{negatives.shape}."
-    )
+  shaped("anchor [B, D] and negatives [B, K, D]", anchor, negatives)
   near = _distance(anchor, positive)
   far = _distance(anchor[:, None], negatives).min(axis=1)
   return jnp.maximum(near - far + margin, 0)
@@ -219,11 +216,8 @@ def hard_triplet_loss(
 def _sides(original: jax.Array, unlearned: jax.Array) -> list[jax.Array]:
   """The two sets of images, in the order of their labels."""
   original, unlearned = jnp.asarray(original), jnp.asarray(unlearned)
-  if original.ndim < 2 or original.shape[1:] != unlearned.shape[1:]:
-    raise ValueError(
-      "Expected original_images and unlearned_images with rows of one shape, "
-      f"got {original.shape} and {unlearned.shape}."
-    )
+  wanted = "original_images [N, ..., C] and unlearned_images [M, ..., C]"
+  shaped(wanted, original, unlearned)
   checks.finite(original, "original_images")
   checks.finite(unlearned, "unlearned_images")
   return [unlearned, original]

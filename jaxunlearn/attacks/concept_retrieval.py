@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.metrics import _rows
 
 _BRACKETS = ("code", "quotient")
@@ -54,12 +55,7 @@ def reference_similarity(
   checks.one_of(_BRACKETS, bracket=bracket)
   features = _rows.widened(features)
   references = _rows.rows_of(references, "references")
-  if features.ndim < 1 or features.shape[-1:] != references.shape[1:]:
-    raise ValueError(
-      f"Expected features [..., {references.shape[1]}], got {features.shape}."
-    )
-  if references.shape[0] == 0:
-    raise ValueError("Expected references [N, D] with N > 0, got none.")
+  shaped("features [..., D] and references [N > 0, D]", features, references)
   cosines = jnp.matmul(
     _unit(features), _unit(references).T, precision="highest"
   )
@@ -108,11 +104,7 @@ def concept_retrieval_score(
   partial = jnp.asarray(partial)
   if partial.ndim == 2:
     partial = partial[:, None]
-  if partial.ndim != 3 or 0 in partial.shape[:2]:
-    raise ValueError(
-      "Expected partial [P, n, D] with P, n > 0, got shape "
-      f"{jnp.shape(partial)}."
-    )
+  shaped("partial [P > 0, n > 0, D]", partial)
   to_original = reference_similarity(partial, original).mean(axis=1)
   to_unlearned = reference_similarity(partial, unlearned).mean(axis=1)
   difference = to_original - to_unlearned
@@ -138,8 +130,7 @@ def concept_confidence_score(logits: jax.Array) -> jax.Array:
     ValueError: another number of logits, or none.
   """
   logits = _rows.widened(logits)
-  if logits.ndim < 2 or logits.shape[-1] != 2 or logits.size == 0:
-    raise ValueError(f"Expected logits [..., 2], got shape {logits.shape}.")
+  shaped("logits [..., N > 0, 2]", logits)
   return jax.nn.softmax(logits, axis=-1)[..., ORIGINAL].mean()
 
 
@@ -172,15 +163,8 @@ def excess_retrieval(
   checks.fraction(psi_max=psi_max)
   curve, retrained = _rows.widened(curve), _rows.widened(curve_retrained)
   psi = _rows.widened(psi)
-  if psi.ndim != 1 or curve.shape[-1:] != psi.shape:
-    raise ValueError(
-      f"Expected curve [..., P] and psi [P], got {curve.shape}, {psi.shape}."
-    )
-  if retrained.shape not in (psi.shape, curve.shape):
-    raise ValueError(
-      f"Expected curve_retrained of shape {psi.shape} or {curve.shape}, got "
-      f"{retrained.shape}."
-    )
+  wanted = "curve [..., P], psi [P] and curve_retrained [P] or [..., P]"
+  shaped(wanted, curve, psi, retrained)
   retrained = jnp.broadcast_to(retrained, curve.shape)
   counted = jnp.broadcast_to(psi <= psi_max + 1e-6, curve.shape)
   total = jnp.where(counted, curve - retrained, 0).sum(axis=-1)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.attacks.language import lowest_mean
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 
 
 class EntityFact(NamedTuple):
@@ -236,10 +237,7 @@ def text_membership(
     ValueError: a share outside (0, 1]; sizes of another shape.
   """
   log_p, mask = scores.log_prob, scores.mask
-  if jnp.shape(zlib_bytes) != log_p.shape[:1]:
-    raise ValueError(
-      f"Expected zlib_bytes {log_p.shape[:1]}, got {jnp.shape(zlib_bytes)}."
-    )
+  shaped(f"zlib_bytes [{len(log_p)}]", zlib_bytes)
   loss = lowest_mean(log_p, mask, k=1.0)
   # As in attacks.language: a uniform prediction has no spread.
   usual = (log_p - scores.expected) / jnp.maximum(scores.spread, 1e-3)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 
 LEVELS = ("closed", "direct", "neighbour", "format", "false")
 
@@ -188,13 +189,8 @@ def told_in_context(
   """
   checks.typed_key(key)
   checks.count(1, num_contexts=num_contexts)
-  shapes = tuple(map(np.shape, (told, query, answer)))
-  ranks = tuple(map(len, shapes))
-  if ranks != (3, 2, 1) or len({shape[0] for shape in shapes}) > 1:
-    raise ValueError(
-      "Expected told [F, K, S], query [F, Q] and answer [F], got shapes "
-      f"{', '.join(map(str, shapes))}."
-    )
+  wanted = "told [F, K, S], query [F, Q] and answer [F]"
+  shaped(wanted, told, query, answer)
 
   def one(key: jax.Array, told: jax.Array, query: jax.Array) -> jax.Array:
     return jnp.concatenate([jax.random.permutation(key, told).ravel(), query])
@@ -260,10 +256,7 @@ def _check(facts: Facts, request: jax.Array) -> None:
       "Expected sentence [F, S], query [F, Q], answer [F] and kind [F], got "
       f"shapes {', '.join(map(str, shapes))}."
     )
-  if request.shape != (num,) or request.dtype != jnp.bool_:
-    raise ValueError(
-      f"Expected request bool ({num},), got {request.dtype} {request.shape}."
-    )
+  shaped(f"request bool [{num}]", request)
   if checks.is_concrete(request) and not np.asarray(request).any():
     raise ValueError("Expected request to ask for a fact, got an empty one.")
   told = (facts.sentence == facts.answer[:, None]).any(axis=1)

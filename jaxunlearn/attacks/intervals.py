@@ -26,6 +26,7 @@ import numpy as np
 from jaxunlearn.attacks import roc
 from jaxunlearn.core import checks
 from jaxunlearn.core.legacy import renamed
+from jaxunlearn.core.shaped import shaped
 
 
 class Interval(NamedTuple):
@@ -103,10 +104,7 @@ def bootstrap(
     ("other_mask", other_mask, shapes[1]),
   ):
     mask = jnp.ones(shape, bool) if mask is None else jnp.asarray(mask)
-    if mask.shape != shape or mask.dtype != jnp.bool_:
-      raise ValueError(
-        f"Expected {name} bool {shape}, got {mask.dtype} {mask.shape}."
-      )
+    shaped(f"{name} bool {list(shape)}", mask)
     masks.append(mask)
   members, others, *weights = roc.groups_of(
     jnp.ravel(member_scores), jnp.ravel(other_scores), *map(jnp.ravel, masks)
@@ -330,11 +328,7 @@ def _kept(scores: Any, mask: Any, name: str) -> np.ndarray:
   if not np.issubdtype(scores.dtype, np.float64):
     scores = scores.astype(np.float32)
   mask = np.ones(scores.shape, bool) if mask is None else np.asarray(mask)
-  if scores.ndim != 1 or mask.shape != scores.shape or mask.dtype != bool:
-    raise ValueError(
-      f"Expected {name}_scores [N] and {name}_mask bool [N], got "
-      f"{scores.shape} and {mask.dtype} {mask.shape}."
-    )
+  shaped(f"{name}_scores [N] and {name}_mask bool [N]", scores, mask)
   scores = scores[mask]
   if scores.size == 0:
     raise ValueError(f"Expected {name}_scores of some rows, got 0.")

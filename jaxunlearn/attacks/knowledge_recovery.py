@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.training import map_many
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import PyTree, Variables
@@ -129,8 +130,7 @@ def recover(
     after = attacked(attack)
   else:
     rates = _rows.widened(rates)
-    if rates.ndim != 1 or not rates.size:
-      raise ValueError(f"Expected rates [R], R >= 1, got shape {rates.shape}.")
+    shaped("rates [R > 0]", rates)
     make: Any = attack
     after = map_many(lambda r: attacked(make(r)), rates, strategy=strategy)
   both = jnp.broadcast_arrays(before, after, original)

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.losses.classification import cross_entropy
 from jaxunlearn.metrics import _rows
@@ -143,11 +144,7 @@ def zlib_score(scores: Any, texts: Sequence[str]) -> np.ndarray:
   import zlib
 
   scores = np.asarray(scores)
-  if scores.shape != (len(texts),):
-    raise ValueError(
-      f"Expected scores [{len(texts)}], one for each text, got shape "
-      f"{scores.shape}."
-    )
+  shaped(f"scores [{len(texts)}]", scores)
   sizes = [len(zlib.compress(text.encode("utf-8"))) for text in texts]
   return scores / np.asarray(sizes, scores.dtype)
 
@@ -362,11 +359,7 @@ def privleak(auc_unlearned: Any, auc_retrained: Any) -> jax.Array:
 def _tokens(logits, targets, token_mask):
   """Widened logits, targets with 0 where masked, and the mask."""
   logits, targets = _rows.widened(logits), jnp.asarray(targets)
-  if logits.ndim < 2 or targets.shape != logits.shape[:-1]:
-    raise ValueError(
-      "Expected logits [..., T, V] and targets [..., T], got shapes "
-      f"{logits.shape} and {targets.shape}."
-    )
+  shaped("logits [..., T, V] and targets [..., T]", logits, targets)
   mask = _mask_of(token_mask, targets.shape, "token_mask")
   targets = jnp.where(mask, targets, 0)
   checks.labels(targets, logits.shape[-1], "targets")
@@ -375,8 +368,5 @@ def _tokens(logits, targets, token_mask):
 
 def _mask_of(mask, shape, name):
   mask = jnp.ones(shape, bool) if mask is None else jnp.asarray(mask)
-  if mask.shape != shape or mask.dtype != jnp.bool_:
-    raise ValueError(
-      f"Expected {name} bool {shape}, got {mask.dtype} {mask.shape}."
-    )
+  shaped(f"{name} bool {list(shape)}", mask)
   return mask

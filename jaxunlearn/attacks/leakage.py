@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxunlearn.attacks.step_by_step import Queries
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 
 
 class Leaks(NamedTuple):
@@ -173,15 +174,8 @@ def fact_distances(
 def _asked(queries: Queries, request: jax.Array, *rows: jax.Array) -> jax.Array:
   """Which queries are about requested facts, bool [Q]."""
   for row in rows:
-    if row.shape != queries.fact.shape or row.dtype != jnp.bool_:
-      raise ValueError(
-        f"Expected answers found of bool {queries.fact.shape}, got "
-        f"{row.dtype} {row.shape}."
-      )
-  if request.ndim != 1 or request.dtype != jnp.bool_:
-    raise ValueError(
-      f"Expected request bool [F], got {request.dtype} {request.shape}."
-    )
+    shaped(f"answers found bool {list(queries.fact.shape)}", row)
+  shaped("request bool [F]", request)
   if checks.is_concrete(request) and not np.asarray(request).any():
     raise ValueError("Expected request to ask for a fact, got an empty one.")
   checks.labels(queries.fact, request.shape[0], "fact")

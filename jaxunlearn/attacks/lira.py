@@ -26,6 +26,7 @@ import jax
 
 from jaxunlearn.attacks import _normals
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 
 MODES = ("online", "offline")
 
@@ -73,11 +74,10 @@ def lira_scores(
   """
   target = _normals.floats(target_statistics, "target_statistics")
   shadow = _normals.floats(shadow_statistics, "shadow_statistics", ndim=3)
-  if target.ndim not in (2, 3) or target.shape[-2:] != shadow.shape[1:]:
-    raise ValueError(
-      "Expected target_statistics [N, A] or [T, N, A] with [N, A] = "
-      f"{shadow.shape[1:]}, that of shadow_statistics, got {target.shape}."
-    )
+  wanted = (
+    "shadow_statistics [S, N, A] and target_statistics [N, A] or [T, N, A]"
+  )
+  shaped(wanted, shadow, target)
   masks = _normals.mask_of(shadow_masks, shadow, "shadow_masks")
   checks.one_of(MODES, mode=mode)
   _normals.check_options(variance, center, floor, two_sided, mode)
@@ -164,9 +164,5 @@ def global_threshold(target_statistics: jax.Array) -> jax.Array:
     ValueError: another number of axes.
   """
   target = _normals.floats(target_statistics, "target_statistics")
-  if target.ndim not in (2, 3):
-    raise ValueError(
-      "Expected target_statistics [N, A] or [T, N, A], got shape "
-      f"{target.shape}."
-    )
+  shaped("target_statistics [N, A] or [T, N, A]", target)
   return target.mean(axis=-1)

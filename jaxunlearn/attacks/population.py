@@ -26,6 +26,7 @@ import numpy as np
 
 from jaxunlearn.attacks import roc
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.losses.classification import cross_entropy
 from jaxunlearn.metrics import (
   _rows,
@@ -391,9 +392,6 @@ def _labels(labels, like, num_classes, name):
       raise ValueError(f"Expected {name} for {num_classes} classes, got None.")
     return jnp.zeros(like.shape, jnp.int32)
   labels = jnp.asarray(labels)
-  if labels.shape != like.shape:
-    raise ValueError(
-      f"Expected {name} of shape {like.shape}, got {labels.shape}."
-    )
+  shaped(f"{name} {list(like.shape)}", labels)
   checks.labels(labels, num_classes, name)
   return labels.astype(jnp.int32)

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.sampling import take_rows
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.types import PyTree, Variables
 from jaxunlearn.metrics import _rows, utility
@@ -206,8 +207,7 @@ def _check(data, labels, fit_mask, eval_mask, num_classes, ridge) -> None:
   checks.request(data, fit_mask, "fit_mask")
   checks.request(data, eval_mask, "eval_mask")
   n = checks.num_rows(data)
-  if labels.shape != (n,):
-    raise ValueError(f"Expected labels of shape ({n},), got {labels.shape}.")
+  shaped(f"labels [{n}]", labels)
   checks.labels(labels, num_classes, "labels")
 
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 
 
 class RegressionAttack(NamedTuple):
@@ -111,8 +112,7 @@ def regression_attack(
 
 def _errors(values: Any, name: str) -> np.ndarray:
   rows = np.asarray(values).astype(np.float64)
-  if rows.ndim != 1:
-    raise ValueError(f"Expected {name} [N], got shape {rows.shape}.")
+  shaped(f"{name} [N]", rows)
   checks.finite(rows, name)
   if (rows < 0).any():
     raise ValueError(f"Expected {name} >= 0, got {rows.min()}.")

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.attacks import _normals
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.training import map_many
 from jaxunlearn.metrics import _rows, separation_auc
 
@@ -327,12 +328,8 @@ def _shadows(
   signals = _signals(signals, "shadow_signals", 3)
   masks = _normals.mask_of(masks, signals, "shadow_masks")
   population = _signals(population, "shadow_population", 3)
-  models, rows, queries = population.shape
-  if (models, queries) != (signals.shape[0], signals.shape[2]) or rows == 0:
-    raise ValueError(
-      f"Expected shadow_population [{signals.shape[0]}, Z, "
-      f"{signals.shape[2]}] with Z > 0, got {population.shape}."
-    )
+  wanted = "shadow_signals [S, N, A] and shadow_population [S, Z > 0, A]"
+  shaped(wanted, signals, population)
   return signals, masks, population
 
 

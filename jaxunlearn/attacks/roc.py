@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.metrics import _rows, separation_auc
 
 # Shares are compared with counts: 0.1 * 10 may be a hair under 1.
@@ -248,14 +249,9 @@ def groups_of(member_scores, other_scores, member_mask, other_mask):
   ):
     given, mask_given = values, mask
     values = _rows.widened(values)
-    if values.ndim != 1:
-      raise ValueError(f"Expected {name}_scores [N], got shape {values.shape}.")
+    shaped(f"{name}_scores [N]", values)
     mask = jnp.ones(values.shape, bool) if mask is None else jnp.asarray(mask)
-    if mask.shape != values.shape:
-      raise ValueError(
-        f"Expected {name}_mask of the shape of {name}_scores {values.shape}, "
-        f"got {mask.shape}."
-      )
+    shaped(f"{name}_scores [N] and {name}_mask [N]", values, mask)
     if mask.dtype != jnp.bool_ and not jnp.issubdtype(mask.dtype, jnp.floating):
       raise ValueError(f"Expected {name}_mask bool or float, got {mask.dtype}.")
     _look(name, given, mask_given)

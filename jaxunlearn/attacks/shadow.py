@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxunlearn.core import checks
 from jaxunlearn.core.drivers import predict
 from jaxunlearn.core.legacy import renamed
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import map_many, train
 from jaxunlearn.core.types import PyTree, Variables
@@ -110,10 +111,7 @@ def u_lira_masks(
       groups of another shape or dtype.
   """
   targets = jnp.asarray(targets)
-  if targets.ndim != 1 or targets.dtype != jnp.bool_:
-    raise ValueError(
-      f"Expected targets bool [N], got {targets.dtype} {targets.shape}."
-    )
+  shaped("targets bool [N]", targets)
   checks.positive(num_models=num_models)
   if num_models % 3:
     raise ValueError(
@@ -125,10 +123,7 @@ def u_lira_masks(
   rank = _ranks(target_key, num_models, num_rows)
   if groups is not None:
     groups = jnp.asarray(groups)
-    if groups.shape != (num_rows,):
-      raise ValueError(
-        f"Expected groups of shape ({num_rows},), got {groups.shape}."
-      )
+    shaped(f"groups [{num_rows}]", groups)
     checks.labels(groups, num_rows, "groups")
     rank = rank[:, groups]
   third = num_models // 3

@@ -29,6 +29,7 @@ from jaxunlearn.attacks.shadow import Augment, Statistic, query_statistics
 from jaxunlearn.core import checks
 from jaxunlearn.core.keys import derive
 from jaxunlearn.core.legacy import renamed
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import map_many, train
 from jaxunlearn.core.types import PyTree, Request, Variables
@@ -147,11 +148,10 @@ def u_lira_scores(
   ):
     x = _normals.floats(statistics, f"{kind}_statistics", 3)
     use = _normals.mask_of(masks, x, f"{kind}_masks")
-    if target.ndim not in (2, 3) or target.shape[-2:] != x.shape[1:]:
-      raise ValueError(
-        "Expected target_statistics [N, A] or [T, N, A] with [N, A] = "
-        f"{x.shape[1:]}, that of {kind}_statistics, got {target.shape}."
-      )
+    wanted = (
+      f"{kind}_statistics [S, N, A] and target_statistics [N, A] or [T, N, A]"
+    )
+    shaped(wanted, x, target)
     _normals.enough_models(use, needed, kind)
     fit = _normals.fit_rows(x, use, center, chunk_size)
     normals.append(_normals.normal_of(fit, variance, floor))
@@ -220,11 +220,7 @@ def u_lira_shadows(
     ("forget_masks", forget_masks),
   ):
     wanted = (train_masks.shape[0], num_rows) if train_masks.ndim else ()
-    if masks.shape != wanted or masks.dtype != jnp.bool_:
-      raise ValueError(
-        f"Expected {name} bool [S, {num_rows}], got {masks.dtype} "
-        f"{masks.shape}."
-      )
+    shaped(f"{name} bool {list(wanted)}", masks)
   stray = forget_masks & ~train_masks
   if checks.is_concrete(stray) and bool(stray.any()):
     raise ValueError(

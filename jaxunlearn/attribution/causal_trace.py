@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.legacy import renamed
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.types import Variables
 from jaxunlearn.language.types import LanguageModel, Text, check_text
 from jaxunlearn.models.decoder import Edits, States
@@ -111,11 +112,7 @@ def causal_trace(
   )
   checks.non_negative(noise=noise)
   subject = jnp.asarray(subject)
-  if subject.shape != x.tokens.shape or subject.dtype != jnp.bool_:
-    raise ValueError(
-      f"Expected subject bool {x.tokens.shape}, got {subject.dtype} "
-      f"{subject.shape}."
-    )
+  shaped(f"subject bool {list(x.tokens.shape)}", subject)
   length = x.tokens.shape[1]
   place = jnp.arange(length, dtype=jnp.int32)[None]
   subject &= place < x.prompt[:, None]

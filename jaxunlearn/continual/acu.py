@@ -48,6 +48,7 @@ from jaxunlearn.continual.acu_recursive import (
 from jaxunlearn.core import checks
 from jaxunlearn.core.per_example import sum_chunks
 from jaxunlearn.core.sampling import blank_rows
+from jaxunlearn.core.shaped import shaped
 
 FORMS = ("exact", "statistics", "recursive")
 _PRESENT = 1e-3  # A class of less weight than this has been forgotten.
@@ -171,10 +172,7 @@ def acu(
       ("features", z, num_features),
       ("targets", y, num_classes),
     ):
-      if found.ndim != 2 or found.shape[1] != width:
-        raise ValueError(
-          f"Expected {name} of shape [k, {width}], got {found.shape}."
-        )
+      shaped(f"{name} [k, {width}]", found)
     n = checks.num_rows((z, y), name="features and targets")
     if weights is None:
       weights = jnp.ones(n, bool)
@@ -275,10 +273,7 @@ def acu_logits(head: AcuHead, features: jax.Array) -> jax.Array:
     [[0.25, -inf], [0.0, -inf]]
   """
   width = head.kernel.shape[0]
-  if features.ndim != 2 or features.shape[1] != width:
-    raise ValueError(
-      f"Expected features of shape [B, {width}], got {features.shape}."
-    )
+  shaped(f"features [B, {width}]", features)
   scores = jnp.matmul(
     features.astype(head.kernel.dtype),
     head.kernel,

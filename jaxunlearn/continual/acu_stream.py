@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxunlearn.continual.acu import Acu, AcuHead, AcuState, _added
 from jaxunlearn.core import checks
 from jaxunlearn.core.sampling import take_rows
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.types import PyTree
 
 
@@ -116,11 +117,7 @@ def acu_stream(
     ("learn_masks", learn_masks),
     ("forget_masks", forget_masks),
   ):
-    if masks.dtype != jnp.bool_ or masks.ndim != 2 or masks.shape[1] != n:
-      raise ValueError(
-        f"Expected {name} bool of shape [T, {n}], got {masks.dtype} "
-        f"{masks.shape}."
-      )
+    shaped(f"{name} bool [T, {n}]", masks)
   checks.num_rows((learn_masks, forget_masks), name="learn and forget masks")
   used = learn_masks.any(axis=0)
   if start is not None:
@@ -264,11 +261,7 @@ def acu_by_class(learner: Acu, num_classes: int) -> AcuByClass:
 
   def forget_classes(state: AcuState, class_mask: jax.Array) -> AcuState:
     mask = jnp.asarray(class_mask)
-    if mask.shape != (num_classes,) or mask.dtype != jnp.bool_:
-      raise ValueError(
-        f"Expected class_mask bool of shape ({num_classes},), got {mask.dtype} "
-        f"{mask.shape}."
-      )
+    shaped(f"class_mask bool [{num_classes}]", mask)
     drop = lambda leaf: jnp.where(
       mask.reshape(-1, *[1] * (leaf.ndim - 1)), jnp.zeros_like(leaf), leaf
     )

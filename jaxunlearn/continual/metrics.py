@@ -15,6 +15,7 @@ from jaxunlearn import losses
 from jaxunlearn.continual.stream import learned_after
 from jaxunlearn.continual.types import Stream
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 
 UNSEEN, RETAINED, FORGOTTEN = 0, 1, 2
 
@@ -56,19 +57,12 @@ def task_accuracy(
   """
   logits, labels, task = map(jnp.asarray, (logits, labels, task))
   _check_rows(logits, task, num_tasks)
-  if labels.shape != task.shape:
-    raise ValueError(
-      f"Expected labels of shape {task.shape}, got {labels.shape}."
-    )
+  shaped(f"labels {list(task.shape)}", labels)
   checks.labels(labels, logits.shape[-1], "labels")
   is_nan = ~(logits < jnp.inf).all(axis=-1)
   if class_masks is not None:
     class_masks = jnp.asarray(class_masks)
-    if class_masks.shape != (num_tasks, logits.shape[-1]):
-      raise ValueError(
-        f"Expected class_masks {(num_tasks, logits.shape[-1])}, got "
-        f"{class_masks.shape}."
-      )
+    shaped(f"class_masks [{num_tasks}, {logits.shape[-1]}]", class_masks)
     own = jnp.broadcast_to(class_masks[task], logits.shape)
     logits = jnp.where(own, logits, -jnp.inf)
   is_right = logits.argmax(axis=-1) == jnp.broadcast_to(labels, is_nan.shape)
@@ -318,26 +312,15 @@ def _history(accuracy, status):
 
 
 def _check(accuracy: jax.Array, status: jax.Array) -> None:
-  if jnp.ndim(accuracy) != 2:
-    raise ValueError(
-      f"Expected accuracy [T, K], got shape {jnp.shape(accuracy)}."
-    )
+  shaped("accuracy [T, K]", accuracy)
   _same(accuracy, status, "status", "accuracy")
 
 
 def _same(a: jax.Array, b: jax.Array, name: str, like: str) -> None:
-  if jnp.shape(a) != jnp.shape(b):
-    raise ValueError(
-      f"Expected {name} of the shape of {like} {jnp.shape(a)}, got "
-      f"{jnp.shape(b)}."
-    )
+  shaped(f"{like} [...] and {name} [...]", a, b)
 
 
 def _check_rows(logits: jax.Array, task: jax.Array, num_tasks: int) -> None:
   checks.positive(num_tasks=num_tasks)
-  if logits.ndim < 2 or task.shape != logits.shape[-2:-1]:
-    raise ValueError(
-      "Expected logits [..., N, C] and task [N], got shapes "
-      f"{logits.shape} and {task.shape}."
-    )
+  shaped("logits [..., N, C] and task [N]", logits, task)
   checks.labels(task, num_tasks, "task")

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxunlearn.continual.types import Learner, Stream, empty_ledger
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.types import PyTree
 
 
@@ -64,10 +65,7 @@ def task_stream(task: jax.Array, events: Sequence[Event]) -> Stream:
     [[False, False, False], [True, True, False]]
   """
   known = np.asarray(task)
-  if known.ndim != 1 or not np.issubdtype(known.dtype, np.integer):
-    raise ValueError(
-      f"Expected task int [N], got {known.dtype} of shape {known.shape}."
-    )
+  shaped("task int [N]", known)
   if not events:
     raise ValueError("Expected events, got none.")
   for event in events:
@@ -112,8 +110,7 @@ def mask_stream(
   forget_masks = jnp.asarray(forget_masks)
   rows = learn_masks.shape[-1:]
   task = jnp.zeros(rows, jnp.int32) if task is None else jnp.asarray(task)
-  if not jnp.issubdtype(task.dtype, jnp.integer):
-    raise ValueError(f"Expected task int [N], got {task.dtype}.")
+  shaped("task int [N]", task)
   stream = Stream(learn_masks, forget_masks, task.astype(jnp.int32))
   _check_masks(stream)
   return stream
@@ -324,18 +321,10 @@ def _any_event(learn_masks: Any, forget_masks: Any) -> Any:
 
 def _check_masks(stream: Stream) -> None:
   learn_masks, forget_masks = stream.learn_masks, stream.forget_masks
-  shape = jnp.shape(learn_masks)
-  if len(shape) != 2 or shape[0] == 0 or jnp.shape(forget_masks) != shape:
-    raise ValueError(
-      "Expected learn_masks and forget_masks of one shape [T, N], T >= 1, got "
-      f"{shape} and {jnp.shape(forget_masks)}."
-    )
+  wanted = "learn_masks [T > 0, N], forget_masks [T, N] and task [N]"
+  shaped(wanted, learn_masks, forget_masks, stream.task)
   checks.hard_request(learn_masks, "learn_masks")
   checks.hard_request(forget_masks, "forget_masks")
-  if jnp.shape(stream.task) != shape[1:]:
-    raise ValueError(
-      f"Expected task of shape {shape[1:]}, got {jnp.shape(stream.task)}."
-    )
   if checks.is_concrete(learn_masks) and checks.is_concrete(forget_masks):
     both = (np.asarray(learn_masks) & np.asarray(forget_masks)).any(axis=1)
     if both.any():

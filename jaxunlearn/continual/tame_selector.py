@@ -19,6 +19,7 @@ import optax
 from jaxunlearn.continual.tame_types import Tame, TameState, squashed
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import masked
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import FitFields, Model, as_fit
 from jaxunlearn.core.training import fitting, train
 from jaxunlearn.core.transform import PhaseInfo
@@ -104,10 +105,7 @@ def tame_selector(
     lambda k, x: selector.predict(selector.init(k, x), x), key, data["x"]
   )
   wanted = (weights.shape[0], state.used.shape[0])
-  if outputs.shape != wanted:
-    raise ValueError(
-      f"Expected selector outputs of shape {wanted}, got {outputs.shape}."
-    )
+  shaped(f"selector outputs {list(wanted)}", outputs)
   variables, info = train(
     model,
     data,

@@ -11,6 +11,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxunlearn.core.shaped import shaped
+
 _AREA = 2 / 3
 
 
@@ -40,10 +42,7 @@ def turned_crops(
     ((4, 6, 6, 1), [0, 1, 2, 3])
   """
   images = jnp.asarray(images)
-  if images.ndim != 4 or images.shape[1] != images.shape[2]:
-    raise ValueError(
-      f"Expected square images [B, S, S, channels], got shape {images.shape}."
-    )
+  shaped("square images [B, S, S, C]", images)
   size = images.shape[1]
   corner_key, turn_key = jax.random.split(key)
   scale = _AREA**-0.5

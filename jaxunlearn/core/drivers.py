@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxunlearn.core import checks, given
 from jaxunlearn.core.legacy import renamed
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Model, as_task
 from jaxunlearn.core.training import check_labels, map_many
 from jaxunlearn.core.transform import Transform
@@ -131,17 +132,9 @@ def unlearn_sequence(
   """
   checks.functions(method=method)
   forget_masks = jnp.asarray(forget_masks)
-  if forget_masks.ndim != 2:
-    raise ValueError(
-      f"Expected forget_masks of shape [R, N], got {forget_masks.shape}."
-    )
+  shaped("forget_masks [R, N] and keys [R, ...]", forget_masks, keys)
   checks.hard_request(forget_masks, "forget_masks")
   checks.request(data, forget_masks[0], "a row of forget_masks")
-  if jnp.shape(keys)[:1] != forget_masks.shape[:1]:
-    raise ValueError(
-      f"Expected keys of shape ({len(forget_masks)},), one per request, got "
-      f"{jnp.shape(keys)}."
-    )
   given.rows(data)
   if checks.is_concrete(forget_masks):
     every = np.asarray(forget_masks)

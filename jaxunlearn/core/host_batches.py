@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxunlearn.core import checks, fingerprints, given, sampling
 from jaxunlearn.core.phase import pool_of, sample_key
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import ALL, PyTree, Request, Step, as_request
 
@@ -47,13 +48,7 @@ def host_batch(
   n = checks.num_rows(rows, "rows")
   forget = np.asarray(forget)
   weight = np.ones(n, np.float32) if weight is None else np.asarray(weight)
-  if forget.shape != (n,) or forget.dtype != np.bool_:
-    raise ValueError(
-      f"Expected forget of shape ({n},) and dtype bool, got {forget.shape} of "
-      f"{forget.dtype}."
-    )
-  if weight.shape != (n,):
-    raise ValueError(f"Expected weight of shape ({n},), got {weight.shape}.")
+  shaped(f"forget bool [{n}] and weight [{n}]", forget, weight)
   place = np.arange(n, dtype=np.int32)
   fields: list[Any] = [
     weight.astype(np.float32),

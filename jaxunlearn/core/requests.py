@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks, given, integers
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.worst_case import Search as Search
 from jaxunlearn.core.worst_case import worst_case as worst_case
 
@@ -255,10 +256,7 @@ def identified(
   checks.typed_key(key)
   checks.fraction(share=share)
   damaged = jnp.asarray(damaged)
-  if damaged.ndim != 1 or damaged.dtype != jnp.bool_:
-    raise ValueError(
-      f"Expected damaged bool [N], got {damaged.dtype} {damaged.shape}."
-    )
+  shaped("damaged bool [N]", damaged)
   if checks.is_concrete(damaged) and not bool(damaged.any()):
     raise ValueError("Expected a damaged row, got none.")
   order = jax.random.permutation(key, damaged.shape[0])
@@ -277,8 +275,7 @@ def groups(column: Any, values: Sequence[Any] | Any) -> jax.Array:
     ValueError: a value that no row has, with the values that exist.
   """
   column = np.asarray(column)
-  if column.ndim != 1:
-    raise ValueError(f"Expected column [N], got shape {column.shape}.")
+  shaped("column [N]", column)
   single = isinstance(values, str) or np.ndim(values) == 0
   if not single and not len(values):
     raise ValueError("Expected at least one value of a group, got none.")
@@ -307,10 +304,7 @@ def nested(masks: jax.Array) -> jax.Array:
       two of them.
   """
   masks = jnp.asarray(masks)
-  if masks.ndim != 2 or masks.dtype != jnp.bool_:
-    raise ValueError(
-      f"Expected masks bool [R, N], got {masks.dtype} {masks.shape}."
-    )
+  shaped("masks bool [R, N]", masks)
   if checks.is_concrete(masks):
     named = np.asarray(masks)
     if not named.any(axis=1).all():

@@ -21,6 +21,7 @@ import optax
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.phase import phase
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Fit, FitFields, as_fit
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import Draw, Request, Slot
@@ -130,11 +131,7 @@ def esd(
   def erased_and_trained(request: Request) -> dict[str, jax.Array]:
     erased = read(request).prompts
     trained = erased if from_prompts is None else from_prompts
-    if trained.shape != erased.shape:
-      raise ValueError(
-        f"Expected from_prompts of shape {erased.shape}, one per prompt, got "
-        f"{trained.shape}."
-      )
+    shaped(f"from_prompts {list(erased.shape)}", trained)
     return {"erased": erased, "trained": trained}
 
   def objective(variables, step, key):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.diffusion.schedules import eps_from_v
 from jaxunlearn.diffusion.types import TEXT, Diffusion
 
@@ -309,8 +310,7 @@ def check_null(null_tokens: Any, vocab_size: int | None) -> jax.Array:
     ValueError: Expected null_tokens in 0 .. 7, got 0 .. 9.
   """
   found = np.asarray(null_tokens)
-  if found.ndim != 1 or found.size == 0:
-    raise ValueError(f"Expected null_tokens of shape [L], got {found.shape}.")
+  shaped("null_tokens [L > 0]", found)
   most = np.iinfo(np.int32).max if vocab_size is None else vocab_size
   checks.labels(found, int(most), "null_tokens")
   return jnp.asarray(found, jnp.int32)
@@ -331,8 +331,7 @@ def check_levels(levels: jax.Array) -> None:
     ValueError: Expected alphas_bar to fall between 1 and 0, both excluded,
     got 0.1 .. 0.9.
   """
-  if levels.ndim != 1 or levels.size == 0:
-    raise ValueError(f"Expected alphas_bar of shape [T], got {levels.shape}.")
+  shaped("alphas_bar [T > 0]", levels)
   if not checks.is_concrete(levels):
     return
   found = np.asarray(levels)

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.diffusion import samplers
 from jaxunlearn.diffusion.guidance import classifier_free
@@ -218,8 +219,7 @@ def concept_curve(
     [0.5, 0.25, 0.0]
   """
   psis = jnp.asarray(psis)
-  if psis.ndim != 1 or psis.size == 0:
-    raise ValueError(f"Expected psis of shape [P], P > 0, got {psis.shape}.")
+  shaped("psis [P > 0]", psis)
   if checks.is_concrete(psis):
     found = np.asarray(psis)
     checks.fraction(lowest_psi=found.min(), highest_psi=found.max())
@@ -235,11 +235,7 @@ def concept_curve(
       **sampler,  # type: ignore[arg-type]
     )
     found = recognise(images)
-    if found.shape != images.shape[:1]:
-      raise ValueError(
-        f"Expected recognise to return shape {images.shape[:1]}, got "
-        f"{found.shape}."
-      )
+    shaped(f"recognise to return [{len(images)}]", found)
     return found.astype(jnp.float32).mean()
 
   return jax.vmap(one)(psis)

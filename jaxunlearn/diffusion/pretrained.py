@@ -47,6 +47,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.diffusion.models import DENOISER, check_levels, check_null
 from jaxunlearn.diffusion.schedules import eps_from_v
@@ -133,20 +134,14 @@ def attach(
   def eps(params, x, t, context):
     given = jnp.moveaxis(x, -1, 1) if channels_first else x
     out = _field(unet(params[DENOISER], given, t, context), _SAMPLE)
-    if jnp.shape(out) != given.shape:
-      raise ValueError(
-        f"Expected unet to return shape {given.shape}, got {jnp.shape(out)}."
-      )
+    shaped(f"unet to return {list(given.shape)}", out)
     out = jnp.moveaxis(out, 1, -1) if channels_first else out
     return out if prediction == "eps" else eps_from_v(levels, x, out, t)
 
   def encode(params, tokens):
     context = _field(text_encoder(params[TEXT], tokens), _HIDDEN)
-    if jnp.ndim(context) != 3 or context.shape[:2] != tokens.shape:
-      raise ValueError(
-        f"Expected text_encoder to return {(*tokens.shape, 'D')}, got shape "
-        f"{jnp.shape(context)}."
-      )
+    rows, length = tokens.shape
+    shaped(f"text_encoder to return [{rows}, {length}, D]", context)
     return context
 
   def no_init(key: jax.Array) -> PyTree:

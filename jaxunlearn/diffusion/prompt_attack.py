@@ -40,6 +40,7 @@ import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.legacy import old_fields
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.training import map_many
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.diffusion import samplers, splicing, token_search
@@ -271,11 +272,7 @@ def _recognised(
     num_steps=num_steps,
   )
   found = recognise(images)
-  if found.shape != images.shape[:1] or found.dtype != jnp.bool_:
-    raise ValueError(
-      f"Expected recognise to return bool {images.shape[:1]}, got "
-      f"{found.dtype} {found.shape}."
-    )
+  shaped(f"recognise to return bool [{len(images)}]", found)
   return found
 
 

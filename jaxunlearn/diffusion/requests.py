@@ -21,6 +21,7 @@ import numpy as np
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import largest_draw
 from jaxunlearn.core.links import provide
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import PyTree, Request, Slot
 from jaxunlearn.diffusion.types import Diffusion, check_tokens
@@ -296,11 +297,7 @@ def check_differ(asked: Any, told: Any, name: str) -> None:
 
 
 def _check_shape(tokens: jax.Array, prompts: jax.Array, name: str) -> None:
-  if tokens.shape != prompts.shape:
-    raise ValueError(
-      f"Expected {name} of shape {prompts.shape}, one per prompt, got "
-      f"{tokens.shape}."
-    )
+  shaped(f"{name} {list(prompts.shape)}", tokens)
 
 
 def _is_known(tokens: Any) -> bool:

@@ -22,6 +22,7 @@ import optax
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import masked
 from jaxunlearn.core.phase import Objective, phase
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Fit, FitFields, Task, as_fit
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import (
@@ -299,8 +300,7 @@ def replace_words(table: jax.Array) -> Augment:
     [1, 3, 4, 0, 0]
   """
   table = jnp.asarray(table)
-  if table.ndim != 1 or table.size == 0:
-    raise ValueError(f"Expected table of shape [V], got {table.shape}.")
+  shaped("table [V > 0]", table)
   checks.labels(table, table.size, "table")
 
   def augment(tokens, key):

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.diffusion import schedules
 from jaxunlearn.diffusion.guidance import classifier_free
@@ -302,16 +303,10 @@ def _grid(
   """The times and a last -1, int32 [num_steps + 1]; arguments are checked."""
   check_images(diffusion, x)
   checks.fraction(eta=eta)
-  if keys.shape != x.shape[:1]:
-    raise ValueError(
-      f"Expected keys of shape {x.shape[:1]}, one an image, got {keys.shape}."
-    )
+  shaped(f"keys [{len(x)}]", keys)
   if times is None:
     times = schedules.sampling_times(diffusion.num_train_steps, num_steps)
-  if jnp.shape(times) != (num_steps,):
-    raise ValueError(
-      f"Expected times of shape ({num_steps},), got {jnp.shape(times)}."
-    )
+  shaped(f"times [{num_steps}]", times)
   _check_times(times, diffusion.num_train_steps)
   return jnp.append(jnp.asarray(times, jnp.int32), jnp.int32(-1))
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Task
 from jaxunlearn.core.types import Losses, PyTree, Step, Variables
 from jaxunlearn.diffusion import schedules
@@ -126,10 +127,7 @@ def check_time_weights(diffusion: Diffusion, time_weights: Any) -> None:
   if time_weights is None:
     return
   wanted = (diffusion.num_train_steps,)
-  if jnp.shape(time_weights) != wanted:
-    raise ValueError(
-      f"Expected time_weights of shape {wanted}, got {jnp.shape(time_weights)}."
-    )
+  shaped(f"time_weights {list(wanted)}", time_weights)
   if checks.is_concrete(time_weights):
     checks.non_negative(time_weights=np.asarray(time_weights).min())
 
@@ -270,10 +268,7 @@ def drop_words(rates: jax.Array, pad: int = 0) -> Augment:
     [1, 2, 0, 0, 0]
   """
   rates = jnp.asarray(rates)
-  if rates.ndim != 1 or not jnp.issubdtype(rates.dtype, jnp.floating):
-    raise ValueError(
-      f"Expected rates of float dtype [V], got {rates.dtype} {rates.shape}."
-    )
+  shaped("rates float [V]", rates)
   if checks.is_concrete(rates):
     found = np.asarray(rates)
     checks.fraction(lowest_rate=found.min(), highest_rate=found.max())

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.links import edit
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.diffusion import requests
@@ -270,10 +271,7 @@ def _positions(
   if given is None:
     return jnp.maximum(prompt_lengths(diffusion, tokens) - 1, 0)
   name = f"positions.{kind}"
-  if jnp.shape(given) != tokens.shape[:1]:
-    raise ValueError(
-      f"Expected {name} of shape {tokens.shape[:1]}, got {jnp.shape(given)}."
-    )
+  shaped(f"{name} [{len(tokens)}]", given)
   checks.labels(given, diffusion.length, name)
   return jnp.asarray(given)
 

@@ -20,6 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.types import PyTree, Variables
 from jaxunlearn.models.conv import Conv
 
@@ -91,10 +92,7 @@ class Synthesis(nn.Module):
     count = len(self.widths)
     if w.ndim == 2:
       w = jnp.repeat(w[:, None], count, axis=1)
-    if w.ndim != 3 or w.shape[1] != count:
-      raise ValueError(
-        f"Expected w of shape [B, W] or [B, {count}, W], got {w.shape}."
-      )
+    shaped(f"w [B, W] or [B, {count}, W]", w)
     size = (_START, _START) if self.is_image else ()
     begin = nn.initializers.normal(1.0)
     x = self.param("start", begin, (*size, self.widths[0]))

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.types import Variables
 from jaxunlearn.graph import structure
 from jaxunlearn.graph.objectives import weighted_mean
@@ -249,12 +250,7 @@ def fit_presence(
   checks.positive(ridge=ridge)
   present, absent = jnp.asarray(present), jnp.asarray(absent)
   for name, side in (("present", present), ("absent", absent)):
-    if (
-      side.ndim != 2 or side.shape[0] == 0 or side.shape[1] != present.shape[1]
-    ):
-      raise ValueError(
-        f"Expected {name} [K > 0, {present.shape[-1]}], got {side.shape}."
-      )
+    shaped(f"{name} [K > 0, {present.shape[-1]}]", side)
   x = jnp.concatenate([present, absent]).astype(jnp.float32)
   shift, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
   x = jnp.pad((x - shift[None]) / scale[None], ((0, 0), (0, 1)))

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks, requests
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.graph import structure
 
 
@@ -74,11 +75,7 @@ def sample_edges(
   checks.fraction(fraction=fraction)
   real = structure.edge_weight(graph) > 0
   eligible = real if eligible is None else jnp.asarray(eligible)
-  if eligible.shape != real.shape or eligible.dtype != jnp.bool_:
-    raise ValueError(
-      f"Expected eligible bool {real.shape}, got {eligible.dtype} "
-      f"{eligible.shape}."
-    )
+  shaped(f"eligible bool {list(real.shape)}", eligible)
   eligible = eligible & real
   count = jnp.round(fraction * real.sum()).astype(jnp.int32)
   found = eligible.sum()

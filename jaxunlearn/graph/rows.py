@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.graph import structure
 
@@ -45,8 +46,7 @@ def node_data(labels: Any, nodes: Any = None) -> PyTree:
     ([0, 2], [0, 1])
   """
   labels = jnp.asarray(labels)
-  if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
-    raise ValueError(f"Expected labels int [n], got {labels.dtype}.")
+  shaped("labels int [n]", labels)
   nodes = jnp.arange(labels.size) if nodes is None else jnp.asarray(nodes)
   checks.labels(nodes, labels.size, "nodes")
   nodes = nodes.astype(jnp.int32)

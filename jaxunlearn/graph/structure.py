@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 
 # Pairs are numbered u * n + v in 32 bits.
 _MAX_NODES = 65_535
@@ -60,10 +61,7 @@ def from_edges(
   import jraph
 
   features = jnp.asarray(features)
-  if features.ndim != 2 or not jnp.issubdtype(features.dtype, jnp.floating):
-    raise ValueError(
-      f"Expected features float [n, d], got {features.dtype} {features.shape}."
-    )
+  shaped("features float [n, d]", features)
   checks.finite(features, "features")
   n = features.shape[0]
   edges = _checked_edges(edges, n)
@@ -91,10 +89,7 @@ def from_edges(
 
 def _checked_edges(edges: Any, num_nodes: int) -> np.ndarray:
   edges = np.asarray(edges)
-  if edges.ndim != 2 or edges.shape[1] != 2 or edges.dtype.kind not in "iu":
-    raise ValueError(
-      f"Expected edges int [E, 2], got {edges.dtype} {edges.shape}."
-    )
+  shaped("edges int [E, 2]", edges)
   if len(edges) == 0:
     raise ValueError("Expected a graph with edges, got 0.")
   low, high = int(edges.min()), int(edges.max())
@@ -233,10 +228,7 @@ def checked_node_mask(graph: Any, node_mask: jax.Array) -> jax.Array:
   """
   node_mask = jnp.asarray(node_mask)
   n = graph.nodes.shape[0]
-  if node_mask.shape != (n,) or node_mask.dtype != jnp.bool_:
-    raise ValueError(
-      f"Expected node_mask bool [{n}], got {node_mask.dtype} {node_mask.shape}."
-    )
+  shaped(f"node_mask bool [{n}]", node_mask)
   return node_mask
 
 

@@ -24,6 +24,7 @@ from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.keys import derive
 from jaxunlearn.core.links import provide
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Model, Task
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import (
@@ -180,11 +181,7 @@ class GraphModel(NamedTuple):
       checks.labels(data["x"], self.graph.nodes.shape[0], "data['x']")
       nodes = jnp.zeros(self.graph.nodes.shape[0]).at[data["x"]].max(share)
       return nodes[pairs].max(axis=1)
-    if jnp.shape(data["x"]) != pairs.shape:
-      raise ValueError(
-        f"Expected data['x'] of shape {pairs.shape}, the graph's edges, got "
-        f"{jnp.shape(data['x'])}."
-      )
+    shaped(f"data['x'] {list(pairs.shape)}", data["x"])
     if checks.is_concrete(share) and checks.is_concrete(data["x"]):
       check_order(self.graph, np.asarray(data["x"]), np.asarray(share))
     return share

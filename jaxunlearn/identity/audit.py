@@ -21,6 +21,7 @@ import optax
 
 from jaxunlearn.attacks.probe import linear_probe
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Fit, Task
 from jaxunlearn.core.training import train
 from jaxunlearn.core.types import ALL, Losses, Variables
@@ -190,8 +191,5 @@ def decide(
 
 
 def _check(name: str, z: jax.Array, ids: jax.Array, num_ids: int) -> None:
-  if z.ndim != 2 or ids.shape != z.shape[:1]:
-    raise ValueError(
-      f"Expected {name} [N, D] and identities [N], got {z.shape}, {ids.shape}."
-    )
+  shaped(f"{name} [N, D] and identities [N]", z, ids)
   checks.labels(ids, num_ids, f"identities of {name}")

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.keys import derive
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.identity.vectors import cosine
 from jaxunlearn.losses import squared_error
 
@@ -109,11 +110,7 @@ def disenbooth_loss(
     ValueError: shapes do not match, a negative weight.
   """
   checks.non_negative(weak_weight=weak_weight, contrast_weight=contrast_weight)
-  if shared.ndim != 3 or own.shape != (shared.shape[0], shared.shape[2]):
-    raise ValueError(
-      "Expected shared [B, L, D] and own [B, D], got "
-      f"{shared.shape} and {own.shape}."
-    )
+  shaped("shared [B, L, D] and own [B, D]", shared, own)
   both = squared_error(predict(noisy, time, condition(shared, own)), noise)
   weak = squared_error(predict(noisy, time, shared), noise)
   apart = alignment(shared, own)

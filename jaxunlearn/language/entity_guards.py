@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.types import Variables
 from jaxunlearn.language.types import LanguageModel, Text, check_text
 from jaxunlearn.models.decoder import Blocks, Cache, Edits, States
@@ -52,16 +53,10 @@ def prefix_guard(
     (0.94, 0.94)
   """
   prefix = jnp.asarray(prefix)
-  if prefix.ndim != 1 or not jnp.issubdtype(prefix.dtype, jnp.integer):
-    raise ValueError(
-      f"Expected prefix int [P], got {prefix.dtype} {prefix.shape}."
-    )
+  shaped("prefix int [P]", prefix)
   size = prefix.shape[0]
   there = jnp.ones(size, bool) if there is None else jnp.asarray(there)
-  if there.shape != prefix.shape or there.dtype != jnp.bool_:
-    raise ValueError(
-      f"Expected there bool {prefix.shape}, got {there.dtype} {there.shape}."
-    )
+  shaped(f"there bool [{size}]", there)
   if not size:
     return lm
 

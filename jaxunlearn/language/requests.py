@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.core import requests as rows
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.language.types import Text
 
@@ -109,10 +110,7 @@ def phrases(x: Text, wanted: jax.Array) -> jax.Array:
     [[1, 1, 1, 1, 1, 0]]
   """
   wanted = jnp.asarray(wanted)
-  if wanted.ndim != 2 or not jnp.issubdtype(wanted.dtype, jnp.integer):
-    raise ValueError(
-      f"Expected phrases int [P, K], got {wanted.dtype} {wanted.shape}."
-    )
+  shaped("phrases int [P, K]", wanted)
   if checks.is_concrete(wanted) and bool((wanted[:, :1] < 0).any()):
     raise ValueError("Expected phrases of a token or more, got an empty one.")
   length = x.tokens.shape[1]

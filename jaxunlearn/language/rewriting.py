@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.language.types import Text
 
 Scalar = float | jax.Array
@@ -57,11 +58,8 @@ def rewrite(
   low, high = bounds
   if not low < high:
     raise ValueError(f"Expected bounds low < high, got {bounds}.")
-  if selected.shape != x.tokens.shape or scores.ndim not in (1, 3):
-    raise ValueError(
-      f"Expected selected {x.tokens.shape} and scores [V] or [N, L, V], got "
-      f"{selected.shape} and {scores.shape}."
-    )
+  wanted = f"selected {list(x.tokens.shape)} and scores [V] or [N, L, V]"
+  shaped(wanted, selected, scores)
 
   def row(row_key: jax.Array, own: jax.Array) -> jax.Array:
     logits = epsilon * jnp.clip(own, low, high) / (2 * (high - low))

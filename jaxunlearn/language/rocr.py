@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jaxunlearn.core import checks
 from jaxunlearn.core.links import edit
 from jaxunlearn.core.per_example import sum_chunks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import Variables
 from jaxunlearn.language.subjects import Subjects
@@ -86,11 +87,7 @@ def rocr(
       f"Expected layers < {lm.config.num_layers}, got {layers[-1]}."
     )
   size, num = lm.config.mlp_width, len(layers)
-  if projectors.shape != (num, size, size):
-    raise ValueError(
-      f"Expected projectors of shape {(num, size, size)}, got "
-      f"{projectors.shape}."
-    )
+  shaped(f"projectors [{num}, {size}, {size}]", projectors)
   checks.positive(ridge=ridge)
 
   def states(params: Any, tokens: jax.Array) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.legacy import renamed
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.types import Losses, Variables
 from jaxunlearn.language.types import (
   LanguageModel,
@@ -175,10 +176,7 @@ def summed(
   share = mask.astype(values.dtype)
   if weight is not None:
     wanted = (mask.shape[0], mask.shape[1] + 1)
-    if weight.shape != wanted:
-      raise ValueError(
-        f"Expected token_weight of shape {wanted}, got {weight.shape}."
-      )
+    shaped(f"token_weight {list(wanted)}", weight)
     share = jnp.where(mask, weight[:, 1:].astype(values.dtype), 0)
   total = jnp.where(share != 0, values * share, 0).sum(axis=-1)
   return Losses(total, share.sum(axis=-1))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 
 _FLOOR = 1e-12  # Of a map's length, so that an inactive layer gives a map of 0.
 
@@ -42,11 +43,7 @@ def attention_map(activations: jax.Array) -> jax.Array:
            [0.70710677, 0.70710677]], dtype=float32)
   """
   activations = jnp.asarray(activations)
-  if activations.ndim < 2:
-    raise ValueError(
-      "Expected activations [B, D] or [B, ..., channels], got shape "
-      f"{activations.shape}."
-    )
+  shaped("activations [B, ..., D]", activations)
   dtype = jnp.promote_types(jnp.float32, activations.dtype)
   energy = jnp.square(activations.astype(dtype))
   if energy.ndim > 2:
@@ -80,11 +77,7 @@ def attention_difference(
   """
   checks.one_of(("squared", "plain"), norm=norm)
   attention, other = jnp.asarray(attention), jnp.asarray(other)
-  if attention.ndim != 2 or attention.shape != other.shape:
-    raise ValueError(
-      "Expected two attention maps of one shape [B, P], got "
-      f"{attention.shape} and {other.shape}."
-    )
+  shaped("attention [B, P] and other [B, P]", attention, other)
   dtype = jnp.promote_types(attention.dtype, other.dtype)
   dtype = jnp.promote_types(jnp.float32, dtype)
   gap = attention.astype(dtype) - other.astype(dtype)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -28,11 +29,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     0.693...
   """
   logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-  if logits.ndim == 0 or labels.shape != logits.shape[:-1]:
-    raise ValueError(
-      f"Expected labels of shape {logits.shape[:-1]}, one for each row of "
-      f"logits {logits.shape}, got {labels.shape}."
-    )
+  shaped("logits [..., C] and labels [...]", logits, labels)
   num_classes = logits.shape[-1]
   checks.labels(labels, num_classes, "labels")
   logits = logits.astype(jnp.promote_types(jnp.float32, logits.dtype))

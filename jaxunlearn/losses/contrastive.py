@@ -17,6 +17,7 @@ import optax
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.sampling import blank_rows
+from jaxunlearn.core.shaped import shaped
 
 _FLOOR = 1e-12  # Of an embedding's length, so that 0 stays 0.
 
@@ -94,11 +95,8 @@ def teacher_contrastive(
     >>> print(f"{teacher_contrastive(e, e, jnp.arange(3), 1.0)[0]:.4f}")
     0.5514
   """
-  if jnp.shape(teacher_embeddings) != jnp.shape(embeddings):
-    raise ValueError(
-      "Expected teacher_embeddings of the shape of embeddings "
-      f"{jnp.shape(embeddings)}, got {jnp.shape(teacher_embeddings)}."
-    )
+  wanted = "embeddings [...] and teacher_embeddings [...]"
+  shaped(wanted, embeddings, teacher_embeddings)
   anchors, _, _ = _prepare(teacher_embeddings, labels, weight)
   embeddings, labels, present = _prepare(embeddings, labels, weight)
   checks.positive(temperature=temperature)
@@ -144,16 +142,9 @@ def confidence_weighted_mse(
     [4.0, 2.0]
   """
   logits, teacher_logits = jnp.asarray(logits), jnp.asarray(teacher_logits)
-  if logits.ndim != 2 or logits.shape != teacher_logits.shape:
-    raise ValueError(
-      "Expected logits and teacher_logits of one shape [B, C], got "
-      f"{logits.shape} and {teacher_logits.shape}."
-    )
   labels = jnp.asarray(labels)
-  if labels.shape != logits.shape[:1]:
-    raise ValueError(
-      f"Expected labels of shape {logits.shape[:1]}, got {labels.shape}."
-    )
+  wanted = "logits [B, C], teacher_logits [B, C] and labels [B]"
+  shaped(wanted, logits, teacher_logits, labels)
   checks.labels(labels, logits.shape[1], "labels")
   checks.positive(temperature=temperature)
   teacher = jax.lax.stop_gradient(_widened(teacher_logits))
@@ -170,18 +161,11 @@ def _widened(x: jax.Array) -> jax.Array:
 def _prepare(embeddings, labels, weight):
   """Embeddings of length 1, labels, and which rows count."""
   embeddings, labels = jnp.asarray(embeddings), jnp.asarray(labels)
-  if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
-    raise ValueError(
-      "Expected embeddings [B, D] and labels [B], got "
-      f"{embeddings.shape} and {labels.shape}."
-    )
+  shaped("embeddings [B, D] and labels [B]", embeddings, labels)
   present = jnp.ones(labels.shape, bool)
   if weight is not None:
     present = jnp.asarray(weight) > 0
-    if present.shape != labels.shape:
-      raise ValueError(
-        f"Expected weight of shape {labels.shape}, got {present.shape}."
-      )
+    shaped(f"weight [{len(labels)}]", present)
   rows = _widened(blank_rows(embeddings, present))
   length = optax.safe_norm(rows, _FLOOR, axis=1, keepdims=True)
   return rows / length, labels, present

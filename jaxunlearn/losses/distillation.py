@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 
 
 def kl_to_teacher(
@@ -110,15 +111,7 @@ def kl_to_target(
 def _prepare(student, target, temperature, name):
   """The two arrays and the temperature, checked, in at least float32."""
   student, target = jnp.asarray(student), jnp.asarray(target)
-  if student.shape != target.shape:
-    raise ValueError(
-      f"Expected {name} of the shape of student_logits {student.shape}, got "
-      f"{target.shape}."
-    )
-  if student.ndim == 0 or student.shape[-1] < 2:
-    raise ValueError(
-      f"Expected student_logits [..., C] with C >= 2, got {student.shape}."
-    )
+  shaped(f"student_logits [..., C > 1] and {name} [..., C]", student, target)
   checks.positive(temperature=temperature)
   dtype = jnp.promote_types(
     jnp.float32, jnp.promote_types(student.dtype, target.dtype)

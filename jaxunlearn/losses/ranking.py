@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxunlearn.core.shaped import shaped
+
 
 def bpr(positive: jax.Array, negative: jax.Array) -> jax.Array:
   """Bayesian personalised ranking, -log sigmoid(positive - negative).
@@ -27,11 +29,7 @@ def bpr(positive: jax.Array, negative: jax.Array) -> jax.Array:
   Source: Rendle et al. (2009), arXiv:1205.2618.
   """
   positive, negative = jnp.asarray(positive), jnp.asarray(negative)
-  if positive.shape != negative.shape:
-    raise ValueError(
-      f"Expected negative of the shape of positive {positive.shape}, got "
-      f"{negative.shape}."
-    )
+  shaped("positive [...] and negative [...]", positive, negative)
   dtype = jnp.promote_types(
     jnp.float32, jnp.promote_types(positive.dtype, negative.dtype)
   )

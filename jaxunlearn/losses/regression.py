@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from jaxunlearn.core import checks, sampling
+from jaxunlearn.core.shaped import shaped
 
 KINDS = ("l1", "l2")
 
@@ -94,11 +95,8 @@ def quantile_loss(
   """
   outputs, targets = _floats(outputs, targets)
   levels = jnp.asarray(quantiles, outputs.dtype)
-  if outputs.shape != (*targets.shape, *levels.shape) or levels.ndim != 1:
-    raise ValueError(
-      "Expected outputs [B, ..., Q], targets [B, ...] and quantiles [Q], got "
-      f"shapes {outputs.shape}, {targets.shape} and {levels.shape}."
-    )
+  wanted = "outputs [..., Q], targets [...] and quantiles [Q]"
+  shaped(wanted, outputs, targets, levels)
   if checks.is_concrete(levels):
     values = np.asarray(levels)
     if not ((values > 0) & (values < 1)).all():
@@ -178,10 +176,7 @@ def check_targets(rows: Any, retain: Any = None) -> None:
 def _floats(outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
   """Both in at least float32."""
   outputs, targets = jnp.asarray(outputs), jnp.asarray(targets)
-  if not jnp.issubdtype(targets.dtype, jnp.floating):
-    raise ValueError(
-      f"Expected targets of a floating dtype, got {targets.dtype}."
-    )
+  shaped("targets float [...]", targets)
   if outputs.ndim == 0 or targets.ndim == 0:
     raise ValueError(
       "Expected outputs and targets with a row axis, got shapes "

@@ -19,6 +19,7 @@ from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.links import edit
 from jaxunlearn.core.phase import phase, remember, supervised
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import (
   Fit,
   FitFields,
@@ -108,11 +109,7 @@ def train_logged(
     (1, 4)
   """
   task, fit = as_task(task), as_fit(fit, fields)
-  if requests.ndim != 2 or requests.dtype != jnp.bool_:
-    raise ValueError(
-      f"Expected requests of shape [R, N] and dtype bool, got "
-      f"{requests.shape} of {requests.dtype}."
-    )
+  shaped("requests bool [R, N]", requests)
   checks.request(data, requests[0], name="requests")
   ledger: Slot[LedgerState] = Slot("ledger")
   logged = phase(

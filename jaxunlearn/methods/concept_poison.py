@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.phase import Objective, supervised
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Fit, FitFields, Model, as_fit
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import Losses, PyTree, Request, Step, Variables
@@ -82,10 +83,7 @@ def concept_poison(
     count = jnp.round(share * forget.sum())
     if score is None:
       return request.retain | _rows.some_of(forget, count, key)
-    if jnp.shape(score) != forget.shape:
-      raise ValueError(
-        f"Expected score of shape {forget.shape}, got {jnp.shape(score)}."
-      )
+    shaped(f"score [{len(forget)}]", score)
     order = jnp.argsort(jnp.where(forget, -jnp.asarray(score), jnp.inf))
     best = jnp.zeros_like(forget).at[order].set(jnp.arange(len(order)) < count)
     return request.retain | (forget & best)

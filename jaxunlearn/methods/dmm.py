@@ -25,6 +25,7 @@ from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.links import per_row, provide
 from jaxunlearn.core.phase import phase
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Fit, FitFields, Model, apply_rows, as_fit
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import (
@@ -72,11 +73,7 @@ def dm_direct(
     >>> ju.methods.dm_direct(outputs, adds, forget).tolist()
     [[3.0, 1.0]]
   """
-  if attribution.shape != (len(forget), *outputs.shape):
-    raise ValueError(
-      f"Expected attribution of shape {(len(forget), *outputs.shape)}, rows by "
-      f"outputs, got {attribution.shape}."
-    )
+  shaped(f"attribution {[len(forget), *outputs.shape]}", attribution)
   gone = jnp.einsum(
     "n,nec->ec",
     forget.astype(jnp.float32),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 
 BASES = ("e", "2")
 
@@ -25,16 +26,12 @@ def rows_of(values: jax.Array, name: str) -> jax.Array:
     ValueError: it is no matrix.
   """
   values = widened(values)
-  if values.ndim != 2:
-    raise ValueError(f"Expected {name} [N, C], got shape {values.shape}.")
+  shaped(f"{name} [N, C]", values)
   return values
 
 
 def same_shape(a: jax.Array, b: jax.Array, name_a: str, name_b: str) -> None:
-  if a.shape != b.shape:
-    raise ValueError(
-      f"Expected {name_b} of the shape of {name_a} {a.shape}, got {b.shape}."
-    )
+  shaped(f"{name_a} [...] and {name_b} [...]", a, b)
 
 
 def labels_of(labels: jax.Array, logits: jax.Array) -> jax.Array:
@@ -44,11 +41,7 @@ def labels_of(labels: jax.Array, logits: jax.Array) -> jax.Array:
     ValueError: their shape or dtype is another, or one is out of range.
   """
   labels = jnp.asarray(labels)
-  if labels.shape != logits.shape[:-1]:
-    raise ValueError(
-      f"Expected labels of shape {logits.shape[:-1]}, one for each row of "
-      f"logits {logits.shape}, got {labels.shape}."
-    )
+  shaped("logits [..., C] and labels [...]", logits, labels)
   checks.labels(labels, logits.shape[-1], "labels")
   return labels
 
@@ -91,11 +84,7 @@ def weights_of(weights: jax.Array | None, like: jax.Array) -> jax.Array:
   if weights is None:
     return jnp.ones(like.shape[:1], like.dtype)
   weights = jnp.asarray(weights)
-  if weights.shape != like.shape[:1]:
-    raise ValueError(
-      f"Expected weights of shape {like.shape[:1]}, one for each row, got "
-      f"{weights.shape}."
-    )
+  shaped(f"weights [{len(like)}]", weights)
   is_float = jnp.issubdtype(weights.dtype, jnp.floating)
   if weights.dtype != jnp.bool_ and not is_float:
     raise ValueError(

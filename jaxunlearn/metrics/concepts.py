@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.metrics import _rows
 
 
@@ -99,11 +100,7 @@ def concept_bank(
   checks.positive(strength=strength)
   checks.count(1, num_steps=num_steps)
   e, y = jnp.asarray(embeddings, jnp.float32), jnp.asarray(labels, jnp.float32)
-  if e.ndim != 2 or y.ndim != 2 or len(e) != len(y) or not y.shape[1]:
-    raise ValueError(
-      "Expected embeddings [N, d] and labels [N, K] of K > 0 concepts, got "
-      f"{e.shape} and {y.shape}."
-    )
+  shaped("embeddings [N, d] and labels [N, K > 0]", e, y)
   x = jnp.concatenate([e, jnp.ones((len(e), 1))], axis=1)
   # The penalty, which leaves the bias all but free, and the largest curvature
   # that the losses of all rows can have: one matrix for every concept.

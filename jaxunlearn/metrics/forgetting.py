@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.metrics import _rows
 from jaxunlearn.metrics.distance import js_divergence, kl_divergence
 
@@ -105,10 +106,7 @@ def zrf_over_teachers(
     0.5
   """
   teacher_probs = jnp.asarray(teacher_probs)
-  if teacher_probs.ndim != 3:
-    raise ValueError(
-      f"Expected teacher_probs [T, N, C], got shape {teacher_probs.shape}."
-    )
+  shaped("teacher_probs [T, N, C]", teacher_probs)
 
   def score(teacher):
     return zrf(probs, teacher, weights, base=base, variant=variant)

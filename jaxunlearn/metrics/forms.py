@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.metrics import _rows
 
 FORMS = (
@@ -57,13 +58,9 @@ def form_independence(
     ValueError: shapes that do not match.
   """
   after, before = _rows.widened(after), _rows.widened(before)
-  if after.ndim != 2 or after.shape != before.shape:
-    raise ValueError(
-      f"Expected two arrays [F, N], got shapes {after.shape} and {before.shape}."
-    )
+  shaped("after [F, N] and before [F, N]", after, before)
   there = jnp.ones(after.shape, bool) if counts is None else counts
-  if there.shape != after.shape:
-    raise ValueError(f"Expected counts {after.shape}, got {there.shape}.")
+  shaped("after [F, N] and counts [F, N]", after, there)
   number = there.sum(axis=1)
   mean = lambda p: jnp.where(there, p, 0).sum(axis=1) / number
   old, new = mean(before), mean(after)

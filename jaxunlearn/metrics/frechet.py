@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.metrics import _rows
 
 
@@ -98,15 +99,10 @@ def frechet_distance(
   checks.non_negative(ridge=ridge)
   mean, other = _rows.widened(first.mean), _rows.widened(second.mean)
   _rows.same_shape(mean, other, "first.mean", "second.mean")
-  if mean.ndim != 1:
-    raise ValueError(f"Expected means [D], got shape {mean.shape}.")
+  shaped("means [D]", mean)
   wanted = mean.shape * 2
   for s in (first, second):
-    if jnp.shape(s.covariance) != wanted:
-      raise ValueError(
-        f"Expected covariances of shape {wanted}, got "
-        f"{jnp.shape(s.covariance)}."
-      )
+    shaped(f"covariances {list(wanted)}", s.covariance)
   diagonal = ridge * jnp.eye(wanted[0], dtype=mean.dtype)
   a, b = (_rows.widened(s.covariance) + diagonal for s in (first, second))
   # The trace of the root is the sum of the singular values of C1^{1/2} C2^{1/2};

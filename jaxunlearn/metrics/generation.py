@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.metrics import _rows
 
 
@@ -327,11 +328,7 @@ def _shown(
       )
     is_nan = ~(answers < jnp.inf).all(axis=-1)
     answers = answers.argmax(axis=-1)
-  if answers.ndim != 1 or answers.shape != labels.shape:
-    raise ValueError(
-      f"Expected labels of {name} of shape {answers.shape[:1]}, one for each "
-      f"image, got {labels.shape}."
-    )
+  shaped(f"answers [N] and labels of {name} [N]", answers, labels)
   checks.labels(answers, count, f"answers of {name}")
   checks.labels(labels, count, f"labels of {name}")
   return jnp.where(is_nan, jnp.nan, (answers == labels).astype(jnp.float32))

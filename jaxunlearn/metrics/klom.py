@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 
 LIMIT = 100.0  # Margins are clipped to it, as released.
 DIRECTIONS = ("unlearned", "retrained")
@@ -53,16 +54,7 @@ def klom(
   checks.positive(floor=floor)
   checks.one_of(DIRECTIONS, direction=direction)
   sides = [jnp.asarray(side, jnp.float32) for side in (unlearned, retrained)]
-  for name, side in zip(DIRECTIONS, sides):
-    if side.ndim != 2 or not side.shape[0]:
-      raise ValueError(
-        f"Expected {name} [M, E] margins of M > 0 models, got {side.shape}."
-      )
-  if sides[0].shape[1] != sides[1].shape[1]:
-    raise ValueError(
-      "Expected as many rows on both sides, got "
-      f"{sides[0].shape[1]} and {sides[1].shape[1]}."
-    )
+  shaped("unlearned [M > 0, E] and retrained [K > 0, E]", *sides)
   if direction == "retrained":
     sides.reverse()
 
@@ -107,10 +99,7 @@ def klom_floor(
     >>> float(floor[0]), round(float(floor[1]), 2)
     (0.0, 10.82)
   """
-  if jnp.ndim(retrained) != 2 or len(retrained) < 2:
-    raise ValueError(
-      f"Expected retrained [K, E] of K > 1 models, got {jnp.shape(retrained)}."
-    )
+  shaped("retrained [K > 1, E]", retrained)
   half = len(retrained) // 2
   first, second = retrained[:half], retrained[half : 2 * half]
   return klom(first, second, num_bins=num_bins, floor=floor)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.metrics import _rows
 
 
@@ -200,8 +201,7 @@ def separation_auc(
     ("positive", positive, positive_weights),
     ("negative", negative, negative_weights),
   ):
-    if scores.ndim != 1:
-      raise ValueError(f"Expected {name} [N], got shape {scores.shape}.")
+    shaped(f"{name} [N]", scores)
     weights = jnp.ones(scores.shape) if weights is None else weights
     weights = jnp.asarray(weights).astype(jnp.float32)
     _rows.same_shape(scores, weights, name, f"{name}_weights")
@@ -281,11 +281,7 @@ def svc_membership(
   non_members = _feature_rows(non_member_features, "non_member_features")
   forget = _feature_rows(forget_features, "forget_features")
   for name, rows in (("non_member", non_members), ("forget", forget)):
-    if rows.shape[1] != members.shape[1]:
-      raise ValueError(
-        f"Expected {name}_features of width {members.shape[1]}, that of "
-        f"member_features, got {rows.shape[1]}."
-      )
+    shaped(f"member_features [N, F] and {name}_features [M, F]", members, rows)
   for name, rows in (("member", members), ("non_member", non_members)):
     if len(rows) == 0:
       raise ValueError(f"Expected {name}_features of some rows, got 0.")

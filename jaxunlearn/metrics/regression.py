@@ -16,6 +16,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.metrics import _rows
 
 
@@ -152,8 +153,7 @@ def wasserstein1(
   sides = []
   for name, values, weights in (("a", a, a_weights), ("b", b, b_weights)):
     values = _rows.widened(values)
-    if values.ndim != 1:
-      raise ValueError(f"Expected {name} [N], got shape {values.shape}.")
+    shaped(f"{name} [N]", values)
     sides.append((values, _rows.weights_of(weights, values)))
   values, weights = (jnp.concatenate(part) for part in zip(*sides))
   counted = weights > 0
@@ -188,10 +188,7 @@ def _errors(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 def _like_targets(outputs: jax.Array, targets: jax.Array) -> jax.Array:
   """Outputs in the shape of the targets, in at least float32."""
   outputs, targets = _rows.widened(outputs), jnp.asarray(targets)
-  if not jnp.issubdtype(targets.dtype, jnp.floating):
-    raise ValueError(
-      f"Expected targets of a floating dtype, got {targets.dtype}."
-    )
+  shaped("targets float [...]", targets)
   if outputs.shape == (*targets.shape, 1):
     outputs = outputs[..., 0]
   _rows.same_shape(targets, outputs, "targets", "outputs")

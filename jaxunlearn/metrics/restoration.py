@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.metrics import _rows
 
 RIGHT, CORRUPTED, OTHER = range(3)
@@ -67,13 +68,9 @@ def beliefs(scores: jax.Array, there: jax.Array | None = None) -> Beliefs:
       the first two.
   """
   scores = _rows.widened(scores)
-  if scores.ndim < 3 or scores.shape[-2] != 3:
-    raise ValueError(f"Expected scores [..., F, 3, A], got {scores.shape}.")
+  shaped("scores [..., F, 3, A]", scores)
   there = jnp.ones(scores.shape, bool) if there is None else jnp.asarray(there)
-  if there.shape != scores.shape or there.dtype != jnp.bool_:
-    raise ValueError(
-      f"Expected there bool {scores.shape}, got {there.dtype} {there.shape}."
-    )
+  shaped(f"there bool {list(scores.shape)}", there)
   asked = there[..., :2, :].any(axis=-1)
   if checks.is_concrete(asked) and not bool(asked.all()):
     raise ValueError(

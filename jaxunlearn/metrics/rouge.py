@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 
 
 def common_length(
@@ -90,13 +91,8 @@ def _common(
   answer: jax.Array,
   answer_length: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-  rows = {np.shape(x)[:1] for x in (said, said_length, answer, answer_length)}
-  if len(rows) > 1 or np.ndim(said) != 2 or np.ndim(answer) != 2:
-    raise ValueError(
-      "Expected tokens [B, S] and [B, T] and lengths [B], got "
-      f"{np.shape(said)}, {np.shape(said_length)}, {np.shape(answer)}, "
-      f"{np.shape(answer_length)}."
-    )
+  wanted = "tokens [B, S], length [B], answer [B, T] and its length [B]"
+  shaped(wanted, said, said_length, answer, answer_length)
   common = jax.vmap(common_length)(said, said_length, answer, answer_length)
   return common, jnp.asarray(answer_length)
 

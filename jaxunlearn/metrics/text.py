@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.metrics import _rows
 from jaxunlearn.metrics.rouge import common_length as common_length
 from jaxunlearn.metrics.rouge import rouge_l_f1 as rouge_l_f1
@@ -251,11 +252,7 @@ def forget_quality(ours: Any, theirs: Any) -> SameRatios:
     ValueError: not one axis, or nothing in it.
   """
   ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-  if ours.ndim != 1 or theirs.ndim != 1 or not ours.size or not theirs.size:
-    raise ValueError(
-      f"Expected truth ratios [n] and [m], got shapes {ours.shape} and "
-      f"{theirs.shape}."
-    )
+  shaped("truth ratios [n > 0] and others [m > 0]", ours, theirs)
   if np.isnan(ours).any() or np.isnan(theirs).any():
     return SameRatios(float("nan"), float("nan"), len(ours))
   from scipy import stats
@@ -288,20 +285,11 @@ def _log_limit(distance: float, n: int, m: int) -> float:
 
 def _counted(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
   values, mask = _rows.widened(values), jnp.asarray(mask)
-  if values.ndim < 1 or mask.shape != values.shape:
-    raise ValueError(
-      f"Expected mask of the tokens' shape {values.shape}, got {mask.shape}."
-    )
-  if mask.dtype != jnp.bool_:
-    raise ValueError(f"Expected mask of dtype bool, got {mask.dtype}.")
+  shaped("values [..., T] and mask bool [..., T]", values, mask)
   return values, mask
 
 
 def _answers(right: jax.Array, wrong: jax.Array) -> tuple[jax.Array, jax.Array]:
   right, wrong = _rows.widened(right), _rows.widened(wrong)
-  if wrong.shape[:-1] != right.shape or not wrong.shape[-1:] > (0,):
-    raise ValueError(
-      "Expected right answers [...] and wrong ones [..., K], got shapes "
-      f"{right.shape} and {wrong.shape}."
-    )
+  shaped("right answers [...] and wrong ones [..., K > 0]", right, wrong)
   return right, wrong

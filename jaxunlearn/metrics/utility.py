@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.metrics import _rows
 
 
@@ -112,10 +113,7 @@ def confusion_matrix(
     [[1.0, 1.0], [0.0, 1.0]]
   """
   logits = _rows.rows_of(logits, "logits")
-  if logits.shape[-1] != num_classes:
-    raise ValueError(
-      f"Expected logits [N, {num_classes}] (num_classes), got {logits.shape}."
-    )
+  shaped(f"logits [N, {num_classes}]", logits)
   labels = _rows.labels_of(labels, logits).astype(jnp.int32)
   weights = _rows.weights_of(weights, logits)
   predicted = jnp.argmax(logits, axis=-1).astype(jnp.int32)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxunlearn.core.shaped import shaped
+
 
 def check_images(x: jax.Array) -> None:
   """Raises a ValueError unless `x` is a batch of images [B, H, W, C].
@@ -16,12 +18,9 @@ def check_images(x: jax.Array) -> None:
     >>> layers.check_images(jnp.ones((8, 8, 3)))
     Traceback (most recent call last):
       ...
-    ValueError: Expected images x of shape [B, H, W, C], got x.shape=(8, 8, 3).
+    ValueError: Expected images x [B, H, W, C], got shape (8, 8, 3).
   """
-  if x.ndim != 4:
-    raise ValueError(
-      f"Expected images x of shape [B, H, W, C], got x.shape={x.shape}."
-    )
+  shaped("images x [B, H, W, C]", x)
 
 
 def max_pool(x: jax.Array) -> jax.Array:

@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxunlearn.core.shaped import shaped
+
 
 class LSTMRegressor(nn.Module):
   """Long short-term memory over the steps of a sequence, then two dense layers.
@@ -35,10 +37,7 @@ class LSTMRegressor(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Outputs [B, num_outputs] of sequences [B, T, F]."""
-    if x.ndim != 3:
-      raise ValueError(
-        f"Expected sequences x of shape [B, T, F], got x.shape={x.shape}."
-      )
+    shaped("sequences x [B, T, F]", x)
     hidden = LSTM(self.width, self.dtype, name="lstm")(x)
     self.sow("intermediates", "hidden", hidden)
     dropped = nn.Dropout(self.dropout_rate, deterministic=not train)

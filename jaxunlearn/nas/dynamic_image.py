@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 
 
 def harmonic_weights(
@@ -72,10 +73,7 @@ def dynamic_image(
     >>> image[0, :, 0].tolist()  # What stands still, and what grows.
     [0.0, 4.0]
   """
-  if jnp.ndim(frames) != 4:
-    raise ValueError(
-      f"Expected frames of shape [T, H, W, C], got {jnp.shape(frames)}."
-    )
+  shaped("frames [T, H, W, C]", frames)
   of_frame = weights(frames.shape[0], length)
   # What a padded clip holds beyond its length is not read.
   kept = jnp.where((of_frame != 0)[:, None, None, None], frames, 0)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.recsys.types import check_pairs, pairs_of
 
 
@@ -55,11 +56,7 @@ def interactions(
     [[0, 2], [0, 3], [1, 0]]
   """
   users, items = np.asarray(users), np.asarray(items)
-  if users.ndim != 1 or users.shape != items.shape:
-    raise ValueError(
-      f"Expected users and items of one shape [N], got {users.shape} and "
-      f"{items.shape}."
-    )
+  shaped("users [N] and items [N]", users, items)
   checks.labels(users, num_users, "user ids")
   checks.labels(items, num_items, "item ids")
   pairs = np.stack([users, items], axis=1).astype(np.int32)

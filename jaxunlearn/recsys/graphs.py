@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.per_example import map_chunks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.recsys.types import pairs_of
 
@@ -179,10 +180,7 @@ def item_neighbours(
   """
   checks.positive(num_neighbours=num_neighbours)
   features = jnp.asarray(features)
-  if features.ndim != 2:
-    raise ValueError(
-      f"Expected features [num_items, F], got shape {features.shape}."
-    )
+  shaped("features [num_items, F]", features)
   checks.finite(features, "features")
   wide = features.astype(jnp.promote_types(jnp.float32, features.dtype))
   norm = jnp.linalg.norm(wide, axis=1, keepdims=True)

@@ -16,9 +16,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.types import Variables
 from jaxunlearn.recsys import graphs
 from jaxunlearn.recsys.types import Recommender
@@ -240,11 +240,7 @@ def _checked(features: Features, num_items: int) -> dict[str, jax.Array]:
     raise ValueError("Expected features of at least one modality, got none.")
   found = {}
   for name, values in features.items():
-    if np.ndim(values) != 2 or np.shape(values)[0] != num_items:
-      raise ValueError(
-        f"Expected features[{name!r}] of shape ({num_items}, F), got "
-        f"{np.shape(values)}."
-      )
+    shaped(f"features[{name!r}] [{num_items}, F]", values)
     checks.finite(values, f"features[{name!r}]")
     found[name] = jnp.asarray(values, jnp.float32)
   return found

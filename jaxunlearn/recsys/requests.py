@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxunlearn.core import checks, integers
 from jaxunlearn.core import requests as rows
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.recsys.types import pairs_of
 
@@ -162,10 +163,7 @@ def lowered_ratings(
   """
   new_rating = jnp.asarray(new_rating)
   n = pairs_of(data).shape[0]
-  if new_rating.shape != (n,):
-    raise ValueError(
-      f"Expected new_rating of shape ({n},), got {new_rating.shape}."
-    )
+  shaped(f"new_rating [{n}]", new_rating)
   mask = new_rating < threshold
   checks.request_values(mask)
   return mask
@@ -174,11 +172,7 @@ def lowered_ratings(
 def _of_items(data: PyTree, chosen: jax.Array) -> jax.Array:
   item = pairs_of(data)[:, 1]
   chosen = jnp.asarray(chosen)
-  if chosen.ndim != 1 or chosen.dtype != jnp.bool_:
-    raise ValueError(
-      f"Expected items as bool [num_items], got {chosen.dtype} of shape "
-      f"{chosen.shape}."
-    )
+  shaped("items bool [num_items]", chosen)
   if checks.is_concrete(item):
     checks.labels(item, chosen.shape[0], "item ids")
   return chosen[item]

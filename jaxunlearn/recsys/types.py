@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Task
 from jaxunlearn.core.types import PyTree, Request, Variables, as_request
 
@@ -120,12 +121,7 @@ def pairs_of(data: PyTree) -> jax.Array:
   if not isinstance(data, dict) or "x" not in data:
     raise ValueError('Expected data {"x": int [N, 2]}, got no "x".')
   pairs = data["x"]
-  if pairs.ndim != 2 or pairs.shape[1] != 2:
-    raise ValueError(f'Expected data["x"] [N, 2], got shape {pairs.shape}.')
-  if not np.issubdtype(pairs.dtype, np.integer):
-    raise ValueError(f'Expected data["x"] of integers, got {pairs.dtype}.')
-  if pairs.shape[0] == 0:
-    raise ValueError('Expected data["x"] to hold interactions, got none.')
+  shaped('data["x"] int [N > 0, 2]', pairs)
   return pairs
 
 

@@ -18,6 +18,7 @@ from jax.scipy.special import ndtr, ndtri
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.columns import Columns
+from jaxunlearn.core.shaped import shaped
 
 NUM_QUANTILES = 129
 
@@ -47,11 +48,7 @@ def check_rows(
       of range.
   """
   x = jnp.asarray(x)
-  if x.ndim != 2 or x.shape[1] != len(columns.categories):
-    raise ValueError(
-      f"Expected x of shape [N, {len(columns.categories)}], a column for each "
-      f"entry of categories, got {x.shape}."
-    )
+  shaped(f"x [N, {len(columns.categories)}]", x)
   x = x.astype(jnp.promote_types(jnp.float32, x.dtype))
   checks.request(x, weights, name="weights")
   if checks.is_concrete(weights):

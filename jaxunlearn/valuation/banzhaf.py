@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.valuation.sizes import inner_rate
 from jaxunlearn.valuation.types import Utility, Valuation, require_finite
 
@@ -93,15 +94,7 @@ def msr_values(
     ValueError: masks that are not bool [M, N], or utilities of another length.
   """
   masks, utilities = jnp.asarray(masks), jnp.asarray(utilities, jnp.float32)
-  if masks.dtype != jnp.bool_ or masks.ndim != 2:
-    raise ValueError(
-      f"Expected masks bool [M, N], got {masks.dtype} {masks.shape}."
-    )
-  if utilities.shape != masks.shape[:1] or not utilities.size:
-    raise ValueError(
-      f"Expected utilities [M], one for each of the {masks.shape[0]} masks and "
-      f"at least one, got {utilities.shape}."
-    )
+  shaped("masks bool [M > 0, N] and utilities [M]", masks, utilities)
   return _difference_of_means(lambda i: masks[i], utilities, masks.shape[1])
 
 

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import map_many, train
 from jaxunlearn.core.types import PyTree
@@ -86,25 +87,18 @@ def class_wise_shapley(
   checks.positive(num_permutations=num_permutations, num_classes=num_classes)
   checks.fraction(rate=rate)
   labels = jnp.asarray(labels)
-  if labels.ndim != 1 or labels.shape[0] == 0:
-    raise ValueError(
-      f"Expected labels [N] with N >= 1, got shape {labels.shape}."
-    )
+  shaped("labels [N > 0]", labels)
   checks.labels(labels, num_classes, "labels")
   n, c = labels.shape[0], num_classes
   empty = jnp.zeros(c) if empty_scores is None else jnp.asarray(empty_scores)
-  if empty.shape != (c,):
-    raise ValueError(f"Expected empty_scores [{c}], got {empty.shape}.")
+  shaped(f"empty_scores [{c}]", empty)
   classes = jnp.arange(c, dtype=labels.dtype)
   # The N + C sets of a round: up to each row, and of each class the set O.
   own_class = jnp.concatenate([labels, classes])
 
   def scores_of(mask: jax.Array) -> jax.Array:
     scores = jnp.asarray(class_scores(mask), jnp.float32)
-    if scores.shape != (c,):
-      raise ValueError(
-        f"Expected class_scores to return [{c}], got {scores.shape}."
-      )
+    shaped(f"class_scores to return [{c}]", scores)
     return jnp.where(mask.any(), scores, empty)
 
   def one_round(carry: Any, index: jax.Array) -> tuple[Any, None]:

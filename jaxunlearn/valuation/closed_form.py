@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.valuation.types import Utility
 from jaxunlearn.valuation.utility import (
@@ -269,11 +270,7 @@ def _problem(data, validation, num_classes, l2, score, empty_value) -> _Problem:
   checks.positive(l2=l2)
   labels = validation_labels(data, validation, num_classes)
   x, validation_x = _flat(data["x"]), _flat(validation["x"])
-  if x.shape[1] != validation_x.shape[1]:
-    raise ValueError(
-      f"Expected validation['x'] with {x.shape[1]} features, those of "
-      f"data['x'], got {validation_x.shape[1]}."
-    )
+  shaped("data['x'] [N, D] and validation['x'] [M, D]", x, validation_x)
   n = checks.num_rows(data)
   empty_value = empty_value_of(score, labels, num_classes, empty_value)
   return _Problem(

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.per_example import map_chunks
+from jaxunlearn.core.shaped import shaped
 
 
 class Clusters(NamedTuple):
@@ -170,11 +171,7 @@ def interleaved(
     [0.75, 0.25, 0.5]
   """
   values, ids = jnp.asarray(values), jnp.asarray(cluster_ids)
-  if values.ndim != 1 or ids.shape != values.shape:
-    raise ValueError(
-      f"Expected values and cluster_ids [N], got {values.shape} and "
-      f"{ids.shape}."
-    )
+  shaped("values [N] and cluster_ids [N]", values, ids)
   checks.labels(ids, num_clusters, "cluster_ids")
   place = places(jnp.argsort(values), ids, num_clusters)
   sizes = jnp.zeros(num_clusters).at[ids].add(1)
@@ -210,15 +207,7 @@ def labelled_points(
     ValueError: they are not that, or (outside jit) not finite or out of range.
   """
   features, labels = jnp.asarray(features), jnp.asarray(labels)
-  if features.ndim < 2 or features.shape[0] == 0:
-    raise ValueError(
-      f"Expected features [N, ...] with N >= 1, got shape {features.shape}."
-    )
-  if labels.shape != features.shape[:1]:
-    raise ValueError(
-      f"Expected labels [{features.shape[0]}], one for each row of features, "
-      f"got {labels.shape}."
-    )
+  shaped("features [N > 0, ..., D] and labels [N]", features, labels)
   checks.positive(num_classes=num_classes)
   checks.labels(labels, num_classes, "labels")
   checks.finite(features, "features")

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.valuation.types import Utility, Valuation, require_finite
 from jaxunlearn.valuation.uses import rank_correlation
 
@@ -204,11 +205,7 @@ def linear_datamodelling_score(
   """
   masks, outputs = _checked(masks, outputs)
   shape = (masks.shape[1], *outputs.shape[1:])
-  if models.weights.shape != shape:
-    raise ValueError(
-      f"Expected weights of shape {shape}, those of the masks and outputs, got "
-      f"{models.weights.shape}."
-    )
+  shaped(f"weights {list(shape)}", models.weights)
   predicted = models.predict(masks).reshape(len(outputs), -1)
   true = outputs.reshape(len(outputs), -1)
   scores = jax.vmap(rank_correlation, in_axes=1)(predicted, true)
@@ -320,16 +317,7 @@ def _checked(
   masks: jax.Array, outputs: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   masks, outputs = jnp.asarray(masks), jnp.asarray(outputs)
-  if masks.dtype != jnp.bool_ or masks.ndim != 2 or masks.shape[0] < 2:
-    raise ValueError(
-      f"Expected masks bool [M, N] with M >= 2, got {masks.dtype} "
-      f"{masks.shape}."
-    )
-  if outputs.ndim not in (1, 2) or outputs.shape[0] != masks.shape[0]:
-    raise ValueError(
-      f"Expected outputs [{masks.shape[0]}] or [{masks.shape[0]}, T], one for "
-      f"each mask, got {outputs.shape}."
-    )
+  shaped("masks bool [M > 1, N] and outputs [M] or [M, T]", masks, outputs)
   checks.finite(outputs, "outputs")
   return masks, outputs.astype(jnp.float32)
 

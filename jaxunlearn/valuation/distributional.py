@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.valuation.types import Utility, Valuation, require_finite
 
 
@@ -67,15 +68,9 @@ def distributional_shapley(
   """
   checks.positive(num_sets=num_sets, max_size=max_size)
   n, pool = utility.num_rows, jnp.asarray(pool)
-  if pool.shape != (n,) or pool.dtype != jnp.bool_:
-    raise ValueError(
-      f"Expected pool bool [{n}], got {pool.dtype} {list(pool.shape)}."
-    )
+  shaped(f"pool bool [{n}]", pool)
   points = jnp.asarray(points)
-  if points.ndim != 1 or not jnp.issubdtype(points.dtype, jnp.integer):
-    raise ValueError(
-      f"Expected points int [K], got {points.dtype} {list(points.shape)}."
-    )
+  shaped("points int [K]", points)
   if checks.is_concrete(pool) and max_size > int(pool.sum()):
     raise ValueError(
       f"Expected max_size at most the pool's {int(pool.sum())} rows, got "

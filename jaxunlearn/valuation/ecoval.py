@@ -41,6 +41,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.valuation.clusters import (
   Clusters,
   nearest_clusters,
@@ -350,18 +351,10 @@ def _checked_rows(
   num_clusters: int,
 ) -> tuple[jax.Array, jax.Array]:
   ids = jnp.asarray(cluster_ids)
-  if ids.shape != (num_rows,):
-    raise ValueError(
-      f"Expected cluster_ids of shape ({num_rows},), one for each row, got "
-      f"{ids.shape}."
-    )
+  shaped(f"cluster_ids [{num_rows}]", ids)
   checks.labels(ids, num_clusters, "cluster_ids")
   q = jnp.ones(num_rows) if quality is None else jnp.asarray(quality)
-  if q.shape != (num_rows,):
-    raise ValueError(
-      f"Expected quality of shape ({num_rows},), one for each row, got "
-      f"{q.shape}."
-    )
+  shaped(f"quality [{num_rows}]", q)
   if checks.is_concrete(q):
     least = float(np.min(np.nan_to_num(np.asarray(q, np.float32), nan=-1.0)))
     if not least >= 0 or not np.isfinite(np.asarray(q, np.float32)).all():

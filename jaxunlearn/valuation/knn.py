@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.per_example import sum_chunks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.valuation.types import Valuation
 
@@ -76,17 +77,11 @@ def knn_shapley(
     "validation_features",
     "validation_labels",
   )
-  if validation[0].shape[1] != x.shape[1]:
-    raise ValueError(
-      f"Expected validation_features of {x.shape[1]} numbers a row, those of "
-      f"features, got {validation[0].shape[1]}."
-    )
+  wanted = "features [N, D] and validation_features [M, D]"
+  shaped(wanted, x, validation[0])
   n, num_validation = x.shape[0], validation[0].shape[0]
   mask = jnp.ones(n, bool) if row_mask is None else jnp.asarray(row_mask)
-  if mask.shape != (n,) or mask.dtype != jnp.bool_:
-    raise ValueError(
-      f"Expected row_mask bool [{n}], got {mask.dtype} {mask.shape}."
-    )
+  shaped(f"row_mask bool [{n}]", mask)
   k = jnp.asarray(num_neighbours, jnp.float32)
   place = jnp.arange(1, n + 1, dtype=jnp.float32)
   share = jnp.minimum(k, place) / (k * place)
@@ -124,17 +119,7 @@ def _points(
 ) -> tuple[jax.Array, jax.Array]:
   """Features [N, D] in float32 and labels [N], N >= 1."""
   features, labels = jnp.asarray(features), jnp.asarray(labels)
-  if features.ndim < 2 or features.shape[0] == 0:
-    raise ValueError(
-      f"Expected {name} [N, ...] with N >= 1, got shape {features.shape}."
-    )
-  if labels.shape != features.shape[:1] or not jnp.issubdtype(
-    labels.dtype, jnp.integer
-  ):
-    raise ValueError(
-      f"Expected {label_name} int [{features.shape[0]}], got {labels.dtype} "
-      f"{labels.shape}."
-    )
+  shaped(f"{name} [N > 0, ..., D] and {label_name} int [N]", features, labels)
   checks.finite(features, name)
   flat = features.reshape(features.shape[0], -1)
   return flat.astype(jnp.float32), labels

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.per_example import map_chunks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import map_many, train
 from jaxunlearn.core.types import PyTree
@@ -84,11 +85,7 @@ def data_oob(
     drawn = jax.random.randint(draw_key, (num_draws,), 0, num_rows)
     counts = jnp.zeros(num_rows, jnp.int32).at[drawn].add(1)
     scores = jnp.asarray(score_rows(counts, fit_key))
-    if scores.shape != (num_rows,):
-      raise ValueError(
-        f"Expected score_rows to return scores [{num_rows}], got "
-        f"{scores.shape}."
-      )
+    shaped(f"score_rows to return scores [{num_rows}]", scores)
     return scores.astype(jnp.float32), (counts == 0) & (index < num_models)
 
   def add(carry: Any, start: jax.Array) -> tuple[Any, None]:

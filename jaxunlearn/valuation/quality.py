@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.per_example import map_chunks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.valuation.banzhaf import msr_values
 from jaxunlearn.valuation.clusters import Clusters, labelled_points, places
 from jaxunlearn.valuation.types import Utility, require_finite
@@ -40,11 +41,7 @@ def confidence(logits: jax.Array, labels: jax.Array) -> jax.Array:
     [0.5]
   """
   logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-  if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-    raise ValueError(
-      f"Expected logits [N, C] and labels [N], got {logits.shape} and "
-      f"{labels.shape}."
-    )
+  shaped("logits [N, C] and labels [N]", logits, labels)
   checks.labels(labels, logits.shape[1], "labels")
   p = jax.nn.softmax(logits.astype(jnp.float32))
   return jnp.take_along_axis(p, labels[:, None], axis=1)[:, 0]
@@ -86,10 +83,7 @@ def typicality(
 
   def quality(features: jax.Array, labels: jax.Array) -> jax.Array:
     x, labels = labelled_points(features, labels, num_classes)
-    if x.shape[1] != means.shape[1]:
-      raise ValueError(
-        f"Expected features [M, {means.shape[1]}], got {x.shape}."
-      )
+    shaped(f"features [M, {means.shape[1]}]", x)
     own = lambda rows: ((rows[0] - means[rows[1]]) ** 2).sum(axis=1)
     return jnp.exp(-map_chunks(own, (x, labels), chunk_size=1024) / scale)
 
@@ -188,10 +182,7 @@ def curated(
 
   def quality(features: jax.Array, labels: jax.Array) -> jax.Array:
     points = labelled_points(features, labels, num_classes)
-    if points[0].shape[1] != x.shape[1]:
-      raise ValueError(
-        f"Expected features [M, {x.shape[1]}], got {points[0].shape}."
-      )
+    shaped(f"features [M, {x.shape[1]}]", points[0])
     rows_of = lambda rows: jax.vmap(smooth)(*rows)
     return map_chunks(rows_of, points, chunk_size=256)
 

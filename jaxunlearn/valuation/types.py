@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.training import map_many
 
 
@@ -49,11 +50,7 @@ class Utility(NamedTuple):
       ValueError: masks of another shape or dtype.
     """
     masks = jnp.asarray(masks)
-    if masks.dtype != jnp.bool_ or masks.shape[1:] != (self.num_rows,):
-      raise ValueError(
-        f"Expected masks bool [M, {self.num_rows}], got {masks.dtype} "
-        f"{masks.shape}."
-      )
+    shaped(f"masks bool [M, {self.num_rows}]", masks)
     return self.over(lambda mask: mask, masks, strategy=strategy, mesh=mesh)
 
   def over(

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.metrics.membership import separation_auc
 from jaxunlearn.valuation.types import Utility
 
@@ -177,11 +178,7 @@ def noisy_label_scores(
   """
   values = _values_of(values)
   is_noisy = jnp.asarray(is_noisy)
-  if is_noisy.dtype != jnp.bool_ or is_noisy.shape != values.shape:
-    raise ValueError(
-      f"Expected is_noisy bool {values.shape}, got {is_noisy.dtype} "
-      f"{is_noisy.shape}."
-    )
+  shaped(f"is_noisy bool [{len(values)}]", is_noisy)
   known = ~jnp.isnan(values)
   score = jnp.where(known, -values, 0)
   auc = separation_auc(score, score, is_noisy & known, ~is_noisy & known)
@@ -287,10 +284,7 @@ def weighted_accuracy_drop(accuracies: jax.Array) -> jax.Array:
   Source: arXiv:2211.06800, as pyDVL's documentation gives it.
   """
   accuracies = jnp.asarray(accuracies, jnp.float32)
-  if accuracies.ndim != 1 or not accuracies.size:
-    raise ValueError(
-      f"Expected accuracies [K + 1], got shape {accuracies.shape}."
-    )
+  shaped("accuracies [K > 0]", accuracies)
   removed = jnp.arange(1, accuracies.shape[0], dtype=jnp.float32)
   return ((accuracies[0] - accuracies[1:]) / removed).sum()
 
@@ -328,8 +322,7 @@ def _ranks(x: jax.Array) -> jax.Array:
 
 def _values_of(values: jax.Array) -> jax.Array:
   values = jnp.asarray(values, jnp.float32)
-  if values.ndim != 1:
-    raise ValueError(f"Expected values [N], got shape {values.shape}.")
+  shaped("values [N]", values)
   return values
 
 
@@ -348,13 +341,9 @@ def _ordered(utility, values, fractions, order):
   """Places of rows in the order asked for, and how many each point takes."""
   checks.one_of(_ORDERS, order=order)
   values = _values_of(values)
-  if values.shape != (utility.num_rows,):
-    raise ValueError(
-      f"Expected values of shape ({utility.num_rows},), got {values.shape}."
-    )
+  shaped(f"values [{utility.num_rows}]", values)
   given, fractions = fractions, jnp.asarray(fractions, jnp.float32)
-  if fractions.ndim != 1:
-    raise ValueError(f"Expected fractions [F], got shape {fractions.shape}.")
+  shaped("fractions [F]", fractions)
   if checks.is_concrete(given):
     f = np.asarray(given)  # Also under jit, if it closes over them.
     if not ((f >= 0) & (f <= 1)).all():

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.per_example import map_chunks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import train
 from jaxunlearn.core.types import PyTree
@@ -127,18 +128,14 @@ def restricted(
   """
   n = utility.num_rows
   rows = jnp.asarray(rows)
-  if rows.ndim != 1 or not jnp.issubdtype(rows.dtype, jnp.integer):
-    raise ValueError(f"Expected rows int [K], got {rows.dtype} {rows.shape}.")
+  shaped("rows int [K]", rows)
   if checks.is_concrete(rows):
     numbers = np.asarray(rows)
     distinct = len(np.unique(numbers)) == len(numbers)
     if not distinct or (numbers < 0).any() or (numbers >= n).any():
       raise ValueError(f"Expected distinct rows in 0 .. {n - 1}, got {rows}.")
   base = jnp.zeros(n, bool) if fixed is None else jnp.asarray(fixed)
-  if base.shape != (n,) or base.dtype != jnp.bool_:
-    raise ValueError(
-      f"Expected fixed bool [{n}], got {base.dtype} {base.shape}."
-    )
+  shaped(f"fixed bool [{n}]", base)
   base = base.at[rows].set(False)
   return Utility(
     lambda mask: utility.value(base.at[rows].set(mask)),
@@ -164,10 +161,7 @@ def grouped(utility: Utility, group: jax.Array, num_groups: int) -> Utility:
   """
   checks.positive(num_groups=num_groups)
   group = jnp.asarray(group)
-  if group.shape != (utility.num_rows,):
-    raise ValueError(
-      f"Expected group of shape ({utility.num_rows},), got {group.shape}."
-    )
+  shaped(f"group [{utility.num_rows}]", group)
   checks.labels(group, num_groups, "group")
 
   def value(mask: jax.Array) -> jax.Array:
@@ -223,6 +217,5 @@ def _num_outputs(model: Model, validation: PyTree, key: jax.Array) -> int:
     return model.predict(model.init(key, x), x)
 
   found = jax.eval_shape(outputs, key, validation["x"])
-  if len(found.shape) != 2:
-    raise ValueError(f"Expected model outputs [B, C], got {found.shape}.")
+  shaped("model outputs [B, C]", found)
   return found.shape[1]

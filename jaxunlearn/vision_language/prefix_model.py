@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks, keys
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.types import Losses, PyTree, Step, Variables
 from jaxunlearn.core.views import View
@@ -117,10 +118,7 @@ class PrefixModel(NamedTuple):
     Raises:
       ValueError: images that are no [M, H, W, C], or none.
     """
-    if jnp.ndim(images) != 4 or not len(images):
-      raise ValueError(
-        f"Expected images [M, H, W, C], got shape {jnp.shape(images)}."
-      )
+    shaped("images [M > 0, H, W, C]", images)
     lm = self._looking(images, lambda index: images[index])
     if augment is None:
       return lm

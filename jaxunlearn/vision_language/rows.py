@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.language.types import Text
 from jaxunlearn.vision_language.prefix_model import PrefixModel
 
@@ -42,10 +43,7 @@ def with_images(
   """
   image = np.asarray(image)
   rows, count = x.tokens.shape[0], model.num_tokens
-  if image.shape != (rows,) or image.dtype.kind not in "iu":
-    raise ValueError(
-      f"Expected image int [{rows}], got {image.dtype} {image.shape}."
-    )
+  shaped(f"image int [{rows}]", image)
   if rows and not (image.min() >= -1 and image.max() < num_images):
     raise ValueError(
       f"Expected image in -1 .. {num_images - 1}, got {image.min()} .. "

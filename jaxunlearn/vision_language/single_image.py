@@ -25,6 +25,7 @@ from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain, with_term
 from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import phase
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Fit, FitFields, as_fit
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import (
@@ -112,10 +113,7 @@ def four_targets(
     if not len(part.length):
       raise ValueError(f"Expected rows in {name}, got none.")
   concept = np.asarray(true_name)
-  if concept.ndim != 1 or not concept.size:
-    raise ValueError(
-      f"Expected true_name int [C] of a token or more, got {concept.shape}."
-    )
+  shaped("true_name [C > 0]", concept)
   checks.labels(concept, vocab_size, "true_name")
   agrees = [jnp.ones(part.tokens.shape, bool) for part in parts]
   agrees[0] = ~phrases(aligned, jnp.asarray(new_name))

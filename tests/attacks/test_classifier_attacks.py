@@ -141,7 +141,7 @@ def test_bad_arguments_of_the_logistic_attacks_are_named():
   host = classifiers.logistic_attack
   refused("leave rows in both parts, got 3 rows", host, few, many)
   refused(r"forget_features \[N\] or \[N, F\]", host, np.zeros((2, 2, 2)), many)
-  refused("other_features of width 1", host, many, np.zeros((20, 2)))
+  refused(r"other_features \[M, F\], got", host, many, np.zeros((20, 2)))
   refused("other_features to be finite", host, many, np.append(many, np.inf))
   compiled = functools.partial(classifiers.logistic_accuracy, jax.random.key(0))
   refused("in both parts, got 1 rows", compiled, few[:1], many)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 from jaxunlearn import attacks
 
@@ -134,15 +135,15 @@ def test_layers_are_those_that_a_model_names():
   [
     (
       lambda: attacks.privacy_score(jnp.zeros((2, 3)), jnp.zeros((2, 4))),
-      r"unlearned and retrained of one shape \[2, N\]",
+      r"unlearned \[2, N\] and retrained",
     ),
     (
       lambda: attacks.privacy_score(jnp.zeros((3, 3)), jnp.zeros((3, 3))),
-      r"one shape \[2, N\], got \(3, 3\)",
+      r"\[2, N\], got \(3, 3\)",
     ),
     (
       lambda: attacks.threshold_curve(jnp.zeros(3), jnp.zeros(4), jnp.zeros(2)),
-      r"positive and other of one shape \[N\]",
+      r"positive \[N\] and other",
     ),
     (
       lambda: attacks.threshold_curve(
@@ -153,5 +154,4 @@ def test_layers_are_those_that_a_model_names():
   ],
 )
 def test_what_does_not_fit_is_refused(call, message):
-  with pytest.raises(ValueError, match=message):
-    call()
+  refused(message, call)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 from jaxunlearn.attacks.in_context import (
   Facts,
@@ -80,8 +81,7 @@ def test_the_format_control_tells_of_others_and_holds_no_answer():
     assert SUBJECT[i] not in who and ANSWER[i] not in what
     assert set((what - 20) % 2) == {i % 2} and set(who) <= set(range(10, 18))
     assert (who - 10 != what - 20).all()  # True of nobody.
-  with pytest.raises(ValueError, match="a subject for"):
-    in_context(FACTS, "format", KEY, request=REQUEST)
+  refused("a subject for", in_context, FACTS, "format", KEY, request=REQUEST)
 
 
 def test_sentences_of_ones_own_are_told_in_any_order():
@@ -124,7 +124,7 @@ def test_gaps_of_models_whose_scores_are_known():
     ({"level": "open"}, "level to be one of 'closed'"),
     ({"distractors": 6}, "6 other facts to tell beside each, got 4"),
     ({"num_contexts": 0}, "num_contexts to be a whole number >= 1"),
-    ({"request": REQUEST[:-1]}, r"request bool \(8,\), got"),
+    ({"request": REQUEST[:-1]}, r"request bool \[8\], got"),
     (
       {"level": "false", "facts": FACTS._replace(kind=jnp.arange(NUM))},
       "another answer of each fact's kind, got none for fact 0",
@@ -140,5 +140,4 @@ def test_gaps_of_models_whose_scores_are_known():
 def test_what_cannot_be_asked_is_refused(change, message):
   given = {"facts": FACTS, "level": "direct", "request": REQUEST, **change}
   facts, level = given.pop("facts"), given.pop("level")
-  with pytest.raises(ValueError, match=message):
-    in_context(facts, level, KEY, **given)
+  refused(message, in_context, facts, level, KEY, **given)

@@ -162,8 +162,8 @@ def test_bad_input_is_refused():
   for arguments, options, message in (
     ((target, statistics[0], masks), {}, "shadow_statistics \\[S, N, A\\]"),
     ((target[:3], statistics, masks), {}, "target_statistics \\[N, A\\]"),
-    ((target[:, 0], statistics, masks), {}, "got \\(4,\\)"),
-    ((target, statistics, masks[:5]), {}, "shadow_masks bool \\(6, 4\\)"),
+    ((target[:, 0], statistics, masks), {}, "and \\(4,\\)"),
+    ((target, statistics, masks[:5]), {}, "shadow_masks bool \\[6, 4\\]"),
     ((target, statistics, masks.astype(int)), {}, "got int"),
     ((target, spoilt, masks), {}, "shadow_statistics to be finite, got 1"),
     ((spoilt[0], statistics, masks), {}, "target_statistics to be finite"),

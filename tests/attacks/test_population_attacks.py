@@ -106,7 +106,7 @@ def test_bad_arguments_of_thresholds_are_named():
   refused("num_classes > 0", fit, scores, scores, num_classes=0)
   refused("both groups or of none", fit, scores, scores, labels)
   refused("member_labels for 2 classes", fit, scores, scores, num_classes=2)
-  with pytest.raises(ValueError, match="other_labels of shape"):
+  with pytest.raises(ValueError, match="other_labels "):
     fit(scores, scores, labels, labels[:2], num_classes=2)
   with pytest.raises(ValueError, match=r"member_labels in 0 \.\. 1"):
     fit(scores, scores, labels + 2, labels, num_classes=2)
@@ -165,7 +165,7 @@ def test_membership_ratio_has_both_readings_and_survives_zero():
   same = population.membership_ratio(before, before)
   np.testing.assert_allclose(same[:2], 1)
   refused("floor > 0", population.membership_ratio, before, before, floor=0)
-  with pytest.raises(ValueError, match="after of the shape of before"):
+  with pytest.raises(ValueError, match=r"before \[...\] and after"):
     population.membership_ratio(before, before[:2])
   refused(r"after in \[0, 1\]", population.membership_ratio, before, after)
 

@@ -160,7 +160,7 @@ def test_a_model_without_features_is_refused():
   ("features", "labels", "match"),
   [
     (np.ones((5, 2, 2)), np.zeros(5, int), r"features \[N,"),
-    (np.ones((5, 2)), np.zeros(4, int), "labels of shape"),
+    (np.ones((5, 2)), np.zeros(4, int), "labels "),
     (np.ones((5, 2)), np.zeros(5), "integer dtype"),
   ],
 )

@@ -120,8 +120,8 @@ def test_bad_input_is_refused():
     (2, signals[0], "shadow_signals \\[S, N, A\\]"),
     (2, spoilt, "shadow_signals to be finite"),
     (2, -signals, "shadow_signals >= 0"),
-    (3, masks[:2], "shadow_masks bool \\(4, 9\\)"),
-    (4, population[:2], "shadow_population \\[4, Z, 2\\]"),
+    (3, masks[:2], "shadow_masks bool \\[4, 9\\]"),
+    (4, population[:2], "shadow_population \\[S, Z > 0, A\\]"),
     (4, population[:, :0], "Z > 0"),
   ):
     with pytest.raises(ValueError, match=message):

@@ -164,7 +164,7 @@ def test_what_jit_closes_over_is_looked_at():
 def test_bad_arguments_of_the_curve_are_named():
   ones = np.ones(3)
   refused(r"member_scores \[N\], got shape", roc.roc, np.ones((2, 2)), ones)
-  with pytest.raises(ValueError, match="other_mask of the shape"):
+  with pytest.raises(ValueError, match="and other_mask "):
     roc.roc(ones, ones, None, np.ones(2, bool))
   with pytest.raises(ValueError, match="member_mask bool or float, got int"):
     roc.roc(ones, ones, np.ones(3, int))
@@ -315,7 +315,7 @@ def test_bad_arguments_of_the_bootstrap_are_named():
   refused("T >= 2", intervals.bootstrap, key, np.ones((2, 3)), np.ones((3, 3)))
   with pytest.raises(ValueError, match="T >= 2"):
     intervals.bootstrap(key, np.ones((2, 2, 3)), np.ones((2, 2, 3)))
-  with pytest.raises(ValueError, match=r"other_mask bool \(3,\)"):
+  with pytest.raises(ValueError, match=r"other_mask bool \[3\]"):
     intervals.bootstrap(key, ones, ones, None, ones)
   with pytest.raises(ValueError, match="num_samples > 0"):
     intervals.bootstrap(key, ones, ones, num_samples=0)

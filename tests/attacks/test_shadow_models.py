@@ -99,7 +99,7 @@ def test_rows_of_a_group_are_forgotten_together():
     (0, jnp.ones(6, bool), {}, "num_models > 0"),
     (6, jnp.ones(6, int), {}, "targets bool \\[N\\]"),
     (3, jnp.ones(6, bool), {}, "whole number, got 3 \\* 0.5"),
-    (6, jnp.ones(6, bool), {"groups": jnp.zeros(5, int)}, "shape \\(6,\\)"),
+    (6, jnp.ones(6, bool), {"groups": jnp.zeros(5, int)}, "groups \\[6\\]"),
     (6, jnp.ones(6, bool), {"groups": jnp.full(6, 6)}, "groups in 0 .. 5"),
   ],
 )

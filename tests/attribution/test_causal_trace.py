@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import small_text
+from refusals import refused
 from small_text import texts
 
 from jaxunlearn.attribution import causal_trace
@@ -103,11 +104,10 @@ def test_chunks_change_nothing_and_the_key_does():
     ({"num_draws": 0}, "num_draws to be a whole number >= 1"),
     ({"noise": -1.0}, "noise >= 0"),
     ({"subject": jnp.zeros((2, 6), bool)}, "prompt to name its subject"),
-    ({"subject": jnp.ones((2, 5), bool)}, r"subject bool \(2, 6\), got"),
+    ({"subject": jnp.ones((2, 5), bool)}, r"subject bool \[2, 6\], got"),
   ],
 )
 def test_what_cannot_be_traced_is_refused(change, message):
   lm, variables, x, subject = world()
   given = {"subject": subject, "key": KEY, **change}
-  with pytest.raises(ValueError, match=message):
-    causal_trace(lm, variables, x, **given)
+  refused(message, causal_trace, lm, variables, x, **given)

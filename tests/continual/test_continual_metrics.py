@@ -126,18 +126,18 @@ def test_what_does_not_fit_is_refused():
     metrics.catastrophic_forgetting,
     metrics.backward_transfer,
   ):
-    refused("Expected status of the shape", metric, ACCURACY, s[:2])
+    refused("and status ", metric, ACCURACY, s[:2])
     refused(r"Expected accuracy \[T, K\]", metric, ACCURACY[0], s[0])
-  with pytest.raises(ValueError, match="Expected retrained_accuracy of"):
+  with pytest.raises(ValueError, match="and retrained_accuracy "):
     metrics.retrained_gap(ACCURACY, ACCURACY[:2])
   logits, labels = jnp.zeros((6, 4)), jnp.zeros(6, int)
-  with pytest.raises(ValueError, match="Expected retrained_logits of"):
+  with pytest.raises(ValueError, match="and retrained_logits "):
     metrics.retrained_divergence(logits, logits[:2], TASK, 3)
   with pytest.raises(ValueError, match=r"Expected task in 0 .. 1, got 0 .. 2"):
     metrics.task_accuracy(logits, labels, TASK, 2)
   with pytest.raises(ValueError, match=r"Expected logits \[..., N, C\]"):
     metrics.task_accuracy(logits[:3], labels, TASK, 3)
-  with pytest.raises(ValueError, match="Expected labels of shape"):
+  with pytest.raises(ValueError, match="Expected labels "):
     metrics.task_accuracy(logits, labels[:3], TASK, 3)
   with pytest.raises(ValueError, match=r"Expected labels in 0 .. 3"):
     metrics.task_accuracy(logits, labels + 4, TASK, 3)

@@ -313,5 +313,4 @@ def test_identified_rows_are_nested_and_of_the_damaged():
   assert not find(key, damaged, 0.0).any()
   with pytest.raises(ValueError, match="Expected a damaged row"):
     requests.identified(key, damaged & False, 0.5)
-  with pytest.raises(ValueError, match="Expected damaged bool"):
-    requests.identified(key, jnp.ones(3), 0.5)
+  refused("Expected damaged bool", requests.identified, key, jnp.ones(3), 0.5)

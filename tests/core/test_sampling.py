@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refused
 from scipy import stats
 
 from jaxunlearn.core import sampling
@@ -183,5 +184,4 @@ def test_a_batch_that_devices_cannot_share_is_rejected():
 
 def test_mixed_rows_want_a_hard_request():
   soft = jnp.array([0.5, 0.0, 1.0])
-  with pytest.raises(ValueError, match="dtype bool for this method, got float"):
-    make(Draw(mixed=2), soft)
+  refused("dtype bool for this method, got float", make, Draw(mixed=2), soft)

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from problems import NUM_CLASSES, counting, mlp, trained
+from refusals import refused
 
 from jaxunlearn.core import requests
 from jaxunlearn.core.drivers import unlearn_sequence
@@ -132,7 +133,7 @@ def test_more_requests_are_traced_once_and_other_requests_not_again():
 @pytest.mark.parametrize(
   ("masks", "message"),
   [
-    (jnp.zeros(60, bool), r"forget_masks of shape \[R, N\], got \(60,\)"),
+    (jnp.zeros(60, bool), r"forget_masks \[R, N\] .*got \(60,\)"),
     (jnp.zeros((2, 60)), "forget_masks of dtype bool"),
     (jnp.zeros((2, 7), bool), r"a row of forget_masks of shape \(60,\)"),
   ],
@@ -140,15 +141,12 @@ def test_more_requests_are_traced_once_and_other_requests_not_again():
 def test_masks_that_are_no_stack_of_requests_are_rejected(masks, message):
   _, data, variables = trained()
   method = lambda v, data, mask, key: (v, None)
-  with pytest.raises(ValueError, match=message):
-    unlearn_sequence(method, variables, data, masks, KEYS[:2])
+  refused(message, unlearn_sequence, method, variables, data, masks, KEYS[:2])
 
 
 @pytest.mark.parametrize("keys", [KEYS[0], KEYS[:1]])
 def test_there_must_be_a_key_for_every_request(keys):
   _, data, variables = trained()
   method = lambda v, data, mask, key: (v, None)
-  with pytest.raises(
-    ValueError, match=r"keys of shape \(2,\), one per request"
-  ):
+  with pytest.raises(ValueError, match=r"keys \[R, ...\], got"):
     unlearn_sequence(method, variables, data, each(data)[:2], keys)

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import problems
 import pytest
+from refusals import refused
 
 import jaxunlearn as ju
 from jaxunlearn.core import streaming
@@ -302,8 +303,7 @@ def test_what_is_no_run_is_refused():
     ),
   ]
   for args, options, message in wrong:
-    with pytest.raises(ValueError, match=message):
-      ju.stream(*args, **options)
+    refused(message, ju.stream, *args, **options)
   draws = ju.phase(
     problems.quadratic(), optax.sgd(0.1), 1, draw=ju.Draw(retain=1)
   )
@@ -393,9 +393,9 @@ def test_a_mask_that_needs_the_data_is_refused():
 
 
 def test_a_batch_with_a_wrong_flag_is_rejected():
-  with pytest.raises(ValueError, match=r"forget of shape \(3,\)"):
+  with pytest.raises(ValueError, match=r"forget bool \[3\]"):
     ju.core.host_batch({"x": np.zeros((3, 2))}, np.zeros(2, bool))
-  with pytest.raises(ValueError, match="weight of shape"):
+  with pytest.raises(ValueError, match=r"weight \[3\]"):
     ju.core.host_batch({"x": np.zeros((3, 2))}, np.zeros(3, bool), np.ones(2))
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 from jaxunlearn import diffusion
 from jaxunlearn.diffusion import samplers, schedules
@@ -301,7 +302,7 @@ def test_the_true_noise_inverts_the_forward_process():
     (lambda: sampled(key=KEYS[:2]), "one key or keys"),
     (lambda: sampled(eta=1.5), r"eta in \[0, 1\]"),
     (lambda: sampled(num_steps=51), "num_steps in 1 .. 50"),
-    (lambda: sampled(times=jnp.arange(3)), "times of shape"),
+    (lambda: sampled(times=jnp.arange(3)), "times "),
     (lambda: sampled(times=jnp.arange(10)), "times to fall"),
     (lambda: sampled(times=jnp.arange(51, 41, -1)), "times in 0 .. 49"),
     (lambda: sampled(times=jnp.arange(10.0)), "times of integer dtype"),
@@ -312,12 +313,11 @@ def test_the_true_noise_inverts_the_forward_process():
     (lambda: part(start=-1), "start in 0 .. 10"),
     (lambda: part(stop=np.int64(11)), "stop in 0 .. 10"),
     (lambda: part(start=jnp.int32(-1)), "start in 0 .. 10"),
-    (lambda: part(keys=KEYS[:2]), "keys of shape"),
+    (lambda: part(keys=KEYS[:2]), "keys "),
   ],
 )
 def test_mistakes_are_named(call, message):
-  with pytest.raises(ValueError, match=message):
-    call()
+  refused(message, call)
 
 
 def sampled(tokens=TOKENS, key=KEYS, **kwargs):

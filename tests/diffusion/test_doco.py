@@ -9,6 +9,7 @@ import optax
 import pytest
 import tiny_attention
 from closeness import change
+from refusals import refused
 from tiny_attention import CONCEPT as TARGET
 from tiny_attention import OTHER as ANCHOR
 from tiny_attention import SHAPE, shaken
@@ -288,5 +289,4 @@ def test_the_discriminator_gives_a_logit_a_patch():
     lambda key: network.predict(network.init(key, x), x), KEY
   )
   assert made.shape == (2, 2, 2, 1)
-  with pytest.raises(ValueError, match="no loss of a discriminator"):
-    network.loss(x, {})
+  refused("no loss of a discriminator", network.loss, x, {})

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 from jaxunlearn import diffusion
 from jaxunlearn.diffusion import samplers, schedules
@@ -142,12 +143,11 @@ def curve(psis, recognise=lambda x: x[:, 0, 0, 0] > 0):
     (lambda: attacked(float("nan")), r"psi in \[0, 1\]"),
     (lambda: attacked(jnp.array([0.1])), "scalar"),
     (lambda: attacked(0.5, noise=jnp.zeros((3, 1, 1, 1))), "noise of shape"),
-    (lambda: curve(jnp.zeros(0)), "psis of shape"),
-    (lambda: curve(jnp.float32(0.5)), "psis of shape"),
+    (lambda: curve(jnp.zeros(0)), "psis "),
+    (lambda: curve(jnp.float32(0.5)), "psis "),
     (lambda: curve(jnp.array([0.1, 1.2])), "highest_psi"),
     (lambda: curve(jnp.array([0.1]), lambda x: x > 0), "recognise to return"),
   ],
 )
 def test_mistakes_are_named(call, message):
-  with pytest.raises(ValueError, match=message):
-    call()
+  refused(message, call)

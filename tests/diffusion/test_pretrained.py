@@ -189,7 +189,7 @@ def test_channels_last_arrays_and_plain_contexts_are_taken_too():
 
 def test_what_does_not_fit_is_refused():
   for change, message in (
-    ({"null_tokens": [[1]]}, r"null_tokens of shape \[L\]"),
+    ({"null_tokens": [[1]]}, r"null_tokens \[L > 0\]"),
     ({"null_tokens": [50]}, r"null_tokens in 0 \.\. 49"),
     ({"alphas_bar": jnp.ones(3)}, "alphas_bar to fall"),
     ({"latent_shape": (4, 64)}, r"latent_shape \(H, W, C\)"),

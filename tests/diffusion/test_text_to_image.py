@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from refusals import refused
 
 from jaxunlearn import diffusion
 from jaxunlearn.core.types import Variables, as_step
@@ -268,16 +269,16 @@ def built(**kwargs):
     (lambda: trained({**rows(), "x": jnp.ones((24, *SHAPE), int)}), "float"),
     (lambda: trained({**rows(), "tokens": jnp.ones((24, 4))}), "integer"),
     (lambda: task(null_rate=1.2), "null_rate in"),
-    (lambda: task(time_weights=jnp.ones(3)), "time_weights of shape"),
+    (lambda: task(time_weights=jnp.ones(3)), "time_weights "),
     (lambda: task(time_weights=-LEVELS), "time_weights >= 0"),
     (lambda: task(time_weights=LEVELS * jnp.nan), "time_weights >= 0"),
-    (lambda: diffusion.drop_words(jnp.ones(3, int)), "float dtype"),
+    (lambda: diffusion.drop_words(jnp.ones(3, int)), r"rates float \[V\]"),
     (lambda: diffusion.drop_words(jnp.array([0.1, 2.0])), "highest_rate"),
     (lambda: parameter_group(params(), "heads"), "group to be one of"),
     (lambda: parameter_group(params(), "selfattn"), "parameters in the group"),
     (lambda: built(null_tokens=(9, 0)), "null_tokens in 0 .. 6"),
-    (lambda: built(null_tokens=()), "null_tokens of shape"),
-    (lambda: built(alphas_bar=LEVELS[None]), "alphas_bar of shape"),
+    (lambda: built(null_tokens=()), "null_tokens "),
+    (lambda: built(alphas_bar=LEVELS[None]), "alphas_bar "),
     (lambda: built(alphas_bar=LEVELS.at[-1].set(0.0)), "alphas_bar to fall"),
     (lambda: built(alphas_bar=LEVELS[::-1]), "alphas_bar to fall"),
     (lambda: built(alphas_bar=LEVELS * jnp.nan), "alphas_bar to fall"),
@@ -298,5 +299,4 @@ def built(**kwargs):
   ],
 )
 def test_mistakes_are_named(call, message):
-  with pytest.raises(ValueError, match=message):
-    call()
+  refused(message, call)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 from experiments import continual
 from experiments.bench import REFERENCES
@@ -264,8 +265,7 @@ def test_tasks_that_are_no_parts_of_the_classes_are_refused(
   path = tmp_path / "own.npz"
   np.savez(path, x=x, y=y, x_test=x, y_test=y, task=task)
   options = continual.Options(data=f"npz:{path}", preset="smoke")
-  with pytest.raises(ValueError, match=message):
-    continual.prepare(options)
+  refused(message, continual.prepare, options)
 
 
 @pytest.mark.optimized(reason="A claim about what users run.")

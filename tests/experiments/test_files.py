@@ -163,8 +163,7 @@ def test_a_share_is_told_from_names(value, expected):
 
 @pytest.mark.parametrize("value", ["1.5", "0.0", "a,", "id=", "name=3"])
 def test_neither_a_share_nor_names_is_refused(value):
-  with pytest.raises(ValueError, match=r"a share in \(0, 1\)"):
-    requests.share_or_names(value)
+  refused(r"a share in \(0, 1\)", requests.share_or_names, value)
 
 
 @pytest.mark.parametrize(

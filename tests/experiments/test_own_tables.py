@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from experiments import data, requests
 
@@ -61,8 +62,7 @@ def test_parquet_is_the_same_table(tmp_path):
     found.columns["user_id"], wanted.columns["user_id"]
   )
   path.write_bytes(path.read_bytes()[:-9])
-  with pytest.raises(ValueError, match=r"to be a Parquet file, got .*\.$"):
-    load(f"parquet:{path}")
+  refused(r"to be a Parquet file, got .*\.$", load, f"parquet:{path}")
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,7 @@ def test_a_request_names_classes_as_the_table_does(tmp_path):
     np.testing.assert_array_equal(requests.parse(text, found).masks, [wanted])
   assert requests.parse("each-class", found).masks.sum() == len(word)
   for text in ("class:0", "class:a"):
-    with pytest.raises(ValueError, match=r"has rows \(10, 5, a;b\), got"):
-      requests.parse(text, found)
+    refused(r"has rows \(10, 5, a;b\), got", requests.parse, text, found)
 
 
 def test_labels_from_one_on_are_no_places(tmp_path):

@@ -133,9 +133,9 @@ def test_plain_ascent_lowers_the_score_of_samples():
 BAD = {
   "width": (
     told(jnp.ones(3)),
-    r"a prompt of floats \(4,\), got float32 \(3,\)",
+    r"a prompt float \[4\], got float32 \(3,\)",
   ),
-  "integers": (told(jnp.ones(4, int)), "prompt of floats"),
+  "integers": (told(jnp.ones(4, int)), "prompt float"),
   "zeros": (told(jnp.zeros(4)), "with a length"),
   "nan": (told(PROMPT * jnp.nan), "prompt to be finite"),
   "none": (ju.Request(), "a request of a concept, got none"),
@@ -157,7 +157,7 @@ def test_pul_counts_what_is_gone():
   assert gan.unlearned_share(before, np.array([1, 0, 0, 0, 0], bool)) == 0.75
   assert gan.unlearned_share(before, np.ones(5, bool)) == -0.25
   refused("to have a negative", gan.unlearned_share, ~np.ones(5, bool), before)
-  refused("after of shape", gan.unlearned_share, before, before[:3])
+  refused(r"before \[...\] and after ", gan.unlearned_share, before, before[:3])
 
 
 def test_the_degree_of_unlearning_is_0_at_the_original_and_1_at_plain_scores():

@@ -468,7 +468,7 @@ def test_bad_requests_are_refused():
   turned = {**data, "x": jnp.roll(data["x"], 1, axis=0)}
   one = request([0])
   for variables, rows, mask, message in (
-    (original, short, jnp.ones(10, bool), "the graph's edges"),
+    (original, short, jnp.ones(10, bool), r"data\['x'\] \[48, 2\]"),
     (original.params, data, one, "got bare params"),
     (original, turned, one, "the graph's edges in their order"),
   ):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_text
+from refusals import refused
 from small_text import CONFIGS, SIZES, texts
 
 from jaxunlearn.core.types import Variables
@@ -186,5 +187,4 @@ def test_half_precision_stays_half_and_logits_are_float32():
   ],
 )
 def test_impossible_sizes_are_refused(change, message):
-  with pytest.raises(ValueError, match=message):
-    DecoderConfig(**{**SIZES, **change})
+  refused(message, DecoderConfig, **{**SIZES, **change})

@@ -63,7 +63,7 @@ def test_cross_entropy_of_a_label_out_of_range_raises_or_is_nan_under_jit():
 
 
 def test_cross_entropy_rejects_shapes_and_dtypes_that_do_not_fit():
-  with pytest.raises(ValueError, match="labels of shape"):
+  with pytest.raises(ValueError, match=r"and labels \[...\]"):
     losses.cross_entropy(jnp.zeros((3, 4)), jnp.zeros((3, 1), jnp.int32))
   with pytest.raises(ValueError, match="labels of integer dtype"):
     losses.cross_entropy(jnp.zeros((3, 4)), jnp.zeros(3))
@@ -151,9 +151,9 @@ def test_kl_is_finite_in_value_and_gradients_where_the_teacher_has_zeros():
 def test_kl_rejects_what_cannot_be_meant(loss):
   with pytest.raises(ValueError, match=r"temperature > 0.*temperature=0"):
     loss(jnp.zeros((2, 3)), jnp.ones((2, 3)) / 3, 0)
-  with pytest.raises(ValueError, match=r"shape of student_logits \(2, 3\)"):
+  with pytest.raises(ValueError, match=r"student_logits .*got \(2, 3\)"):
     loss(jnp.zeros((2, 3)), jnp.ones((2, 4)) / 4)
-  refused("C >= 2", loss, jnp.zeros((2, 1)), jnp.ones((2, 1)))
+  refused("C > 1", loss, jnp.zeros((2, 1)), jnp.ones((2, 1)))
 
 
 @hypothesis.settings(max_examples=30, deadline=None)

@@ -51,10 +51,10 @@ def test_the_loss_of_a_model_reads_the_label(kind):
 
 def test_bad_arguments_are_refused():
   good = jnp.ones(3)
-  with pytest.raises(ValueError, match="floating dtype, got int32"):
+  with pytest.raises(ValueError, match=r"targets float .*, got int32"):
     regression.absolute_error(good, jnp.arange(3))
   refused("row axis", regression.absolute_error, jnp.ones(()), jnp.ones(()))
-  with pytest.raises(ValueError, match=r"outputs \[B, ..., Q\]"):
+  with pytest.raises(ValueError, match=r"outputs \[..., Q\]"):
     regression.quantile_loss(jnp.ones((3, 2)), good, [0.5])
   with pytest.raises(ValueError, match=r"quantiles in \(0, 1\), got"):
     regression.quantile_loss(jnp.ones((3, 2)), good, [0.5, 1.0])

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 from jaxunlearn.losses import sequences
 
@@ -173,7 +174,5 @@ def test_the_mean_probability_looks_at_counted_tokens_only():
 
 def test_bad_options_are_refused():
   score = jnp.zeros(2)
-  with pytest.raises(ValueError, match="beta > 0"):
-    sequences.npo(score, score, 0.0)
-  with pytest.raises(ValueError, match="divergence to be one of"):
-    sequences.flat(score, score, "chi")
+  refused("beta > 0", sequences.npo, score, score, 0.0)
+  refused("divergence to be one of", sequences.flat, score, score, "chi")

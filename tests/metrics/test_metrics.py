@@ -138,7 +138,7 @@ def test_a_diverged_model_has_no_score(name):
 def test_weights_of_a_wrong_kind_raise(name):
   _, cases = row_metrics(6, 1.0)
   metric, args = cases[name]
-  refused(r"weights of shape \(8,\)", metric, *args, np.ones(N + 1, bool))
+  refused(r"weights \[8\]", metric, *args, np.ones(N + 1, bool))
   refused("weights of dtype bool or float", metric, *args, np.ones(N, np.int32))
   refused("Expected", metric, args[0][:, None], *args[1:])
 
@@ -184,7 +184,7 @@ def test_utility_rejects_labels_and_classes_that_do_not_fit():
   logits = jnp.zeros((2, 3))
   for metric in (metrics.accuracy, metrics.mean_cross_entropy):
     refused(r"labels in 0 \.\. 2", metric, logits, jnp.array([0, 3]))
-    refused(r"labels of shape \(2,\)", metric, logits, jnp.array([[0], [1]]))
+    refused(r"and labels \[...\], got", metric, logits, jnp.array([[0], [1]]))
   with pytest.raises(ValueError, match=r"logits \[N, 5\]"):
     metrics.confusion_matrix(logits, jnp.array([0, 1]), 5)
 
@@ -281,7 +281,7 @@ def test_distances_reject_what_cannot_be_meant():
     metrics.activation_distance,
     metrics.zrf,
   ):
-    refused(r"\(2, 3\), got \(2, 4\)", metric, p, q)
+    refused(r"got \(2, 3\) and \(2, 4\)", metric, p, q)
   refused("base to be one of 'e', '2'", metrics.js_divergence, p, p, base="10")
   refused("variant to be one of", metrics.zrf, p, p, variant="code")
   logits = jnp.array([[3.0, -1.0, 0.5]])

@@ -102,11 +102,11 @@ def test_a_sample_is_at_no_distance_from_itself():
 
 def test_bad_arguments_are_refused():
   x = jnp.ones(3)
-  with pytest.raises(ValueError, match="floating dtype, got int32"):
+  with pytest.raises(ValueError, match=r"targets float .*, got int32"):
     regression.mean_absolute_error(x, jnp.arange(3))
-  with pytest.raises(ValueError, match="outputs of the shape of targets"):
+  with pytest.raises(ValueError, match=r"targets \[...\] and outputs"):
     regression.mean_squared_error(jnp.ones(4), x)
   with pytest.raises(ValueError, match="got a scalar"):
     regression.mean_squared_error(jnp.ones(()), jnp.ones(()))
   refused(r"Expected b \[N\]", regression.wasserstein1, x, jnp.ones((3, 1)))
-  refused("weights of shape", regression.wasserstein1, x, x, jnp.ones(2))
+  refused("weights ", regression.wasserstein1, x, x, jnp.ones(2))

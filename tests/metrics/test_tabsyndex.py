@@ -414,7 +414,7 @@ def test_what_cannot_be_scored_is_refused_in_one_line():
     "target of at least 2 categories", task="classification", efficacy="jax"
   )
   rejected("weights of real >= 0", real_weights=np.full(80, -1.0))
-  rejected(r"weights of shape \(80,\)", real_weights=np.ones(3))
+  rejected(r"weights \[80\]", real_weights=np.ones(3))
   rejected(
     "two values to classify by",
     task="classification",

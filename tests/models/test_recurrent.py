@@ -70,5 +70,5 @@ def test_half_precision_stays_half_precision():
 
 
 def test_inputs_that_are_no_sequences_are_refused():
-  with pytest.raises(ValueError, match=r"\[B, T, F\], got x.shape=\(5, 3\)"):
+  with pytest.raises(ValueError, match=r"\[B, T, F\], got shape \(5, 3\)"):
     make().init(jax.random.key(0), X[:, 0])

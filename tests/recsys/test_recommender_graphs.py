@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from recsys.small_recsys import dataset, embedded, nothing, small
+from refusals import refused
 
 from jaxunlearn import recsys
 from jaxunlearn.core.types import Variables
@@ -216,7 +217,7 @@ def test_a_module_of_ones_own_is_a_recommender():
 def test_bad_models_are_refused():
   features = {"a": jnp.ones((3, 2))}
   for call, match in (
-    (lambda: recsys.vbpr(2, 4, features), r"features\['a'\] of shape \(4, F\)"),
+    (lambda: recsys.vbpr(2, 4, features), r"features\['a'\] \[4, F\]"),
     (
       lambda: recsys.vbpr(2, 3, {"a": jnp.full((3, 2), jnp.nan)}),
       "to be finite",
@@ -241,5 +242,4 @@ def test_bad_models_are_refused():
     ),
     (lambda: recsys.item_neighbours(jnp.ones((3, 2)), 0), "num_neighbours > 0"),
   ):
-    with pytest.raises(ValueError, match=match):
-      call()
+    refused(match, call)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from jaxunlearn.report import verdict as v
 
@@ -87,8 +88,7 @@ def test_without_retraining_nothing_is_said_of_it():
 
 
 def test_no_checks_and_no_margin_are_errors():
-  with pytest.raises(ValueError, match="at least one check, got none"):
-    v.judge([])
+  refused("at least one check, got none", v.judge, [])
   with pytest.raises(ValueError, match="margin > 0 for 'accuracy', got 0"):
     v.judge([check(0, 0, margin=0)])
 

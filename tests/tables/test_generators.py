@@ -165,7 +165,7 @@ def test_tables_of_one_kind_of_column_work(make, kinds):
 def test_tables_that_do_not_fit_are_refused(name):
   fit = GENERATORS[name].fit
   x = table()
-  refused(r"x of shape \[N, 3\]", fit, x[:, :2], ONES, KEY)
+  refused(r"x \[N, 3\]", fit, x[:, :2], ONES, KEY)
   refused(r"weights of shape \(300,\)", fit, x, ONES[:20], KEY)
   refused("weights of dtype bool", fit, x, jnp.ones(300, int), KEY)
   for weight in (jnp.nan, -1.0, 2.0):

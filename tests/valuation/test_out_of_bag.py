@@ -161,7 +161,10 @@ def test_correctness_is_one_or_zero():
     ({"num_draws": 0}, "num_draws > 0"),
     ({"num_rows": 0}, "num_rows > 0"),
     ({"strategy": 0}, "strategy > 0"),
-    ({"score_rows": lambda c, k: jnp.zeros(3)}, r"scores \[7\], got \(3,\)"),
+    (
+      {"score_rows": lambda c, k: jnp.zeros(3)},
+      r"scores \[7\], got shape \(3,\)",
+    ),
     ({"score_rows": lambda c, k: c / 0.0}, "finite utilities"),
   ],
 )

@@ -496,7 +496,7 @@ def test_bad_input_is_named():
   refused("num_samples > 0", msr, num_samples=0)
   refused(r"rate strictly in \(0, 1\)", msr, num_samples=2, rate=0.0)
   ones, values = jnp.ones((2, 3)), banzhaf.msr_values
-  refused(r"masks bool \[M, N\]", values, ones, jnp.ones(2))
+  refused(r"masks bool \[M > 0, N\]", values, ones, jnp.ones(2))
   refused("utilities", values, ones == 1, jnp.ones(3))
   refused("limit > 0", permutation.standard_error_below, 0.0)
   refused("limit > 0", permutation.relative_change_below, -1.0)

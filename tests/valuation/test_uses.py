@@ -224,11 +224,11 @@ def test_weighted_accuracy_drop_equals_its_double_sum():
     (lambda: uses.flagged(VALUES, fraction=-1), r"fraction in \[0, 1\]"),
     (
       lambda: uses.noisy_label_scores(VALUES, jnp.ones(6)),
-      r"is_noisy bool \(6,\)",
+      r"is_noisy bool \[6\]",
     ),
     (
       lambda: uses.removal_curve(additive(), VALUES, FRACTIONS),
-      r"values of shape \(4,\)",
+      r"values \[4\]",
     ),
     (
       lambda: uses.removal_curve(
@@ -246,7 +246,7 @@ def test_weighted_accuracy_drop_equals_its_double_sum():
     ),
     (
       lambda: uses.weighted_accuracy_drop(jnp.zeros((2, 2))),
-      r"accuracies \[K \+ 1\]",
+      r"accuracies \[K > 0\]",
     ),
   ],
 )

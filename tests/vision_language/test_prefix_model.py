@@ -155,7 +155,7 @@ BAD = {
     ju.Variables({}),
     Text(jnp.full((1, 6), 72), jnp.full(1, 6), jnp.full(1, 5)),
   ),
-  r"images \[M, H, W, C\]": lambda: VLM.over(IMAGES[0]),
+  r"images \[M > 0, H, W, C\]": lambda: VLM.over(IMAGES[0]),
   "num_tokens < max_length=12": lambda: vision_language.prefix_model(
     DECODER, TOWER, num_tokens=12
   ),

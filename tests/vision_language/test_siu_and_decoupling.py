@@ -197,7 +197,7 @@ BAD = {
   "partner in -1 .. 35": lambda: vision_language.decoupled(
     worlds.pictures().data["x"], [36]
   ),
-  "true_name int .C. of a token": lambda: targets(true_name=[]),
+  "true_name .C > 0.": lambda: targets(true_name=[]),
   "true_name in 0 .. 11": lambda: targets(true_name=[12]),
   "phrases of a token": lambda: targets(new_name=[[-1, -1]]),
   "rows in described": lambda: vision_language.four_targets(
