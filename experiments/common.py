@@ -149,13 +149,24 @@ def failing_on_system_errors() -> Iterator[None]:
     fail(f"{error.strerror or error}{place}")
 
 
-@contextlib.contextmanager
-def demonstration(options: Any) -> Iterator[None]:
-  """What programs that write no folder of results do around their work."""
+def demonstrate(
+  kind: type, run: Callable[..., Any], argv: Sequence[str] | None, prog: str
+) -> tuple[Any, Any]:
+  """The program of what writes no folder of results: its options, and what it found.
+
+  Args:
+    kind: of the options.
+    run: `(options, say) -> found`; `say` is told of every stage. Its ValueErrors
+      are the caller's mistakes, which end it with one line and exit status 2.
+    argv: see `flags.parse`.
+    prog: likewise.
+  """
+  options = flags.parse(kind, prog, argv)
   with failing_on_system_errors(), failing_on_bad_input():
     flags.check(options)
     use_compilation_cache()
-    yield
+    with stages("loading the model") as say:
+      return options, run(options, say)
 
 
 class _Stages(Progress):
@@ -207,6 +218,11 @@ def progress() -> Progress:
     console=Console(stderr=True),
     transient=True,
   )
+
+
+def silent(words: str) -> None:
+  """Tells nobody of a stage."""
+  del words
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ its path, its format, its encoding, or what it holds.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
@@ -18,36 +17,16 @@ from typing import Any
 
 import numpy as np
 
+from jaxunlearn.core import given
+
 # A whole number as people and spreadsheets write it: 3, -3, "3", 3.0.
 _WHOLE = re.compile(r'"?([+-]?[0-9]+)(?:\.0*)?"?')
 _LONGEST = 1_000_000  # Characters of a line of JSON that is read.
 
 
 def checked_path(path: str | os.PathLike[str], name: str) -> Path:
-  """A path with `~` resolved, of a length that the system can look up.
-
-  Args:
-    path: as it was given; empty is refused, since it would name the working
-      folder.
-    name: what an error calls it.
-
-  Raises:
-    ValueError: a path that cannot exist here.
-  """
-  text = os.fspath(path)
-  if not text.strip():
-    raise ValueError(f"Expected {name} to be a path, got an empty text.")
-  try:
-    found = Path(text).expanduser().absolute()
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-      found.lstat()
-  except (OSError, RuntimeError, ValueError) as error:
-    reason = getattr(error, "strerror", None) or str(error)
-    raise ValueError(
-      f"Expected {name} to be a path that can exist here, got {short(text)!r} "
-      f"({reason})."
-    ) from error
-  return found
+  """See `given.path`; what is looked for below a file is only missing."""
+  return given.path(path, name, is_missing_below_files=True)
 
 
 def checked_file(path: str | os.PathLike[str], name: str) -> Path:

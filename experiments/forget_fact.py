@@ -1,12 +1,5 @@
 """`python -m experiments.forget_fact`: see `studies.forget_fact`."""
 
-from .launch import program, started
+from .launch import program
 
-
-def _alone(argv=None):
-  from .studies.forget_fact import main as run
-
-  run(argv, started("forget_fact"))
-
-
-main, __getattr__ = program(globals(), alone=_alone)
+main, __getattr__ = program(globals(), alone=True)

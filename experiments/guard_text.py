@@ -1,12 +1,5 @@
 """`python -m experiments.guard_text`: see `studies.guard_text`."""
 
-from .launch import program, started
+from .launch import program
 
-
-def _alone(argv=None):
-  from .studies.guard_text import main as run
-
-  run(argv, started("guard_text"))
-
-
-main, __getattr__ = program(globals(), alone=_alone)
+main, __getattr__ = program(globals(), alone=True)

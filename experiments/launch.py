@@ -20,7 +20,7 @@ MANUALS = ROOT / "manuals.json"
 
 def program(
   space: dict[str, Any],
-  alone: Callable[[Any], None] | None = None,
+  alone: bool = False,
   instead: Mapping[str, str] | None = None,
 ) -> tuple[Callable[..., None], Callable[[str], Any]]:
   """`main` and `__getattr__` of a program; runs it if it is what was started.
@@ -28,7 +28,7 @@ def program(
   Args:
     space: the program's `globals()`; its name is that of the study. Its `prepare`
       and `run`, where it has them, stand in for the frame's.
-    alone: what to run instead, for a study that is not on the frame.
+    alone: whether the study is not on the frame, and has a `main` of its own.
     instead: by a flag that another program takes over with, its name.
   """
   name = space["__spec__"].name.rpartition(".")[2]
@@ -37,7 +37,7 @@ def program(
     if attribute.startswith("_"):
       raise AttributeError(attribute)
     study = importlib.import_module(f"{__package__}.studies.{name}")
-    if attribute not in ("prepare", "run") or alone is not None:
+    if attribute not in ("prepare", "run") or alone:
       return getattr(study, attribute)
     if attribute == "run":
       return importlib.import_module(f"{__package__}.bench.run").run
@@ -54,8 +54,8 @@ def program(
     if {"-h", "--help"} & set(given) and (text := manual(name)):
       print(text)
       raise SystemExit(0)
-    if alone is not None:
-      return alone(argv)
+    if alone:
+      return look_up("main")(argv, started(name))
     find = lambda attribute: space.get(attribute) or look_up(attribute)
     shell = importlib.import_module(f"{__package__}.bench.shell")
     shell.main(look_up("STUDY"), find("prepare"), find("run"), argv)

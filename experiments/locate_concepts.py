@@ -1,12 +1,5 @@
 """`python -m experiments.locate_concepts`: see `studies.locate_concepts`."""
 
-from .launch import program, started
+from .launch import program
 
-
-def _alone(argv=None):
-  from .studies.locate_concepts import main as run
-
-  run(argv, started("locate_concepts"))
-
-
-main, __getattr__ = program(globals(), alone=_alone)
+main, __getattr__ = program(globals(), alone=True)

@@ -134,6 +134,13 @@ def load_weights(weights: str) -> Any:
   return loaded._replace(config=config)
 
 
+def given_weights(weights: str) -> Any:
+  """The same of programs that train none themselves."""
+  if weights == "scratch":
+    raise ValueError("Expected --weights smollm2 or a folder, got 'scratch'.")
+  return load_weights(weights)
+
+
 class Begun(NamedTuple):
   """What training begins from.
 

@@ -138,15 +138,11 @@ def rows(
   return texts, questions
 
 
-def _silent(words: str) -> None:
-  del words
-
-
-def run(options: Options, say: Callable[[str], None] = _silent) -> Told:
+def run(options: Options, say: Callable[[str], None] = common.silent) -> Told:
   """Loads, asks, unlearns and asks again; `say` is told of every stage."""
   from jaxunlearn.adapters import huggingface
 
-  from ..beds.texts import load_weights
+  from ..beds.texts import given_weights
 
   least = {"steps": 1, "rank": 1}
   flags.check_numbers(options, least, ("rate", "beta"))
@@ -156,9 +152,7 @@ def run(options: Options, say: Callable[[str], None] = _silent) -> Told:
   if options.save is not None:
     # Not after minutes of work.
     huggingface.check_folder(files.made_folder(options.save, "--save"))
-  loaded = load_weights(options.weights)
-  if loaded is None:
-    raise ValueError("Expected --weights smollm2 or a folder, got 'scratch'.")
+  loaded = given_weights(options.weights)
   if options.rank > loaded.config.width:
     raise ValueError(
       f"Expected --rank <= {loaded.config.width}, got {options.rank}."
@@ -234,11 +228,6 @@ def show(told: Told, options: Options) -> None:
 
 
 def main(argv: Sequence[str] | None, prog: str) -> None:
-  """The program; bad input ends it with one line and exit status 2."""
-  options = flags.parse(Options, prog, argv)
-  with (
-    common.demonstration(options),
-    common.stages("loading the model") as say,
-  ):
-    told = run(options, say)
+  """The program; see `common.demonstrate`."""
+  options, told = common.demonstrate(Options, run, argv, prog)
   show(told, options)

@@ -34,7 +34,7 @@ from jaxunlearn.metrics.forms import FORMS, form_independence
 from jaxunlearn.report import draw
 
 from .. import common, files, flags
-from ..beds.texts import load_weights
+from ..beds.texts import given_weights
 from ..datasets import tofu
 from ..datasets.capitals import CAPITALS
 from ..flags import described
@@ -319,9 +319,7 @@ def prepare(options: Options) -> Plan:
   if "rocr" in plan.parts:
     pairs = tofu.load("tofu", options.data_dir)
     _at_most(len(pairs.answers) // 20, texts=options.texts)
-  loaded = load_weights(options.weights)
-  if loaded is None:
-    raise ValueError("Expected --weights smollm2 or a folder, got 'scratch'.")
+  loaded = given_weights(options.weights)
   count = loaded.config.num_layers
   blocks(options, count)
   _at_most(count, step=options.step)

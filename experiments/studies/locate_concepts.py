@@ -82,18 +82,12 @@ def data_of(tokenizer: Any) -> tuple[Any, np.ndarray]:
   return jax.tree.map(split, rows), related
 
 
-def _silent(words: str) -> None:
-  del words
-
-
-def run(options: Options, say: Callable[[str], None] = _silent) -> None:
+def run(options: Options, say: Callable[[str], None] = common.silent) -> None:
   """Loads, finds, validates, unlearns and relearns, and shows it all."""
-  from ..beds.texts import load_weights
+  from ..beds.texts import given_weights
 
   flags.check_numbers(options, {"steps": 1}, ("std", "rate"))
-  loaded = load_weights(options.weights)
-  if loaded is None:
-    raise ValueError("Expected --weights smollm2 or a folder, got 'scratch'.")
+  loaded = given_weights(options.weights)
   began = time.perf_counter()
   lm = language.language_model(loaded.config)
   variables = ju.Variables(jax.tree.map(jnp.asarray, loaded.params))
@@ -235,10 +229,5 @@ def show_scores(
 
 
 def main(argv: Sequence[str] | None, prog: str) -> None:
-  """The program; bad input ends it with one line and exit status 2."""
-  options = flags.parse(Options, prog, argv)
-  with (
-    common.demonstration(options),
-    common.stages("loading the model") as say,
-  ):
-    run(options, say)
+  """The program; see `common.demonstrate`."""
+  common.demonstrate(Options, run, argv, prog)

@@ -18,7 +18,7 @@ the study has a run of its own; the frame writes what it finds.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -38,6 +38,7 @@ from .. import common, files, flags, requests
 from ..datasets import mixed_tables, splits
 from ..datasets.mixed_tables import MixedTable
 from ..flags import described
+from . import synthetic_tables_view as view
 from .synthetic_tables_view import (
   COMPONENTS,
   GENUINE,
@@ -333,3 +334,10 @@ def _programs(
     lambda both: many(problems, both, keys),
     lambda fakes: some(problems.real, fakes, keys),
   )
+
+
+def main(argv: Sequence[str] | None, prog: str) -> None:
+  """The program; bad input ends it with one line and exit status 2."""
+  asked = flags.parse(Options, prog, argv)
+  found = common.run_program(asked, prepare, run, view.write)
+  view.show(common.wide_console(), *found)

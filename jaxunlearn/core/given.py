@@ -14,8 +14,16 @@ from jaxunlearn.core import checks
 from jaxunlearn.core.integers import narrowed
 
 
-def path(value: Any, name: str = "directory") -> pathlib.Path:
+def path(
+  value: Any, name: str = "directory", *, is_missing_below_files: bool = False
+) -> pathlib.Path:
   """A path of this machine, absolute and with `~` resolved.
+
+  Args:
+    value: as it was given.
+    name: what an error calls it.
+    is_missing_below_files: whether a path below a file is one that is not there
+      yet, and no error.
 
   Raises:
     ValueError: none, an empty one, which would name the working folder, or one
@@ -25,7 +33,8 @@ def path(value: Any, name: str = "directory") -> pathlib.Path:
     raise ValueError(f"Expected {name} to be a path, got {value!r}.")
   try:
     found = pathlib.Path(value).expanduser().absolute()
-    with contextlib.suppress(FileNotFoundError):
+    allowed = (NotADirectoryError,) if is_missing_below_files else ()
+    with contextlib.suppress(FileNotFoundError, *allowed):
       found.lstat()
   except (OSError, RuntimeError, ValueError) as error:
     reason = getattr(error, "strerror", None) or str(error)

@@ -80,7 +80,7 @@ def test_models_of_an_earlier_run_are_read(tmp_path):
     ("--rows=2001", "--rows in 2 .. 2000, got 2001"),
     ("--request=class:1;class:2", "--request to be one request, got 2"),
     ("--runs=/nowhere", "--runs to have params/, got /nowhere"),
-    ("--runs=,", "--runs to be a path, got an empty text"),
+    ("--runs=,", "--runs to be a path, got ''"),
     ("--classes=99999999", "--classes of at most 100000, got 99999999"),
   ],
 )
