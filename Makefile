@@ -16,6 +16,8 @@ LOCKS := requirements.lock requirements-demo.lock requirements-uv.lock \
 export JAX_PLATFORMS ?= cpu
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
+# Tests start many processes; each would read all sources of JAX anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo demo-language test test-all battery docs docs-links browser check \
   check-locks format lock build clean
