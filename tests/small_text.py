@@ -62,7 +62,10 @@ def filled(lm, seed=0):
 @functools.cache
 def small(name, **options):
   lm = language_model(CONFIGS[name], **options)
-  return lm, filled(lm)
+  # One program of each, where a test calls it by itself, and not one an operation.
+  parts = {"blocks": jax.jit(lm.blocks, static_argnames="layers")}
+  parts |= {part: jax.jit(getattr(lm, part)) for part in ("embed", "logits")}
+  return lm._replace(**parts), filled(lm)
 
 
 def texts(num, length, vocab_size, seed=0):

@@ -186,7 +186,7 @@ def test_a_probe_can_start_from_given_values():
 
 def test_outputs_keep_leading_axes_and_do_not_depend_on_chunks():
   model = probe_model()
-  fitted = model.init(KEY, A[:1])
+  fitted = jax.jit(model.init)(KEY, A[:1])
   x = images(5, 0, 6).reshape(2, 3, 2, 3)
   outputs = lambda size: concept_probe.probe_outputs(
     model, fitted, x, num_batch_axes=2, chunk_size=size

@@ -43,7 +43,7 @@ def test_lira_knows_the_original_and_not_the_retrained_model():
 def test_many_models_are_one_program_and_say_what_each_says():
   model, traces = counting(mlp())
   data = blobs(10)
-  models = [model.init(jax.random.key(i), data["x"]) for i in range(3)]
+  models = [jax.jit(model.init)(jax.random.key(i), data["x"]) for i in range(3)]
   del traces[:]
   outputs = ju.predict_many(model, ju.stack(models), data["x"], chunk_size=4)
   traced = len(traces)

@@ -28,7 +28,7 @@ ALONE = {"replay_weight": 0.0, "distil_weight": 0.0}
 
 def start(learner, model=None, data=DATA):
   model = model or problems.mlp()
-  variables = model.init(jax.random.key(1), data["x"][:1])
+  variables = jax.jit(model.init)(jax.random.key(1), data["x"][:1])
   return learner.init(variables, data, jax.random.key(2))
 
 
@@ -93,7 +93,7 @@ def test_a_step_with_all_parts_equals_their_sum_computed_apart():
     ledger=co.Ledger(jnp.asarray(part != 1)),
     # A teacher of its own, so that the distillation is not 0.
     memory=state.memory._replace(
-      teacher=model.init(jax.random.key(8), data["x"][:1])
+      teacher=jax.jit(model.init)(jax.random.key(8), data["x"][:1])
     ),
   )
   x, label = np.asarray(data["x"], np.float64), np.asarray(data["label"])

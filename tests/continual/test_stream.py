@@ -38,7 +38,7 @@ EVENTS = [co.learn(0), co.learn(1), co.forget(0), co.learn(0)]
 def start(name, model=None, data=DATA):
   model = model or problems.mlp()
   learner = LEARNERS[name](model)
-  variables = model.init(jax.random.key(1), data["x"][:1])
+  variables = jax.jit(model.init)(jax.random.key(1), data["x"][:1])
   return learner, learner.init(variables, data, jax.random.key(2))
 
 
@@ -242,7 +242,7 @@ def test_a_model_of_other_outputs_is_refused():
     lambda key, x: {"w": jnp.ones(6)}, lambda params, x: x @ params["w"]
   )
   learner = co.naive(model, **RECIPE)
-  variables = model.init(KEY, DATA["x"])
+  variables = jax.jit(model.init)(KEY, DATA["x"])
   with pytest.raises(
     ValueError, match=r"Expected a model with outputs \[B, C\]"
   ):

@@ -290,7 +290,7 @@ def test_the_loss_after_a_sigmoid_lies_in_its_known_range():
     lambda params, x: 1e4 * params["w"] * jnp.concatenate([x, -x], axis=1),
   )
   outputs = squashed(model).predict(
-    model.init(KEY, jnp.ones((1, 1))), jnp.ones((1, 1))
+    jax.jit(model.init)(KEY, jnp.ones((1, 1))), jnp.ones((1, 1))
   )
   losses = [
     float(model.loss(outputs, {"label": jnp.array([c])})[0]) for c in (0, 1)

@@ -29,7 +29,7 @@ def setting():
     "x": jnp.asarray(x, jnp.float32),
     "label": jnp.asarray(label, jnp.int32),
   }
-  variables = model.init(KEY, data["x"])
+  variables = jax.jit(model.init)(KEY, data["x"])
   return model, data, variables, data["label"] == 2
 
 
@@ -83,7 +83,7 @@ def test_statistics_drift_to_forget_rows_as_published_unless_frozen(name):
 def test_dropout_is_random_by_step_and_off_outside_training():
   model = from_linen(MLP(num_classes=3, hidden=(16,), dropout_rate=0.5))
   _, data, _, mask = setting()
-  variables = model.init(KEY, data["x"])
+  variables = jax.jit(model.init)(KEY, data["x"])
   np.testing.assert_array_equal(
     model.predict(variables, data["x"]), model.predict(variables, data["x"])
   )

@@ -102,7 +102,7 @@ def test_model_state_is_averaged_and_each_kind_of_row_counted():
     has_state=True,
   )
   data = problems.blobs()
-  variables = model.init(jax.random.key(2), data["x"])
+  variables = jax.jit(model.init)(jax.random.key(2), data["x"])
   transform = phase(
     supervised(model, train=True),
     optax.sgd(0.1),

@@ -90,7 +90,7 @@ def test_the_last_layers_of_a_flax_network_are_those_near_the_output(count):
   from jaxunlearn.models import MLP
 
   model = from_linen(MLP(num_classes=3, hidden=(7, 5)))
-  variables = model.init(KEY, jnp.zeros((1, 4)))
+  variables = jax.jit(model.init)(KEY, jnp.zeros((1, 4)))
   mask = ju.core.last_layers(model, variables, jnp.zeros((1, 4)), count)
   chosen = {
     leaf.shape[-1]

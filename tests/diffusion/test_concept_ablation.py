@@ -46,7 +46,7 @@ def test_the_loss_is_summed_over_channels(target):
 
 def pool(fit, model):
   """The anchor's images that the transform makes from its key, float64."""
-  first = Variables(model.init(KEY))
+  first = Variables(jax.jit(model.init)(KEY))
   carry = Carry(first, first, {})
   for link, key in fit.expand(KEY)[:2]:  # The prompts, and then the images.
     carry, _ = link.run(carry, None, NO_ROWS, key, Env())
@@ -96,7 +96,7 @@ def test_images_are_the_anchor_s_by_the_original_model():
   fit, model = ablate(linear()), linear()
   _, key = fit.expand(KEY)[1]
   wanted = steps.made_images(
-    model, model.init(KEY), OTHER, key, FEW["sampling"]
+    model, jax.jit(model.init)(KEY), OTHER, key, FEW["sampling"]
   )
   np.testing.assert_allclose(pool(fit, model), wanted["x"], atol=1e-5)
 
@@ -113,7 +113,7 @@ def test_the_model_s_own_target_drifts_from_the_original_s():
   model = linear()
   losses = [
     jax.jit(ablate(model, target=t, optimizer=optax.adam(1e-2)))(
-      model.init(KEY), None, NO_ROWS, KEY
+      jax.jit(model.init)(KEY), None, NO_ROWS, KEY
     )[1]["ablate"].loss
     for t in ("self", "original")
   ]

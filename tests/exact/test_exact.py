@@ -223,9 +223,9 @@ def test_layers_are_dealt_to_stages_from_the_top():
 
   model = from_module(MLP(4, hidden=(5, 6, 7, 8)))
   data = problems.blobs()
-  base = model.init(jax.random.key(0), data["x"])
+  base = jax.jit(model.init)(jax.random.key(0), data["x"])
   made = exact.low_rank(model, base, data["x"], 2)
-  first = made.model.init(jax.random.key(1), data["x"])
+  first = jax.jit(made.model.init)(jax.random.key(1), data["x"])
   np.testing.assert_array_equal(  # U is 0: the backbone, to the bit.
     made.model.predict(first, data["x"]), model.predict(base, data["x"])
   )

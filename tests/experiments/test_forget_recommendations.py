@@ -120,7 +120,7 @@ def first_lane():
 def test_a_model_with_nan_ranks_nothing():
   plan, bed, forget = first_lane()
   marks = jax.tree.map(lambda v: jnp.asarray(v[0, 0]), plan.requests.marks)
-  good = bed.model.init(jax.random.key(0))._replace(
+  good = jax.jit(bed.model.init)(jax.random.key(0))._replace(
     model_state={"gone": forget}
   )
   bad = good._replace(
@@ -144,7 +144,7 @@ def test_a_model_with_nan_ranks_nothing():
 
 def test_fine_tuning_is_mmrecun_with_all_weight_on_what_is_kept():
   plan, bed, forget = first_lane()
-  start = bed.model.init(jax.random.key(0))
+  start = jax.jit(bed.model.init)(jax.random.key(0))
   settings = {**plan.settings}
   settings["mmrecun"] = {**settings["mmrecun"], "retain_weight": 1.0}
   made = [

@@ -277,7 +277,7 @@ def test_a_group_of_a_users_own_rows_can_be_forgotten(blobs, tmp_path):
 def save_linen(directory, x, y):
   """Trains outside the library, saves as a Flax user would."""
   model = from_module(own_models.linen_factory)
-  params = model.init(jax.random.key(5), x).params
+  params = jax.jit(model.init)(jax.random.key(5), x).params
   optimizer = optax.adam(0.05)
   state = optimizer.init(params)
 

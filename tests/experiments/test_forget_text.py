@@ -355,7 +355,7 @@ def test_people_go_through_the_frame_in_one_step():
   untrained = dataclasses.replace(
     study.STUDY,
     train=lambda bed, weights, key: (
-      bed.model.model.init(key, bed.data["x"]),
+      jax.jit(bed.model.model.init)(key, bed.data["x"]),
       None,
     ),
     measures=lambda plan: [

@@ -78,7 +78,7 @@ def test_a_trained_graph_network_forgets_edges_by_name(tmp_path):
   source = save(tmp_path / "own.npz", GRAPH)
   network = from_module(own_networks.links)
   g = graph.from_edges(CLUB.features, CLUB.edges[ORDER[12:]])
-  made = network.init(jax.random.key(3), g)
+  made = jax.jit(network.init)(jax.random.key(3), g)
   edge = GRAPH["edges"][5]
   (tmp_path / "edges.csv").write_text(f"{edge[1]},{edge[0]}\n")
   there = checkpoint(tmp_path / "there", made.params)
@@ -159,7 +159,7 @@ def test_rows_and_tests_of_the_file_are_kept_apart(tmp_path):
 def test_a_trained_recommender_forgets_a_user_by_name(tmp_path):
   source = save(tmp_path / "own.npz", BOUGHT)
   network = from_module(own_networks.factors)
-  made = network.init(jax.random.key(0), None)
+  made = jax.jit(network.init)(jax.random.key(0), None)
   plan, found = served(
     forget_recommendations,
     data=source,

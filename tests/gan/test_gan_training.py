@@ -44,7 +44,7 @@ def test_samples_have_their_shape_and_a_latent_for_each_layer(model, layers):
 
 def test_a_latent_of_a_layer_is_that_of_all_where_they_are_the_same():
   model = gan.vector_gan((2,), (4, 6), (4,), latent_dim=3, mapping=(5,))
-  generator = model.init(jax.random.key(0)).params["generator"]
+  generator = jax.jit(model.init)(jax.random.key(0)).params["generator"]
   w = jnp.asarray(normal(0, 3, 5))
   assert_close(
     model.synthesis(generator, jnp.stack([w, w], axis=1)),

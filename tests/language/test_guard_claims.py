@@ -165,7 +165,7 @@ def test_dp_sgd_hides_members_as_epsilon_falls(bed):
 
   trained, found = bed.group < 4, []
   request = ju.Request(trained, jnp.zeros(120, bool))
-  start = bed.lm.model.init(KEY, bed.every["x"])
+  start = jax.jit(bed.lm.model.init)(KEY, bed.every["x"])
   case = {"batch_size": 30, "num_rows": 80, "num_steps": 40, "delta": 1e-3}
   for sigma in (0.02, 2.0):
     fit = ju.Fit(optax.adam(5e-3), 40, 45)  # 30 of the 80 in sight.

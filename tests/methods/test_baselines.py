@@ -266,7 +266,7 @@ def test_taking_back_every_batch_gives_the_initial_params():
     model, entry, optimizer=optax.adam(0.01), num_steps=0, batch_size=16
   )
   back, _ = method.compiled(out, data, mask, KEY)
-  init = model.init(jax.random.split(jax.random.key(0))[0], data["x"])
+  init = jax.jit(model.init)(jax.random.split(jax.random.key(0))[0], data["x"])
   chex.assert_trees_all_close(back, init, atol=1e-5)
 
 
@@ -275,7 +275,7 @@ def test_the_ledger_is_the_sum_of_the_touched_updates():
   one_row = jnp.arange(60)[None] == 7
   out, ledger = logged(one_row, batch_size=60)
   # With one epoch a step every update is touched: the ledger is the whole way.
-  init = model.init(jax.random.split(jax.random.key(0))[0], data["x"])
+  init = jax.jit(model.init)(jax.random.split(jax.random.key(0))[0], data["x"])
   whole = jax.tree.map(jnp.subtract, out.params, init.params)
   chex.assert_trees_all_close(
     jax.tree.map(lambda leaf: leaf[0], ledger), whole, atol=1e-5

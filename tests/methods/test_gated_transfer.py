@@ -100,7 +100,7 @@ def by_hand(model, start, rows, teacher, classes, *, options, steps):
 def test_the_loop_is_that_of_the_paper(gate, reduction, attention):
   model, data, variables = trained_with_features()
   rows = data["x"][:24]
-  fresh = model.init(jax.random.key(3), rows)
+  fresh = jax.jit(model.init)(jax.random.key(3), rows)
   options = {
     "gate": gate,
     "reduction": reduction,
@@ -137,7 +137,7 @@ def test_the_loop_is_that_of_the_paper(gate, reduction, attention):
 @pytest.mark.slow
 def test_nothing_kept_changes_nothing_whatever_the_optimiser():
   model, data, variables = trained_with_features()
-  start = model.init(KEY, data["x"])
+  start = jax.jit(model.init)(KEY, data["x"])
   options = {
     "student_variables": start,
     "learn": FIT._replace(optimizer=optax.adamw(0.1, weight_decay=0.1)),
@@ -207,7 +207,7 @@ def test_statistics_of_the_student_are_those_of_kept_rows(train_mode):
   model = standardising_model()
   _, data, _ = trained_with_features()
   x = data["x"][:16]
-  variables = model.init(jax.random.key(8), x)
+  variables = jax.jit(model.init)(jax.random.key(8), x)
   classes = jnp.array([True, False, False, False])
   p = jax.nn.softmax(model.predict(variables, x))[:, 0]
   gate = float(jnp.sort(p)[7])  # Eight of sixteen pass, so each comes twice.

@@ -14,7 +14,7 @@ KEY = jax.random.key(0)
 
 
 def made(model, z):
-  variables = model.init(KEY, z[:2])
+  variables = jax.jit(model.init)(KEY, z[:2])
   return variables, model.apply(variables, z, train=True)[0]
 
 
@@ -72,7 +72,7 @@ def test_the_image_generator_has_the_parameters_of_the_source():
 def test_evaluation_mode_is_training_mode():
   model = generator.vector_generator((6,))
   z = jax.random.normal(KEY, (8, 4))
-  variables = model.init(KEY, z)
+  variables = jax.jit(model.init)(KEY, z)
   train, _ = model.apply(variables, z, train=True)
   assert (train == model.predict(variables, z)).all()
 
@@ -82,7 +82,7 @@ def test_gradients_reach_every_parameter():
   z = jax.random.normal(KEY, (8, 4))
   for shape in ((6,), (5, 6, 2)):
     model = generator.default_generator(shape)
-    variables = model.init(KEY, z)
+    variables = jax.jit(model.init)(KEY, z)
     loss = lambda v, model=model: jnp.sin(3 * model.predict(v, z)).sum()
     grads = jax.grad(loss)(variables)
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
