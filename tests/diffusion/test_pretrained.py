@@ -211,7 +211,7 @@ def test_what_the_functions_return_is_checked():
   x, both = jnp.ones((1, 2, 2, 1)), {"denoiser": 1.0, "text_encoder": 1.0}
   context = jnp.ones((1, 2, 3))
   for out, message in (
-    (lambda x: x[..., 0], "unet to return shape"),
+    (lambda x: x[..., 0], "unet to return "),
     (lambda x: {"noise": x}, "'sample' in an output"),
   ):
     model = diffusion.attach(

@@ -65,5 +65,5 @@ def test_the_last_token_of_a_phrase_is_what_is_forbidden():
 
 
 def test_phrases_that_cannot_be_are_refused():
-  refused(r"phrases int \[P, K\], got", forbid, jnp.array([1, 2]), 6)
+  refused(r"phrases int \[P, K\]", forbid, jnp.array([1, 2]), 6)
   refused("phrases", forbid, jnp.array([[1, 6]]), 6)
