@@ -3,6 +3,7 @@
 import struct
 import sys
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -334,5 +335,6 @@ def test_smollm2_is_found_or_asked_for(monkeypatch):
   tokens = loaded.tokenizer.encode(words).ids
   assert loaded.tokenizer.decode(tokens) == words
   decoder = Decoder(loaded.config)
-  logits = decoder.apply({"params": loaded.params}, np.array([tokens]))
+  run = jax.jit(decoder.apply)
+  logits = run({"params": loaded.params}, np.array([tokens]))
   assert loaded.tokenizer.decode([int(logits[0, -1].argmax())]) == " Paris"

@@ -72,7 +72,11 @@ def test_order_and_choice_are_drawn():
 
 def test_the_format_control_tells_of_others_and_holds_no_answer():
   facts = FACTS._replace(subject=SUBJECT)
-  made = in_context(facts, "format", KEY, request=REQUEST, num_contexts=40)
+  made = jax.jit(
+    lambda key: in_context(
+      facts, "format", key, request=REQUEST, num_contexts=40
+    )
+  )(KEY)
   told = np.asarray(made.tokens)[..., :-2]
   assert made.tokens.shape == (NUM, 40, 5)
   chex.assert_trees_all_equal(made.answer, jnp.stack([ANSWER] * 40, 1))

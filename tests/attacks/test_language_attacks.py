@@ -57,10 +57,12 @@ def test_loss_and_reference_scores_are_means_over_counted_tokens():
       found.append(log_p[np.arange(n), targets[i, :n]].mean())
     return np.array(found)
 
-  found = language.mean_log_prob(logits, targets, mask)
+  found = jax.jit(language.mean_log_prob)(logits, targets, mask)
   np.testing.assert_allclose(found, mean64(logits), rtol=1e-5)
   np.testing.assert_allclose(
-    language.min_k(logits, targets, mask, k=1), found, rtol=1e-6
+    jax.jit(lambda *a: language.min_k(*a, k=1))(logits, targets, mask),
+    found,
+    rtol=1e-6,
   )
   found = language.reference_score(logits, others, targets, mask)
   np.testing.assert_allclose(found, mean64(logits) - mean64(others), rtol=1e-4)

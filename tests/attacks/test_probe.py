@@ -1,5 +1,7 @@
 """Linear probes against scikit-learn's ridge regression."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +42,8 @@ def reference(features, labels, weights, ridge):
 @pytest.mark.parametrize("ridge", [1e-3, 0.3])
 def test_the_probe_is_the_ridge_regression_of_sklearn(rows, ridge):
   features, labels, fit = rows
-  found = linear_probe(features, labels, fit, ~fit, num_classes=C, ridge=ridge)
+  probe = functools.partial(linear_probe, num_classes=C, ridge=ridge)
+  found = jax.jit(probe)(features, labels, fit, ~fit)
   weights, scores = reference(features, labels, fit.astype(float), ridge)
   np.testing.assert_allclose(found.kernel, weights[:-1], atol=1e-4)
   np.testing.assert_allclose(found.bias, weights[-1], atol=1e-4)

@@ -58,10 +58,11 @@ def test_an_offline_constant_of_one_reads_out_models_only():
   signals, masks, population = draws()
   options = {"mode": "offline", "offline_a": 1.0}
   rest = signals[1:], masks[1:], population[1:]
-  wanted = rmia_scores(signals[0], population[0], *rest, **options)
+  scores = jax.jit(lambda *a: rmia_scores(*a, **options))
+  wanted = scores(signals[0], population[0], *rest)
   changed = np.where(masks[..., None], 0.5, signals)
-  found = rmia_scores(
-    signals[0], population[0], changed[1:], masks[1:], population[1:], **options
+  found = scores(
+    signals[0], population[0], changed[1:], masks[1:], population[1:]
   )
   assert (found == wanted).all()
   online = rmia_scores(signals[0], population[0], changed[1:], *rest[1:])

@@ -224,7 +224,7 @@ def test_rows_outside_of_the_scale_are_cut_before_they_are_weighted():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_block_of_no_rows_changes_nothing(form):
-  learner = acu(D, C, form=form)
+  learner = compiled(form)
   z, y = arrays()
   state = learner.learn(learner.init(), z[:0], y[:0])
   for ours, theirs in zip(

@@ -159,8 +159,9 @@ def test_a_stream_says_what_should_be_known():
 def test_mixed_events_learn_and_forget_at_once():
   learner, state = start("clu")
   none = jnp.zeros(32, bool)
-  state, _ = learner.event(state, DATA, TASK == 0, none, KEY)
-  state, info = learner.event(state, DATA, TASK == 1, TASK == 0, KEY)
+  event = jax.jit(learner.event)
+  state, _ = event(state, DATA, TASK == 0, none, KEY)
+  state, info = event(state, DATA, TASK == 1, TASK == 0, KEY)
   assert (int(info.learn_count), int(info.forget_count)) == (16, 16)
   held = np.asarray(state.buffer.row_id)[np.asarray(state.buffer.valid)]
   assert held.size == 12 and (np.asarray(TASK)[held] == 1).all()

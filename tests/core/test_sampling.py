@@ -81,9 +81,8 @@ class Prepared(NamedTuple):
 
 def prepared(data, mask, draw, key, env=None):
   plan = sampling.make_plan(data, as_request(mask, data), draw, key, env)
-  return Prepared(
-    lambda step: sampling.draw_batch(data, plan, draw, step, env), plan
-  )
+  batch = lambda step: sampling.draw_batch(data, plan, draw, step, env)
+  return Prepared(jax.jit(batch), plan)
 
 
 @pytest.mark.slow

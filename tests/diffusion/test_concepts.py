@@ -73,7 +73,7 @@ def test_what_the_factory_is_told_comes_first():
   told = diffusion.uce(MODEL, CONCEPT, OTHER, preserve_tokens=RETAIN)
   asked = requests.concept(MODEL, CONCEPT, OTHER, RETAIN)
   found = [
-    transform(VARIABLES, None, request, KEY)[0]
+    transform.compiled(VARIABLES, None, request, KEY)[0]
     for transform, request in (
       (told, Request()),
       (told, requests.concept(MODEL, RETAIN)),

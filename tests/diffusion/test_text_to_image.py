@@ -175,7 +175,8 @@ def test_groups_hold_the_parameters_of_their_names():
 def losses(m, step, key, q=None, train=True, **options):
   task = diffusion.denoising_task(m, **options)
   q = params() if q is None else q
-  return task.loss(Variables(q), step, key, train=train).value
+  loss = jax.jit(lambda q, step, key: task.loss(q, step, key, train=train))
+  return loss(Variables(q), step, key).value
 
 
 @pytest.mark.slow

@@ -47,8 +47,8 @@ def test_a_latent_of_a_layer_is_that_of_all_where_they_are_the_same():
   generator = jax.jit(model.init)(jax.random.key(0)).params["generator"]
   w = jnp.asarray(normal(0, 3, 5))
   assert_close(
-    model.synthesis(generator, jnp.stack([w, w], axis=1)),
-    model.synthesis(generator, w),
+    jax.jit(model.synthesis)(generator, jnp.stack([w, w], axis=1)),
+    jax.jit(model.synthesis)(generator, w),
   )
 
 

@@ -162,7 +162,7 @@ def test_pul_counts_what_is_gone():
 
 def test_the_degree_of_unlearning_is_0_at_the_original_and_1_at_plain_scores():
   edited, plain = normal(0, 30) + 2, normal(1, 20)
-  degree = gan.degree_of_unlearning
+  degree = jax.jit(gan.degree_of_unlearning)
   assert_close(degree(edited, edited, plain) + 1, 1.0)
   assert_close(degree(plain, edited, plain), 1.0)
   # A shift by t of all is a distance of t.

@@ -50,7 +50,7 @@ def test_df_auc_is_the_mean_over_many_equal_draws():
   task, data, variables = problem()
   mask = jnp.zeros(34, bool).at[jnp.array([1, 4, 9, 20])].set(True)
   exact = float(graph.df_auc(task, variables, mask))
-  scores = np.asarray(task.model.predict(variables, data["x"]))[:30]
+  scores = np.asarray(jax.jit(task.model.predict)(variables, data["x"]))[:30]
   gone = np.asarray(mask)[:30]
   rng = np.random.default_rng(5)
   draws = [
@@ -69,7 +69,8 @@ def test_dt_auc_is_scikit_learns():
   task, data, variables = problem()
   others = graph.draw_non_edges(graph.non_edges(task.graph), KEY, 12)
   edges = data["x"][:10]
-  scores = task.model.predict(variables, jnp.concatenate([edges, others]))
+  predict = jax.jit(task.model.predict)
+  scores = predict(variables, jnp.concatenate([edges, others]))
   wanted = roc_auc_score(np.repeat([1, 0], [10, 12]), scores)
   got = graph.dt_auc(task, variables, edges, others)
   np.testing.assert_allclose(got, wanted, rtol=1e-6)
@@ -112,7 +113,8 @@ def test_pair_features_do_not_depend_on_the_basis_of_the_embeddings():
   last = {**variables.params["layers_1"], "Dense_0": {"kernel": kernel}}
   turned = variables._replace(params={**variables.params, "layers_1": last})
   pairs = data["x"][:30]  # No padding, whose embedding has no direction.
-  found = [graph.pair_features(task, v, pairs) for v in (variables, turned)]
+  features = jax.jit(lambda v: graph.pair_features(task, v, pairs))
+  found = [features(v) for v in (variables, turned)]
   np.testing.assert_allclose(*found, atol=1e-4)
   z = np.asarray(task.embed(variables)[1], np.float64)
   u, v = z[np.asarray(pairs[:, 0])], z[np.asarray(pairs[:, 1])]
@@ -141,7 +143,8 @@ def test_the_attack_is_a_balanced_logistic_regression():
 def test_deletion_operators_cost_operations_in_their_zones_alone():
   task, data, variables = problem()
   mask = jnp.arange(34) == 2
-  out, _ = graph.gnndelete(task, num_steps=1)(variables, data, mask, KEY)
+  method = graph.gnndelete(task, num_steps=1)
+  out, _ = method.compiled(variables, data, mask, KEY)
   before, after = (graph.forward_flops(task, v) for v in (variables, out))
   ends = graph.endpoints(task.graph, mask)
   near, far = (int(graph.hops(task.graph, ends, k).sum()) for k in (1, 2))

@@ -124,7 +124,7 @@ def test_requests_add_up():
   first, second = request([0, 5]), request([3])
   for make in (graph.unlink, METHODS["gnndelete"]):
     once, _ = make(task).compiled(original, data, first, KEY)
-    twice, _ = make(task)(once, data, second, KEY)
+    twice, _ = make(task).compiled(once, data, second, KEY)
     left = graph.edge_weight(task.graph) * (1 - (first | second))
     np.testing.assert_array_equal(graph.weight_of(twice), left)
   assert len(operators(twice)) == 2
@@ -198,7 +198,7 @@ def test_gradient_ascent_lowers_the_forgotten_edges_and_zero_steps_unlink():
     original, data, mask, KEY
   )
   before, after = (
-    task.model.predict(v, data["x"])[mask] for v in (unlinked, some)
+    jax.jit(task.model.predict)(v, data["x"])[mask] for v in (unlinked, some)
   )
   assert after.mean() < before.mean()
 
@@ -317,11 +317,10 @@ def test_distances_do_not_read_rows_of_weight_zero(distance):
   weight = jnp.array([1.0, 1.0, 0.0, 1.0])
   bad = z.at[2].set(jnp.nan)
   target = jnp.roll(z, 1, axis=1)
-  value, slope = jax.value_and_grad(distance)(bad, target, weight)
+  run = jax.jit(jax.value_and_grad(distance))
+  value, slope = run(bad, target, weight)
   keep = jnp.array([0, 1, 3])
-  wanted, wanted_slope = jax.value_and_grad(distance)(
-    z[keep], target[keep], jnp.ones(3)
-  )
+  wanted, wanted_slope = run(z[keep], target[keep], jnp.ones(3))
   np.testing.assert_allclose(value, wanted, rtol=1e-6)
   np.testing.assert_allclose(slope[keep], wanted_slope, rtol=1e-5, atol=1e-7)
   assert (slope[2] == 0).all() and value > 0
@@ -410,7 +409,8 @@ def test_gnndelete_moves_forgotten_edges_towards_unjoined_pairs():
   assert loss[-10:].mean() < loss[:10].mean()
   unlinked, _ = graph.unlink(task).compiled(original, data, mask, KEY)
   logits = [
-    task.model.predict(v, data["x"])[mask].mean() for v in (out, unlinked)
+    jax.jit(task.model.predict)(v, data["x"])[mask].mean()
+    for v in (out, unlinked)
   ]
   assert logits[0] < logits[1]
 

@@ -116,7 +116,7 @@ def test_fila_begins_at_the_model_with_the_best_weighted_factors():
   _, variables, data = setting()
   view = language.fila(importance, rank=2, alpha=4.0)
   request = ju.Request(MASK, ~MASK)
-  apart = view.apart(variables, KEY, data, request)
+  apart = jax.jit(view.apart)(variables, KEY, data, request)
   chex.assert_trees_all_close(view.whole(apart), variables, atol=2e-6)
   forget, retain = importance(variables, data, request)
   for path, factors in apart.params.items():

@@ -41,7 +41,7 @@ def gradient(wrapper, loss=quadratic, start=START, key=KEY, steps=1):
   if wrapper is not None:
     phase = ju.by_forget_gradient(phase, wrapper)
   start = jnp.asarray(start)
-  out, info = phase(start, DATA, MASK, key)
+  out, info = jax.jit(phase)(start, DATA, MASK, key)
   return (start - out if steps == 1 else out), info
 
 
