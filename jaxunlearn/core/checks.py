@@ -378,33 +378,3 @@ def same_structure(tree: Any, like: Any, name: str) -> None:
     want = wanted.get(path, "nothing")
     if got != want:
       raise ValueError(f"Expected {name}{path} of shape {want}, got {got}.")
-
-
-def weight_mask(mask: Any, params: Any) -> None:
-  """A mask is a prefix of `params` whose entries broadcast to theirs."""
-
-  def fits(path: Any, entry: Any, subtree: Any) -> None:
-    shape = np.shape(entry)
-    if isinstance(entry, str):
-      raise ValueError(f"Expected weight_mask to be numbers, got {entry!r}.")
-    for leaf in jax.tree.leaves(subtree):
-      wanted = np.shape(leaf)
-      if len(shape) > len(wanted) or any(
-        a not in (1, b) for a, b in zip(shape[::-1], wanted[::-1])
-      ):
-        raise ValueError(
-          f"Expected weight_mask{jax.tree_util.keystr(path)} of shape {wanted} "
-          f"or (), got {shape}."
-        )
-
-  structure: Any = jax.tree_util.tree_structure(mask)
-  try:
-    rest = structure.flatten_up_to(params)
-  except ValueError as error:
-    raise ValueError(
-      f"Expected weight_mask to be a prefix of the params, got another tree: "
-      f"{str(error).splitlines()[0]}"
-    ) from error
-  entries = jax.tree_util.tree_leaves_with_path(mask)
-  for (path, entry), subtree in zip(entries, rest):
-    fits(path, entry, subtree)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxunlearn.core import checks, keys
 from jaxunlearn.core.transform import Carry, Env, ForgetGradient, Transform
 from jaxunlearn.core.types import ALL, Draw, PyTree
+from jaxunlearn.core.trees import check_weight_mask
 
 
 def chain(*links: Transform, name: str = "chain") -> Transform:
@@ -156,7 +157,7 @@ def masked(
     if computed:
       mask_key = keys.derive(key, "mask")
       mask = weight_mask(carry.original, data, request, mask_key)
-    checks.weight_mask(mask, carry.original.params)
+    check_weight_mask(mask, carry.original.params)
     return transform.run(carry, data, request, key, inside(env, mask))
 
   within = _links_within(transform, lambda env: inside(env, weight_mask))

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core as jex_core
 
 from jaxunlearn.core import checks
@@ -158,3 +159,33 @@ def stack(models: Sequence[PyTree]) -> PyTree:
   for i, other in enumerate(models):
     checks.same_structure(other, models[0], f"models[{i}]")
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
+
+
+def check_weight_mask(mask: Any, params: Any) -> None:
+  """A mask is a prefix of `params` whose entries broadcast to theirs."""
+
+  def fits(path: Any, entry: Any, subtree: Any) -> None:
+    shape = np.shape(entry)
+    if isinstance(entry, str):
+      raise ValueError(f"Expected weight_mask to be numbers, got {entry!r}.")
+    for leaf in jax.tree.leaves(subtree):
+      wanted = np.shape(leaf)
+      if len(shape) > len(wanted) or any(
+        a not in (1, b) for a, b in zip(shape[::-1], wanted[::-1])
+      ):
+        raise ValueError(
+          f"Expected weight_mask{jax.tree_util.keystr(path)} of shape {wanted} "
+          f"or (), got {shape}."
+        )
+
+  structure: Any = jax.tree_util.tree_structure(mask)
+  try:
+    rest = structure.flatten_up_to(params)
+  except ValueError as error:
+    raise ValueError(
+      f"Expected weight_mask to be a prefix of the params, got another tree: "
+      f"{str(error).splitlines()[0]}"
+    ) from error
+  entries = jax.tree_util.tree_leaves_with_path(mask)
+  for (path, entry), subtree in zip(entries, rest):
+    fits(path, entry, subtree)
