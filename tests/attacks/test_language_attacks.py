@@ -35,7 +35,7 @@ def test_scores_of_padded_texts_are_those_of_each_text_alone():
   ):
     found = attack(logits, targets, mask)
     compiled = jax.jit(attack)(logits, targets, mask)
-    lanes = jax.vmap(attack)(logits, targets, mask)
+    lanes = jax.jit(jax.vmap(attack))(logits, targets, mask)
     for i, n in enumerate(mask.sum(1)):
       alone = attack(logits[i, :n], targets[i, :n])
       for score in (found, compiled, lanes):

@@ -55,7 +55,7 @@ def test_a_soft_request_can_be_differentiated():
   final = lambda w: fit(jnp.float32(0), DATA, w, KEY)[0]
   w, eps = jnp.array([0.9, 0.25, 0.5]), 1e-2
   slope = (final(w.at[1].add(eps)) - final(w.at[1].add(-eps))) / (2 * eps)
-  chex.assert_trees_all_close(jax.grad(final)(w)[1], slope, rtol=1e-2)
+  chex.assert_trees_all_close(jax.jit(jax.grad(final))(w)[1], slope, rtol=1e-2)
 
 
 def test_no_step_returns_the_params_bitwise():
@@ -88,7 +88,7 @@ def test_a_diverging_lane_is_flagged_and_leaves_the_others_alone():
     )
     return blow_up(jnp.float32(0), DATA, MASK, KEY)
 
-  params, info = jax.vmap(run)(jnp.array([0.1, 5.0]))
+  params, info = jax.jit(jax.vmap(run))(jnp.array([0.1, 5.0]))
   assert info.is_finite.tolist() == [True, False]
   chex.assert_trees_all_close(params[0], 2.5, rtol=1e-5)
 

@@ -48,7 +48,7 @@ def test_rows_are_uniform_over_places_and_pairs_of_places(count):
     pool = sampling.make_pool(jnp.ones(count), key)
     return sampling.draw_rows(pool, jnp.arange(2, dtype=jnp.uint32))[0]
 
-  drawn = np.asarray(jax.vmap(places)(keys))
+  drawn = np.asarray(jax.jit(jax.vmap(places))(keys))
   for place in range(2):
     counts = np.bincount(drawn[:, place], minlength=count)
     assert stats.chisquare(counts).pvalue > 1e-6

@@ -39,7 +39,7 @@ def test_the_projection_is_that_of_float64(scale):
   np.testing.assert_allclose(found, wanted, atol=3e-5 * max(1, scale))
   np.testing.assert_allclose(found.sum(axis=1), totals, atol=1e-4 * 17)
   assert found.min() >= 0 and found.max() <= 1
-  again = jax.vmap(project_capped_simplex)(found, totals)
+  again = jax.jit(jax.vmap(project_capped_simplex))(found, totals)
   np.testing.assert_allclose(again, found, atol=1e-6 * max(1, scale))
   shifted = jax.vmap(project_capped_simplex)(a + 3, totals)
   np.testing.assert_allclose(shifted, found, atol=1e-5 * max(1, scale))
@@ -146,7 +146,7 @@ def test_the_lower_level_is_descent_by_signs():
       model.predict(ju.Variables(params), data["x"]), data
     ).sum()
 
-  slope = jax.grad(total)(variables.params)
+  slope = jax.jit(jax.grad(total))(variables.params)
   jax.tree.map(
     lambda a, b, g: np.testing.assert_allclose(
       a, b - 1e-3 * np.sign(g), atol=1e-6

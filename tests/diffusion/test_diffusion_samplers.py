@@ -236,7 +236,7 @@ def test_the_walk_can_be_differentiated_through():
     x = diffusion.sample(model, mean, TOKENS[:1], KEYS[:1], guidance=1.0)
     return x.sum()
 
-  slope = jax.grad(ends)(PARAMS)
+  slope = jax.jit(jax.grad(ends))(PARAMS)
   wanted = (ends(PARAMS + 0.05) - ends(PARAMS - 0.05)) / 0.1
   np.testing.assert_allclose(slope, wanted, rtol=1e-2)
 

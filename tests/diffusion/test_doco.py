@@ -171,8 +171,8 @@ def both_gradients():
   """Loss and gradient, by jax.grad, of L_u and of L_p."""
   deceive, preserve = both_losses(None, None, KEY)
   both = lambda p: (
-    jax.value_and_grad(deceive)(p),
-    jax.value_and_grad(preserve)(p),
+    jax.jit(jax.value_and_grad(deceive))(p),
+    jax.jit(jax.value_and_grad(preserve))(p),
   )
   return jax.jit(both)(ELSEWHERE)
 

@@ -53,7 +53,7 @@ def test_gradients_of_repulsions_are_the_closed_forms(name):
   repel, slope = SLOPES[name]
   here, anchor = params(0), params(1)
   of = lambda p: repel(squared_distance(p, stacked(anchor)))
-  found = jax.grad(of)(here)
+  found = jax.jit(jax.grad(of))(here)
   gap = {k: np.float64(here[k]) - anchor[k] for k in here}
   v = sum((g**2).sum() for g in gap.values())
   for k in gap:

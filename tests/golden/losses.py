@@ -127,7 +127,7 @@ def _unsir_loss(d):
 
 def error_maximising_noise(d):
   loss = _unsir_loss(d)
-  value, grad = jax.value_and_grad(loss)(d["noise"])
+  value, grad = jax.jit(jax.value_and_grad(loss))(d["noise"])
   return {
     "out_code": value,
     "grad_code": grad,
@@ -157,7 +157,7 @@ def noise_with_a_label_per_row(d):
         apply(noise), d["labels"], noise, float(d["reg_weight"])
       ).mean()
 
-    value, grad = jax.value_and_grad(loss)(d["noise"])
+    value, grad = jax.jit(jax.value_and_grad(loss))(d["noise"])
     out |= {f"{name}_loss": value, f"{name}_grad": grad}
   return out
 
@@ -166,7 +166,7 @@ def _quantile_loss(d):
   mean = lambda p: regression.quantile_loss(
     p, d["target"], d["quantiles"]
   ).mean()
-  return jax.value_and_grad(mean)(jnp.asarray(d["preds"]))
+  return jax.jit(jax.value_and_grad(mean))(jnp.asarray(d["preds"]))
 
 
 def quantile_loss(d):

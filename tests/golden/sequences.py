@@ -58,7 +58,7 @@ def term(d, forget_loss, retain_loss=None, alternate=False, **weights):
     return value
 
   logits = {n: jnp.asarray(d[f"{n}_logits"]) for n in sides}
-  value, grads = jax.value_and_grad(total)(logits)
+  value, grads = jax.jit(jax.value_and_grad(total))(logits)
   found = {f"grad_{n}_logits_code": g for n, g in grads.items()}
   return {"out_code": value} | found
 

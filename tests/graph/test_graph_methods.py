@@ -49,7 +49,7 @@ def problem(on_edges=True):
 
 def request(which, on_edges=True):
   rows = len(problem(on_edges)[1]["label"])
-  return jnp.zeros(rows, bool).at[jnp.asarray(which, int)].set(True)
+  return jnp.asarray(np.isin(np.arange(rows), which))
 
 
 METHODS = {
@@ -324,7 +324,7 @@ def test_distances_do_not_read_rows_of_weight_zero(distance):
   np.testing.assert_allclose(value, wanted, rtol=1e-6)
   np.testing.assert_allclose(slope[keep], wanted_slope, rtol=1e-5, atol=1e-7)
   assert (slope[2] == 0).all() and value > 0
-  value, slope = jax.value_and_grad(distance)(bad, bad, jnp.zeros(4))
+  value, slope = jax.jit(jax.value_and_grad(distance))(bad, bad, jnp.zeros(4))
   assert value == 0 and (slope == 0).all()
 
 

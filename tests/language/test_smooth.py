@@ -110,13 +110,15 @@ def test_the_curvature_penalty_has_the_slope_of_its_value():
       return quartic(p) + 2.0 * jnp.linalg.norm(change)
 
     found, info = gradient(smooth.curvature_penalty(2.0, 0.05), quartic)
-    np.testing.assert_allclose(found, jax.grad(penalised)(start), rtol=1e-6)
+    np.testing.assert_allclose(
+      found, jax.jit(jax.grad(penalised))(start), rtol=1e-6
+    )
     np.testing.assert_allclose(info.loss[0], penalised(start), rtol=1e-6)
 
 
 def test_noise_averages_to_the_smoothed_slope_and_depends_on_the_key():
   one = lambda key: gradient(smooth.randomized_smoothing(0.5, 2), key=key)[0]
-  many = jax.vmap(one)(jax.random.split(KEY, 1000))
+  many = jax.jit(jax.vmap(one))(jax.random.split(KEY, 1000))
   np.testing.assert_allclose(many.mean(axis=0), H @ START, atol=0.15)
   assert jnp.unique(many[:, 0]).size > 990
   # Each sample's noise is of the size told: H xi sigma / sqrt(2).

@@ -44,7 +44,7 @@ def test_one_step_of_ascent_adds_the_gradient():
     logits = problems.mlp_apply(params, data["x"][mask])
     return ju.losses.cross_entropy(logits, data["label"][mask]).mean()
 
-  grads = jax.grad(mean_loss)(variables.params)
+  grads = jax.jit(jax.grad(mean_loss))(variables.params)
   wanted = jax.tree.map(lambda p, g: p + 0.1 * g, variables.params, grads)
   chex.assert_trees_all_close(out.params, wanted, rtol=1e-5, atol=1e-6)
 

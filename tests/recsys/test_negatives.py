@@ -19,7 +19,7 @@ def drawn(pairs, counted, keys):
   draw = lambda k: draw_unseen(
     history, jnp.arange(USERS), jax.random.split(k, USERS)
   )
-  return jax.vmap(draw)(keys)
+  return jax.jit(jax.vmap(draw))(keys)
 
 
 @given(
