@@ -40,6 +40,7 @@ from jaxunlearn.continual.types import (
 from jaxunlearn.core import checks, sampling
 from jaxunlearn.core.legacy import renamed
 from jaxunlearn.core.reduction import all_finite
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.types import PyTree, Variables
 
@@ -181,10 +182,7 @@ def num_classes_of(model: Model, variables: Variables, data: PyTree) -> int:
   """
   inputs = jax.tree.map(lambda x: x[:1], data["x"])
   outputs = jax.eval_shape(model.predict, variables, inputs)
-  if len(outputs.shape) != 2:
-    raise ValueError(
-      f"Expected a model with outputs [B, C], got shape {outputs.shape}."
-    )
+  shaped("a model with outputs [B, C]", outputs)
   return outputs.shape[-1]
 
 

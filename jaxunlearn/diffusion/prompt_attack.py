@@ -300,11 +300,7 @@ def _check_allowed(diffusion: Diffusion, allowed: Any) -> jax.Array:
   size = int(diffusion.vocab_size or 0)
   if allowed is None:
     return jnp.ones(size, bool)
-  shape, dtype = jnp.shape(allowed), jnp.asarray(allowed).dtype
-  if shape != (size,) or dtype != jnp.bool_:
-    raise ValueError(
-      f"Expected allowed of bool ({size},), got {dtype} {shape}."
-    )
+  shaped(f"allowed bool [{size}]", allowed)
   if checks.is_concrete(allowed) and not np.asarray(allowed).any():
     raise ValueError("Expected allowed to leave tokens, got none.")
   return jnp.asarray(allowed)

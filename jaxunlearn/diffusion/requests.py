@@ -305,9 +305,7 @@ def _is_known(tokens: Any) -> bool:
 
 
 def _check_marks(marks: Any, prompts: jax.Array | None, name: str) -> None:
-  shape, dtype = np.shape(marks), jnp.asarray(marks).dtype
-  wanted = shape if prompts is None else prompts.shape
-  if shape != wanted or dtype != jnp.bool_:
-    raise ValueError(f"Expected {name} bool {wanted}, got {dtype} {shape}.")
+  wanted = np.shape(marks) if prompts is None else prompts.shape
+  shaped(f"{name} bool {list(wanted)}", marks)
   if checks.is_concrete(marks) and not np.asarray(marks).any(axis=-1).all():
     raise ValueError(f"Expected {name} to mark the concept, got none.")

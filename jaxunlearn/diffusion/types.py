@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Task
 from jaxunlearn.core.types import PyTree
 
@@ -123,13 +123,7 @@ def check_tokens(
       ...
     ValueError: Expected tokens in 0 .. 7, got 0 .. 8.
   """
-  shape, dtype = np.shape(tokens), jnp.asarray(tokens).dtype
-  if len(shape) != 2 or shape[1] != diffusion.length:
-    raise ValueError(
-      f"Expected {name} of shape [B, {diffusion.length}], got {shape}."
-    )
-  if not jnp.issubdtype(dtype, jnp.integer):
-    raise ValueError(f"Expected {name} of integer dtype, got {dtype}.")
+  shaped(f"{name} int [B, {diffusion.length}]", tokens)
   if diffusion.vocab_size is not None:
     checks.labels(tokens, diffusion.vocab_size, name)
 
@@ -149,15 +143,8 @@ def check_images(diffusion: Diffusion, x: Any, name: str = "x") -> None:
       ...
     ValueError: Expected x of shape [B, 2, 2, 1], got (4, 8, 8, 3).
   """
-  shape = np.shape(x)
-  if len(shape) != 4 or shape[1:] != tuple(diffusion.image_shape):
-    raise ValueError(
-      f"Expected {name} of shape [B, {', '.join(map(str, diffusion.image_shape))}"
-      f"], got {shape}."
-    )
-  dtype = jnp.asarray(x).dtype
-  if not jnp.issubdtype(dtype, jnp.floating):
-    raise ValueError(f"Expected {name} of a float dtype, got {dtype}.")
+  sizes = ", ".join(map(str, diffusion.image_shape))
+  shaped(f"{name} float [B, {sizes}]", x)
 
 
 def parameter_groups(params: PyTree) -> dict[str, PyTree]:

@@ -129,10 +129,7 @@ def activation_guard(
     (0.28, 0.0)
   """
   wanted = (lm.config.num_layers, lm.config.width)
-  if jnp.shape(vector) != wanted:
-    raise ValueError(
-      f"Expected vector {wanted}, got shape {jnp.shape(vector)}."
-    )
+  shaped(f"vector {list(wanted)}", vector)
 
   def blocks(
     variables: Variables, hidden: jax.Array, *, edits: Any = None, **more: Any

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.columns import Columns
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.metrics import _rows
 
 
@@ -45,11 +46,7 @@ def table_of(
       that is no whole number in 0 .. K - 1, a negative weight.
   """
   values = _rows.widened(values)
-  if values.ndim != 2 or values.shape[1] != layout.num_columns:
-    raise ValueError(
-      f"Expected {name} of shape [N, {layout.num_columns}], a column for each "
-      f"entry of categories, got {values.shape}."
-    )
+  shaped(f"{name} [N, {layout.num_columns}]", values)
   weights = _rows.weights_of(weights, values)
   if checks.is_concrete(values) and checks.is_concrete(weights):
     _check_values(np.asarray(values), np.asarray(weights), layout, name)

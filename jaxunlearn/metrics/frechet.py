@@ -158,11 +158,7 @@ def feature_frechet_distance(
     rows = _rows.rows_of(rows, name)
     _check_count(rows, w, ridge, name)
     sides.append(feature_statistics(rows, w))
-  if sides[0].mean.shape != sides[1].mean.shape:
-    raise ValueError(
-      f"Expected references [M, {sides[0].mean.shape[0]}], got "
-      f"{jnp.shape(references)}."
-    )
+  shaped("features [N, D] and references [M, D]", features, references)
   return frechet_distance(*sides, ridge=ridge)
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.metrics import _rows
 
 
@@ -97,10 +98,7 @@ def _sides(features, references) -> tuple[jax.Array, jax.Array]:
     _rows.rows_of(features, "features"),
     _rows.rows_of(references, "references"),
   )
-  if x.shape[1] != y.shape[1]:
-    raise ValueError(
-      f"Expected references [M, {x.shape[1]}], got {jnp.shape(references)}."
-    )
+  shaped("features [N, D] and references [M, D]", x, y)
   checks.count(2, **{"rows of features": len(x), "rows of references": len(y)})
   return x, y
 

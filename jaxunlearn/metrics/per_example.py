@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks, per_example
 from jaxunlearn.core.sampling import blank_rows
+from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Model, as_task
 from jaxunlearn.core.types import PyTree, Variables, as_step
 from jaxunlearn.metrics import _rows
@@ -257,11 +258,7 @@ def losses_of(task: Any, variables: Variables) -> tuple[Losses, PyTree]:
     own = _cast(params, lifted.params)
     found = task.loss(lifted._replace(params=own), as_step(rows), key).value
     wanted = checks.num_rows(rows)
-    if found.shape != (wanted,):
-      raise ValueError(
-        f"Expected the task to return one loss for each of {wanted} rows, got "
-        f"shape {found.shape}."
-      )
+    shaped(f"the task to return a loss of each row, [{wanted}]", found)
     return _rows.widened(found)
 
   return losses, jax.tree.map(_rows.widened, lifted.params)

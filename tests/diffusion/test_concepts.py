@@ -108,7 +108,7 @@ def test_what_is_no_concept_is_refused():
   of = functools.partial(requests.concept, MODEL)
   refused("got none", of, CONCEPT[:0])
   refused("prompt at 0", of, MODEL.null_tokens[None])
-  refused(r"prompts of shape \[B, 5\]", of, CONCEPT[:, :3])
+  refused(r"prompts int \[B, 5\]", of, CONCEPT[:, :3])
   refused("in 0 .. 7", of, CONCEPT + 9)
   refused("integer", of, CONCEPT * 1.0)
   refused(r"anchors \[2, 5\], got", of, CONCEPT, OTHER[:1])

@@ -142,7 +142,7 @@ def curve(psis, recognise=lambda x: x[:, 0, 0, 0] > 0):
     (lambda: attacked(1.1), r"psi in \[0, 1\]"),
     (lambda: attacked(float("nan")), r"psi in \[0, 1\]"),
     (lambda: attacked(jnp.array([0.1])), "scalar"),
-    (lambda: attacked(0.5, noise=jnp.zeros((3, 1, 1, 1))), "noise of shape"),
+    (lambda: attacked(0.5, noise=jnp.zeros((3, 1, 1, 1))), "noise float "),
     (lambda: curve(jnp.zeros(0)), "psis "),
     (lambda: curve(jnp.float32(0.5)), "psis "),
     (lambda: curve(jnp.array([0.1, 1.2])), "highest_psi"),

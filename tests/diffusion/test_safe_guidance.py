@@ -155,8 +155,8 @@ def test_the_dtype_of_the_images_stays():
 @pytest.mark.parametrize(
   "options, match",
   [
-    ({"tokens": TOKENS[0]}, "tokens of shape"),
-    ({"safety": jnp.array([1, 2, 3])}, "safety_tokens of shape"),
+    ({"tokens": TOKENS[0]}, "tokens int "),
+    ({"safety": jnp.array([1, 2, 3])}, "safety_tokens int "),
     ({"safety": jnp.array([1, 4])}, "safety_tokens in 0 .. 3"),
     ({"safety": SAFETY * 1.0}, "safety_tokens of integer"),
     ({"safety": jnp.tile(SAFETY, (2, 1))}, "safety_tokens for 3 images"),

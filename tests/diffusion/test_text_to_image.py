@@ -292,7 +292,7 @@ def built(**kwargs):
       ),
       "divide",
     ),
-    (lambda: model().context_of(params(), jnp.ones(4, int)), "tokens of shape"),
+    (lambda: model().context_of(params(), jnp.ones(4, int)), "tokens int "),
     (
       lambda: model().context_of(params(), -jnp.ones((1, 4), int)),
       "tokens in 0 .. 6, got -1",

@@ -263,6 +263,6 @@ def test_statistics_of_other_shapes_are_refused():
   one = law(jnp.zeros((1, 3)), jnp.eye(3))
   refused(r"means \[D\]", frechet.frechet_distance, one, one)
   refused("ridge >= 0", frechet.frechet_distance, good, good, ridge=-1.0)
-  with pytest.raises(ValueError, match=r"references \[M, 3\]"):
+  with pytest.raises(ValueError, match=r"references \[M, D\]"):
     frechet.feature_frechet_distance(jnp.eye(3)[:2], jnp.eye(2), ridge=1.0)
   refused(r"features \[N, C\]", frechet.feature_statistics, jnp.zeros(3))

@@ -77,7 +77,7 @@ def test_nan_stays_nan():
 
 def test_bad_input_is_refused():
   x = jnp.ones((4, 2))
-  refused(r"references \[M, 2\]", polynomial_mmd, x, jnp.ones((4, 3)))
+  refused(r"references \[M, D\]", polynomial_mmd, x, jnp.ones((4, 3)))
   refused(r"features \[N, C\]", polynomial_mmd, x[0], x)
   refused("rows of references", polynomial_mmd, x, x[:1])
   size = "subset_size"

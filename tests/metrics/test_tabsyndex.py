@@ -393,7 +393,7 @@ def test_what_cannot_be_scored_is_refused_in_one_line():
   rejected(
     "without missing or infinite values, got some in column 1", fake=hole
   )
-  rejected(r"fake of shape \[N, 4\]", fake=mixed()[:, :3])
+  rejected(r"fake \[N, 4\]", fake=mixed()[:, :3])
   rejected("at least 2 columns, got 1", mixed()[:, :1], categories=(0,))
   rejected("real to have at least 2 rows that count, got 0", mixed()[:0])
   rejected("at least 2 rows that count, got 1", fake=mixed()[:1])
