@@ -297,7 +297,7 @@ def test_the_true_noise_inverts_the_forward_process():
     (lambda: schedules.cosine(5, -1.0), "offset >= 0"),
     (lambda: schedules.sampling_times(5, 6), "num_steps in 1 .. 5"),
     (lambda: schedules.sampling_times(5, 2, "middle"), "spacing"),
-    (lambda: sampled(tokens=TOKENS[:, :2]), r"shape \[B, 3\]"),
+    (lambda: sampled(tokens=TOKENS[:, :2]), r"tokens int \[B, 3\]"),
     (lambda: sampled(tokens=TOKENS * 1.0), "tokens int "),
     (lambda: sampled(key=KEYS[:2]), "one key or keys"),
     (lambda: sampled(eta=1.5), r"eta in \[0, 1\]"),

@@ -158,7 +158,7 @@ def test_the_dtype_of_the_images_stays():
     ({"tokens": TOKENS[0]}, "tokens int "),
     ({"safety": jnp.array([1, 2, 3])}, "safety_tokens int "),
     ({"safety": jnp.array([1, 4])}, "safety_tokens in 0 .. 3"),
-    ({"safety": SAFETY * 1.0}, "safety_tokens of integer"),
+    ({"safety": SAFETY * 1.0}, "safety_tokens int "),
     ({"safety": jnp.tile(SAFETY, (2, 1))}, "safety_tokens for 3 images"),
     ({"strength": MIXED._replace(scale=-1.0)}, "scale >= 0"),
     ({"strength": MIXED._replace(warmup=-1)}, "warmup >= 0"),
