@@ -229,7 +229,7 @@ def test_bad_input_is_refused():
 
   report()
   refused("to select rows, got no row", report, forget_masks=forget & False)
-  refused(r"train_masks bool \(9, 8\)", report, train_masks=members[:3])
+  refused(r"train_masks bool \[9, 8\]", report, train_masks=members[:3])
   refused("unlearned to be finite", report, unlearned=x * np.nan)
   for name, changes in (
     ("IN", {"train_masks": forget}),

@@ -125,4 +125,4 @@ def test_bad_input_is_refused():
   half = safegen(
     linear(), num_steps=1, group="xattn", censored=lambda rows: rows["x"][:, :1]
   )
-  refused("censored of shape", half, linear_params(0.3), DATA, REQUEST, KEY)
+  refused("censored float ", half, linear_params(0.3), DATA, REQUEST, KEY)

@@ -151,8 +151,8 @@ def test_pieces_stand_one_behind_the_other():
 def test_guards_that_do_not_fit_are_refused(lm, x):
   lm, variables = lm
   refused(r"prefix int \[P\]", prefix_guard, lm, jnp.ones(3))
-  refused(r"there bool \(3,\)", prefix_guard, lm, PREFIX, jnp.ones(3))
-  refused(r"vector \(3, 8\), got", activation_guard, lm, jnp.ones(8), 1.0)
+  refused(r"there bool \[3\]", prefix_guard, lm, PREFIX, jnp.ones(3))
+  refused(r"vector \[3, 8\], got", activation_guard, lm, jnp.ones(8), 1.0)
   fewer = jax.tree.map(lambda leaf: leaf[:2], x)
   refused("as many novice", control_vector, lm, variables, fewer, x)
   refused("of as many rows each", spliced, [], [(x.tokens, x.length)])

@@ -155,16 +155,16 @@ def of_classes(margins, label, weights=None):
     (lambda e, y: metrics.closest_class(y[0], of=0), r"attributions \[N, C\]"),
     (
       lambda e, y: metrics.concept_residue(y, y[:1], y > 0),
-      "after of the shape",
+      "and after ",
     ),
-    (lambda e, y: metrics.concept_residue(y, y, y[0] > 0), "chosen of the"),
+    (lambda e, y: metrics.concept_residue(y, y, y[0] > 0), "and chosen "),
     (lambda e, y: metrics.concept_residue(y, y, y), "chosen of dtype bool"),
     (lambda e, y: of_classes(y[:, :1], y[:, 0] > 0), "label of integer dtype"),
     (lambda e, y: of_classes(y[:, :1], np.full(300, 2)), r"label in 0 \.\. 1"),
     (lambda e, y: of_classes(y, np.zeros(300, int)), r"margins \[N, 1\]"),
     (
       lambda e, y: of_classes(y[:, :1], np.zeros(300, int), np.ones((300, 1))),
-      r"weights of shape \(300,\)",
+      r"weights \[300\]",
     ),
     (
       lambda e, y: metrics.integrated_gradients(lambda x: x.sum(), e, e[0, :2]),
