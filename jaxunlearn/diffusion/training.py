@@ -122,7 +122,7 @@ def check_time_weights(diffusion: Diffusion, time_weights: Any) -> None:
     >>> training.check_time_weights(model, jnp.ones(3))
     Traceback (most recent call last):
       ...
-    ValueError: Expected time_weights of shape (20,), got (3,).
+    ValueError: Expected time_weights [20], got shape (3,).
   """
   if time_weights is None:
     return

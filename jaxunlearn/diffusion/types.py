@@ -141,7 +141,7 @@ def check_images(diffusion: Diffusion, x: Any, name: str = "x") -> None:
     >>> types.check_images(toy.diffusion().model, jnp.zeros((4, 8, 8, 3)))
     Traceback (most recent call last):
       ...
-    ValueError: Expected x of shape [B, 2, 2, 1], got (4, 8, 8, 3).
+    ValueError: Expected x float [B, 2, 2, 1], got float32 (4, 8, 8, 3).
   """
   sizes = ", ".join(map(str, diffusion.image_shape))
   shaped(f"{name} float [B, {sizes}]", x)
