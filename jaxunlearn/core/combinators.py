@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks, keys
 from jaxunlearn.core.transform import Carry, Env, ForgetGradient, Transform
-from jaxunlearn.core.types import ALL, Draw, PyTree
 from jaxunlearn.core.trees import check_weight_mask
+from jaxunlearn.core.types import ALL, Draw, PyTree
 
 
 def chain(*links: Transform, name: str = "chain") -> Transform:
