@@ -46,6 +46,16 @@ def write_index(path: str | os.PathLike, rows: Any) -> None:
 
   Raises:
     ValueError: rows that are no integers >= 0.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> import jaxunlearn as ju
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = pathlib.Path(folder, "forget.npy")
+    ...   ju.core.write_index(path, [7, 2, 7])
+    ...   print(np.load(path).tolist())
+    [2, 7]
   """
   rows = np.unique(np.asarray(rows))
   if rows.size and (rows.dtype.kind not in "iu" or rows[0] < 0):
@@ -87,6 +97,18 @@ def indexed_batches(
     ValueError: an index that is not sorted or leaves the source; a request of
       rows that are left out; when read: a draw of all rows at once or of
       selected ones, which would list them; a batch that the hosts do not divide.
+
+  Example:
+    >>> import jax, numpy as np, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> model, variables, data, request, key = toy.classifier()
+    >>> finetune = ju.methods.finetune(model, ju.Fit(optax.sgd(0.1), 3, 16))
+    >>> on_disk = jax.tree.map(np.asarray, data)  # Memory maps, as a rule.
+    >>> batches = ju.core.indexed_batches(on_disk, np.flatnonzero(request))
+    >>> made, infos = ju.stream(finetune, variables, batches, key)
+    >>> [(name, info.loss.shape) for name, info in infos]
+    [('finetune', (3,))]
   """
   take, n = _reader(source)
   asked, out = _index(forget, n, "forget"), _index(left_out, n, "left_out")
@@ -172,6 +194,18 @@ def prefetched(
 
   Raises:
     ValueError: ahead < 1.
+
+  Example:
+    >>> import jax, numpy as np, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> model, variables, data, request, key = toy.classifier()
+    >>> finetune = ju.methods.finetune(model, ju.Fit(optax.sgd(0.1), 3, 16))
+    >>> on_host = jax.tree.map(np.asarray, data)
+    >>> batches = ju.core.prefetched(ju.core.host_batches(on_host, request))
+    >>> made, infos = ju.stream(finetune, variables, batches, key)
+    >>> [(name, info.loss.shape) for name, info in infos]
+    [('finetune', (3,))]
   """
   checks.count(1, ahead=ahead)
 
