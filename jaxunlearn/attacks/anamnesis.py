@@ -93,6 +93,11 @@ def relearn_target(
 
   Raises:
     ValueError: a margin outside [0, 1), a negative metric, unknown direction.
+
+  Example:
+    >>> from jaxunlearn import attacks
+    >>> round(float(attacks.relearn_target(0.9, margin=0.1)), 3)
+    0.81
   """
   checks.one_of(DIRECTIONS, direction=direction)
   if checks.is_concrete(margin) and not 0 <= margin < 1:
@@ -159,8 +164,18 @@ def random_subset(
     bool [N].
 
   Raises:
-    ValueError: a mask that is not bool, a negative count.
+    ValueError: a mask that is not bool [N], a negative count.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> forget_mask = jnp.array([True, True, True, False, False])
+    >>> few = attacks.random_subset(forget_mask, 2, jax.random.key(0))
+    >>> few.shape, int(few.sum()), int((few & forget_mask).sum())
+    ((5,), 2, 2)
   """
+  if jnp.ndim(mask) != 1:
+    raise ValueError(f"Expected mask bool [N], got shape {jnp.shape(mask)}.")
   checks.hard_request(mask, "mask")
   checks.non_negative(count=count)
   order = jax.random.permutation(key, mask.shape[0])
@@ -193,6 +208,17 @@ def relearning(
 
   Raises:
     ValueError: num_steps < 0, batch_size <= 0.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import attacks, toy
+    >>> problem = toy.classifier()
+    >>> attack = attacks.relearning(
+    ...   problem.model, num_steps=20, batch_size=8, optimizer=optax.adam(0.1))
+    >>> fresh = problem.model.init(problem.key, problem.data["x"])
+    >>> relearned, _ = attack(fresh, problem.data, problem.request, problem.key)
+    >>> toy.accuracies(problem, relearned)[0]
+    1.0
   """
   checks.positive(batch_size=batch_size)
   return phase(
@@ -255,6 +281,18 @@ def relearn(
     ValueError: a mask of wrong shape or dtype or (concrete) without rows,
       (concrete) parameters or a target that are not finite, a metric that is no
       scalar, counts out of range, unknown direction.
+
+  Example:
+    >>> import optax
+    >>> from jaxunlearn import attacks, toy
+    >>> problem = toy.classifier()
+    >>> fresh = problem.model.init(problem.key, problem.data["x"])
+    >>> found = attacks.relearn(
+    ...   problem.model, fresh, problem.data, problem.request, problem.key,
+    ...   evaluate=lambda v: v.params["output"]["bias"][1],
+    ...   target=0.25, num_steps=4, batch_size=8, optimizer=optax.sgd(1.0))
+    >>> found.curve.shape, float(found.curve[0]), bool(found.reached)
+    ((5,), 0.0, True)
   """
   checks.one_of(DIRECTIONS, direction=direction)
   checks.request(data, relearn_mask, "relearn_mask")
@@ -321,6 +359,16 @@ def anamnesis_index(
 
   Raises:
     ValueError: (concrete) the targets differ.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> def relearned(steps):
+    ...   yes, zeros = jnp.array(True), jnp.zeros(9)
+    ...   return attacks.Relearned(
+    ...     jnp.array(steps), yes, zeros, jnp.array(0.9), zeros[1:], yes)
+    >>> float(attacks.anamnesis_index(relearned(2), relearned(8)).value)
+    0.25
   """
   targets = unlearned.target, retrained.target
   if all(map(checks.is_concrete, targets)):
@@ -364,6 +412,15 @@ def relearn_area(
 
   Raises:
     ValueError: a curve without entries, weights of another length.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> curve = jnp.array([0.0, 0.5, 1.0])
+    >>> float(attacks.relearn_area(curve))
+    0.5
+    >>> float(attacks.relearn_area(curve, jnp.array([1.0, 1.0, 0.0])))
+    0.25
   """
   curve = _curve(curve)
   if weights is None:

@@ -120,6 +120,16 @@ def forgetting_quality(
   Raises:
     ValueError: arrays that are not of one shape [M, F], M < 3, nan or infinite
       numbers, a delta outside [0, 1], counts that are not positive.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> same = jnp.linspace(0.0, 1.0, 8)
+    >>> retrained = jnp.stack([same, same], axis=1)
+    >>> unlearned = jnp.stack([same, same + 9], axis=1)
+    >>> found = attacks.forgetting_quality(unlearned, retrained)
+    >>> found.epsilon.round(2).tolist()
+    [0.0, 50.0]
   """
   unlearned = _normals.floats(unlearned_statistics, "unlearned_statistics")
   retrained = _normals.floats(retrained_statistics, "retrained_statistics")
@@ -170,6 +180,15 @@ def challenge_score(quality: jax.Array, runs: QualityRuns) -> jax.Array:
   Returns:
     float [], >= 0, higher is better; 1 or a little less for retrained models.
     nan if the retrained models are never right.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> runs = attacks.QualityRuns(
+    ...   jnp.zeros((2, 5)), jnp.zeros((2, 5)), jnp.array([0.4, 0.4]),
+    ...   jnp.array([0.8, 0.8]), jnp.array([0.7, 0.7]), jnp.array([0.7, 0.7]))
+    >>> round(float(attacks.challenge_score(jnp.array(0.2), runs)), 3)
+    0.1
   """
 
   def ratio(found: jax.Array, wanted: jax.Array) -> jax.Array:
@@ -230,6 +249,18 @@ def forgetting_quality_runs(
 
   Raises:
     ValueError: what `train` and `map_many` raise; a request that is not bool.
+
+  Example:
+    >>> import jax, optax
+    >>> from jaxunlearn import attacks, methods, toy
+    >>> problem = toy.classifier()
+    >>> fit = dict(optimizer=optax.adam(0.1), num_steps=20, batch_size=16)
+    >>> keys = jax.random.split(problem.key, (2, 3))
+    >>> runs = attacks.forgetting_quality_runs(
+    ...   problem.model, problem.data, problem.request, keys[0], keys[1],
+    ...   methods.finetune(problem.model, **fit), **fit)
+    >>> runs.unlearned.shape, runs.retrained_retain_accuracy.shape
+    ((3, 60), (3,))
   """
   checks.request(data, forget_mask)
   checks.hard_request(forget_mask)

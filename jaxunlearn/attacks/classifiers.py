@@ -79,6 +79,13 @@ def logistic_attack(
     ValueError: a group with fewer than two rows, features that are nan or
       infinite or of different widths, num_splits < 1, test_share outside
       (0, 1), or so small that no row of a group is in a part.
+
+  Example:
+    >>> import numpy as np
+    >>> from jaxunlearn import attacks
+    >>> forget_losses, other_losses = np.full(20, 0.1), np.full(20, 3.0)
+    >>> attacks.logistic_attack(forget_losses, other_losses).accuracy
+    1.0
   """
   _check_splits(num_splits, test_share)
   groups = []
@@ -156,6 +163,15 @@ def logistic_accuracy(
   Raises:
     ValueError: as `roc.roc`; num_splits < 1, test_share outside (0, 1),
       strength <= 0; concrete groups too small to be split.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> forget_scores, other_scores = jnp.full(20, -0.1), jnp.full(20, -3.0)
+    >>> found = attacks.logistic_accuracy(
+    ...   jax.random.key(0), forget_scores, other_scores)
+    >>> float(found.accuracy)
+    1.0
   """
   _check_splits(num_splits, test_share)
   checks.positive(strength=strength, num_steps=num_steps, chunk_size=chunk_size)
@@ -227,6 +243,15 @@ def fit_logistic(
 
   Raises:
     ValueError: shapes or dtypes do not match, strength <= 0, num_steps < 1.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> scores = jnp.array([1.0, 2.0, 4.0, 5.0])
+    >>> is_member = jnp.array([False, False, True, True])
+    >>> slope, intercept = attacks.fit_logistic(scores, is_member)
+    >>> round(float(-intercept / slope), 2)
+    3.0
   """
   checks.positive(strength=strength, num_steps=num_steps)
   scores = _rows.widened(scores)
@@ -328,6 +353,17 @@ def svc_attack(
   Raises:
     ValueError: as `metrics.svc_membership` and `metrics.confidence`; an unknown
       variant.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> sure = jnp.tile(jnp.array([[9.0, 0.0]]), (6, 1))
+    >>> unsure = jnp.tile(jnp.array([[0.2, 0.0]]), (6, 1))
+    >>> labels = jnp.zeros(6, int)
+    >>> found = attacks.svc_attack(
+    ...   (sure, labels), (unsure, labels), (unsure, labels))
+    >>> found.confidence, found.correctness
+    (1.0, 0.0)
   """
   checks.one_of(("paper", "released"), variant=variant)
   groups = [

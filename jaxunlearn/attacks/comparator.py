@@ -161,8 +161,18 @@ def threshold_curve(
 
   Raises:
     ValueError: the shapes do not match.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> unlearned, retrained = jnp.array([2.0, 3.0]), jnp.array([0.0, 1.0])
+    >>> found = attacks.threshold_curve(
+    ...   unlearned, retrained, jnp.array([0.5, 1.5, 2.5]))
+    >>> found.fpr.tolist(), found.fnr.tolist()
+    ([0.5, 0.0, 0.0], [0.0, 0.0, 0.5])
   """
   shaped("positive [N] and other [N]", positive, other)
+  shaped("thresholds [T]", thresholds)
   weight = jnp.ones(positive.shape) if weights is None else weights
   checks.weights(weight, length=len(positive))
   share = jnp.asarray(weight, jnp.float32) / jnp.sum(weight)
@@ -229,6 +239,12 @@ def layer_names(model: Model, inputs: PyTree) -> tuple[str, ...]:
     model: `features` says which there are: those that it names itself (sows),
       or the outputs of its own modules; without it there are outputs only.
     inputs: a batch of any size.
+
+  Example:
+    >>> from jaxunlearn import attacks, toy
+    >>> problem = toy.classifier()
+    >>> attacks.layer_names(problem.model, problem.data["x"])
+    ('hidden', 'outputs')
   """
   if model.features is None:
     return ("outputs",)
@@ -265,6 +281,18 @@ def model_record(
 
   Returns:
     See `ModelRecord`.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> zeros = jax.tree.map(jnp.zeros_like, problem.variables)
+    >>> found = attacks.model_record(
+    ...   problem.model, zeros, [problem.variables], problem.data, problem.data,
+    ...   problem.request, jnp.arange(8), num_classes=4)
+    >>> round(float(found.retain_accuracy), 3), found.cka.shape
+    (0.333, (1, 2, 2))
   """
   layers = layer_names(model, data["x"])
   rows = jax.tree.map(lambda leaf: leaf[shown], data)

@@ -89,6 +89,20 @@ def fit_concept_probe(
     ValueError: fewer than 2 images of a label to train on, rows of different
       shapes, values that are not finite (outside jit), a model without that
       layer or with another number of outputs, counts not positive.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> from jaxunlearn.adapters.functions import from_functions
+    >>> probe = from_functions(
+    ...   lambda key, x: jnp.zeros((1, 2)), lambda w, x: x @ w,
+    ...   features=lambda variables, x: {"features": x})
+    >>> original, unlearned = jnp.full((10, 1), 3.0), jnp.full((10, 1), -3.0)
+    >>> found = attacks.fit_concept_probe(
+    ...   probe, original, unlearned, jax.random.key(0), num_steps=5,
+    ...   batch_size=4)
+    >>> float(found.accuracy), found.loss.shape
+    (1.0, (5,))
   """
   checks.positive(batch_size=batch_size, num_negatives=num_negatives)
   checks.non_negative(margin=margin)
@@ -162,6 +176,20 @@ def probe_outputs(
   Raises:
     ValueError: a count that is not positive, no image, a layer that does not
       exist.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> from jaxunlearn.adapters.functions import from_functions
+    >>> from jaxunlearn.core.types import Variables
+    >>> probe = from_functions(
+    ...   lambda key, x: jnp.ones((1, 2)), lambda w, x: x @ w,
+    ...   features=lambda variables, x: {"features": 10 * x})
+    >>> images = jnp.array([[[1.0], [2.0]]])  # One psi, two keys, a pixel.
+    >>> features, logits = attacks.probe_outputs(
+    ...   probe, Variables(jnp.ones((1, 2))), images, num_batch_axes=2)
+    >>> features.tolist(), logits.tolist()
+    ([[[10.0], [20.0]]], [[[1.0, 1.0], [2.0, 2.0]]])
   """
   checks.positive(num_batch_axes=num_batch_axes, chunk_size=chunk_size)
   images = jnp.asarray(images)
@@ -202,6 +230,14 @@ def hard_triplet_loss(
 
   Raises:
     ValueError: shapes do not match.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> anchor, positive = jnp.array([[0.0, 0.0]]), jnp.array([[3.0, 4.0]])
+    >>> negatives = jnp.array([[[6.0, 8.0], [0.0, 5.5]]])
+    >>> attacks.hard_triplet_loss(anchor, positive, negatives).tolist()
+    [0.5]
   """
   anchor, positive, negatives = map(
     _rows.widened, (anchor, positive, negatives)

@@ -51,6 +51,14 @@ def reference_similarity(
 
   Raises:
     ValueError: shapes do not match, no references, an unknown bracket.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> features = jnp.array([[2.0, 0.0], [0.0, 1.0]])
+    >>> found = attacks.reference_similarity(features, jnp.array([[1.0, 0.0]]))
+    >>> [round(s, 3) for s in found.tolist()]
+    [0.137, 0.637]
   """
   checks.one_of(_BRACKETS, bracket=bracket)
   features = _rows.widened(features)
@@ -97,6 +105,15 @@ def concept_retrieval_score(
 
   Raises:
     ValueError: shapes do not match, no psi or no references, signed with retain.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> original, unlearned = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
+    >>> images = jnp.array([[2.0, 0.0], [3.0, 0.0]])
+    >>> score = attacks.concept_retrieval_score(images, original, unlearned)
+    >>> round(float(score), 3)
+    0.5
   """
   checks.one_of(_REDUCTIONS, reduce=reduce)
   if retain and reduce == "signed":
@@ -128,6 +145,13 @@ def concept_confidence_score(logits: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: another number of logits, or none.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> logits = jnp.log(jnp.array([[0.5, 0.5], [0.2, 0.8]]))
+    >>> round(float(attacks.concept_confidence_score(logits)), 3)
+    0.65
   """
   logits = _rows.widened(logits)
   shaped("logits [..., N > 0, 2]", logits)
@@ -159,6 +183,15 @@ def excess_retrieval(
     ValueError: shapes do not match, psi_max outside [0, 1].
 
   Source: this library's, to read arXiv:2409.05668's attack by.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> psi = jnp.array([0.25, 0.5, 0.75])
+    >>> curve = jnp.array([0.5, 1.0, 1.0])
+    >>> retrained = jnp.array([0.0, 0.25, 1.0])
+    >>> float(attacks.excess_retrieval(curve, retrained, psi))
+    0.625
   """
   checks.fraction(psi_max=psi_max)
   curve, retrained = _rows.widened(curve), _rows.widened(curve_retrained)

@@ -144,6 +144,13 @@ def entity_probe(form: str, fact: EntityFact) -> EntityProbe | None:
   Raises:
     ValueError: an unknown form; a fact without an entity, a question or an
       answer.
+
+  Example:
+    >>> from jaxunlearn import attacks
+    >>> fact = attacks.EntityFact(
+    ...   "Ada Byron", "What did she write?", "Notes on the engine.")
+    >>> attacks.entity_probe("blank", fact)[:2]
+    ('Complete the blank: Notes on the ___', 'engine')
   """
   checks.one_of(("blank", "question", *ATTACKS), form=form)
   for name in ("entity", "question", "answer"):
@@ -194,6 +201,16 @@ def probe_report(
 
   Raises:
     ValueError: shapes that do not fit; an entity or a form out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> score = jnp.array([1.0, 0.0, 0.5])
+    >>> entity, form = jnp.array([0, 0, 1]), jnp.array([0, 0, 1])
+    >>> found = attacks.probe_report(
+    ...   score, entity, form, num_entities=2, num_forms=2)
+    >>> found.mean.tolist(), found.number.tolist()
+    ([[0.5, nan], [nan, 0.5]], [[2, 0], [0, 1]])
   """
   for name, rows, most in (
     ("entity", entity, num_entities),
@@ -235,6 +252,18 @@ def text_membership(
 
   Raises:
     ValueError: a share outside (0, 1]; sizes of another shape.
+
+  Example:
+    >>> from types import SimpleNamespace
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> log_prob = jnp.array([[-1.0, -3.0]])
+    >>> scores = SimpleNamespace(
+    ...   log_prob=log_prob, mask=jnp.ones((1, 2), bool),
+    ...   expected=jnp.full((1, 2), -2.0), spread=jnp.ones((1, 2)))
+    >>> found = attacks.text_membership(scores, jnp.array([8]), k=0.5)
+    >>> float(found.loss[0]), float(found.zlib[0]), float(found.min_k[0])
+    (-2.0, -0.5, -3.0)
   """
   log_p, mask = scores.log_prob, scores.mask
   shaped(f"zlib_bytes [{len(log_p)}]", zlib_bytes)

@@ -101,6 +101,18 @@ def in_context(
     ValueError: an unknown level, shapes that do not fit, a sentence without its
       answer, "format" without subjects; (concrete) an empty request, too few
       facts to tell beside one, or no other answer of a kind.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> facts = attacks.Facts(
+    ...   sentence=jnp.array([[1, 8], [2, 9]]), query=jnp.array([[1], [2]]),
+    ...   answer=jnp.array([8, 9]), kind=jnp.array([0, 0]))
+    >>> asked = attacks.in_context(
+    ...   facts, "direct", jax.random.key(0), request=jnp.array([True, False]),
+    ...   num_contexts=1)
+    >>> asked.tokens.tolist(), asked.answer.tolist()
+    ([[[1, 8, 1]], [[2, 9, 2]]], [[8], [9]])
   """
   checks.one_of(LEVELS, level=level)
   checks.typed_key(key)
@@ -186,6 +198,16 @@ def told_in_context(
 
   Raises:
     ValueError: shapes that do not fit.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> told = jnp.array([[[5, 6]]])  # A sentence about the only fact.
+    >>> asked = attacks.told_in_context(
+    ...   told, jnp.array([[1]]), jnp.array([8]), jax.random.key(0),
+    ...   num_contexts=2)
+    >>> asked.tokens.tolist()
+    [[[5, 6, 1], [5, 6, 1]]]
   """
   checks.typed_key(key)
   checks.count(1, num_contexts=num_contexts)
@@ -210,7 +232,22 @@ def context_price(recovery: jax.Array, tokens: jax.Array) -> jax.Array:
 
   Returns:
     float32 [...]; inf where no level does.
+
+  Raises:
+    ValueError: not as many numbers of tokens as levels.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> recovery = jnp.array([0.1, 0.6, 0.9])
+    >>> float(attacks.context_price(recovery, jnp.array([5, 10, 40])))
+    10.0
   """
+  if jnp.shape(tokens) != jnp.shape(recovery)[-1:]:
+    raise ValueError(
+      f"Expected tokens of shape {jnp.shape(recovery)[-1:]}, one for each level, "
+      f"got {jnp.shape(tokens)}."
+    )
   price = jnp.broadcast_to(
     jnp.asarray(tokens, jnp.float32), jnp.shape(recovery)
   )
@@ -236,7 +273,32 @@ def in_context_gaps(
 
   Returns:
     `Gaps` of scalars; nan for an empty request.
+
+  Raises:
+    ValueError: shapes that do not fit, a request that is not bool.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> unlearned = jnp.array([[1.0, 0.5], [0.0, 0.0]])
+    >>> retrained, closed = jnp.full((2, 2), 0.5), jnp.full((2, 1), 0.25)
+    >>> request = jnp.array([True, False])
+    >>> found = attacks.in_context_gaps(unlearned, retrained, closed, request)
+    >>> float(found.recovery), float(found.residual)
+    (0.75, 0.25)
   """
+  checks.hard_request(request, "request")
+  for name, scores in (
+    ("unlearned", unlearned),
+    ("retrained", retrained),
+    ("retrained_closed", retrained_closed),
+  ):
+    # A request [F, 1] would broadcast against means [F].
+    if jnp.ndim(scores) != 2 or jnp.shape(scores)[:1] != jnp.shape(request):
+      raise ValueError(
+        f"Expected {name} [F, C] and request [F], got {jnp.shape(scores)} and "
+        f"{jnp.shape(request)}."
+      )
   num = request.sum()
 
   def mean(scores: jax.Array) -> jax.Array:

@@ -85,6 +85,16 @@ def bootstrap(
   Raises:
     ValueError: as `roc.roc`; ranks differ; masks that are no bool; fewer than
       two models; num_samples or chunk_size < 1; level outside (0, 1).
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> members, others = jnp.arange(20.0) + 10, jnp.arange(20.0)
+    >>> found = attacks.bootstrap(
+    ...   jax.random.key(0), members, others, statistic=attacks.auc,
+    ...   num_samples=20)
+    >>> float(found.estimate), bool(found.low < 0.875 < found.high)
+    (0.875, True)
   """
   checks.positive(num_samples=num_samples, chunk_size=chunk_size)
   _check_level(level)
@@ -245,6 +255,12 @@ def certified_threshold(
 
   Raises:
     ValueError: no rows, nan, fpr or level outside (0, 1).
+
+  Example:
+    >>> import numpy as np
+    >>> from jaxunlearn import attacks
+    >>> attacks.certified_threshold(np.arange(100.0), fpr=0.1)
+    95.0
   """
   _check_level(level)
   _check_open(fpr=fpr)
@@ -289,6 +305,15 @@ def tpr_interval(
   Raises:
     ValueError: no members, fewer than two non-members, nan, fpr or level
       outside (0, 1).
+
+  Example:
+    >>> import numpy as np
+    >>> from jaxunlearn import attacks
+    >>> members = np.array([5.0, 5.0, 5.0, -5.0])
+    >>> others = np.linspace(0.0, 1.0, 100)
+    >>> found = attacks.tpr_interval(members, others, fpr=0.1)
+    >>> found.tpr, round(found.tpr_low, 3), round(found.tpr_high, 3)
+    (0.75, 0.194, 0.994)
   """
   _check_level(level)
   _check_open(fpr=fpr)

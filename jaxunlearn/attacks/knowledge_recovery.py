@@ -69,6 +69,12 @@ def recovery(
 
   Raises:
     ValueError: min_gap < 0.
+
+  Example:
+    >>> from jaxunlearn import attacks
+    >>> unlearned, attacked, original = 0.25, 0.5, 0.75
+    >>> float(attacks.recovery(unlearned, attacked, original))
+    0.5
   """
   checks.non_negative(min_gap=min_gap)
   before, after, original = (
@@ -115,6 +121,19 @@ def recover(
   Raises:
     ValueError: min_gap < 0, rates that are no vector, an attack of the wrong
       kind, a metric that is no scalar; as the attack itself raises.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from jaxunlearn import attacks, toy
+    >>> problem = toy.classifier()
+    >>> fresh = problem.model.init(problem.key, problem.data["x"])
+    >>> attack = attacks.relearning(
+    ...   problem.model, num_steps=20, batch_size=8, optimizer=optax.adam(0.1))
+    >>> found = attacks.recover(
+    ...   attack, lambda v: jnp.asarray(toy.accuracies(problem, v)[0]), fresh,
+    ...   problem.data, problem.request, problem.key, original=1.0)
+    >>> float(found.recovery)
+    1.0
   """
   if isinstance(attack, Transform) == (rates is not None):
     wanted = "a Transform without" if rates is None else "rate -> Transform for"

@@ -54,6 +54,13 @@ def token_log_probs(
 
   Raises:
     ValueError: shapes or dtypes do not match; a counted target out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> logits = jnp.log(jnp.array([[0.5, 0.5], [0.1, 0.9]]))
+    >>> print(attacks.token_log_probs(logits, jnp.array([0, 1])).round(3))
+    [-0.693 -0.105]
   """
   logits, targets, mask = _tokens(logits, targets, token_mask)
   return jnp.where(mask, -cross_entropy(logits, targets), 0)
@@ -80,6 +87,14 @@ def normalised_token_log_probs(
 
   Raises:
     ValueError: as `token_log_probs`; variance_floor < 0.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> logits = jnp.log(jnp.array([[0.2, 0.8], [0.2, 0.8]]))
+    >>> scores = attacks.normalised_token_log_probs(logits, jnp.array([0, 1]))
+    >>> print(scores.round(3))
+    [-2.   0.5]
   """
   checks.non_negative(variance_floor=variance_floor)
   logits, targets, mask = _tokens(logits, targets, token_mask)
@@ -99,6 +114,14 @@ def mean_log_prob(
   """The loss attack: mean log p over counted tokens, [...]; nan for none.
 
   Args and raises: see `token_log_probs`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> logits = jnp.log(jnp.array([[0.5, 0.5], [0.125, 0.875]]))
+    >>> score = attacks.mean_log_prob(logits, jnp.array([0, 0]))
+    >>> round(float(score / jnp.log(2.0)), 3)  # In bits.
+    -2.0
   """
   _, _, mask = _tokens(logits, targets, token_mask)
   values = token_log_probs(logits, targets, token_mask)
@@ -122,6 +145,15 @@ def reference_score(
 
   Raises:
     ValueError: as `token_log_probs`, for either model.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> logits = jnp.log(jnp.array([[0.2, 0.8]]))
+    >>> reference = jnp.log(jnp.array([[0.6, 0.4]]))
+    >>> score = attacks.reference_score(logits, reference, jnp.array([1]))
+    >>> round(float(jnp.exp(score)), 3)
+    2.0
   """
   return mean_log_prob(logits, targets, token_mask) - mean_log_prob(
     reference_logits, targets, token_mask
@@ -140,6 +172,13 @@ def zlib_score(scores: Any, texts: Sequence[str]) -> np.ndarray:
 
   Raises:
     ValueError: not one text for each score.
+
+  Example:
+    >>> import numpy as np
+    >>> from jaxunlearn import attacks
+    >>> scores = attacks.zlib_score(np.array([-2.2]), ["abc"])
+    >>> round(float(scores[0]), 2)  # Eleven bytes, most of them a header.
+    -0.2
   """
   import zlib
 
@@ -170,6 +209,13 @@ def lowest_mean(
 
   Raises:
     ValueError: shapes do not match, mask is no bool, k outside (0, 1].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> log_probs = jnp.array([-1.0, -4.0, -2.0, -3.0])
+    >>> float(attacks.lowest_mean(log_probs, k=0.5))
+    -3.5
   """
   if checks.is_concrete(k) and not 0 < float(k) <= 1:
     raise ValueError(f"Expected k in (0, 1], got k={k}.")
@@ -214,6 +260,14 @@ def min_k(
     ValueError: as `token_log_probs` and `lowest_mean`.
 
   Source: arXiv:2310.16789.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> logits = jnp.log(jnp.array([[0.5, 0.5], [0.1, 0.9], [0.3, 0.7]]))
+    >>> score = attacks.min_k(logits, jnp.array([0, 0, 0]), k=0.4)
+    >>> round(float(jnp.exp(score)), 3)
+    0.1
   """
   _, _, mask = _tokens(logits, targets, token_mask)
   values = token_log_probs(logits, targets, token_mask)
@@ -244,6 +298,14 @@ def min_k_plus_plus(
     ValueError: as both.
 
   Source: arXiv:2404.02936.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> logits = jnp.log(jnp.array([[0.2, 0.8], [0.2, 0.8]]))
+    >>> score = attacks.min_k_plus_plus(logits, jnp.array([0, 1]), k=0.5)
+    >>> round(float(score), 3)
+    -2.0
   """
   _, _, mask = _tokens(logits, targets, token_mask)
   values = normalised_token_log_probs(
@@ -299,6 +361,16 @@ def gradient_norm_score(
   Raises:
     ValueError: chunk_size < 1, order < 1, no parameters, rows of different
       number.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> loss = lambda params, row: params["w"] * row["x"]
+    >>> scores = attacks.gradient_norm_score(
+    ...   loss, {"w": jnp.array(1.0)}, {"x": jnp.array([3.0, -4.0])},
+    ...   chunk_size=2)
+    >>> scores.tolist()
+    [-3.0, -4.0]
   """
   checks.positive(chunk_size=chunk_size)
   if not order >= 1:
@@ -339,6 +411,11 @@ def privleak(auc_unlearned: Any, auc_retrained: Any) -> jax.Array:
     ValueError: an AUC outside [0, 1], or auc_retrained 0.
 
   Source: arXiv:2407.06460.
+
+  Example:
+    >>> from jaxunlearn import attacks
+    >>> float(attacks.privleak(0.25, 0.5))
+    -50.0
   """
   for name, value in (
     ("auc_unlearned", auc_unlearned),

@@ -58,6 +58,19 @@ def leaks(
   Raises:
     ValueError: shapes that do not fit; (concrete) a fact or a category that is
       none.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> queries = attacks.make_queries(
+    ...   [[[1]], [[2]], [[3]]], [[8], [8], [9]],
+    ...   category=[0, 1, 0], fact=[0, 0, 1])
+    >>> found, retrained = jnp.array([True, False, True]), jnp.zeros(3, bool)
+    >>> request = jnp.array([True, False])
+    >>> result = attacks.leaks(
+    ...   found, retrained, queries, request, num_categories=2)
+    >>> result.rate.tolist(), result.queries.tolist(), float(result.success)
+    ([1.0, 0.0], [1, 1], 1.0)
   """
   asked = _asked(queries, request, found, retrained)
   checks.count(1, num_categories=num_categories)
@@ -90,6 +103,18 @@ def success_at(
 
   Returns:
     float32 [B]; nan for a request that no query is about.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> queries = attacks.make_queries(
+    ...   [[[1]], [[2]], [[3]]], [[8], [8], [9]],
+    ...   category=[0, 1, 0], fact=[0, 0, 1])
+    >>> found = jnp.array([True, False, True])
+    >>> request = jnp.array([True, False])
+    >>> rate = attacks.success_at(found, queries, request, jnp.array([1, 2]))
+    >>> rate.round(3).tolist()
+    [0.5, 1.0]
   """
   asked = _asked(queries, request, found)
   of_facts = lambda rows: jnp.zeros(request.shape[0]).at[queries.fact].add(rows)
@@ -125,6 +150,14 @@ def suppressed(
 
   Returns:
     float32 [D], at distances 1 .. D; nan where nothing is asked.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> found = jnp.array([True, False, False])
+    >>> known, distance = jnp.ones(3, bool), jnp.array([1, 1, 2])
+    >>> attacks.suppressed(found, known, known, distance, 2).tolist()
+    [0.5, 1.0]
   """
   known = original & retrained & (distance > 0) & (distance <= num_distances)
   place = jnp.clip(distance - 1, 0, num_distances - 1)
@@ -155,6 +188,15 @@ def fact_distances(
 
   Returns:
     0 for requested facts, 1 for their neighbours, and so on.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> subject, other = jnp.array([0, 1, 2]), jnp.array([1, 2, 3])
+    >>> request = jnp.array([True, False, False])
+    >>> attacks.fact_distances(
+    ...   subject, other, request, num_entities=4, most=5).tolist()
+    [0, 1, 2]
   """
   checks.labels(subject, num_entities, "subject")
   checks.labels(other, num_entities, "other")

@@ -71,6 +71,16 @@ def lira_scores(
     ValueError: shapes or dtypes that do not match, unknown options, floor <= 0;
       with values at hand: nan or infinite statistics, a row with no IN or OUT
       model, or one only for a variance per example.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> shadows = jnp.array([2.0, 4.0, -1.0, 1.0])[:, None, None]
+    >>> masks = jnp.array([True, True, False, False])[:, None]
+    >>> target = jnp.array([[3.0]])
+    >>> scores = attacks.lira_scores(target, shadows, masks, center="mean")
+    >>> scores.round(3).tolist()
+    [4.5]
   """
   target = _normals.floats(target_statistics, "target_statistics")
   shadow = _normals.floats(shadow_statistics, "shadow_statistics", ndim=3)
@@ -130,6 +140,16 @@ def lira_leave_one_out(
 
   Raises:
     ValueError: as `lira_scores`; a row needs one model more on either side.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> statistics = jnp.array([5.0, 6.0, 7.0, -1.0, 0.0, 1.0])[:, None, None]
+    >>> masks = jnp.array([True] * 3 + [False] * 3)[:, None]
+    >>> scores = attacks.lira_leave_one_out(
+    ...   statistics, masks, variance="fixed")
+    >>> (scores[:, 0] > 0).tolist()
+    [True, True, True, False, False, False]
   """
   statistics = _normals.floats(statistics, "statistics", ndim=3)
   masks = _normals.mask_of(masks, statistics, "masks")
@@ -162,6 +182,13 @@ def global_threshold(target_statistics: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: another number of axes.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> two_queries = jnp.array([[1.0, 3.0], [0.0, -2.0]])
+    >>> attacks.global_threshold(two_queries).tolist()
+    [2.0, -1.0]
   """
   target = _normals.floats(target_statistics, "target_statistics")
   shaped("target_statistics [N, A] or [T, N, A]", target)

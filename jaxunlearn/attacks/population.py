@@ -74,6 +74,14 @@ def membership_signals(
 
   Raises:
     ValueError: shapes do not match; labels are no integers or out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> logits = jnp.array([[2.0, 0.0, 1.0], [2.0, 0.0, 1.0]])
+    >>> found = attacks.membership_signals(logits, jnp.array([0, 1]))
+    >>> found.margin.tolist(), found.correctness.tolist()
+    ([1.0, -2.0], [1.0, 0.0])
   """
   # A common shift would cost digits in float32.
   logits = _rows.widened(logits)
@@ -102,6 +110,13 @@ def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: shapes do not match; labels are no integers or out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> logits = jnp.array([[2.0, 0.0, 1.0], [2.0, 0.0, 1.0]])
+    >>> attacks.margin(logits, jnp.array([0, 1])).tolist()
+    [1.0, -2.0]
   """
   logits = _rows.widened(logits)
   labels = _rows.labels_of(labels, logits)
@@ -114,6 +129,13 @@ def correctness(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """1.0 where the largest logit is the label's, else 0.0; see `margin`.
 
   nan where a logit is nan or +inf.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> logits = jnp.array([[2.0, 0.0, 1.0], [2.0, 0.0, 1.0]])
+    >>> attacks.correctness(logits, jnp.array([0, 1])).tolist()
+    [1.0, 0.0]
   """
   logits = jnp.asarray(logits)
   return _rows.is_right(logits, _rows.labels_of(labels, logits))
@@ -152,6 +174,13 @@ def fit_thresholds(
   Raises:
     ValueError: as `roc.roc`; labels of one group only, of another shape, or out
       of range; num_classes < 1.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> members, others = jnp.array([3.0, 5.0]), jnp.array([1.0, 2.0])
+    >>> attacks.fit_thresholds(members, others).tolist()
+    [3.0]
   """
   checks.positive(num_classes=num_classes)
   members, others, *weights = roc.groups_of(
@@ -250,6 +279,14 @@ def threshold_attack(
 
   Raises:
     ValueError: as `fit_thresholds`; several thresholds without labels.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> forget, unseen = jnp.array([4.0, 2.0]), jnp.array([1.0, 2.0])
+    >>> found = attacks.threshold_attack(jnp.array([3.0]), forget, unseen)
+    >>> float(found.member_accuracy), float(found.accuracy)
+    (0.5, 0.75)
   """
   members, others, *weights = roc.groups_of(
     member_scores, other_scores, member_mask, other_mask
@@ -307,6 +344,14 @@ def population_attack(
 
   Raises:
     ValueError: as `roc.roc`; fpr outside [0, 1].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> population = jnp.arange(19.0)
+    >>> found = attacks.population_attack(jnp.array([9.0, 99.0]), population)
+    >>> [round(p, 2) for p in found.p_value.tolist()], found.is_member.tolist()
+    ([0.55, 0.05], [False, True])
   """
   checks.fraction(fpr=fpr)
   scores, population, _, weights = roc.groups_of(
@@ -365,6 +410,14 @@ def membership_ratio(
     ValueError: shapes do not match; a counted value outside [0, 1]; floor <= 0.
 
   Source: arXiv:2302.13406.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> before, after = jnp.array([1.0, 0.8]), jnp.array([0.5, 0.2])
+    >>> found = attacks.membership_ratio(before, after)
+    >>> round(float(found.before_over_after), 3), float(found.absent_after)
+    (3.0, 0.5)
   """
   checks.positive(floor=floor)
   given = {"before": before, "after": after}

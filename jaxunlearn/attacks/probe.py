@@ -150,6 +150,17 @@ def probe_model(
   Raises:
     ValueError: a model without features, a name that it does not have (with
       those that it has), no names; as `linear_probe`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks, toy
+    >>> problem = toy.classifier()
+    >>> fit = jnp.arange(60) < 40
+    >>> found = attacks.probe_model(
+    ...   problem.model, problem.variables, problem.data, fit, ~fit,
+    ...   layers="hidden", num_classes=4)
+    >>> found["hidden"].kernel.shape, round(float(found["hidden"].accuracy), 1)
+    ((8, 4), 0.9)
   """
   checks.positive(chunk_size=chunk_size)
   labels = jnp.asarray(data["label"])

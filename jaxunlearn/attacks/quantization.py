@@ -126,6 +126,14 @@ def quantize_nf4(
 
   Raises:
     ValueError: as `quantize`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> weights = {"kernel": jnp.array([[1.0], [0.5], [0.01], [-0.7]])}
+    >>> rounded = attacks.quantize_nf4(weights)["kernel"]
+    >>> [round(w, 3) for w in rounded.ravel().tolist()]
+    [1.0, 0.441, 0.0, -0.696]
   """
 
   def rounded(leaf: jax.Array) -> jax.Array:
@@ -144,6 +152,11 @@ def nf4_table() -> tuple[float, ...]:
 
   Eight quantiles above 0 and seven below, evenly spaced in probability from 1/2
   to the mean of 1 - 1/30 and 1 - 1/32.
+
+  Example:
+    >>> from jaxunlearn import attacks
+    >>> [round(value, 3) for value in attacks.nf4_table()[6:10]]
+    [-0.091, 0.0, 0.08, 0.161]
   """
   quantile = statistics.NormalDist().inv_cdf
   outer = 1 - (1 / 30 + 1 / 32) / 2
@@ -180,6 +193,15 @@ def quantize_stacked(
 
   Raises:
     ValueError: no such entry; as `quantize`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> layer = jnp.array([[0.7, -0.35, 0.02, 0.1]])
+    >>> params = {"blocks": {"w": jnp.stack([layer, 2 * layer])}, "head": layer}
+    >>> rounded = attacks.quantize_stacked(params, 4, "tensor")
+    >>> print(rounded["blocks"]["w"][1])
+    [[ 1.225 -0.7    0.     0.175]]
   """
   if isinstance(params, Variables):
     made = quantize_stacked(params.params, bits, group, below=below, **options)
@@ -224,6 +246,14 @@ def bucket_survival(
 
   Raises:
     ValueError: the two do not have the same leaves and shapes; as `quantize`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> original = {"kernel": jnp.array([[1.0, 0.3, -0.6, 0.0]])}
+    >>> unlearned = {"kernel": jnp.array([[1.0, 0.31, -0.2, 0.01]])}
+    >>> float(attacks.bucket_survival(original, unlearned, 4, "tensor"))
+    0.75
   """
   half = _half_of(bits)
   original, unlearned = (

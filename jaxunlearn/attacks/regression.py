@@ -71,6 +71,14 @@ def regression_attack(
   Raises:
     ValueError: errors that are no vectors, nan or infinite or negative; no
       training or no test rows; max_rows < 1.
+
+  Example:
+    >>> import numpy as np
+    >>> from jaxunlearn import attacks
+    >>> train, test = np.linspace(0.0, 0.2, 20), np.linspace(2.0, 3.0, 20)
+    >>> forget = np.array([0.1, 0.15, 2.5, 0.05])
+    >>> attacks.regression_attack(train, test, forget)
+    RegressionAttack(forget=0.75, train=1.0, test=0.0)
   """
   if max_rows is not None:
     checks.positive(max_rows=max_rows)

@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxunlearn.attacks import _normals
 from jaxunlearn.core import checks
@@ -72,6 +73,18 @@ def rmia_scores(
     ValueError: shapes that do not match, unknown options, gamma <= 0; with
       values at hand: nan, infinite or negative signals, a row without IN or OUT
       model.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> target = jnp.array([[0.9], [0.2]])  # Two rows, a query each.
+    >>> population = jnp.array([[0.5], [0.5]])
+    >>> shadows = jnp.full((2, 2, 1), 0.5)
+    >>> masks = jnp.array([[True, False], [False, True]])
+    >>> scores = attacks.rmia_scores(
+    ...   target, population, shadows, masks, shadows)
+    >>> scores.tolist()
+    [1.0, 0.0]
   """
   signals, masks, population = _shadows(
     shadow_signals, shadow_masks, shadow_population
@@ -137,6 +150,16 @@ def rmia_leave_one_out(
 
   Raises:
     ValueError: as `rmia_scores`; a row needs one model more on either side.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> masks = jnp.array([[True], [True], [False], [False]])
+    >>> signals = jnp.where(masks, 0.9, 0.3)[..., None]
+    >>> population = jnp.full((4, 5, 1), 0.5)
+    >>> scores = attacks.rmia_leave_one_out(signals, masks, population)
+    >>> scores.ravel().tolist()
+    [1.0, 1.0, 0.0, 0.0]
   """
   signals, masks, population = _shadows(signals, masks, population)
   _check_options(mode, gamma, offline_a, population_references)
@@ -189,6 +212,17 @@ def tune_offline_a(
 
   Raises:
     ValueError: as `rmia_scores`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> target = jnp.array([[0.9], [0.2]])
+    >>> masks = jnp.array([[True, False], [False, True]])
+    >>> shadows = jnp.full((2, 2, 1), 0.5)
+    >>> found = attacks.tune_offline_a(
+    ...   target, jnp.array([True, False]), target, shadows, masks, shadows)
+    >>> float(found)
+    0.0
   """
   if candidates is None:
     candidates = jnp.arange(11) / 10
@@ -315,7 +349,7 @@ def _share_beaten(
 
 def _signals(x: Any, name: str, ndim: int | None = None) -> jax.Array:
   signals = _normals.floats(x, name, ndim)
-  if checks.is_concrete(signals) and bool((signals < 0).any()):
+  if checks.is_concrete(signals) and (np.asarray(signals) < 0).any():
     raise ValueError(
       f"Expected {name} >= 0, such as probabilities, got {signals.min():.3g}."
     )

@@ -93,6 +93,14 @@ def roc(
     ValueError: shapes or dtypes do not match; where values can be looked at, a
       group is empty, a counted score is nan, a weight is negative, or, with one
       array for both scores, a row counts on both sides; kind="hull" under jit.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> forget, unseen = jnp.array([3.0, 1.0]), jnp.array([2.0, 0.0])
+    >>> curve = attacks.roc.roc(forget, unseen)
+    >>> curve.fpr.tolist(), curve.tpr.tolist()
+    ([0.0, 0.0, 0.5, 0.5, 1.0], [0.0, 0.5, 0.5, 1.0, 1.0])
   """
   checks.one_of(("step", "hull"), kind=kind)
   counts = _curve(member_scores, other_scores, member_mask, other_mask)
@@ -131,6 +139,13 @@ def tpr_at_fpr(
 
   Raises:
     ValueError: as `roc`; fpr outside [0, 1].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> forget, unseen = jnp.array([3.0, 1.5, 0.5]), jnp.arange(4.0)
+    >>> round(float(attacks.tpr_at_fpr(forget, unseen, fpr=0.5)), 3)
+    0.667
   """
   if checks.is_concrete(fpr) and not np.all(
     (np.asarray(fpr) >= 0) & (np.asarray(fpr) <= 1)
@@ -153,6 +168,13 @@ def auc(
 
   Raises:
     ValueError: as `roc`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> forget, unseen = jnp.array([3.0, 1.0]), jnp.array([2.0, 0.0])
+    >>> float(attacks.auc(forget, unseen))
+    0.75
   """
   groups = groups_of(member_scores, other_scores, member_mask, other_mask)
   return separation_auc(*groups)
@@ -174,6 +196,13 @@ def balanced_accuracy(
 
   Raises:
     ValueError: as `roc`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> forget, unseen = jnp.array([3.0, 1.0]), jnp.array([2.0, 0.0])
+    >>> float(attacks.balanced_accuracy(forget, unseen))
+    0.75
   """
   counts = _curve(member_scores, other_scores, member_mask, other_mask)
   return _best_accuracy(counts)
@@ -217,6 +246,13 @@ def check_groups(members: Any, others: Any) -> None:
   Raises:
     ValueError: a row is in both; an empty side; a mask beside ids, or beside a
       mask of another length.
+
+  Example:
+    >>> from jaxunlearn import attacks
+    >>> attacks.check_groups([3, 5], [4, 5])
+    Traceback (most recent call last):
+      ...
+    ValueError: Expected no row to be in both groups, got 1.
   """
   members, others = np.asarray(members), np.asarray(others)
   if (members.dtype == bool) != (others.dtype == bool) or (

@@ -87,6 +87,15 @@ def make_queries(
 
   Raises:
     ValueError: no query, or not as many of each; see `step_by_step`.
+
+  Example:
+    >>> from jaxunlearn import attacks
+    >>> from jaxunlearn.attacks.step_by_step import ANSWER
+    >>> chains = [[[1, 2]], [[1, 2], [3, ANSWER]]]
+    >>> queries = attacks.make_queries(
+    ...   chains, [[8], [9]], category=[0, 1], fact=[0, 0])
+    >>> queries.steps.shape, queries.length.tolist()
+    ((2, 2, 2), [[0, 2], [2, 2]])
   """
   counts = {len(chains), len(answers), len(category), len(fact)}
   if len(counts) > 1 or not len(chains) or not all(map(len, chains)):
@@ -138,6 +147,20 @@ def step_by_step(
     ValueError: shapes that do not fit; (concrete) a query without a last step,
       or with more than one `ANSWER` in a step or one in the first; an answer of
       more tokens than are said.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> from jaxunlearn.attacks.step_by_step import ANSWER
+    >>> def say(table, tokens, length, key):  # By the last token alone.
+    ...   last = tokens[jnp.arange(len(length)), length - 1]
+    ...   return attacks.Said(table[last][:, None], jnp.ones_like(length))
+    >>> queries = attacks.make_queries([[[1], [3, ANSWER]]], [[9]], [0], [0])
+    >>> table = jnp.zeros(10, int).at[1].set(8).at[8].set(9)  # 1 -> 8 -> 9.
+    >>> said = attacks.step_by_step(
+    ...   say, table, queries, jax.random.key(0), max_new=1)
+    >>> said.tokens.tolist()
+    [[9]]
   """
   checks.typed_key(key)
   checks.count(1, max_new=max_new)
@@ -218,6 +241,16 @@ def brings_out(
 
   Raises:
     ValueError: a share outside (0, 1].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> queries = attacks.make_queries(
+    ...   [[[1]], [[2]]], [[7, 8], [7, 8]], category=[0, 0], fact=[0, 1])
+    >>> tokens = jnp.array([[7, 5, 8], [8, 7, 0]])
+    >>> said = attacks.Said(tokens, jnp.array([3, 2]))
+    >>> attacks.brings_out(said, queries).tolist()
+    [True, False]
   """
   checks.positive(least=least)
   checks.fraction(least=least)

@@ -137,6 +137,18 @@ def u_lira_scores(
 
   Raises:
     ValueError: as `lira.lira_scores`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> unlearned = jnp.array([2.0, 4.0])[:, None, None]
+    >>> never_saw = jnp.array([-1.0, 1.0])[:, None, None]
+    >>> every = jnp.ones((2, 1), bool)
+    >>> targets = jnp.array([[[3.0]], [[1.5]]])
+    >>> chance = attacks.u_lira_scores(
+    ...   targets, unlearned, every, never_saw, every)
+    >>> [round(float(c), 2) for c in chance.ravel()]
+    [0.99, 0.5]
   """
   target = _normals.floats(target_statistics, "target_statistics")
   _normals.check_options(variance, center, floor)
@@ -209,6 +221,20 @@ def u_lira_shadows(
   Raises:
     ValueError: masks that are not bool [S, N], or with values at hand a forget
       row that was not trained on; and what `train` raises.
+
+  Example:
+    >>> import jax, optax
+    >>> from jaxunlearn import attacks, methods, toy
+    >>> problem = toy.classifier()
+    >>> fit = dict(optimizer=optax.adam(0.1), num_steps=10, batch_size=16)
+    >>> train, forget = attacks.u_lira_masks(
+    ...   problem.key, 3, problem.request, share=1)
+    >>> found = attacks.u_lira_shadows(
+    ...   problem.model, problem.data, train, forget,
+    ...   jax.random.split(problem.key, 3),
+    ...   methods.finetune(problem.model, **fit), **fit)
+    >>> found.trained.shape, found.unlearned.shape
+    ((3, 60, 1), (3, 60, 1))
   """
   num_rows = checks.num_rows(data)
   train_masks, forget_masks = (
@@ -286,6 +312,18 @@ def u_lira_report(
       match; a row under audit
       with too few models that keep, forget or never saw it: 3 of each for a
       variance per example, else 2.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> forget = jnp.arange(9)[:, None] < 3
+    >>> train = jnp.arange(9)[:, None] < 6
+    >>> noise = jnp.tile(jnp.array([-1.0, 0.0, 1.0]), 3)[:, None]
+    >>> trained = jnp.where(train, 5.0, 0.0) + noise
+    >>> report = attacks.u_lira_report(attacks.ULiraStatistics(
+    ...   trained[..., None], trained[..., None], None, train, forget))
+    >>> float(report.unlearned_vs_out.auc)  # Nothing was unlearned.
+    1.0
   """
   _normals.check_options(variance, center, floor)
   trained = _normals.floats(statistics.trained, "trained", 3)

@@ -151,6 +151,12 @@ def test_layers_are_those_that_a_model_names():
       ),
       "weights to select rows",
     ),
+    (
+      lambda: attacks.threshold_curve(
+        jnp.zeros(3), jnp.zeros(3), jnp.zeros((3, 1))
+      ),
+      r"thresholds \[T\], got shape \(3, 1\)",
+    ),
   ],
 )
 def test_what_does_not_fit_is_refused(call, message):

@@ -105,6 +105,8 @@ def test_the_price_is_of_the_shortest_context_that_works():
   recovery = jnp.array([[0.4, 0.5, 0.9], [0.1, 0.2, 0.3]])
   price = context_price(recovery, jnp.array([2, 8, 4]))
   assert price.tolist() == [4, np.inf]
+  with pytest.raises(ValueError, match=r"tokens of shape \(3,\)"):
+    context_price(recovery, jnp.array([2]))  # Would serve every level.
 
 
 def test_gaps_of_models_whose_scores_are_known():
@@ -120,6 +122,14 @@ def test_gaps_of_models_whose_scores_are_known():
   assert [float(g) for g in gaps] == pytest.approx([0.1, 0, 0])
   empty = in_context_gaps(same, same, same, jnp.zeros(NUM, bool))
   assert all(jnp.isnan(g) for g in empty)
+  for args, message in (
+    ((same, same, same, REQUEST[:, None]), r"unlearned \[F, C\]"),
+    ((same, same[:1], same, REQUEST), r"retrained \[F, C\]"),
+    ((same, same, same[:, 0], REQUEST), "retrained_closed"),
+    ((same, same, same, REQUEST + 0), "request of dtype bool"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      in_context_gaps(*args)
 
 
 @pytest.mark.parametrize(

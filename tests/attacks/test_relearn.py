@@ -354,6 +354,7 @@ def test_relearn_names_what_is_wrong(case, changes, match):
     (lambda: rec.recovery(0.0, 0.0, 1.0, min_gap=-1), "min_gap >= 0"),
     (lambda: rel.random_subset(jnp.ones(3, bool), -1, KEY), "count >= 0"),
     (lambda: rel.random_subset(jnp.ones(3), 1, KEY), "mask of dtype bool"),
+    (lambda: rel.random_subset(jnp.ones((3, 1), bool), 1, KEY), r"bool \[N\]"),
     (
       lambda: rel.anamnesis_index(relearned(1), relearned(1, target=0.5)),
       "towards one target",

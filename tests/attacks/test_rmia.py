@@ -3,12 +3,14 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import refused
 
 from jaxunlearn.attacks import rmia as attack
 from jaxunlearn.attacks.rmia import rmia_leave_one_out, rmia_scores
+from jaxunlearn.metrics import separation_auc
 
 
 def run(fn, *arguments, **options):
@@ -107,6 +109,21 @@ def test_rows_without_out_models_are_nan_under_jit_and_refused_outside():
   refused(r"at least 1 IN models .* row 1", rmia_scores, *arguments)
   with pytest.raises(ValueError, match="at least 2 IN models"):
     rmia_leave_one_out(signals, masks, population)
+
+
+def test_the_offline_constant_is_tuned_on_arrays_of_jax_too():
+  rng = np.random.default_rng(3)
+  masks = np.arange(12)[None] % 2 == np.arange(4)[:, None] % 2
+  signals = rng.uniform(0.2, 0.6, (4, 12, 1)) + 0.3 * masks[..., None]
+  population = rng.uniform(0.2, 0.9, (4, 7, 1))
+  parts = signals[0], masks[0], population[0], signals[1:], masks[1:]
+  arrays = [jnp.asarray(x) for x in (*parts, population[1:])]
+  scores = lambda a: rmia_scores(
+    arrays[0], arrays[2], *arrays[3:], mode="offline", offline_a=a
+  )
+  best = attack.tune_offline_a(*arrays)
+  of = lambda a: separation_auc(scores(a), scores(a), masks[0], ~masks[0])
+  assert of(best) == max(of(a) for a in np.linspace(0, 1, 11))
 
 
 def test_bad_input_is_refused():

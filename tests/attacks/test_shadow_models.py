@@ -49,6 +49,8 @@ def test_fixed_rows_are_in_every_mask_or_in_none():
     lambda f: shadow.shadow_masks(jax.random.key(1), 6, 30, 0.5, f)
   )
   assert (traced(fixed) == masks).all()
+  closed_over = jax.jit(lambda key: shadow.shadow_masks(key, 6, 30, 0.5, fixed))
+  assert (closed_over(jax.random.key(1)) == masks).all()
 
 
 @pytest.mark.parametrize(
