@@ -411,7 +411,8 @@ def relearn_area(
     is nan where one is not.
 
   Raises:
-    ValueError: a curve without entries, weights of another length.
+    ValueError: a curve without entries, weights of another length, (concrete)
+      a negative one.
 
   Example:
     >>> import jax.numpy as jnp
@@ -427,6 +428,8 @@ def relearn_area(
     return curve.mean(axis=-1)
   weights = _rows.widened(weights)
   shaped("weights [T] and curve [..., T]", weights, curve)
+  if checks.is_concrete(weights) and (np.asarray(weights) < 0).any():
+    raise ValueError("Expected weights >= 0, got some that are negative.")
   shares = jnp.broadcast_to(weights / weights.sum(), curve.shape)
   return jnp.where(shares == 0, 0, shares * curve).sum(axis=-1)
 

@@ -200,7 +200,8 @@ def probe_report(
     weight: bool [P], the probes that count; all by default.
 
   Raises:
-    ValueError: shapes that do not fit; an entity or a form out of range.
+    ValueError: shapes that do not fit; an entity or a form out of range; weights
+      that are not bool.
 
   Example:
     >>> import jax.numpy as jnp
@@ -212,12 +213,17 @@ def probe_report(
     >>> found.mean.tolist(), found.number.tolist()
     ([[0.5, nan], [nan, 0.5]], [[2, 0], [0, 1]])
   """
+  weight = jnp.ones(score.shape, bool) if weight is None else weight
+  if score.ndim != 1 or weight.shape != score.shape or weight.dtype != bool:
+    raise ValueError(
+      f"Expected score [P] and weight bool [P], got {score.shape} and "
+      f"{weight.dtype} {weight.shape}."
+    )
   for name, rows, most in (
     ("entity", entity, num_entities),
     ("form", form, num_forms),
   ):
     checks.labels(rows, most, name, length=score.shape[0])
-  weight = jnp.ones(score.shape, bool) if weight is None else weight
   place = entity * num_forms + form
   sums = lambda rows: jax.ops.segment_sum(
     rows, place, num_entities * num_forms

@@ -68,7 +68,7 @@ def recovery(
     nan where there is nothing to recover.
 
   Raises:
-    ValueError: min_gap < 0.
+    ValueError: min_gap < 0, arrays of different shapes.
 
   Example:
     >>> from jaxunlearn import attacks
@@ -80,6 +80,7 @@ def recovery(
   before, after, original = (
     _rows.widened(jnp.asarray(x)) for x in (before, after, original)
   )
+  _rows.one_shape(before=before, after=after, original=original)
   gap = original - before
   lost = jnp.abs(gap) > min_gap
   return jnp.where(lost, (after - before) / jnp.where(lost, gap, 1), jnp.nan)

@@ -183,6 +183,8 @@ def zlib_score(scores: Any, texts: Sequence[str]) -> np.ndarray:
   import zlib
 
   scores = np.asarray(scores)
+  if isinstance(texts, str):
+    raise ValueError("Expected texts to be a list of texts, got one text.")
   shaped(f"scores [{len(texts)}]", scores)
   sizes = [len(zlib.compress(text.encode("utf-8"))) for text in texts]
   return scores / np.asarray(sizes, scores.dtype)
@@ -408,7 +410,8 @@ def privleak(auc_unlearned: Any, auc_retrained: Any) -> jax.Array:
     they have become conspicuous. nan where AUC_r is 0 (traced).
 
   Raises:
-    ValueError: an AUC outside [0, 1], or auc_retrained 0.
+    ValueError: an AUC outside [0, 1], or auc_retrained 0; arrays of different
+      shapes.
 
   Source: arXiv:2407.06460.
 
@@ -417,6 +420,7 @@ def privleak(auc_unlearned: Any, auc_retrained: Any) -> jax.Array:
     >>> float(attacks.privleak(0.25, 0.5))
     -50.0
   """
+  _rows.one_shape(auc_unlearned=auc_unlearned, auc_retrained=auc_retrained)
   for name, value in (
     ("auc_unlearned", auc_unlearned),
     ("auc_retrained", auc_retrained),

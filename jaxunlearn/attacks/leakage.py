@@ -151,6 +151,9 @@ def suppressed(
   Returns:
     float32 [D], at distances 1 .. D; nan where nothing is asked.
 
+  Raises:
+    ValueError: answers that are not bool [Q], distances that are not int [Q].
+
   Example:
     >>> import jax.numpy as jnp
     >>> from jaxunlearn import attacks
@@ -159,6 +162,16 @@ def suppressed(
     >>> attacks.suppressed(found, known, known, distance, 2).tolist()
     [0.5, 1.0]
   """
+  checks.labels(distance, None, "distance", length=jnp.size(distance))
+  for name, rows in (
+    ("found", found),
+    ("retrained", retrained),
+    ("original", original),
+  ):
+    if rows.shape != distance.shape or rows.dtype != jnp.bool_:
+      raise ValueError(
+        f"Expected {name} bool {distance.shape}, got {rows.dtype} {rows.shape}."
+      )
   known = original & retrained & (distance > 0) & (distance <= num_distances)
   place = jnp.clip(distance - 1, 0, num_distances - 1)
   count = lambda rows: jnp.zeros(num_distances).at[place].add(rows)
@@ -198,8 +211,8 @@ def fact_distances(
     ...   subject, other, request, num_entities=4, most=5).tolist()
     [0, 1, 2]
   """
-  checks.labels(subject, num_entities, "subject")
-  checks.labels(other, num_entities, "other")
+  for name, entity in (("subject", subject), ("other", other)):
+    checks.labels(entity, num_entities, name, length=request.shape[0])
 
   def wider(found: jax.Array, step: jax.Array) -> tuple[jax.Array, None]:
     reached = found <= step

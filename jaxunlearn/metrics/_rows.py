@@ -34,6 +34,18 @@ def same_shape(a: jax.Array, b: jax.Array, name_a: str, name_b: str) -> None:
   shaped(f"{name_a} [...] and {name_b} [...]", a, b)
 
 
+def one_shape(**named: jax.Array) -> None:
+  """Numbers go with arrays, and arrays with those of their own shape.
+
+  Raises:
+    ValueError: two would broadcast, [N] against [N, 1] to [N, N].
+  """
+  shapes = {name: jnp.shape(x) for name, x in named.items() if jnp.ndim(x)}
+  if len(set(shapes.values())) > 1:
+    found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    raise ValueError(f"Expected arrays of one shape, got {found}.")
+
+
 def labels_of(labels: jax.Array, logits: jax.Array) -> jax.Array:
   """`labels`, int, one for each row of logits [..., C].
 

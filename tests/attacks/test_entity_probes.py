@@ -100,6 +100,14 @@ def test_probes_of_nobody_are_refused():
   )
   refused(r"entity in 0 .. 1, got 0 .. 2", call, [0, 2], [0, 0])
   refused(r"form of shape \(2,\)", call, [0, 1], [0])
+  own = jnp.array([0, 1])
+  for score, weight in (
+    (jnp.ones((2, 1)), None),
+    (jnp.ones(2), jnp.ones((2, 1), bool)),
+    (jnp.ones(2), jnp.full(2, 0.5)),  # Would count as no probe at all.
+  ):
+    with pytest.raises(ValueError, match=r"score \[P\] and weight bool \[P\]"):
+      probe_report(score, own, own, num_entities=2, num_forms=2, weight=weight)
 
 
 def test_four_scores_of_membership():

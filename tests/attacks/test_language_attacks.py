@@ -165,6 +165,9 @@ def test_privleak_is_zero_for_the_retrained_and_minus_a_hundred_at_worst():
   np.testing.assert_allclose(found, [-50, np.nan], rtol=1e-6)
   refused(r"auc_unlearned in \[0, 1\]", language.privleak, 1.2, 0.5)
   refused("auc_retrained > 0", language.privleak, 0.2, 0.0)
+  areas = jnp.full(2, 0.5)
+  refused("one shape", language.privleak, areas, areas[:, None])
+  refused("a list of texts", language.zlib_score, np.zeros(3), "abc")
 
 
 def test_bad_arguments_of_the_token_attacks_are_named():

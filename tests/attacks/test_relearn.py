@@ -351,7 +351,12 @@ def test_relearn_names_what_is_wrong(case, changes, match):
     (lambda: rel.steps_to_target(jnp.zeros(0), 0.5), "curve"),
     (lambda: rel.steps_to_target(jnp.ones(2), 0.5, direction="x"), "direction"),
     (lambda: rel.relearn_area(jnp.ones(3), jnp.ones(2)), r"weights \[T\]"),
+    (lambda: rel.relearn_area(jnp.ones(2), jnp.array([2, -1])), "weights >= 0"),
     (lambda: rec.recovery(0.0, 0.0, 1.0, min_gap=-1), "min_gap >= 0"),
+    (
+      lambda: rec.recovery(jnp.zeros((2, 1)), jnp.ones(2), 1.0),
+      r"one shape, got before \(2, 1\), after \(2,\)",
+    ),
     (lambda: rel.random_subset(jnp.ones(3, bool), -1, KEY), "count >= 0"),
     (lambda: rel.random_subset(jnp.ones(3), 1, KEY), "mask of dtype bool"),
     (lambda: rel.random_subset(jnp.ones((3, 1), bool), 1, KEY), r"bool \[N\]"),

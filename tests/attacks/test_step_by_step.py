@@ -201,6 +201,21 @@ def test_distance_counts_the_facts_between():
   )
   assert of_facts(5).tolist() == [0, 1, 2, 6]
   assert of_facts(1).tolist() == [0, 1, 2, 2]
+  refused(
+    r"other of shape \(4,\)", leakage.fact_distances, subject, other[:1], request,
+    num_entities=6, most=1,
+  )  # fmt: skip
+
+
+def test_answers_of_other_queries_are_refused():
+  yes, distance = jnp.ones(3, bool), jnp.array([1, 1, 2])
+  for args, message in (
+    ((yes[:1], yes, yes, distance), r"found bool \(3,\), got bool \(1,\)"),
+    ((yes, yes + 0, yes, distance), r"retrained bool \(3,\), got int32"),
+    ((yes, yes, yes, distance + 0.5), "distance of integer dtype"),
+    ((yes, yes, yes, distance[:, None]), "distance of shape"),
+  ):
+    refused(message, leakage.suppressed, *args, 2)
 
 
 def test_what_cannot_be_asked_is_refused():
