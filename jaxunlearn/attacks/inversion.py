@@ -69,6 +69,17 @@ def invert(
   Raises:
     ValueError: classes that are no integers [K], a penalty or spread below 0,
       bounds that do not rise.
+
+  Example:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> from jaxunlearn import attacks, toy
+    >>> from jaxunlearn.core.tasks import Fit
+    >>> problem = toy.classifier()
+    >>> found = attacks.invert(
+    ...   problem.model, problem.variables, jnp.array([0, 1]), problem.key,
+    ...   Fit(optax.adam(0.1), num_steps=50, batch_size=3), input_shape=(6,))
+    >>> found.x.shape, found.probability.min(axis=1).round(1).tolist()
+    ((2, 3, 6), [1.0, 1.0])
   """
   fit = as_fit(fit, {})
   checks.typed_key(key)
@@ -128,6 +139,14 @@ def likeness(
 
   Raises:
     ValueError: shapes that do not match.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import attacks
+    >>> rows, labels = jnp.array([[2.0, 0.0], [0.0, 2.0]]), jnp.array([0, 1])
+    >>> inverted = jnp.array([[[1.0, 0.0]], [[0.0, 1.0]]])
+    >>> attacks.likeness(inverted, rows, labels, labels).round(3).tolist()
+    [1.0, 1.0]
   """
   inverted, rows = jnp.asarray(inverted), jnp.asarray(rows)
   if inverted.shape[2:] != rows.shape[1:] or len(inverted) != len(classes):

@@ -42,6 +42,13 @@ def polynomial_mmd(features: jax.Array, references: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: shapes that do not match, fewer than two rows.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> drawn, real = jnp.zeros((2, 1)), jnp.ones((2, 1))
+    >>> float(metrics.polynomial_mmd(drawn, real))  # 1 + 8 - 2.
+    7.0
   """
   x, y = _sides(features, references)
   across = _kernel(x, y).mean()
@@ -72,6 +79,15 @@ def kernel_distance(
 
   Raises:
     ValueError: as `polynomial_mmd`; counts out of range.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import metrics
+    >>> drawn, real = jnp.zeros((4, 1)), jnp.ones((4, 1))
+    >>> found = metrics.kernel_distance(
+    ...   drawn, real, jax.random.key(0), num_subsets=3, subset_size=2)
+    >>> [float(number) for number in found]
+    [7.0, 0.0]
   """
   x, y = _sides(features, references)
   checks.positive(num_subsets=num_subsets)
