@@ -83,7 +83,7 @@ def host_batches(data: PyTree, request: Any) -> BatchSource:
     >>> on_host = jax.tree.map(np.asarray, data)
     >>> batches = ju.core.host_batches(on_host, request)
     >>> streamed, _ = ju.stream(finetune, variables, batches, key)
-    >>> called, _ = finetune(variables, data, request, key)
+    >>> called, _ = jax.jit(finetune)(variables, data, request, key)
     >>> bias = lambda v: v.params["output"]["bias"]
     >>> round(float(abs(bias(streamed) - bias(called)).max()), 4)
     0.0

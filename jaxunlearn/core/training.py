@@ -278,15 +278,15 @@ def train_many(
       `batch_axis` do not divide.
 
   Example:
-    >>> import jax.numpy as jnp, optax
+    >>> import jax, jax.numpy as jnp, optax
     >>> import jaxunlearn as ju
     >>> from jaxunlearn import toy
     >>> problem = toy.classifier()
     >>> forget = ju.requests.each_class(problem.data["label"], 4)
     >>> same_key = jnp.stack([problem.key] * 4)
-    >>> models, _ = ju.train_many(
-    ...   problem.model, problem.data, ~forget, same_key,
-    ...   ju.Fit(optax.adam(0.05), num_steps=5, batch_size=16))
+    >>> models, _ = jax.jit(lambda masks: ju.train_many(
+    ...   problem.model, problem.data, masks, same_key,
+    ...   ju.Fit(optax.adam(0.05), num_steps=5, batch_size=16)))(~forget)
     >>> models.params["output"]["bias"].shape  # A model a class left out.
     (4, 4)
   """

@@ -80,7 +80,7 @@ def s3t(
     >>> orders = exact.sequences(num_slices=2, count=2)
     >>> system = exact.s3t(
     ...   model, base, where, orders, ju.Fit(optax.adam(0.02), 4, 8), rank=2)
-    >>> state = system.fit(data, key)
+    >>> state = jax.jit(system.fit)(data, key)
     >>> float(system.left(state)), system.model.predict(state, data["x"]).shape
     (3.0, (60, 4))
     >>> state, _ = system.delete(state, data, jnp.arange(60) == 7, key)
@@ -197,7 +197,7 @@ def s3t_delete(where: Layout, orders: np.ndarray) -> Transform:
     >>> orders = exact.sequences(num_slices=2, count=2)
     >>> system = exact.s3t(
     ...   model, base, where, orders, ju.Fit(optax.adam(0.02), 4, 8), rank=2)
-    >>> state = system.fit(data, key)
+    >>> state = jax.jit(system.fit)(data, key)
     >>> delete = exact.s3t_delete(where, orders)  # That of the system.
     >>> state, found = delete(state, data, jnp.arange(60) == 7, key)
     >>> int(found.steps)  # Nothing is trained.

@@ -82,7 +82,7 @@ def sisa(
     >>> model, _, data, _, key = toy.classifier()
     >>> where = exact.layout(60, num_shards=2, num_slices=2, key=key)
     >>> system = exact.sisa(model, where, ju.Fit(optax.adam(0.05), 40, 8))
-    >>> state = system.fit(data, key)
+    >>> state = jax.jit(system.fit)(data, key)
     >>> logits = system.model.predict(state, data["x"])
     >>> round(float((logits.argmax(-1) == data["label"]).mean()), 1)
     1.0
@@ -156,7 +156,7 @@ def sisa_delete(
     >>> model, _, data, _, key = toy.classifier()
     >>> where = exact.layout(60, num_shards=2, num_slices=2, key=key)
     >>> fit = ju.Fit(optax.adam(0.05), 4, 8)
-    >>> state = exact.sisa(model, where, fit).fit(data, key)
+    >>> state = jax.jit(exact.sisa(model, where, fit).fit)(data, key)
     >>> delete = exact.sisa_delete(model, where, fit)  # That of the system.
     >>> state, found = delete(state, data, jnp.arange(60) == 7, key)
     >>> int(found.steps)

@@ -102,10 +102,10 @@ def audit_identity(
     >>> centres = 3.0 * jnp.eye(4)  # Embeddings of four persons, far apart.
     >>> ids, other = jnp.arange(40) % 4, jnp.arange(20) % 4
     >>> noise = jax.random.normal(jax.random.key(0), (60, 4))
-    >>> found = ju.identity.audit_identity(
+    >>> found = jax.jit(lambda who: ju.identity.audit_identity(
     ...   centres[ids] + 0.3 * noise[:40], ids,
     ...   centres[other] + 0.3 * noise[40:], other,
-    ...   jnp.int32(1), jax.random.key(1), num_ids=4)
+    ...   who, jax.random.key(1), num_ids=4))(1)
     >>> float(found.linear), float(found.mlp), float(found.rank_1)
     (1.0, 1.0, 1.0)
   """

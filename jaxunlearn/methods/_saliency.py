@@ -44,7 +44,7 @@ def saliency_mask(
     >>> from jaxunlearn import toy
     >>> problem = toy.classifier()
     >>> mark = ju.methods.saliency_mask(problem.model, keep=0.25)
-    >>> mask = mark(*problem.arguments)
+    >>> mask = jax.jit(mark)(*problem.arguments)
     >>> {name: int(layer["kernel"].sum()) for name, layer in mask.items()}
     {'hidden': 16, 'output': 6}
     >>> sum(int(leaf.sum()) for leaf in jax.tree.leaves(mask))  # Of 92.

@@ -87,9 +87,9 @@ def vector_generator(
     >>> import jax
     >>> from jaxunlearn.models import generator
     >>> model = generator.vector_generator((6,), hidden=(4,))
-    >>> z = jax.random.normal(jax.random.key(0), (3, 5))
-    >>> variables = model.init(jax.random.key(1), z)
-    >>> model.predict(variables, z).shape
+    >>> z = jax.ShapeDtypeStruct((3, 5), "float32")
+    >>> variables = jax.eval_shape(model.init, jax.random.key(0), z)
+    >>> jax.eval_shape(model.predict, variables, z).shape
     (3, 6)
   """
   return _as_model(VectorGenerator(tuple(shape), tuple(hidden)))
@@ -104,9 +104,9 @@ def image_generator(
     >>> import jax
     >>> from jaxunlearn.models import generator
     >>> model = generator.image_generator((8, 8, 1), channels=(4, 2))
-    >>> z = jax.random.normal(jax.random.key(0), (3, 5))
-    >>> variables = model.init(jax.random.key(1), z)
-    >>> model.predict(variables, z).shape
+    >>> z = jax.ShapeDtypeStruct((3, 5), "float32")
+    >>> variables = jax.eval_shape(model.init, jax.random.key(0), z)
+    >>> jax.eval_shape(model.predict, variables, z).shape
     (3, 8, 8, 1)
   """
   return _as_model(ImageGenerator(tuple(shape), channels))

@@ -97,8 +97,9 @@ def search_model(space: Space) -> Model:
     >>> from jaxunlearn import nas
     >>> space = nas.Space(num_classes=2, channels=2, nodes=1, cells=("normal",))
     >>> model, x = nas.search_model(space), jnp.ones((3, 4, 4, 1))
-    >>> variables = model.init(jax.random.key(0), x)
-    >>> sorted(variables.params), model.predict(variables, x).shape
+    >>> variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    >>> logits = jax.eval_shape(model.predict, variables, x)
+    >>> sorted(variables.params), logits.shape
     (['architecture', 'weights'], (3, 2))
   """
 
