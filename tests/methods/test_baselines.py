@@ -159,7 +159,7 @@ def relabelled(redraw, exclude_true, steps=6, num_classes=4):
     redraw=redraw,
     exclude_true=exclude_true,
   )
-  method(variables, data, mask, KEY)
+  method.compiled(variables, data, mask, KEY)
   jax.effects_barrier()
   order = [np.argsort(x[:, 0]) for _, x in seen]
   labels = np.stack([label[o] for (label, _), o in zip(seen, order)])
@@ -246,9 +246,10 @@ def test_cf_k_and_eu_k_leave_the_first_layers_bitwise():
 def logged(requests, batch_size=16):
   model, data, _, _ = setting()
   recipe = RECIPE | {"batch_size": batch_size}
-  return ju.methods.train_logged(
-    model, data, requests, jax.random.key(0), **recipe
+  train = lambda requests, key: ju.methods.train_logged(
+    model, data, requests, key, **recipe
   )
+  return jax.jit(train)(requests, jax.random.key(0))
 
 
 def test_logging_does_not_change_the_training():
@@ -349,7 +350,7 @@ def test_fisher_noise_has_the_stated_variance():
 def test_no_noise_leaves_a_partial_request_alone():
   model, data, variables, mask = setting()
   method = ju.methods.fisher_forgetting(model, num_classes=4, noise_scale=0.0)
-  out, _ = method(variables, data, jnp.arange(60) < 5, KEY)
+  out, _ = method.compiled(variables, data, jnp.arange(60) < 5, KEY)
   chex.assert_trees_all_equal(out, variables)
   out, _ = method.compiled(variables, data, mask, KEY)
   kernel = out.params["output"]["kernel"]

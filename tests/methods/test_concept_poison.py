@@ -39,7 +39,9 @@ def labels_shown(**options):
   method = ju.methods.concept_poison(
     spy, FIT._replace(num_steps=40), num_classes=4, **options
   )
-  jax.block_until_ready(method(variables, data, data["label"] == 1, KEY))
+  jax.block_until_ready(
+    method.compiled(variables, data, data["label"] == 1, KEY)
+  )
   jax.effects_barrier()
   label, forget, row = map(np.concatenate, zip(*seen))
   return label[forget], row[forget], label[~forget], row[~forget]

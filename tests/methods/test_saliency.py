@@ -24,7 +24,7 @@ def flat(tree):
 @pytest.mark.parametrize("keep", [0.0, 0.05, 0.33, 0.5, 0.999, 1.0])
 def test_the_share_of_largest_absolute_value_is_marked(keep):
   tree = scores()
-  marks = largest(tree, keep)
+  marks = jax.jit(lambda tree: largest(tree, keep))(tree)
   assert jax.tree.map(np.shape, marks) == jax.tree.map(np.shape, tree)
   size = np.abs(flat(tree))
   count = int(np.floor(keep * 20))

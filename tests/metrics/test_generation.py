@@ -149,9 +149,10 @@ def scipy_distance(a, b):
 
 def test_the_frechet_distance_is_that_of_the_general_matrix_root():
   a, b = features(80, 6, 0), features(120, 6, 1, shift=0.5)
-  found = jax.jit(frechet.feature_frechet_distance)(a, b)
+  distance = jax.jit(frechet.feature_frechet_distance)
+  found = distance(a, b)
   np.testing.assert_allclose(found, scipy_distance(a, b), rtol=1e-4)
-  turned = frechet.feature_frechet_distance(b, a)
+  turned = distance(b, a)
   np.testing.assert_allclose(found, turned, rtol=1e-5)
 
 

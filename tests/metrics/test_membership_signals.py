@@ -160,7 +160,7 @@ def test_separation_auc_is_that_of_scikit_learn(seed, ties):
     positive, negative = positive.round(), negative.round()
   weights = [rng.random(23) < 0.6, rng.random(31) < 0.6]
   weights[0][0] = weights[1][0] = True
-  found = metrics.separation_auc(
+  found = jax.jit(metrics.separation_auc)(
     jnp.asarray(positive, jnp.float32),
     jnp.asarray(negative, jnp.float32),
     *map(jnp.asarray, weights),

@@ -104,8 +104,9 @@ def test_a_stack_of_masks_maps_like_a_loop_and_an_empty_one_is_nan(name):
   metric, args = cases[name]
   masks = np.random.default_rng(0).random((4, N)) < 0.5
   masks[2] = False
-  mapped = jax.vmap(lambda mask: metric(*args, mask))(masks)
-  loop = np.stack([metric(*args, mask) for mask in masks])
+  mapped = jax.jit(jax.vmap(lambda mask: metric(*args, mask)))(masks)
+  one = jax.jit(lambda mask: metric(*args, mask))
+  loop = np.stack([one(mask) for mask in masks])
   np.testing.assert_allclose(mapped, loop, rtol=1e-5, atol=1e-6)
   empty = np.zeros((C, C)) if name == "confusion_matrix" else np.nan
   np.testing.assert_array_equal(loop[2], empty)
