@@ -98,7 +98,8 @@ def _accuracies(classes: Sequence[str]) -> Spec:
       label="datum.true + ': A ' + format(datum.acc[a], '.1%') + ', B ' + "
       "format(datum.acc[b], '.1%')",
     ),
-    width=230,
+    # Two fill a line, so that matrices begin one.
+    width=330,
     height={"step": 20},
   )  # fmt: skip
 
@@ -128,7 +129,7 @@ def _differences(classes: Sequence[str]) -> Spec:
       {"joinaggregate": [{"op": "mean", "field": "kept", "as": "mean"}]},
       {"calculate": "datum.true + ': ' + format(datum.v, '+.1%')", "as": "label"},
     ],
-    width=230,
+    width=330,
     height={"step": 20},
   )  # fmt: skip
 
