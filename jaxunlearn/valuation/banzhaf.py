@@ -92,6 +92,14 @@ def msr_values(
 
   Raises:
     ValueError: masks that are not bool [M, N], or utilities of another length.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> masks = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]], bool)
+    >>> values, _ = valuation.msr_values(masks, jnp.array([0.0, 2.0, 1.0, 3.0]))
+    >>> values.tolist()
+    [1.0, 2.0]
   """
   masks, utilities = jnp.asarray(masks), jnp.asarray(utilities, jnp.float32)
   shaped("masks bool [M > 0, N] and utilities [M]", masks, utilities)

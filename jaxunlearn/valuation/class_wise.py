@@ -171,6 +171,16 @@ def trained_class_scores(
 
   Raises:
     ValueError: no validation rows, or labels that are no classes.
+
+  Example:
+    >>> import jax.numpy as jnp, optax
+    >>> from jaxunlearn import toy, valuation
+    >>> problem = toy.classifier()
+    >>> scores = valuation.trained_class_scores(
+    ...   problem.model, problem.data, problem.data, problem.key, num_classes=4,
+    ...   optimizer=optax.adam(0.1), num_steps=20, batch_size=16)
+    >>> scores(jnp.ones(60, bool)).shape
+    (4,)
   """
   if checks.num_rows(validation, "validation") == 0:
     raise ValueError("Expected validation to hold rows, got 0.")

@@ -63,6 +63,14 @@ def ridge_utility(
   Raises:
     ValueError: no validation rows, labels out of range, other shapes of x, l2
       <= 0, an unknown score.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> data = {"x": jnp.array([[-1.0], [1.0]]), "label": jnp.array([0, 1])}
+    >>> utility = valuation.ridge_utility(data, data, num_classes=2)
+    >>> round(float(utility.value(jnp.array([True, True]))), 3)
+    -0.111
   """
   checks.one_of(("squared_error", "accuracy"), score=score)
   problem = _problem(data, validation, num_classes, l2, score, empty_value)
@@ -109,6 +117,15 @@ def kernel_ridge_utility(
 
   Raises:
     ValueError: see `ridge_utility`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> data = {"x": jnp.array([[-1.0], [1.0]]), "label": jnp.array([0, 1])}
+    >>> utility = valuation.kernel_ridge_utility(
+    ...   data, data, num_classes=2, score="accuracy")
+    >>> float(utility.value(jnp.array([True, True])))
+    1.0
   """
   checks.one_of(("squared_error", "accuracy"), score=score)
   problem = _problem(data, validation, num_classes, l2, score, empty_value)
@@ -165,6 +182,15 @@ def logistic_utility(
 
   Raises:
     ValueError: as `ridge_utility` and `logistic_fit`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> data = {"x": jnp.array([[-1.0], [1.0]]), "label": jnp.array([0, 1])}
+    >>> utility = valuation.logistic_utility(
+    ...   data, data, num_classes=2, score="accuracy")
+    >>> utility.many(jnp.array([[True, True], [True, False]])).tolist()
+    [1.0, 0.5]
   """
   checks.one_of(("log_likelihood", "accuracy"), score=score)
   problem = _problem(data, validation, num_classes, l2, score, empty_value)
@@ -209,11 +235,20 @@ def logistic_fit(
 
   Raises:
     ValueError: C < 2, counts < 1, l2 <= 0, labels out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> fit = valuation.logistic_fit(
+    ...   jnp.array([[-1.0], [1.0]]), jnp.array([0, 1]), num_classes=2)
+    >>> predict = fit(jnp.ones(2))
+    >>> predict(jnp.array([[-3.0], [3.0]])).argmax(axis=1).tolist()
+    [0, 1]
   """
   checks.positive(num_steps=num_steps, num_cg_steps=num_cg_steps, l2=l2)
   if num_classes < 2:
     raise ValueError(f"Expected num_classes >= 2, got {num_classes}.")
-  checks.labels(label, num_classes, "label")
+  checks.labels(label, num_classes, "label", length=len(x))
   x, label = _with_constant(_flat(x)), jnp.asarray(label)
   l2 = jnp.asarray(l2, jnp.float32)
   is_binary = num_classes == 2
@@ -223,6 +258,7 @@ def logistic_fit(
   shape = (x.shape[1],) if is_binary else (x.shape[1], num_classes)
 
   def fit(row_weights: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    shaped(f"weights [{len(label)}]", row_weights)
     m = row_weights.astype(jnp.float32)
     direction = newton(m)
 

@@ -70,6 +70,16 @@ def cluster_rows(
   Raises:
     ValueError: no rows, fewer rows than clusters, counts that are not positive,
       labels out of range, or (outside jit) features that are not finite.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> x = jnp.array([[0.0], [0.1], [9.0], [9.1]])
+    >>> found = valuation.cluster_rows(
+    ...   x, jnp.zeros(4, int), jax.random.key(0), num_classes=1,
+    ...   clusters_per_class=2)
+    >>> [round(c, 2) for c in sorted(found.centroids.ravel().tolist())]
+    [0.05, 9.05]
   """
   checks.positive(
     clusters_per_class=clusters_per_class,
@@ -132,6 +142,17 @@ def nearest_clusters(
 
   Raises:
     ValueError: as `cluster_rows`; another number of features or classes.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> clusters = valuation.Clusters(
+    ...   ids=jnp.array([0, 1]), centroids=jnp.array([[0.0], [9.0]]),
+    ...   labels=jnp.array([0, 0]))
+    >>> points, labels = jnp.array([[1.0], [8.0]]), jnp.array([0, 0])
+    >>> valuation.nearest_clusters(
+    ...   clusters, points, labels, num_classes=1).tolist()
+    [0, 1]
   """
   x, labels = labelled_points(features, labels, num_classes)
   k, width = clusters.centroids.shape

@@ -80,6 +80,14 @@ def subset_masks(
 
   Raises:
     ValueError: counts that are not positive, a rate outside [0, 1].
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> masks = valuation.subset_masks(
+    ...   jax.random.key(0), num_masks=3, num_rows=10, rate=0.3)
+    >>> masks.shape, masks.sum(axis=1).tolist()
+    ((3, 10), [3, 3, 3])
   """
   checks.positive(num_masks=num_masks, num_rows=num_rows)
   checks.fraction(rate=rate)
@@ -116,6 +124,15 @@ def fit_ridge(
   Raises:
     ValueError: shapes or dtypes that do not fit, l2 <= 0, or (outside jit)
       outputs that are not finite.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> masks = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]], bool)
+    >>> found = valuation.fit_ridge(
+    ...   masks, jnp.array([0.0, 2.0, 1.0, 3.0]), l2=1e-3)
+    >>> found.weights.round().tolist()
+    [1.0, 2.0]
   """
   checks.positive(l2=l2)
   masks, outputs = _checked(masks, outputs)
@@ -164,6 +181,15 @@ def fit_lasso(
   Raises:
     ValueError: shapes or dtypes that do not fit, l1 <= 0, fewer than 2 folds or
       more than masks, outputs that are not finite.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> masks = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]], bool)
+    >>> found = valuation.fit_lasso(
+    ...   masks, jnp.array([0.0, 2.0, 0.0, 2.0]), l1=1e-3)
+    >>> found.weights.round().tolist()
+    [0.0, 2.0]
   """
   masks, outputs = _checked(masks, outputs)
   if l1 is not None:
@@ -202,6 +228,16 @@ def linear_datamodelling_score(
   Raises:
     ValueError: shapes or dtypes that do not fit, or (outside jit) outputs that
       are not finite.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> models = valuation.Datamodels(
+    ...   jnp.array([1.0, 2.0]), jnp.array(0.0), jnp.zeros(2))
+    >>> masks = jnp.array([[0, 0], [1, 0], [0, 1]], bool)
+    >>> outputs = jnp.array([0.1, 0.5, 0.9])
+    >>> float(valuation.linear_datamodelling_score(models, masks, outputs))
+    1.0
   """
   masks, outputs = _checked(masks, outputs)
   shape = (masks.shape[1], *outputs.shape[1:])
@@ -248,6 +284,16 @@ def ame(
   Raises:
     ValueError: num_samples < 2 (< 5 with cross-validation), no rates or one
       outside (0, 1), l1 <= 0, utilities that are not finite.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> game = valuation.Utility(
+    ...   lambda mask: mask @ jnp.array([1.0, 2.0, 5.0]), 3)
+    >>> found = valuation.ame(
+    ...   game, jax.random.key(0), num_samples=400, l1=1e-3)
+    >>> [round(v) for v in found.values.tolist()]
+    [1, 2, 5]
   """
   least = 5 if l1 is None else 2
   if num_samples < least:

@@ -152,6 +152,16 @@ def ecoval_values(
       without a key; and outside jit: "elasticity" or constant returns with a
       utility of all rows <= 0, constant returns of elasticities with a sum <= 0,
       utilities that are not finite.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> game = valuation.Utility(
+    ...   lambda mask: mask @ jnp.array([1.0, 2.0, 5.0]), 3)
+    >>> found = valuation.ecoval_values(
+    ...   game, jnp.array([0, 0, 1]), num_clusters=2)
+    >>> found.values.tolist(), found.cluster_values.tolist()
+    ([1.5, 1.5, 5.0], [3.0, 5.0])
   """
   _check_rule(rule, invert_negative)
   checks.one_of(CLUSTER_VALUES, cluster_value=cluster_value)
@@ -244,6 +254,20 @@ def ecoval_of_points(
 
   Raises:
     ValueError: as `ecoval_values` and `nearest_clusters`; another number of clusters.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> game = valuation.Utility(
+    ...   lambda mask: mask @ jnp.array([1.0, 2.0, 5.0]), 3)
+    >>> clusters = valuation.Clusters(
+    ...   ids=jnp.array([0, 0, 1]), centroids=jnp.array([[0.0], [9.0]]),
+    ...   labels=jnp.array([0, 0]))
+    >>> found = valuation.ecoval_values(game, clusters.ids, num_clusters=2)
+    >>> points, labels = jnp.array([[1.0], [8.0]]), jnp.array([0, 0])
+    >>> valuation.ecoval_of_points(
+    ...   found, clusters, points, labels, num_classes=1).tolist()
+    [1.5, 5.0]
   """
   _check_rule(rule, invert_negative)
   k = clusters.num_clusters

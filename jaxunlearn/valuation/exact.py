@@ -80,6 +80,14 @@ def exact_semivalue(
   Raises:
     ValueError: more than 20 rows or none, probabilities that are none, or
       (outside jit) utilities that are not finite.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> both = valuation.Utility(lambda mask: mask[:2].all() * 4.0, 3)
+    >>> found = valuation.exact_semivalue(both)
+    >>> [round(v, 2) for v in found.values.tolist()]
+    [2.0, 2.0, 0.0]
   """
   n = utility.num_rows
   if not 1 <= n <= _MOST_ROWS:

@@ -69,6 +69,15 @@ def data_oob(
   Raises:
     ValueError: counts that are not positive, scores of another shape, or
       (outside jit) some that are not finite.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> truth = jnp.array([1.0, 0.0, 0.5])
+    >>> found = valuation.data_oob(
+    ...   lambda counts, key: truth, 3, jax.random.key(0), num_models=20)
+    >>> found.values.round(3).tolist()
+    [1.0, 0.0, 0.5]
   """
   num_draws = num_rows if num_draws is None else num_draws
   checks.positive(num_rows=num_rows, num_models=num_models, num_draws=num_draws)
@@ -139,6 +148,16 @@ def trained_scores(
 
   Returns:
     `(counts, key) -> scores`; each key gives initial params of its own.
+
+  Example:
+    >>> import jax.numpy as jnp, optax
+    >>> from jaxunlearn import toy, valuation
+    >>> problem = toy.classifier()
+    >>> scores = valuation.trained_scores(
+    ...   problem.model, problem.data,
+    ...   optimizer=optax.adam(0.1), num_steps=20, batch_size=16)
+    >>> scores(jnp.ones(60, int), problem.key).shape
+    (60,)
   """
   score = is_correct if score is None else score
 
@@ -174,6 +193,14 @@ def logistic_scores(
 
   Raises:
     ValueError: as `logistic_fit`.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> data = {"x": jnp.array([[-1.0], [1.0]]), "label": jnp.array([0, 1])}
+    >>> scores = valuation.logistic_scores(data, num_classes=2)
+    >>> scores(jnp.array([1, 1]), jax.random.key(0)).tolist()
+    [1.0, 1.0]
   """
   score = is_correct if score is None else score
   fit = logistic_fit(
@@ -186,7 +213,18 @@ def is_correct(outputs: jax.Array, rows: PyTree) -> jax.Array:
   """1 where the largest of outputs [B, C] is that of `rows["label"]`, else 0.
 
   nan where an output is nan or +inf.
+
+  Raises:
+    ValueError: a label that is no integer, or not one for each row.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> outputs, rows = jnp.array([[2.0, 1.0], [2.0, 1.0]]), jnp.array([0, 1])
+    >>> valuation.is_correct(outputs, {"label": rows}).tolist()
+    [1.0, 0.0]
   """
+  checks.labels(rows["label"], length=len(outputs))
   return _rows.is_right(outputs, rows["label"])
 
 

@@ -58,6 +58,18 @@ def standard_error_below(limit: float | jax.Array) -> StopRule:
 
   Raises:
     ValueError: limit <= 0.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> game = valuation.Utility(
+    ...   lambda mask: mask @ jnp.array([1.0, 2.0, 5.0]), 3)
+    >>> found = valuation.shapley(
+    ...   game, jax.random.key(0), num_permutations=40, check_every=4,
+    ...   permutations_at_once=4,
+    ...   stop=valuation.standard_error_below(0.1))
+    >>> int(found.num_evaluations)  # Of 120: orders of a sum all agree.
+    12
   """
   checks.positive(limit=limit)
   return lambda progress: (progress.standard_error < limit).all()
@@ -71,6 +83,18 @@ def relative_change_below(limit: float | jax.Array) -> StopRule:
 
   Raises:
     ValueError: limit <= 0.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> game = valuation.Utility(
+    ...   lambda mask: mask @ jnp.array([1.0, 2.0, 5.0]), 3)
+    >>> found = valuation.shapley(
+    ...   game, jax.random.key(0), num_permutations=40, check_every=4,
+    ...   permutations_at_once=4,
+    ...   stop=valuation.relative_change_below(0.05))
+    >>> int(found.num_evaluations)  # Of 120: nothing moved between two checks.
+    24
   """
   checks.positive(limit=limit)
 
@@ -138,6 +162,16 @@ def beta_shapley(
 
   Raises:
     ValueError: alpha <= 0 or beta <= 0; see `semivalue`.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> game = valuation.Utility(
+    ...   lambda mask: mask @ jnp.array([1.0, 2.0, 5.0]), 3)
+    >>> found = valuation.beta_shapley(
+    ...   game, jax.random.key(0), alpha=1.0, beta=1.0, num_permutations=4)
+    >>> [round(v, 2) for v in found.values.tolist()]
+    [1.0, 2.0, 5.0]
   """
   probabilities = sizes.beta_sizes(utility.num_rows, alpha, beta)
   return semivalue(
@@ -196,6 +230,17 @@ def semivalue(
     ValueError: counts < 1, an odd number of antithetic permutations, truncation
       < 0, size probabilities that are none, no rows, or (outside jit) utilities
       that are not finite.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> game = valuation.Utility(
+    ...   lambda mask: mask @ jnp.array([1.0, 2.0, 5.0]), 3)
+    >>> sizes = valuation.shapley_sizes(3)
+    >>> found = valuation.semivalue(
+    ...   game, jax.random.key(0), sizes, num_permutations=4)
+    >>> [round(v, 2) for v in found.values.tolist()]
+    [1.0, 2.0, 5.0]
   """
   n = utility.num_rows
   checks.positive(

@@ -67,6 +67,15 @@ def typicality(
   Raises:
     ValueError: no rows, shapes that do not fit, labels out of range, or
       (outside jit) features that are not finite.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> x, labels = jnp.array([[-1.0], [1.0], [9.0]]), jnp.array([0, 0, 1])
+    >>> quality = valuation.typicality(x, labels, num_classes=2)
+    >>> points = jnp.array([[0.0], [99.0]])
+    >>> quality(points, jnp.array([0, 0])).tolist()
+    [1.0, 0.0]
   """
   x, labels = labelled_points(features, labels, num_classes)
   count = jnp.zeros(num_classes).at[labels].add(1)
@@ -131,6 +140,19 @@ def curated(
   Raises:
     ValueError: as `typicality`; counts that are not positive, clusters or a
       utility of other rows, or (outside jit) utilities that are not finite.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> game = valuation.Utility(
+    ...   lambda mask: mask @ jnp.array([1.0, 2.0, 5.0]), 3)
+    >>> x, labels = jnp.array([[0.0], [1.0], [9.0]]), jnp.zeros(3, int)
+    >>> clusters = valuation.Clusters(jnp.array([0, 0, 0]), x[:1], labels[:1])
+    >>> quality = valuation.curated(
+    ...   game, x, labels, clusters, jax.random.key(0), num_classes=1)
+    >>> found = quality(x, labels)
+    >>> found.shape, int(found.argmax())
+    ((3,), 2)
   """
   checks.positive(per_cluster=per_cluster, num_samples=num_samples)
   x, labels = labelled_points(features, labels, num_classes)

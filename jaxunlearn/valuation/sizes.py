@@ -23,13 +23,25 @@ from jaxunlearn.core import checks
 
 
 def shapley_sizes(num_rows: int) -> jax.Array:
-  """Every size alike: p(k) = 1 / N. float32 [N]."""
+  """Every size alike: p(k) = 1 / N. float32 [N].
+
+  Example:
+    >>> from jaxunlearn import valuation
+    >>> valuation.shapley_sizes(4).tolist()
+    [0.25, 0.25, 0.25, 0.25]
+  """
   checks.positive(num_rows=num_rows)
   return jnp.full(num_rows, 1 / num_rows, jnp.float32)
 
 
 def loo_sizes(num_rows: int) -> jax.Array:
-  """All other rows: p(N - 1) = 1, which is leave-one-out. float32 [N]."""
+  """All other rows: p(N - 1) = 1, which is leave-one-out. float32 [N].
+
+  Example:
+    >>> from jaxunlearn import valuation
+    >>> valuation.loo_sizes(4).tolist()
+    [0.0, 0.0, 0.0, 1.0]
+  """
   checks.positive(num_rows=num_rows)
   return jnp.zeros(num_rows, jnp.float32).at[-1].set(1)
 
@@ -81,6 +93,11 @@ def banzhaf_sizes(num_rows: int, rate: float | jax.Array = 0.5) -> jax.Array:
 
   Raises:
     ValueError: num_rows < 1 or a rate outside (0, 1).
+
+  Example:
+    >>> from jaxunlearn import valuation
+    >>> [round(p, 3) for p in valuation.banzhaf_sizes(4).tolist()]
+    [0.125, 0.375, 0.375, 0.125]
   """
   checks.positive(num_rows=num_rows)
   inner_rate(rate)

@@ -113,6 +113,13 @@ def flagged(
 
   Raises:
     ValueError: a fraction outside [0, 1]; values of another shape.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> values = jnp.array([0.9, 0.1, 1.0, 0.0, 0.8])
+    >>> valuation.flagged(values).tolist()
+    [False, True, False, True, False]
   """
   if fraction is not None:
     return lowest(values, fraction=fraction)
@@ -175,6 +182,15 @@ def noisy_label_scores(
 
   Raises:
     ValueError: see `flagged`; is_noisy not bool [N].
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> values = jnp.array([0.9, 0.1, 1.0, 0.0, 0.8])
+    >>> is_noisy = jnp.array([False, True, False, False, False])
+    >>> found = valuation.noisy_label_scores(values, is_noisy)
+    >>> float(found.roc_auc), float(found.precision), float(found.recall)
+    (0.75, 0.5, 1.0)
   """
   values = _values_of(values)
   is_noisy = jnp.asarray(is_noisy)
@@ -225,6 +241,16 @@ def removal_curve(
   Raises:
     ValueError: an unknown order, fractions outside [0, 1], values that do not
       fit the utility.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> game = valuation.Utility(
+    ...   lambda mask: mask @ jnp.array([1.0, 2.0, 5.0]), 3)
+    >>> values = jnp.array([1.0, 2.0, 5.0])
+    >>> fractions = jnp.array([0.0, 1 / 3, 1.0])
+    >>> valuation.removal_curve(game, values, fractions).tolist()
+    [8.0, 3.0, 0.0]
   """
   rank, counts = _ordered(utility, values, fractions, order)
   return utility.over(
@@ -258,6 +284,16 @@ def addition_curve(
 
   Raises:
     ValueError: see `removal_curve`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> game = valuation.Utility(
+    ...   lambda mask: mask @ jnp.array([1.0, 2.0, 5.0]), 3)
+    >>> values = jnp.array([1.0, 2.0, 5.0])
+    >>> fractions = jnp.array([0.0, 1 / 3, 1.0])
+    >>> valuation.addition_curve(game, values, fractions).tolist()
+    [0.0, 5.0, 8.0]
   """
   rank, counts = _ordered(utility, values, fractions, order)
   return utility.over(
@@ -282,6 +318,13 @@ def weighted_accuracy_drop(accuracies: jax.Array) -> jax.Array:
     ValueError: no points, or more axes than one.
 
   Source: arXiv:2211.06800, as pyDVL's documentation gives it.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> accuracies = jnp.array([1.0, 0.5, 0.25])
+    >>> float(valuation.weighted_accuracy_drop(accuracies))
+    0.875
   """
   accuracies = jnp.asarray(accuracies, jnp.float32)
   shaped("accuracies [K > 0]", accuracies)

@@ -29,12 +29,33 @@ Score = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def log_likelihood(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Mean log-probability of the labels, nats, <= 0; higher is better."""
+  """Mean log-probability of the labels, nats, <= 0; higher is better.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> logits = jnp.log(jnp.array([[0.5, 0.5], [0.1, 0.9]]))
+    >>> score = valuation.log_likelihood(logits, jnp.array([0, 0]))
+    >>> round(float(score), 3)
+    -1.498
+  """
   return -cross_entropy(logits, labels).mean()
 
 
 def squared_error(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-  """Minus the mean squared distance of outputs [V, C] to one-hot labels."""
+  """Minus the mean squared distance of outputs [V, C] to one-hot labels [V].
+
+  Raises:
+    ValueError: labels of another shape, or that are no classes.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> outputs = jnp.array([[0.5, 0.5], [1.0, 0.0]])
+    >>> float(valuation.squared_error(outputs, jnp.array([0, 0])))
+    -0.25
+  """
+  checks.labels(labels, outputs.shape[-1], "labels", length=len(outputs))
   target = jax.nn.one_hot(labels, outputs.shape[-1], dtype=jnp.float32)
   return -((outputs - target) ** 2).sum(-1).mean()
 
@@ -87,6 +108,19 @@ def trained_utility(
   Raises:
     ValueError: no validation rows, labels out of range, an unknown score, a
       score of one's own without `empty_value`; as `train`, when it is asked.
+
+  Example:
+    >>> import jax.numpy as jnp, optax
+    >>> from jaxunlearn import toy, valuation
+    >>> problem = toy.classifier()
+    >>> utility = valuation.trained_utility(
+    ...   problem.model, problem.data, problem.data, problem.key,
+    ...   score="accuracy", optimizer=optax.adam(0.1), num_steps=20,
+    ...   batch_size=16)
+    >>> utility.num_rows, float(utility.empty_value)
+    (60, 0.25)
+    >>> round(float(utility.value(jnp.ones(60, bool))), 1)
+    1.0
   """
   n = checks.num_rows(data)
   num_classes = _num_outputs(model, validation, key)
@@ -125,6 +159,18 @@ def restricted(
 
   Raises:
     ValueError: rows that are no distinct row numbers, fixed of another shape.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> game = valuation.Utility(
+    ...   lambda mask: mask @ jnp.array([1.0, 2.0, 5.0]), 3)
+    >>> players = valuation.restricted(
+    ...   game, jnp.array([0, 2]), fixed=jnp.array([False, True, False]))
+    >>> float(players.empty_value)
+    2.0
+    >>> float(players.value(jnp.array([True, True])))
+    8.0
   """
   n = utility.num_rows
   rows = jnp.asarray(rows)
@@ -158,6 +204,15 @@ def grouped(utility: Utility, group: jax.Array, num_groups: int) -> Utility:
 
   Raises:
     ValueError: num_groups < 1, groups of another shape or out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import valuation
+    >>> game = valuation.Utility(
+    ...   lambda mask: mask @ jnp.array([1.0, 2.0, 5.0]), 3)
+    >>> owners = valuation.grouped(game, jnp.array([0, 0, 1]), num_groups=2)
+    >>> owners.many(jnp.array([[True, False], [False, True]])).tolist()
+    [3.0, 5.0]
   """
   checks.positive(num_groups=num_groups)
   group = jnp.asarray(group)

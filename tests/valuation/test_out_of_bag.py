@@ -137,6 +137,9 @@ def test_logistic_scores_are_scikit_learns_of_the_copied_rows(num_classes):
   expected = model.predict_log_proba(x)[np.arange(24), label]
   np.testing.assert_allclose(found, expected, atol=1e-4)
   refused("num_classes >= 2, got 1", logistic_scores, rows, num_classes=1)
+  short = {**rows, "label": rows["label"][:9]}
+  refused(r"label of shape \(24,\)", logistic_scores, short, num_classes=4)
+  refused(r"weights \[24\], got shape", scores, jnp.ones((24, 1)), None)
 
 
 def test_a_score_of_ones_own_replaces_correctness():
@@ -152,6 +155,8 @@ def test_correctness_is_one_or_zero():
   outputs = jnp.array([[0.0, 2.0], [3.0, 1.0]])
   found = is_correct(outputs, {"label": jnp.array([1, 1])})
   assert found.tolist() == [1.0, 0.0]
+  for label in (jnp.array([[1], [1]]), jnp.array([1.0, 1.0])):
+    refused("Expected label of", is_correct, outputs, {"label": label})
 
 
 @pytest.mark.parametrize(

@@ -286,6 +286,8 @@ def test_trained_utility_and_games_refuse_bad_input():
   scalar = mlp()._replace(apply=lambda v, x, **_: (x[:, 0], {}))
   with pytest.raises(ValueError, match=r"model outputs \[B, C\]"):
     utility.trained_utility(scalar, data, validation, KEY, **SHORT)
+  for label in (jnp.zeros((3, 1), int), jnp.zeros(3), jnp.full(3, 2)):
+    refused("labels", utility.squared_error, jnp.ones((3, 2)), label)
   refused(r"rows int \[K\]", utility.restricted, counted(), jnp.array([0.5]))
   with pytest.raises(ValueError, match=r"distinct rows in 0 .. 4"):
     utility.restricted(counted(), jnp.array([1, 1]))
