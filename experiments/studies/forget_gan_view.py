@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from jaxunlearn import report
 from jaxunlearn.report import HIGHER, LOWER, NEAREST, draw
 
-from ..bench import ORIGINAL, Evidence, Plan
+from ..bench import AGAIN, ORIGINAL, Evidence, Plan
 
 MARKED = ("adapt_exponential", "adapt_inverse", "adapt_negative")
 RIVALS = ("finetune", "extrapolate")
@@ -72,11 +72,6 @@ METRICS = (
     HIGHER,
   ),
   _metric(
-    *("relearned", "Class relearned"),
-    "Share of the class after a short training on all rows.",
-    NEAREST,
-  ),
-  _metric(
     *("edited_share", "Class, edited"),
     "Share of samples that show the class where latents are moved towards it by a "
     "mapper that the original GAN taught.",
@@ -89,6 +84,48 @@ METRICS = (
     *(HIGHER, "", 2),
   ),
 )
+RELEARNED = _metric(
+  *("relearned", "Class relearned"),
+  "Share of the class after a short training on all rows.",
+  NEAREST,
+)
+AIMS = (
+  _metric(
+    *("asks_used", "Asks used"),
+    "The mean of: what PUL lacks of 1 over 0.05, quality distance over 1.1 of the "
+    "original's, mass ratio over 1.5, and both distances to the retrained GAN "
+    "over those between two such GANs.",
+    *(LOWER, "", 2, False),
+  ),
+  _metric(
+    *("text_asks_used", "Asks used, prompt"),
+    "The largest of: class in edited samples over 10 %, change of others over 3 "
+    "points, what the degree lacks of 1 over 0.3. At most 1 where all are met.",
+    *(LOWER, "", 2, False),
+  ),
+)
+
+
+def aims(evidence: Evidence, name: str) -> Mapping[str, Any]:
+  """What settings are chosen by: how much of each bound is used."""
+  found, first, again = (
+    evidence.found[n].values for n in (name, ORIGINAL, AGAIN)
+  )
+  marked = (
+    (1 - found["pul"]) / 0.05,
+    found["quality"] / (1.1 * first["quality"]),
+    found["mass_ratio"] / 1.5,
+    *(found[k] / again[k].mean() for k in ("to_retrained", "mass_gap")),
+  )
+  told = (
+    found["edited_share"] / 0.1,
+    found["others_change"] / 0.03,
+    (1 - found["degree"]) / 0.3,
+  )
+  return {
+    "asks_used": np.mean(marked, axis=0),
+    "text_asks_used": np.max(told, axis=0),
+  }
 
 
 def lead(plan: Plan) -> str:

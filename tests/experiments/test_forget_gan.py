@@ -1,8 +1,12 @@
 """The study of GANs, in its smallest size."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
 from experiments import forget_gan
+from experiments.studies import forget_gan_view
 from jaxunlearn import report
 
 METHODS = "adapt_exponential,text_to_unlearn,prompt_ascent"
@@ -32,6 +36,24 @@ def test_methods_are_held_against_retraining_and_shown(smoke_run):
   text = (out / "report.html").read_text()
   # Nothing is forgotten in so few steps, and the report has to say so.
   assert "NOT met" in text and "STAND-IN" in text
+
+
+def test_settings_are_chosen_by_how_much_of_the_bounds_is_used():
+  two = lambda **values: SimpleNamespace(
+    values={k: np.full(2, v) for k, v in values.items()}
+  )
+  far = {"to_retrained": 0.3, "mass_gap": 0.02}
+  told = {"edited_share": 0.1, "others_change": 0.015, "degree": 0.7}
+  met = two(pul=0.95, quality=2.2, mass_ratio=1.5, **far, **told)
+  missed = two(pul=0.85, quality=4.4, mass_ratio=1.5, **far, **told)
+  missed.values["degree"] = np.full(2, 0.4)
+  found = {"original": two(quality=2.0), "retrained_again": two(**far)}
+  evidence = SimpleNamespace(found={**found, "met": met, "missed": missed})
+  used = lambda name: forget_gan_view.aims(evidence, name)
+  np.testing.assert_allclose(used("met")["asks_used"], [1, 1])
+  np.testing.assert_allclose(used("met")["text_asks_used"], [1, 1])
+  np.testing.assert_allclose(used("missed")["asks_used"], (3 + 2 + 3) / 5)
+  np.testing.assert_allclose(used("missed")["text_asks_used"], [2, 2])
 
 
 @pytest.mark.parametrize(
