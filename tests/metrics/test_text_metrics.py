@@ -132,7 +132,14 @@ def test_common_subsequences_are_those_of_the_table():
   full = np.full(40, 9)
   same = text.rouge_l_recall(answer, full, answer, full)
   np.testing.assert_array_equal(same, 1)
-  refused(r"\[B, S\] and \[B, T\]", text.rouge_l_recall, said, n[:3], answer, m)
+  refused(
+    r"\[B, S\], length .* answer \[B, T\]",
+    text.rouge_l_recall,
+    said,
+    n[:3],
+    answer,
+    m,
+  )
 
 
 def test_rouge_of_texts_is_that_of_tokens_where_words_are_tokens():
