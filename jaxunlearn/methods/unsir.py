@@ -376,7 +376,8 @@ def first_rows(
   # Sorted by class, a row's rank is its distance from the start of its class.
   group = jnp.where(retain, label, num_classes)
   order = jnp.argsort(group, stable=True)
-  start = jnp.searchsorted(group[order], group[order], side="left")
+  count = jnp.zeros(num_classes + 1, jnp.int32).at[group].add(1)
+  start = (jnp.cumsum(count) - count)[group[order]]
   rank = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)) - start)
   return retain & (rank < per_class)
 
