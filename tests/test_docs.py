@@ -74,6 +74,18 @@ def test_every_public_function_says_something(pages):
   assert silent == []
 
 
+def test_every_public_function_shows_how_it_is_called(pages):
+  """And pytest runs what it shows."""
+  without = [
+    f"{name}.{n}"
+    for name, (_, names) in pages.items()
+    for n in names
+    if inspect.isroutine(value := getattr(importlib.import_module(name), n))
+    if ">>> " not in inspect.getdoc(value)
+  ]
+  assert without == []
+
+
 def test_escaped_docstrings_keep_examples_and_their_words(api_pages):
   lines = [
     "Norms |Y'X|^2 of rows_ and *all* `b_`.",
