@@ -66,4 +66,4 @@ def test_no_round_and_lanes_of_their_own():
 
 def test_bad_counts_are_rejected():
   refused(r"every .* >= 1", rounds, evaluate=seen, every=0)
-  refused(r"times .* >= 0", rounds, -1)
+  refused(r"rounds .* >= 0", rounds, -1)
