@@ -196,6 +196,7 @@ def test_what_cannot_be_is_refused(rows):
   )
   refused("clip_norm > 0", make, clip_norm=0.0)
   refused("noise_multiplier >= 0", make, noise_multiplier=-1.0)
+  refused("without augment_rows", make, augment_rows=lambda k, rows: rows)
   refused("batch_size <= 8", make(), variables, data, MASK, KEY)
   stateful = variables._replace(model_state={"mean": jnp.zeros(3)})
   refused("without state", make(), stateful, data, MASK, KEY)
