@@ -86,7 +86,8 @@ def test_every_class_of_digits_is_forgotten_without_data_or_steps(without_data):
       ("zero_shot_noise", 0.05, 0.1),
       # Of the worst class 5 % are missed, see below.
       ("gkt", 1.0, 0.1),
-      ("ssd_adaptive", 0.1 * known, 0.03),
+      # It loses more than the 3 % that it should, see below.
+      ("ssd_adaptive", 0.1 * known, 1.0),
     ]:
       left = column(method, f"forget{rows}_accuracy").mean(axis=1)
       lost = before - column(method, f"retain{rows}_accuracy").mean(axis=1)
@@ -105,13 +106,24 @@ def test_every_class_of_digits_is_forgotten_without_data_or_steps(without_data):
 @pytest.mark.xfail(
   strict=True,
   raises=AssertionError,
-  reason="of the worst class 6.8 % of training rows, with optimisations 5.8 % of "
-  "test rows, with tuned settings",
+  reason="of the worst class 5.8 % of test rows, with tuned settings",
 )
 def test_gkt_leaves_five_percent_of_no_class(without_data):
   for rows in ("", "_test"):
     left = without_data("gkt", f"forget{rows}_accuracy").mean(axis=1)
     assert left.shape == (10,) and (left <= 0.05).all()
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(
+  strict=True,
+  raises=AssertionError,
+  reason="3.5 % in the mean and 7 % by the worst class, with tuned settings",
+)
+def test_adaptive_dampening_loses_three_percent_at_most(without_data):
+  lost = without_data("original", "retain_test_accuracy")
+  lost = (lost - without_data("ssd_adaptive", "retain_test_accuracy")).mean(1)
+  assert lost.shape == (10,) and (lost <= 0.03).all()
 
 
 @pytest.mark.slow
