@@ -7,8 +7,8 @@ with the program itself too, as `jax.export` wrote it, so that nothing is traced
     python -m experiments.benchmarks.first_result [--methods UNSIR] [--out FILE]
 
 Every cell is a process of its own that imports, builds the method, serves one
-request and ends. `jax.export` wants the package flatbuffers; without it there is
-no third column.
+request and ends. `jax.export` wants the extra `export`; without it there is no
+third column.
 """
 
 from __future__ import annotations
