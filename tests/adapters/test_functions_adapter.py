@@ -61,7 +61,11 @@ def test_default_loss_averages_over_positions_of_a_row():
     ((2, 3), {"x": 0}, r'Expected rows with a "label".*\[\'x\'\]'),
     ((2, 3), np.zeros(2), 'Expected rows with a "label".*ndarray'),
     ((2, 3), {"label": np.zeros(2, np.float32)}, "integer.*float32"),
-    ((2, 3), {"label": np.zeros(3, np.int32)}, r"\(2,\).*\(3,\)"),
+    (
+      (2, 3),
+      {"label": np.zeros(3, np.int32)},
+      r"labels \[\.\.\.\], got \(2, 3\) and \(3,\)",
+    ),
     ((2, 3), {"label": np.full(2, 3, np.int32)}, "0 .. 2, got 3"),
   ],
 )

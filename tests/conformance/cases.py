@@ -59,6 +59,7 @@ PARTS = {
   "core.training.fitting": "retrain, finetune",
   "core.training.prepared": "those of methods on graphs, of recommenders",
   "diffusion.requests.telling": "those of methods for diffusion models",
+  "diffusion.steps.adopt_group": "diffusion.sdd, diffusion.sfd",
   "gan.training.adopt": "gan.adversarial, gan.extrapolate",
   "gan.training.adversarial": "those of methods for GANs",
   "graph.tasks.provide_non_edges": "retrain on edges",

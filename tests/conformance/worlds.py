@@ -162,11 +162,11 @@ def prompts() -> World:
   misfits = (
     (
       lambda c: c._replace(prompts=c.prompts[:, :-1]),
-      r"prompts of shape \[B, 5\]",
+      r"prompts int \[B, 5\], got ",
     ),
     (
       lambda c: c._replace(prompts=c.prompts * 1.0),
-      "prompts of integer dtype",
+      r"prompts int \[B, 5\], got float32",
     ),
   )
   return World(tiny_attention.model(), variables, None, requests, misfits)
@@ -239,8 +239,8 @@ def named_samples() -> World:
   world = samples()
   requests = ju.Request(concept=jnp.eye(4)[:2])
   misfits = (
-    (lambda c: c[:-1], "prompt of floats"),
-    (lambda c: c.astype(int), "prompt of floats"),
+    (lambda c: c[:-1], r"prompt float \[\d+\], got float32 \(\d+,\)"),
+    (lambda c: c.astype(int), r"prompt float \[\d+\], got int"),
   )
   return world._replace(data=None, requests=requests, misfits=misfits)
 

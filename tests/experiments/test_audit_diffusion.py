@@ -238,6 +238,7 @@ def test_pairs_that_there_are_not_are_refused(text):
     beds.parse_concept(text, beds.DIGITS)
 
 
+@pytest.mark.slow
 def test_the_scores_of_a_pair_are_counts(tmp_path):
   audit_diffusion.main([
     *("--preset", "smoke", "--methods", "uce,sdd", "--attacked", "0"),

@@ -44,7 +44,10 @@ STUDIES = [
     audit_diffusion,
     SMOKE,
     [
-      (["--concept", "colour:red"], ["--concept object:NAME or style:NAME"]),
+      (
+        ["--concept", "colour:red"],
+        ["--concept object:NAME, style:NAME or pair:OBJECT,STYLE, got"],
+      ),
       (["--concept", "object:ten"], ["one of zero, one"]),
       (["--concept", "style:6"], ["its number below 6"]),
       (["--methods", "magic"], ["--methods usual, all or of finetune"]),
