@@ -46,15 +46,32 @@ def collectives(fn, *args):
       shapes = re.findall(r"\w+\[([\d,]*)\]", match.group(1))
       sizes = [np.prod([int(d) for d in s.split(",") if d]) for s in shapes]
       groups = re.search(
-        r"(?:replica_groups|source_target_pairs)=(\S*?),? ", line
+        r"(?:replica_groups|source_target_pairs)=(mesh\[\S*\] \{.*?\}|\S*?),? ",
+        line,
       ).group(1)
-      found.append((match.group(2), int(sum(sizes)), groups, where))
+      found.append((match.group(2), int(sum(sizes)), listed(groups), where))
   reached = set()
   while inside:
     name = inside.pop()
     reached.add(name)
     inside |= calls.get(name, set()) - reached
   return [(kind, size, g, w in reached) for kind, size, g, w in found]
+
+
+def listed(groups):
+  """Groups by axes of a mesh, as JAX 0.12 tells them, as lists of devices."""
+  if "] {" not in groups:
+    return groups
+  of, over = groups.split("] ")
+  axes = re.findall(r"'(\w+)'=(\d+)", of)
+  places = [
+    [name for name, _ in axes].index(n) for n in re.findall(r"\w+", over)
+  ]
+  devices = np.arange(8).reshape([int(size) for _, size in axes])
+  devices = np.moveaxis(devices, places, range(-len(places), 0))
+  shape = (-1, int(np.prod(devices.shape[-len(places) :])))
+  rows = [",".join(map(str, row)) for row in devices.reshape(shape)]
+  return "{" + ",".join(f"{{{row}}}" for row in rows) + "}"
 
 
 def training(model, **where):
