@@ -63,16 +63,21 @@ class Normal(NamedTuple):
 
 def fit_rows(
   values: jax.Array,
-  use: jax.Array,
+  masks: jax.Array,
   center: str,
   chunk_size: int | None = None,
+  member: bool = True,
 ) -> RowFit:
-  """Fits each row over the models that `use` [S, N] selects."""
+  """Fits each row over the models whose masks [S, N] say `member`.
+
+  So the OUT side is read off the masks a chunk at a time, and no program holds
+  their complement.
+  """
   if chunk_size is not None:
     checks.positive(chunk_size=chunk_size)
   num_rows = values.shape[1]
   if chunk_size is None or chunk_size >= num_rows:
-    return _fit(values, use, center)
+    return _fit(values, masks == member, center)
   # The last chunk starts early instead of being short: slices of one length,
   # no padded copy.
   chunks = jnp.arange(-(-num_rows // chunk_size))
@@ -82,7 +87,7 @@ def fit_rows(
     def part(x: jax.Array) -> jax.Array:
       return jax.lax.dynamic_slice_in_dim(x, start, chunk_size, axis=1)
 
-    return _fit(part(values), part(use), center)
+    return _fit(part(values), part(masks) == member, center)
 
   fits = jax.lax.map(one, starts)
   row = jnp.arange(num_rows)
@@ -317,11 +322,15 @@ def check_options(
     )
 
 
-def enough_models(use: Any, needed: int, side: str) -> None:
+def enough_models(
+  masks: Any, needed: int, side: str, member: bool = True
+) -> None:
   """Each row has so many models on a side, where values are at hand."""
-  if not checks.is_concrete(use):
+  if not checks.is_concrete(masks):
     return
-  count = np.asarray(use).sum(axis=0)
+  masks = np.asarray(masks)
+  count = masks.sum(axis=0)
+  count = count if member else masks.shape[0] - count
   if count.size and count.min() < needed:
     row = int(count.argmin())
     raise ValueError(

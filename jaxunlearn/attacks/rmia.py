@@ -108,7 +108,7 @@ def rmia_scores(
     )
   if mode == "online":
     _normals.enough_models(masks, 1, "IN")
-  _normals.enough_models(~masks, 1, "OUT")
+  _normals.enough_models(masks, 1, "OUT", member=False)
   every = jnp.ones(signals.shape[0], bool)
   reference = _reference(signals, masks, every, mode, offline_a)
   z_reference = _population_reference(
@@ -165,7 +165,7 @@ def rmia_leave_one_out(
   _check_options(mode, gamma, offline_a, population_references)
   if mode == "online":
     _normals.enough_models(masks, 2, "IN")
-  _normals.enough_models(~masks, 2, "OUT")
+  _normals.enough_models(masks, 2, "OUT", member=False)
   count = signals.shape[0]
 
   def one(model: jax.Array) -> jax.Array:
