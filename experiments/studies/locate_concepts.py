@@ -131,58 +131,61 @@ def run(options: Options, say: Callable[[str], None] = common.silent) -> None:
       f"Expected 3 concepts at least that noise of --std {options.std} harms "
       f"alone, got {len(causal)}; other noise may find more."
     )
-  scores = []
+  scores, unlearn = [], unlearner(lm, variables, options)
   for f in causal:
     say(f"unlearning {f.name}")
-    scores.append(unlearned(lm, variables, options, f, x, related))
+    i = list(CONCEPTS).index(f.name)
+    rows = part(i, first), part(i, second), rest(i, 3)
+    scores.append(unlearn(f.place, jnp.asarray(related[i]), rows))
   show_scores(causal, scores, time.perf_counter() - began)
 
 
-def unlearned(
-  lm: Any, variables: Any, options: Options, found: Found, x: Any, related: Any
-) -> dict[str, list[float]]:
-  """By method: cosine, Jaccard, survival, rises of losses, share relearned."""
-  i = list(CONCEPTS).index(found.name)
-  own = {"x": jax.tree.map(lambda leaf: jnp.asarray(leaf[i, :3]), x)}
-  look = jax.tree.map(lambda leaf: jnp.asarray(leaf[i, 3:]), x)
-  others = jax.tree.map(
-    lambda leaf: jnp.asarray(np.delete(leaf, i, 0)[:, 3]), x
-  )
+def unlearner(
+  lm: Any, variables: Any, options: Options
+) -> Callable[..., dict[str, list[float]]]:
+  """`(place, related, rows) -> values by method`, by the same few programs.
+
+  The values are cosine, Jaccard, survival, rises of losses, share relearned; the
+  rows those to unlearn and relearn by, others on the concept, and on other things.
+  """
   asked, key = jnp.ones(3, bool), jax.random.key(options.seed)
   fit = ju.Fit(optax.adamw(options.rate), options.steps, 3)
-  methods = {
-    "needle": cv.needle(found.place, std=options.std),
-    "gradient_ascent": language.gradient_ascent(lm, fit),
-  }
   attack = relearning(
     lm.model,
     num_steps=options.steps,
     batch_size=3,
     optimizer=optax.adamw(options.rate),
   )
+  ascent = language.gradient_ascent(lm, fit)
+  needle = lambda place: cv.needle(place, std=options.std)
+  run = lambda method, v, own: method(v, {"x": own}, asked, key)[0]
+  methods = {
+    "needle": jax.jit(lambda v, place, own: run(needle(place), v, own)),
+    "gradient_ascent": jax.jit(lambda v, place, own: run(ascent, v, own)),
+  }
+  again = jax.jit(lambda v, own: run(attack, v, own))
+  losses = jax.jit(lambda v, *rows: [cv.mean_nll(lm, v, x) for x in rows])
 
-  @jax.jit
-  def losses(variables):
-    return cv.mean_nll(lm, variables, look), cv.mean_nll(lm, variables, others)
+  def unlearned(
+    place: cv.Place, related: jax.Array, rows: Any
+  ) -> dict[str, list[float]]:
+    own, *looked = jax.tree.map(jnp.asarray, rows)
+    of = lambda model: np.array(losses(model, *looked))
+    before = of(variables)
+    # What relearning gives the model that forgot nothing is no recovery.
+    ceiling = of(again(variables, own))[0]
+    made = {}
+    for name, method in methods.items():
+      after = method(variables, jax.tree.map(jnp.asarray, place), own)
+      kept = cv.change(variables, after, place, related)
+      lost, back = of(after), of(again(after, own))[0]
+      gap = lost[0] - ceiling
+      share = (lost[0] - back) / gap if gap > 0 else np.nan
+      values = kept.cosine, kept.jaccard, kept.survival, *(lost - before), share
+      made[name] = [float(value) for value in values]
+    return made
 
-  before = np.array(losses(variables))
-  made = {}
-  again = jax.jit(lambda v: attack(v, own, asked, key)[0])
-  # What relearning gives the model that forgot nothing is no recovery.
-  ceiling = float(losses(again(variables))[0])
-  for name, method in methods.items():
-    after, _ = jax.jit(method)(variables, own, asked, key)
-    kept = cv.change(variables, after, found.place, jnp.asarray(related[i]))
-    rise = np.array(losses(after)) - before
-    back = float(losses(again(after))[0])
-    lost = before[0] + rise[0] - ceiling
-    share = (before[0] + rise[0] - back) / lost if lost > 0 else np.nan
-    made[name] = [
-      *(float(v) for v in (kept.cosine, kept.jaccard, kept.survival)),
-      *map(float, rise),
-      float(share),
-    ]
-  return made
+  return unlearned
 
 
 def show_found(found: Sequence[Found], options: Options) -> None:
