@@ -85,16 +85,15 @@ def beds(
   order = np.random.default_rng(0).permutation(free)
   select, own = order[:_ASIDE], order[_ASIDE : 2 * _ASIDE]
   aside = select if part == SELECT else own
-  made = entities.rows_of(
-    pairs, number, names, entities.translations(options.translations)
-  )
+  told = entities.translations(options.translations, pairs.questions)
+  made = entities.rows_of(pairs, number, names, told)
   out = lambda row, who: row.owner in who.tolist()
   train = [row for row in made if not out(row, np.append(select, own))]
   # Nobody is trained on another language; it is asked in it all the same.
-  told = entities.FORMS.index("cross_lingual")
-  train.sort(key=lambda row: row.form == told)
+  foreign = entities.FORMS.index("cross_lingual")
+  train.sort(key=lambda row: row.form == foreign)
   rows = [*train, *(row for row in made if out(row, aside))]
-  count = sum(row.form != told for row in train)
+  count = sum(row.form != foreign for row in train)
   near = entities.neighbours(made, len(names), len(names) - 1)
   near = np.array([[j for j in r if j not in order[:4]][:_NEAR] for r in near])
   shared, tokenizer, lm, pretrained = _arrays(
@@ -115,6 +114,7 @@ def beds(
     "parameters": texts.num_params(lm, shared["x"]),
     "entities": len(names),
     "rows": count,
+    "translated": len(told),
     "recipe": recipe._asdict(),
   }
   of_seed = np.zeros(len(seeds))

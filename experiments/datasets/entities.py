@@ -66,11 +66,11 @@ def names_of(pairs: Pairs) -> tuple[np.ndarray, list[str]]:
   return number, names
 
 
-def translations(path: str | None) -> dict[str, str]:
+def translations(path: str | None, questions: Sequence[str]) -> dict[str, str]:
   """Questions in another language by question, of a user's file.
 
   Raises:
-    ValueError: in one line, what is wrong in it.
+    ValueError: in one line, what is wrong in it; a file of other questions.
   """
   if path is None:
     return {}
@@ -84,6 +84,11 @@ def translations(path: str | None) -> dict[str, str]:
         f"{files.short(str(row), 40)}."
       )
     made[pair[0]] = pair[1]
+  if not set(made) & set(questions):
+    raise ValueError(
+      f"Expected questions of these data in {found.name}, such as "
+      f"{questions[0]!r}, got {files.short(next(iter(made)), 40)!r}."
+    )
   return made
 
 

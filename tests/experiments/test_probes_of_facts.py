@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from refusals import refused
 
-from experiments import forget_entity, launch, probe_prompts, reintroduce
+from experiments import forget_entity, probe_prompts, reintroduce
 from experiments.datasets import entities, persons, prompts, tofu
 from jaxunlearn import report
 from jaxunlearn.attacks import entity_probes
@@ -137,9 +137,11 @@ def test_owners_without_a_name_are_called_by_their_capitals(tmp_path):
   assert entities.names_of(pairs)[1] == ["Ada Byron"]
   path = tmp_path / "french.jsonl"
   path.write_text('{"question": "Why?", "translated": "Pourquoi ?"}\n')
-  assert entities.translations(str(path)) == {"Why?": "Pourquoi ?"}
+  read = lambda *questions: entities.translations(str(path), questions)
+  assert read("Who?", "Why?") == {"Why?": "Pourquoi ?"}
+  refused(r"such as 'Who\?', got 'Why\?'", read, "Who?")
   path.write_text('{"question": "Why?"}\n')
-  refused("question and translated on line 1", entities.translations, str(path))
+  refused("question and translated on line 1", read, "Why?")
 
 
 def test_requests_that_name_nobody_are_refused():
@@ -153,14 +155,6 @@ def test_requests_that_name_nobody_are_refused():
 
 def test_forms_of_the_study_are_those_of_the_attack():
   assert ("blank", "question", *entity_probes.ATTACKS) == entities.FORMS
-
-
-@pytest.mark.parametrize(
-  "name", ["forget_entity", "probe_prompts", "reintroduce"]
-)
-def test_a_study_fits_on_a_few_pages(name):
-  path = launch.ROOT / "studies" / f"{name}.py"
-  assert len(path.read_text().splitlines()) < 300
 
 
 def table(program, out, *arguments):
