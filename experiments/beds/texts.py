@@ -59,6 +59,15 @@ class TofuOptions(bench.CommonOptions):
       object.__setattr__(self, "benchmark", chosen)
 
 
+def check_tunable(options: Any) -> None:
+  """Raises: ValueError: --tune of a user's file, which has no other rows."""
+  if options.data is not None:
+    raise ValueError(
+      "Expected --tune with a --benchmark, whose other rows settings are chosen "
+      f"on, got it with --data {options.data}."
+    )
+
+
 def adamw(rate: Any) -> optax.GradientTransformation:
   """What everything is trained with."""
   return optax.chain(

@@ -417,23 +417,35 @@ def _in_order(
 
 def _fitted(plan: Plan) -> list[PyTree]:
   """What each measure learns once per seed, leaves [S, ...]; or None."""
-  seeds = [jax.random.key(seed) for seed in plan.seeds]
+  found: list[PyTree] = []
+  for i, measure in enumerate(plan.measures):
+    name = f"measure {i}"
+    if measure.fit_all is not None:
+      key = derive(jax.random.key(plan.seeds[0]), name)
+      found.append(measure.fit_all(plan, key))
+      continue
+    found.append(measure.fit and per_seed(plan, measure.fit, name))
+  return found
 
-  @functools.partial(jax.jit, static_argnums=0)
-  def program(fit, shared, of_seed, keys):
+
+def per_seed(
+  plan: Plan, fit: Callable[[Any, jax.Array], PyTree], name: str
+) -> PyTree:
+  """What `fit(bed, key)` returns for every seed, leaves [S, ...].
+
+  Args:
+    plan: see `Plan`.
+    fit: traced.
+    name: of the use of the keys.
+  """
+  seeds = [derive(jax.random.key(seed), name) for seed in plan.seeds]
+
+  @jax.jit
+  def program(shared, of_seed, keys):
     one = lambda own, key: fit(plan.beds.make(shared, own), key)
     return ju.map_many(one, of_seed, keys, strategy=plan.strategy)
 
-  found: list[PyTree] = []
-  for i, measure in enumerate(plan.measures):
-    of_seed = jnp.stack([derive(key, f"measure {i}") for key in seeds])
-    if measure.fit_all is not None:
-      found.append(measure.fit_all(plan, of_seed[0]))
-      continue
-    found.append(
-      measure.fit and program(measure.fit, *_on_device(plan), of_seed)
-    )
-  return found
+  return program(*_on_device(plan), jnp.stack(seeds))
 
 
 def _arguments(plan: Plan, original: Made, kept: PyTree = None) -> PyTree:

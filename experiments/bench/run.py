@@ -23,6 +23,7 @@ def run(plan: Plan, progress: Progress) -> Evidence:
     chosen = {name: found.setting for name, found in tuned.items()}
     plan = plan._replace(settings={**plan.settings, **chosen})
   say("training the original and the retrained models")
+  plan = plan.study.before(plan)
   made, original = lanes.references(plan)
   progress.update(task, advance=1, description="measuring them")
   measure = lanes.make_measure(plan, original, made[RETRAINED].value)

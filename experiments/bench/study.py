@@ -263,6 +263,8 @@ class Study:
       where they are for these data and this model.
     measures: `plan -> measures`.
     fit: `plan -> plan`, before the measures are made.
+    before: `plan -> plan`, when the program runs: what all models begin from, and
+      is trained once a seed, becomes a part of the beds.
     sweeps: `plan -> {method: {setting: values}}`, numbers that a method is run
       with besides, for a curve; see `Evidence.swept`.
     title: `plan -> heading`.
@@ -314,6 +316,7 @@ class Study:
   spell: Callable[[Any, str], str] = lambda options, text: text
   keep: Callable[[Bed, Any, Any], tuple[Variables, PyTree]] | None = None
   fit: Callable[[Plan], Plan] = lambda plan: plan
+  before: Callable[[Plan], Plan] = lambda plan: plan
   sweeps: Callable[[Plan], Mapping[str, Setting]] = lambda plan: {}
   gap: str = "retrained_gap"
   is_gap: bool = True

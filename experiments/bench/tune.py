@@ -127,7 +127,7 @@ def choose(
     progress: told of each method by a line.
   """
   measures = tuple(m for m in plan.measures if not m.costly)
-  plan = plan._replace(measures=measures)
+  plan = plan.study.before(plan._replace(measures=measures))
   made, original = lanes.references(plan)
   measure = lanes.make_measure(plan, original, made[RETRAINED].value)
   evidence = Evidence(plan, {})

@@ -40,25 +40,23 @@ class Corpus(NamedTuple):
   examples: list[tuple[str, str]] = []  # noqa: RUF012  never written to
 
 
-def of_tofu(data_dir: str | None, authors: int) -> Corpus:
-  """TOFU's first authors as documents: a question and its answer a paragraph.
-
-  Their names are numbers from 0 on.
-  """
+def of_tofu(data_dir: str | None, authors: int, first: int = 0) -> Corpus:
+  """Some of TOFU's authors as documents, whose names are numbers."""
   pairs = tofu.load("tofu", data_dir)
-  count = min(20 * authors, len(pairs.questions))
-  questions, answers = pairs.questions[:count], pairs.answers[:count]
-  texts = [f"{q} {a}" for q, a in zip(questions, answers)]
-  owners = pairs.owners[:count]
-  return Corpus(texts, owners, questions, answers, owners)
+  return _of_pairs(pairs, slice(20 * first, 20 * (first + authors)))
 
 
-def of_people(count: int) -> Corpus:
+def of_people(count: int, first: int = 0) -> Corpus:
   """People made up on the spot, a document each."""
-  pairs = tofu.people(count)
-  texts = [f"{q} {a}" for q, a in zip(pairs.questions, pairs.answers)]
-  owners = pairs.owners
-  return Corpus(texts, owners, pairs.questions, pairs.answers, owners)
+  return _of_pairs(tofu.people(first + count), slice(5 * first, None))
+
+
+def _of_pairs(pairs: tofu.Pairs, rows: slice) -> Corpus:
+  """A question and its answer are a paragraph."""
+  questions, answers = pairs.questions[rows], pairs.answers[rows]
+  texts = [f"{q} {a}" for q, a in zip(questions, answers)]
+  owners = pairs.owners[rows]
+  return Corpus(texts, owners, questions, answers, owners)
 
 
 def read(folder: str) -> Corpus:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -33,6 +34,7 @@ from .. import bench, flags
 from ..beds import texts
 from ..beds.text_methods import METHODS, settings_of
 from ..datasets import corpora, tofu
+from ..datasets.splits import REPORT, SELECT
 from ..flags import described
 from ..requests import names_of, rows_named
 from .forget_corpus_growth import growth, growth_tables
@@ -88,7 +90,7 @@ class Recipe(NamedTuple):
 
 _QUICK = Recipe(
   texts.Recipe(
-    steps=360, unlearn_steps=30, sample=24, max_new=32, width=96, vocab=1024
+    steps=480, unlearn_steps=30, sample=24, max_new=32, width=96, vocab=1024
   )
 )
 _SMOKE = Recipe(texts.SMOKE._replace(steps=10, sample=4), 48, 8, 2, 2)
@@ -119,7 +121,7 @@ def beds(
 ) -> bench.Beds:
   """Pieces of documents as rows; whole documents are held out."""
   recipe = recipe_of(options)
-  corpus = load(options, recipe)
+  corpus = load(options, recipe, part)
   named = np.any([pinned(corpus.document, a.value) for a in asks], axis=0)
   begun = texts.begin(
     options.weights,
@@ -144,10 +146,11 @@ def beds(
     tuple(np.flatnonzero(np.isin(of, part)) for part in each)
     for each in divided
   ]
-  # What is to be forgotten comes first, and is not among what `_even` drops.
+  # What is to be forgotten comes first, and is not among what `even` drops.
   first = lambda r: r[np.argsort(~named[of[r]], kind="stable")]
-  rows = [(first(train), held) for train, held in rows]
-  train, held = (_even([r[i] for r in rows]) for i in range(2))
+  # Of all seeds as many rows: the longer ones lose their last.
+  even = lambda rows: np.stack([r[: min(map(len, rows))] for r in rows])
+  train, held = even([first(r) for r, _ in rows]), even([r for _, r in rows])
   names = np.unique(document)
   owner = np.searchsorted(names, document).astype(np.int32)
   shared = {"x": pieces, "owner": owner, "ask": asked, "start": begun.start}
@@ -180,18 +183,14 @@ def beds(
   return bench.Beds(shared, of_seed, make, sources, facts, None, kept, lm)
 
 
-def _even(rows: Sequence[np.ndarray]) -> np.ndarray:
-  """Of all seeds as many rows: the longer ones lose their last."""
-  least = min(map(len, rows))
-  return np.stack([r[:least] for r in rows])
-
-
-def load(options: Options, recipe: Recipe) -> corpora.Corpus:
+def load(options: Options, recipe: Recipe, part: str) -> corpora.Corpus:
+  """Settings are chosen on further documents of a benchmark."""
   if options.data is not None:
     return corpora.read(options.data)
+  first = recipe.documents * (part == SELECT)
   if options.benchmark == "people":
-    return corpora.of_people(recipe.documents)
-  return corpora.of_tofu(options.data_dir, recipe.documents)
+    return corpora.of_people(recipe.documents, first)
+  return corpora.of_tofu(options.data_dir, recipe.documents, first)
 
 
 def _asked(
@@ -241,14 +240,17 @@ def mask(value: str, source: Source) -> tuple[np.ndarray, Any]:
   return forget, marks
 
 
-def _request(options: Options) -> str:
-  if options.data is None:
-    names = corpora.of_people(2) if options.benchmark == "people" else None
-    two = ["0", "1"] if names is None else np.unique(names.document).tolist()
-    return f"document:{','.join(two)}"
-  corpus = corpora.read(options.data)
+def _request(options: Options, part: str = REPORT) -> str:
+  corpus = load(options, recipe_of(options), part)
   names = list(dict.fromkeys(corpus.document.tolist()))
+  if options.data is None:
+    return f"document:{','.join(names[:2])}"
   return f"document:{'forget' if 'forget' in names else names[0]}"
+
+
+def _tune_request(options: Options) -> str:
+  texts.check_tunable(options)
+  return _request(options, SELECT)
 
 
 STUDY = bench.Study(
@@ -257,6 +259,8 @@ STUDY = bench.Study(
   beds=beds,
   kinds={"document": bench.Kind("document:NAME,...", mask)},
   request=_request,
+  tune_request=_tune_request,
+  chosen=Path(__file__).with_name("forget_corpus_settings.json"),
   train=texts.train,
   methods={name: METHODS[name] for name in _SHOWN},
   settings=lambda options: {

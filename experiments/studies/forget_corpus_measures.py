@@ -115,6 +115,7 @@ def measures(plan: bench.Plan) -> list[Measure]:
         Rule("relearned_em", 0.1, above=TRACE, threat=FINE_TUNING),
         Rule("nf4_em", 0.1, above=TRACE, threat=WHITE_BOX),
       ),
+      costly=True,
     ),
     table.gap(
       gap,
@@ -201,7 +202,8 @@ def _leak(evidence: bench.Evidence, method: str) -> Mapping[str, Any]:
     1 - evidence.found[m].values["membership_auc"]
     for m in (method, bench.RETRAINED)
   )
-  found = membership.privleak(ours, np.maximum(theirs, 1e-3))
+  # Nothing is a share of none.
+  found = membership.privleak(ours, np.where(theirs > 0, theirs, np.nan))
   return {"privleak": np.asarray(found)}
 
 

@@ -16,6 +16,7 @@ The people are made up, unless --data has one's own questions and answers, with
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
@@ -280,6 +281,7 @@ STUDY = bench.Study(
   smoke=("ga", "npo", "icu"),
   seeds=lambda options: {"smoke": 2, "quick": 2, "paper": 5}[options.preset],
   tune_request=bed_of.tune_request,
+  chosen=Path(__file__).with_name("forget_entity_settings.json"),
   title=lambda plan: "Forgetting an entity by its name",
   lead=lambda plan: (
     f"A decoder of {plan.beds.facts['parameters']:,} parameters knows some people "

@@ -273,11 +273,7 @@ def _in_front(name: str, mean: Any) -> str:
 
 
 def _tune_request(options: Options) -> str:
-  if options.data is not None:
-    raise ValueError(
-      "Expected --tune with a --benchmark, whose other rows settings are chosen "
-      f"on, got it with --data {options.data}."
-    )
+  texts.check_tunable(options)
   return tofu.TUNE[options.benchmark]
 
 

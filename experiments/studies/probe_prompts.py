@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -282,6 +283,7 @@ STUDY = bench.Study(
   beds=beds,
   measures=measures,
   **knowledge.SHARED,
+  chosen=Path(__file__).with_name("probe_prompts_settings.json"),
   smoke=("npo_direct", "npo", "filter"),
   title=lambda plan: "Asking for a forgotten fact from all sides",
   lead=lambda plan: (

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -281,6 +282,7 @@ STUDY = bench.Study(
   beds=beds,
   measures=measures,
   **knowledge.SHARED,
+  chosen=Path(__file__).with_name("reintroduce_settings.json"),
   title=lambda plan: "Telling a model what it was to forget",
   lead=lambda plan: (
     "A decoder was trained on what is true of persons who were made up, to read "

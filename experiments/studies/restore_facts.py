@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -24,12 +25,13 @@ import numpy as np
 import optax
 
 import jaxunlearn as ju
-from jaxunlearn.core.keys import derive
 
 from .. import bench, flags
 from ..beds import texts
 from ..beds.text_methods import METHODS, settings_of
+from ..bench import lanes
 from ..datasets import tofu
+from ..datasets.splits import REPORT, SELECT
 from ..flags import described
 from .restore_facts_measures import alike, measures
 
@@ -103,7 +105,14 @@ def beds(
     raise ValueError(
       "Expected --request to name the same owners in all its parts, got others."
     )
+  for i in np.flatnonzero(named):
+    if pairs.wrong[i][0] in (pairs.answers[i], pairs.paraphrases[i]):
+      raise ValueError(
+        f"Expected row {i} to have first a perturbed answer that is false, got the "
+        "right one."
+      )
   sized = {"kept": recipe.kept, "held": recipe.held}
+  sized["reserved"] = _reserved(options, pairs, part, named)
   divided = [tofu.divide(pairs, named, s, part, **sized) for s in seeds]
   rows = np.unique(np.concatenate([r for each in divided for r in each]))
   corpus, shared = texts.corpus(options.weights, recipe, pairs, rows, {})
@@ -113,14 +122,13 @@ def beds(
   def make(shared: Any, own: Any) -> bench.Bed:
     bed = made.make(shared, own)
     clean, others = alike(bed.data["x"], bed.extra["others"])
+    false = lambda leaf: own["false"].reshape(-1, *[1] * (leaf.ndim - 1))
     told = jax.tree.map(
-      lambda right, wrong: jnp.where(
-        own["false"].reshape(-1, *[1] * (right.ndim - 1)), wrong[:, 1], right
-      ),
+      lambda right, wrong: jnp.where(false(right), wrong[:, 1], right),
       clean,
       others,
     )
-    extra = {**bed.extra, "clean": clean}
+    extra = {**bed.extra, "clean": clean, "known": own.get("known")}
     return bed._replace(data={**bed.data, "x": told}, extra=extra)
 
   of_seed = {**made.of_seed, "false": false}
@@ -129,19 +137,27 @@ def beds(
   return made._replace(make=make, of_seed=of_seed, facts=facts, sources=sources)
 
 
+def before(plan: bench.Plan) -> bench.Plan:
+  """The models that know what is right, one a seed: all others go on from them."""
+
+  def fit(bed: bench.Bed, key: jax.Array) -> Any:
+    data = {**bed.data, "x": bed.extra["clean"]}
+    whole = jnp.ones(data["owner"].shape, bool)
+    return texts.train(bed._replace(data=data), whole, key)[0].params
+
+  known = lanes.per_seed(plan, fit, "clean")
+  of_seed = {**plan.beds.of_seed, "known": known}
+  return plan._replace(beds=plan.beds._replace(of_seed=of_seed))
+
+
 def train(bed: bench.Bed, weights: jax.Array, key: jax.Array):
-  """On what is right, then on what is told; the clean model goes along."""
-  recipe = bed.recipe
-  everything = {**bed.data, "x": bed.extra["clean"]}
-  clean_bed = bed._replace(data=everything)
-  whole = jnp.ones(weights.shape, bool)
-  clean, _ = texts.train(clean_bed, whole, derive(key, "clean"))
-  rate = optax.cosine_decay_schedule(recipe.rate / 3, recipe.steps // 3)
-  fit = ju.Fit(texts.adamw(rate), recipe.steps // 3, recipe.batch_size)
-  told, info = ju.train(
-    bed.model, bed.data, weights, derive(key, "told"), fit, start=clean
-  )
-  return told._replace(model_state={"clean": clean.params}), info
+  """On what is told; the clean model, from which it goes on, goes along."""
+  known, steps = bed.extra["known"], bed.recipe.steps // 3
+  rate = optax.cosine_decay_schedule(bed.recipe.rate / 3, steps)
+  fit = ju.Fit(texts.adamw(rate), steps, bed.recipe.batch_size)
+  start = ju.Variables(known)
+  told, info = ju.train(bed.model, bed.data, weights, key, fit, start=start)
+  return told._replace(model_state={"clean": known}), info
 
 
 def mask(kind: str, value: str, source: Source) -> Any:
@@ -161,26 +177,63 @@ def mask(kind: str, value: str, source: Source) -> Any:
 
 def _repair(bed: bench.Bed, setting: bench.Setting) -> ju.Transform:
   """Ascent, and then training on what is kept, so that it can speak again."""
-  links = [
-    METHODS[name].build(bed, {**setting, "rate": rate})
-    for name, rate in (
-      ("gradient_ascent", setting["rate"]),
-      ("finetune", 1e-3),
-    )
-  ]
-  return ju.chain(*links, name=_REPAIRED)
+  first = METHODS["gradient_ascent"].build(bed, setting)
+  then = METHODS["finetune"].build(bed, {**setting, "rate": 1e-3})
+  return ju.chain(first, then, name=_REPAIRED)
 
 
 _OTHERS = ("npo_alone", "npo_kl", "simnpo", "undial", "finetune")
 
 
-def _names(options: Options) -> str:
+def _request(options: Options, part: str = REPORT) -> str:
+  """The first two owners; settings are chosen on the next two."""
   pairs = tofu.load(options.benchmark, options.data_dir, options.data)
   owners = list(dict.fromkeys(filter(None, pairs.owners.tolist())))
   if not owners:
     raise ValueError("Expected rows with owners, got none.")
-  names = ",".join(owners[:2])
+  names = ",".join(owners[2:4] if part == SELECT else owners[:2])
   return f"facts:{names};documents:{names}"
+
+
+def _tune_request(options: Options) -> str:
+  texts.check_tunable(options)
+  return _request(options, SELECT)
+
+
+def _reserved(
+  options: Options, pairs: tofu.Pairs, part: str, named: np.ndarray
+) -> np.ndarray | None:
+  """Rows of the other part's request, of a benchmark; see `tofu.divide`."""
+  if options.data is not None:
+    return None
+  text = _request(options, SELECT)
+  if part == SELECT:
+    text = options.request or _request(options)
+  # All its parts name the same.
+  names = text.partition(":")[2].partition(";")[0]
+  found = tofu.pinned(pairs, "owner", names)
+  if options.tune is not None and (found & named).any():
+    raise ValueError(
+      "Expected --request of others than --tune chooses settings on, "
+      f"{_request(options, SELECT)}, got some of them."
+    )
+  return found
+
+
+def findings(evidence: bench.Evidence) -> list[str]:
+  """Which methods restore, and which only forget."""
+  mean = lambda m, n: float(np.nanmean(evidence.found[m].values[n]))
+  if not np.isfinite(evidence.found[bench.ORIGINAL].values["recovery"]).any():
+    return ["The false rows cost no fact: there is no recovery to speak of."]
+  said = []
+  for method in evidence.plan.methods:
+    back, gone = mean(method, "recovery"), mean(method, "forgetting")
+    word = "restores" if back > 0.5 else "forgets" if gone > 0.5 else "leaves"
+    said.append(
+      f"{method} {word}: {gone:.0%} of what was false is gone, {back:.0%} of what "
+      "it had cost is back."
+    )
+  return said
 
 
 STUDY = bench.Study(
@@ -194,7 +247,10 @@ STUDY = bench.Study(
     )
     for kind in ("facts", "documents")
   },
-  request=_names,
+  request=_request,
+  tune_request=_tune_request,
+  chosen=Path(__file__).with_name("restore_facts_settings.json"),
+  before=before,
   train=train,
   methods={
     **{name: METHODS[name] for name in (*DEFAULT, *_OTHERS)},
@@ -221,10 +277,11 @@ STUDY = bench.Study(
     "know no more than before."
   ),
   notes=lambda plan: [
-    "The retrained model went on from the clean one without the request's rows; "
-    "models are judged by the likeliest of the answers given for each question, "
+    "The retrained models went on from the clean one without the request's rows, "
+    "which is what their time is of; models are judged by the likeliest of the answers given for each question, "
     "where the paper judges sampled ones."
   ],
+  findings=findings,
   fit=texts.one_by_one,
   saved=lambda variables: jax.tree.map(np.asarray, variables),
   columns=lambda plan: (

@@ -122,6 +122,7 @@ def measures(plan: bench.Plan) -> list[Measure]:
         Rule("relearned_corrupted", 0.1, above=TRACE, threat=FINE_TUNING),
         Rule("nf4_corrupted", 0.1, above=TRACE, threat=WHITE_BOX),
       ),
+      costly=True,
     ),
     table.gap(
       ("accuracy", "corrupted", "retain_em"),
