@@ -88,6 +88,19 @@ def test_the_format_control_tells_of_others_and_holds_no_answer():
   refused("a subject for", in_context, FACTS, "format", KEY, request=REQUEST)
 
 
+def test_a_reader_that_picks_any_fact_gains_less_by_more_of_them():
+  """Lookup with noise: a direct context is worth 1 / (1 + distractors)."""
+  gains = []
+  for count in (0, 1, 4):
+    tokens, _ = asked("direct", distractors=count, num_contexts=400)
+    told = tokens[..., :-2].reshape(NUM, 400, count + 1, 3)
+    place = jax.random.randint(KEY, (NUM, 400, 1, 1), 0, count + 1)
+    read = jnp.take_along_axis(told, place, axis=2)[:, :, 0, 2]
+    gains.append(float((read == ANSWER[:, None])[:3].mean()))
+  assert gains[0] == 1
+  np.testing.assert_allclose(gains, [1, 1 / 2, 1 / 5], atol=0.06)
+
+
 def test_sentences_of_ones_own_are_told_in_any_order():
   told = jnp.stack([FACTS.sentence, FACTS.sentence[::-1]], axis=1)
   made = told_in_context(told, FACTS.query, ANSWER, KEY, num_contexts=30)

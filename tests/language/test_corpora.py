@@ -216,6 +216,47 @@ def test_scores_of_a_change_by_hand(world):
   )
 
 
+def test_units_in_another_order_change_neither_the_model_nor_the_scores(world):
+  before, order = world.variables, np.random.default_rng(0).permutation(24)
+  after = with_kernel(before, cv.value_vectors(before) + 0.1)
+  related = jnp.arange(32) < 16
+
+  def shuffled(variables):
+    blocks = variables.params["blocks"]
+    mlp = {
+      name: {
+        "kernel": each["kernel"][:, order]
+        if name == "down"
+        else each["kernel"][..., order]
+      }
+      for name, each in blocks["mlp"].items()
+    }
+    params = {**variables.params, "blocks": {**blocks, "mlp": mlp}}
+    return variables._replace(params=params)
+
+  predict = jax.jit(world.subject.model.predict)
+  x = world.data["x"]
+  np.testing.assert_allclose(
+    predict(shuffled(before), x), predict(before, x), atol=1e-5
+  )
+  score = lambda a, b, place: cv.change(a, b, place, related, k=8)
+  for neuron in (5, 7):
+    moved = cv.Place(1, int(np.flatnonzero(order == neuron)[0]))
+    np.testing.assert_allclose(
+      score(shuffled(before), shuffled(after), moved),
+      score(before, after, cv.Place(1, neuron)),
+      atol=1e-6,
+    )
+  both = cv.Place(jnp.array([1, 1]), jnp.array([5, 7]))
+  swapped = jax.tree.map(lambda leaf: leaf[::-1], both)
+  many = jax.vmap(lambda place: score(before, after, place))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_array_equal(a[::-1], b),
+    many(both),
+    many(swapped),
+  )
+
+
 def test_needle_changes_one_vector_alone(world):
   nobody = Request(None, None)
   method = jax.jit(

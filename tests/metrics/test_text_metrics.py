@@ -167,6 +167,12 @@ def test_the_first_choice_must_beat_every_wrong_one():
   assert text.is_chosen(right, wrong).tolist() == [True, False, False, False]
 
 
+def test_a_guess_among_six_is_right_in_a_sixth():
+  guess = np.random.default_rng(1).random((20_000, 6))
+  found = text.is_chosen(guess[:, 0], guess[:, 1:])
+  assert abs(float(found.mean()) - 1 / 6) < 3 * (5 / 36 / 20_000) ** 0.5
+
+
 def test_entropy_of_ngrams_has_its_closed_forms():
   """k pairs and k triples as often: (2/3 + 4/3) / 2 log2 k; a word again: 0."""
   ring = np.tile(np.arange(4), 9)  # 34 triples: nearly as often each.
