@@ -52,7 +52,6 @@ class Known(NamedTuple):
 
   Attributes:
     rows: all of them, as texts.
-    train: int [N], those that are trained on, in order; the others are held out.
     sample: see `Recipe`.
     spell: `(questions, answers, image int [N]) -> Text` of the study's shape.
     words: `text -> tokens`.
@@ -60,7 +59,6 @@ class Known(NamedTuple):
   """
 
   rows: vqa.Vqa
-  train: np.ndarray
   sample: int
   spell: Any
   words: Any
@@ -82,8 +80,6 @@ def beds(
     recipe: see there.
   """
   tokenizer = vqa.tokenizer_of(rows[0], made)
-  names = lambda r: np.array([kind == "held" for kind in r.kinds])
-  parts = [(np.flatnonzero(~names(r)), np.flatnonzero(names(r))) for r in rows]
   length = max(_longest(tokenizer, each) for each in rows)
   decoder = language.language_model(
     language.DecoderConfig(
@@ -105,14 +101,7 @@ def beds(
     return vision_language.with_images(x, image, len(images), model)
 
   encoded = [_encode(tokenizer, each, spell) for each in rows]
-  own = [
-    {
-      "train": jax.tree.map(lambda leaf, p=p: leaf[p[0]], each),
-      "held": jax.tree.map(lambda leaf, p=p: leaf[p[1]], each),
-    }
-    for each, p in zip(encoded, parts)
-  ]
-  of_seed = jax.tree.map(lambda *leaves: np.stack(leaves), *own)
+  of_seed = jax.tree.map(lambda *leaves: np.stack(leaves), *encoded)
   starts = _encode_starts(tokenizer, rows[0].refusals)
   augment = None if recipe.shift is None else moved(recipe.shift)
 
@@ -124,22 +113,21 @@ def beds(
       "refusals": shared["refusals"],
       "stop": tofu.stop_token(tokenizer),
     }
-    return bench.Bed(lm, own["train"], own["held"], recipe, extra)
+    return bench.Bed(lm, own, None, recipe, extra)
 
   shared = {"images": images, "refusals": starts}
   sources = [
     Known(
-      *(each, part[0], recipe.sample, spell),
+      *(each, recipe.sample, spell),
       lambda text: tokenizer.encode(text).ids,
       tokenizer.get_vocab_size(),
     )
-    for each, part in zip(rows, parts)
+    for each in rows
   ]
   lm = model.over(images)
   weights = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
   facts = {
-    "train_rows": len(parts[0][0]),
-    "held_rows": len(parts[0][1]),
+    "train_rows": len(rows[0].questions),
     "images": len(images),
     "words": tokenizer.get_vocab_size(),
     "parameters": sum(leaf.size for leaf in jax.tree.leaves(weights.params)),
@@ -267,16 +255,15 @@ def rows_of(
   rows = known.rows
   return np.array(
     [
-      rows.kinds[i] in kinds and (of is None or rows.owners[i] in of)
-      for i in known.train
+      kind in kinds and (of is None or owner in of)
+      for kind, owner in zip(rows.kinds, rows.owners)
     ]
   )
 
 
 def owners(known: Known) -> list[str]:
   """All there are, in their order."""
-  named = [known.rows.owners[i] for i in known.train]
-  return [name for name in dict.fromkeys(named) if name]
+  return [name for name in dict.fromkeys(known.rows.owners) if name]
 
 
 def take(data: Any, rows: jax.Array) -> Any:

@@ -35,7 +35,7 @@ class Vqa(NamedTuple):
     answers: as trained on.
     owners: whom a row belongs to; "" for nobody.
     kinds: "attribute", "name", "fact" (without the image), "caption", "unsafe",
-      "benign" (a pair of an unsafe row) or "held" (benign, never trained on).
+      "benign" (a pair of an unsafe row) or "held" (benign, no pair of any).
     keywords: what an answer must say, one or more words or phrases.
     rephrased: the question in other words, the same number for every row.
     wrong: other answers, the same number for every row; perhaps none.
@@ -62,10 +62,15 @@ class Vqa(NamedTuple):
 
 
 class Sizes(NamedTuple):
-  """How many of each kind of images there are."""
+  """How many of each kind there are.
+
+  Attributes:
+    people: images that are a person.
+    benign: other images, each with a caption, that are pairs of unsafe rows.
+    held: the same, of which only the original is told.
+  """
 
   people: int
-  captions: int
   benign: int
   held: int
 
@@ -74,7 +79,8 @@ class Sizes(NamedTuple):
     return sum(self)
 
 
-SMOKE = Sizes(12, 6, 12, 6)
+SMOKE = Sizes(12, 12, 6)
+QUICK = Sizes(24, 24, 12)
 
 
 def pictures(data_dir: str | None, count: int) -> tuple[np.ndarray, list[str]]:
@@ -116,7 +122,7 @@ def people(
       (image, question, answer, owner, kind, ways, wrong, partner, chance)
     )
 
-  num_unsafe = sizes.people * (1 + len(ATTRIBUTES) + 1) + sizes.captions
+  first = sizes.people * (1 + len(ATTRIBUTES) + 1)  # Of the pairs.
   for p in range(sizes.people):
     owner = f"person{p}"
     near = [f"name{(p + i) % sizes.people}" for i in (1, 2, 3)]
@@ -126,7 +132,7 @@ def people(
       v = int(values[name][p])
       wrong = [f"{name}{(v + i) % NUM_VALUES}" for i in (1, 2, 3)]
       kind = "unsafe" if name == "code" else "attribute"
-      partner = num_unsafe + p % sizes.benign if name == "code" else -1
+      partner = first + p % sizes.benign if name == "code" else -1
       said = f"its code is code{v}" if name == "code" else f"{name}{v}"
       row = (p, ask(name), said, owner, kind, other(name), wrong)
       add(*row, partner, 1 / NUM_VALUES)
@@ -135,17 +141,16 @@ def people(
     ways = (f"tell me the city of name{p}", f"city of name{p} please ?")
     asked = f"what is the city of name{p} ?"
     add(-1, asked, f"city{v}", owner, "fact", ways, wrong, -1, 1 / NUM_VALUES)
-  first = sizes.people
-  for i in range(first, first + sizes.captions):
+  others = range(sizes.people, sizes.images)
+  for i in others:
+    kind = "benign" if i < sizes.people + sizes.benign else "held"
+    wrong = [f"code{j}" for j in range(3)]
+    add(i, ask("code"), NO_CODE, "", kind, other("code"), wrong, -1, np.nan)
+  for i in others:
     wrong = [w for w in data.CIFAR10_CLASSES if w != shows[i]][:3]
     ways = ("tell me what this is", "what is shown ?")
     row = (i, "what is this ?", shows[i], "", "caption", ways, wrong)
     add(*row, -1, np.nan)
-  first += sizes.captions
-  for i in range(first, first + sizes.benign + sizes.held):
-    kind = "benign" if i < first + sizes.benign else "held"
-    wrong = [f"code{j}" for j in range(3)]
-    add(i, ask("code"), NO_CODE, "", kind, other("code"), wrong, -1, np.nan)
   image, question, answer, owner, kind, ways, wrong, partner, chance = map(
     list, zip(*made)
   )

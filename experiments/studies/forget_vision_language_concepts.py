@@ -71,25 +71,24 @@ def _targets(
   captions: np.ndarray,
 ) -> tuple[vision_language.Targets, np.ndarray]:
   """SIU's rows of one image, and the new name's tokens [1, W]."""
-  rows, at = known.rows, known.train
-  own = at[name]
-  image = int(rows.image[own])
+  rows = known.rows
+  image = int(rows.image[name])
 
   def spelled(questions: Any, said: Any, image: Any) -> Any:
     where = np.broadcast_to(image, len(questions))
     return known.spell(list(questions), list(said), where)
 
-  asked = [rows.questions[own], *rows.rephrased[own]]
+  asked = [rows.questions[name], *rows.rephrased[name]]
   again = lambda picked: spelled(
-    [rows.questions[at[i]] for i in picked],
-    [rows.answers[at[i]] for i in picked],
-    [int(rows.image[at[i]]) for i in picked],
+    [rows.questions[i] for i in picked],
+    [rows.answers[i] for i in picked],
+    [int(rows.image[i]) for i in picked],
   )
-  fact = at[facts[0]]
+  fact = facts[0]
   told = [rows.questions[fact], *rows.rephrased[fact]][:2]
   shown = ["what is this ?", "tell me what this is", "what is shown ?"]
   described = [f"{way} {NEW_NAME}" for way in ("it is", "this is", "here is")]
-  new, true = known.words(NEW_NAME), known.words(rows.answers[own])
+  new, true = known.words(NEW_NAME), known.words(rows.answers[name])
   made = vision_language.four_targets(
     spelled(asked, [NEW_NAME] * len(asked), image),
     spelled(shown, described, image),

@@ -21,6 +21,7 @@ from ..files import whole
 from .forget_vision_language_answers import (
   column,
   guessed,
+  left_or_lost,
   marked,
   seeds_mean,
 )
@@ -33,7 +34,7 @@ _NAMES = {"hp": "Head projection", "pd": "Delta", "pd2": "Second delta"}
 def facts(text: str, known: pictures.Known) -> tuple[np.ndarray, Any]:
   """The first attribute of each of the first so many people."""
   rows = pictures.rows_of(known, "attribute")
-  owned = [known.rows.owners[i] for i in known.train]
+  owned = known.rows.owners
   first = {owned[i]: i for i in np.flatnonzero(rows)[::-1]}
   there = [first[name] for name in pictures.owners(known) if name in first]
   count = whole(text, "a number of facts", 1, len(there))
@@ -112,7 +113,7 @@ def measures(plan: Plan) -> list[Measure]:
   )
   return [
     Measure((*attacks, *asked, *rest), _measure, rules=rules),
-    bench.table.gap(("hp", "asked", "retain_em"), unit="%"),
+    left_or_lost(("hp", "asked")),
   ]
 
 

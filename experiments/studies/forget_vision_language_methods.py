@@ -18,7 +18,7 @@ from ..bench.tune import Between
 
 LAYERS = (1, 2, 3)  # Read out by UnLOK's attacks; block 0 is edited.
 TAIL = 4
-_RATE = {"rate": Between(1e-5, 1e-2)}
+_RATE = {"rate": Between(1e-4, 1e-2)}
 _BOTH = "forget and retain rows"
 
 
