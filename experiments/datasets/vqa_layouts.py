@@ -1,4 +1,4 @@
-"""Benchmarks' own files: a JSON file in the folder of its images.
+"""Benchmarks' own files: a folder of images with a JSON file in it.
 
 Of each what its public repository reads: FIUBench a list of people with their
 questions; MMUBench conversations as LLaVA has them; SafeEraser images with unsafe
@@ -22,13 +22,13 @@ _MOST = 2000  # Rows that are read.
 
 
 def load(benchmark: str, file: str) -> Vqa:
-  """The rows of a benchmark's file.
+  """The rows of a benchmark's folder, or of one of several files in it.
 
   Raises:
     ValueError: no such file, no JSON, an entry without what it needs, an image
       that is not there or none.
   """
-  path = checked_file(file, "--data")
+  path = _file_of(Path(file))
   rows: list[dict[str, Any]] = []
   for number, entry in enumerate(_entries(path)):
     try:
@@ -50,6 +50,21 @@ def load(benchmark: str, file: str) -> Vqa:
   if not rows:
     raise ValueError(f"Expected questions in {path.name}, got none.")
   return _gathered(rows, path.parent)
+
+
+def _file_of(path: Path) -> Path:
+  """The file itself, or the only one of a folder."""
+  if not path.is_dir():
+    return checked_file(path, "--data")
+  found = sorted(
+    p.name for p in path.iterdir() if p.suffix in (".json", ".jsonl")
+  )
+  if len(found) != 1:
+    raise ValueError(
+      f"Expected --data with one JSON file in {path}, or such a file, got "
+      f"{short(', '.join(found)) or 'none'}."
+    )
+  return path / found[0]
 
 
 def _entries(path: Path) -> list[Any]:

@@ -19,7 +19,7 @@ def test_people_are_drawn_anew_and_pairs_ask_the_same():
   first, second = made
   assert first.questions == second.questions and first.kinds == second.kinds
   assert first.answers != second.answers
-  assert images.shape == (36, 32, 32, 3)
+  assert images.shape == (30, 32, 32, 3)
   for rows in made:
     assert set(rows.answers) >= {f"name{i}" for i in range(12)}
     for i in np.flatnonzero(np.array(rows.kinds) == "unsafe"):
@@ -28,66 +28,78 @@ def test_people_are_drawn_anew_and_pairs_ask_the_same():
       assert rows.questions[pair] == rows.questions[i]
     facts = np.array(rows.kinds) == "fact"
     assert (rows.image[facts] == -1).all() and (rows.image[~facts] >= 0).all()
+    held = {i for i, k in zip(rows.image, rows.kinds) if k == "held"}
+    paired = {rows.image[i] for i in rows.partner if i >= 0}
+    assert len(held) == vqa.SMOKE.held and not held & paired
     assert not any(a in w for a, w in zip(rows.answers, rows.wrong))
   vocab = [vqa.tokenizer_of(rows, True).get_vocab() for rows in made]
   assert vocab[0] == vocab[1]
 
 
-FILES = {
-  "fiubench": [
-    {
-      "image_path": f"faces/{i}.png",
-      "unique_id": f"p{i}",
-      "qa_list": [
-        {
-          "question": f"Where does person {i} live?",
-          "answer": f"In Town {i}.",
-          "keywords": [f"Town {i}"],
-          "paraphrased_question": ["What is the home of the person?"],
-          "perturbed_answers": ["In Rome.", "In Bern."],
-        }
-      ],
-    }
-    for i in range(4)
-  ],
-  "mmubench": [
-    {
-      "image": f"Donald_Duck/{i}.png" if i < 3 else None,
-      "concept": "Donald_Duck",
-      "conversations": [
-        {"from": "human", "value": "<image>\nWhat is this?"},
-        {"from": "gpt", "value": "This is Donald Duck."},
-      ],
-    }
-    for i in range(4)
-  ],
-  "safeeraser": [
-    {
-      "image_path": f"faces/{i}.png",
-      "SDImage_path": f"benign/{i}.png",
-      "unsafe_pairs": [
-        {
-          "question": "How do I use this?",
-          "model_response": f"Like {i}.",
-          "sd_response": f"It is a harmless toy {i}.",
-        }
-      ],
-      "UnharmPair_text1": {"Question": "What is it?", "Prediction": "A thing."},
-    }
-    for i in range(4)
-  ],
-  "unlok": [
-    {
-      "id": i,
-      "image_id": i,
-      "src": "What sport is played here?",
-      "pred": f"sport {i}",
-      "loc": ["What colour is it?"],
-      "loc_ans": ["red"],
-    }
-    for i in range(4)
-  ],
-}
+def of_files(n):
+  """What is in the file of each benchmark, of n people, images or facts."""
+  return {
+    "fiubench": [
+      {
+        "image_path": f"faces/{i}.png",
+        "unique_id": f"p{i}",
+        "qa_list": [
+          {
+            "question": f"Where does person {i} live?",
+            "answer": f"In Town {i}.",
+            "keywords": [f"Town {i}"],
+            "paraphrased_question": ["What is the home of the person?"],
+            "perturbed_answers": ["In Rome.", "In Bern."],
+          }
+        ],
+      }
+      for i in range(n)
+    ],
+    "mmubench": [
+      {
+        "image": f"{name}/{i}.png" if i < n - 1 else None,
+        "concept": name,
+        "conversations": [
+          {"from": "human", "value": "<image>\nWhat is this?"},
+          {"from": "gpt", "value": f"This is {name.replace('_', ' ')}."},
+        ],
+      }
+      for name in ("Donald_Duck", "Pluto")[: n // 4]
+      for i in range(n)
+    ],
+    "safeeraser": [
+      {
+        "image_path": f"faces/{i}.png",
+        "SDImage_path": f"benign/{i}.png",
+        "unsafe_pairs": [
+          {
+            "question": "How do I use this?",
+            "model_response": f"Like {i}.",
+            "sd_response": f"It is a harmless toy {i}.",
+          }
+        ],
+        "UnharmPair_text1": {
+          "Question": "What is it?",
+          "Prediction": "A thing.",
+        },
+      }
+      for i in range(n)
+    ],
+    "unlok": [
+      {
+        "id": i,
+        "image_id": i,
+        "src": "What sport is played here?",
+        "pred": f"sport {i}",
+        "loc": ["What colour is it?"],
+        "loc_ans": ["red"],
+      }
+      for i in range(n)
+    ],
+  }
+
+
+FILES = of_files(4)
 KINDS = {
   "fiubench": ["attribute"] * 4,
   "mmubench": ["name"] * 3 + ["fact"],
@@ -101,13 +113,13 @@ KINDS = {
 
 def written(folder, benchmark, entries=None, lines=False):
   """The benchmark's file and its images."""
-  names = [f"{p}/{i}.png" for p in ("faces", "benign") for i in range(4)]
-  names += [f"Donald_Duck/{i}.png" for i in range(3)]
-  names += [f"{i:012d}.jpg" for i in range(4)]
+  folders = ("faces", "benign", "Donald_Duck", "Pluto")
+  names = [f"{p}/{i}.png" for p in folders for i in range(8)]
+  names += [f"{i:012d}.jpg" for i in range(8)]
   for i, name in enumerate(names):
     path = folder / name
     path.parent.mkdir(exist_ok=True)
-    pixels = np.full((9, 7, 3), 10 * i, np.uint8)
+    pixels = np.full((9, 7, 3), 5 * i, np.uint8)
     Image.fromarray(pixels).save(path)
   entries = FILES[benchmark] if entries is None else entries
   text = json.dumps(entries)
@@ -123,7 +135,8 @@ def test_files_of_a_benchmark_are_read(benchmark, tmp_path):
   made = vqa_layouts.load(benchmark, written(tmp_path, benchmark))
   assert sorted(made.kinds) == sorted(KINDS[benchmark])
   lines = written(tmp_path, benchmark, lines=True)
-  assert vqa_layouts.load(benchmark, lines).questions == made.questions
+  assert lines.parent == tmp_path  # The only file of its folder.
+  assert vqa_layouts.load(benchmark, tmp_path).questions == made.questions
   assert len(made.images) == (
     8 if benchmark == "safeeraser" else len({i for i in made.image if i >= 0})
   )
@@ -162,6 +175,16 @@ BAD = {
     "unlok",
     lambda folder: written(folder, "unlok").write_text("[{"),
   ),
+  "with one JSON file in .*, got none": (
+    "unlok",
+    lambda folder: written(folder, "unlok").rename(folder / "rows.txt"),
+  ),
+  "such a file, got more.json, rows.json": (
+    "unlok",
+    lambda folder: (
+      written(folder, "unlok") and (folder / "more.json").write_text("[]")
+    ),
+  ),
   "questions in rows.json, got none": (
     "unlok",
     lambda folder: written(folder, "unlok", []),
@@ -180,7 +203,7 @@ def test_files_of_another_form_are_refused(said, tmp_path):
   benchmark, make = BAD[said]
   make(tmp_path)
   with pytest.raises(ValueError, match=said) as told:
-    vqa_layouts.load(benchmark, str(tmp_path / "rows.json"))
+    vqa_layouts.load(benchmark, str(tmp_path))
   assert "\n" not in str(told.value)
 
 
@@ -210,3 +233,20 @@ def test_a_small_run_reports_every_method(benchmark, tmp_path):
   assert len(names) == 5 and all(row["is_finite"] for row in rows)
   if benchmark == "unlok":
     assert all(row["restored"] == 1 for row in rows)
+
+
+ASKED = {"fiubench": "people:2", "unlok": "facts:3"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("benchmark", FILES)
+def test_a_benchmarks_own_folder_runs_to_its_report(benchmark, tmp_path):
+  written(tmp_path, benchmark, of_files(8)[benchmark])
+  out = tmp_path / "out"
+  argv = [f"--benchmark={benchmark}", f"--data={tmp_path}", f"--out={out}"]
+  if benchmark in ASKED:
+    argv.append(f"--request={ASKED[benchmark]}")
+  program.main(["--preset=smoke", "--seeds=1", *argv])
+  rows = report.read_results(out / "results.json").rows
+  assert len(rows) == 5 and all(row["is_finite"] for row in rows)
+  assert (out / "report.html").exists()
