@@ -165,6 +165,72 @@ def test_the_term_adds_its_gradient_and_weight_zero_nothing(pictures):
   assert change(run(0.5), step) < 1e-5
 
 
+def with_refusals(pictures):
+  """The rows with those in the other order for pairs and refusals."""
+  other = jax.tree.map(lambda leaf: leaf[::-1], pictures.data["x"])
+  return {**pictures.data, "decoupled": other, "alternative": other}
+
+
+WORN = {
+  "gd": lambda lm, fit: language.gradient_ascent(
+    lm, fit, retain="nll", retain_weight=0.5
+  ),
+  "po": language.idk,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WORN)
+def test_without_weight_the_term_changes_no_method(pictures, name):
+  """GD with the term has half of its retain loss, as published, also at 0."""
+  lm, data = pictures.subject, with_refusals(pictures)
+  plain = WORN[name](lm, ju.Fit(optax.sgd(0.1), 2, 6))
+
+  @jax.jit
+  def both(variables):
+    made = (plain, vision_language.prompt_decoupling(lm, plain, 0.0))
+    of = (variables, data, pictures.requests[0], KEY)
+    return [method(*of)[0].params for method in made]
+
+  alone, worn = both(pictures.variables)
+  assert change(alone, pictures.variables.params) > 1e-4
+  assert change(alone, worn) < 1e-7
+
+
+@pytest.mark.slow
+def test_refusals_and_retain_rows_can_be_one_mean_over_their_tokens(pictures):
+  """FIUBench's PO is a mean over 2 B rows; here each kind has its own weight."""
+  lm, data = pictures.subject, with_refusals(pictures)
+  gone = np.arange(36) < 18  # As many of each kind, and all in every step.
+  refused_rows = jax.tree.map(lambda leaf: leaf[gone], data["alternative"])
+  rest = jax.tree.map(lambda leaf: leaf[~gone], data["x"])
+  tokens = [float((x.length - x.prompt).sum()) for x in (refused_rows, rest)]
+  shares = np.array(tokens) / sum(tokens)
+  method = language.idk(
+    lm,
+    ju.Fit(optax.sgd(0.1), 1, 18),
+    forget_weight=shares[0],
+    retain_weight=shares[1],
+  )
+
+  def pooled(params):
+    parts = [
+      language.token_nll(lm, ju.Variables(params), x)
+      for x in (refused_rows, rest)
+    ]
+    return sum(p.value.sum() for p in parts) / sum(tokens)
+
+  @jax.jit
+  def step(variables):
+    made, _ = method(variables, data, jnp.asarray(gone), KEY)
+    slope = jax.grad(pooled)(variables.params)
+    wanted = jax.tree.map(lambda p, g: p - 0.1 * g, variables.params, slope)
+    return made.params, wanted
+
+  assert abs(shares[0] - 0.5) > 0.01  # Two plain means would be another.
+  assert change(*step(pictures.variables)) < 1e-6
+
+
 @pytest.mark.slow
 def test_the_term_is_the_same_in_parts(pictures):
   lm = pictures.subject
