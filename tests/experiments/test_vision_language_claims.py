@@ -39,11 +39,6 @@ def test_the_original_knows_all_and_the_retrained_guesses(column):
   assert mean("po", "forget_ape") >= mean("po", "forget_em")
 
 
-@pytest.mark.xfail(
-  reason="Measured: SARR of the original 37 %, GA 38 %, GA + PD 9 %: here ascent "
-  "hardly refuses more than the original does, and 60 points are not there to win.",
-  strict=True,
-)
 def test_decoupling_brings_harmless_answers_back(column):
   mean = column("safeeraser", "ga,ga_pd")
   assert mean("original", "asr") == 1 and mean("original", "sarr") < 0.1
