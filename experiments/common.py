@@ -29,6 +29,7 @@ from rich.table import Table
 from jaxunlearn.report.files import write_json
 
 from . import flags
+from .staging import KEPT as KEPT
 from .staging import staged_output
 
 
@@ -101,9 +102,16 @@ def timed(fn: Callable[..., Any], *args: Any) -> Timed:
 
 
 def timed_all(
-  fn: Callable[..., Any], runs: Mapping[str, tuple[Any, ...]]
-) -> dict[str, Timed]:
-  """The same for several arguments of one shape, by name; compiled once."""
+  fn: Callable[..., Any],
+  runs: Mapping[Any, tuple[Any, ...]],
+  done: Callable[[Any, Timed], None] = lambda name, made: None,
+) -> dict[Any, Timed]:
+  """The same for several arguments of one shape, by name; compiled once.
+
+  `done` is told of each as soon as it is there.
+  """
+  if not runs:
+    return {}
   start = time.perf_counter()
   compiled = jax.jit(fn).lower(*next(iter(runs.values()))).compile()
   seconds, found = time.perf_counter() - start, {}
@@ -114,6 +122,7 @@ def timed_all(
     value = jax.block_until_ready(compiled(*args))
     taken = time.perf_counter() - start
     found[name] = Timed(value, seconds, taken, *([memory] if memory else []))
+    done(name, found[name])
   return found
 
 

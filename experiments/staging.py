@@ -28,6 +28,8 @@ except ImportError:  # Windows: what a dead run left is then not swept.
 
 MANIFEST = ".jaxunlearn-run.json"
 _UNFINISHED = ".jaxunlearn-unfinished"
+# Below `out`, what a run keeps to go on with if it is stopped; see `bench.kept`.
+KEPT = ".jaxunlearn-kept"
 _PREFIX = "jaxunlearn"
 # What runs write, so that most clashes are found before the work and not after.
 _NAMES = frozenset(
@@ -51,8 +53,8 @@ _Files = dict[str, list[int] | None]
 def staged_output(out: str | os.PathLike[str]) -> Iterator[Path]:
   """A new folder that takes the place of `out` once all has gone well.
 
-  What an earlier run wrote into `out` is replaced, by one rename; files of
-  anybody else stay. After a failure `out` is as before. What a run that was
+  What an earlier run wrote into `out` is replaced, by one rename, and what
+  stopped runs kept there goes; files of anybody else stay. After a failure `out` is as before. What a run that was
   killed left beside `out` is swept.
 
   Args:
@@ -155,6 +157,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def _clear(old: Path, out: Path) -> None:
   """Deletes what a run wrote into a folder; brings the rest to `out`."""
+  shutil.rmtree(old / KEPT, ignore_errors=True)  # It has finished.
   ours = _ours(old)
   mine = {name.split("/")[0] for name in ours} | {MANIFEST}
   for path in sorted(old.iterdir()):

@@ -134,16 +134,18 @@ class Images(NamedTuple):
     train: rows "x", "tokens", "object" and "style".
     test: labelled images never trained on.
     names: by domain, the words for its labels.
+    labelled: rows that the judge learns from.
     judge: logits, the objects' first and the styles' after; has "features".
-    train_judge: `key -> variables` of it.
+    train_judge: `(labelled, key) -> variables` of it.
   """
 
   model: diffusion.Diffusion
   train: Mapping[str, np.ndarray]
   test: Mapping[str, np.ndarray]
   names: Mapping[str, tuple[str, ...]]
+  labelled: Mapping[str, np.ndarray]
   judge: ju.Model
-  train_judge: Callable[[jax.Array], Variables]
+  train_judge: Callable[[Mapping[str, Any], jax.Array], Variables]
 
   def every_prompt(self) -> dict[str, np.ndarray]:
     """{"tokens": [A, L], "object": [A], "style": [A]}."""
@@ -210,8 +212,9 @@ def load(preset: str, data_dir: str | None, steps: int) -> Images:
     loaded.train,
     loaded.test,
     PHOTOS if preset == "paper" else DIGITS,
+    loaded.labelled,
     judge,
-    lambda key: train_judge(judge, loaded.labelled, key, fit),
+    lambda labelled, key: train_judge(judge, labelled, key, fit),
   )
 
 
@@ -265,9 +268,9 @@ def _heads(outputs: jax.Array) -> dict[str, jax.Array]:
 
 
 def train_judge(
-  judge: ju.Model, labelled: dict[str, np.ndarray], key: jax.Array, fit: ju.Fit
+  judge: ju.Model, labelled: Mapping[str, Any], key: jax.Array, fit: ju.Fit
 ) -> Variables:
-  """Trains a classifier on clean images and on slightly noisy ones."""
+  """Trains a classifier on clean images and on slightly noisy ones; traced."""
   noise_key, fit_key = jax.random.split(key)
   x = jnp.asarray(labelled["x"])
   noisy = x + _SPREAD * jax.random.normal(noise_key, x.shape)
@@ -276,8 +279,7 @@ def train_judge(
     **{k: jnp.tile(labelled[k], 2) for k in DOMAINS},
   }
   every = jnp.ones(rows["x"].shape[0], bool)
-  train = jax.jit(lambda rows, key: ju.train(judge, rows, every, key, fit))
-  return train(rows, fit_key)[0]
+  return ju.train(judge, rows, every, fit_key, fit)[0]
 
 
 def parse_concept(text: str, names: Mapping[str, Sequence[str]]) -> Concept:

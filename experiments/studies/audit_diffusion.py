@@ -17,8 +17,9 @@ these models,
 
     python -m experiments.audit_diffusion --load out/diffusion
 
-is spared the first part. All methods take five minutes. For another concept,
-which needs another retrained model:
+is spared the first part. All methods take five minutes. A run that is stopped
+kept every model that it had made, and the same command goes on with them. For
+another concept, which needs another retrained model:
 
     python -m experiments.audit_diffusion --concept style:ember
 """
@@ -36,6 +37,7 @@ import tyro
 from .. import bench, flags
 from ..beds import diffusion as beds
 from ..beds.diffusion_methods import METHODS, USUAL
+from ..bench.kept import Kept
 from ..files import checked_path
 from ..flags import described
 from . import audit_diffusion_measures as measured
@@ -123,7 +125,11 @@ def make_beds(options: Options, seeds: Sequence[int], part: str, asks: Any):
   # All seeds at once where models are small and there is a GPU.
   is_small = options.preset != "paper" and jax.default_backend() != "cpu"
   strategy = "vmap" if is_small else "map"
-  this = models.Setup(images, size, concept, np.array(seeds), strategy, None)
+  run = {"preset": options.preset, "concept": concept.name}
+  kept = Kept(checked_path(options.out, "--out"), run)
+  this = models.Setup(
+    images, size, concept, np.array(seeds), strategy, kept, None
+  )
   if options.load is not None:
     folder = checked_path(options.load, "--load")
     loaded, count = models.load(folder, this, options.preset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from .. import common
 from ..beds import diffusion as beds
 from ..beds.diffusion_methods import METHODS, Task
 from ..bench import AGAIN, ORIGINAL, REFERENCES, RETRAINED, Plan, lanes
+from ..bench.kept import Kept
 
 # A stretch of retraining whose time stands for all of it.
 _TIMED_SHARE = 20
@@ -62,6 +63,7 @@ class Setup:
     concept: see `beds.Concept`.
     seeds: int [S].
     strategy: see `map_many`.
+    kept: where models are kept until the run has finished.
     loaded: the models of an earlier run, or None.
     memory: by method MB that making one model holds, filled by `serve`.
   """
@@ -71,6 +73,7 @@ class Setup:
   concept: beds.Concept
   seeds: np.ndarray
   strategy: Any
+  kept: Kept
   loaded: Trained | None
   memory: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -95,7 +98,8 @@ class Setup:
       return self.loaded._replace(seconds=(0.0, self._seconds_retraining()))
     images, size = self.images, self.size
     seed = jax.random.key(int(self.seeds[0]))
-    judge = images.train_judge(jax.random.fold_in(seed, 1))
+    made_of = {"data": images.labelled, "key": jax.random.fold_in(seed, 1)}
+    judge = self.kept.timed_all("classifier", images.train_judge, [made_of])
     count = max(size.twins, 2)
     gone = jnp.asarray(self.forget)
     masks = jnp.stack([jnp.ones_like(gone), *[~gone] * count])
@@ -103,33 +107,63 @@ class Setup:
     numbers = jnp.array([0, *range(count)])
     keys = jax.vmap(lambda i: jax.random.fold_in(seed, 2 + i))(numbers)
     task, fit = beds.denoising(images.model), size.recipe.fit
-    many = lambda data, masks, keys: ju.train_many(
-      task, data, masks, keys, fit, strategy=self.strategy
-    )[0]
-    made = common.timed(many, self.data, masks, keys)
-    self.note_memory(RETRAINED, made, 1 + count)
-    params = made.value.params
-    seconds = made.seconds_compile, made.seconds_run / (1 + count)
+    many = lambda data, masks, keys: (
+      ju.train_many(task, data, masks, keys, fit, strategy=self.strategy)[
+        0
+      ].params
+    )
+    one_by_one = {"rows kept": masks, "key": keys}
+    made = self.in_parts("trained", many, {"data": self.data}, one_by_one)
+    self.note_memory(RETRAINED, made)
+    params = _joined(made)
+    seconds = made[0].seconds_compile, _seconds_run(made) / (1 + count)
     return Trained(
-      lanes.at(params, 0), lanes.at(params, slice(1, None)), judge, seconds
+      lanes.at(params, 0),
+      lanes.at(params, slice(1, None)),
+      judge[0].value,
+      seconds,
     )
 
-  def note_memory(self, name: str, made: common.Timed, lanes: int) -> None:
+  def in_parts(
+    self, name: str, fn: Any, shared: Mapping[str, Any], own: Mapping[str, Any]
+  ) -> list[common.Timed]:
+    """Makes models, each kept as soon as it is there, or all where all are at once.
+
+    Args:
+      name: of what is kept.
+      fn: of the values of `shared` and of `own`; returns leaves [K, ...].
+      shared: what all models are made of.
+      own: what each is made of, leaves [K, ...].
+    """
+    count = len(next(iter(own.values())))
+    step = {"map": 1, "vmap": count}.get(self.strategy, self.strategy)
+    part = lambda i: {k: v[i : i + step] for k, v in own.items()}
+    parts = [{**shared, **part(i)} for i in range(0, count, step)]
+    # A last part of another shape is another program.
+    whole = [p for i, p in enumerate(parts) if (i + 1) * step <= count]
+    made = self.kept.timed_all(name, fn, whole) if whole else []
+    for rest in parts[len(whole) :]:
+      made += self.kept.timed_all(f"{name}_rest", fn, [rest])
+    return made
+
+  def note_memory(self, name: str, made: Sequence[common.Timed]) -> None:
     """Of one of the models that a program makes at once or in turn."""
-    held, returned = made.memory
-    at_once = lanes if self.strategy == "vmap" else 1
-    self.memory[name] = (held / at_once + returned / lanes) / 1e6
+    held, returned = made[0].memory
+    many = len(jax.tree.leaves(made[0].value)[0])
+    at_once = many if self.strategy != "map" else 1
+    self.memory[name] = (held / at_once + returned / many) / 1e6
 
   def _seconds_retraining(self) -> float:
     """Of retraining one model, from a stretch of it, run just now."""
     fit = self.size.recipe.fit
     short = max(fit.num_steps // _TIMED_SHARE, 1)
     task = beds.denoising(self.images.model)
-    run = lambda data, mask, key: (
-      ju.train(task, data, mask, key, fit._replace(num_steps=short))[0].params
+    run = lambda data, mask, key: jax.tree.map(
+      lambda leaf: leaf[None],
+      ju.train(task, data, mask, key, fit._replace(num_steps=short))[0].params,
     )
     made = common.timed(run, self.data, ~self.forget, jax.random.key(0))
-    self.note_memory(RETRAINED, made, 1)
+    self.note_memory(RETRAINED, [made])
     return made.seconds_run * fit.num_steps / short
 
 
@@ -165,11 +199,22 @@ def serve(plan: Plan, name: str, traced: Any) -> dict[str, lanes.Made]:
     one = lambda key: transform(Variables(params), data, request, key)[0].params
     return ju.map_many(one, keys, strategy=this.strategy)
 
-  made = common.timed(
-    program, trained.original, this.data, request, this.keys(10)
-  )
-  this.note_memory(name, made, count)
-  return {name: lanes.Made(Painter(made.value, maker), {}, *made.seconds)}
+  shared = {"original": trained.original, "data": this.data}
+  shared["request"] = request
+  made = this.in_parts(name, program, shared, {"key": this.keys(10)})
+  this.note_memory(name, made)
+  seconds = made[0].seconds_compile, _seconds_run(made)
+  return {name: lanes.Made(Painter(_joined(made), maker), {}, *seconds)}
+
+
+def _joined(made: Sequence[common.Timed]) -> PyTree:
+  """Leaves [K, ...] of all parts."""
+  together = lambda *leaves: jnp.concatenate(leaves)
+  return jax.tree.map(together, *(part.value for part in made))
+
+
+def _seconds_run(made: Sequence[common.Timed]) -> float:
+  return sum(part.seconds_run for part in made)
 
 
 def to_keep(plan: Plan) -> dict[str, Variables]:
