@@ -17,6 +17,7 @@ from ..bench import NOTHING_KEPT, Bed, Method, Plan, Setting, leave_out
 from ..bench.tune import Between, Choice
 from . import classifiers, concepts
 from .classifier_settings import settings_for
+from .recipes import RECIPES
 
 # What `--tune` chose, in the place of settings by hand.
 CHOSEN = Path(__file__).with_name("classifier_settings.json")
@@ -381,10 +382,10 @@ def _has_embeddings(model: ju.Model, row: Any) -> bool:
 
 def settings_of(options: classifiers.Options) -> Mapping[str, Setting]:
   """Those of the study; "smoke" shortens steps as much as training."""
-  kind, recipes = classifiers.kind_of(options), classifiers.RECIPES
+  kind = classifiers.kind_of(options)
   scale = 1.0
   if options.preset == "smoke":
-    smoke, quick = (recipes[kind][p].num_steps for p in ("smoke", "quick"))
+    smoke, quick = (RECIPES[kind][p].num_steps for p in ("smoke", "quick"))
     scale = smoke / quick
   return settings_for(kind, options.preset, scale)
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 import jaxunlearn as ju
 from jaxunlearn import requests
-from jaxunlearn.core import augment
 from jaxunlearn.core.keys import derive
 from jaxunlearn.core.types import PyTree
 
@@ -26,11 +24,18 @@ from ..datasets import superclasses as groups
 from ..flags import described
 from ..requests import Ask
 from . import models
+from .recipes import PUBLISHED, RECIPES, Published, Recipe
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(bench.TrainingOptions):
-  """The flags of a study of classifiers; each adds to them."""
+  """The flags of a study of classifiers; each adds to them.
+
+  Attributes:
+    published: recipes of the paper that the study is about.
+  """
+
+  published: ClassVar[Published] = PUBLISHED
 
   data: Annotated[
     str,
@@ -96,81 +101,6 @@ class Options(bench.TrainingOptions):
     ),
   ] = None
 
-
-class Recipe(NamedTuple):
-  """How the original and the retrained model are trained.
-
-  Attributes:
-    num_steps: of training.
-    learning_rate: at its beginning.
-    batch_size: rows a step, of methods too.
-    published: whether by the recipe of arXiv:2310.12508 for CIFAR-10: SGD with
-      momentum 0.9 and weight decay 5e-4, whose rate falls to a tenth at half and
-      at three quarters of the steps, on images that are cropped and mirrored at
-      random; else by Adam on the images as they are.
-  """
-
-  num_steps: int
-  learning_rate: float
-  batch_size: int
-  published: bool = False
-
-  @property
-  def fit(self) -> ju.Fit:
-    return ju.Fit(
-      self._optimizer,
-      self.num_steps,
-      self.batch_size,
-      augment_rows=self.augment,
-    )
-
-  @property
-  def _optimizer(self) -> optax.GradientTransformation:
-    if not self.published:
-      return optax.adam(self.learning_rate)
-    falls = {self.num_steps // 2: 0.1, 3 * self.num_steps // 4: 0.1}
-    rate = optax.piecewise_constant_schedule(self.learning_rate, falls)
-    decay = optax.add_decayed_weights(5e-4)
-    return optax.chain(decay, optax.sgd(rate, momentum=0.9))
-
-  @property
-  def augment(self) -> augment.Augment | None:
-    """What methods do to the images that they train on, too."""
-    if not self.published:
-      return None
-    return augment.chain(augment.crops(4), augment.flips())
-
-
-# Training by model and preset. Own models take the row "mlp" if their inputs
-# are vectors, else the row "cnn".
-RECIPES: Mapping[str, Mapping[str, Recipe]] = {
-  "mlp": {
-    "smoke": Recipe(120, 2e-3, 64),
-    "quick": Recipe(600, 1e-3, 128),
-    "paper": Recipe(3000, 1e-3, 128),
-  },
-  "cnn": {
-    "smoke": Recipe(20, 2e-3, 32),
-    "quick": Recipe(300, 1.5e-3, 64),
-    "paper": Recipe(12000, 1e-3, 256),
-  },
-  "resnet": {
-    "smoke": Recipe(10, 2e-3, 32),
-    "quick": Recipe(150, 2e-3, 64),
-    "paper": Recipe(12000, 1e-3, 256),
-  },
-  "vit": {
-    "smoke": Recipe(20, 2e-3, 32),
-    "quick": Recipe(300, 1e-3, 64),
-    "paper": Recipe(20000, 5e-4, 256),
-  },
-}
-
-
-# By data, model and preset: 182 epochs of 196 steps, as published.
-PUBLISHED: Mapping[tuple[str, str, str], Recipe] = {
-  ("cifar10", "resnet", "paper"): Recipe(182 * 196, 0.1, 256, published=True),
-}
 
 # Steps of the upper level of a search for the worst rows.
 WORST_STEPS = {"smoke": 3, "quick": 12, "paper": 20}
@@ -290,7 +220,8 @@ def recipe_of(options: Options) -> Recipe:
   names = {"train_steps": "num_steps", "learning_rate": "learning_rate"}
   given = bench.given(options, {**names, "batch_size": "batch_size"})
   at = options.data, options.model, options.preset
-  recipe = PUBLISHED.get(at, RECIPES[kind_of(options)][options.preset])
+  usual = RECIPES[kind_of(options)][options.preset]
+  recipe = options.published.get(at, usual)
   return recipe._replace(**given)
 
 

@@ -20,7 +20,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ from ..beds import (
   classifier_methods,
   classifiers,
   models,
+  recipes,
 )
 from ..bench import RETRAINED, Case, Evidence, Measure, Method, certify, render
 from ..flags import described
@@ -68,6 +69,8 @@ _LEAVES = tuple(f"record {i}" for i in range(_RECORD.num_leaves))
 @dataclasses.dataclass(frozen=True)
 class Options(classifiers.Options):
   """Set models that were to forget the same rows side by side."""
+
+  published: ClassVar[recipes.Published] = recipes.OF_COMPARATOR
 
   methods: Annotated[
     str, described("How to forget: all, or names with commas between.")
@@ -360,6 +363,7 @@ STUDY = bench.Study(
   title=lambda plan: f"Comparing models that forget {plan.requests.names[0]}",
   lead=lead,
   notes=lambda plan: [
+    *classifiers.recipe_of(plan.options).notes,
     "Side by side: compare.html. All seeds have the same rows; the attack of the "
     "Comparator is on the rows shown there.",
     "A model of another seed has the layers of the retrained model of its own "

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from jaxunlearn import metrics, report
 from jaxunlearn.methods.ssd import importance
 
 from .. import bench, flags
-from ..beds import classifier_methods, classifiers
+from ..beds import classifier_methods, classifiers, recipes
 from ..bench import Bed, Case, Evidence, Kind, Measure, Method
 from ..datasets import classes, corrupted
 from ..files import short
@@ -94,6 +94,8 @@ _COLUMNS = (
 @dataclasses.dataclass(frozen=True)
 class Options(classifiers.Options):
   """Forget bad rows of which only a share is known, and see what is cured."""
+
+  published: ClassVar[recipes.Published] = recipes.OF_CORRECTIVE
 
   request: Annotated[
     str | None,
@@ -354,6 +356,7 @@ def notes(plan: bench.Plan) -> list[str]:
   count = np.prod([len(values) for values in SSD_GRID.values()])
   return [
     *plan.dataset.notes,
+    *classifiers.recipe_of(plan.options).notes,
     f"ssd takes, for every request anew, the best of {count} settings by the "
     f"known rows and {plan.beds.facts['aside_rows']} clean rows set aside, as its "
     "source does; every other method has one setting for all requests and sees "

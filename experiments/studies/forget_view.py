@@ -241,16 +241,7 @@ def notes(plan: Plan) -> list[str]:
       "on other data they are a first guess. --tune chooses them for these data."
     )
   found += bench.of_given(plan)
-  if classifiers.recipe_of(plan.options).published:
-    found.append(
-      "Original and retrained model are trained by the recipe of "
-      "arXiv:2310.12508, and methods crop and mirror images as it does. Not its "
-      "are three things: all 50,000 rows are trained on, where it sets 5,000 "
-      "aside; a crop brings in the mean colour, since images are normalised "
-      "before; and the retrained model takes as many steps as the original, not "
-      "as many epochs. Of the methods unsir, bad_teacher and salun_sgd have "
-      "published rates and steps, the others this study's own."
-    )
+  found += classifiers.recipe_of(plan.options).notes
   if plan.requests.in_sequence:
     found.append(
       "Each request is served by what the one before it left: the method goes on "

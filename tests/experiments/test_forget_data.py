@@ -10,10 +10,11 @@ from PIL import Image
 from refusals import refused
 
 from experiments import data, forget, requests
-from experiments.beds import classifier_methods, classifiers
+from experiments.beds import classifier_methods, classifiers, recipes
 from experiments.beds.classifier_methods import settings_of
 from experiments.bench import tune
 from experiments.datasets import classes
+from experiments.studies import compare, forget_corrupted
 from experiments.studies.forget import Options
 
 
@@ -164,7 +165,7 @@ def test_counts_of_steps_shrink_with_the_preset_and_rates_do_not():
     settings_of(Options(preset=preset))["finetune"]
     for preset in ("quick", "smoke")
   )
-  sizes = classifiers.RECIPES["mlp"]
+  sizes = recipes.RECIPES["mlp"]
   share = sizes["smoke"].num_steps / sizes["quick"].num_steps
   assert smoke["steps"] == max(1, round(share * quick["steps"]))
   assert smoke["rate"] == quick["rate"]
@@ -252,8 +253,36 @@ def test_tuned_settings_are_the_defaults_of_what_they_were_tuned_on():
 def test_the_preset_paper_has_the_papers_recipe_where_it_is_about_its_data():
   recipe = lambda **o: classifiers.recipe_of(Options(preset="paper", **o))
   found = recipe(data="cifar10", model="resnet")
-  assert found == (182 * 196, 0.1, 256, True)
-  assert not recipe(data="digits", model="resnet").published
-  assert not recipe(data="cifar10", model="cnn").published
+  assert found == (182 * 196, 0.1, 256, recipes.SALUN)
+  assert recipe(data="digits", model="resnet").paper is None
+  assert recipe(data="cifar10", model="cnn").paper is None
   given = recipe(data="cifar10", model="resnet", train_steps=8, batch_size=4)
-  assert given == (8, 0.1, 4, True)
+  assert given == (8, 0.1, 4, recipes.SALUN)
+
+
+@pytest.mark.parametrize(
+  ("paper", "rates"),
+  [
+    # At the beginning, at four tenths, at six, at eight, of 1,000 steps.
+    (recipes.SALUN, (1, 1, 0.1, 0.01)),
+    (recipes.COMPARATOR, (1, 0.2, 0.04, 0.04)),
+    (recipes.MUFAC, (1, 0.1, 0.1, 0.01)),
+    # Up in ten steps, and down to 0 at step 1,250.
+    (recipes.CORRECTIVE, (0, 850 / 1240, 650 / 1240, 450 / 1240)),
+  ],
+)
+def test_the_rates_of_papers_are_theirs(paper, rates):
+  schedule = paper.schedule(1.0, 1000)
+  found = [float(schedule(step)) for step in (0, 400, 600, 800)]
+  np.testing.assert_allclose(found, rates, rtol=1e-5)
+
+
+def test_a_study_has_the_recipe_of_its_own_paper():
+  of = lambda kind: classifiers.recipe_of(
+    kind(preset="paper", data="cifar10", model="resnet")
+  )
+  assert of(compare.Options) == (200 * 391, 0.1, 128, recipes.COMPARATOR)
+  found = of(forget_corrupted.Options)
+  assert found == (4000, 0.025, 512, recipes.CORRECTIVE)
+  # A crop would cut the patch off.
+  assert found.augment is None and of(Options).augment is not None

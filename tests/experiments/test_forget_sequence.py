@@ -11,7 +11,7 @@ from problems import RECIPE, blobs, trained
 
 import jaxunlearn as ju
 from experiments import bench, data, forget
-from experiments.beds import classifier_measures, classifiers
+from experiments.beds import classifier_measures, classifiers, recipes
 from experiments.bench import lanes
 from experiments.datasets import classes
 from experiments.studies.forget import STUDY
@@ -211,7 +211,7 @@ def test_a_model_that_knows_relearns_before_one_that_does_not():
   )
   unknown, _ = without(jax.random.key(0))
   forget_rows, gone = train["label"] == 2, test["label"] == 2
-  recipe = classifiers.Recipe(3000, 0.01, 16)
+  recipe = recipes.Recipe(3000, 0.01, 16)
   bed = bench.Bed(model, train, test, recipe)
   requests = bench.Requests(
     ("class:2",), *[np.asarray(forget_rows)[None, None]] * 2,
