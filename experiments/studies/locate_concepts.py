@@ -32,6 +32,7 @@ from jaxunlearn.language import concept_vectors as cv
 from jaxunlearn.language.rows import encode_documents
 
 from .. import common, flags
+from ..beds.texts import cut, given_weights
 from ..datasets.concept_words import CONCEPTS
 from ..flags import described
 
@@ -68,7 +69,7 @@ class Found(NamedTuple):
 def data_of(tokenizer: Any) -> tuple[Any, np.ndarray]:
   """Sentences of all concepts [C, 6, L], and their words' tokens, bool [C, V]."""
   texts = [s for _, sentences in CONCEPTS.values() for s in sentences]
-  rows, _ = encode_documents(tokenizer, texts, max_length=24)
+  (rows,) = cut(encode_documents(tokenizer, texts, max_length=24)[0])
   split = lambda leaf: np.asarray(leaf).reshape(
     len(CONCEPTS), 6, *leaf.shape[1:]
   )
@@ -84,8 +85,6 @@ def data_of(tokenizer: Any) -> tuple[Any, np.ndarray]:
 
 def run(options: Options, say: Callable[[str], None] = common.silent) -> None:
   """Loads, finds, validates, unlearns and relearns, and shows it all."""
-  from ..beds.texts import given_weights
-
   flags.check_numbers(options, {"steps": 1}, ("std", "rate"))
   loaded = given_weights(options.weights)
   began = time.perf_counter()
@@ -159,6 +158,7 @@ def unlearner(
   ascent = language.gradient_ascent(lm, fit)
   needle = lambda place: cv.needle(place, std=options.std)
   run = lambda method, v, own: method(v, {"x": own}, asked, key)[0]
+  most = min(200, lm.config.vocab_size)
   methods = {
     "needle": jax.jit(lambda v, place, own: run(needle(place), v, own)),
     "gradient_ascent": jax.jit(lambda v, place, own: run(ascent, v, own)),
@@ -177,7 +177,7 @@ def unlearner(
     made = {}
     for name, method in methods.items():
       after = method(variables, jax.tree.map(jnp.asarray, place), own)
-      kept = cv.change(variables, after, place, related)
+      kept = cv.change(variables, after, place, related, k=most)
       lost, back = of(after), of(again(after, own))[0]
       gap = lost[0] - ceiling
       share = (lost[0] - back) / gap if gap > 0 else np.nan

@@ -9,15 +9,23 @@ import pytest
 import small_text
 from refusals import refused
 
-from experiments import bench, forget_corpus, launch, restore_facts
+from experiments import (
+  bench,
+  forget_corpus,
+  launch,
+  locate_concepts,
+  restore_facts,
+)
 from experiments.beds import knowledge
 from experiments.datasets import tofu
 from experiments.studies import forget_corpus_growth as growth
 from experiments.studies import forget_corpus_measures as corpus
+from experiments.studies import locate_concepts as locate
 from experiments.studies import restore_facts as restore
 from experiments.studies import restore_facts_measures as facts
 from jaxunlearn import language
 from jaxunlearn.core.types import Request
+from jaxunlearn.language import concept_vectors as cv
 from jaxunlearn.language.types import Text
 
 KEY = jax.random.key(0)
@@ -141,6 +149,23 @@ def test_a_filter_of_all_names_says_nothing_of_anybody():
   assert knowledge.flagged(closed(everyone), tokens, length).all()
   assert not knowledge.flagged(closed(nobody), tokens, length).any()
   np.testing.assert_array_equal(word(closed(nobody)), word(variables))
+
+
+def test_programs_of_a_concept_serve_every_concept():
+  lm, variables = small_text.small("llama")
+  x = small_text.texts(9, 8, 19)
+  rows = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 3], x) for i in (0, 3, 6)]
+  options = locate_concepts.Options(steps=3, rate=3e-2, std=1.0)
+  unlearn = locate.unlearner(lm, variables, options)
+  related = jnp.arange(19) < 10
+  made = [unlearn(cv.Place(i, 4), related, rows) for i in (0, 2)]
+  for found in made:
+    cosine, *_ = found["needle"]
+    assert cosine < 0.95 < found["gradient_ascent"][0] <= 1
+    assert found["gradient_ascent"][3] > 0.01  # Of the rows' own concept.
+  assert made[0]["needle"] != made[1]["needle"]
+  same = [each["gradient_ascent"][3:] for each in made]
+  np.testing.assert_array_equal(*same)
 
 
 @pytest.mark.slow(reason="A program of several requests is compiled twice.")
