@@ -21,19 +21,18 @@ the perceptron's width, V tokens, P positions; "layers" is a leading axis:
 Heads lie one after the other in the columns of q, k and v. Rotations pair the
 first half of a head with the second, as Hugging Face's weights have it.
 
-Sources: Vaswani et al. (2017), arXiv:1706.03762; rotations, Su et al. (2021),
-arXiv:2104.09864; grouped heads, Ainslie et al. (2023), arXiv:2305.13245.
+Source: Vaswani et al. (2017), arXiv:1706.03762; see also `attention`.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxunlearn.models.attention import attend, rotate, rotations
 from jaxunlearn.models.decoder_config import DecoderConfig as DecoderConfig
 from jaxunlearn.models.decoder_config import RopeScaling as RopeScaling
 
@@ -185,7 +184,7 @@ class Attention(nn.Module):
       )
       k, v = write(kept[0], k), write(kept[1], v)
     q, k, v = nn.dtypes.promote_dtype(q, k, v)
-    out = jax.nn.dot_product_attention(q, k, v, mask=shared.visible[:, None])
+    out = attend(q, k, v, shared.visible)
     out = out.reshape(*x.shape[:2], c.num_heads * c.head_dim)
     dense = nn.Dense(c.width, c.out_bias, c.dtype, name="o")
     return adapt(dense(out), out, "o"), new
@@ -278,6 +277,8 @@ class Decoder(nn.Module):
       split_rngs={"params": True},
       in_axes=(nn.broadcast, 0, 0, 0),
       length=c.num_layers,
+      # A CPU takes a third more for the gradient of a loop over two layers.
+      unroll=c.num_layers if c.num_layers <= 2 else 1,
     )(c)
     self.norm = Norm(c.norm, c.norm_eps)
     if not c.tied_embeddings:
@@ -342,48 +343,6 @@ class Decoder(nn.Module):
   def __call__(self, tokens: jax.Array) -> jax.Array:
     """Logits [B, T, V] of tokens [B, T]."""
     return self.to_logits(self.run_blocks(self.embed_tokens(tokens)).hidden)
-
-
-def rotations(
-  config: DecoderConfig, positions: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Cosine and sine [B, T, E / 2] of each position's rotations, float32.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from jaxunlearn.models import decoder
-    >>> config = decoder.DecoderConfig(28, 16, 2, 2, 12, 12)  # Heads of 8.
-    >>> cosine, sine = decoder.rotations(config, jnp.arange(3)[None])
-    >>> cosine.shape, sine[0, 0].tolist()  # At place 0 nothing turns.
-    ((1, 3, 4), [0.0, 0.0, 0.0, 0.0])
-  """
-  half = config.head_dim // 2
-  speed = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  if config.rope_scaling is not None:
-    s = config.rope_scaling
-    turns = s.original_length * speed / (2 * math.pi)
-    between = (turns - s.low_frequency) / (s.high_frequency - s.low_frequency)
-    share = jnp.clip(between, 0, 1)
-    speed = speed * (share + (1 - share) / s.factor)
-  angle = positions.astype(jnp.float32)[..., None] * speed.reshape(1, 1, -1)
-  return jnp.cos(angle), jnp.sin(angle)
-
-
-def rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
-  """Heads [B, T, heads, E], the first half turned against the second.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from jaxunlearn.models import decoder
-    >>> x = jnp.array([3.0, 4.0]).reshape(1, 1, 1, 2)
-    >>> quarter = jnp.zeros((1, 1, 1)), jnp.ones((1, 1, 1))  # Cosine, sine.
-    >>> decoder.rotate(x, quarter).ravel().tolist()
-    [-4.0, 3.0]
-  """
-  cos, sin = (r[:, :, None] for r in rotation)
-  first, second = jnp.split(x.astype(cos.dtype), 2, axis=-1)
-  turned = (first * cos - second * sin, second * cos + first * sin)
-  return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
 def _adapted(
