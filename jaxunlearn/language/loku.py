@@ -50,9 +50,7 @@ def inverted_hinge(
   Args:
     lm: the model.
     fit: see `npo`.
-    retain: see `npo`.
-    forget_weight: see `npo`.
-    retain_weight: see `npo`.
+    retain, forget_weight, retain_weight: see `npo`.
     **fields: the fields of `Fit` by keyword.
 
   Raises:

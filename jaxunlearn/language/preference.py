@@ -53,8 +53,7 @@ def npo(
       traced.
     retain: "nll", the mean loss of retain tokens (NPO+RT); "kl", the divergence
       from the original model on them; None, no retain row is read.
-    forget_weight: of the forget term. May be traced.
-    retain_weight: of the retain term. May be traced.
+    forget_weight, retain_weight: of the two terms. May be traced.
     **fields: the fields of `Fit` by keyword.
 
   Returns:
