@@ -41,6 +41,7 @@ PARTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
   "scoring": {"cpu": ()},  # Reads the process's resident memory.
   "memory": _SAME,
   "per_sample_memory": {"cpu": ()},  # Reads the process's resident memory.
+  "text_losses": {"cpu": ()},  # PyTorch's side runs on the CPU.
   "valuation": _SAME,
   "convolution": {"cpu": ()},  # Compares two forms that are XLA:CPU's.
 }
