@@ -206,7 +206,7 @@ def _method(entry: Entry) -> Method:
     fit = ju.Fit(optimizer, recipe.unlearn_steps, recipe.batch_size)
     return entry.make(bed.model, fit, **more, **entry.fixed)
 
-  space = {"times": Between(0.1, 10), **entry.space}
+  space = {"times": Between(0.2, 8), **entry.space}
   return Method(build, space, note=entry.note, access=entry.access)
 
 

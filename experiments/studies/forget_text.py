@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -35,6 +36,7 @@ from ..beds.text_methods import DEFAULT, GUARDS, METHODS, settings_of
 from ..datasets import tofu
 from ..datasets.splits import SELECT
 from ..flags import described
+from . import forget_text_curve as curve
 from .forget_text_measures import measures
 
 
@@ -85,6 +87,15 @@ class Options(texts.TofuOptions):
     str, described("Methods: default, all, or names with commas between.")
   ] = "default"
 
+  curve: Annotated[
+    int | None,
+    described(
+      "Also stop NPO, ascent and GradDiff after so many equal shares of their steps: "
+      "what each keeps at equal forgetting.",
+      "INT",
+    ),
+  ] = None
+
   out: flags.Out = "out/text"
 
 
@@ -92,6 +103,8 @@ def beds(
   options: Options, seeds: Sequence[int], part: str, asks: Sequence[Any]
 ) -> bench.Beds:
   """Rows as tokens, divided once per seed; the decoder."""
+  if options.curve is not None and options.curve < 2:
+    raise ValueError(f"Expected --curve > 1, got {options.curve}.")
   recipe = texts.recipe_for(options.preset, options.weights)
   pairs = tofu.load(options.benchmark, options.data_dir, options.data)
   named = [tofu.pinned(pairs, ask.kind, ask.value) for ask in asks]
@@ -204,11 +217,13 @@ STUDY = bench.Study(
   train=texts.train,
   methods=METHODS,
   settings=lambda options: settings_of(options.weights),
+  chosen=Path(__file__).with_name("forget_text_settings.json"),
   measures=measures,
   groups={"default": DEFAULT},
   smoke=("finetune", "grad_diff", "npo"),
   seeds=lambda options: {"smoke": 2, "quick": 3, "paper": 5}[options.preset],
   tune_request=lambda options: _tune_request(options),
+  tune_seeds=1,  # Three trainings of each are most of what choosing costs.
   title=lambda plan: "Forgetting questions and answers in a language model",
   lead=lambda plan: (
     f"A decoder of {plan.beds.facts['parameters']:,} parameters was trained on "
@@ -223,7 +238,9 @@ STUDY = bench.Study(
   fit=texts.one_by_one,
   # On the host: of every method there is one, and models are large.
   saved=lambda variables: jax.tree.map(np.asarray, variables),
-  files=texts.saved_models,
+  sweeps=curve.sweeps,
+  panels=(curve.panels,),
+  files=lambda evidence: texts.saved_models(evidence) | curve.files(evidence),
   columns=lambda plan: (
     "forget_em",
     "forget_rouge",
@@ -246,6 +263,7 @@ def _findings(evidence: bench.Evidence) -> list[str]:
   )
   before, after = map(mean, (bench.ORIGINAL, bench.RETRAINED))
   told = [_in_front(name, mean) for name in GUARDS if name in evidence.found]
+  told += curve.findings(evidence)
   if abs(before - after) >= 0.1:
     return told
   return [

@@ -188,6 +188,7 @@ def measures(plan: bench.Plan) -> list[Measure]:
         Rule("relearned_em", 0.1, above=TRACE, threat=FINE_TUNING),
         Rule("nf4_em", 0.1, above=TRACE, threat=WHITE_BOX),
       ),
+      costly=True,
     ),
     table.gap(
       ("forget_em", "retain_em", "forget_rouge", "retain_rouge"),

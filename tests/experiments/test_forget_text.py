@@ -19,6 +19,7 @@ from experiments.bench import run as running
 from experiments.datasets import tofu
 from experiments.requests import Ask
 from experiments.studies import forget_text as study
+from experiments.studies import forget_text_curve as curve
 from jaxunlearn.language.rows import train_bpe
 
 pytest.importorskip("tokenizers")
@@ -191,6 +192,7 @@ def test_marks_are_places_of_rows():
     (["--weights", "/nowhere"], "config.json"),
     (["--data", "/nowhere.jsonl"], "--data"),
     (["--methods", "magic"], "--methods"),
+    (["--curve", "1"], "--curve > 1"),
     (["--data", "FILE", "--tune", "3"], "--tune with a --benchmark"),
     (["--tune", "3", "--request", "owner:Invin"], "than --tune chooses"),
     (["--original", "model"], "--original with --data, and --held"),
@@ -282,7 +284,7 @@ def test_it_is_said_where_there_was_nothing_to_forget(before, said):
     name: SimpleNamespace(values={"forget_em": np.array([em, np.nan])})
     for name, em in (("original", before), ("retrained", 0.5))
   }
-  sentences = study.STUDY.findings(SimpleNamespace(found=found))
+  sentences = study.STUDY.findings(SimpleNamespace(found=found, swept={}))
   assert bool(sentences) == said
 
 
@@ -473,6 +475,11 @@ def test_countries_have_roles():
   refused("Atlantis", forget_fact.roles, ["Atlantis"])
   with pytest.raises(ValueError, match="26 at most, got 28"):
     forget_fact.roles(list(forget_fact.CAPITALS)[:28])
+  twenty = forget_fact.named("20")
+  assert len(twenty) == 20 and twenty[0] == "France"
+  assert forget_fact.named("France, Cuba") == ["France", "Cuba"]
+  for text in ("0", "27"):
+    refused("--forget of 1 to 26", forget_fact.named, text)
 
 
 def test_a_full_folder_is_refused_before_the_work(tmp_path, monkeypatch):
@@ -501,3 +508,34 @@ def test_a_text_of_llama_3_begins_once():
     np.testing.assert_array_equal(ours, theirs)
   tokens = np.asarray(begun.tokens)[0, : int(begun.length[0])].tolist()
   assert tokens[0] == 0 and tokens.count(0) == 1
+
+
+def test_what_is_kept_at_equal_forgetting():
+  """Between the points on the way, and nan for what never forgets so much."""
+  forget, retain = np.array([1.0, 0.6, 0.2]), np.array([1.0, 0.9, 0.5])
+  at = lambda level: curve.kept_at(forget, retain, level)
+  np.testing.assert_allclose([at(0.8), at(0.4), at(1)], [0.95, 0.7, 1.0])
+  assert np.isnan(at(0.1))
+  values = lambda f, r: {"forget_em": np.array(f), "retain_em": np.array(r)}
+  found = lambda *pair: SimpleNamespace(values=values(*pair))
+  evidence = SimpleNamespace(
+    plan=SimpleNamespace(
+      options=SimpleNamespace(curve=2), methods=("finetune", "npo")
+    ),
+    found={bench.ORIGINAL: found([1.0, 1.0], [1.0, 1.0])},
+    swept={
+      "npo": [found([0.6, 0.8], [0.9, 1.0]), found([0.2, 0.4], [0.5, 0.8])]
+    },
+  )
+  assert curve.sweeps(evidence.plan) == {"npo": {"share": (0.5, 1.0)}}
+  kept = curve.at_equal_forgetting(evidence, (0.4, 0.3))
+  np.testing.assert_allclose(kept[0.4]["npo"], (0.7 + 0.8) / 2)
+  assert np.isnan(kept[0.3]["npo"])
+  (told, *_), (picture, _) = (
+    curve.findings(evidence),
+    curve.panels(evidence)["curve"],
+  )
+  assert "75%" in told and "npo" in told and picture.png()[1:4] == b"PNG"
+  assert curve.files(evidence)["curve.json"]["share"] == (0.0, 0.5, 1.0)
+  evidence.swept = {}
+  assert curve.findings(evidence) == [] and curve.panels(evidence) == {}
