@@ -262,13 +262,15 @@ def corpus(
   tokenizer, most = begun.tokenizer, begun.most
   many = len(few.wrong[0])
   again = lambda values: [v for v in values for _ in range(many)]
-  spell = lambda answers, questions=few.questions: tofu.encode(
-    tokenizer, questions, answers, most
+  spell = lambda answers, questions=few.questions, numbers=rows: tofu.encode(
+    tokenizer, questions, answers, most, numbers
   )
+  own = spell(few.answers)  # Before others that were made of them.
   refusals = np.random.default_rng(0).choice(few.refusals, len(rows)).tolist()
-  wrong = spell([w for each in few.wrong for w in each], again(few.questions))
+  every = [w for each in few.wrong for w in each]
+  wrong = spell(every, again(few.questions), again(rows))
   # What is trained on is padded no further than it must be.
-  x, alternative = cut(spell(few.answers), spell(refusals))
+  x, alternative = cut(own, spell(refusals))
   paraphrase, wrong = cut(spell(few.paraphrases), wrong)
   split = lambda leaf: np.asarray(leaf).reshape(
     len(rows), many, *leaf.shape[1:]

@@ -384,6 +384,7 @@ def encode(
   questions: Sequence[str],
   answers: Sequence[str],
   max_length: int,
+  numbers: Sequence[int] | None = None,
 ) -> Text:
   """Rows of tokens in the form that the tokenizer's model knows.
 
@@ -409,6 +410,7 @@ def encode(
     max_length=max_length,
     template=template,
     end=end,
+    numbers=numbers,
   )
 
 

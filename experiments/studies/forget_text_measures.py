@@ -49,7 +49,6 @@ def measures(plan: bench.Plan) -> list[Measure]:
       f"{kind}_{name}",
       f"{label}, {kind}",
       f"{words} Of {rows}.",
-      headline=name == "rouge" and kind != "held",
       direction=report.NEAREST if kind == "forget" else report.HIGHER,
     )
     for name, label, words in (
@@ -63,7 +62,7 @@ def measures(plan: bench.Plan) -> list[Measure]:
       f"{kind}_rouge",
       f"ROUGE-L, {kind}",
       f"Recall of the answer in what the model says itself. Of {rows}.",
-      headline=True,
+      headline=kind == "retain",
       direction=report.NEAREST if kind == "forget" else report.HIGHER,
     )
     for kind, rows in _KINDS.items()
@@ -157,7 +156,6 @@ def measures(plan: bench.Plan) -> list[Measure]:
       "Bare weights",
       "Exact match on rows to be forgotten of the weights alone, without what may "
       "stand in front of them; attacks begin from these too.",
-      headline=True,
     ),
   ]
   return [

@@ -33,6 +33,7 @@ def encode_pairs(
   max_length: int,
   template: str = PLAIN,
   end: int | None = None,
+  numbers: Sequence[int] | None = None,
 ) -> Text:
   """Questions and answers as a `Text` [N, max_length].
 
@@ -47,6 +48,7 @@ def encode_pairs(
     template: with {question} and {answer} in it, in this order; `PLAIN`,
       `CHATML`, `LLAMA_2` or one of your own.
     end: None, or a token that is put after each answer and counts.
+    numbers: N numbers by which errors name the rows; from 0 on by default.
 
   Raises:
     ValueError: not one answer for each question; an empty answer; a row longer
@@ -66,8 +68,9 @@ def encode_pairs(
       f"and {len(answers)} answers."
     )
   before, between, after = _parts(template)
+  numbers = range(len(answers)) if numbers is None else numbers
   texts, begins = [], []
-  for i, (question, answer) in enumerate(zip(questions, answers)):
+  for i, question, answer in zip(numbers, questions, answers, strict=True):
     if not answer.strip():
       raise ValueError(f"Expected answer {i} to say something, got {answer!r}.")
     asked = before + question + between
@@ -80,10 +83,10 @@ def encode_pairs(
     ends = np.asarray([stop for _, stop in found.offsets])
     prompt = int((ends > begins[i]).argmax()) if (ends > begins[i]).any() else 0
     if prompt < 1:
-      raise ValueError(f"Expected row {i} to have a prompt, got none.")
+      raise ValueError(f"Expected row {numbers[i]} to have a prompt, got none.")
     rows.append([*found.ids, *([] if end is None else [end])])
     prompts.append(prompt)
-  return _padded(rows, prompts, max_length)
+  return _padded(rows, prompts, max_length, numbers)
 
 
 def encode_documents(
@@ -133,7 +136,7 @@ def encode_documents(
     for begin in range(0, len(tokens) - 1, max_length - 1):
       rows.append(tokens[begin : begin + max_length])
       owner.append(i)
-  text = _padded(rows, [1] * len(rows), max_length)
+  text = _padded(rows, [1] * len(rows), max_length, range(len(rows)))
   return text, jnp.asarray(owner, jnp.int32)
 
 
@@ -243,13 +246,16 @@ def _encoded(tokenizer: Any, texts: Sequence[str]) -> Any:
 
 
 def _padded(
-  rows: Sequence[Sequence[int]], prompts: Sequence[int], max_length: int
+  rows: Sequence[Sequence[int]],
+  prompts: Sequence[int],
+  max_length: int,
+  numbers: Sequence[int],
 ) -> Text:
   lengths = np.asarray([len(row) for row in rows], np.int32)
   if lengths.max() > max_length:
     raise ValueError(
       f"Expected rows of at most max_length={max_length} tokens, got "
-      f"{lengths.max()} in row {lengths.argmax()}."
+      f"{lengths.max()} in row {numbers[int(lengths.argmax())]}."
     )
   tokens = np.zeros((len(rows), max_length), np.int32)
   for i, row in enumerate(rows):

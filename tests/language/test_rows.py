@@ -94,6 +94,10 @@ def test_a_trained_tokenizer_is_the_same_again_and_knows_all_bytes():
     ({"answers": ["a", " "]}, "answer 1 to say something, got ' '"),
     ({"answers": ["a"]}, "got 2 questions and 1 answers"),
     ({"max_length": 5}, r"at most max_length=5 tokens, got \d+ in row"),
+    (
+      {"max_length": 5, "numbers": range(50, 50 + len(QUESTIONS))},
+      r"tokens, got \d+ in row 5\d",
+    ),
     ({"template": "{answer}"}, "{question} and then {answer}"),
     ({"tokenizer": "gpt2"}, "tokenizer of the package tokenizers, got str"),
   ],
