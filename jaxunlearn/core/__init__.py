@@ -14,14 +14,17 @@ from jaxunlearn.core.links import restore as restore
 from jaxunlearn.core.per_example import map_rows as map_rows
 from jaxunlearn.core.per_example import sum_rows as sum_rows
 from jaxunlearn.core.phase import remember as remember
+from jaxunlearn.core.recording import record as record
 from jaxunlearn.core.tasks import apply_rows as apply_rows
 from jaxunlearn.core.training import lanes_for_budget as lanes_for_budget
 from jaxunlearn.core.transform import PhaseInfo as PhaseInfo
 from jaxunlearn.core.trees import last_layers as last_layers
+from jaxunlearn.core.types import as_step as as_step
 
 __all__ = [
   "PhaseInfo",
   "apply_rows",
+  "as_step",
   "augment",
   "ema",
   "host_batch",
@@ -32,6 +35,7 @@ __all__ = [
   "make_mesh",
   "map_rows",
   "prefetched",
+  "record",
   "remember",
   "restore",
   "rows_for_budget",

@@ -15,6 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxunlearn.core.kinds import dtype_of as dtype_of
+from jaxunlearn.core.kinds import no_numbers
+
 
 def is_concrete(x: Any) -> bool:
   """Whether the numbers of `x` can be looked at (not under jit or vmap)."""
@@ -65,6 +68,12 @@ def count(least: int = 1, /, **named: Any) -> None:
         f"Expected {name} to be a whole number >= {least}, got "
         f"{name}={_shown(value)}."
       )
+
+
+def counts(**named: Any) -> None:
+  """Whole numbers > 0, as `count` has them."""
+  positive(**named)
+  count(**named)
 
 
 def _is_whole(value: Any) -> bool:
@@ -162,10 +171,12 @@ def columns(data: Any, *names: str) -> None:
     raise ValueError(f"Expected data to have {wanted}, got {found}.")
 
 
-def dtype_of(x: Any) -> Any:
-  """The dtype of an array; of a list what NumPy makes of it."""
-  found = getattr(x, "dtype", None)
-  return np.asarray(x).dtype if found is None else found
+def numbers(**named: Any) -> None:
+  """Arrays of numbers or truth values, or what JAX makes such of."""
+  for name, value in named.items():
+    found = no_numbers(value)
+    if found:
+      raise ValueError(f"Expected {name} to be an array, got {found}.")
 
 
 def _has_functions(x: Any, *names: str) -> bool:
@@ -201,6 +212,8 @@ def num_rows(data: Any, name: str = "data") -> int:
 def request(data: Any, forget_mask: Any, name: str = "forget_mask") -> None:
   """Shape and dtype of a request: bool [N] or float [N], N the rows of data."""
   n = num_rows(data)
+  if isinstance(forget_mask, str | list | tuple):
+    numbers(**{name: forget_mask})
   shape, dtype = np.shape(forget_mask), dtype_of(forget_mask)
   if shape != (n,):
     raise ValueError(
@@ -312,6 +325,7 @@ def labels(
     length: N where they must be [N], one per row; labels [N, 1] would
       broadcast against a mask [N]. Static, so it holds under `jit` too.
   """
+  numbers(**{name: values})
   values = values if hasattr(values, "dtype") else np.asarray(values)
   if not jnp.issubdtype(values.dtype, jnp.integer):
     raise ValueError(f"Expected {name} of integer dtype, got {values.dtype}.")
@@ -345,8 +359,8 @@ def weights(
     ValueError: another shape or dtype; (concrete values) one that is nan or
       outside [0, 1], or no row above 0.
   """
-  shape = np.shape(values)
-  dtype = getattr(values, "dtype", None) or np.asarray(values).dtype
+  numbers(**{name: values})
+  shape, dtype = np.shape(values), dtype_of(values)
   if len(shape) != 1 or (length is not None and shape != (length,)):
     wanted = "[N]" if length is None else f"({length},)"
     raise ValueError(f"Expected {name} of shape {wanted}, got {shape}.")

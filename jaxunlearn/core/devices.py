@@ -158,7 +158,7 @@ def rows_for_budget(
     True
   """
   n = checks.num_rows(data)
-  checks.positive(num_rows=n)
+  checks.counts(num_rows=n)
   # Programs for very few rows are compiled unlike those for many.
   return _largest(
     lambda k: program_bytes(lambda d: kernel(d, k), data),

@@ -131,8 +131,8 @@ def unlearn_sequence(
     ((2, 4), (2, 3))
   """
   checks.functions(method=method)
-  forget_masks = jnp.asarray(forget_masks)
   shaped("forget_masks [R, N] and keys [R, ...]", forget_masks, keys)
+  forget_masks = jnp.asarray(forget_masks)
   checks.hard_request(forget_masks, "forget_masks")
   checks.request(data, forget_masks[0], "a row of forget_masks")
   given.rows(data)

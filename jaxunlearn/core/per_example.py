@@ -44,7 +44,7 @@ def map_chunks(
     >>> map_chunks(lambda x: x**2, jnp.arange(5), chunk_size=2).tolist()
     [0, 1, 4, 9, 16]
   """
-  checks.positive(chunk_size=chunk_size)
+  checks.counts(chunk_size=chunk_size)
   n = checks.num_rows(data)
   size = min(chunk_size, max(n, 1))
   empty = _zeros(fn, (data,), size, lambda v: ((n, *v.shape[1:]), v.dtype))
@@ -83,7 +83,7 @@ def map_chosen(
   Raises:
     ValueError: chunk_size < 1, or leaves of different lengths.
   """
-  checks.positive(chunk_size=chunk_size)
+  checks.counts(chunk_size=chunk_size)
   n = checks.num_rows(data)
   size, chosen = min(chunk_size, max(n, 1)), jnp.asarray(chosen) > 0
   empty = _zeros(fn, (data,), size, lambda v: ((n, *v.shape[1:]), v.dtype))
@@ -160,7 +160,7 @@ def sum_chunks(
   Raises:
     ValueError: chunk_size < 1, or leaves of different lengths.
   """
-  checks.positive(chunk_size=chunk_size)
+  checks.counts(chunk_size=chunk_size)
   n = checks.num_rows((data, weights), name="data and weights")
   size = min(chunk_size, max(n, 1))
   wide = lambda v: (v.shape, jnp.promote_types(jnp.float32, v.dtype))

@@ -23,6 +23,14 @@ def record(name: str, fn: Callable[[Carry], Info]) -> Transform:
   Args:
     name: the key of the info in a chain.
     fn: of what flows through the chain; what gives None is left out.
+
+  Example:
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import toy
+    >>> problem = toy.classifier()
+    >>> count = lambda carry: len(carry.variables.params)
+    >>> ju.core.record("layers", count)(*problem.arguments)[1]
+    2
   """
 
   def run(carry, data, request, key, env):

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks, given, integers
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 from jaxunlearn.core.worst_case import Search as Search
 from jaxunlearn.core.worst_case import worst_case as worst_case
 
@@ -255,8 +255,7 @@ def identified(
   """
   checks.typed_key(key)
   checks.fraction(share=share)
-  damaged = jnp.asarray(damaged)
-  shaped("damaged bool [N]", damaged)
+  damaged = arrays("damaged bool [N]", damaged)
   if checks.is_concrete(damaged) and not bool(damaged.any()):
     raise ValueError("Expected a damaged row, got none.")
   order = jax.random.permutation(key, damaged.shape[0])
@@ -275,7 +274,8 @@ def groups(column: Any, values: Sequence[Any] | Any) -> jax.Array:
     ValueError: a value that no row has, with the values that exist.
   """
   column = np.asarray(column)
-  shaped("column [N]", column)
+  if column.ndim != 1:
+    raise ValueError(f"Expected column [N], got shape {column.shape}.")
   single = isinstance(values, str) or np.ndim(values) == 0
   if not single and not len(values):
     raise ValueError("Expected at least one value of a group, got none.")
@@ -303,8 +303,7 @@ def nested(masks: jax.Array) -> jax.Array:
     ValueError: another shape or dtype; (concrete) an empty request, or a row in
       two of them.
   """
-  masks = jnp.asarray(masks)
-  shaped("masks bool [R, N]", masks)
+  masks = arrays("masks bool [R, N]", masks)
   if checks.is_concrete(masks):
     named = np.asarray(masks)
     if not named.any(axis=1).all():

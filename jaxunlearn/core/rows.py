@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 from jaxunlearn.core.types import PyTree
 
 
@@ -47,8 +47,7 @@ def split_rows(
     )
   order = jax.random.permutation(key, n)
   if by is not None:
-    by = jnp.asarray(by)
-    shaped(f"by [{n}]", by)
+    by = arrays(f"by [{n}]", by)
     order = order[jnp.argsort(by[order], stable=True)]
   # Evenly spaced places of rows that lie by value: each value has its share.
   place = jnp.arange(math.floor(n * held_out)) / math.floor(n * held_out) * n

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn.core.checks import dtype_of
+from jaxunlearn.core.kinds import dtype_of, no_numbers
 
 _ARRAY = re.compile(
   r"(?P<name>.+?) (?:(?P<kind>bool|int|float) )?"
@@ -37,13 +37,23 @@ def shaped(wanted: str, *values: Any) -> None:
     *values: the arrays, or what NumPy makes arrays of.
 
   Raises:
-    ValueError: they are others.
+    ValueError: they are others, or no numbers at all: None, a text, a list of
+      texts or of rows of different lengths, Python objects.
 
   Example:
     >>> shaped("x [N, 2] and mask bool [N]", np.ones((3, 2)), np.ones(3))
     Traceback (most recent call last):
     ValueError: Expected x [N, 2] and mask bool [N], got float64 (3, 2) and float64 (3,).
+    >>> shaped("scores [N]", [1.0, "2"])
+    Traceback (most recent call last):
+    ValueError: Expected scores [N], got a list of texts.
   """
+  odd = [no_numbers(value) for value in values]
+  if any(odd):
+    told = [
+      text or f"{dtype_of(v)} {np.shape(v)}" for v, text in zip(values, odd)
+    ]
+    raise ValueError(f"Expected {wanted}, got {' and '.join(told)}.")
   arrays, shapes = _parsed(wanted), [np.shape(value) for value in values]
   fits = all(
     not array.kind or jnp.issubdtype(dtype_of(value), _KINDS[array.kind])
@@ -58,6 +68,19 @@ def shaped(wanted: str, *values: Any) -> None:
   elif len(told) == 1:
     told = [f"shape {told[0]}"]
   raise ValueError(f"Expected {wanted}, got {' and '.join(told)}.")
+
+
+def arrays(wanted: str, *values: Any) -> Any:
+  """`shaped`, and the values as arrays of JAX: one, or a tuple of several.
+
+  Example:
+    >>> scores, mask = arrays("scores [N] and mask bool [N]", [1, 2], [True, False])
+    >>> scores.shape, mask.dtype
+    ((2,), dtype('bool'))
+  """
+  shaped(wanted, *values)
+  found = tuple(map(jnp.asarray, values))
+  return found if len(found) > 1 else found[0]
 
 
 @functools.lru_cache(maxsize=1024)

@@ -218,7 +218,15 @@ def read_slot(slots: Mapping[Slot, PyTree], slot: Slot[T]) -> T:
 
 
 def as_step(rows: PyTree, slots: Mapping[Slot, PyTree] | None = None) -> Step:
-  """Rows [B, ...] of weight 1 as a step, to ask a loss outside of a phase."""
+  """Rows [B, ...] of weight 1 as a step, to ask a loss outside of a phase.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> step = ju.core.as_step({"x": jnp.array([3.0, 5.0])})
+    >>> step.rows["x"].tolist(), step.weight.tolist()
+    ([3.0, 5.0], [1.0, 1.0])
+  """
   n = checks.num_rows(rows, "rows")
   number = jnp.arange(n, dtype=jnp.int32)
   zero = jnp.zeros(n, jnp.int32)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 
 _FLOOR = 1e-12  # Of a map's length, so that an inactive layer gives a map of 0.
 
@@ -42,8 +42,7 @@ def attention_map(activations: jax.Array) -> jax.Array:
     Array([[0.        , 1.        ],
            [0.70710677, 0.70710677]], dtype=float32)
   """
-  activations = jnp.asarray(activations)
-  shaped("activations [B, ..., D]", activations)
+  activations = arrays("activations [B, ..., D]", activations)
   dtype = jnp.promote_types(jnp.float32, activations.dtype)
   energy = jnp.square(activations.astype(dtype))
   if energy.ndim > 2:
@@ -76,8 +75,9 @@ def attention_difference(
     Array([1., 1.], dtype=float32)
   """
   checks.one_of(("squared", "plain"), norm=norm)
-  attention, other = jnp.asarray(attention), jnp.asarray(other)
-  shaped("attention [B, P] and other [B, P]", attention, other)
+  attention, other = arrays(
+    "attention [B, P] and other [B, P]", attention, other
+  )
   dtype = jnp.promote_types(attention.dtype, other.dtype)
   dtype = jnp.promote_types(jnp.float32, dtype)
   gap = attention.astype(dtype) - other.astype(dtype)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -28,8 +28,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     >>> float(cross_entropy(jnp.zeros((1, 2)), jnp.array([1]))[0])
     0.693...
   """
-  logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-  shaped("logits [..., C] and labels [...]", logits, labels)
+  logits, labels = arrays("logits [..., C] and labels [...]", logits, labels)
   num_classes = logits.shape[-1]
   checks.labels(labels, num_classes, "labels")
   logits = logits.astype(jnp.promote_types(jnp.float32, logits.dtype))

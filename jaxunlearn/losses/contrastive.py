@@ -17,7 +17,7 @@ import optax
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.sampling import blank_rows
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 
 _FLOOR = 1e-12  # Of an embedding's length, so that 0 stays 0.
 
@@ -141,8 +141,9 @@ def confidence_weighted_mse(
     >>> ju.losses.confidence_weighted_mse(student, teacher, labels).tolist()
     [4.0, 2.0]
   """
-  logits, teacher_logits = jnp.asarray(logits), jnp.asarray(teacher_logits)
-  labels = jnp.asarray(labels)
+  logits = arrays("logits [...]", logits)
+  teacher_logits = arrays("teacher_logits [...]", teacher_logits)
+  labels = arrays("labels [...]", labels)
   wanted = "logits [B, C], teacher_logits [B, C] and labels [B]"
   shaped(wanted, logits, teacher_logits, labels)
   checks.labels(labels, logits.shape[1], "labels")
@@ -160,8 +161,9 @@ def _widened(x: jax.Array) -> jax.Array:
 
 def _prepare(embeddings, labels, weight):
   """Embeddings of length 1, labels, and which rows count."""
-  embeddings, labels = jnp.asarray(embeddings), jnp.asarray(labels)
-  shaped("embeddings [B, D] and labels [B]", embeddings, labels)
+  embeddings, labels = arrays(
+    "embeddings [B, D] and labels [B]", embeddings, labels
+  )
   present = jnp.ones(labels.shape, bool)
   if weight is not None:
     present = jnp.asarray(weight) > 0

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 
 
 def kl_to_teacher(
@@ -110,8 +110,9 @@ def kl_to_target(
 
 def _prepare(student, target, temperature, name):
   """The two arrays and the temperature, checked, in at least float32."""
-  student, target = jnp.asarray(student), jnp.asarray(target)
-  shaped(f"student_logits [..., C > 1] and {name} [..., C]", student, target)
+  student, target = arrays(
+    f"student_logits [..., C > 1] and {name} [..., C]", student, target
+  )
   checks.positive(temperature=temperature)
   dtype = jnp.promote_types(
     jnp.float32, jnp.promote_types(student.dtype, target.dtype)

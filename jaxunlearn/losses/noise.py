@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import arrays
 from jaxunlearn.losses.classification import cross_entropy
 
 
@@ -84,7 +85,7 @@ def error_minimising(
 
 def _noise_penalty(losses, noise, penalty, norm):
   """penalty * ||noise_b||^2 or ||noise_b||, shape and dtype as `losses`."""
-  noise = jnp.asarray(noise)
+  noise = arrays("noise [...]", noise)
   checks.one_of(("squared", "plain"), norm=norm)
   checks.non_negative(penalty=penalty)
   if losses.ndim != 1 or noise.ndim == 0 or len(noise) != len(losses):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 
 
 def bpr(positive: jax.Array, negative: jax.Array) -> jax.Array:
@@ -28,8 +28,9 @@ def bpr(positive: jax.Array, negative: jax.Array) -> jax.Array:
 
   Source: Rendle et al. (2009), arXiv:1205.2618.
   """
-  positive, negative = jnp.asarray(positive), jnp.asarray(negative)
-  shaped("positive [...] and negative [...]", positive, negative)
+  positive, negative = arrays(
+    "positive [...] and negative [...]", positive, negative
+  )
   dtype = jnp.promote_types(
     jnp.float32, jnp.promote_types(positive.dtype, negative.dtype)
   )

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from jaxunlearn.core import checks, sampling
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 
 KINDS = ("l1", "l2")
 
@@ -94,9 +94,9 @@ def quantile_loss(
     [1.5, 0.5]
   """
   outputs, targets = _floats(outputs, targets)
-  levels = jnp.asarray(quantiles, outputs.dtype)
   wanted = "outputs [..., Q], targets [...] and quantiles [Q]"
-  shaped(wanted, outputs, targets, levels)
+  shaped(wanted, outputs, targets, quantiles)
+  levels = jnp.asarray(quantiles, outputs.dtype)
   if checks.is_concrete(levels):
     values = np.asarray(levels)
     if not ((values > 0) & (values < 1)).all():
@@ -175,7 +175,8 @@ def check_targets(rows: Any, retain: Any = None) -> None:
 
 def _floats(outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
   """Both in at least float32."""
-  outputs, targets = jnp.asarray(outputs), jnp.asarray(targets)
+  outputs = arrays("outputs [...]", outputs)
+  targets = arrays("targets [...]", targets)
   shaped("targets float [...]", targets)
   if outputs.ndim == 0 or targets.ndim == 0:
     raise ValueError(

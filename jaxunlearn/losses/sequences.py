@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import arrays
 from jaxunlearn.losses.classification import cross_entropy
 
 Scalar = float | jax.Array
@@ -311,7 +312,7 @@ def flat(
 
 
 def _wide(x: Any) -> jax.Array:
-  x = jnp.asarray(x)
+  x = arrays("x [...]", x)
   return x.astype(jnp.promote_types(jnp.float32, x.dtype))
 
 

@@ -8,14 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 
 BASES = ("e", "2")
 
 
-def widened(x: jax.Array) -> jax.Array:
-  """`x` in at least float32."""
-  x = jnp.asarray(x)
+def widened(x: jax.Array, name: str = "an array") -> jax.Array:
+  """`x` in at least float32.
+
+  Raises:
+    ValueError: it is no array, and nothing that one is made of.
+  """
+  x = arrays(f"{name} [...]", x)
   return x.astype(jnp.promote_types(jnp.float32, x.dtype))
 
 
@@ -25,9 +29,8 @@ def rows_of(values: jax.Array, name: str) -> jax.Array:
   Raises:
     ValueError: it is no matrix.
   """
-  values = widened(values)
   shaped(f"{name} [N, C]", values)
-  return values
+  return widened(values, "values")
 
 
 def same_shape(a: jax.Array, b: jax.Array, name_a: str, name_b: str) -> None:
@@ -40,6 +43,8 @@ def one_shape(**named: jax.Array) -> None:
   Raises:
     ValueError: two would broadcast, [N] against [N, 1] to [N, N].
   """
+  for name, x in named.items():
+    shaped(f"{name} [...]", x)
   shapes = {name: jnp.shape(x) for name, x in named.items() if jnp.ndim(x)}
   if len(set(shapes.values())) > 1:
     found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
@@ -52,8 +57,8 @@ def labels_of(labels: jax.Array, logits: jax.Array) -> jax.Array:
   Raises:
     ValueError: their shape or dtype is another, or one is out of range.
   """
-  labels = jnp.asarray(labels)
   shaped("logits [..., C] and labels [...]", logits, labels)
+  labels = arrays("labels [...]", labels)
   checks.labels(labels, logits.shape[-1], "labels")
   return labels
 
@@ -71,7 +76,7 @@ def is_right(logits: jax.Array, labels: jax.Array) -> jax.Array:
   Returns:
     [...], in at least float32.
   """
-  logits = widened(logits)
+  logits = widened(logits, "logits")
   is_answer = (logits < jnp.inf).all(axis=-1)  # False for nan, too.
   known = (labels >= 0) & (labels < logits.shape[-1])
   hit = (jnp.argmax(logits, axis=-1) == labels).astype(logits.dtype)
@@ -95,8 +100,7 @@ def weights_of(weights: jax.Array | None, like: jax.Array) -> jax.Array:
   """
   if weights is None:
     return jnp.ones(like.shape[:1], like.dtype)
-  weights = jnp.asarray(weights)
-  shaped(f"weights [{len(like)}]", weights)
+  weights = arrays(f"weights [{len(like)}]", weights)
   is_float = jnp.issubdtype(weights.dtype, jnp.floating)
   if weights.dtype != jnp.bool_ and not is_float:
     raise ValueError(

@@ -45,8 +45,8 @@ def table_of(
       that count, a row that counts with a missing or infinite value, a code
       that is no whole number in 0 .. K - 1, a negative weight.
   """
-  values = _rows.widened(values)
   shaped(f"{name} [N, {layout.num_columns}]", values)
+  values = _rows.widened(values, "values")
   weights = _rows.weights_of(weights, values)
   if checks.is_concrete(values) and checks.is_concrete(weights):
     _check_values(np.asarray(values), np.asarray(weights), layout, name)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxunlearn.core import checks
+from jaxunlearn.core import checks, given
 
 PyTree = Any
 
@@ -50,6 +50,8 @@ def integrated_gradients(
   """
   checks.count(1, num_steps=num_steps)
   checks.num_rows(inputs, "inputs")
+  given.numbers(inputs, "inputs")
+  given.numbers(baseline, "baseline")
   rows = jax.tree.map(lambda x: jnp.shape(x)[1:], inputs)
   own = jax.tree.map(jnp.shape, baseline)
   if rows != own:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.metrics import _rows
 
 
@@ -99,8 +99,8 @@ def concept_bank(
   """
   checks.positive(strength=strength)
   checks.count(1, num_steps=num_steps)
+  shaped("embeddings [N, d] and labels [N, K > 0]", embeddings, labels)
   e, y = jnp.asarray(embeddings, jnp.float32), jnp.asarray(labels, jnp.float32)
-  shaped("embeddings [N, d] and labels [N, K > 0]", e, y)
   x = jnp.concatenate([e, jnp.ones((len(e), 1))], axis=1)
   # The penalty, which leaves the bias all but free, and the largest curvature
   # that the losses of all rows can have: one matrix for every concept.
@@ -158,6 +158,7 @@ def fit_bottleneck(
   checks.count(1, num_classes=num_classes, num_steps=num_steps)
   checks.non_negative(penalty=penalty)
   checks.fraction(l1_ratio=l1_ratio)
+  shaped("margins [N, K]", margins)
   s, k = jnp.asarray(margins, jnp.float32), margins.shape[1]
   checks.labels(label, num_classes, "label", length=len(s))
   part = _rows.weights_of(weights, s)
@@ -262,10 +263,7 @@ def concepts_of(
     [True, False, False, True]
   """
   checks.fraction(coverage=coverage)
-  if jnp.ndim(attributions) != 1:
-    raise ValueError(
-      f"Expected attributions [K] of one class, got {jnp.shape(attributions)}."
-    )
+  shaped("attributions of one class [K]", attributions)
   for_it = jnp.maximum(attributions, 0.0)
   order = jnp.argsort(-for_it)
   before = jnp.cumsum(for_it[order]) - for_it[order]
@@ -323,10 +321,7 @@ def concept_residue(
     >>> float(metrics.concept_residue(after, before, chosen))
     0.25
   """
-  after, before, chosen = map(jnp.asarray, (after, before, chosen))
-  _rows.same_shape(before, after, "before", "after")
-  _rows.same_shape(before, chosen, "before", "chosen")
-  if chosen.dtype != jnp.bool_:
-    raise ValueError(f"Expected chosen of dtype bool, got {chosen.dtype}.")
+  wanted = "after [...], before [...] and chosen bool [...]"
+  after, before, chosen = arrays(wanted, after, before, chosen)
   total = lambda a: jnp.where(chosen, jnp.abs(a), 0.0).sum()
   return total(after) / total(before)

@@ -80,7 +80,7 @@ def js_divergence(p: jax.Array, q: jax.Array, *, base: str = "e") -> jax.Array:
 
 def _probabilities(p: jax.Array, q: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Both in at least float32, with the same shape [..., C]."""
-  p, q = _rows.widened(p), _rows.widened(q)
+  p, q = _rows.widened(p, "p"), _rows.widened(q, "q")
   _rows.same_shape(p, q, "p", "q")
   for name, values in (("p", p), ("q", q)):
     if not checks.is_concrete(values):
@@ -236,7 +236,7 @@ def weight_distance(params: Any, other_params: Any) -> WeightDistance:
   others = dict(jax.tree_util.tree_leaves_with_path(other_params))
   squares = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    leaf, other = _rows.widened(leaf), _rows.widened(others[path])
+    leaf, other = _rows.widened(leaf, "leaf"), _rows.widened(others[path])
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     squares[name] = jnp.sum((leaf - other) ** 2), jnp.sum(other**2)
   per_layer = {name: _distance(*pair) for name, pair in squares.items()}

@@ -13,10 +13,9 @@ probability is exactly 0; published tables may be on its scale. It is here as
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 from jaxunlearn.metrics import _rows
 from jaxunlearn.metrics.distance import js_divergence, kl_divergence
 
@@ -53,8 +52,10 @@ def zrf(
     ValueError: shapes or dtypes do not match, unknown base or variant.
 
   Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn import metrics
     >>> probs = jnp.array([[0.9, 0.05, 0.05]])
-    >>> f"{zrf(probs, jnp.ones((1, 3)) / 3):.5f}"
+    >>> f"{metrics.zrf(probs, jnp.ones((1, 3)) / 3):.5f}"
     '0.81513'
   """
   checks.one_of(("js", "released"), variant=variant)
@@ -105,8 +106,7 @@ def zrf_over_teachers(
     >>> round(float(metrics.zrf_over_teachers(probs, teachers, base="2")), 4)
     0.5
   """
-  teacher_probs = jnp.asarray(teacher_probs)
-  shaped("teacher_probs [T, N, C]", teacher_probs)
+  teacher_probs = arrays("teacher_probs [T, N, C]", teacher_probs)
 
   def score(teacher):
     return zrf(probs, teacher, weights, base=base, variant=variant)

@@ -57,8 +57,8 @@ def form_independence(
   Raises:
     ValueError: shapes that do not match.
   """
-  after, before = _rows.widened(after), _rows.widened(before)
   shaped("after [F, N] and before [F, N]", after, before)
+  after, before = _rows.widened(after, "after"), _rows.widened(before, "before")
   there = jnp.ones(after.shape, bool) if counts is None else counts
   shaped("after [F, N] and counts [F, N]", after, there)
   number = there.sum(axis=1)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.metrics import _rows
 
 
@@ -300,6 +300,7 @@ def _hits(
 
 def _count(answers: jax.Array, given: int | None, name: str) -> int:
   """C, of logits or as given."""
+  shaped(f"answers of {name} [...]", answers)
   shape = jnp.shape(answers)
   if len(shape) == 2:
     if given is not None and given != shape[1]:
@@ -319,7 +320,8 @@ def _shown(
   answers: jax.Array, labels: jax.Array, count: int, name: str
 ) -> jax.Array:
   """1.0 where the answer is the label, nan where logits are nan or +inf."""
-  answers, labels = jnp.asarray(answers), jnp.asarray(labels)
+  answers = arrays("answers [...]", answers)
+  labels = arrays("labels [...]", labels)
   is_nan = jnp.zeros(answers.shape[:1], bool)
   if answers.ndim == 2:
     if not jnp.issubdtype(answers.dtype, jnp.floating):

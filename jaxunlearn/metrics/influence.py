@@ -212,7 +212,8 @@ def solve_curvature(
     >>> found.round(3).tolist(), bool(solve.is_converged)
     ([2.0], True)
   """
-  checks.positive(tol=tol, max_steps=max_steps)
+  checks.counts(max_steps=max_steps)
+  checks.positive(tol=tol)
   _, params = rows_of_model.losses_of(model, variables)
   vector = rows_of_model.like_params(vector, params, "vector")
 
@@ -401,7 +402,7 @@ def _mean_gradient(
   def of_chunk(args: tuple[PyTree, jax.Array | None], w: jax.Array) -> PyTree:
     rows, part = args
     if part is not None:
-      w = w * _rows.widened(part)
+      w = w * _rows.widened(part, "part")
       rows = blank_rows(rows, w)
     return jax.grad(lambda p: _weighted(losses(p, rows), w))(params)
 
@@ -422,12 +423,14 @@ def _weights(
 
 
 def _weighted(losses: jax.Array, weight: jax.Array) -> jax.Array:
-  return jnp.where(weight > 0, weight * _rows.widened(losses), 0).sum()
+  return jnp.where(
+    weight > 0, weight * _rows.widened(losses, "losses"), 0
+  ).sum()
 
 
 def _count(weight: jax.Array) -> jax.Array:
   """The sum of the weights, 1 where it is zero; float32 or wider."""
-  count = _rows.widened(weight).sum()
+  count = _rows.widened(weight, "weight").sum()
   return jnp.where(count > 0, count, jnp.ones((), count.dtype))
 
 

@@ -90,7 +90,7 @@ def kernel_distance(
     [7.0, 0.0]
   """
   x, y = _sides(features, references)
-  checks.positive(num_subsets=num_subsets)
+  checks.counts(num_subsets=num_subsets)
   checks.count(2, subset_size=subset_size)
   if subset_size > min(len(x), len(y)):
     raise ValueError(

@@ -53,8 +53,9 @@ def klom(
   checks.count(2, num_bins=num_bins)
   checks.positive(floor=floor)
   checks.one_of(DIRECTIONS, direction=direction)
+  wanted = "unlearned [M > 0, E] and retrained [K > 0, E]"
+  shaped(wanted, unlearned, retrained)
   sides = [jnp.asarray(side, jnp.float32) for side in (unlearned, retrained)]
-  shaped("unlearned [M > 0, E] and retrained [K > 0, E]", *sides)
   if direction == "retrained":
     sides.reverse()
 

@@ -42,7 +42,7 @@ def entropy(logits: jax.Array) -> jax.Array:
     >>> print(metrics.entropy(logits).round(3))
     [0.693 0.   ]
   """
-  log_p, _ = _log_probs(_rows.widened(logits))
+  log_p, _ = _log_probs(_rows.widened(logits, "logits"))
   p = jnp.exp(log_p)
   return -jnp.sum(p * jnp.where(p == 0, 0, log_p), axis=-1)
 
@@ -67,7 +67,7 @@ def confidence(logits: jax.Array, labels: jax.Array) -> jax.Array:
     >>> print(metrics.confidence(logits, jnp.array([0, 1])).round(3))
     [0.8 0.5]
   """
-  logits = _rows.widened(logits)
+  logits = _rows.widened(logits, "logits")
   labels = _rows.labels_of(labels, logits)
   return jnp.exp(_rows.at_label(jax.nn.log_softmax(logits), labels))
 
@@ -98,7 +98,7 @@ def modified_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     >>> print(metrics.modified_entropy(logits, jnp.array([0, 0])).round(3))
     [ 0. 36.]
   """
-  logits = _rows.widened(logits)
+  logits = _rows.widened(logits, "logits")
   labels = _rows.labels_of(labels, logits)
   num_classes = logits.shape[-1]
   log_p, is_top = _log_probs(logits)
@@ -139,7 +139,7 @@ def logit_confidence(logits: jax.Array, labels: jax.Array) -> jax.Array:
     >>> metrics.logit_confidence(logits, jnp.array([0, 0])).tolist()
     [3.0, -3.0]
   """
-  logits = _rows.widened(logits)
+  logits = _rows.widened(logits, "logits")
   labels = _rows.labels_of(labels, logits)
   is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
   others = jnp.where(is_label, -jnp.inf, logits)
@@ -195,7 +195,10 @@ def separation_auc(
     >>> float(metrics.separation_auc(forget, unseen))
     0.875
   """
-  positive, negative = _rows.widened(positive), _rows.widened(negative)
+  positive, negative = (
+    _rows.widened(positive, "positive"),
+    _rows.widened(negative, "negative"),
+  )
   sides = []
   for name, scores, weights in (
     ("positive", positive, positive_weights),
@@ -286,7 +289,7 @@ def svc_membership(
     if len(rows) == 0:
       raise ValueError(f"Expected {name}_features of some rows, got 0.")
   if max_rows is not None:
-    checks.positive(max_rows=max_rows)
+    checks.counts(max_rows=max_rows)
   if len(forget) == 0:
     return float("nan")
 
@@ -310,6 +313,7 @@ def svc_membership(
 
 def _feature_rows(features: Any, name: str) -> np.ndarray:
   """Features as float64 [N, F], a vector as one feature a row."""
+  shaped(f"{name} [...]", features)
   rows = np.asarray(features).astype(np.float64)
   if rows.ndim == 1:
     rows = rows[:, None]

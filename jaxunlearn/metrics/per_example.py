@@ -214,7 +214,7 @@ def gradient_gram(
     >>> metrics.gradient_gram(line, jnp.zeros(1), data, data).tolist()
     [[4.0, 24.0], [24.0, 144.0]]
   """
-  checks.positive(others_chunk_size=others_chunk_size)
+  checks.counts(others_chunk_size=others_chunk_size)
   losses, params = losses_of(model, variables)
 
   def block(few: PyTree) -> jax.Array:
@@ -259,7 +259,7 @@ def losses_of(task: Any, variables: Variables) -> tuple[Losses, PyTree]:
     found = task.loss(lifted._replace(params=own), as_step(rows), key).value
     wanted = checks.num_rows(rows)
     shaped(f"the task to return a loss of each row, [{wanted}]", found)
-    return _rows.widened(found)
+    return _rows.widened(found, "found")
 
   return losses, jax.tree.map(_rows.widened, lifted.params)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.metrics import _rows
 
 
@@ -110,7 +110,7 @@ def relative_difference(
   difference = jnp.abs(
     _like_targets(outputs, targets) - _like_targets(other_outputs, targets)
   )
-  size = jnp.abs(_rows.widened(targets))
+  size = jnp.abs(_rows.widened(targets, "targets"))
   ratio = difference / jnp.where(size > 0, size, 1)
   at_zero = jnp.where(difference > 0, jnp.inf, difference)
   return jnp.where(size == 0, at_zero, ratio)
@@ -152,8 +152,8 @@ def wasserstein1(
   """
   sides = []
   for name, values, weights in (("a", a, a_weights), ("b", b, b_weights)):
-    values = _rows.widened(values)
     shaped(f"{name} [N]", values)
+    values = _rows.widened(values, "values")
     sides.append((values, _rows.weights_of(weights, values)))
   values, weights = (jnp.concatenate(part) for part in zip(*sides))
   counted = weights > 0
@@ -187,8 +187,8 @@ def _errors(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 def _like_targets(outputs: jax.Array, targets: jax.Array) -> jax.Array:
   """Outputs in the shape of the targets, in at least float32."""
-  outputs, targets = _rows.widened(outputs), jnp.asarray(targets)
-  shaped("targets float [...]", targets)
+  outputs = _rows.widened(outputs, "outputs")
+  targets = arrays("targets float [...]", targets)
   if outputs.shape == (*targets.shape, 1):
     outputs = outputs[..., 0]
   _rows.same_shape(targets, outputs, "targets", "outputs")

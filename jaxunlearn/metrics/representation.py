@@ -38,7 +38,8 @@ def linear_cka(
     >>> bool(abs(linear_cka(x, 3 * x[:, ::-1]) - 1) < 1e-6)
     True
   """
-  x, y = (_rows.widened(v).reshape(len(v), -1) for v in (x, y))
+  x, y = _rows.widened(x, "x"), _rows.widened(y, "y")
+  x, y = (v.reshape(len(v), -1) for v in (x, y))
   if len(x) != len(y):
     raise ValueError(f"Expected y of {len(x)} rows as x, got {len(y)}.")
   weight = _rows.weights_of(weights, x)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.metrics import _rows
 
 RIGHT, CORRUPTED, OTHER = range(3)
@@ -67,10 +67,10 @@ def beliefs(scores: jax.Array, there: jax.Array | None = None) -> Beliefs:
     ValueError: not three kinds; (concrete) a fact without a candidate of one of
       the first two.
   """
-  scores = _rows.widened(scores)
   shaped("scores [..., F, 3, A]", scores)
-  there = jnp.ones(scores.shape, bool) if there is None else jnp.asarray(there)
-  shaped(f"there bool {list(scores.shape)}", there)
+  scores = _rows.widened(scores, "scores")
+  there = jnp.ones(scores.shape, bool) if there is None else there
+  there = arrays(f"there bool {list(scores.shape)}", there)
   asked = there[..., :2, :].any(axis=-1)
   if checks.is_concrete(asked) and not bool(asked.all()):
     raise ValueError(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 
 
 def common_length(
@@ -25,7 +25,8 @@ def common_length(
   Returns:
     int32 []; `vmap` it over rows.
   """
-  a, b = jnp.asarray(a), jnp.asarray(b)
+  a = arrays("a [...]", a)
+  b = arrays("b [...]", b)
   counted = jnp.arange(b.shape[0]) < b_length
 
   def row(best: jax.Array, token_and_place: Any) -> tuple[jax.Array, None]:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.metrics import _rows
 from jaxunlearn.metrics.rouge import common_length as common_length
 from jaxunlearn.metrics.rouge import rouge_l_f1 as rouge_l_f1
@@ -200,7 +200,8 @@ def ngram_entropy(
   Returns:
     float32 [B], bits; a text too short for an n-gram has none of it, 0.
   """
-  tokens, length = jnp.asarray(tokens), jnp.asarray(length)
+  tokens = arrays("tokens [...]", tokens)
+  length = arrays("length [...]", length)
   size = tokens.shape[1]
   place = jnp.arange(size)[None]
   total = jnp.zeros(tokens.shape[0])
@@ -226,7 +227,7 @@ def model_utility(values: Any) -> jax.Array:
   Args:
     values: [..., K], in [0, 1].
   """
-  values = _rows.widened(values)
+  values = _rows.widened(values, "values")
   safe = jnp.where(values > 0, values, 1)
   mean = values.shape[-1] / (1 / safe).sum(axis=-1)
   unknown = jnp.isnan(values).any(axis=-1)
@@ -251,8 +252,8 @@ def forget_quality(ours: Any, theirs: Any) -> SameRatios:
   Raises:
     ValueError: not one axis, or nothing in it.
   """
-  ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
   shaped("truth ratios [n > 0] and others [m > 0]", ours, theirs)
+  ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
   if np.isnan(ours).any() or np.isnan(theirs).any():
     return SameRatios(float("nan"), float("nan"), len(ours))
   from scipy import stats
@@ -268,7 +269,10 @@ def forget_quality(ours: Any, theirs: Any) -> SameRatios:
 
 def ratio_distance(ours: jax.Array, theirs: jax.Array) -> jax.Array:
   """Largest difference of two distribution functions, traced; [n], [m] -> []."""
-  ours, theirs = jnp.sort(_rows.widened(ours)), jnp.sort(_rows.widened(theirs))
+  ours, theirs = (
+    jnp.sort(_rows.widened(ours, "ours")),
+    jnp.sort(_rows.widened(theirs, "theirs")),
+  )
   everything = jnp.concatenate([ours, theirs])
 
   def share(values: jax.Array) -> jax.Array:
@@ -284,12 +288,12 @@ def _log_limit(distance: float, n: int, m: int) -> float:
 
 
 def _counted(values: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-  values, mask = _rows.widened(values), jnp.asarray(mask)
   shaped("values [..., T] and mask bool [..., T]", values, mask)
+  values, mask = _rows.widened(values, "values"), jnp.asarray(mask)
   return values, mask
 
 
 def _answers(right: jax.Array, wrong: jax.Array) -> tuple[jax.Array, jax.Array]:
-  right, wrong = _rows.widened(right), _rows.widened(wrong)
   shaped("right answers [...] and wrong ones [..., K > 0]", right, wrong)
+  right, wrong = _rows.widened(right, "right"), _rows.widened(wrong, "wrong")
   return right, wrong

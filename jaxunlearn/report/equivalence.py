@@ -342,9 +342,11 @@ def _nearest(
       f"{', '.join(idle)}."
     )
   seconds = {
-    m: summary.overall[m]["seconds_run"].mean for m in (best, RETRAINED)
+    m: summary.overall[m]["seconds_run"].mean
+    for m in (best, RETRAINED)
+    if "seconds_run" in summary.overall[m]
   }
-  if seconds[best] > 0:
+  if len(seconds) == 2 and seconds[best] > 0:
     sentences.append(
       f"{best} took {seconds[best]:.3g} s, retraining {seconds[RETRAINED]:.3g} s; "
       "compilation is not counted."

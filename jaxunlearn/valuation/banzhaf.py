@@ -61,7 +61,7 @@ def banzhaf_msr(
     >>> [round(value) for value in found.values.tolist()]
     [1, 2]
   """
-  checks.positive(num_samples=num_samples)
+  checks.counts(num_samples=num_samples)
   inner_rate(rate)
   n = utility.num_rows
   draw = lambda i: jax.random.bernoulli(jax.random.fold_in(key, i), rate, (n,))
@@ -101,8 +101,8 @@ def msr_values(
     >>> values.tolist()
     [1.0, 2.0]
   """
-  masks, utilities = jnp.asarray(masks), jnp.asarray(utilities, jnp.float32)
   shaped("masks bool [M > 0, N] and utilities [M]", masks, utilities)
+  masks, utilities = jnp.asarray(masks), jnp.asarray(utilities, jnp.float32)
   return _difference_of_means(lambda i: masks[i], utilities, masks.shape[1])
 
 

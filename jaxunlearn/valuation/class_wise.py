@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import map_many, train
 from jaxunlearn.core.types import PyTree
@@ -84,14 +84,13 @@ def class_wise_shapley(
     >>> [round(value, 3) for value in found.values.tolist()]
     [0.0, 0.2, 0.4]
   """
-  checks.positive(num_permutations=num_permutations, num_classes=num_classes)
+  checks.counts(num_permutations=num_permutations, num_classes=num_classes)
   checks.fraction(rate=rate)
-  labels = jnp.asarray(labels)
-  shaped("labels [N > 0]", labels)
+  labels = arrays("labels [N > 0]", labels)
   checks.labels(labels, num_classes, "labels")
   n, c = labels.shape[0], num_classes
-  empty = jnp.zeros(c) if empty_scores is None else jnp.asarray(empty_scores)
-  shaped(f"empty_scores [{c}]", empty)
+  empty = jnp.zeros(c) if empty_scores is None else empty_scores
+  empty = arrays(f"empty_scores [{c}]", empty)
   classes = jnp.arange(c, dtype=labels.dtype)
   # The N + C sets of a round: up to each row, and of each class the set O.
   own_class = jnp.concatenate([labels, classes])

@@ -245,7 +245,8 @@ def logistic_fit(
     >>> predict(jnp.array([[-3.0], [3.0]])).argmax(axis=1).tolist()
     [0, 1]
   """
-  checks.positive(num_steps=num_steps, num_cg_steps=num_cg_steps, l2=l2)
+  checks.counts(num_steps=num_steps, num_cg_steps=num_cg_steps)
+  checks.positive(l2=l2)
   if num_classes < 2:
     raise ValueError(f"Expected num_classes >= 2, got {num_classes}.")
   checks.labels(label, num_classes, "label", length=len(x))

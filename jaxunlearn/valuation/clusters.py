@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.per_example import map_chunks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 
 
 class Clusters(NamedTuple):
@@ -81,12 +81,12 @@ def cluster_rows(
     >>> [round(c, 2) for c in sorted(found.centroids.ravel().tolist())]
     [0.05, 9.05]
   """
-  checks.positive(
-    clusters_per_class=clusters_per_class,
+  checks.counts(
     num_iterations=num_iterations,
     num_restarts=num_restarts,
     chunk_size=chunk_size,
   )
+  checks.counts(clusters_per_class=clusters_per_class)
   x, labels = labelled_points(features, labels, num_classes)
   n, k = x.shape[0], num_classes * clusters_per_class
   if k > n:
@@ -191,8 +191,7 @@ def interleaved(
     >>> ranks.tolist()
     [0.75, 0.25, 0.5]
   """
-  values, ids = jnp.asarray(values), jnp.asarray(cluster_ids)
-  shaped("values [N] and cluster_ids [N]", values, ids)
+  values, ids = arrays("values [N] and cluster_ids [N]", values, cluster_ids)
   checks.labels(ids, num_clusters, "cluster_ids")
   place = places(jnp.argsort(values), ids, num_clusters)
   sizes = jnp.zeros(num_clusters).at[ids].add(1)
@@ -227,9 +226,10 @@ def labelled_points(
   Raises:
     ValueError: they are not that, or (outside jit) not finite or out of range.
   """
-  features, labels = jnp.asarray(features), jnp.asarray(labels)
-  shaped("features [N > 0, ..., D] and labels [N]", features, labels)
-  checks.positive(num_classes=num_classes)
+  features, labels = arrays(
+    "features [N > 0, ..., D] and labels [N]", features, labels
+  )
+  checks.counts(num_classes=num_classes)
   checks.labels(labels, num_classes, "labels")
   checks.finite(features, "features")
   flat = features.reshape(features.shape[0], -1).astype(jnp.float32)

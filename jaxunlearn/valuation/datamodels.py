@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.valuation.types import Utility, Valuation, require_finite
 from jaxunlearn.valuation.uses import rank_correlation
 
@@ -89,7 +89,7 @@ def subset_masks(
     >>> masks.shape, masks.sum(axis=1).tolist()
     ((3, 10), [3, 3, 3])
   """
-  checks.positive(num_masks=num_masks, num_rows=num_rows)
+  checks.counts(num_masks=num_masks, num_rows=num_rows)
   checks.fraction(rate=rate)
   chosen = jnp.arange(num_rows) < jnp.round(rate * num_rows)
 
@@ -362,8 +362,9 @@ def _lasso(
 def _checked(
   masks: jax.Array, outputs: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  masks, outputs = jnp.asarray(masks), jnp.asarray(outputs)
-  shaped("masks bool [M > 1, N] and outputs [M] or [M, T]", masks, outputs)
+  masks, outputs = arrays(
+    "masks bool [M > 1, N] and outputs [M] or [M, T]", masks, outputs
+  )
   checks.finite(outputs, "outputs")
   return masks, outputs.astype(jnp.float32)
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.valuation.types import Utility, Valuation, require_finite
 
 
@@ -66,11 +66,10 @@ def distributional_shapley(
     >>> found.values.tolist()
     [5.0]
   """
-  checks.positive(num_sets=num_sets, max_size=max_size)
+  checks.counts(num_sets=num_sets, max_size=max_size)
   n, pool = utility.num_rows, jnp.asarray(pool)
   shaped(f"pool bool [{n}]", pool)
-  points = jnp.asarray(points)
-  shaped("points int [K]", points)
+  points = arrays("points int [K]", points)
   if checks.is_concrete(pool) and max_size > int(pool.sum()):
     raise ValueError(
       f"Expected max_size at most the pool's {int(pool.sum())} rows, got "

@@ -41,7 +41,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 from jaxunlearn.valuation.clusters import (
   Clusters,
   nearest_clusters,
@@ -166,7 +166,7 @@ def ecoval_values(
   _check_rule(rule, invert_negative)
   checks.one_of(CLUSTER_VALUES, cluster_value=cluster_value)
   n, k = utility.num_rows, num_clusters
-  checks.positive(num_rows=n, num_clusters=k)
+  checks.counts(num_rows=n, num_clusters=k)
   if k > n:
     raise ValueError(f"Expected num_clusters <= {n}, the rows, got {k}.")
   ids, q = _checked_rows(cluster_ids, quality, n, k)
@@ -374,11 +374,10 @@ def _checked_rows(
   num_rows: int,
   num_clusters: int,
 ) -> tuple[jax.Array, jax.Array]:
-  ids = jnp.asarray(cluster_ids)
-  shaped(f"cluster_ids [{num_rows}]", ids)
+  ids = arrays(f"cluster_ids [{num_rows}]", cluster_ids)
   checks.labels(ids, num_clusters, "cluster_ids")
-  q = jnp.ones(num_rows) if quality is None else jnp.asarray(quality)
-  shaped(f"quality [{num_rows}]", q)
+  q = jnp.ones(num_rows) if quality is None else quality
+  q = arrays(f"quality [{num_rows}]", q)
   if checks.is_concrete(q):
     least = float(np.min(np.nan_to_num(np.asarray(q, np.float32), nan=-1.0)))
     if not least >= 0 or not np.isfinite(np.asarray(q, np.float32)).all():

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.per_example import sum_chunks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.valuation.types import Valuation
 
@@ -69,7 +69,7 @@ def knn_shapley(
     >>> found.values.tolist()
     [0.75, -0.25, 0.25, 0.25, 0.0]
   """
-  checks.positive(num_neighbours=num_neighbours, chunk_size=chunk_size)
+  checks.counts(num_neighbours=num_neighbours, chunk_size=chunk_size)
   x, labels = _points(features, labels, "features", "labels")
   validation = _points(
     validation_features,
@@ -80,8 +80,8 @@ def knn_shapley(
   wanted = "features [N, D] and validation_features [M, D]"
   shaped(wanted, x, validation[0])
   n, num_validation = x.shape[0], validation[0].shape[0]
-  mask = jnp.ones(n, bool) if row_mask is None else jnp.asarray(row_mask)
-  shaped(f"row_mask bool [{n}]", mask)
+  mask = jnp.ones(n, bool) if row_mask is None else row_mask
+  mask = arrays(f"row_mask bool [{n}]", mask)
   k = jnp.asarray(num_neighbours, jnp.float32)
   place = jnp.arange(1, n + 1, dtype=jnp.float32)
   share = jnp.minimum(k, place) / (k * place)
@@ -118,8 +118,9 @@ def _points(
   features: jax.Array, labels: jax.Array, name: str, label_name: str
 ) -> tuple[jax.Array, jax.Array]:
   """Features [N, D] in float32 and labels [N], N >= 1."""
-  features, labels = jnp.asarray(features), jnp.asarray(labels)
-  shaped(f"{name} [N > 0, ..., D] and {label_name} int [N]", features, labels)
+  features, labels = arrays(
+    f"{name} [N > 0, ..., D] and {label_name} int [N]", features, labels
+  )
   checks.finite(features, name)
   flat = features.reshape(features.shape[0], -1)
   return flat.astype(jnp.float32), labels

@@ -80,7 +80,7 @@ def data_oob(
     [1.0, 0.0, 0.5]
   """
   num_draws = num_rows if num_draws is None else num_draws
-  checks.positive(num_rows=num_rows, num_models=num_models, num_draws=num_draws)
+  checks.counts(num_rows=num_rows, num_models=num_models, num_draws=num_draws)
   block = num_models
   if strategy != "vmap":
     lanes = 1 if strategy == "map" else int(strategy)

@@ -243,7 +243,7 @@ def semivalue(
     [1.0, 2.0, 5.0]
   """
   n = utility.num_rows
-  checks.positive(
+  checks.counts(
     num_rows=n,
     num_permutations=num_permutations,
     block_size=block_size,
@@ -352,7 +352,7 @@ def _rounds(
 ) -> tuple[int, int]:
   """Draws in a round and rounds, with as few draws too many as can be."""
   if at_once is not None:
-    checks.positive(permutations_at_once=at_once)
+    checks.counts(permutations_at_once=at_once)
   elif truncates:
     at_once = 1
   else:

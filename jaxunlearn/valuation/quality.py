@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.per_example import map_chunks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.valuation.banzhaf import msr_values
 from jaxunlearn.valuation.clusters import Clusters, labelled_points, places
 from jaxunlearn.valuation.types import Utility, require_finite
@@ -40,8 +40,7 @@ def confidence(logits: jax.Array, labels: jax.Array) -> jax.Array:
     >>> confidence(jnp.array([[0.0, 0.0]]), jnp.array([1])).tolist()
     [0.5]
   """
-  logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-  shaped("logits [N, C] and labels [N]", logits, labels)
+  logits, labels = arrays("logits [N, C] and labels [N]", logits, labels)
   checks.labels(labels, logits.shape[1], "labels")
   p = jax.nn.softmax(logits.astype(jnp.float32))
   return jnp.take_along_axis(p, labels[:, None], axis=1)[:, 0]
@@ -154,7 +153,7 @@ def curated(
     >>> found.shape, int(found.argmax())
     ((3,), 2)
   """
-  checks.positive(per_cluster=per_cluster, num_samples=num_samples)
+  checks.counts(per_cluster=per_cluster, num_samples=num_samples)
   x, labels = labelled_points(features, labels, num_classes)
   n = x.shape[0]
   if clusters.ids.shape != (n,) or utility.num_rows != n:

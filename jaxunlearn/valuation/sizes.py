@@ -30,7 +30,7 @@ def shapley_sizes(num_rows: int) -> jax.Array:
     >>> valuation.shapley_sizes(4).tolist()
     [0.25, 0.25, 0.25, 0.25]
   """
-  checks.positive(num_rows=num_rows)
+  checks.counts(num_rows=num_rows)
   return jnp.full(num_rows, 1 / num_rows, jnp.float32)
 
 
@@ -42,7 +42,7 @@ def loo_sizes(num_rows: int) -> jax.Array:
     >>> valuation.loo_sizes(4).tolist()
     [0.0, 0.0, 0.0, 1.0]
   """
-  checks.positive(num_rows=num_rows)
+  checks.counts(num_rows=num_rows)
   return jnp.zeros(num_rows, jnp.float32).at[-1].set(1)
 
 
@@ -70,7 +70,8 @@ def beta_sizes(
     >>> [round(p, 3) for p in beta_sizes(5, 4.0, 1.0).tolist()]
     [0.5, 0.286, 0.143, 0.057, 0.014]
   """
-  checks.positive(num_rows=num_rows, alpha=alpha, beta=beta)
+  checks.counts(num_rows=num_rows)
+  checks.positive(alpha=alpha, beta=beta)
   k = jnp.arange(num_rows - 1, dtype=jnp.float32)
   rest = num_rows - 1 - k  # Sizes above k.
   return _from_ratios(
@@ -99,7 +100,7 @@ def banzhaf_sizes(num_rows: int, rate: float | jax.Array = 0.5) -> jax.Array:
     >>> [round(p, 3) for p in valuation.banzhaf_sizes(4).tolist()]
     [0.125, 0.375, 0.375, 0.125]
   """
-  checks.positive(num_rows=num_rows)
+  checks.counts(num_rows=num_rows)
   inner_rate(rate)
   k = jnp.arange(num_rows - 1, dtype=jnp.float32)
   odds = jnp.log(rate) - jnp.log1p(-jnp.asarray(rate, jnp.float32))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 from jaxunlearn.core.training import map_many
 
 
@@ -49,8 +49,7 @@ class Utility(NamedTuple):
     Raises:
       ValueError: masks of another shape or dtype.
     """
-    masks = jnp.asarray(masks)
-    shaped(f"masks bool [M, {self.num_rows}]", masks)
+    masks = arrays(f"masks bool [M, {self.num_rows}]", masks)
     return self.over(lambda mask: mask, masks, strategy=strategy, mesh=mesh)
 
   def over(
@@ -76,7 +75,7 @@ class Utility(NamedTuple):
     Raises:
       ValueError: no rows; as `map_many`.
     """
-    checks.positive(num_rows=self.num_rows)
+    checks.counts(num_rows=self.num_rows)
     many = checks.num_rows(stacked, name="stacked arguments")
     if mesh is not None:
       extra = -many % mesh.size

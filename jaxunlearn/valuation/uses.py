@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.metrics.membership import separation_auc
 from jaxunlearn.valuation.types import Utility
 
@@ -193,8 +193,7 @@ def noisy_label_scores(
     (0.75, 0.5, 1.0)
   """
   values = _values_of(values)
-  is_noisy = jnp.asarray(is_noisy)
-  shaped(f"is_noisy bool [{len(values)}]", is_noisy)
+  is_noisy = arrays(f"is_noisy bool [{len(values)}]", is_noisy)
   known = ~jnp.isnan(values)
   score = jnp.where(known, -values, 0)
   auc = separation_auc(score, score, is_noisy & known, ~is_noisy & known)
@@ -326,8 +325,8 @@ def weighted_accuracy_drop(accuracies: jax.Array) -> jax.Array:
     >>> float(valuation.weighted_accuracy_drop(accuracies))
     0.875
   """
-  accuracies = jnp.asarray(accuracies, jnp.float32)
   shaped("accuracies [K > 0]", accuracies)
+  accuracies = jnp.asarray(accuracies, jnp.float32)
   removed = jnp.arange(1, accuracies.shape[0], dtype=jnp.float32)
   return ((accuracies[0] - accuracies[1:]) / removed).sum()
 
@@ -364,8 +363,8 @@ def _ranks(x: jax.Array) -> jax.Array:
 
 
 def _values_of(values: jax.Array) -> jax.Array:
-  values = jnp.asarray(values, jnp.float32)
   shaped("values [N]", values)
+  values = jnp.asarray(values, jnp.float32)
   return values
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.per_example import map_chunks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import train
 from jaxunlearn.core.types import PyTree
@@ -173,15 +173,14 @@ def restricted(
     8.0
   """
   n = utility.num_rows
-  rows = jnp.asarray(rows)
-  shaped("rows int [K]", rows)
+  rows = arrays("rows int [K]", rows)
   if checks.is_concrete(rows):
     numbers = np.asarray(rows)
     distinct = len(np.unique(numbers)) == len(numbers)
     if not distinct or (numbers < 0).any() or (numbers >= n).any():
       raise ValueError(f"Expected distinct rows in 0 .. {n - 1}, got {rows}.")
-  base = jnp.zeros(n, bool) if fixed is None else jnp.asarray(fixed)
-  shaped(f"fixed bool [{n}]", base)
+  base = jnp.zeros(n, bool) if fixed is None else fixed
+  base = arrays(f"fixed bool [{n}]", base)
   base = base.at[rows].set(False)
   return Utility(
     lambda mask: utility.value(base.at[rows].set(mask)),
@@ -214,9 +213,8 @@ def grouped(utility: Utility, group: jax.Array, num_groups: int) -> Utility:
     >>> owners.many(jnp.array([[True, False], [False, True]])).tolist()
     [3.0, 5.0]
   """
-  checks.positive(num_groups=num_groups)
-  group = jnp.asarray(group)
-  shaped(f"group [{utility.num_rows}]", group)
+  checks.counts(num_groups=num_groups)
+  group = arrays(f"group [{utility.num_rows}]", group)
   checks.labels(group, num_groups, "group")
 
   def value(mask: jax.Array) -> jax.Array:
@@ -234,7 +232,7 @@ def validation_labels(
   Raises:
     ValueError: no validation rows, or labels that are no classes.
   """
-  checks.positive(num_classes=num_classes)
+  checks.counts(num_classes=num_classes)
   if checks.num_rows(validation, "validation") == 0:
     raise ValueError("Expected validation to hold rows, got 0.")
   checks.labels(data["label"], num_classes, "data['label']")

@@ -228,7 +228,7 @@ def test_bad_input():
   log_p, _, mask = answers()
   for call, words in (
     (lambda: text.probability(log_p, mask[:, :3]), "and mask bool "),
-    (lambda: text.probability(log_p, mask * 1), "and int32"),
+    (lambda: text.probability(log_p, mask * 1), "and int"),
     (lambda: text.log_truth_ratio(log_p[0], log_p), "right answers"),
     (
       lambda: text.choice_probability(log_p, log_p[..., None][..., :0]),

@@ -79,7 +79,7 @@ def test_few_sets_are_spread_over_all_sizes():
     ({"num_sets": 0}, "num_sets"),
     ({"max_size": 6}, "at most the pool's 5 rows, got 6"),
     ({"pool": np.ones(6)}, r"pool bool \[6\], got float32"),
-    ({"points": np.ones(2)}, r"points int \[K\], got float32"),
+    ({"points": np.ones(2)}, r"points int \[K\], got float"),
   ],
 )
 def test_bad_input_is_refused(change, message):
