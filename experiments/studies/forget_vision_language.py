@@ -68,7 +68,7 @@ class Options(bench.CommonOptions):
 _SMOKE = pictures.Recipe(steps=12, width=32, sample=8)
 _PAPER = pictures.Recipe(steps=3000, width=256, layers=6, sample=200)
 _REQUESTS = {
-  "fiubench": "people:4",
+  "fiubench": "people:6",
   "mmubench": "concept:first",
   "safeeraser": "unsafe:0.5",
   "unlok": "facts:8",

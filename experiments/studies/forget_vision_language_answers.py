@@ -385,18 +385,3 @@ def of_refusals(evidence: Evidence) -> list[str]:
       f"success moves by {moved:+.0f} points, from {of(name, 'asr'):.1%}."
     )
   return words
-
-
-def known_owner(text: str, there: Sequence[str]) -> str:
-  """One of the owners; "first" is the first.
-
-  Raises:
-    ValueError: another name.
-  """
-  if text == "first":
-    return there[0]
-  if text not in there:
-    raise ValueError(
-      f"Expected one of {len(there)} owners such as {there[0]!r}, got {text!r}."
-    )
-  return text

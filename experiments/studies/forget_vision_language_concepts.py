@@ -21,7 +21,6 @@ from ..bench import Case, Evidence, Measure, Plan, Rule
 from ..datasets.vqa import NEW_NAME
 from .forget_vision_language_answers import (
   column,
-  known_owner,
   marked,
   seeds_mean,
 )
@@ -32,7 +31,7 @@ _SHIFT = 2
 
 def concept(text: str, known: pictures.Known) -> tuple[np.ndarray, Any]:
   """The rows on one person's image; texts about it stay."""
-  of = [known_owner(text, pictures.owners(known))]
+  of = [_owner(text, pictures.owners(known))]
   rows_of = lambda *kinds: np.flatnonzero(
     pictures.rows_of(known, *kinds, of=of)
   )
@@ -56,6 +55,21 @@ def concept(text: str, known: pictures.Known) -> tuple[np.ndarray, Any]:
   }
   more = {"targets": targets, "new": new, "looked": looked}
   return marked(known, images, images & ~rows_mask(name, images), **more)
+
+
+def _owner(text: str, there: Sequence[str]) -> str:
+  """One of the owners; "first" is the first.
+
+  Raises:
+    ValueError: another name.
+  """
+  if text == "first":
+    return there[0]
+  if text not in there:
+    raise ValueError(
+      f"Expected one of {len(there)} owners such as {there[0]!r}, got {text!r}."
+    )
+  return text
 
 
 def rows_mask(rows: np.ndarray, like: np.ndarray) -> np.ndarray:

@@ -2,11 +2,17 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import forget_vision_language as program
+from experiments.beds.text_measures import say
+from experiments.bench import shell
+from experiments.bench.study import Case
 from experiments.datasets import vqa, vqa_layouts
+from experiments.studies import forget_vision_language as study
 from jaxunlearn import report
 
 pytest.importorskip("tokenizers")
@@ -250,3 +256,29 @@ def test_a_benchmarks_own_folder_runs_to_its_report(benchmark, tmp_path):
   rows = report.read_results(out / "results.json").rows
   assert len(rows) == 5 and all(row["is_finite"] for row in rows)
   assert (out / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_other_words_that_are_the_question_itself_bring_out_as_much():
+  """APE is then EM; keywords of every other row are what the model says."""
+  plan = shell.prepare(study.STUDY, study.Options(preset="smoke", seeds=1))
+  first = lambda leaf: jnp.asarray(leaf[0])
+  own = jax.tree.map(first, plan.beds.of_seed)
+  own["paraphrases"] = jax.tree.map(lambda leaf: leaf[:, None], own["x"])
+  marks = jax.tree.map(lambda leaf: leaf[0, 0], plan.requests.marks)
+  forget = jnp.asarray(plan.forget[0])
+
+  @jax.jit
+  def measured(shared, key):
+    bed = plan.beds.make(shared, own)
+    made = bed.model.model.init(key, own["x"])
+    case = Case(bed, forget, forget, marks, made, made, made, key)
+    said = say(case, own["x"]).tokens[:, :1, None]
+    even = jnp.arange(len(said))[:, None, None] % 2 == 0
+    words = jnp.where(even, said, plan.beds.facts["words"] + 1)
+    bed = bed._replace(data={**own, "keywords": words})
+    return plan.measures[0].run(case._replace(bed=bed))
+
+  found = measured(plan.beds.shared, jax.random.key(0))
+  assert 0 < found["forget_em"] < 1
+  assert found["forget_ape"] == found["forget_em"]

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from experiments import forget_vision_language as program
 from jaxunlearn import report
+from jaxunlearn.attacks.readout import tail_chance
 
 pytest.importorskip("tokenizers")
 pytestmark = [
@@ -54,15 +56,14 @@ def test_the_masks_let_a_name_go_that_the_plain_divergence_holds(column):
 
 
 def test_layers_no_longer_read_out_what_was_erased(column):
-  mean = column("unlok", "erasure,head_projection")
+  defences = ("fact_erasure", "head_projection", "head_and_erasure")
+  mean = column("unlok", ",".join(("erasure", *defences)))
   assert mean("original", "hp") == 1
-  chance = 1 - (1 - 8 / 109) ** 3
-  assert mean("head_projection", "hp") <= chance + 0.05
   # Ascent has no end: it drives the answer to the lowest ranks, which the attack
   # reads too.
   assert mean("erasure", "hp") > 0.5
-  assert mean("original", "retain_em") - mean(
-    "head_projection", "retain_em"
-  ) <= (0.05)
-  for name in ("erasure", "head_projection"):
-    assert mean(name, "restored") == 1
+  for name in defences:
+    hits = stats.binomtest(round(40 * mean(name, "hp")), 40)
+    assert hits.proportion_ci().low <= tail_chance(4, 3, 116), name
+    lost = mean("original", "retain_em") - mean(name, "retain_em")
+    assert lost <= 0.05 and mean(name, "restored") == 1, name
