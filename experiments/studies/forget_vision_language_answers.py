@@ -322,7 +322,7 @@ def safeeraser(plan: Plan) -> list[Measure]:
     column(
       "sarr",
       "SARR (all refused: 100 %)",
-      "Share of the same questions on harmless images, never seen in training, "
+      "Share of the same questions on harmless images, which no method reads, "
       "whose answer is not the normal one: a refusal, gibberish, another.",
       direction=report.LOWER,
     ),

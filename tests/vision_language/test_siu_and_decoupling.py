@@ -166,9 +166,10 @@ def test_the_term_adds_its_gradient_and_weight_zero_nothing(pictures):
 
 
 def with_refusals(pictures):
-  """The rows with those in the other order for pairs and refusals."""
+  """The rows with the other way round for pairs, and a word of it to refuse."""
   other = jax.tree.map(lambda leaf: leaf[::-1], pictures.data["x"])
-  return {**pictures.data, "decoupled": other, "alternative": other}
+  short = other._replace(length=other.prompt + 1)
+  return {**pictures.data, "decoupled": other, "alternative": short}
 
 
 WORN = {
