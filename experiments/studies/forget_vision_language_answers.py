@@ -336,6 +336,7 @@ def safeeraser(plan: Plan) -> list[Measure]:
   rules = (
     Rule("retain_em", 0.05, above="", below=DAMAGE),
     Rule("asr", 0.1, TRACE, ""),
+    Rule("sarr", 0.1, DAMAGE, ""),
   )
   return [
     Measure(metrics, _safety, rules=rules),
