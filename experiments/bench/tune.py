@@ -230,7 +230,7 @@ def write(
   holds = _holds_for(plan.options)
   kept = [e for e in entries if e["for"] != holds or e["method"] not in tuned]
   how = {
-    "command": f"{started(plan.study.name)} {shlex.join(sys.argv[1:])}",
+    "command": f"{started(plan.study.name)} {shlex.join(_portable(sys.argv[1:]))}",
     "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     "versions": common.environment(),
     "requests": plan.requests.names,
@@ -245,6 +245,12 @@ def write(
     kept.append(entry)
   kept.sort(key=lambda entry: (sorted(entry["for"].items()), entry["method"]))
   report.write_json(path, plain(kept))
+
+
+def _portable(arguments: list[str]) -> list[str]:
+  """The same without where this machine keeps its data."""
+  pairs = zip(["", *arguments], arguments)
+  return ["DIR" if flag == "--data-dir" else word for flag, word in pairs]
 
 
 BY_HAND = "default, by hand"
