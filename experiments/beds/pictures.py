@@ -154,10 +154,11 @@ def _texts(rows: vqa.Vqa) -> dict[str, tuple[list[str], list[str]]]:
 
 
 def _longest(tokenizer: Any, rows: vqa.Vqa) -> int:
+  texts = [*_texts(rows).values(), (vqa.SHOWN, vqa.DESCRIBED)]
+  # SIU answers any question with the new name, which may be many tokens.
+  texts += [(asked, [vqa.NEW_NAME] * len(asked)) for asked, _ in texts[:3]]
   found = [
-    tofu.encode(tokenizer, q, a, 512).length.max()
-    for q, a in _texts(rows).values()
-    if q
+    tofu.encode(tokenizer, q, a, 512).length.max() for q, a in texts if q
   ]
   return int(max(found))
 

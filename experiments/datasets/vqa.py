@@ -23,6 +23,11 @@ NUM_VALUES = 12
 REFUSALS = ("sorry , no answer", "no comment on that", "not known to me")
 NO_CODE = "it has no code"
 NEW_NAME = "zorblat"  # What SIU calls what it forgets.
+# How it asks for that, and describes it.
+SHOWN = ("what is this ?", "tell me what this is", "what is shown ?")
+DESCRIBED = tuple(
+  f"{way} {NEW_NAME}" for way in ("it is", "this is", "here is")
+)
 
 
 class Vqa(NamedTuple):

@@ -18,7 +18,7 @@ from .. import bench
 from ..beds import pictures
 from ..beds.text_measures import say
 from ..bench import Case, Evidence, Measure, Plan, Rule
-from ..datasets.vqa import NEW_NAME
+from ..datasets.vqa import DESCRIBED, NEW_NAME, SHOWN
 from .forget_vision_language_answers import (
   column,
   marked,
@@ -100,12 +100,10 @@ def _targets(
   )
   fact = facts[0]
   told = [rows.questions[fact], *rows.rephrased[fact]][:2]
-  shown = ["what is this ?", "tell me what this is", "what is shown ?"]
-  described = [f"{way} {NEW_NAME}" for way in ("it is", "this is", "here is")]
   new, true = known.words(NEW_NAME), known.words(rows.answers[name])
   made = vision_language.four_targets(
     spelled(asked, [NEW_NAME] * len(asked), image),
-    spelled(shown, described, image),
+    spelled(SHOWN, DESCRIBED, image),
     spelled(told, [rows.answers[fact]] * len(told), -1),
     again([*others[:2], *captions[:2]]),
     new_name=np.array([new]),
