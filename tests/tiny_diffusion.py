@@ -67,9 +67,7 @@ def small():
     vocab_size=VOCAB,
     null_tokens=NULL,
     alphas_bar=LEVELS,
-    width=8,
-    num_blocks=1,
-    num_heads=2,
+    denoiser=diffusion.Denoiser(8, num_blocks=1, num_heads=2),
     text_width=4,
   )
 

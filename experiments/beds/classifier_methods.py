@@ -182,9 +182,9 @@ def _gkt(bed: Bed, s: Setting) -> ju.Transform:
     num_classes=bed.extra.num_classes,
     cycles=s["cycle_steps"],
     learn=ju.Fit(optax.adam(s["rate"]), _STUDENT_STEPS, s["batch_size"]),
-    z_dim=s["z_dim"],
     gate=s["gate"],
     generator=make[s["generator"]],
+    options=ju.methods.GktOptions(z_dim=s["z_dim"]),
   )
 
 

@@ -226,8 +226,7 @@ def digit_model(width: int = 256, num_blocks: int = 3) -> diffusion.Diffusion:
     null_tokens=prompted.NULL_TOKENS,
     alphas_bar=diffusion.schedules.linear(100, 1e-3, 0.12),
     clip=1.5,
-    width=width,
-    num_blocks=num_blocks,
+    denoiser=diffusion.Denoiser(width, num_blocks),
   )
 
 

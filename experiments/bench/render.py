@@ -1,6 +1,6 @@
 """From evidence to files and to the terminal.
 
-All that knows how reports are made is here: `render` takes a `Report`.
+All that knows how reports are made is here.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,36 +27,6 @@ from . import certify, lanes, table, tune
 from .study import ORIGINAL, Evidence, Panel, Plan
 
 
-class Report(NamedTuple):
-  """What there is to say, whatever it looks like.
-
-  Attributes:
-    results: see `report.Results`.
-    title: the heading.
-    lead: what was done and why.
-    definitions: of every column.
-    findings: sentences of the numbers, beside those of the tests.
-    comparisons: further tables, likewise.
-    figures: (figure, caption) by name.
-    notes: remarks.
-    trial: by which tests methods are judged; None for none.
-    provenance: how the report was made.
-    unanswered: why no page of this kind says whether rows are deleted.
-  """
-
-  results: report.Results
-  title: str
-  lead: str
-  definitions: Sequence[report.Metric]
-  findings: Sequence[str]
-  comparisons: Sequence[report.Comparison]
-  figures: Mapping[str, tuple[report.Chart, str]]
-  notes: Sequence[str]
-  trial: report.Trial | None = None
-  provenance: Mapping[str, str] | None = None
-  unanswered: str = UNTESTED
-
-
 def results(
   name: str, options: Any, config: Mapping[str, Any], rows: Sequence[Any]
 ) -> report.Results:
@@ -66,24 +36,16 @@ def results(
   return report.Results(name, *versions, config, rows)
 
 
-def render(made: Report, folder: Path) -> None:
+def render(
+  folder: Path,
+  results: report.Results,
+  contents: report.Contents,
+  figures: Mapping[str, tuple[report.Chart, str]],
+) -> None:
   """Writes results.json, table.md, plots/ and report.html into a folder."""
-  table.check_declared(made.results.rows, made.definitions)
-  report.write_report(
-    folder,
-    made.results,
-    figures=made.figures,
-    title=made.title,
-    lead=made.lead,
-    notes=made.notes,
-    comparisons=made.comparisons,
-    general_findings=False,
-    more_findings=made.findings,
-    definitions=made.definitions,
-    trial=made.trial,
-    provenance=made.provenance,
-    unanswered=made.unanswered,
-  )
+  table.check_declared(results.rows, contents.definitions)
+  contents = contents._replace(general_findings=False)
+  report.write_report(folder, results, contents, figures=figures)
 
 
 def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
@@ -99,24 +61,23 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
   config["verdicts"] = report.verdicts(trial)
   findings = [*unmoved(evidence), *study.findings(evidence)]
   config["taxonomy"] = report.depth_account(trial, cards)
-  made = Report(
-    results(study.name, plan.options, config, evidence.rows),
+  contents = report.Contents(
     study.title(plan),
     study.lead(plan),
-    (*table.definitions(plan), *report.DEPTH_COLUMNS),
-    findings,
-    [
+    notes=_notes(plan, findings),
+    comparisons=[
       *([] if depth is None else [depth]),
       *study.comparisons(evidence),
       *tune.tables(evidence),
     ],
-    figures,
-    _notes(plan, findings),
-    trial,
-    certify.provenance(evidence),
-    study.unanswered or UNTESTED,
+    more_findings=findings,
+    definitions=(*table.definitions(plan), *report.DEPTH_COLUMNS),
+    trial=trial,
+    provenance=certify.provenance(evidence),
+    unanswered=study.unanswered or UNTESTED,
   )
-  render(made, folder)
+  made = results(study.name, plan.options, config, evidence.rows)
+  render(folder, made, contents, figures)
   certify.write(folder, evidence, trial)
   for name, content in study.files(evidence).items():
     if isinstance(content, str):

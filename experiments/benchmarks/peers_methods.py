@@ -147,29 +147,24 @@ def method_case(
 def _unsir(given: Task, scaled: Callable[[int], int]) -> Sides:
   from . import peers_torch
 
-  counts: dict[str, Any] = {
-    "noise_steps": scaled(40),
-    "noise_batch": given.batch_size,
-    "impair_steps": scaled(72),
-    "repair_steps": scaled(32),
-    "batch_size": given.batch_size,
-  }
+  size = given.batch_size
+  counts = peers_torch.Unsir(scaled(40), size, scaled(72), scaled(32), size)
 
-  def part(fit: ju.Fit, steps: str) -> ju.Fit:
-    return fit._replace(num_steps=counts[steps], batch_size=given.batch_size)
+  def part(fit: ju.Fit, steps: int) -> ju.Fit:
+    return fit._replace(num_steps=steps, batch_size=size)
 
   method = ju.methods.unsir(
     given.model,
     num_classes=CLASSES,
     max_classes=1,
-    noise=part(PAPER["noise"], "noise_steps"),
-    impair=part(PAPER["impair"], "impair_steps"),
-    repair=part(PAPER["repair"], "repair_steps"),
+    noise=part(PAPER["noise"], counts.noise_steps),
+    impair=part(PAPER["impair"], counts.impair_steps),
+    repair=part(PAPER["repair"], counts.repair_steps),
   )
 
   def by_hand(module, start, untrained, rows, forget, generator):
     return peers_torch.unsir(
-      module, start, rows.x, rows.label, forget, generator, **counts
+      module, start, rows.x, rows.label, forget, generator, counts
     )
 
   return lambda fresh: method, by_hand
@@ -205,32 +200,20 @@ def _scrub(given: Task, scaled: Callable[[int], int]) -> Sides:
 
   # At a lower rate some classes stay: the disobeying steps start from a tie.
   rate = 3 * LEARNING_RATE
-  counts: dict[str, Any] = {
-    "max_epochs": 3,
-    "max_steps": scaled(5),
-    "min_steps": scaled(20),
-    "forget_batch_size": given.batch_size,
-    "retain_batch_size": given.batch_size,
-  }
+  counts = peers_torch.Scrub(
+    6, 3, scaled(5), scaled(20), given.batch_size, rate
+  )
   method = ju.methods.scrub(
     given.model,
-    ju.Fit(optax.adam(rate), counts["min_steps"], given.batch_size),
-    num_epochs=6,
-    max_epochs=counts["max_epochs"],
-    max_steps=counts["max_steps"],
+    ju.Fit(optax.adam(rate), counts.min_steps, given.batch_size),
+    num_epochs=counts.epochs,
+    max_epochs=counts.max_epochs,
+    max_steps=counts.max_steps,
   )
 
   def by_hand(module, start, untrained, rows, forget, generator):
     return peers_torch.scrub(
-      module,
-      start,
-      rows.x,
-      rows.label,
-      forget,
-      generator,
-      epochs=6,
-      learning_rate=rate,
-      **counts,
+      module, start, rows.x, rows.label, forget, generator, counts
     )
 
   return lambda fresh: method, by_hand

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -175,6 +175,18 @@ def shadow_models(
   return models
 
 
+class Unsir(NamedTuple):
+  """Counts of `unsir`, and its noise."""
+
+  noise_steps: int
+  noise_batch: int
+  impair_steps: int
+  repair_steps: int
+  batch_size: int
+  copies: int = 20
+  penalty: float = 0.1
+
+
 def unsir(
   module: nn.Module,
   original: Parameters,
@@ -182,16 +194,11 @@ def unsir(
   label: torch.Tensor,
   forget: torch.Tensor,
   generator: torch.Generator,
-  *,
-  noise_steps: int,
-  noise_batch: int,
-  impair_steps: int,
-  repair_steps: int,
-  batch_size: int,
-  copies: int = 20,
-  penalty: float = 0.1,
+  counts: Unsir,
 ) -> Parameters:
   """UNSIR for one class: noise, impair, repair, as the authors' notebook."""
+  noise_steps, noise_batch, impair_steps, repair_steps = counts[:4]
+  batch_size, copies, penalty = counts[4:]
   load(module, original)
   retain, target = torch.nonzero(~forget)[:, 0], label[forget][0]
   noise = torch.randn(noise_batch, *x.shape[1:], generator=generator)
@@ -249,6 +256,20 @@ def bad_teacher(
   return saved(module)
 
 
+class Scrub(NamedTuple):
+  """Counts of `scrub`, its rate and its loss."""
+
+  epochs: int
+  max_epochs: int
+  max_steps: int
+  min_steps: int
+  batch_size: int
+  learning_rate: float
+  temperature: float = 2.0
+  distillation_weight: float = 0.5
+  jitter: float = 0.01
+
+
 def scrub(
   module: nn.Module,
   original: Parameters,
@@ -256,45 +277,35 @@ def scrub(
   label: torch.Tensor,
   forget: torch.Tensor,
   generator: torch.Generator,
-  *,
-  epochs: int,
-  max_epochs: int,
-  max_steps: int,
-  min_steps: int,
-  forget_batch_size: int,
-  retain_batch_size: int,
-  learning_rate: float,
-  temperature: float = 2.0,
-  distillation_weight: float = 0.5,
-  jitter: float = 0.01,
+  given: Scrub,
 ) -> Parameters:
   """Leaves the original's outputs on forget rows, keeps them on the others."""
   load(module, original)
   teacher = copy.deepcopy(module)
   with torch.no_grad():
     for p in module.parameters():
-      scale = jitter * p.square().mean().sqrt()
+      scale = given.jitter * p.square().mean().sqrt()
       p += scale * torch.randn(p.shape, generator=generator)
-  optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate)
+  optimizer = torch.optim.Adam(module.parameters(), lr=given.learning_rate)
   forgotten, retain = torch.nonzero(forget)[:, 0], torch.nonzero(~forget)[:, 0]
 
   def distance(logits: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
       wanted = teacher(inputs)
-    return temperature**2 * divergence(logits, wanted, temperature)
+    return given.temperature**2 * divergence(logits, wanted, given.temperature)
 
-  for epoch in range(epochs):
-    if epoch < max_epochs:
-      order = batches(forgotten, max_steps, forget_batch_size, generator)
+  for epoch in range(given.epochs):
+    if epoch < given.max_epochs:
+      order = batches(forgotten, given.max_steps, given.batch_size, generator)
       for rows in order:
         inputs = x[rows]
         descend(optimizer, -distance(module(inputs), inputs))
-    for rows in batches(retain, min_steps, retain_batch_size, generator):
+    for rows in batches(retain, given.min_steps, given.batch_size, generator):
       inputs = x[rows]
       logits = module(inputs)
       task = F.cross_entropy(logits, label[rows])
       kept = distance(logits, inputs)
-      descend(optimizer, task + distillation_weight * kept)
+      descend(optimizer, task + given.distillation_weight * kept)
   return saved(module)
 
 

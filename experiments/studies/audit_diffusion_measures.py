@@ -313,8 +313,7 @@ def _attack_on_prompts(this: Setup) -> Any:
         batch_size=BATCH,
       ),
       allowed=jnp.asarray(allowed),
-      num_steps=size.sampler_steps,
-      guidance=GUIDANCE,
+      sampler=diffusion.Sampler(size.sampler_steps, GUIDANCE),
     )
     rates = diffusion.attack_rates(result)
     found = rates.pre, rates.random, rates.adversarial

@@ -138,8 +138,28 @@ def _by_steps(make: Callable[..., co.Learner], bed: Bed, s: Setting) -> Way:
   return Way(learner, bed.model, {"": lambda state, data: state.variables})
 
 
+# What a setting calls the fields of CLU's groups.
+_TEACHER = {"teacher_rate": "rate", "teacher_decay": "decay"}
+_HEADS = ("contrast_weight", "self_contrast_weight", "rotation_weight")
+
+
+def _make_clu(model: Model, **s: Any) -> co.Learner:
+  """CLU of a flat setting."""
+  taken = lambda names: {n: s.pop(n) for n in names if n in s}
+  teacher = {_TEACHER[n]: v for n, v in taken(_TEACHER).items()}
+  heads, untrained = taken(_HEADS), taken(("exclude_label",))
+  embedding = s.pop("embedding", None)
+  return co.clu(
+    model,
+    teacher=co.Teacher(**teacher),
+    untrained=co.Untrained(**untrained),
+    embedding=embedding and embedding._replace(**heads),
+    **s,
+  )
+
+
 def _clu(bed: Bed, s: Setting) -> Way:
-  way = _by_steps(co.clu, bed, s)
+  way = _by_steps(_make_clu, bed, s)
   teacher = lambda state, data: state.memory.teacher
   return way._replace(views={**way.views, "_teacher": teacher})
 
@@ -187,7 +207,7 @@ def _clu_published(bed: Bed, s: Setting) -> Way:
   can_turn = len(shape) == 3 and shape[0] == shape[1]
   embedding = co.Embedding("projection", "rotation" if can_turn else None)
   model = with_heads(bed.model)
-  make = functools.partial(co.clu, embedding=embedding)
+  make = functools.partial(_make_clu, embedding=embedding)
   way = _by_steps(make, bed._replace(model=model), s)
   view = lambda state, data: Variables(state.variables.params["network"], {})
   return way._replace(views={"": view})
@@ -409,7 +429,7 @@ METHODS: Mapping[str, Method] = {
     _CLU,
   ),
   "clu_exclude_label": Method(
-    functools.partial(_by_steps, co.clu),
+    functools.partial(_by_steps, _make_clu),
     _CLU_SPACE,
     "clu that leaves the row's own class out of that answer; no part of the "
     "paper.",

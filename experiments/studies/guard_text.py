@@ -104,7 +104,7 @@ def trace(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
         kind=kind,
         window=window,
         step=options.step,
-        num_draws=options.draws,
+        corruption=attribution.Corruption(num_draws=options.draws),
       )
     )
     out = call(variables)

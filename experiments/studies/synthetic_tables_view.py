@@ -142,19 +142,16 @@ def write(folder: Path, plan: Plan, outcome: Outcome) -> report.Summary:
     "notes": notes,
     "curves": {", ".join(k): v.tolist() for k, v in outcome.curves.items()},
   }
-  made = render.Report(
-    render.results("synthetic_tables", plan.options, config, outcome.rows),
+  contents = report.Contents(
     "How good are synthetic tables?",
     " ".join([*notes, ""])
     + f"Generators learnt from rows of {' and of '.join(names)} "
     f"({len(plan.seeds)} seeds, each with other rows) and drew as many. "
     "TabSynDex says how much these are like the real rows, in five scores and "
     "their mean; then each generator learnt without the rows to be forgotten.",
-    COLUMNS,
-    _findings(plan, outcome),
-    (),
-    _figures(plan, outcome),
-    (*notes, *_NOTES),
+    notes=(*notes, *_NOTES),
+    more_findings=_findings(plan, outcome),
+    definitions=COLUMNS,
     provenance={
       "command": certify.command_of("synthetic_tables", plan.options),
       "Date (UTC)": certify.date(),
@@ -166,7 +163,8 @@ def write(folder: Path, plan: Plan, outcome: Outcome) -> report.Summary:
     unanswered="Nothing was to be deleted from a model that is served: tables are "
     "made in the place of rows, and the report says how much they give away.",
   )
-  render.render(made, folder)
+  made = render.results("synthetic_tables", plan.options, config, outcome.rows)
+  render.render(folder, made, contents, _figures(plan, outcome))
   return report.summarise(outcome.rows)
 
 

@@ -233,7 +233,7 @@ def _ecoval(bed: Bed, setting: Setting, key: jax.Array):
       groups.ids,
       quality,
       num_clusters=groups.num_clusters,
-      rule=setting["rule"],
+      price=valuation.PriceRule(setting["rule"]),
       strategy=_LANES,
     )
     further = valuation.ecoval_of_points(
@@ -243,7 +243,7 @@ def _ecoval(bed: Bed, setting: Setting, key: jax.Array):
       unseen["label"],
       unseen_quality,
       num_classes=num_classes,
-      rule=setting["rule"],
+      price=valuation.PriceRule(setting["rule"]),
     )
     return found.values, found.num_evaluations, further
 

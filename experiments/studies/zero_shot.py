@@ -137,16 +137,18 @@ def _transfer(bed: Bed, s: bench.Setting):
       cycles=s["cycles"],
       generate=GENERATE._replace(batch_size=s["batch_size"]),
       learn=LEARN._replace(batch_size=s["batch_size"]),
-      z_dim=s["z_dim"],
       gate=s["gate"],
-      attention=jnp.float32(s["attention"]),
-      attention_features=s["layers"],
-      # The released scale of the losses, to which beta 250 belongs.
-      reduction="released",
       generator=make,
       evaluate=lambda variables: _test_accuracies(bed, variables, gone),
-      evaluate_every=s["every"],
-      input_shape=bed.data["x"].shape[1:],
+      options=ju.methods.GktOptions(
+        z_dim=s["z_dim"],
+        attention=jnp.float32(s["attention"]),
+        attention_features=s["layers"],
+        # The released scale of the losses, to which beta 250 belongs.
+        reduction="released",
+        evaluate_every=s["every"],
+        input_shape=bed.data["x"].shape[1:],
+      ),
     )
 
   return _on_classes(bed, build)

@@ -189,7 +189,7 @@ def relearning(
   model: Task | Any,
   *,
   num_steps: int,
-  batch_size: int,
+  batch_size: int = 256,
   optimizer: optax.GradientTransformation | None = None,
   train_mode: bool = True,
 ) -> Transform:
@@ -239,12 +239,9 @@ def relearn(
   *,
   evaluate: Evaluate,
   target: float | jax.Array,
-  num_steps: int,
-  optimizer: optax.GradientTransformation | None = None,
-  batch_size: int = 256,
   direction: str = "higher",
   count_from_zero: bool = True,
-  train_mode: bool = True,
+  **attack: Any,
 ) -> Relearned:
   """Trains a model on a relearn set and evaluates it after every update.
 
@@ -263,14 +260,11 @@ def relearn(
     evaluate: `variables -> []`, such as the accuracy on held-out forget rows in
       evaluation mode; it gets variables of the form given.
     target: see `relearn_target`; may be traced.
-    num_steps: static, >= 0.
-    optimizer: starts fresh; None is Adam with rate 1e-3, as in the released
-      code. Its rate may be traced.
-    batch_size: static; see `relearning`.
     direction: static; whether "higher" or "lower" values of the metric are
       better.
     count_from_zero: static; see `steps_to_target`.
-    train_mode: static; see `relearning`.
+    **attack: the keyword arguments of `relearning`; `num_steps` is needed, and
+      the optimiser starts fresh.
 
   Returns:
     `Relearned`. Better: the relearn time of the retrained model, neither less
@@ -299,33 +293,27 @@ def relearn(
   _some_rows(relearn_mask, "relearn_mask")
   checks.finite((variables, target), "(variables, target)")
   wanted = _rows.widened(jnp.asarray(target))
-  attack = relearning(
-    model,
-    num_steps=num_steps,
-    batch_size=batch_size,
-    optimizer=optimizer,
-    train_mode=train_mode,
-  )
+  relearns = relearning(model, **attack)
   bare = not isinstance(variables, Variables)
   lifted = Variables(variables) if bare else variables
   data = jax.tree.map(jnp.asarray, data)
-  draw, env = attack.needs, Env()
+  draw, env = relearns.needs, Env()
   request = as_request(relearn_mask, data)
   plan = sampling.make_plan(data, request, draw, sample_key(key), env)
-  start = attack.init(Carry(lifted, lifted, {}), key, env)
+  start = relearns.init(Carry(lifted, lifted, {}), key, env)
 
   def measure(state: PhaseState) -> jax.Array:
-    current = attack.finish(state).variables
+    current = relearns.finish(state).variables
     return scalar(evaluate(current.params if bare else current))
 
   # As in a phase, what is constant stays outside the scan's carry.
   def body(moving, step):
     batch = sampling.draw_batch(data, plan, draw, step, env)
-    state, loss = attack.step(start.moved_to(moving), batch, key, env)
+    state, loss = relearns.step(start.moved_to(moving), batch, key, env)
     return state.moving(), (loss, measure(state))
 
   moving, (loss, values) = jax.lax.scan(
-    body, start.moving(), jnp.arange(num_steps, dtype=jnp.int32)
+    body, start.moving(), jnp.arange(attack["num_steps"], dtype=jnp.int32)
   )
   curve = jnp.concatenate([measure(start)[None], values])
   steps, reached = steps_to_target(

@@ -32,7 +32,7 @@ from jaxunlearn.attacks.shadow import Statistic, query_statistics
 from jaxunlearn.attacks.u_lira import Unlearn
 from jaxunlearn.core import checks
 from jaxunlearn.core.keys import derive
-from jaxunlearn.core.legacy import renamed
+from jaxunlearn.core.legacy import old_fields, renamed
 from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import map_many, train
@@ -202,7 +202,29 @@ def challenge_score(quality: jax.Array, runs: QualityRuns) -> jax.Array:
   return quality * retain * jnp.where(absent, 1.0, test)
 
 
+class Questions(NamedTuple):
+  """What a run of the challenge asks its models.
+
+  Attributes:
+    query: the rows to ask about, {"x": [Q, ...], "label": [Q]}: the forget rows.
+      All data by default; `forgetting_quality` then wants `forget_mask` as its
+      weights.
+    test_data: None, or rows of the same kind for the test accuracy.
+    statistic: see `shadow.query_statistics`.
+    query_chunk_size: static; rows at a time.
+  """
+
+  query: PyTree | None = None
+  test_data: PyTree | None = None
+  statistic: Statistic = logit_confidence
+  query_chunk_size: int = 1024
+
+
+QUESTIONS = Questions()
+
+
 @renamed(query_chunk_size="query_batch_size")
+@old_fields(questions=Questions)
 def forgetting_quality_runs(
   model: Model,
   data: PyTree,
@@ -210,12 +232,9 @@ def forgetting_quality_runs(
   keys: jax.Array,
   retrain_keys: jax.Array,
   unlearn: Unlearn,
-  query: PyTree | None = None,
   *,
+  questions: Questions = QUESTIONS,
   original: Variables | None = None,
-  test_data: PyTree | None = None,
-  statistic: Statistic = logit_confidence,
-  query_chunk_size: int = 1024,
   strategy: str | int = "vmap",
   mesh: jax.sharding.Mesh | None = None,
   **recipe: Any,
@@ -231,15 +250,10 @@ def forgetting_quality_runs(
     retrain_keys: PRNG keys [M]; independent of `keys`.
     unlearn: a `Transform`, or any `(variables, data, forget_mask, key) ->
       (variables, info)`.
-    query: the rows to ask about, {"x": [Q, ...], "label": [Q]}: the forget rows.
-      All data by default; `forgetting_quality` then wants `forget_mask` as its
-      weights.
+    questions: which rows to ask about, and how; see `Questions`.
     original: None, each unlearned model starts from an original of its own,
       trained with its key on all rows; or the variables of one original that all
       of them start from, as in the challenge.
-    test_data: None, or rows of the same kind for the test accuracy.
-    statistic: see `shadow.query_statistics`.
-    query_chunk_size: static; rows at a time.
     strategy: see `core.training.map_many`.
     mesh: see `core.training.map_many`.
     **recipe: the keyword arguments of `core.training.train`.
@@ -266,6 +280,7 @@ def forgetting_quality_runs(
   checks.hard_request(forget_mask)
   data = jax.tree.map(jnp.asarray, data)
   forget_mask = jnp.asarray(forget_mask)
+  query, test_data, statistic, chunk_size = questions
   query = data if query is None else query
   everything = jnp.ones(forget_mask.shape, bool)
 
@@ -275,7 +290,7 @@ def forgetting_quality_runs(
       variables,
       rows,
       statistic=_rows.is_right,
-      chunk_size=query_chunk_size,
+      chunk_size=chunk_size,
     )
     return _rows.weighted_mean(right[:, 0], weights)
 
@@ -285,7 +300,7 @@ def forgetting_quality_runs(
       variables,
       query,
       statistic=statistic,
-      chunk_size=query_chunk_size,
+      chunk_size=chunk_size,
     )[:, 0]
     retain = accuracy(variables, data, ~forget_mask)
     if test_data is None:

@@ -161,7 +161,7 @@ def logistic_accuracy(
     that is nan (traced).
 
   Raises:
-    ValueError: as `roc.roc`; num_splits < 1, test_share outside (0, 1),
+    ValueError: as `roc.roc_curve`; num_splits < 1, test_share outside (0, 1),
       strength <= 0; concrete groups too small to be split.
 
   Example:

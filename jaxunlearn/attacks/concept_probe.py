@@ -15,7 +15,7 @@ ResNet-18, SGD 1e-3 with momentum 0.9, 10 epochs).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +25,12 @@ from jaxunlearn.attacks.concept_retrieval import ORIGINAL, UNLEARNED
 from jaxunlearn.core import checks
 from jaxunlearn.core.phase import phase
 from jaxunlearn.core.shaped import shaped
-from jaxunlearn.core.tasks import Model
+from jaxunlearn.core.tasks import Fit, FitFields, Model, as_fit
 from jaxunlearn.core.types import Variables
 from jaxunlearn.losses.classification import cross_entropy
 from jaxunlearn.metrics import _rows
+
+PROBE = Fit(optax.adam(1e-3), 300, 32)
 
 
 class ConceptProbe(NamedTuple):
@@ -53,13 +55,12 @@ def fit_concept_probe(
   key: jax.Array,
   *,
   layer: str = "features",
-  num_steps: int = 300,
-  optimizer: optax.GradientTransformation | None = None,
-  batch_size: int = 32,
+  fit: Fit | None = None,
   margin: float | jax.Array = 1.0,
   num_negatives: int = 3,
   held_out: float = 0.2,
   variables: Variables | None = None,
+  **fields: Unpack[FitFields],
 ) -> ConceptProbe:
   """Trains the probe: cross entropy and a triplet loss, equally weighted.
 
@@ -72,15 +73,15 @@ def fit_concept_probe(
     key: decides initial params, split and draws. May be vmapped, as may the
       images.
     layer: static; the name in `model.features` of the embedding, flattened.
-    num_steps: static.
-    optimizer: `optax.adam(1e-3)` by default.
-    batch_size: static; anchors a step.
+    fit: of its training; Adam with rate 1e-3, 300 steps of 32 anchors by
+      default.
     margin: of the triplet loss, >= 0; may be traced.
     num_negatives: static; images of the other label that an anchor is compared
       with.
     held_out: static; share of each label's images that accuracy is taken on, in
       [0, 1).
     variables: None, or where to start: a pretrained probe.
+    **fields: of `Fit`, in the place of the fit's.
 
   Returns:
     `ConceptProbe`.
@@ -104,13 +105,13 @@ def fit_concept_probe(
     >>> float(found.accuracy), found.loss.shape
     (1.0, (5,))
   """
-  checks.positive(batch_size=batch_size, num_negatives=num_negatives)
+  fit = as_fit(PROBE if fit is None else fit, fields)
+  batch_size = fit.batch_size
+  checks.positive(num_negatives=num_negatives)
   checks.non_negative(margin=margin)
   if not 0 <= held_out < 1:
     raise ValueError(f"Expected held_out in [0, 1), got {held_out}.")
   sides = _sides(original_images, unlearned_images)
-  if optimizer is None:
-    optimizer = optax.adam(1e-3)
   init_key, split_key, fit_key = jax.random.split(key, 3)
   sides = [
     jax.random.permutation(jax.random.fold_in(split_key, label), side)
@@ -141,9 +142,9 @@ def fit_concept_probe(
     logits = model.predict(current, train[anchor])
     return losses + cross_entropy(logits, labels)
 
-  fit = phase(objective, optimizer, num_steps, name="probe")
+  train_probe = phase(objective, fit.optimizer, fit.num_steps, name="probe")
   nobody = jnp.zeros(train.shape[0], bool)
-  fitted, info = fit(variables, {"x": train}, nobody, fit_key)
+  fitted, info = train_probe(variables, {"x": train}, nobody, fit_key)
   rest = jnp.concatenate([s[n:] for s, n in zip(sides, counts)])
   if rest.shape[0] == 0:
     return ConceptProbe(fitted, jnp.float32(jnp.nan), info.loss)

@@ -83,7 +83,7 @@ def bootstrap(
     value.
 
   Raises:
-    ValueError: as `roc.roc`; ranks differ; masks that are no bool; fewer than
+    ValueError: as `roc.roc_curve`; ranks differ; masks that are no bool; fewer than
       two models; num_samples or chunk_size < 1; level outside (0, 1).
 
   Example:

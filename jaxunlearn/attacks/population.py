@@ -172,7 +172,7 @@ def fit_thresholds(
     a counted score is nan or a group empty (traced).
 
   Raises:
-    ValueError: as `roc.roc`; labels of one group only, of another shape, or out
+    ValueError: as `roc.roc_curve`; labels of one group only, of another shape, or out
       of range; num_classes < 1.
 
   Example:
@@ -343,7 +343,7 @@ def population_attack(
     where the population is empty or a counted score of it nan (traced).
 
   Raises:
-    ValueError: as `roc.roc`; fpr outside [0, 1].
+    ValueError: as `roc.roc_curve`; fpr outside [0, 1].
 
   Example:
     >>> import jax.numpy as jnp

@@ -7,7 +7,7 @@ variance is fitted. HIGH speaks for membership.
 
 Source: Zarifzadeh, Liu & Shokri (2024), arXiv:2312.03262.
 Data access: signals only, of the rows and of population rows that no model was
-trained on; `shadow.train_shadows(..., statistic=metrics.confidence)` gives both.
+trained on; `shadow.train_shadows` with `RowQueries(statistic=metrics.confidence)` gives both.
 Differences: the paper takes ">=", the authors' tool ">" (`strict=True`); of the
 references of population rows the tool takes the larger half only
 (`population_references="largest"`). Augmented queries are scored one by one and

@@ -67,7 +67,7 @@ class AttackSummary(NamedTuple):
   tpr_at_01_percent_fpr: jax.Array
 
 
-def roc(
+def roc_curve(
   member_scores: jax.Array,
   other_scores: jax.Array,
   member_mask: jax.Array | None = None,
@@ -98,7 +98,7 @@ def roc(
     >>> import jax.numpy as jnp
     >>> from jaxunlearn import attacks
     >>> forget, unseen = jnp.array([3.0, 1.0]), jnp.array([2.0, 0.0])
-    >>> curve = attacks.roc.roc(forget, unseen)
+    >>> curve = attacks.roc_curve(forget, unseen)
     >>> curve.fpr.tolist(), curve.tpr.tolist()
     ([0.0, 0.0, 0.5, 0.5, 1.0], [0.0, 0.5, 0.5, 1.0, 1.0])
   """

@@ -14,7 +14,7 @@ trainings and `S * A` forward passes over the queried rows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.drivers import predict
-from jaxunlearn.core.legacy import renamed
+from jaxunlearn.core.legacy import old_fields, renamed
 from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import map_many, train
@@ -150,7 +150,39 @@ def u_lira_masks(
   return jnp.where(targets, rank < 2 * third, others), forget
 
 
-@renamed(query_chunk_size="query_batch_size")
+class RowQueries(NamedTuple):
+  """How models are asked about rows; targets and shadows alike.
+
+  Attributes:
+    augment: see `query_statistics`, as are the rest.
+    num_queries: static, A.
+    key: for `augment`; all models are asked the same queries.
+    statistic: of a row under a model.
+    chunk_size: static; rows at a time.
+  """
+
+  augment: Augment | None = None
+  num_queries: int = 1
+  key: jax.Array | None = None
+  statistic: Statistic = logit_confidence
+  chunk_size: int = 1024
+
+
+QUERIES = RowQueries()
+
+
+# The keywords of the release before.
+OLD_QUERIES = {
+  "augment": "augment",
+  "num_queries": "num_queries",
+  "query_key": "key",
+  "statistic": "statistic",
+  "query_chunk_size": "chunk_size",
+  "query_batch_size": "chunk_size",
+}
+
+
+@old_fields(queries=OLD_QUERIES)
 def train_shadows(
   model: Model,
   data: PyTree,
@@ -158,11 +190,7 @@ def train_shadows(
   keys: jax.Array,
   query: PyTree | None = None,
   *,
-  augment: Augment | None = None,
-  num_queries: int = 1,
-  query_key: jax.Array | None = None,
-  statistic: Statistic = logit_confidence,
-  query_chunk_size: int = 1024,
+  queries: RowQueries = QUERIES,
   strategy: str | int = "vmap",
   mesh: jax.sharding.Mesh | None = None,
   **recipe: Any,
@@ -176,11 +204,7 @@ def train_shadows(
     keys: PRNG keys [S].
     query: the rows to ask about, {"x": [Q, ...], "label": [Q]}; the data by
       default.
-    augment: see `query_statistics`; all models are asked the same queries.
-    num_queries: static, A.
-    query_key: for `augment`.
-    statistic: see `query_statistics`.
-    query_chunk_size: static; rows at a time.
+    queries: how to ask; see `RowQueries`.
     strategy: see `core.training.map_many`; an int bounds how many models are in
       memory at once.
     mesh: see `map_many`.
@@ -208,16 +232,7 @@ def train_shadows(
 
   def one(mask: jax.Array, key: jax.Array) -> jax.Array:
     variables, _ = train(model, data, mask, key, **recipe)
-    return query_statistics(
-      model,
-      variables,
-      query,
-      augment=augment,
-      num_queries=num_queries,
-      key=query_key,
-      statistic=statistic,
-      chunk_size=query_chunk_size,
-    )
+    return query_statistics(model, variables, query, **queries._asdict())
 
   return map_many(one, masks, keys, strategy=strategy, mesh=mesh)
 

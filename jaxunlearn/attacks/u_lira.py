@@ -25,15 +25,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.attacks import _normals
-from jaxunlearn.attacks.shadow import Augment, Statistic, query_statistics
+from jaxunlearn.attacks.shadow import (
+  OLD_QUERIES,
+  QUERIES,
+  RowQueries,
+  query_statistics,
+)
 from jaxunlearn.core import checks
 from jaxunlearn.core.keys import derive
-from jaxunlearn.core.legacy import renamed
+from jaxunlearn.core.legacy import old_fields
 from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import map_many, train
 from jaxunlearn.core.types import PyTree, Request, Variables
-from jaxunlearn.metrics.membership import logit_confidence, separation_auc
+from jaxunlearn.metrics.membership import separation_auc
 
 Unlearn = Callable[[Variables, PyTree, Any, jax.Array], Any]
 
@@ -173,7 +178,7 @@ def u_lira_scores(
   return scores if target.ndim == 3 else scores[0]
 
 
-@renamed(query_chunk_size="query_batch_size")
+@old_fields(queries=OLD_QUERIES)
 def u_lira_shadows(
   model: Model,
   data: PyTree,
@@ -183,11 +188,7 @@ def u_lira_shadows(
   unlearn: Unlearn,
   *,
   retrained: bool = False,
-  augment: Augment | None = None,
-  num_queries: int = 1,
-  query_key: jax.Array | None = None,
-  statistic: Statistic = logit_confidence,
-  query_chunk_size: int = 1024,
+  queries: RowQueries = QUERIES,
   strategy: str | int = "vmap",
   mesh: jax.sharding.Mesh | None = None,
   **recipe: Any,
@@ -206,11 +207,7 @@ def u_lira_shadows(
     unlearn: a `Transform`, or any `(variables, data, request, key) ->
       (variables, info)`.
     retrained: static; also train every shadow without its forget rows.
-    augment: see `shadow.train_shadows`, as are the rest.
-    num_queries: see `shadow.train_shadows`.
-    query_key: see `shadow.train_shadows`.
-    statistic: see `shadow.train_shadows`.
-    query_chunk_size: see `shadow.train_shadows`.
+    queries: how to ask; see `shadow.RowQueries`.
     strategy: see `core.training.map_many`.
     mesh: see `core.training.map_many`.
     **recipe: the keyword arguments of `core.training.train`.
@@ -256,16 +253,7 @@ def u_lira_shadows(
   data = jax.tree.map(jnp.asarray, data)
 
   def ask(variables: Variables) -> jax.Array:
-    return query_statistics(
-      model,
-      variables,
-      data,
-      augment=augment,
-      num_queries=num_queries,
-      key=query_key,
-      statistic=statistic,
-      chunk_size=query_chunk_size,
-    )
+    return query_statistics(model, variables, data, **queries._asdict())
 
   def one(members: jax.Array, forget: jax.Array, key: jax.Array) -> Any:
     trained, _ = train(model, data, members, key, **recipe)

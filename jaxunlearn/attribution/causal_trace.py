@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.legacy import renamed
+from jaxunlearn.core.legacy import old_fields, renamed
 from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.types import Variables
 from jaxunlearn.language.types import LanguageModel, Text, check_text
@@ -51,7 +51,23 @@ class Trace(NamedTuple):
     return self.restored - self.corrupt[:, None, None]
 
 
+class Corruption(NamedTuple):
+  """What drowns the subject.
+
+  Attributes:
+    noise: standard deviations of the numbers of the embedding. May be traced.
+    num_draws: static; draws of it.
+  """
+
+  noise: float | jax.Array = 3.0
+  num_draws: int = 10
+
+
+CORRUPTION = Corruption()
+
+
 @renamed(chunk_size="chunk")
+@old_fields(corruption=Corruption)
 def causal_trace(
   lm: LanguageModel,
   variables: Variables,
@@ -62,8 +78,7 @@ def causal_trace(
   kind: str = "residual",
   window: int = 1,
   step: int = 1,
-  noise: float | jax.Array = 3.0,
-  num_draws: int = 10,
+  corruption: Corruption = CORRUPTION,
   chunk_size: int = 8,
 ) -> Trace:
   """Traces facts over all layers and places.
@@ -80,8 +95,7 @@ def causal_trace(
       what they add to it.
     window: static; blocks put back at once, from window // 2 before the one.
     step: static; 2 traces every second block only, at half of the cost.
-    noise: standard deviations of the numbers of the embedding. May be traced.
-    num_draws: static; draws of noise.
+    corruption: of the subject; see `Corruption`.
     chunk_size: static; patches at a time, each a pass over N * num_draws texts.
 
   Returns:
@@ -97,7 +111,8 @@ def causal_trace(
     >>> lm, variables, data, _, key = toy.decoder()
     >>> subject = jax.numpy.zeros((8, 4), bool).at[:, 1].set(True)
     >>> trace = jax.jit(lambda v: attribution.causal_trace(
-    ...   lm, v, data["x"], subject, key, num_draws=3))(variables)
+    ...   lm, v, data["x"], subject, key,
+    ...   corruption=attribution.Corruption(num_draws=3)))(variables)
     >>> trace.restored.shape  # Of eight facts, two layers and four tokens.
     (8, 2, 4)
     >>> means = trace.clean.mean(), trace.corrupt.mean()
@@ -107,6 +122,7 @@ def causal_trace(
   check_text(x, lm.config)
   checks.typed_key(key)
   checks.one_of(_KINDS, kind=kind)
+  noise, num_draws = corruption
   checks.count(
     1, window=window, step=step, num_draws=num_draws, chunk_size=chunk_size
   )

@@ -42,6 +42,8 @@ from jaxunlearn.continual.buffer import offer as offer
 from jaxunlearn.continual.buffer import purge as purge
 from jaxunlearn.continual.clu import CLUMemory as CLUMemory
 from jaxunlearn.continual.clu import Embedding as Embedding
+from jaxunlearn.continual.clu import Teacher as Teacher
+from jaxunlearn.continual.clu import Untrained as Untrained
 from jaxunlearn.continual.clu import clu as clu
 from jaxunlearn.continual.replay import ReplayState as ReplayState
 from jaxunlearn.continual.replay import Rule as Rule
@@ -55,6 +57,7 @@ from jaxunlearn.continual.stream import mask_stream as mask_stream
 from jaxunlearn.continual.stream import run_stream as run_stream
 from jaxunlearn.continual.stream import state_bytes as state_bytes
 from jaxunlearn.continual.stream import task_stream as task_stream
+from jaxunlearn.continual.tame import Surprise as Surprise
 from jaxunlearn.continual.tame import tame as tame
 from jaxunlearn.continual.tame_forget import TameForgetInfo as TameForgetInfo
 from jaxunlearn.continual.tame_forget import (

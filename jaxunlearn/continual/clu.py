@@ -35,6 +35,7 @@ from jaxunlearn.continual.replay import (
 from jaxunlearn.continual.types import Learner
 from jaxunlearn.continual.views import turned_crops
 from jaxunlearn.core import checks
+from jaxunlearn.core.legacy import old_fields
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import init_variables
 from jaxunlearn.core.types import PyTree, Variables
@@ -56,37 +57,96 @@ class CLUMemory(NamedTuple):
 
 
 class Embedding(NamedTuple):
-  """Names of a model's `features` that the self-supervised terms need.
+  """Names of a model's `features` for the self-supervised terms, and these.
 
   Attributes:
     projection: [B, D], for the contrastive terms.
     rotation: None, or [B, 4], logits of the quarter turn of square images
       [B, S, S, channels]. Without it the second view is an augmented copy.
+    contrast_weight: >= 0, of contrast with the teacher's embeddings; may be
+      traced, as may the rest.
+    self_contrast_weight: >= 0, of supervised contrast between two views.
+    rotation_weight: >= 0, of telling the quarter turn of a view.
+    temperature: T > 0 of both contrasts.
   """
 
   projection: str
   rotation: str | None = None
+  contrast_weight: float | jax.Array = 0.1
+  self_contrast_weight: float | jax.Array = 0.3
+  rotation_weight: float | jax.Array = 0.3
+  temperature: float | jax.Array = 0.07
 
 
+class Teacher(NamedTuple):
+  """The moving average of the student; its numbers may be traced.
+
+  Attributes:
+    rate: in [0, 1], how likely it moves after a step; 0.2 for small buffers, 0.7
+      or 0.8 for larger.
+    decay: in [0, 1]; None: min(0.999, 1 - 3 / num_steps), at least 0. Nearer 1
+      it keeps more, and forgets a request later than the student.
+    temperature: T > 0 of its confidence in the label.
+  """
+
+  rate: float | jax.Array = 0.7
+  decay: float | jax.Array | None = None
+  temperature: float | jax.Array = 1.0
+
+
+TEACHER = Teacher()
+
+
+class Untrained(NamedTuple):
+  """The incompetent teacher.
+
+  Attributes:
+    variables: None draws a fresh network from the key of `init`.
+    exclude_label: static; whether its answer leaves out the row's own class. Not
+      in the paper, and reads the labels of forget rows: an untrained network is
+      right by chance, a model that never saw a class never, so this is for
+      requests of whole classes alone.
+  """
+
+  variables: Variables | None = None
+  exclude_label: bool = False
+
+
+UNTRAINED = Untrained()
+
+
+_OLD = {
+  "teacher": {
+    "teacher_rate": "rate",
+    "teacher_decay": "decay",
+    "confidence_temperature": "temperature",
+  },
+  "untrained": {
+    "incompetent": "variables",
+    "exclude_label": "exclude_label",
+  },
+  "embedding": {
+    "contrast_weight": "contrast_weight",
+    "self_contrast_weight": "self_contrast_weight",
+    "rotation_weight": "rotation_weight",
+    "contrast_temperature": "temperature",
+  },
+}
+
+
+@old_fields(**_OLD)
 def clu(
   model: Model,
   *,
   forget_weight: float | jax.Array = 1.0,
   replay_weight: float | jax.Array = 1.0,
   distil_weight: float | jax.Array = 2.0,
-  teacher_rate: float | jax.Array = 0.7,
-  teacher_decay: float | jax.Array | None = None,
   temperature: float | jax.Array = 1.0,
-  confidence_temperature: float | jax.Array = 1.0,
   gamma: float | jax.Array | None = None,
   embedding: Embedding | None = None,
-  contrast_weight: float | jax.Array = 0.1,
-  self_contrast_weight: float | jax.Array = 0.3,
-  rotation_weight: float | jax.Array = 0.3,
-  contrast_temperature: float | jax.Array = 0.07,
-  exclude_label: bool = False,
+  teacher: Teacher = TEACHER,
+  untrained: Untrained = UNTRAINED,
   augment: Augment | None = None,
-  incompetent: Variables | None = None,
   **recipe: Any,
 ) -> Learner:
   """Learns and forgets by distillation from three sources.
@@ -99,8 +159,8 @@ def clu(
       + distil_weight * confidence * |student - teacher|^2    buffer rows
       + contrastive and rotation terms, where the model has the heads
 
-  and then, with probability teacher_rate, moves the teacher towards the student:
-  T <- m T + (1 - m) S with m = min(1 - 1 / (step + 1), teacher_decay).
+  and then, with probability `teacher.rate`, moves the teacher towards the student:
+  T <- m T + (1 - m) S with m = min(1 - 1 / (step + 1), teacher.decay).
 
   Floats may be traced.
 
@@ -111,25 +171,15 @@ def clu(
     distil_weight: >= 0, of online distillation; 0.1 in the released code. With
       2 the student keeps as much of split digits as experience replay does, or
       more; with 0.1 only the teacher.
-    teacher_rate: in [0, 1]; 0.2 for small buffers, 0.7 or 0.8 for larger.
-    teacher_decay: in [0, 1]; None: min(0.999, 1 - 3 / num_steps), at least 0.
-      Nearer 1 it keeps more, and forgets a request later than the student.
     temperature: T > 0 of the forget term.
-    confidence_temperature: T > 0 of the teacher's confidence in the label.
     gamma: None, or in [0, 1]: gamma times all other terms + (1 - gamma) times
       the forget term.
-    embedding: None, or the heads that switch on the next three terms.
-    contrast_weight: >= 0, of contrast with the teacher's embeddings.
-    self_contrast_weight: >= 0, of supervised contrast between two views.
-    rotation_weight: >= 0, of telling the quarter turn of a view.
-    contrast_temperature: T > 0.
-    exclude_label: static; whether the incompetent teacher's answer leaves out
-      the row's own class. Not in the paper, and reads the labels of forget
-      rows: an untrained network is right by chance, a model that never saw a
-      class never, so this is for requests of whole classes alone.
+    embedding: None, or the heads that switch on the contrastive terms and that
+      of rotation.
+    teacher: how the moving average follows.
+    untrained: the incompetent teacher; see `Untrained`.
     augment: None, or `(key, x [B, ...]) -> [B, ...]`, applied to all rows that
       the student sees; the buffer keeps rows as they came.
-    incompetent: None draws a fresh network from the key of `init`.
     **recipe: see `replay_learner`; `buffer_size` is needed.
 
   Returns:
@@ -161,19 +211,27 @@ def clu(
     forget_weight=forget_weight,
     replay_weight=replay_weight,
     distil_weight=distil_weight,
-    contrast_weight=contrast_weight,
-    self_contrast_weight=self_contrast_weight,
-    rotation_weight=rotation_weight,
   )
   checks.positive(
-    temperature=temperature,
-    confidence_temperature=confidence_temperature,
-    contrast_temperature=contrast_temperature,
+    temperature=temperature, teacher_temperature=teacher.temperature
   )
-  checks.fraction(teacher_rate=teacher_rate)
+  checks.fraction(teacher_rate=teacher.rate)
   needs_buffer(recipe)
-  if embedding is not None and model.features is None:
-    raise ValueError("Expected a model with features for embedding, got None.")
+  if embedding is not None:
+    if model.features is None:
+      raise ValueError(
+        "Expected a model with features for embedding, got None."
+      )
+    contrast_weight, self_contrast_weight, rotation_weight, warmth = embedding[
+      2:
+    ]
+    checks.non_negative(
+      contrast_weight=contrast_weight,
+      self_contrast_weight=self_contrast_weight,
+      rotation_weight=rotation_weight,
+    )
+    checks.positive(contrast_temperature=warmth)
+  teacher_decay = teacher.decay
   if teacher_decay is None:
     teacher_decay = default_decay(recipe.get("num_steps", 0))
   checks.fraction(teacher_decay=teacher_decay)
@@ -182,14 +240,14 @@ def clu(
   view = augment or (lambda key, x: x)
 
   def init(variables, data, key):
-    other = incompetent
+    other = untrained.variables
     if other is None:
       other = init_variables(model, data, key, like=variables)
     return CLUMemory(variables, other)
 
   def after(memory, variables, step, key):
     decay = jnp.minimum(1 - 1 / (step + 1), teacher_decay)
-    is_due = jax.random.bernoulli(key, teacher_rate)
+    is_due = jax.random.bernoulli(key, teacher.rate)
 
     def move(old, new):
       moved = old + (1 - decay).astype(old.dtype) * (new - old)
@@ -205,7 +263,7 @@ def clu(
     replay_x = view(replay_key, step.replay.rows["x"])
     new, replay = _split(model, variables, new_x, replay_x)
     targets = model.predict(memory.incompetent, new_x)
-    if exclude_label:
+    if untrained.exclude_label:
       own = jax.nn.one_hot(step.new.rows["label"], targets.shape[1], dtype=bool)
       targets = jnp.where(own, -jnp.inf, targets)
     gap = losses.kl_to_teacher(new, jax.lax.stop_gradient(targets), temperature)
@@ -218,7 +276,7 @@ def clu(
       replay,
       model.predict(memory.teacher, replay_x),
       step.replay.rows["label"],
-      confidence_temperature,
+      teacher.temperature,
     )
     learn_term = (
       mean_over(model.loss(new, step.new.rows), kept)
@@ -236,7 +294,7 @@ def clu(
   def _embedded(variables, step, memory, inputs, kept, key):
     """The terms of the projector and of the rotation head."""
     features = model.features
-    name, rotation = embedding
+    name, rotation = embedding[:2]
     weight = step.replay.weight
     label = step.replay.rows["label"]
     x = jnp.concatenate(inputs)
@@ -247,15 +305,15 @@ def clu(
       other, turns = turned_crops(key, x)
     both = features(variables, jnp.concatenate([x, other]))
     own = both[name]
-    teacher = features(memory.teacher, inputs[1])[name]
+    taught = features(memory.teacher, inputs[1])[name]
     replayed = own[inputs[0].shape[0] : x.shape[0]]
     contrast = contrastive.teacher_contrastive(
-      teacher, replayed, label, contrast_temperature, weight
+      taught, replayed, label, warmth, weight
     )
     labels = jnp.concatenate([step.new.rows["label"], label])
     twice = lambda v: jnp.concatenate([v, v])
     pull = contrastive.supervised_contrastive(
-      own, twice(labels), contrast_temperature, twice(used)
+      own, twice(labels), warmth, twice(used)
     )
     total = contrast_weight * mean_over(contrast, weight)
     total = total + self_contrast_weight * mean_over(pull, twice(used))

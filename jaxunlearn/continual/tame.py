@@ -33,7 +33,7 @@ of the thresholds.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,7 @@ from jaxunlearn.continual.tame_types import (
   squashed,
 )
 from jaxunlearn.core import checks
+from jaxunlearn.core.legacy import old_fields
 from jaxunlearn.core.sampling import take_rows
 from jaxunlearn.core.tasks import Fit, Model
 from jaxunlearn.core.training import fitting, init_variables
@@ -57,6 +58,32 @@ from jaxunlearn.core.transform import Carry, Env, PhaseState, Transform
 from jaxunlearn.core.types import PyTree, Variables, as_step
 
 
+class Surprise(NamedTuple):
+  """When a batch is taken for one of another task; its numbers may be traced.
+
+  Attributes:
+    smoothing: s in (0, 1], the share of the newest loss.
+    num_stds: how many deviations above the mean a loss may be.
+    min_std: >= 0, floor of the deviation, in nats.
+    window: W >= 2, losses that the threshold looks back on; static.
+    warmup: batches that an expert learns before it may be left.
+    reset_on_return: static; an expert that takes over forgets the losses of the
+      batches that it did not learn. Otherwise the test fires again for some
+      batches, and finds the same expert.
+  """
+
+  smoothing: float | jax.Array = 0.2
+  num_stds: float | jax.Array = 3.0
+  min_std: float | jax.Array = 0.005
+  window: int = 100
+  warmup: int | jax.Array = 20
+  reset_on_return: bool = False
+
+
+SURPRISE = Surprise()
+
+
+@old_fields(surprise=Surprise)
 def tame(
   model: Model,
   optimizer: optax.GradientTransformation,
@@ -65,13 +92,8 @@ def tame(
   num_classes: int,
   buffer_size: int = 500,
   buffer_rule: str = "reservoir",
-  smoothing: float | jax.Array = 0.2,
-  num_stds: float | jax.Array = 3.0,
-  min_std: float | jax.Array = 0.005,
-  window: int = 100,
-  warmup: int | jax.Array = 20,
+  surprise: Surprise = SURPRISE,
   squash: bool = True,
-  reset_on_return: bool = False,
 ) -> Tame:
   """A growing set of experts that finds the tasks of a stream by itself.
 
@@ -84,15 +106,8 @@ def tame(
       every task; static.
     buffer_size: rows kept for the selector; static.
     buffer_rule: "reservoir" or "balanced" by label, see `buffer.offer`.
-    smoothing: s in (0, 1], the share of the newest loss; may be traced.
-    num_stds: how many deviations above the mean a loss may be; may be traced.
-    min_std: >= 0, floor of the deviation, in nats; may be traced.
-    window: W >= 2, losses that the threshold looks back on; static.
-    warmup: batches that an expert learns before it may be left.
+    surprise: when an expert is left; see `Surprise`.
     squash: static; the loss sees sigmoid(outputs), as in the authors' code.
-    reset_on_return: static; an expert that takes over forgets the losses of the
-      batches that it did not learn. Otherwise the test fires again for some
-      batches, and finds the same expert.
 
   Returns:
     A `Tame`.
@@ -118,6 +133,7 @@ def tame(
   checks.positive(
     num_experts=num_experts, num_classes=num_classes, buffer_size=buffer_size
   )
+  smoothing, num_stds, min_std, window, warmup, reset_on_return = surprise
   checks.positive(smoothing=smoothing)
   checks.fraction(smoothing=smoothing)
   checks.non_negative(num_stds=num_stds, min_std=min_std, warmup=warmup)

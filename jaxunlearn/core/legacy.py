@@ -83,7 +83,7 @@ def renamed(**names: str) -> Callable[[F], F]:
   return decorate
 
 
-def old_fields(**groups: Mapping[str, str]) -> Callable[[F], F]:
+def old_fields(**groups: Mapping[str, str] | type) -> Callable[[F], F]:
   """Lets a function take `outer_steps=5` for `search=Search(outer_steps=5)`.
 
       @old_fields(search={"outer_steps": "outer_steps"})
@@ -91,7 +91,8 @@ def old_fields(**groups: Mapping[str, str]) -> Callable[[F], F]:
 
   Args:
     **groups: by the name of an argument that takes a NamedTuple, the field of
-      each old keyword. Where that argument is None, they say nothing.
+      each old keyword; or its class, where these have the fields' names and the
+      argument may have no default. Where that argument is None, they say nothing.
   """
 
   def decorate(function: F) -> F:
@@ -99,7 +100,11 @@ def old_fields(**groups: Mapping[str, str]) -> Callable[[F], F]:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-      for group, fields in groups.items():
+      for group, asked in groups.items():
+        names = getattr(asked, "_fields", ())
+        fields = (
+          asked if isinstance(asked, Mapping) else dict(zip(names, names))
+        )
         given = {n: kwargs.pop(n) for n in fields if n in kwargs}
         if not given:
           continue
@@ -110,8 +115,10 @@ def old_fields(**groups: Mapping[str, str]) -> Callable[[F], F]:
           stacklevel=2,
         )
         base = kwargs.get(group, defaults[group].default)
-        if base is not None:
-          new = {fields[n]: value for n, value in given.items()}
+        new = {fields[n]: value for n, value in given.items()}
+        if base is inspect.Parameter.empty and isinstance(asked, type):
+          kwargs[group] = asked(**new)
+        elif base is not None:
           kwargs[group] = base._replace(**new)
       return function(*args, **kwargs)
 

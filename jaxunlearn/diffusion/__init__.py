@@ -23,6 +23,8 @@ from jaxunlearn.diffusion.forget_me_not import word_positions as word_positions
 from jaxunlearn.diffusion.guidance import both_eps as both_eps
 from jaxunlearn.diffusion.guidance import classifier_free as classifier_free
 from jaxunlearn.diffusion.guidance import guided_eps as guided_eps
+from jaxunlearn.diffusion.models import Denoiser as Denoiser
+from jaxunlearn.diffusion.models import UNet as UNet
 from jaxunlearn.diffusion.models import from_linen as from_linen
 from jaxunlearn.diffusion.models import text_to_image as text_to_image
 from jaxunlearn.diffusion.models import text_to_image_unet as text_to_image_unet
@@ -33,9 +35,12 @@ from jaxunlearn.diffusion.partial_diffusion import hand_over as hand_over
 from jaxunlearn.diffusion.partial_diffusion import (
   partial_diffusion as partial_diffusion,
 )
+from jaxunlearn.diffusion.pretrained import Embeddings as Embeddings
+from jaxunlearn.diffusion.pretrained import Latents as Latents
 from jaxunlearn.diffusion.pretrained import attach as attach
 from jaxunlearn.diffusion.prompt_attack import AttackRates as AttackRates
 from jaxunlearn.diffusion.prompt_attack import PromptAttack as PromptAttack
+from jaxunlearn.diffusion.prompt_attack import Sampler as Sampler
 from jaxunlearn.diffusion.prompt_attack import attack_prompts as attack_prompts
 from jaxunlearn.diffusion.prompt_attack import attack_rates as attack_rates
 from jaxunlearn.diffusion.requests import Concept as Concept

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.legacy import old_fields
 from jaxunlearn.core.shaped import shaped
 from jaxunlearn.diffusion.schedules import eps_from_v
 from jaxunlearn.diffusion.types import TEXT, Diffusion
@@ -17,6 +18,45 @@ from jaxunlearn.diffusion.types import TEXT, Diffusion
 DENOISER = "denoiser"
 
 
+class Denoiser(NamedTuple):
+  """Sizes of the denoiser of `text_to_image`.
+
+  Attributes:
+    width: of the hidden vector.
+    num_blocks: of it.
+    num_heads: of cross-attention, a divisor of `width`.
+  """
+
+  width: int = 256
+  num_blocks: int = 3
+  num_heads: int = 8
+
+
+SIZES = Denoiser()
+
+
+class UNet(NamedTuple):
+  """Sizes of a `models.unet.PromptUNet`.
+
+  Attributes:
+    channels: of each level.
+    num_blocks: residual blocks of a level.
+    attention_levels: the levels that see the prompt.
+    num_heads: of attention, a divisor of the channels there.
+    groups: of the normalisations, a divisor of all channels.
+  """
+
+  channels: Sequence[int] = (128, 256, 256)
+  num_blocks: int = 2
+  attention_levels: Sequence[int] = (1, 2)
+  num_heads: int = 4
+  groups: int = 32
+
+
+UNET = UNet()
+
+
+@old_fields(denoiser=Denoiser)
 def text_to_image(
   *,
   image_shape: tuple[int, int, int],
@@ -25,9 +65,7 @@ def text_to_image(
   alphas_bar: jax.Array,
   clip: float | None = 1.5,
   prediction: str = "v",
-  width: int = 256,
-  num_blocks: int = 3,
-  num_heads: int = 8,
+  denoiser: Denoiser = SIZES,
   text_width: int = 32,
   text_layers: int = 1,
   dtype: Any = None,
@@ -42,9 +80,7 @@ def text_to_image(
     clip: see `Diffusion`.
     prediction: see `from_linen`. With "v" the noise need not pass through the
       network, which then learns sooner what prompts say.
-    width: of the denoiser's hidden vector.
-    num_blocks: of the denoiser.
-    num_heads: of its cross-attention, a divisor of `width`.
+    denoiser: its sizes.
     text_width: D, of the context.
     text_layers: of the text encoder.
     dtype: of the computation; None infers it.
@@ -60,28 +96,20 @@ def text_to_image(
     ...   vocab_size=8,
     ...   null_tokens=[1, 0, 0],
     ...   alphas_bar=diffusion.schedules.linear(20, 1e-3, 0.3),
-    ...   width=8,
-    ...   num_blocks=1,
-    ...   num_heads=2,
+    ...   denoiser=diffusion.Denoiser(8, num_blocks=1, num_heads=2),
     ... )
     >>> sorted(jax.eval_shape(model.init, jax.random.key(0)))
     ['denoiser', 'text_encoder']
   """
   from jaxunlearn.models import text_to_image as modules
 
-  checks.positive(
-    width=width,
-    num_blocks=num_blocks,
-    num_heads=num_heads,
-    text_width=text_width,
-  )
+  checks.positive(**denoiser._asdict(), text_width=text_width)
   encoder = modules.TextEncoder(
     vocab_size, len(null_tokens), text_width, text_layers, dtype
   )
-  denoiser = modules.PromptDenoiser(width, num_blocks, num_heads, dtype=dtype)
   return from_linen(
     encoder,
-    denoiser,
+    modules.PromptDenoiser(*denoiser, dtype=dtype),
     image_shape=image_shape,
     vocab_size=vocab_size,
     null_tokens=null_tokens,
@@ -91,6 +119,7 @@ def text_to_image(
   )
 
 
+@old_fields(unet=UNet)
 def text_to_image_unet(
   *,
   image_shape: tuple[int, int, int],
@@ -99,11 +128,7 @@ def text_to_image_unet(
   alphas_bar: jax.Array,
   clip: float | None = 1.0,
   prediction: str = "eps",
-  channels: Sequence[int] = (128, 256, 256),
-  num_blocks: int = 2,
-  attention_levels: Sequence[int] = (1, 2),
-  num_heads: int = 4,
-  groups: int = 32,
+  unet: UNet = UNET,
   text_width: int = 64,
   text_layers: int = 2,
   dtype: Any = None,
@@ -118,11 +143,7 @@ def text_to_image_unet(
     alphas_bar: float32 [T], falling, in (0, 1): from `schedules`.
     clip: see `Diffusion`.
     prediction: see `from_linen`.
-    channels: of each level, see `PromptUNet`.
-    num_blocks: residual blocks of a level.
-    attention_levels: the levels that see the prompt.
-    num_heads: of attention, a divisor of the channels there.
-    groups: of the normalisations, a divisor of all channels.
+    unet: its sizes.
     text_width: D, of the context.
     text_layers: of the text encoder.
     dtype: of the computation; None infers it.
@@ -139,11 +160,7 @@ def text_to_image_unet(
     ...   vocab_size=8,
     ...   null_tokens=[1, 0, 0],
     ...   alphas_bar=diffusion.schedules.linear(20, 1e-3, 0.3),
-    ...   channels=(4, 8),
-    ...   num_blocks=1,
-    ...   attention_levels=(1,),
-    ...   num_heads=2,
-    ...   groups=2,
+    ...   unet=diffusion.UNet((4, 8), 1, (1,), num_heads=2, groups=2),
     ... )
     >>> sorted(jax.eval_shape(model.init, jax.random.key(0)))
     ['denoiser', 'text_encoder']
@@ -151,6 +168,7 @@ def text_to_image_unet(
   from jaxunlearn.models import text_to_image as modules
   from jaxunlearn.models.unet import PromptUNet
 
+  channels, num_blocks, attention_levels, num_heads, groups = unet
   checks.positive(
     num_blocks=num_blocks,
     num_heads=num_heads,

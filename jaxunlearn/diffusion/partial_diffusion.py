@@ -19,6 +19,7 @@ added where one model hands over to the other.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,9 +43,8 @@ def partial_diffusion(
   *,
   num_steps: int = 20,
   guidance: float | jax.Array = 4.0,
-  eta: float | jax.Array = 0.0,
   noise: jax.Array | None = None,
-  times: jax.Array | None = None,
+  **walk: Any,
 ) -> jax.Array:
   """Images that the original model began and the unlearned one finished.
 
@@ -61,9 +61,8 @@ def partial_diffusion(
       a curve begin with the same noise.
     num_steps: static.
     guidance: of both legs; may be traced.
-    eta: see `sample`.
     noise: see `sample`.
-    times: see `sample`.
+    **walk: `eta` and `times` of the steps; see `sample`.
 
   Returns:
     float [B, H, W, C]; for psi 0 `sample` of the unlearned model, for 1 of the
@@ -104,8 +103,7 @@ def partial_diffusion(
     keys,
     handed_over_at(psi, num_steps),
     num_steps=num_steps,
-    eta=eta,
-    times=times,
+    **walk,
   )
 
 

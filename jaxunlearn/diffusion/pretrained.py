@@ -40,13 +40,14 @@ prompts: the token table's rows, and the encoder from there on, positions added
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.legacy import old_fields
 from jaxunlearn.core.shaped import shaped
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.diffusion.models import DENOISER, check_levels, check_null
@@ -57,20 +58,52 @@ from jaxunlearn.diffusion.types import TEXT, Diffusion
 _HIDDEN, _SAMPLE = "last_hidden_state", "sample"
 
 
+class Latents(NamedTuple):
+  """What the network of a latent diffusion model takes.
+
+  Attributes:
+    shape: (H, W, C), as this library has images.
+    channels_first: static; whether it takes [B, C, H, W], as diffusers' does.
+  """
+
+  shape: tuple[int, int, int] = (64, 64, 4)
+  channels_first: bool = True
+
+
+LATENTS = Latents()
+
+
+class Embeddings(NamedTuple):
+  """The halves of a text encoder, given its params only; both, or none.
+
+  Attributes:
+    embed: see `Diffusion`.
+    encode: see `Diffusion.encode_embeddings`.
+  """
+
+  embed: Callable[[PyTree, jax.Array], jax.Array] | None = None
+  encode: Callable[[PyTree, jax.Array], jax.Array] | None = None
+
+
+NO_EMBEDDINGS = Embeddings()
+
+
+@old_fields(
+  latents={"latent_shape": "shape", "channels_first": "channels_first"},
+  embeddings={"embed": "embed", "encode_embeddings": "encode"},
+)
 def attach(
   unet: Callable[..., Any],
   text_encoder: Callable[[PyTree, jax.Array], Any],
   *,
   null_tokens: Sequence[int] | np.ndarray,
   alphas_bar: jax.Array,
-  latent_shape: tuple[int, int, int] = (64, 64, 4),
-  channels_first: bool = True,
+  latents: Latents = LATENTS,
   prediction: str = "eps",
   clip: float | None = None,
   vocab_size: int | None = None,
   init: Callable[[jax.Array], PyTree] | None = None,
-  embed: Callable[[PyTree, jax.Array], jax.Array] | None = None,
-  encode_embeddings: Callable[[PyTree, jax.Array], jax.Array] | None = None,
+  embeddings: Embeddings = NO_EMBEDDINGS,
 ) -> Diffusion:
   """A `Diffusion` of two apply functions; see above for Stable Diffusion.
 
@@ -83,15 +116,12 @@ def attach(
       object or a mapping with it as `last_hidden_state`.
     null_tokens: the empty prompt, L integers.
     alphas_bar: float32 [T], falling, in (0, 1).
-    latent_shape: (H, W, C), as this library has images.
-    channels_first: static; whether `unet` takes [B, C, H, W], as diffusers'
-      does.
+    latents: shape and order of what `unet` takes.
     prediction: what `unet` returns, "eps" or "v" (Stable Diffusion 2).
     clip: see `Diffusion`; None for latents.
     vocab_size: None, or V: tokens are then checked.
     init: None, or `key -> params`, where there is something to train anew.
-    embed: None, or see `Diffusion`; given the text encoder's params only.
-    encode_embeddings: likewise.
+    embeddings: the halves of the text encoder, where there are any.
 
   Returns:
     The model. Its `init` raises a ValueError where none was given. What the two
@@ -99,8 +129,7 @@ def attach(
 
   Raises:
     ValueError: null tokens or alphas_bar out of range, a latent shape of other
-      than 3 sizes, an unknown prediction; one of `embed` and
-      `encode_embeddings` without the other.
+      than 3 sizes, an unknown prediction; one half of `embeddings` alone.
 
   Example:
     >>> import jax
@@ -111,7 +140,7 @@ def attach(
     ...   lambda params, tokens: params[tokens],
     ...   null_tokens=[1, 0, 0],
     ...   alphas_bar=diffusion.schedules.scaled_linear(),
-    ...   latent_shape=(4, 4, 2),
+    ...   latents=diffusion.Latents((4, 4, 2)),
     ... )
     >>> table = jnp.ones((8, 3))
     >>> params = {"denoiser": jnp.float32(0.5), "text_encoder": table}
@@ -124,11 +153,13 @@ def attach(
   levels = jnp.asarray(alphas_bar, jnp.float32)
   check_levels(levels)
   null = check_null(null_tokens, vocab_size)
+  latent_shape, channels_first = latents
   if len(latent_shape) != 3:
     raise ValueError(f"Expected latent_shape (H, W, C), got {latent_shape}.")
+  embed, encode_embeddings = embeddings
   if (embed is None) != (encode_embeddings is None):
     raise ValueError(
-      "Expected embed and encode_embeddings together, got one of them."
+      "Expected embed and encode of embeddings together, got one of them."
     )
 
   def eps(params, x, t, context):

@@ -78,6 +78,23 @@ class PromptAttack(NamedTuple):
   loss: jax.Array
 
 
+class Sampler(NamedTuple):
+  """How the images of an attack are made.
+
+  Attributes:
+    num_steps: static.
+    guidance: may be traced.
+    strategy: over prompts; see `core.training.map_many`.
+  """
+
+  num_steps: int = 20
+  guidance: float | jax.Array = 4.0
+  strategy: str | int = "vmap"
+
+
+SAMPLER = Sampler()
+
+
 class AttackRates(NamedTuple):
   """Shares of prompts, float32 [], in [0, 1]; lower is better unlearning.
 
@@ -126,7 +143,8 @@ def attack_rates(result: PromptAttack) -> AttackRates:
 
 
 @old_fields(
-  search={name: name for name in token_search.TokenSearch._fields},
+  search=token_search.TokenSearch,
+  sampler=Sampler,
   soft={
     "soft_steps": "num_steps",
     "soft_learning_rate": "learning_rate",
@@ -144,9 +162,7 @@ def attack_prompts(
   search: token_search.TokenSearch = token_search.PUBLISHED,
   soft: token_search.SoftSearch = NO_SOFT,
   allowed: jax.Array | None = None,
-  num_steps: int = 20,
-  guidance: float | jax.Array = 4.0,
-  strategy: str | int = "vmap",
+  sampler: Sampler = SAMPLER,
 ) -> PromptAttack:
   """Attacks prompts, each with an image of the concept of its own.
 
@@ -166,9 +182,7 @@ def attack_prompts(
     search: of tokens; see `TokenSearch`.
     soft: of the soft variant, left out by default; see `SoftSearch`.
     allowed: None, or bool [V], the tokens that attack and control may use.
-    num_steps: static; of the sampler.
-    guidance: of the sampler. May be traced.
-    strategy: over prompts; see `core.training.map_many`.
+    sampler: of the generations that are looked at.
 
   Returns:
     A `PromptAttack`.
@@ -190,7 +204,7 @@ def attack_prompts(
     ...   lambda images: images.mean(axis=(1, 2, 3)) > 0,
     ...   key,
     ...   search=diffusion.TokenSearch(2, outer_steps=3, inner_steps=1),
-    ...   num_steps=2,
+    ...   sampler=diffusion.Sampler(num_steps=2),
     ... )
     >>> result = jax.jit(attack)(variables.params)
     >>> result.adversarial.shape, result.tokens.shape
@@ -217,7 +231,7 @@ def attack_prompts(
     def shown(context):
       noise = jnp.broadcast_to(seed, context.shape[:1])
       return _recognised(
-        diffusion, params, context, noise, recognise, num_steps, guidance
+        diffusion, params, context, noise, recognise, *sampler[:2]
       )
 
     def with_tokens(ids):
@@ -252,7 +266,7 @@ def attack_prompts(
     )
 
   keys = samplers.image_keys(key, tokens.shape[0])
-  return map_many(one, tokens, images, keys, strategy=strategy)
+  return map_many(one, tokens, images, keys, strategy=sampler.strategy)
 
 
 def _recognised(

@@ -18,6 +18,7 @@ from jaxunlearn.methods.dmm import dm_direct as dm_direct
 from jaxunlearn.methods.dmm import dmm as dmm
 from jaxunlearn.methods.dmm import oracle_matching as oracle_matching
 from jaxunlearn.methods.fisher import fisher_forgetting as fisher_forgetting
+from jaxunlearn.methods.gated_transfer import GktOptions as GktOptions
 from jaxunlearn.methods.gated_transfer import gkt as gkt
 from jaxunlearn.methods.gaussian_amnesiac import (
   gaussian_amnesiac as gaussian_amnesiac,
@@ -42,6 +43,7 @@ from jaxunlearn.methods.unsir import unsir as unsir
 from jaxunlearn.methods.zero_shot import zero_shot_noise as zero_shot_noise
 
 __all__ = [
+  "GktOptions",
   "amnesiac",
   "bad_teacher",
   "blindspot",

@@ -23,7 +23,7 @@ a cycle was empty, and keeps its student's statistics at their start
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ import optax
 from jaxunlearn import losses
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import chain
-from jaxunlearn.core.legacy import old_fits
+from jaxunlearn.core.legacy import old_fields, old_fits
 from jaxunlearn.core.links import edit, provide
 from jaxunlearn.core.phase import phase
 from jaxunlearn.core.recording import alternate_with_curve, record
@@ -83,19 +83,7 @@ class GktOptions(NamedTuple):
   input_shape: Sequence[int] | None = None
 
 
-class GktFields(TypedDict, total=False):
-  """The fields of `GktOptions` as keywords of `gkt`."""
-
-  z_dim: int
-  temperature: float | jax.Array
-  attention: float | jax.Array
-  attention_features: Sequence[str] | None
-  reduction: str
-  clip: float | jax.Array
-  student_variables: Variables | None
-  train_mode: bool
-  evaluate_every: int
-  input_shape: Sequence[int] | None
+OPTIONS = GktOptions()
 
 
 class Lesson(NamedTuple):
@@ -122,6 +110,7 @@ _GENERATOR: Slot[Variables] = Slot("generator")
 _LESSON: Slot[Lesson] = Slot("lesson")
 
 
+@old_fields(options=GktOptions)
 @old_fits(
   generate=("generator_optimizer", "generator_steps", "batch_size"),
   learn=("student_optimizer", "student_steps", "batch_size"),
@@ -137,7 +126,7 @@ def gkt(
   generator: MakeGenerator | None = None,
   student: Model | None = None,
   evaluate: Callable[[Variables], Any] | None = None,
-  **options: Unpack[GktFields],
+  options: GktOptions = OPTIONS,
 ) -> Transform:
   """Teaches a fresh network all that the model knows but some classes.
 
@@ -179,7 +168,7 @@ def gkt(
     student: another architecture; the teacher's own by default. With another,
       give the method `Variables`.
     evaluate: `variables -> pytree of scalars`, recorded on the way.
-    **options: the fields of `GktOptions`.
+    options: what one seldom changes; see `GktOptions`.
 
   Returns:
     A `Transform` with info "cycles": "generate" and "learn", a `PhaseInfo` each
@@ -201,14 +190,15 @@ def gkt(
     >>> problem = toy.classifier()
     >>> unlearn = ju.methods.gkt(
     ...   problem.model, num_classes=4, cycles=20,
-    ...   learn=ju.Fit(optax.adam(0.05), 10, 32), z_dim=4)
+    ...   learn=ju.Fit(optax.adam(0.05), 10, 32),
+    ...   options=ju.methods.GktOptions(z_dim=4))
     >>> made, info = jax.jit(unlearn)(*problem.arguments)
     >>> toy.accuracies(problem, made)
     (0.0, 0.6)
   """
   from jaxunlearn.models.generator import default_generator
 
-  o = GktOptions(**options)
+  o = options
   generate, learn = as_fit(generate, {}), as_fit(learn, {})
   checks.count(
     1, generator_steps=generate.num_steps, student_steps=learn.num_steps

@@ -42,6 +42,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.columns import Columns, columns_of
+from jaxunlearn.core.legacy import old_fields
 from jaxunlearn.metrics import _association, _efficacy, _efficacy_sklearn
 from jaxunlearn.metrics._propensity import (
   Propensity,
@@ -90,6 +91,22 @@ class TabSynDex(NamedTuple):
   correlation_is_nan: jax.Array
 
 
+class Weights(NamedTuple):
+  """How much the rows of two tables count; None is 1 each.
+
+  Attributes:
+    real: bool [N], or float [N] >= 0; rows of weight 0 are not read.
+    fake: the same [M].
+  """
+
+  real: jax.Array | None = None
+  fake: jax.Array | None = None
+
+
+WEIGHTS = Weights()
+
+
+@old_fields(weights={"real_weights": "real", "fake_weights": "fake"})
 def tabsyndex(
   real: Any,
   fake: Any,
@@ -101,8 +118,7 @@ def tabsyndex(
   mode: str = "fixed",
   efficacy: str | None = "jax",
   f1: str = "micro",
-  real_weights: jax.Array | None = None,
-  fake_weights: jax.Array | None = None,
+  weights: Weights = WEIGHTS,
 ) -> TabSynDex:
   """Scores a synthetic table against a real one.
 
@@ -124,8 +140,7 @@ def tabsyndex(
       "sklearn" (the paper's estimators; outside jit), or None: the efficacy
       and the total are nan.
     f1: static; "micro" (the accuracy, as published) or "macro".
-    real_weights: bool [N], or float [N] >= 0; rows of weight 0 are not read.
-    fake_weights: the same [M].
+    weights: of the rows; see `Weights`.
 
   Returns:
     See `TabSynDex`. nan where no row counts or, under jit, where one that
@@ -158,8 +173,8 @@ def tabsyndex(
   layout = columns_of(categories, at_least=2)
   target = _checked_target(target, layout)
   _check_names(task, mode, efficacy, f1, layout, target)
-  real = table_of(real, real_weights, layout, "real")
-  fake = table_of(fake, fake_weights, layout, "fake")
+  real = table_of(real, weights.real, layout, "real")
+  fake = table_of(fake, weights.fake, layout, "fake")
   is_published = mode == "published"
   found = _components(real, fake, layout.categories, is_published)
   if efficacy is None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxunlearn.core.columns import columns_of
 from jaxunlearn.core.training import map_many
 from jaxunlearn.metrics._table_columns import table_of
-from jaxunlearn.metrics.tabsyndex import TabSynDex, tabsyndex
+from jaxunlearn.metrics.tabsyndex import TabSynDex, Weights, tabsyndex
 
 # Standard deviations on either side of the mean that hold 90 % of a normal law.
 _REACH = 1.6449
@@ -98,8 +98,7 @@ def tabsyndex_bands(
       fake,
       score_key,
       efficacy=efficacy,
-      real_weights=real_weights,
-      fake_weights=fake_weights,
+      weights=Weights(real_weights, fake_weights),
       **options,
     ).efficacy
 
@@ -113,8 +112,7 @@ def tabsyndex_bands(
       tables[1].values,
       score_key,
       efficacy=None if efficacy == "sklearn" else efficacy,
-      real_weights=weights[0],
-      fake_weights=weights[1],
+      weights=Weights(*weights),
       **options,
     )
     if learnt is None:

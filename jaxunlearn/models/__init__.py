@@ -14,20 +14,3 @@ from jaxunlearn.models.resnet import ResNet as ResNet
 from jaxunlearn.models.resnet import resnet18 as resnet18
 from jaxunlearn.models.resnet import resnet20 as resnet20
 from jaxunlearn.models.vit import ViT as ViT
-
-__all__ = [
-  "CNN",
-  "MLP",
-  "BasicBlock",
-  "BottleneckBlock",
-  "Conv",
-  "ImageGenerator",
-  "PatchTower",
-  "ResNet",
-  "VectorGenerator",
-  "ViT",
-  "convolution",
-  "max_pool",
-  "resnet18",
-  "resnet20",
-]

@@ -11,6 +11,7 @@ from jaxunlearn.report.comparator import compare as compare
 from jaxunlearn.report.compare_data import Compared as Compared
 from jaxunlearn.report.compare_data import ComparedRows as ComparedRows
 from jaxunlearn.report.comparisons import salun_table as salun_table
+from jaxunlearn.report.contents import Contents as Contents
 from jaxunlearn.report.definitions import HIGHER as HIGHER
 from jaxunlearn.report.definitions import LOWER as LOWER
 from jaxunlearn.report.definitions import METRICS as METRICS

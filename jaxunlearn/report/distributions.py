@@ -88,8 +88,7 @@ def score_histograms(
         interpolate="step-after",
         x_title=x_label,
         y_title="% of the group",
-        width=210,
-        height=110,
+        size=(210, 110),
       )
     )
   return Chart((*panels, charts.legend(styles)))
@@ -149,8 +148,7 @@ def density_panels(
       filled=[RETRAINED],
       domains={"y": (0, top)},
       x_title=label,
-      width=210,
-      height=110,
+      size=(210, 110),
     )
     for name, line in lines.items()
     if name not in REFERENCES

@@ -84,8 +84,7 @@ def lines(
   filled: Collection[str] = (),
   interpolate: str = "linear",
   domains: Mapping[str, Sequence[float]] | None = None,
-  width: int = 250,
-  height: int = 170,
+  size: tuple[int, int] = (250, 170),
 ) -> Spec:
   """A line per method; a band where its rows have `low` and `high`.
 
@@ -99,8 +98,7 @@ def lines(
     filled: methods with an area from the axis to the line.
     interpolate: how points are joined.
     domains: ends of the axes "x" and "y".
-    width: of the axes, in pixels.
-    height: likewise.
+    size: width and height of the axes, in pixels.
   """
   kind: Spec = {"type": "log"} if log else {"zero": False}
   shares = {"axis": {"format": "~%", "tickCount": 4}} if log else {}
@@ -127,7 +125,7 @@ def lines(
   line = {"type": "line", "strokeWidth": 1.8, "clip": True, "point": few}
   mark = {**line, "interpolate": interpolate, "strokeCap": "butt"}
   layers.append(layer(mark, labelled, x=x, y=y, **style))
-  return panel(title, *layers, width=width, height=height)
+  return panel(title, *layers, width=size[0], height=size[1])
 
 
 def scatter(

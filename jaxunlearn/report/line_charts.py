@@ -63,8 +63,7 @@ def loss_traces(traces: Mapping[str, Mapping[str, Any]]) -> Chart:
           f"{method}: {phase}{note}",
           {method: (BLUE, [1, 0])},
           x_title="step",
-          width=165,
-          height=75,
+          size=(165, 75),
         )
       )
   if not panels:
@@ -173,7 +172,7 @@ def _together_or_apart(
       ])  # fmt: skip
       rows = [*chain(*(lines.get(key, []) for key in (*marks, name)))]
       title = f"{name}, {label}" if len(panels) > 1 else name
-      small: dict[str, Any] = {"width": 165, "height": 90}
+      small: dict[str, Any] = {"size": (165, 90)}
       small["domains"] = {"y": domain}
       only = {**marks, name: (BLUE, [1, 0])}
       drawn.append(draw.lines(rows, title, only, **{**small, **more}))
@@ -242,9 +241,7 @@ def roc_curves(
   guess = {"guessing": line_rows("guessing", grid, grid[None])}
   styles = {"guessing": (GREY, [1, 3]), **charts.styles(list(shown))}
   ends = {"x": (lowest, 1), "y": (lowest, 1)}
-  size = {"width": 300, "height": 300}
-  if len(shown) > TOGETHER + 2:
-    size = {"width": 165, "height": 150}
+  size = (165, 150) if len(shown) > TOGETHER + 2 else (300, 300)
   return _together_or_apart(
     {"": {**guess, **rows}},
     styles,
@@ -252,7 +249,7 @@ def roc_curves(
     y_title=y_label,
     log=True,
     domains=ends,
-    **size,
+    size=size,
   )
 
 

@@ -23,9 +23,9 @@ from typing import Any
 
 from jaxunlearn.report import brief, charts, files
 from jaxunlearn.report.charts import Chart
+from jaxunlearn.report.contents import Contents
 from jaxunlearn.report.definitions import (
   DIRECTIONS,
-  METRICS,
   SYMBOLS,
   Metric,
   describe,
@@ -90,30 +90,21 @@ def scripts(charts_shown: bool) -> list[str]:
 def html_text(
   results: Results,
   figures: Mapping[str, tuple[Any, str]],
-  *,
-  title: str,
-  lead: str,
-  notes: Sequence[str] = (),
-  comparisons: Sequence[Comparison] = (),
-  general_findings: bool = True,
-  more_findings: Sequence[str] = (),
-  verdicts: Sequence[str] = (),
-  definitions: Sequence[Metric] = METRICS,
-  trial: Trial | None = None,
-  provenance: Mapping[str, str] | None = None,
-  unanswered: str = "",
+  contents: Contents,
 ) -> str:
   """The report's text; the arguments of `write_report`."""
   results = check_results(results)
   summary = summarise(results.rows)
-  general = findings(summary, definitions) if general_findings else ()
+  definitions, comparisons = contents.definitions, contents.comparisons
+  trial, unanswered = contents.trial, contents.unanswered
+  general = findings(summary, definitions) if contents.general_findings else ()
   made = {} if trial is None else brief.marks(trial)
   answer = None if trial is None else brief.brief(trial, results.rows)
   notes_of = brief.twins(results.rows)
   grids = _Grids(summary, definitions, trial, made, notes_of)
   main, rest = split_columns(summary, definitions)
   seeds = sorted({row["seed"] for row in results.rows})
-  known = provenance or {}
+  known = contents.provenance or {}
   shown = [
     (name, *(_picture(figure)), caption)
     for name, (figure, caption) in figures.items()
@@ -122,14 +113,14 @@ def html_text(
     "report.html.j2",
     scripts=scripts(any(chart for _, chart, _, _ in shown)),
     results=results,
-    title=title,
-    lead=[p for p in lead.split("\n\n") if p.strip()],
+    title=contents.title,
+    lead=[p for p in contents.lead.split("\n\n") if p.strip()],
     brief=answer
     or (brief.Brief("open", unanswered, ()) if unanswered else None),
     # The answer holds them already.
     lists=(
-      ("Verdicts", () if answer else verdicts),
-      ("Findings", [*general, *more_findings]),
+      ("Verdicts", () if answer else contents.verdicts),
+      ("Findings", [*general, *contents.more_findings]),
     ),
     facts=_facts(results, summary, len(seeds)),
     methods=summary.methods,
@@ -144,7 +135,7 @@ def html_text(
       make_grid(summary, definitions=definitions), comparisons, definitions
     ),
     limits=LIMITS,
-    notes=notes,
+    notes=contents.notes,
     provenance=known,
     origin=[
       *((k, v) for k, v in known.items() if k != "command"),

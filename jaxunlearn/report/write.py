@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxunlearn.report import files
-from jaxunlearn.report.definitions import METRICS, Metric
-from jaxunlearn.report.equivalence import (
-  Trial,
-  nearest_findings,
-  verdict_sentences,
-)
-from jaxunlearn.report.equivalence import (
-  comparisons as tested,
-)
+from jaxunlearn.report.contents import Contents
+from jaxunlearn.report.equivalence import comparisons as tested
+from jaxunlearn.report.equivalence import nearest_findings, verdict_sentences
 from jaxunlearn.report.page import html_text
 from jaxunlearn.report.results import (
   Results,
@@ -25,25 +20,16 @@ from jaxunlearn.report.results import (
   results_to_json,
   summarise,
 )
-from jaxunlearn.report.tables import Comparison, markdown_report
+from jaxunlearn.report.tables import markdown_report
 
 
 def write_report(
   out: str | os.PathLike[str],
   results: Results,
+  contents: Contents | None = None,
   *,
   figures: Mapping[str, tuple[Any, str]] | None = None,
-  title: str,
-  lead: str,
-  notes: Sequence[str] = (),
-  comparisons: Sequence[Comparison] = (),
-  general_findings: bool = True,
-  more_findings: Sequence[str] = (),
-  verdicts: Sequence[str] = (),
-  definitions: Sequence[Metric] = METRICS,
-  trial: Trial | None = None,
-  provenance: Mapping[str, str] | None = None,
-  unanswered: str = "",
+  **loose: Any,
 ) -> Path:
   """Writes results.json, table.md, plots/NAME.png and report.html.
 
@@ -53,24 +39,11 @@ def write_report(
   Args:
     out: the folder; made where it is missing.
     results: see `Results`.
+    contents: title, words and tests; see `Contents`.
     figures: name -> (figure, caption), in the order of the report; a figure is a
       `Chart` or one of Matplotlib. Names are those of the files: letters, digits,
       "_", "-" and ".".
-    title: heading of the tables and of the report.
-    lead: what was done and why, in plain words.
-    notes: further remarks for the report.
-    comparisons: further tables, such as `salun_table`.
-    general_findings: whether the sentences of `findings` are there, which hold
-      unlearning methods against the retrained model.
-    more_findings: sentences after those of `findings`.
-    verdicts: sentences before them; see `judge`.
-    definitions: how to show and explain each metric.
-    trial: by which tests methods are judged; the answer comes first then, the
-      sentences and tables of the tests are added, and `general_findings`, which
-      call near what is not shown to differ, are left out.
-    provenance: "command", date, hashes and the like, for the report.
-    unanswered: why it cannot be said whether rows are deleted, where no test
-      looked for traces of them; "" leaves the question out.
+    **loose: the fields of `contents`, which are taken for one release.
 
   Returns:
     The path of report.html.
@@ -89,12 +62,21 @@ def write_report(
     ...   {**row, "method": "finetune", "forget_accuracy": 0.4},
     ... ]
     >>> results = report.Results("study", "smoke", "0.10", "cpu", {}, rows)
+    >>> contents = report.Contents("A study", "Fine-tuning.")
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...   page = report.write_report(
-    ...     folder, results, title="A study", lead="Fine-tuning.")
+    ...   page = report.write_report(folder, results, contents)
     ...   sorted(path.name for path in page.parent.iterdir())
     ['report.html', 'results.json', 'table.md']
   """
+  if contents is None:
+    contents = Contents(**loose)
+    warnings.warn(
+      f"write_report takes {', '.join(loose)} as fields of contents.",
+      DeprecationWarning,
+      stacklevel=2,
+    )
+  elif loose:
+    raise TypeError(f"Got unexpected keyword arguments {sorted(loose)}.")
   figures = figures or {}
   for name in figures:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
@@ -102,37 +84,26 @@ def write_report(
         "Expected figures to be named by letters, digits, '_', '-' and '.', "
         f"got {name!r}."
       )
+  trial = contents.trial
   if trial is not None:
-    general_findings = False
-    verdicts = [*verdict_sentences(trial), *verdicts]
-    more_findings = [*nearest_findings(trial), *more_findings]
-    comparisons = [*tested(trial), *comparisons]
+    contents = contents._replace(
+      general_findings=False,
+      verdicts=[*verdict_sentences(trial), *contents.verdicts],
+      more_findings=[*nearest_findings(trial), *contents.more_findings],
+      comparisons=[*tested(trial), *contents.comparisons],
+    )
   out = files.check_writable(out)
   results = check_results(results)
   files.write_json(out / "results.json", results_to_json(results))
   table = markdown_report(
     results,
     summarise(results.rows),
-    title=title,
-    comparisons=comparisons,
-    definitions=definitions,
+    title=contents.title,
+    comparisons=contents.comparisons,
+    definitions=contents.definitions,
   )
   files.write_text(out / "table.md", table)
   for name, (figure, _) in figures.items():
     files.write_bytes(out / "plots" / f"{name}.png", files.figure_png(figure))
-  text = html_text(
-    results,
-    figures,
-    title=title,
-    lead=lead,
-    notes=notes,
-    comparisons=comparisons,
-    general_findings=general_findings,
-    more_findings=more_findings,
-    verdicts=verdicts,
-    definitions=definitions,
-    trial=trial,
-    provenance=provenance,
-    unanswered=unanswered,
-  )
+  text = html_text(results, figures, contents)
   return files.write_text(out / "report.html", text)

@@ -34,13 +34,14 @@ flipped rows sit together in clusters of their own, which must go first.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.legacy import old_fields
 from jaxunlearn.core.shaped import arrays
 from jaxunlearn.valuation.clusters import (
   Clusters,
@@ -97,21 +98,44 @@ class EcoVal(NamedTuple):
     )
 
 
+class PriceRule(NamedTuple):
+  """How a cluster's value is shared among its rows.
+
+  Attributes:
+    kind: "share" or "additive"; static.
+    quality_weight: w of "additive"; may be traced.
+    invert_negative: static; in a cluster with V_c < 0 the worst row, not the
+      best, bears most of the loss: 1 / q takes the place of q. For "share" only.
+  """
+
+  kind: str = "share"
+  quality_weight: float | jax.Array = 1.0
+  invert_negative: bool = False
+
+
+PRICE = PriceRule()
+
+
+_OLD = {
+  "rule": "kind",
+  "quality_weight": "quality_weight",
+  "invert_negative": "invert_negative",
+}
+
+
+@old_fields(price=_OLD)
 def ecoval_values(
   utility: Utility,
   cluster_ids: jax.Array,
   quality: jax.Array | None = None,
   *,
   num_clusters: int,
-  rule: str = "share",
-  quality_weight: float | jax.Array = 1.0,
-  invert_negative: bool = False,
+  price: PriceRule = PRICE,
   cluster_value: str = "leave_out",
   removed_share: float | jax.Array = 0.5,
   constant_returns: bool = False,
   key: jax.Array | None = None,
-  strategy: str | int = "vmap",
-  mesh: jax.sharding.Mesh | None = None,
+  **mapping: Any,
 ) -> EcoVal:
   """Values of rows from those of their clusters.
 
@@ -127,10 +151,7 @@ def ecoval_values(
     quality: float [N], >= 0, see `quality`; None is 1 for every row. May be
       traced.
     num_clusters: K <= N; static. Empty clusters are allowed and cost a utility.
-    rule: "share" or "additive"; static.
-    quality_weight: w of "additive"; may be traced.
-    invert_negative: static; in a cluster with V_c < 0 the worst row, not the
-      best, bears most of the loss: 1 / q takes the place of q. For "share" only.
+    price: from the value of a cluster to those of its rows.
     cluster_value: "leave_out" or "elasticity"; static.
     removed_share: rho, of the rows of a cluster that "elasticity" removes, at
       random, in (0, 1); at least one row, and not all of two or more. May be
@@ -139,8 +160,7 @@ def ecoval_values(
       values to U(D). Needs a utility of all rows > 0 and elasticities whose sum
       is.
     key: PRNG key of the removed rows; only "elasticity" needs it.
-    strategy: see `Utility.many`.
-    mesh: see `Utility.many`.
+    **mapping: `strategy` and `mesh`; see `Utility.many`.
 
   Returns:
     See `EcoVal`. Under jit, bad numbers make values nan.
@@ -163,7 +183,7 @@ def ecoval_values(
     >>> found.values.tolist(), found.cluster_values.tolist()
     ([1.5, 1.5, 5.0], [3.0, 5.0])
   """
-  _check_rule(rule, invert_negative)
+  _check_rule(price)
   checks.one_of(CLUSTER_VALUES, cluster_value=cluster_value)
   n, k = utility.num_rows, num_clusters
   checks.counts(num_rows=n, num_clusters=k)
@@ -178,8 +198,7 @@ def ecoval_values(
   utilities = utility.over(
     lambda c: ~((ids == c) & removed),
     jnp.arange(k + 1, dtype=jnp.int32),
-    strategy=strategy,
-    mesh=mesh,
+    **mapping,
   )
   require_finite((~jnp.isfinite(utilities)).sum(), k + 1)
   full, without = utilities[k], utilities[:k]
@@ -199,8 +218,8 @@ def ecoval_values(
   value = full - without
   if cluster_value == "elasticity" or constant_returns:
     value = gamma * full
-  price = value / jnp.maximum(sizes, 1)
-  own = _inverted(q, value[ids] < 0) if invert_negative else q
+  per_row = value / jnp.maximum(sizes, 1)
+  own = _inverted(q, value[ids] < 0) if price.invert_negative else q
   effective, own, is_uniform = _effective(own, ids, sizes)
   found = EcoVal(
     values=jnp.zeros(n),
@@ -209,17 +228,18 @@ def ecoval_values(
     cluster_sizes=sizes,
     cluster_quality=effective,
     is_uniform=is_uniform,
-    price_moments=jnp.stack([price[ids].mean(), price[ids].std()]),
+    price_moments=jnp.stack([per_row[ids].mean(), per_row[ids].std()]),
     quality_moments=jnp.stack([q.mean(), q.std()]),
     utility_full=full,
     num_evaluations=jnp.asarray(k + 1, jnp.int32),
   )
   values = _share(found, ids, own)
-  if rule == "additive":
-    values = _additive(found, ids, q, quality_weight)
+  if price.kind == "additive":
+    values = _additive(found, ids, q, price.quality_weight)
   return found._replace(values=values)
 
 
+@old_fields(price=_OLD)
 def ecoval_of_points(
   found: EcoVal,
   clusters: Clusters,
@@ -228,9 +248,7 @@ def ecoval_of_points(
   quality: jax.Array | None = None,
   *,
   num_classes: int,
-  rule: str = "share",
-  quality_weight: float | jax.Array = 1.0,
-  invert_negative: bool = False,
+  price: PriceRule = PRICE,
 ) -> jax.Array:
   """Values of points that were not in the data, without a training.
 
@@ -244,9 +262,7 @@ def ecoval_of_points(
     labels: int [M].
     quality: float [M], >= 0, of the kind that the data's was; None is 1.
     num_classes: C; static.
-    rule: see `ecoval_values`.
-    quality_weight: see `ecoval_values`.
-    invert_negative: see `ecoval_values`; as it was there.
+    price: as it was in `ecoval_values`.
 
   Returns:
     float32 [M]. Points that are the data's own rows get the values that they
@@ -269,7 +285,7 @@ def ecoval_of_points(
     ...   found, clusters, points, labels, num_classes=1).tolist()
     [1.5, 5.0]
   """
-  _check_rule(rule, invert_negative)
+  _check_rule(price)
   k = clusters.num_clusters
   if found.cluster_values.shape != (k,):
     raise ValueError(
@@ -278,9 +294,9 @@ def ecoval_of_points(
     )
   ids = nearest_clusters(clusters, features, labels, num_classes=num_classes)
   ids, q = _checked_rows(ids, quality, ids.shape[0], k)
-  if rule == "additive":
-    return _additive(found, ids, q, quality_weight)
-  if invert_negative:
+  if price.kind == "additive":
+    return _additive(found, ids, q, price.quality_weight)
+  if price.invert_negative:
     q = _inverted(q, found.cluster_values[ids] < 0)
   return _share(found, ids, jnp.where(found.is_uniform[ids], 1, q))
 
@@ -319,11 +335,12 @@ def _effective(
   return jnp.where(none, sizes, sums), jnp.where(none[ids], 1, q), none
 
 
-def _check_rule(rule: str, invert_negative: bool) -> None:
-  checks.one_of(RULES, rule=rule)
-  if invert_negative and rule != "share":
+def _check_rule(price: PriceRule) -> None:
+  checks.one_of(RULES, kind=price.kind)
+  if price.invert_negative and price.kind != "share":
     raise ValueError(
-      f"Expected invert_negative with rule='share' only, got rule={rule!r}."
+      "Expected invert_negative with kind='share' only, got "
+      f"kind={price.kind!r}."
     )
 
 

@@ -191,8 +191,7 @@ def semivalue(
   stop: StopRule | None = None,
   check_every: int = 100,
   permutations_at_once: int | None = None,
-  strategy: str | int = "vmap",
-  mesh: jax.sharding.Mesh | None = None,
+  **mapping: Any,
 ) -> Valuation:
   """Any semivalue, from the marginal contributions along permutations.
 
@@ -218,9 +217,8 @@ def semivalue(
     permutations_at_once: static; by default as many as make about a thousand
       models, or with truncation one order (a pair), since a finished order
       waits for the others.
-    strategy: see `Utility.many`; an int bounds how many of a round's models are
-      trained together.
-    mesh: see `Utility.many`.
+    **mapping: `strategy` and `mesh`, see `Utility.many`; an int as strategy
+      bounds how many of a round's models are trained together.
 
   Returns:
     The values, with standard errors over permutations (over pairs if
@@ -262,7 +260,7 @@ def semivalue(
     num_permutations, unit, n, permutations_at_once, truncation is not None
   )
   evaluate = lambda make_mask, *stacked: utility.over(
-    make_mask, *stacked, strategy=strategy, mesh=mesh
+    make_mask, *stacked, **mapping
   )
   empty = jnp.asarray(utility.empty_value, jnp.float32)
   none = jnp.zeros((), jnp.int32)

@@ -190,8 +190,9 @@ def runs(unlearn=identity, **options):
 
 @pytest.mark.slow
 def test_runs_are_the_models_trained_one_by_one():
-  found = runs(test_data=blobs(16, seed=3))
-  chunked = runs(test_data=blobs(16, seed=3), strategy="map")
+  asked = {"questions": quality.Questions(test_data=blobs(16, seed=3))}
+  found = runs(**asked)
+  chunked = runs(**asked, strategy="map")
   for one, other in zip(found, chunked):
     np.testing.assert_allclose(one, other, atol=1e-4)
   fit = jax.jit(lambda m, k: train(MODEL, DATA, m, k, **RECIPE)[0])
@@ -211,7 +212,8 @@ def test_runs_are_the_models_trained_one_by_one():
 @pytest.mark.slow
 def test_one_original_may_serve_all_runs():
   original, _ = train(MODEL, DATA, FORGET | True, jax.random.key(5), **RECIPE)
-  found = runs(original=original, query={k: v[:5] for k, v in DATA.items()})
+  few = quality.Questions({k: v[:5] for k, v in DATA.items()})
+  found = runs(original=original, questions=few)
   assert found.unlearned.shape == found.retrained.shape == (3, 5)
   assert (found.unlearned == found.unlearned[:1]).all()
   assert jnp.isnan(found.unlearned_test_accuracy).all()

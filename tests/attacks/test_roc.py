@@ -46,7 +46,7 @@ def test_curve_and_its_numbers_equal_counting(seed, ties):
   # What does not count may be anything.
   members = np.where(masks[0], members, np.nan)
   args = members, others, *masks
-  found = roc.roc(*args)
+  found = roc.roc_curve(*args)
   assert found.fpr.shape == (23 + 31 + 1,)
   points = np.unique(np.stack(found, 1)[:, :2], axis=0)
   wanted = np.unique(np.stack([fpr, tpr], 1), axis=0)
@@ -82,7 +82,10 @@ def test_two_normal_distributions_have_their_known_area_and_low_tpr():
 @pytest.mark.slow
 def test_hull_lies_on_or_above_the_steps_and_adds_the_known_area():
   members, others = HULL_CASE
-  step, hull = roc.roc(members, others), roc.roc(members, others, kind="hull")
+  step, hull = (
+    roc.roc_curve(members, others),
+    roc.roc_curve(members, others, kind="hull"),
+  )
   area = lambda r: np.trapezoid(r.tpr, r.fpr)
   # Pairs won: sum over i < 90 of i + 10, and 10 * 100. The hull is the line
   # from (0, .1) to (.9, 1), and from there on 1.
@@ -90,7 +93,7 @@ def test_hull_lies_on_or_above_the_steps_and_adds_the_known_area():
   np.testing.assert_allclose(area(hull), (0.1 + 1) / 2 * 0.9 + 0.1, atol=1e-6)
   for seed in range(5):
     args = groups(seed, ties=seed % 2 == 0)
-    step, hull = roc.roc(*args), roc.roc(*args, kind="hull")
+    step, hull = roc.roc_curve(*args), roc.roc_curve(*args, kind="hull")
     assert (hull.tpr >= step.tpr).all()
     # Slopes between its points never rise.
     x, y = np.float64(hull.fpr), np.float64(hull.tpr)
@@ -99,9 +102,9 @@ def test_hull_lies_on_or_above_the_steps_and_adds_the_known_area():
     assert (np.diff(slopes) <= 1e-5).all()
     corners = np.isclose(y, step.tpr, atol=1e-6)
     assert corners[0] and corners[-1]
-  apart = roc.roc(np.ones(3), np.zeros(4), kind="hull")
+  apart = roc.roc_curve(np.ones(3), np.zeros(4), kind="hull")
   np.testing.assert_array_equal(apart.tpr[1:], 1)
-  same = roc.roc(np.ones(3), np.ones(4), kind="hull")
+  same = roc.roc_curve(np.ones(3), np.ones(4), kind="hull")
   np.testing.assert_array_equal(same.tpr, same.fpr)
 
 
@@ -114,7 +117,7 @@ def test_order_of_rows_and_infinite_scores_change_nothing():
   extreme = [np.where(x > 1, np.inf, x) for x in (members, others)]
   extreme = [np.where(x < -1, -np.inf, x) for x in extreme]
   clipped = [np.clip(x, -2, 2) for x in extreme]
-  for a, b in zip(roc.roc(*extreme)[:2], roc.roc(*clipped)[:2]):
+  for a, b in zip(roc.roc_curve(*extreme)[:2], roc.roc_curve(*clipped)[:2]):
     np.testing.assert_array_equal(a, b)
 
 
@@ -137,13 +140,17 @@ def test_traced_groups_that_are_empty_or_nan_give_nan_and_concrete_ones_raise():
   assert np.isfinite(summary(scores, scores, fine, fine)[:2]).all()
   for masks in ((fine, none), (none, fine), (fine, ~none)):
     assert np.isnan(summary(scores, scores, *masks)).all()
-    assert np.isnan(jax.jit(roc.roc)(scores, scores, *masks).fpr[1:]).any() or (
-      np.isnan(jax.jit(roc.roc)(scores, scores, *masks).tpr[1:]).any()
+    assert np.isnan(
+      jax.jit(roc.roc_curve)(scores, scores, *masks).fpr[1:]
+    ).any() or (
+      np.isnan(jax.jit(roc.roc_curve)(scores, scores, *masks).tpr[1:]).any()
     )
   refused("other_scores, got 1 that are nan", roc.auc, scores, scores, fine)
   with pytest.raises(ValueError, match="member_scores of some rows, got 0"):
     roc.attack_summary(scores, scores, none, fine)
-  refused("other_scores of some rows, got 0", roc.roc, np.ones(2), np.ones(0))
+  refused(
+    "other_scores of some rows, got 0", roc.roc_curve, np.ones(2), np.ones(0)
+  )
 
 
 def test_what_jit_closes_over_is_looked_at():
@@ -163,15 +170,17 @@ def test_what_jit_closes_over_is_looked_at():
 
 def test_bad_arguments_of_the_curve_are_named():
   ones = np.ones(3)
-  refused(r"member_scores \[N\], got shape", roc.roc, np.ones((2, 2)), ones)
+  refused(
+    r"member_scores \[N\], got shape", roc.roc_curve, np.ones((2, 2)), ones
+  )
   with pytest.raises(ValueError, match="and other_mask "):
-    roc.roc(ones, ones, None, np.ones(2, bool))
+    roc.roc_curve(ones, ones, None, np.ones(2, bool))
   with pytest.raises(ValueError, match="member_mask bool or float, got int"):
-    roc.roc(ones, ones, np.ones(3, int))
-  refused("member_mask >= 0", roc.roc, ones, ones, -ones)
-  refused("kind to be one of", roc.roc, ones, ones, kind="smooth")
+    roc.roc_curve(ones, ones, np.ones(3, int))
+  refused("member_mask >= 0", roc.roc_curve, ones, ones, -ones)
+  refused("kind to be one of", roc.roc_curve, ones, ones, kind="smooth")
   with pytest.raises(ValueError, match="concrete scores"):
-    jax.jit(functools.partial(roc.roc, kind="hull"))(ones, ones)
+    jax.jit(functools.partial(roc.roc_curve, kind="hull"))(ones, ones)
   refused(r"fpr in \[0, 1\]", roc.tpr_at_fpr, ones, ones, fpr=1.5)
 
 

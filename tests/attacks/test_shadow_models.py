@@ -150,7 +150,7 @@ def test_chunks_and_strategies_change_nothing():
       masks,
       keys(4),
       strategy=strategy,
-      query_chunk_size=7,
+      queries=shadow.RowQueries(chunk_size=7),
       **RECIPE,
     )
     np.testing.assert_allclose(found, wanted, atol=1e-4)
@@ -165,9 +165,9 @@ def test_all_models_are_asked_the_same_augmented_queries():
   key = jax.random.key(9)
   masks = jnp.ones((2, 20), bool)
   same = jnp.stack([jax.random.key(0)] * 2)
-  options = {"augment": shifted, "num_queries": 3, "query_key": key}
+  queries = shadow.RowQueries(shifted, 3, key, metrics.confidence)
   found = shadow.train_shadows(
-    MODEL, DATA, masks, same, statistic=metrics.confidence, **options, **RECIPE
+    MODEL, DATA, masks, same, queries=queries, **RECIPE
   )
   assert found.shape == (2, 20, 3)
   assert (found[0] == found[1]).all()

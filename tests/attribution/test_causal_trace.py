@@ -10,12 +10,14 @@ import small_text
 from refusals import refused
 from small_text import texts
 
-from jaxunlearn.attribution import causal_trace
+from jaxunlearn.attribution import Corruption, causal_trace
 from jaxunlearn.language.types import Text
 from jaxunlearn.models.decoder import Edits, States
 
 KEY = jax.random.key(0)
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
+
+TWICE = Corruption(num_draws=2)
 
 
 @functools.cache
@@ -41,7 +43,9 @@ def program(**options):
 @pytest.mark.parametrize(("kind", "window"), [("mlp", 1), ("attention", 2)])
 def test_patches_equal_a_loop(kind, window):
   lm, variables, x, subject = world()
-  out = trace(kind=kind, window=window, num_draws=3, chunk_size=7)
+  out = trace(
+    kind=kind, window=window, corruption=Corruption(num_draws=3), chunk_size=7
+  )
   hidden = lm.embed(variables, x.tokens)
   std = variables.params["embed"]["embedding"].std()
   noise = 3.0 * std * jax.random.normal(KEY, (3, *hidden.shape))
@@ -67,7 +71,7 @@ def test_patches_equal_a_loop(kind, window):
 
 
 def test_without_noise_all_runs_are_one():
-  out = trace(noise=0.0, num_draws=1)
+  out = trace(corruption=Corruption(0.0, 1))
   chex.assert_trees_all_close(out.corrupt, out.clean, **CLOSE)
   chex.assert_trees_all_close(
     out.restored, jnp.broadcast_to(out.clean[:, None, None], (2, 3, 6)), **CLOSE
@@ -76,7 +80,7 @@ def test_without_noise_all_runs_are_one():
 
 def test_the_last_state_brings_all_back_and_what_comes_before_nothing():
   lm, variables, x, _ = world()
-  out = trace(num_draws=2)
+  out = trace(corruption=TWICE)
   p = jax.nn.softmax(jax.jit(lm.model.predict)(variables, x))
   wanted = jnp.stack([p[0, 2, x.tokens[0, 3]], p[1, 4, x.tokens[1, 5]]])
   chex.assert_trees_all_close(out.clean, wanted, **CLOSE)
@@ -90,9 +94,9 @@ def test_the_last_state_brings_all_back_and_what_comes_before_nothing():
 
 
 def test_chunks_change_nothing_and_the_key_does():
-  one, other = (trace(num_draws=2, chunk_size=n) for n in (1, 18))
+  one, other = (trace(corruption=TWICE, chunk_size=n) for n in (1, 18))
   chex.assert_trees_all_close(one, other, **CLOSE)
-  again = trace(jax.random.key(1), num_draws=2, chunk_size=18)
+  again = trace(jax.random.key(1), corruption=TWICE, chunk_size=18)
   assert float(abs(again.corrupt - one.corrupt).max()) > 1e-4
 
 
@@ -101,8 +105,11 @@ def test_chunks_change_nothing_and_the_key_does():
   [
     ({"kind": "head"}, "kind to be one of"),
     ({"window": 0}, "window to be a whole number >= 1"),
-    ({"num_draws": 0}, "num_draws to be a whole number >= 1"),
-    ({"noise": -1.0}, "noise >= 0"),
+    (
+      {"corruption": Corruption(num_draws=0)},
+      "num_draws to be a whole number >= 1",
+    ),
+    ({"corruption": Corruption(-1.0)}, "noise >= 0"),
     ({"subject": jnp.zeros((2, 6), bool)}, "prompt to name its subject"),
     ({"subject": jnp.ones((2, 5), bool)}, r"subject bool \[2, 6\], got"),
   ],

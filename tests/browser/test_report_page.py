@@ -33,9 +33,8 @@ def path(tmp_path_factory):
   return report.write_report(
     tmp_path_factory.mktemp("report"),
     results,
+    report.Contents("Title", "Lead."),
     figures={"accuracy": (chart, "How to read it.")},
-    title="Title",
-    lead="Lead.",
   )
 
 

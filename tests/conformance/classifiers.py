@@ -230,7 +230,12 @@ CLASSIFIERS = [
   _classes(
     ju.methods.gkt,
     lambda m: ju.methods.gkt(
-      m, 4, cycles=3, learn=ju.Fit(ADAM, 2, 16), z_dim=4, gate=0.3
+      m,
+      4,
+      cycles=3,
+      learn=ju.Fit(ADAM, 2, 16),
+      gate=0.3,
+      options=ju.methods.GktOptions(z_dim=4),
     ),
     reads="nothing",
     soft_request=False,

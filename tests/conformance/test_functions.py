@@ -335,7 +335,11 @@ ROWS = {
   "ecoval_values": Row(
     lambda q, w: (
       valuation.ecoval_values(
-        GAME, IDS, q, num_clusters=3, quality_weight=w
+        GAME,
+        IDS,
+        q,
+        num_clusters=3,
+        price=valuation.PriceRule(quality_weight=w),
       ).values
     ),
     uniform((6,), ()),

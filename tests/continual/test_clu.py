@@ -79,7 +79,7 @@ def test_a_step_with_all_parts_equals_their_sum_computed_apart():
     "replay_weight": 0.7,
     "distil_weight": 0.3,
     "temperature": 2.0,
-    "confidence_temperature": 1.5,
+    "teacher": co.Teacher(temperature=1.5),
   }
   data = problems.blobs(36)
   part = np.arange(36) // 12  # A third each: in the buffer, new, to forget.
@@ -119,7 +119,7 @@ def test_a_step_with_all_parts_equals_their_sum_computed_apart():
 
 @pytest.mark.slow
 def test_the_teacher_stays_at_rate_0_and_is_the_student_at_decay_0():
-  frozen = co.clu(problems.mlp(), teacher_rate=0.0, **KEPT)
+  frozen = co.clu(problems.mlp(), teacher=co.Teacher(0.0), **KEPT)
   state = start(frozen)
   out, _ = event(frozen, state, DATA, TASK == 0, NONE, KEY)
   chex.assert_trees_all_equal(out.memory.teacher, state.variables)
@@ -128,7 +128,7 @@ def test_the_teacher_stays_at_rate_0_and_is_the_student_at_decay_0():
     state.variables.params["output"]["bias"],
   )
   recipe = {**KEPT, "num_steps": 7}
-  copied = co.clu(problems.mlp(), teacher_rate=1.0, teacher_decay=0.0, **recipe)
+  copied = co.clu(problems.mlp(), teacher=co.Teacher(1.0, 0.0), **recipe)
   out, _ = event(copied, start(copied), DATA, TASK == 0, NONE, KEY)
   chex.assert_trees_all_equal(out.memory.teacher, out.variables)
 
@@ -138,8 +138,7 @@ def test_the_teacher_is_the_capped_moving_average_of_the_student():
   def path(steps):
     learner = co.clu(
       problems.mlp(),
-      teacher_rate=1.0,
-      teacher_decay=0.6,
+      teacher=co.Teacher(1.0, 0.6),
       **ALONE,
       **{**KEPT, "num_steps": steps},
     )
@@ -167,7 +166,7 @@ def test_leaving_out_the_own_class_teaches_that_it_is_another():
   expert, _ = event(knowing, start(knowing), DATA, ~NONE, NONE, KEY)
   for exclude in (False, True):
     learner = co.clu(
-      model, exclude_label=exclude, incompetent=expert.variables, **recipe
+      model, untrained=co.Untrained(expert.variables, exclude), **recipe
     )
     state = start(learner)
     state, _ = event(learner, state, DATA, ~NONE, NONE, KEY)
@@ -362,8 +361,11 @@ def test_heads_are_trained_by_their_own_terms_and_never_by_forget_rows():
     ({"forget_weight": -1}, "Expected forget_weight >= 0"),
     ({"replay_weight": -1}, "Expected replay_weight >= 0"),
     ({"temperature": 0}, "Expected temperature > 0"),
-    ({"teacher_rate": 1.5}, r"Expected teacher_rate in \[0, 1\]"),
-    ({"teacher_decay": -0.1}, r"Expected teacher_decay in \[0, 1\]"),
+    ({"teacher": co.Teacher(1.5)}, r"Expected teacher_rate in \[0, 1\]"),
+    (
+      {"teacher": co.Teacher(decay=-0.1)},
+      r"Expected teacher_decay in \[0, 1\]",
+    ),
     ({"gamma": 2}, r"Expected gamma in \[0, 1\]"),
     ({"embedding": co.Embedding("projection")}, "a model with features"),
     ({"buffer_size": None}, "Expected buffer_size >= 1, got None"),

@@ -13,7 +13,7 @@ from problems import RECIPE, blobs, mlp
 from refusals import refused
 
 from jaxunlearn.adapters.functions import from_functions
-from jaxunlearn.continual.tame import tame
+from jaxunlearn.continual.tame import Surprise, tame
 from jaxunlearn.continual.tame_forget import (
   tame_forget_examples,
   tame_forget_task,
@@ -64,10 +64,10 @@ def learner_of(**changes):
     "num_experts": 4,
     "num_classes": 2,
     "buffer_size": 40,
-    "window": 10,
-    "warmup": 5,
     "squash": False,
   }
+  told = {n: changes.pop(n) for n in Surprise._fields if n in changes}
+  options["surprise"] = Surprise(**{"window": 10, "warmup": 5, **told})
   model = changes.pop("model", two_class_mlp())
   optimizer = changes.pop("optimizer", OPTIMIZER)
   return tame(model, optimizer, **(options | changes))

@@ -170,10 +170,10 @@ def test_channels_last_arrays_and_plain_contexts_are_taken_too():
     lambda p, tokens: p * tokens[..., None],
     null_tokens=[1, 0],
     alphas_bar=LEVELS,
-    latent_shape=(2, 2, 1),
-    channels_first=False,
-    embed=lambda p, tokens: p * tokens[..., None],
-    encode_embeddings=lambda p, e: e,
+    latents=diffusion.Latents((2, 2, 1), channels_first=False),
+    embeddings=diffusion.Embeddings(
+      lambda p, tokens: p * tokens[..., None], lambda p, e: e
+    ),
   )
   both = {"denoiser": 2.0, "text_encoder": 0.5}
   x, tokens = jnp.ones((1, 2, 2, 1)), jnp.array([[1, 1]])
@@ -192,9 +192,12 @@ def test_what_does_not_fit_is_refused():
     ({"null_tokens": [[1]]}, r"null_tokens \[L > 0\]"),
     ({"null_tokens": [50]}, r"null_tokens in 0 \.\. 49"),
     ({"alphas_bar": jnp.ones(3)}, "alphas_bar to fall"),
-    ({"latent_shape": (4, 64)}, r"latent_shape \(H, W, C\)"),
+    ({"latents": diffusion.Latents((4, 64))}, r"latent_shape \(H, W, C\)"),
     ({"prediction": "x"}, "prediction to be one of"),
-    ({"embed": lambda p, tokens: tokens}, "embed and encode_embeddings"),
+    (
+      {"embeddings": diffusion.Embeddings(lambda p, tokens: tokens)},
+      "embed and encode of embeddings together",
+    ),
   ):
     refused(message, attached, **change)
   with pytest.raises(ValueError, match="params of a pretrained model"):
@@ -206,7 +209,7 @@ def test_what_the_functions_return_is_checked():
   options = {
     "null_tokens": [1, 0],
     "alphas_bar": LEVELS,
-    "latent_shape": (2, 2, 1),
+    "latents": diffusion.Latents((2, 2, 1)),
   }
   x, both = jnp.ones((1, 2, 2, 1)), {"denoiser": 1.0, "text_encoder": 1.0}
   context = jnp.ones((1, 2, 3))

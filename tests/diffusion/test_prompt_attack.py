@@ -11,6 +11,7 @@ from refusals import refused
 from jaxunlearn.diffusion import schedules, splicing, token_search
 from jaxunlearn.diffusion.prompt_attack import (
   PromptAttack,
+  Sampler,
   attack_prompts,
   attack_rates,
 )
@@ -62,7 +63,7 @@ MODEL, PARAMS = painter(), pictures()
 TOKENS = jnp.array([[START, 2, 3, PAD, PAD], [START, TARGET, 4, PAD, PAD]])
 IMAGES = jnp.stack([PARAMS[TARGET]] * 2)
 SEARCH = TokenSearch(1, outer_steps=3, inner_steps=60, weight_decay=0.0)
-SMALL = {"soft": SoftSearch(150), "num_steps": 3, "guidance": 1.0}
+SMALL = {"soft": SoftSearch(150), "sampler": Sampler(3, 1.0)}
 
 
 def shows(x):
@@ -197,7 +198,9 @@ def test_tokens_that_are_not_allowed_are_not_used():
 def test_prompts_do_not_depend_on_those_beside_them(strategy):
   key = jax.random.key(4)
   together = attacked()(PARAMS, TOKENS, IMAGES, key)
-  apart = attacked(strategy=strategy)(PARAMS, TOKENS, IMAGES, key)
+  apart = attacked(sampler=Sampler(3, 1.0, strategy))(
+    PARAMS, TOKENS, IMAGES, key
+  )
   np.testing.assert_array_equal(together.tokens, apart.tokens)
   np.testing.assert_array_equal(together.random, apart.random)
   again = attacked()(PARAMS, TOKENS, IMAGES, key)

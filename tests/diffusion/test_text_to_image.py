@@ -26,9 +26,7 @@ def model(**options):
     vocab_size=VOCAB,
     null_tokens=NULL,
     alphas_bar=LEVELS,
-    width=16,
-    num_blocks=2,
-    num_heads=2,
+    denoiser=diffusion.Denoiser(16, num_blocks=2, num_heads=2),
     text_width=8,
     **options,
   )
@@ -288,10 +286,11 @@ def built(**kwargs):
     (lambda: built(alphas_bar=LEVELS * jnp.nan), "alphas_bar to fall"),
     (lambda: built(image_shape=(2, 2)), "image_shape"),
     (lambda: built(prediction="x0"), "prediction"),
-    (lambda: built(width=0), "width > 0"),
+    (lambda: built(denoiser=diffusion.Denoiser(0)), "width > 0"),
     (
       lambda: jax.eval_shape(
-        built(width=6, num_heads=4).init, jax.random.key(0)
+        built(denoiser=diffusion.Denoiser(6, num_heads=4)).init,
+        jax.random.key(0),
       ),
       "divide",
     ),

@@ -12,16 +12,13 @@ from jaxunlearn import diffusion
 from jaxunlearn.diffusion import schedules
 from jaxunlearn.models.unet import PromptAttention
 
+UNET = diffusion.UNet((4, 8), 1, (1,), num_heads=2, groups=2)
 OPTIONS = {
   "image_shape": (8, 8, 3),
   "vocab_size": 5,
   "null_tokens": (1, 0, 0),
   "alphas_bar": schedules.linear(10, 1e-3, 0.3),
-  "channels": (4, 8),
-  "num_blocks": 1,
-  "attention_levels": (1,),
-  "num_heads": 2,
-  "groups": 2,
+  "unet": UNET,
   "text_width": 6,
   "text_layers": 1,
 }
@@ -122,13 +119,13 @@ def test_groups_have_their_parameters():
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"num_blocks": 0}, "num_blocks > 0"),
-    ({"channels": ()}, "lowest_channels > 0"),
-    ({"attention_levels": (2,)}, "attention_levels among"),
-    ({"attention_levels": ()}, "attention_levels among"),
+    ({"unet": UNET._replace(num_blocks=0)}, "num_blocks > 0"),
+    ({"unet": UNET._replace(channels=())}, "lowest_channels > 0"),
+    ({"unet": UNET._replace(attention_levels=(2,))}, "attention_levels among"),
+    ({"unet": UNET._replace(attention_levels=())}, "attention_levels among"),
     ({"prediction": "x"}, "prediction to be one of"),
-    ({"num_heads": 3}, "num_heads to divide"),
-    ({"groups": 3}, "groups to divide"),
+    ({"unet": UNET._replace(num_heads=3)}, "num_heads to divide"),
+    ({"unet": UNET._replace(groups=3)}, "groups to divide"),
     ({"image_shape": (7, 8, 3)}, "divisible by 2, got 7x8"),
     ({"image_shape": (8, 8)}, r"image_shape \(H, W, C\)"),
   ],

@@ -24,6 +24,7 @@ KEY = jax.random.key(0)
 FIT = ju.Fit(optax.sgd(0.1), 3, 8)
 NONE, NEGATIVE = FIT._replace(batch_size=0), FIT._replace(num_steps=-1)
 IDLE = FIT._replace(num_steps=0)
+GKT = ju.methods.GktOptions
 K = {"num_classes": 4}
 REWIND = {"num_epochs": 2, "max_epochs": 2, "rewind_data": {}}
 ONE = jnp.ones(2)
@@ -145,14 +146,26 @@ FACTORIES = [
   (ju.methods.gkt, GATED | {"learn": IDLE}, "student_steps .* >= 1"),
   (ju.methods.gkt, GATED | {"generate": IDLE}, "generator_steps .* >= 1"),
   (ju.methods.gkt, GATED | {"learn": NONE}, "batch_size .* >= 1"),
-  (ju.methods.gkt, {"z_dim": 0} | K, "z_dim .* >= 1"),
+  (ju.methods.gkt, {"options": GKT(z_dim=0)} | K, "z_dim .* >= 1"),
   (ju.methods.gkt, {"cycles": -1} | K, "cycles .* >= 0"),
-  (ju.methods.gkt, {"temperature": 0.0} | K, "temperature > 0"),
-  (ju.methods.gkt, {"clip": 0.0} | K, "clip > 0"),
-  (ju.methods.gkt, {"attention": -1.0} | K, "attention >= 0"),
-  (ju.methods.gkt, {"attention": 1.0} | K, r"model\.features, .* got None"),
-  (ju.methods.gkt, {"reduction": "mean"} | K, "reduction to be one of 'paper'"),
-  (ju.methods.gkt, {"evaluate": len, "evaluate_every": 0} | K, "every .* >= 1"),
+  (ju.methods.gkt, {"options": GKT(temperature=0.0)} | K, "temperature > 0"),
+  (ju.methods.gkt, {"options": GKT(clip=0.0)} | K, "clip > 0"),
+  (ju.methods.gkt, {"options": GKT(attention=-1.0)} | K, "attention >= 0"),
+  (
+    ju.methods.gkt,
+    {"options": GKT(attention=1.0)} | K,
+    r"model\.features, .* got None",
+  ),
+  (
+    ju.methods.gkt,
+    {"options": GKT(reduction="mean")} | K,
+    "reduction to be one of 'paper'",
+  ),
+  (
+    ju.methods.gkt,
+    {"evaluate": len, "options": GKT(evaluate_every=0)} | K,
+    "every .* >= 1",
+  ),
   (ju.methods.gkt, {"num_classes": 0}, "num_classes .* >= 1"),
   (ju.methods.blindspot, {}, "model with features for attention"),
   (ju.methods.blindspot, {"output_loss": "huber"}, "to be one of 'l1', 'l2'"),

@@ -16,7 +16,7 @@ import jaxunlearn as ju
 from jaxunlearn.adapters.functions import from_functions
 from jaxunlearn.core.types import Variables
 from jaxunlearn.methods import gated_transfer
-from jaxunlearn.methods.gated_transfer import band_pass, gkt
+from jaxunlearn.methods.gated_transfer import GktOptions, band_pass, gkt
 from jaxunlearn.models.generator import vector_generator
 
 KEY = jax.random.key(0)
@@ -27,8 +27,11 @@ FIT = ju.Fit(optax.adam(1e-3), 2, 16)
 FEW = {"cycles": 3, "learn": FIT, "z_dim": 5, "gate": 0.3}
 
 
-def transfer(model, **options):
-  return gkt(model, 4, **(FEW | options))
+def transfer(model, **given):
+  """`gkt` with the fields of its options as keywords."""
+  given = FEW | given
+  fields = {n: given.pop(n) for n in GktOptions._fields if n in given}
+  return gkt(model, 4, **given, options=GktOptions(**fields))
 
 
 def table_generator(rows):
@@ -109,10 +112,8 @@ def test_the_loop_is_that_of_the_paper(gate, reduction, attention):
     "clip": 0.5,
   }
   classes = jnp.array([True, False, True, False])
-  method = gkt(
+  method = transfer(
     model,
-    4,
-    cycles=3,
     generate=ju.Fit(optax.adam(1e-2), 2),
     learn=ju.Fit(optax.adam(1e-2), 3, 24),
     generator=table_generator(rows),
@@ -211,9 +212,8 @@ def test_statistics_of_the_student_are_those_of_kept_rows(train_mode):
   classes = jnp.array([True, False, False, False])
   p = jax.nn.softmax(model.predict(variables, x))[:, 0]
   gate = float(jnp.sort(p)[7])  # Eight of sixteen pass, so each comes twice.
-  method = gkt(
+  method = transfer(
     model,
-    4,
     cycles=1,
     generate=ju.Fit(optax.sgd(0.0), 1),
     learn=FIT,

@@ -17,7 +17,7 @@ from jaxunlearn.adapters.functions import from_functions
 from jaxunlearn.core.transform import Carry, Env
 from jaxunlearn.core.types import Request, Variables, as_step
 from jaxunlearn.methods import zero_shot
-from jaxunlearn.methods.gated_transfer import gkt
+from jaxunlearn.methods.gated_transfer import GktOptions, gkt
 from jaxunlearn.methods.zero_shot import zero_shot_noise
 
 KEY = jax.random.key(0)
@@ -25,11 +25,20 @@ TABLE = {"label": jnp.arange(4)}
 FIT = ju.Fit(optax.adam(1e-3), 3, 16)
 NOISE = {"noise": ju.Fit(optax.adam(0.1), 5, 6), "impair": FIT, "repair": FIT}
 TRANSFER = {"cycles": 3, "learn": FIT, "z_dim": 5, "gate": 0.3}
+
+
+def transfer(model, **given):
+  """`gkt` with the fields of its options as keywords."""
+  given = TRANSFER | given
+  fields = {n: given.pop(n) for n in GktOptions._fields if n in given}
+  return gkt(model, 4, **given, options=GktOptions(**fields))
+
+
 BOTH = {
   "zero_shot_noise": lambda model, **kw: zero_shot_noise(
     model, 4, **(NOISE | kw)
   ),
-  "gkt": lambda model, **kw: gkt(model, 4, **(TRANSFER | kw)),
+  "gkt": transfer,
 }
 EACH = pytest.mark.parametrize("name", BOTH)
 

@@ -11,6 +11,7 @@ from golden.table import load
 from scipy import optimize, stats
 
 from jaxunlearn.metrics.tabsyndex import (
+  Weights,
   association_matrix,
   support_coverage,
   tabsyndex,
@@ -34,8 +35,7 @@ def score(
     target=0,
     mode=mode,
     efficacy=efficacy,
-    real_weights=rw,
-    fake_weights=fw,
+    weights=Weights(rw, fw),
   )
 
 
@@ -413,8 +413,8 @@ def test_what_cannot_be_scored_is_refused_in_one_line():
   rejected(
     "target of at least 2 categories", task="classification", efficacy="jax"
   )
-  rejected("weights of real >= 0", real_weights=np.full(80, -1.0))
-  rejected(r"weights \[80\]", real_weights=np.ones(3))
+  rejected("weights of real >= 0", weights=Weights(np.full(80, -1.0)))
+  rejected(r"weights \[80\]", weights=Weights(np.ones(3)))
   rejected(
     "two values to classify by",
     task="classification",
@@ -422,7 +422,9 @@ def test_what_cannot_be_scored_is_refused_in_one_line():
     efficacy="sklearn",
   )
   rejected(
-    "weights of 0 and 1", efficacy="sklearn", fake_weights=np.full(80, 0.5)
+    "weights of 0 and 1",
+    efficacy="sklearn",
+    weights=Weights(fake=np.full(80, 0.5)),
   )
   with pytest.raises(ValueError, match="num_resamples > 1, got 1"):
     tabsyndex_bands(mixed(), mixed(), KEY, categories=MIXED, num_resamples=1)

@@ -126,10 +126,12 @@ def test_every_file_of_the_report_has_the_table_and_the_sentences(tmp_path):
   path = report.write_report(
     tmp_path,
     report.Results("forget", "smoke", "0.10", "cpu", {}, rows),
-    title="T",
-    lead="L",
-    comparisons=[table._replace(title="The <i> table")],
-    more_findings=["It <u>drifts</u>."],
+    report.Contents(
+      "T",
+      "L",
+      comparisons=[table._replace(title="The <i> table")],
+      more_findings=["It <u>drifts</u>."],
+    ),
   )
   text = path.read_text()
   assert "<caption>The &lt;i&gt; table</caption>" in text

@@ -63,8 +63,8 @@ def make_results(method="unsir", request="class 3", config=None, requests=1):
 
 
 def make_text(results, images=None, **more):
-  options = {"title": "Title", "lead": "Lead.", "notes": [], **more}
-  return page.html_text(results, images or {}, **options)
+  contents = report.Contents(**{"title": "Title", "lead": "Lead.", **more})
+  return page.html_text(results, images or {}, contents)
 
 
 class Painted:
@@ -202,10 +202,8 @@ def test_write_report_writes_every_file(tmp_path):
   path = report.write_report(
     tmp_path / "out",
     results,
+    report.Contents("Title", "Lead.", notes=["Note."]),
     figures=figures,
-    title="Title",
-    lead="Lead.",
-    notes=["Note."],
   )
   out = tmp_path / "out"
   assert path == out / "report.html"
@@ -239,10 +237,9 @@ def test_the_general_findings_can_be_left_out(tmp_path):
     path = report.write_report(
       tmp_path,
       results,
-      title="T",
-      lead="L",
-      general_findings=wanted,
-      more_findings=["Mine."],
+      report.Contents(
+        "T", "L", general_findings=wanted, more_findings=["Mine."]
+      ),
     )
     text = path.read_text()
     assert (html.escape(sentence) in text) == wanted
@@ -258,9 +255,7 @@ def test_a_report_without_a_retrained_model_does_not_speak_of_one(tmp_path):
   path = report.write_report(
     tmp_path,
     results._replace(rows=rows),
-    title="T",
-    lead="L",
-    general_findings=False,
+    report.Contents("T", "L", general_findings=False),
   )
   text = path.read_text()
   assert "To be forgotten" not in text and "It is what unlearning" not in text
@@ -271,7 +266,7 @@ def test_figure_names_that_leave_the_folder_are_rejected_first(tmp_path, name):
   figures = {name: (None, "Caption.")}
   with pytest.raises(ValueError, match="figures to be named by letters"):
     report.write_report(
-      tmp_path / "out", make_results(), figures=figures, title="", lead=""
+      tmp_path / "out", make_results(), report.Contents("", ""), figures=figures
     )
   assert os.listdir(tmp_path) == []
 
@@ -283,7 +278,10 @@ def test_results_are_safe_even_if_a_figure_fails(tmp_path, monkeypatch):
   monkeypatch.setattr(files, "figure_png", fail)
   with pytest.raises(RuntimeError):
     report.write_report(
-      tmp_path, make_results(), figures={"a": (None, "")}, title="T", lead=""
+      tmp_path,
+      make_results(),
+      report.Contents("T", ""),
+      figures={"a": (None, "")},
     )
   assert sorted(os.listdir(tmp_path)) == ["results.json", "table.md"]
   assert report.read_results(tmp_path / "results.json").preset == "smoke"
@@ -293,7 +291,7 @@ def test_broken_results_are_rejected_before_anything_is_written(tmp_path):
   results = make_results()
   results.rows[0]["seed"] = "one"
   with pytest.raises(ValueError, match=r"rows\[0\]\.seed to be an integer"):
-    report.write_report(tmp_path, results, title="T", lead="")
+    report.write_report(tmp_path, results, report.Contents("T", ""))
   assert os.listdir(tmp_path) == []
 
 
@@ -363,3 +361,13 @@ def test_no_script_ends_or_hides_the_element_that_holds_it():
   for script in page.scripts(True):
     assert "\r" not in script
     assert not re.search(r"<(/script|!--)", script, re.IGNORECASE)
+
+
+def test_loose_words_are_taken_for_one_release(tmp_path):
+  with pytest.warns(DeprecationWarning, match="takes title, lead as fields"):
+    path = report.write_report(tmp_path, make_results(), title="Old", lead="")
+  assert "Old" in path.read_text()
+  with pytest.raises(TypeError, match=r"unexpected keyword arguments \['lead'"):
+    report.write_report(
+      tmp_path, make_results(), report.Contents("", ""), lead="L"
+    )

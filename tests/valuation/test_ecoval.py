@@ -13,7 +13,11 @@ from jaxunlearn.valuation.clusters import (
   interleaved,
   nearest_clusters,
 )
-from jaxunlearn.valuation.ecoval import ecoval_of_points, ecoval_values
+from jaxunlearn.valuation.ecoval import (
+  PriceRule,
+  ecoval_of_points,
+  ecoval_values,
+)
 from jaxunlearn.valuation.exact import loo
 from jaxunlearn.valuation.quality import confidence, curated, typicality
 from jaxunlearn.valuation.types import Utility
@@ -85,7 +89,9 @@ def test_single_rows_as_clusters_are_leave_one_out():
 @pytest.mark.parametrize("invert", [False, True])
 def test_shares_add_up_to_the_value_of_the_cluster_also_below_zero(invert):
   game = additive(np.where(IDS == 1, -WORTH, WORTH))
-  found = ecoval(game, IDS, QUALITY, num_clusters=K, invert_negative=invert)
+  found = ecoval(
+    game, IDS, QUALITY, num_clusters=K, price=PriceRule(invert_negative=invert)
+  )
   assert float(found.cluster_values[1]) < 0
   np.testing.assert_allclose(
     np.bincount(IDS, found.values), found.cluster_values, atol=1e-5
@@ -159,13 +165,13 @@ def test_an_empty_cluster_is_worth_nothing():
 def test_additive_values_are_sums_of_standard_scores():
   game, w = crooked(), 0.7
   found = ecoval(
-    game, IDS, QUALITY, num_clusters=K, rule="additive", quality_weight=w
+    game, IDS, QUALITY, num_clusters=K, price=PriceRule("additive", w)
   )
   price = np.asarray(found.cluster_values, np.float64) / np.bincount(IDS)
   z = lambda x: (x - x.mean()) / x.std()
   expected = z(price[IDS]) + w * z(QUALITY.astype(np.float64))
   np.testing.assert_allclose(found.values, expected, atol=2e-5)
-  same = ecoval(game, IDS, num_clusters=K, rule="additive").values
+  same = ecoval(game, IDS, num_clusters=K, price=PriceRule("additive")).values
   np.testing.assert_allclose(same, z(price[IDS]), atol=2e-5)
 
 
@@ -360,7 +366,7 @@ def test_the_datas_own_rows_as_new_points_have_their_values(rule, invert):
   quality = typicality(data["x"], data["label"], num_classes=4)(
     data["x"], data["label"]
   )
-  how = {"rule": rule, "invert_negative": invert}
+  how = {"price": PriceRule(rule, invert_negative=invert)}
   found = ecoval(
     game, groups.ids, quality, num_clusters=groups.num_clusters, **how
   )
@@ -386,7 +392,10 @@ def test_the_datas_own_rows_as_new_points_have_their_values(rule, invert):
     ({"quality": QUALITY - 0.5}, "quality >= 0 and finite"),
     ({"quality": QUALITY * np.nan}, "quality >= 0 and finite"),
     ({"quality": QUALITY[:3]}, r"quality \[12\]"),
-    ({"rule": "fair"}, "rule to be one of 'share', 'additive', got 'fair'"),
+    (
+      {"price": PriceRule("fair")},
+      "kind to be one of 'share', 'additive', got 'fair'",
+    ),
     ({"cluster_value": "x"}, "cluster_value to be one of 'leave_out'"),
     ({"cluster_value": "elasticity"}, "a key for cluster_value="),
     (
@@ -407,8 +416,8 @@ def test_the_datas_own_rows_as_new_points_have_their_values(rule, invert):
     ),
     ({"utility": Utility(lambda m: m.sum() / 0.0, N)}, "finite utilities"),
     (
-      {"rule": "additive", "invert_negative": True},
-      "invert_negative with rule='share' only, got rule='additive'",
+      {"price": PriceRule("additive", invert_negative=True)},
+      "invert_negative with kind='share' only, got kind='additive'",
     ),
     (
       {
@@ -465,8 +474,10 @@ def test_bad_points_and_qualities_are_named():
   refused("divides the 4 clusters", new, found, x, 5)
   other = ecoval(additive(WORTH[:8]), groups.ids, num_clusters=6)
   refused("values of 4 clusters", new, other, x, 4)
-  with pytest.raises(ValueError, match="rule to be one of"):
-    ecoval_of_points(found, groups, x, label, num_classes=4, rule="fair")
+  with pytest.raises(ValueError, match="kind to be one of"):
+    ecoval_of_points(
+      found, groups, x, label, num_classes=4, price=PriceRule("fair")
+    )
   refused(r"logits \[N, C\]", confidence, x[:3], label)
   with pytest.raises(ValueError, match=r"features \[M, 6\]"):
     typicality(x, label, num_classes=4)(x[:, :2], label)
