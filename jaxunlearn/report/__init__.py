@@ -25,10 +25,7 @@ from jaxunlearn.report.doubts import doubts as doubts
 from jaxunlearn.report.equivalence import Rule as Rule
 from jaxunlearn.report.equivalence import Trial as Trial
 from jaxunlearn.report.equivalence import checks as checks
-from jaxunlearn.report.equivalence import comparisons as comparisons
 from jaxunlearn.report.equivalence import distance as distance
-from jaxunlearn.report.equivalence import nearest_findings as nearest_findings
-from jaxunlearn.report.equivalence import verdict_sentences as verdict_sentences
 from jaxunlearn.report.equivalence import verdicts as verdicts
 from jaxunlearn.report.files import check_writable as check_writable
 from jaxunlearn.report.files import figure_png as figure_png
@@ -64,6 +61,9 @@ from jaxunlearn.report.taxonomy_table import DEPTH_COLUMNS as DEPTH_COLUMNS
 from jaxunlearn.report.taxonomy_table import depth_account as depth_account
 from jaxunlearn.report.taxonomy_table import depth_table as depth_table
 from jaxunlearn.report.terminal import rich_table as rich_table
+from jaxunlearn.report.trial_words import comparisons as comparisons
+from jaxunlearn.report.trial_words import nearest_findings as nearest_findings
+from jaxunlearn.report.trial_words import verdict_sentences as verdict_sentences
 from jaxunlearn.report.unseen import Answers as Answers
 from jaxunlearn.report.unseen import checks_by_unseen as checks_by_unseen
 from jaxunlearn.report.unseen import doubts_by_unseen as doubts_by_unseen

@@ -10,7 +10,6 @@ from jaxunlearn.report.equivalence import (
   Trial,
   checks,
   diverged,
-  verdict_sentences,
   verdicts,
 )
 from jaxunlearn.report.results import (
@@ -19,6 +18,7 @@ from jaxunlearn.report.results import (
   REFERENCES,
   RETRAINED,
 )
+from jaxunlearn.report.trial_words import verdict_sentences
 from jaxunlearn.report.verdict import TRACE
 
 # From the best outcome to the worst.

@@ -11,8 +11,6 @@ from typing import Any
 
 from jaxunlearn.report import files
 from jaxunlearn.report.contents import Contents
-from jaxunlearn.report.equivalence import comparisons as tested
-from jaxunlearn.report.equivalence import nearest_findings, verdict_sentences
 from jaxunlearn.report.page import html_text
 from jaxunlearn.report.results import (
   Results,
@@ -21,6 +19,8 @@ from jaxunlearn.report.results import (
   summarise,
 )
 from jaxunlearn.report.tables import markdown_report
+from jaxunlearn.report.trial_words import comparisons as tables_of
+from jaxunlearn.report.trial_words import nearest_findings, verdict_sentences
 
 
 def write_report(
@@ -90,7 +90,7 @@ def write_report(
       general_findings=False,
       verdicts=[*verdict_sentences(trial), *contents.verdicts],
       more_findings=[*nearest_findings(trial), *contents.more_findings],
-      comparisons=[*tested(trial), *contents.comparisons],
+      comparisons=[*tables_of(trial), *contents.comparisons],
     )
   out = files.check_writable(out)
   results = check_results(results)
