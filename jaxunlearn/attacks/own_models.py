@@ -74,6 +74,20 @@ def lira_attack(
   Raises:
     ValueError: rows that do not fit together, a mask that is not bool [N]; and
       what `shadow_masks`, `train` and `lira_scores` raise.
+
+  Example:
+    >>> import jax, optax
+    >>> import jaxunlearn as ju
+    >>> from jaxunlearn import attacks, toy
+    >>> problem = toy.classifier()
+    >>> part = lambda rows: jax.tree.map(lambda leaf: leaf[rows], problem.data)
+    >>> targets = jax.tree.map(lambda leaf: leaf[None], problem.variables)
+    >>> found = attacks.lira_attack(
+    ...   problem.model, targets, part(slice(40)), part(slice(40, 60)),
+    ...   problem.request[:40], problem.key, ju.Fit(optax.adam(0.1), 10, 16),
+    ...   num_shadows=4)
+    >>> found.scores.shape, found.summary.auc.shape
+    ((1, 60), (1,))
   """
   checks.hard_request(jnp.asarray(forget_mask), "forget_mask")
   checks.request(data, forget_mask, "forget_mask")
