@@ -69,7 +69,9 @@ def knn_shapley(
     >>> found.values.tolist()
     [0.75, -0.25, 0.25, 0.25, 0.0]
   """
-  checks.counts(num_neighbours=num_neighbours, chunk_size=chunk_size)
+  checks.counts(chunk_size=chunk_size)
+  if checks.is_concrete(num_neighbours):  # It may be traced.
+    checks.counts(num_neighbours=num_neighbours)
   x, labels = _points(features, labels, "features", "labels")
   validation = _points(
     validation_features,
