@@ -321,7 +321,11 @@ def concept_residue(
     >>> float(metrics.concept_residue(after, before, chosen))
     0.25
   """
-  wanted = "after [...], before [...] and chosen bool [...]"
-  after, before, chosen = arrays(wanted, after, before, chosen)
+  after, before = arrays("after [...]", after), arrays("before [...]", before)
+  chosen = arrays("chosen [...]", chosen)
+  _rows.same_shape(before, after, "before", "after")
+  _rows.same_shape(before, chosen, "before", "chosen")
+  if chosen.dtype != jnp.bool_:
+    raise ValueError(f"Expected chosen of dtype bool, got {chosen.dtype}.")
   total = lambda a: jnp.where(chosen, jnp.abs(a), 0.0).sum()
   return total(after) / total(before)
