@@ -277,8 +277,8 @@ def _quality(evidence: Evidence, method: str) -> dict[str, Any]:
 
 
 def seeds_mean(evidence: Evidence, method: str, name: str) -> float:
-  """A column's mean over lanes."""
-  return float(np.nanmean(evidence.found[method].values[name]))
+  """A column's mean over lanes; nan where no row asks for it, or one diverged."""
+  return float(np.mean(evidence.found[method].values[name]))
 
 
 def of_people(evidence: Evidence) -> list[str]:

@@ -201,19 +201,22 @@ def _measure(case: Case) -> dict[str, Any]:
 def findings(evidence: Evidence) -> list[str]:
   """What each divergence does."""
   of = lambda method, name: seeds_mean(evidence, method, name)
+  share = lambda of: "none asked" if np.isnan(of) else f"{of:.0%}"
+  known = [
+    c for c in ("captions", "fact") if not np.isnan(of(bench.ORIGINAL, c))
+  ]
   words = []
   for name in evidence.plan.methods:
     lost = of(name, "true_name") <= 0.1
-    kept = min(
-      of(name, c) - 0.9 * of(bench.ORIGINAL, c) for c in ("captions", "fact")
-    )
+    # False where a method's own figure is nan: it diverged.
+    kept = all(of(name, c) >= 0.9 * of(bench.ORIGINAL, c) for c in known)
     words.append(
       f"{name} {'loses' if lost else 'does not lose'} the true name "
-      f"({of(name, 'true_name'):.0%} on unseen views, new name "
-      f"{of(name, 'new_name'):.0%}) and {'keeps' if kept >= 0 else 'does not keep'} "
-      f"nine tenths of captions ({of(name, 'captions'):.0%}) and of the fact told "
-      f"in texts ({of(name, 'fact'):.0%}); of the person's other attributes "
-      f"{of(name, 'attributes'):.0%} are left of "
-      f"{of(bench.ORIGINAL, 'attributes'):.0%}."
+      f"({share(of(name, 'true_name'))} on unseen views, new name "
+      f"{share(of(name, 'new_name'))}) and {'keeps' if kept else 'does not keep'} "
+      f"nine tenths of captions ({share(of(name, 'captions'))}) and of the fact told "
+      f"in texts ({share(of(name, 'fact'))}); of the person's other attributes "
+      f"{share(of(name, 'attributes'))} are left of "
+      f"{share(of(bench.ORIGINAL, 'attributes'))}."
     )
   return words

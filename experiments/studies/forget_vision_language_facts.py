@@ -182,6 +182,11 @@ def findings(evidence: Evidence) -> list[str]:
   words = []
   for name in plan.methods:
     rate = of(name, "hp")
+    if np.isnan(rate):
+      words.append(
+        f"Nothing can be said of {name}: not every seed has a figure."
+      )
+      continue
     hits = round(rate * count)
     test = stats.binomtest(hits, count).proportion_ci()
     at = test.low <= chance

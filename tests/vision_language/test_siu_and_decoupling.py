@@ -195,7 +195,8 @@ def test_without_weight_the_term_changes_no_method(pictures, name):
 
   alone, worn = both(pictures.variables)
   assert change(alone, pictures.variables.params) > 1e-4
-  assert change(alone, worn) < 1e-7
+  # Two programs, which round apart in the last place.
+  assert change(alone, worn) < 5e-7
 
 
 @pytest.mark.slow
