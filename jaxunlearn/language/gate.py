@@ -7,6 +7,7 @@ it was not trained on it may miss, and then nothing is guarded.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -118,6 +119,37 @@ def logit(gate: Gate, features: jax.Array) -> jax.Array:
     z = z if number == 0 else jax.nn.relu(z)
     z = z @ kernel + bias[None]
   return z[..., 0]
+
+
+def calibrated(p: jax.Array, false_alarms: float) -> jax.Array:
+  """The threshold above which a new prompt to be left alone rarely comes, [].
+
+  The conformal quantile of prompts that the gate was not trained on: of others
+  like them the stated share is flagged at most, on average. With fewer than
+  1 / false_alarms - 1 of them it is 1, and nothing is flagged.
+
+  Args:
+    p: [N], of validation prompts that are to be left alone, see `probability`.
+    false_alarms: in [0, 1].
+
+  Raises:
+    ValueError: a share outside [0, 1], or no prompts.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from jaxunlearn.language.gate import calibrated
+    >>> p = jnp.linspace(0.0, 0.9, 19)
+    >>> float(calibrated(p, 0.1)) == float(p[17])  # One of 19 is above.
+    True
+    >>> float(calibrated(p, 0.01))  # Too few to tell.
+    1.0
+  """
+  checks.fraction(false_alarms=false_alarms)
+  checks.count(1, prompts=p.shape[0])
+  rank = math.ceil((p.shape[0] + 1) * (1 - false_alarms) - 1e-9)
+  if rank > p.shape[0]:
+    return jnp.ones(())
+  return jnp.sort(p)[max(rank - 1, 0)]
 
 
 def slots() -> tuple[Slot[Gate], Slot[jax.Array]]:

@@ -41,8 +41,20 @@ def subjects(
   *,
   max_length: int = 24,
   templates: Sequence[str] = TEMPLATES,
+  prefix: str = "",
 ) -> Subjects:
   """Names as they stand in templates; on the host.
+
+  Args:
+    tokenizer: of the package `tokenizers`.
+    names: to be redirected.
+    target: the name that they are redirected to.
+    max_length: L.
+    templates: with {} for the name; the first is the bare name.
+    prefix: goes before each. The released code has the chat format there, a token
+      of a beginning first: without it a bare name is the text's first token, whose
+      state is none of a name in a sentence; and without a space before it the name
+      may be other tokens than there.
 
   Raises:
     ValueError: no names; a text that does not fit; a template without a place.
@@ -63,8 +75,8 @@ def subjects(
     raise ValueError("Expected templates with {} for the name.")
 
   def place(template: str, name: str) -> tuple[np.ndarray, int]:
-    begin = template.index("{}")
-    found = tokenizer.encode(template.replace("{}", name))
+    begin = len(prefix) + template.index("{}")
+    found = tokenizer.encode(prefix + template.replace("{}", name))
     ends = np.asarray([stop for _, stop in found.offsets])
     if len(found.ids) > max_length:
       raise ValueError(

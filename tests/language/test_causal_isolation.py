@@ -83,6 +83,24 @@ def test_one_step_is_the_joint_gradient_of_those_weights(rows):
   )
 
 
+def test_all_blocks_are_the_plain_method_and_frozen_ones_have_no_moments(rows):
+  """An optimiser is started on what is trained alone."""
+  lm, variables, data = rows
+  seen = []
+  sgd = optax.sgd(0.1)
+
+  def start(params):
+    seen.append([leaf.shape for leaf in jax.tree.leaves(params)])
+    return sgd.init(params)
+
+  fit = ju.Fit(optax.GradientTransformation(start, sgd.update), 1, 3)
+  method = language.causal_isolation(lm, fit, start=1, stop=2)
+  method(variables, data, MASK, KEY)
+  assert seen and all(
+    shape[0] == 1 for shapes in seen for shape in shapes if shape
+  )
+
+
 def test_a_window_begins_where_most_is_brought_back():
   effect = jnp.array([0.1, 0.0, 0.5, 0.4, 0.1])
   assert window(effect, 2) == 2 and window(effect, 3) == 2

@@ -188,6 +188,25 @@ def test_phase_two_hangs_on_its_base_and_the_rest_alone(rows):
   chex.assert_trees_all_equal(first(made), first(other))
 
 
+def test_with_nothing_to_forget_phase_two_is_fine_tuning_on_all(rows):
+  lm, variables, data = rows
+  unlearn = ju.methods.finetune(
+    lm, optimizer=optax.sgd(0.1), num_steps=2, batch_size=ju.ALL
+  )
+  none = jnp.zeros(8, bool)
+  made, _ = unlearn.compiled(variables, data, none, KEY)
+
+  def mean(params):
+    out = language.token_nll(lm, ju.Variables(params), data["x"])
+    return out.value.sum() / out.weight.sum()
+
+  wanted = variables.params
+  for _ in range(2):
+    grads = jax.jit(jax.grad(mean))(wanted)
+    wanted = jax.tree.map(lambda p, g: p - 0.1 * g, wanted, grads)
+  chex.assert_trees_all_close(made.params, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_what_cannot_be_is_refused(rows):
   lm, variables, data = rows
   fit = ju.Fit(optax.sgd(0.1), 1, 9)

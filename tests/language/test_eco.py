@@ -121,6 +121,36 @@ def test_corruptions_change_what_they_say():
   np.testing.assert_array_equal(back, e)
 
 
+def test_what_stands_before_a_corrupted_token_keeps_its_bits(served):
+  """A name in the middle of a prompt; states before it are of the bare model."""
+  lm, variables, x, made, _ = served
+  names = jnp.zeros(lm.config.vocab_size, bool).at[7].set(True)
+  tokens = jnp.where(x.tokens == 7, 8, x.tokens).at[0, 1].set(7)
+  x = x._replace(tokens=tokens)
+  state = made.model_state["eco"]._replace(names=names)
+  model = language.eco_model(lm)
+
+  @jax.jit
+  def hidden(v, x):
+    of_rows = bound(model, v, x)
+    return model.blocks(of_rows, model.embed(of_rows, x.tokens)).hidden
+
+  plain = hidden(
+    serving.guarded_by(
+      variables, "eco", state._replace(threshold=jnp.float32(1))
+    ),
+    x,
+  )
+  found = hidden(
+    serving.guarded_by(
+      variables, "eco", state._replace(threshold=jnp.float32(0))
+    ),
+    x,
+  )
+  np.testing.assert_array_equal(found[0, 0], plain[0, 0])
+  assert (np.abs(found[0, 1:] - plain[0, 1:]).max(axis=1) > 1e-4).all()
+
+
 def test_names_are_corrupted_where_the_prompt_has_one():
   x = language.Text(
     jnp.array([[5, 7, 2, 7], [1, 2, 3, 7]]),
@@ -147,6 +177,19 @@ def test_the_search_follows_central_differences_and_stops():
   assert corruption.zeroth_order(score, 3.0, num_steps=0)[0] == 3.0
   low, _ = corruption.zeroth_order(lambda s: s, 1.0, rate=5.0, num_steps=3)
   np.testing.assert_allclose(low, 0.1)
+
+
+def test_a_threshold_is_chosen_for_a_share_of_false_alarms():
+  """Over many draws, new prompts are above it as often as was asked for."""
+  rng, alarms = np.random.default_rng(0), []
+  for _ in range(200):
+    p = jnp.asarray(rng.random(39), jnp.float32)
+    alarms.append((rng.random(200) > gate.calibrated(p, 0.1)).mean())
+  np.testing.assert_allclose(np.mean(alarms), 0.1, atol=0.01)
+  assert gate.calibrated(jnp.zeros(5), 0.1) == 1
+  assert gate.calibrated(jnp.arange(5.0) / 5, 1.0) == 0
+  refused("prompts", gate.calibrated, jnp.zeros(0), 0.1)
+  refused(r"false_alarms in \[0, 1\]", gate.calibrated, jnp.zeros(5), 1.5)
 
 
 def test_both_kinds_of_prompts_count_the_same(served):

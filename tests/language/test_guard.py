@@ -96,6 +96,26 @@ def test_likelihoods_are_of_what_is_left(served):
   assert (ours[:3] != plain[:3]).any()
 
 
+def test_flags_are_arrays_so_one_program_serves_all_prompts(served):
+  """Also other guards of the same structure, and prompts in another order."""
+  s, traces = served, []
+
+  @jax.jit
+  def look(variables, x):
+    traces.append(1)
+    return language.token_scores(s.model, variables, x).log_prob
+
+  said = look(s.made, s.x)
+  order = jnp.arange(7, -1, -1)
+  turned = look(s.made, jax.tree.map(lambda leaf: leaf[order], s.x))
+  np.testing.assert_array_equal(turned[order], said)
+  state = s.made.model_state["guard"]._replace(threshold=jnp.float32(1))
+  silent = look(serving.guarded_by(s.variables, "guard", state), s.x)
+  plain = jax.jit(lambda v: language.token_scores(s.lm, v, s.x).log_prob)
+  np.testing.assert_array_equal(silent, plain(s.variables))
+  assert len(traces) == 1
+
+
 def _exhaustive(lm, variables, x, guide):
   """The likeliest three tokens of three under a guide."""
   best, start = -np.inf, [int(t) for t in x.tokens[0, : int(x.prompt[0])]]

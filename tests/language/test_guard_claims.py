@@ -86,36 +86,31 @@ def auc(bed, variables, forget):
   return float(metrics.separation_auc(low, low, forget, bed.group >= 4))
 
 
-@pytest.mark.xfail(
-  strict=True,
-  raises=AssertionError,
-  reason="Not reproduced: .32 after the first request, .63 after the second.",
-)
-def test_three_requests_in_turn_do_not_come_back(bed):
-  """O3: retain rows differ by the gate's false alarms alone."""
-  model = language.o3_model(bed.lm)
-  fit = ju.Fit(optax.adam(5e-3), 60, 10)
-  method = language.o3(bed.lm, fit, capacity=3)
-  before = exact(bed, bed.original)
-  variables, lowest = bed.original, np.ones(3)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_three_requests_in_turn_do_not_come_back(bed, seed):
+  """O3: retain rows differ by the gate's false alarms alone.
+
+  The rate and the weight of the penalty are the best of 15 pairs on 24 other people:
+  exact match of rows asked for less that of rows kept.
+  """
+  model, key = language.o3_model(bed.lm), jax.random.key(seed)
+  original = bed.train(bed.group < 4, key)
+  step = compiled_request(bed)
+  before = exact(bed, original)
+  variables, lowest = original, np.ones(3)
   for request in range(3):
-    variables, _ = method.compiled(
-      variables, bed.every, bed.group == request, jax.random.key(request)
+    variables = step(
+      variables, bed.group == request, ju.derive(key, str(request))
     )
     now = exact(bed, variables, model)
-    show("O3 after request", request, "exact match by group", now.round(2))
+    show("O3", seed, "request", request, "exact match", now.round(2))
     lowest[request] = now[request]
     assert (now[: request + 1] <= lowest[: request + 1] + 0.1).all()
   on = np.asarray(model.bind(variables, bed.every["x"])["o3"])
-  alarms = (on[60:80] > 0).mean()
-  show(
-    "O3 before",
-    before.round(2),
-    "on by group",
-    [(on[bed.group == g] > 0).mean().round(2) for g in range(6)],
-  )
+  shares = [(on[bed.group == g] > 0).mean().round(2) for g in range(6)]
+  show("O3", seed, "before", before.round(2), "on by group", shares)
+  bed.alarms = [*getattr(bed, "alarms", []), (on[bed.group == 3] > 0).mean()]
   assert (before[:3] > 0.9).all() and (now[:3] < before[:3] - 0.3).all()
-  assert alarms <= 0.3
   look = jax.jit(
     lambda v: language.token_scores(model, v, bed.every["x"]).log_prob
   )
@@ -124,65 +119,139 @@ def test_three_requests_in_turn_do_not_come_back(bed):
   np.testing.assert_allclose(exact(bed, serving.bare(variables)), before)
 
 
-def test_phase_two_reaches_the_retrained_model_in_half_of_its_steps(bed):
-  """DP2 by rewriting; rewriting all tokens leaves less of a row than of some."""
-  forget, trained = bed.group == 0, bed.group < 4
+@pytest.mark.xfail(
+  strict=True,
+  raises=AssertionError,
+  reason="Not reproduced: .55, .05 and .35 of kept rows by seed, more of new people.",
+)
+def test_kept_rows_are_seldom_taken_for_a_request(bed):
+  """O3's gate, which saw no kept row, after three requests; it wants the test above."""
+  assert len(bed.alarms) == 3
+  assert (np.array(bed.alarms) <= 0.3).all()
+
+
+def compiled_request(bed):
+  """`(variables, mask, key) -> variables`, a program for all seeds."""
+  if not hasattr(bed, "o3"):
+    fit = ju.Fit(optax.adam(5e-3), 60, 10)
+    method = language.o3(bed.lm, fit, capacity=3, orthogonality=1e-4)
+    call = lambda v, mask, key: method(v, bed.every, mask, key)[0]
+    bed.o3 = jax.jit(call)
+  return bed.o3
+
+
+def trained_on(bed, steps):
+  """`(x, weights, key) -> variables`, from nothing; a program for all seeds."""
+  fit = ju.Fit(adamw(3e-3, steps), steps, BATCH)
+  return jax.jit(
+    lambda x, weights, key: ju.train(bed.lm, {"x": x}, weights, key, fit)[0]
+  )
+
+
+@pytest.fixture(scope="module")
+def second_phases(bed):
+  """By kind of base (AUC, exact match [6]) of 3 seeds: a base, and what follows."""
+  forget, trained, x = bed.group == 0, bed.group < 4, bed.every["x"]
   request = ju.Request(forget, trained & ~forget)
-  retrained = bed.train(trained & ~forget, jax.random.key(7))
-  vocab = bed.tokenizer.get_vocab_size()
-  words = [bed.tokenizer.decode([t]) for t in range(vocab)]
-  names = jnp.asarray([w != w.lower() for w in words])
-  x = bed.every["x"]
+  whole, short = (trained_on(bed, steps) for steps in (STEPS, STEPS // 2))
   half = ju.Fit(adamw(3e-3, STEPS // 2), STEPS // 2, BATCH)
   second = ju.methods.finetune(bed.lm, half)
-  wanted = exact(bed, retrained)
-  found = {"retrained": (auc(bed, retrained, forget), wanted)}
-  for name, selected in (("names", names[x.tokens]), ("all", x.tokens >= 0)):
-    # A public table of no knowledge: uniform draws, whatever epsilon is.
-    text = language.rewrite(
-      x, selected, jnp.zeros(vocab), 1.0, (-1.0, 1.0), KEY
-    )
-    fit = ju.Fit(adamw(3e-3, STEPS), STEPS, BATCH)
-    base, _ = ju.train(bed.lm, {"x": text}, trained, KEY, fit)
-    made, _ = second.compiled(base, bed.every, request, KEY)
-    found[name] = auc(bed, made, forget), exact(bed, made)
-    found[f"{name}, base"] = auc(bed, base, forget), exact(bed, base)
-  short, _ = ju.train(bed.lm, bed.every, trained & ~forget, KEY, half)
-  found["half, from nothing"] = auc(bed, short, forget), exact(bed, short)
-  for name, (leak, em) in found.items():
-    show("DP2", name, "AUC", round(leak, 2), "exact match", em.round(2))
-  kept = lambda em: em[1:4].mean()
-  assert kept(found["names"][1]) > kept(wanted) - 0.05
-  assert found["all"][0] < found["names"][0]
+  vocab = bed.tokenizer.get_vocab_size()
+  words = [bed.tokenizer.decode([t]) for t in range(vocab)]
+  names = jnp.asarray([w != w.lower() for w in words])[x.tokens]
+  # A public table: how often tokens are in answers of people held out.
+  counts = jnp.ones(vocab).at[x.tokens[bed.group >= 4].ravel()].add(1.0)
+  public = jnp.log(counts / counts.sum())
+  found = {}
+  look = lambda v: (auc(bed, v, forget), exact(bed, v))
+  put = lambda name, v: found.setdefault(name, []).append(look(v))
+  for seed in range(3):
+    key = jax.random.key(seed)
+    kinds = {
+      "unprotected": (names, None),
+      "names, epsilon 10": (names, 10.0),
+      "names, epsilon 0": (names, 0.0),
+      "all, epsilon 0": (x.tokens >= 0, 0.0),
+    }
+    for name, (selected, epsilon) in kinds.items():
+      text = x
+      if epsilon is not None:
+        more = selected, public, epsilon, (-10.0, 0.0), ju.derive(key, name)
+        text = language.rewrite(x, *more)
+      base = whole(text, trained, key)
+      put(f"{name}: base", base)
+      put(name, second.compiled(base, bed.every, request, key)[0])
+    keep = trained & ~forget
+    put("retrained", whole(x, keep, ju.derive(key, "again")))
+    put("from nothing", short(x, keep, key))
+  for name, each in found.items():
+    leak, em = (np.mean([e[i] for e in each], axis=0) for i in (0, 1))
+    kept = [round(float(e[1][1:4].mean()), 2) for e in each]
+    show(f"DP2 {name}: AUC {leak:.2f} EM {em.round(2)} kept by seed {kept}")
+  return found
+
+
+def kept_of(each):
+  return np.mean([em[1:4].mean() for _, em in each])
+
+
+def leak_of(each):
+  return np.mean([leak for leak, _ in each])
+
+
+def test_phase_two_reaches_the_retrained_model_in_half_of_its_steps(
+  second_phases,
+):
+  """DP2 by rewriting, and beyond what half of the steps reach from nothing."""
+  found = second_phases
+  wanted = kept_of(found["retrained"])
+  for epsilon in (0, 10):
+    kept = kept_of(found[f"names, epsilon {epsilon}"])
+    assert kept > wanted - 0.05
+    assert kept > kept_of(found["from nothing"])
+
+
+def test_rewriting_names_leaves_more_of_a_row_than_rewriting_all(second_phases):
+  """It is private for each token that was drawn anew, and for no row."""
+  found = second_phases
+  some = leak_of(found["names, epsilon 0: base"])
+  assert leak_of(found["all, epsilon 0: base"]) < some - 0.05
+  assert some < leak_of(found["unprotected: base"]) + 0.01
 
 
 def test_dp_sgd_hides_members_as_epsilon_falls(bed):
-  """Plumbing and direction: noise lowers both what is learned and who is told."""
+  """And learns the less: at 5 hardly anything is there to leak."""
   pytest.importorskip(
     "jax_privacy", reason="the extra `privacy` is not installed"
   )
   from jaxunlearn.language import privacy
 
-  trained, found = bed.group < 4, []
+  trained, steps = bed.group < 4, 60
   request = ju.Request(trained, jnp.zeros(120, bool))
-  start = jax.jit(bed.lm.model.init)(KEY, bed.every["x"])
-  case = {"batch_size": 30, "num_rows": 80, "num_steps": 40, "delta": 1e-3}
-  for sigma in (0.02, 2.0):
-    fit = ju.Fit(optax.adam(5e-3), 40, 45)  # 30 of the 80 in sight.
-    method = language.protect(bed.lm, fit, noise_multiplier=sigma)
-    made, info = method.compiled(start, bed.every, request, KEY)
-    assert not info.overflow
-    epsilon = privacy.epsilon(sigma, **case)
-    leak = auc(bed, made, trained)
-    found.append((epsilon, leak))
-    show(
-      "DP-SGD sigma",
-      sigma,
-      "epsilon",
-      round(epsilon, 2),
-      "AUC",
-      round(leak, 2),
-      "exact match",
-      exact(bed, made).round(2),
+  case = {"batch_size": 30, "num_rows": 80, "num_steps": steps, "delta": 1e-3}
+  fit = ju.Fit(optax.adam(5e-3), steps, 45)  # 30 of the 80 in sight.
+
+  @jax.jit
+  def train(sigma, key):
+    start = bed.lm.model.init(ju.derive(key, "start"), bed.every["x"])
+    method = language.protect(
+      bed.lm, fit, noise_multiplier=sigma, chunk_size=32
     )
-  assert found[0][0] > found[1][0] and found[0][1] > found[1][1] - 0.02
+    return method(start, bed.every, request, key)
+
+  found = {}
+  for epsilon in (5, 50, 500, np.inf):
+    sigma = 0.0
+    if np.isfinite(epsilon):
+      sigma = privacy.noise_multiplier(float(epsilon), **case)
+    leaks, learned = [], []
+    for seed in range(3):
+      made, info = train(jnp.float32(sigma), jax.random.key(seed))
+      assert not info.overflow
+      leaks.append(auc(bed, made, trained))
+      learned.append(exact(bed, made)[:4].mean())
+    found[epsilon] = np.mean(leaks)
+    said = np.round(leaks, 2), np.round(learned, 2)
+    show(f"DP-SGD epsilon {epsilon} sigma {sigma:.2f}: AUC, EM by seed", *said)
+  assert found[5] < 0.65
+  assert found[5] < found[500] < found[np.inf] + 0.02

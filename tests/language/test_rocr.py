@@ -50,6 +50,27 @@ def test_a_projector_is_one_and_keeps_what_ordinary_text_uses(asked):
   found = language.null_projector(asked[3][0], threshold=level)
   np.testing.assert_allclose(np.trace(found), 4, atol=1e-4)
   refused("threshold or rank", language.null_projector, moment)
+  every = language.null_projector(asked[3], threshold=jnp.inf)
+  np.testing.assert_allclose(
+    every, np.broadcast_to(np.eye(12), (2, 12, 12)), atol=1e-5
+  )
+  assert (language.null_projector(asked[3], threshold=0.0) == 0).all()
+
+
+def test_soft_directions_count_by_how_little_they_are_used(asked):
+  """The inverse of I + M / threshold: of an edit without ridge, ROME's."""
+  moment = np.asarray(asked[3], np.float64)
+  found = language.null_projector(asked[3], threshold=0.3, soft=True)
+  wanted = np.linalg.inv(np.eye(12) + moment / 0.3)
+  np.testing.assert_allclose(found, wanted, atol=1e-4)
+  direction, _ = edit_direction(
+    found[0], jnp.ones(12), jnp.zeros((1, 12)), 1e-6
+  )
+  rome = wanted[0] @ np.ones(12)
+  np.testing.assert_allclose(direction, rome / rome.sum(), rtol=1e-3)
+  refused(
+    "threshold with soft", language.null_projector, moment, rank=3, soft=True
+  )
 
 
 def test_moments_are_of_the_tokens_that_are_there(asked):
