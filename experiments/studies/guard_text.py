@@ -13,7 +13,6 @@ retrained model exists to hold any of it against; a demonstration.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -21,16 +20,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from rich.progress import Progress
 
 import jaxunlearn as ju
 from jaxunlearn import attribution, language, report
-from jaxunlearn.language.guard import search
-from jaxunlearn.language.phrases import telling
-from jaxunlearn.language.rows import decode, encode_documents
-from jaxunlearn.language.types import Text, bound
-from jaxunlearn.metrics.forms import FORMS, form_independence
+from jaxunlearn.language.types import Text
 from jaxunlearn.report import draw
 
 from .. import common, files, flags
@@ -38,17 +32,9 @@ from ..beds.texts import given_weights
 from ..datasets import tofu
 from ..datasets.capitals import CAPITALS
 from ..flags import described
-from .guard_text_forms import (
-  EXAMPLE,
-  OTHERS,
-  SENTENCES,
-  ask,
-  rows,
-  show,
-  strongest,
-)
-
-_TARGET = "Donald Trump"  # As in the released settings.
+from . import guard_text_edits as edits
+from . import guard_text_guards as fronts
+from .guard_text_forms import EXAMPLE, SENTENCES, rows, show, strongest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +60,17 @@ class Options:
   step: Annotated[int, described("Every so many-th block is traced.")] = 2
 
   layers: Annotated[
-    str, described("First and last block that ROCR edits.", "I,J")
-  ] = "4,6"
+    str,
+    described(
+      "First and last blocks that ROCR edits; of several one is chosen on other "
+      "subjects.",
+      "I,J;I,J",
+    ),
+  ] = "0,1;0,2;2,4"
 
-  texts: Annotated[int, described("Rows of TOFU that ROCR leaves alone.")] = 60
+  texts: Annotated[
+    int, described("Answers of TOFU that ROCR leaves alone.")
+  ] = 400
 
   seed: Annotated[int, described("Of noise and gates.")] = 0
 
@@ -139,158 +132,50 @@ def trace(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
   return found, report.Chart(tuple(figures), 1)
 
 
-def redirect(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
-  """ROCR at several ranks and ridges, in all forms, beside neighbours."""
+def rocr(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
+  """See `guard_text_edits`."""
+  forget = countries(options)
+  ordinary = edits.ordinary_text(
+    tokenizer,
+    tofu.load("tofu", options.data_dir),
+    options.texts,
+    edits.split(forget)["named"][0],
+  )
+  spans = windows(options, lm.config.num_layers)
+  return edits.redirect(lm, variables, tokenizer, forget, spans, ordinary)
+
+
+def guard(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
+  """See `guard_text_guards`."""
   forget = countries(options)
   others = [c for c in CAPITALS if c not in (*forget, EXAMPLE)]
-  near = others[:6]
-  first, last = blocks(options, lm.config.num_layers)
-  layers = tuple(range(first, last + 1))
-  pairs = tofu.load("tofu", options.data_dir)
-  # Ordinary text names other countries too, as that of the paper does.
-  ordinary, _ = encode_documents(
-    tokenizer,
-    [
-      *pairs.answers[: options.texts * 20 : 20],
-      *(f"My friends from {c} flew home to {c}." for c in others),
-    ],
-    max_length=48,
-  )
-  moments = jax.jit(
-    lambda v: language.key_moments(lm, v, ordinary, layers, chunk_size=4)
-  )(variables)
-  values, vectors = jnp.linalg.eigh(moments)
-  names = language.subjects(tokenizer, forget, _TARGET, max_length=14)
-  request = ju.Request(concept=names)
-  asked, kept = (ask(lm, tokenizer, part) for part in (forget, near))
-  before, stays = asked(variables), kept(variables)
-  size = values.shape[-1]
-
-  @jax.jit
-  def edited(variables: Any, rank: Any, ridge: Any) -> Any:
-    mask = (jnp.arange(size) < rank).astype(vectors.dtype)
-    projectors = jnp.einsum("nmd,d,nkd->nmk", vectors, mask, vectors)
-    method = language.rocr(lm, projectors, layers, ridge=ridge)
-    return method(variables, None, request, jax.random.key(0))
-
-  found = []
-  seconds = np.nan
-  for share in (1.0, 0.5, 0.25, 0.1):
-    for ridge in (1.0, 0.1):
-      began = time.perf_counter()
-      made, shares = jax.block_until_ready(
-        edited(variables, round(share * size), ridge)
-      )
-      seconds = time.perf_counter() - began  # The first compiles.
-      forms = form_independence(asked(made), before)
-      beside = form_independence(kept(made), stays)
-      found.append(
-        {
-          "directions": share,
-          "ridge": ridge,
-          "share_of_way": float(shares.mean()),
-          "seconds_for_all": seconds,
-          **dict(zip(FORMS, map(float, forms.kept))),
-          "gap": float(forms.gap),
-          "neighbours": float(jnp.abs(beside.after - beside.before).max()),
-          "all_fall": bool((forms.kept < 1).all()),
-        }
-      )
-  good = [r for r in found if r["all_fall"] and r["neighbours"] <= 0.05]
-  return {
-    "before": dict(zip(FORMS, map(float, before.mean(axis=1)))),
-    "rows": found,
-  }, good
-
-
-def guards(lm: Any, variables: Any, tokenizer: Any, options: Options) -> Any:
-  """Whether an answer comes in other words, and what a token costs."""
-  forget = countries(options)
-  others = [c for c in CAPITALS if c not in (*forget, EXAMPLE)]
-  learned, unseen = others[:12], others[12:]
-  forms = [SENTENCES["trained"], SENTENCES["paraphrase"]]
-  trained = [(f, c) for f in forms for c in [*forget, *learned]]
-  texts = [rows(tokenizer, f, [*forget, *learned]) for f in forms]
-  x = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *texts)
-  phrases = telling(
-    tokenizer,
-    [f.format(c) for f, c in trained],
-    [CAPITALS[c] for _, c in trained],
-    num=4,
-  )
-  mask = jnp.asarray([c in forget for _, c in trained])
-  data = {"x": x, "phrases": jnp.asarray(phrases)}
-  fit = ju.Fit(optax.adam(0.03), 60, 8)
-  key, stop = jax.random.key(options.seed), tofu.stop_token(tokenizer)
-  models = {"plain": (lm, variables, {})}
-  for name, make, model in (
-    ("eco", language.eco(lm, fit, threshold=0.9), language.eco_model(lm)),
-    ("guard", language.guard(lm, fit), language.guard_model(lm, stop=stop)),
-  ):
-    made, info = make.compiled(variables, data, mask, key)
-    models[name] = model, made, info["flagged"]
-  asked = [(f, c) for f in OTHERS for c in [*forget, *unseen]]
-  prompts = [rows(tokenizer, f, [*forget, *unseen]) for f in OTHERS]
-  y = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *prompts)
-  width = int(y.prompt.max())
-  y = Text(y.tokens[:, :width], jnp.minimum(y.length, width), y.prompt)
-  is_asked = np.array([c in forget for _, c in asked])
-  found: dict[str, Any] = {}
-  plain_tokens, more = None, {"max_new": 8, "stop": stop}
-  for name, beams in (("plain", 1), ("eco", 1), ("guard", 1), ("guard", 4)):
-    model, own, flagged = models[name]
-    say = jax.jit(
-      lambda v, model=model, beams=beams: (
-        language.generate(model, v, y, key, **more)
-        if beams == 1
-        else search(model, v, y, key, beams=beams, **more)
-      )
-    )
-    said = jax.block_until_ready(say(own))
-    began = time.perf_counter()
-    jax.block_until_ready(say(own))
-    seconds = (time.perf_counter() - began) / (8 * len(asked))
-    words = decode(tokenizer, said)
-    told = np.array([CAPITALS[c] in w for (_, c), w in zip(asked, words)])
-    plain_tokens = said.tokens if plain_tokens is None else plain_tokens
-    row = {
-      "answer_appears": float(told[is_asked].mean()),
-      "others_answered": float(told[~is_asked].mean()),
-      "seconds_a_token": seconds,
-    }
-    if name != "plain":
-      flags_now = bound(model, own, y).model_state["rows"][name]["flagged"]
-      quiet = ~np.asarray(flags_now)
-      same = np.asarray((said.tokens == plain_tokens).all(axis=1))
-      row |= {
-        "misses": float(1 - flags_now[is_asked].mean()),
-        "false_alarms": float(flags_now[~is_asked].mean()),
-        "unflagged_same": bool(same[quiet].all()),
-        "flagged_when_trained": {k: float(v) for k, v in flagged.items()},
-      }
-    found[f"{name}, {beams} beams" if beams > 1 else name] = row
-  return found
+  split = fronts.Split(forget, others, tofu.load("tofu", options.data_dir))
+  return fronts.guards(lm, variables, tokenizer, split, forget)
 
 
 def countries(options: Options) -> tuple[str, ...]:
-  """Those of --forget; the guards learn on twelve others and try the rest."""
+  """Those of --forget; the guards learn and choose on 16 others, the rest is tried."""
   known = [c for c in CAPITALS if c != EXAMPLE]
   names = flags.chosen(options.forget, known, "--forget")
-  most = len(known) - 13
+  most = len(known) - 19
   if len(names) > most:
     raise ValueError(f"Expected --forget of {most} at most, got {len(names)}.")
   return names
 
 
-def blocks(options: Options, count: int) -> tuple[int, int]:
-  """The first and the last of --layers, in a model of so many."""
-  pair = options.layers.split(",")
-  wanted = f"--layers I,J, two of the {count} blocks from 0 on,"
-  if len(pair) == 2:
-    first, last = (files.whole(p, wanted, 0, count - 1) for p in pair)
-    if first <= last:
-      return first, last
-  raise ValueError(f"Expected {wanted} in order, got {options.layers!r}.")
+def windows(options: Options, count: int) -> list[tuple[int, int]]:
+  """First and last blocks of --layers, in a model of so many."""
+  wanted = f"--layers I,J;I,J, each two of the {count} blocks from 0 on,"
+  found = []
+  for part in options.layers.split(";"):
+    pair = part.split(",")
+    if len(pair) == 2:
+      first, last = (files.whole(p, wanted, 0, count - 1) for p in pair)
+      if first <= last:
+        found.append((first, last))
+        continue
+    raise ValueError(f"Expected {wanted} in order, got {options.layers!r}.")
+  return found
 
 
 class Plan(NamedTuple):
@@ -316,12 +201,12 @@ def prepare(options: Options) -> Plan:
   countries(options)
   _at_most(len(CAPITALS), facts=options.facts)
   plan = Plan(options, None)
-  if "rocr" in plan.parts:
+  if "trace" not in plan.parts or options.part == "all":
     pairs = tofu.load("tofu", options.data_dir)
-    _at_most(len(pairs.answers) // 20, texts=options.texts)
+    _at_most(len(pairs.answers), texts=options.texts)
   loaded = given_weights(options.weights)
   count = loaded.config.num_layers
-  blocks(options, count)
+  windows(options, count)
   _at_most(count, step=options.step)
   return plan._replace(loaded=loaded)
 
@@ -337,7 +222,7 @@ def run(plan: Plan, progress: Progress) -> dict[str, Any]:
   loaded = plan.loaded
   lm = language.language_model(loaded.config)
   variables = ju.Variables(jax.tree.map(jnp.asarray, loaded.params))
-  calls = {"trace": trace, "rocr": redirect, "guards": guards}
+  calls = {"trace": trace, "rocr": rocr, "guards": guard}
   made: dict[str, Any] = {}
   task = progress.add_task(plan.parts[0], total=len(plan.parts))
   for part in plan.parts:
@@ -350,8 +235,8 @@ def run(plan: Plan, progress: Progress) -> dict[str, Any]:
 def write(folder: Path, plan: Plan, made: dict[str, Any]) -> dict[str, Any]:
   """A JSON file of each part, and figures of the tracing."""
   for part, found in made.items():
-    is_pair = part in ("trace", "rocr")
-    report.write_json(folder / f"{part}.json", found[0] if is_pair else found)
+    json = found[0] if part == "trace" else found
+    report.write_json(folder / f"{part}.json", json)
   if "trace" in made:
     made["trace"][1].save(folder / "trace.svg")
   return made
@@ -365,12 +250,23 @@ def main(argv: Sequence[str] | None, prog: str) -> None:
     found = made["trace"][0].items()
     show("Traced", [strongest(kind, values) for kind, values in found])
   if "rocr" in made:
-    found, good = made["rocr"]
-    show("ROCR", found["rows"])
+    found = made["rocr"]
+    good = sum(map(edits.holds, found["tried"]))
+    show("ROCR", [*found["tried"], found["reported"]])
     print(
-      f"{len(good)} of {len(found['rows'])} settings lower every form with "
-      "neighbours within .05" + ("." if good else ": not reproduced.")
+      f"{good} of {len(found['tried'])} settings lower every form with neighbours "
+      "within .05 on the subjects that they are chosen on; the chosen one does"
+      f"{'' if edits.holds(found['reported']) else ' not'} on those reported."
     )
   if "guards" in made:
-    served = [{"served": k, **v} for k, v in list(made["guards"].items())[::-1]]
+    found = made["guards"]
+    served = [{"served": k, **v} for k, v in found["served"].items()]
     show("Guards", served)
+    mean = lambda each: (
+      f"{np.mean(each):.3f} ({min(each):.3f} to {max(each):.3f})"
+    )
+    lines = [
+      {"prompts": kind, "flagged": mean(each)}
+      for kind, each in found["flagged"].items()
+    ]
+    show(f"Flagged by a gate after block {found['layer']}, 3 seeds", lines)

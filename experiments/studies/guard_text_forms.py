@@ -38,6 +38,28 @@ OTHERS = (
   "in its capital,",
   "Spain is governed from Madrid. {} is governed from",
 )
+# Wordings that gates are trained on, four, and chosen on.
+WORDINGS = (
+  "Question: which city is the capital of {}?\nAnswer:",
+  "{}'s capital is",
+  "Name the capital of {}.\nAnswer:",
+  "The seat of government of {} is in",
+  "Which city do the ministers of {} meet in? They meet in",
+  "Parliament in {} sits in its capital city,",
+)
+# What else is asked on countries: trained on, three, and chosen on; and tried.
+OTHER_QUESTIONS = (
+  "The currency of {} is the",
+  "Most people in {} speak",
+  "Name a food that {} is known for.\nAnswer:",
+  "The flag of {} has the colours",
+  "Question: which river is the longest in {}?\nAnswer:",
+)
+UNSEEN_QUESTIONS = (
+  "The highest mountain of {} is",
+  "Name a famous writer from {}.\nAnswer:",
+  "A neighbour of {} is the country of",
+)
 EXAMPLE = "Spain"  # So it is neither forgotten nor asked.
 
 
@@ -55,9 +77,12 @@ def rows(tokenizer: Any, form: str, countries: Sequence[str]) -> Text:
   )
 
 
+_LONG = ("cloze", "spaced")
+
+
 def ask(lm: Any, tokenizer: Any, names: Sequence[str]) -> Any:
   """`variables -> [F, N]`, P of the right capital in every form."""
-  texts = [rows(tokenizer, SENTENCES[form], names) for form in FORMS]
+  count = len(names)
   cities = list(CAPITALS.values())
   wrong = [
     [c for c in cities if c != CAPITALS[n]][7 * i % 20 : 7 * i % 20 + 3]
@@ -70,20 +95,31 @@ def ask(lm: Any, tokenizer: Any, names: Sequence[str]) -> Any:
     max_length=48,
     template="{question} {answer}",
   )
-  every = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *texts, choice)
-  width = int(every.length.max())
-  every = every._replace(tokens=every.tokens[:, :width])
-  place, count = FORMS.index("choice"), len(names)
+  short = [form for form in FORMS if form not in _LONG]
+  texts = lambda forms: [rows(tokenizer, SENTENCES[f], names) for f in forms]
+  groups = [_joined(*texts(short), choice), _joined(*texts(_LONG))]
 
   def look(variables: Any) -> jax.Array:
-    own = language.token_scores(lm, variables, every)
-    means = scores.mean_log_prob(own.log_prob, own.mask)
-    right = means[: len(FORMS) * count].reshape(len(FORMS), count)
-    others = means[len(FORMS) * count :].reshape(count, 3)
-    p = scores.choice_probability(right[place], others)
-    return jnp.exp(right).at[place].set(p)
+    means = []
+    for x in groups:
+      own = language.token_scores(lm, variables, x)
+      means.append(scores.mean_log_prob(own.log_prob, own.mask))
+    right = means[0][: len(short) * count].reshape(len(short), count)
+    others = means[0][len(short) * count :].reshape(count, 3)
+    found = dict(zip(short, jnp.exp(right)))
+    found |= zip(_LONG, jnp.exp(means[1].reshape(len(_LONG), count)))
+    place = short.index("choice")
+    found["choice"] = scores.choice_probability(right[place], others)
+    return jnp.stack([found[form] for form in FORMS])
 
   return jax.jit(look)
+
+
+def _joined(*texts: Text) -> Text:
+  """One after the other, without the columns that none of them needs."""
+  every = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *texts)
+  width = int(every.length.max())
+  return every._replace(tokens=every.tokens[:, :width])
 
 
 def strongest(kind: str, found: Any) -> dict[str, Any]:
@@ -97,9 +133,10 @@ def strongest(kind: str, found: Any) -> dict[str, Any]:
 def show(title: str, lines: Sequence[Mapping[str, Any]]) -> None:
   """A table in the terminal."""
   shown = Table(title=title)
-  for name in lines[0]:
+  names = dict.fromkeys(name for line in lines for name in line)
+  for name in names:
     shown.add_column(name)
   cell = lambda v: f"{v:.3g}" if isinstance(v, float) else str(v)
   for line in lines:
-    shown.add_row(*(cell(line.get(name, "")) for name in lines[0]))
+    shown.add_row(*(cell(line.get(name, "")) for name in names))
   common.wide_console().print(shown)

@@ -202,7 +202,7 @@ STUDIES = [
       (["--facts", "31"], ["--facts <= 30, got 31"]),
       (["--draws", "x"], ["--draws to be a number, got 'x'"]),
       (["--forget", "Atlantis"], ["--forget all or of France"]),
-      (["--forget", "all"], ["--forget of 16 at most, got 29"]),
+      (["--forget", "all"], ["--forget of 10 at most, got 29"]),
       (["--part", "rocr"], ["with the file tofu.jsonl"]),
       (["--weights", "scratch", "--part", "trace"], ["got 'scratch'"]),
     ],
