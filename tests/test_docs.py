@@ -86,6 +86,18 @@ def test_every_public_function_shows_how_it_is_called(pages):
   assert without == []
 
 
+def test_examples_take_names_from_where_they_are_public():
+  """What a user is shown is in `ju`, `ju.core` or a room."""
+  deep = [
+    f"{path.name}: {line.strip()}"
+    for path in (ROOT / "jaxunlearn").rglob("*.py")
+    if path.parent.name != "core"
+    for line in path.read_text().splitlines()
+    if re.match(r"\s+>>> (from|import) jaxunlearn\.core\.", line)
+  ]
+  assert deep == []
+
+
 def test_escaped_docstrings_keep_examples_and_their_words(api_pages):
   lines = [
     "Norms |Y'X|^2 of rows_ and *all* `b_`.",

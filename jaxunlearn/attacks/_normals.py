@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 
 VARIANCES = ("per_example", "fixed")
 CENTERS = ("median", "mean")
@@ -74,7 +74,7 @@ def fit_rows(
   their complement.
   """
   if chunk_size is not None:
-    checks.positive(chunk_size=chunk_size)
+    checks.counts(chunk_size=chunk_size)
   num_rows = values.shape[1]
   if chunk_size is None or chunk_size >= num_rows:
     return _fit(values, masks == member, center)
@@ -292,7 +292,7 @@ def _order_statistic(
 
 def floats(x: Any, name: str, ndim: int | None = None) -> jax.Array:
   """An array in at least float32, without nan."""
-  x = jnp.asarray(x)
+  x = arrays(f"{name} [...]", x)
   x = x.astype(jnp.promote_types(jnp.float32, x.dtype))
   if ndim is not None and x.ndim != ndim:
     raise ValueError(f"Expected {name} [S, N, A], got shape {x.shape}.")
@@ -301,9 +301,7 @@ def floats(x: Any, name: str, ndim: int | None = None) -> jax.Array:
 
 
 def mask_of(masks: Any, statistics: jax.Array, name: str) -> jax.Array:
-  masks = jnp.asarray(masks)
-  shaped(f"{name} bool {list(statistics.shape[:2])}", masks)
-  return masks
+  return arrays(f"{name} bool {list(statistics.shape[:2])}", masks)
 
 
 def check_options(

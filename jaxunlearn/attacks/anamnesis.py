@@ -220,7 +220,7 @@ def relearning(
     >>> toy.accuracies(problem, relearned)[0]
     1.0
   """
-  checks.positive(batch_size=batch_size)
+  checks.counts(batch_size=batch_size)
   return phase(
     supervised(model, train=train_mode),
     optax.adam(1e-3) if optimizer is None else optimizer,
@@ -414,8 +414,8 @@ def relearn_area(
   curve = _curve(curve)
   if weights is None:
     return curve.mean(axis=-1)
-  weights = _rows.widened(weights)
   shaped("weights [T] and curve [..., T]", weights, curve)
+  weights = _rows.widened(weights, "weights")
   if checks.is_concrete(weights) and (np.asarray(weights) < 0).any():
     raise ValueError("Expected weights >= 0, got some that are negative.")
   shares = jnp.broadcast_to(weights / weights.sum(), curve.shape)
@@ -423,8 +423,8 @@ def relearn_area(
 
 
 def _curve(curve: jax.Array) -> jax.Array:
-  curve = _rows.widened(curve)
   shaped("a curve [..., T > 0]", curve)
+  curve = _rows.widened(curve, "curve")
   return curve
 
 

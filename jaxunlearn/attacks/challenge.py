@@ -33,7 +33,7 @@ from jaxunlearn.attacks.u_lira import Unlearn
 from jaxunlearn.core import checks
 from jaxunlearn.core.keys import derive
 from jaxunlearn.core.legacy import old_fields, renamed
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import map_many, train
 from jaxunlearn.core.types import PyTree, Variables
@@ -144,11 +144,8 @@ def forgetting_quality(
       f"Expected at least 3 models of each kind, got {num_models}."
     )
   checks.fraction(delta=delta)
-  checks.positive(
-    thresholds_per_unit=thresholds_per_unit,
-    buffer=buffer,
-    chunk_size=chunk_size,
-  )
+  checks.counts(chunk_size=chunk_size)
+  checks.positive(thresholds_per_unit=thresholds_per_unit, buffer=buffer)
   grid = math.ceil(round(2 * buffer * thresholds_per_unit, 6))
 
   def one(row: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -279,7 +276,7 @@ def forgetting_quality_runs(
   checks.request(data, forget_mask)
   checks.hard_request(forget_mask)
   data = jax.tree.map(jnp.asarray, data)
-  forget_mask = jnp.asarray(forget_mask)
+  forget_mask = arrays("forget_mask [...]", forget_mask)
   query, test_data, statistic, chunk_size = questions
   query = data if query is None else query
   everything = jnp.ones(forget_mask.shape, bool)

@@ -25,7 +25,7 @@ import numpy as np
 from jaxunlearn.attacks import population, roc
 from jaxunlearn.core import checks
 from jaxunlearn.core.legacy import renamed
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.metrics import (
   _rows,
   confidence,
@@ -93,6 +93,7 @@ def logistic_attack(
     ("forget_features", forget_features),
     ("other_features", other_features),
   ):
+    shaped(f"{name} [...]", features)
     rows = np.asarray(features).astype(np.float64)
     rows = rows[:, None] if rows.ndim == 1 else rows
     if rows.ndim != 2:
@@ -174,7 +175,8 @@ def logistic_accuracy(
     1.0
   """
   _check_splits(num_splits, test_share)
-  checks.positive(strength=strength, num_steps=num_steps, chunk_size=chunk_size)
+  checks.counts(num_steps=num_steps, chunk_size=chunk_size)
+  checks.positive(strength=strength)
   members, others, *weights = roc.groups_of(
     member_scores, other_scores, member_mask, other_mask
   )
@@ -253,10 +255,11 @@ def fit_logistic(
     >>> round(float(-intercept / slope), 2)
     3.0
   """
-  checks.positive(strength=strength, num_steps=num_steps)
-  scores = _rows.widened(scores)
-  is_member = jnp.asarray(is_member)
+  checks.counts(num_steps=num_steps)
+  checks.positive(strength=strength)
+  scores = _rows.widened(scores, "scores")
   shaped("scores [N] and is_member [N]", scores, is_member)
+  is_member = arrays("is_member [...]", is_member)
   checks.hard_request(is_member, "is_member")
   weight = _rows.weights_of(weights, scores)
   total = weight.sum()
@@ -383,7 +386,7 @@ def _svc_features(logits, labels, variant):
   if variant == "paper":
     last = modified_entropy(logits, labels)
   else:
-    log_p = jax.nn.log_softmax(_rows.widened(logits))
+    log_p = jax.nn.log_softmax(_rows.widened(logits, "logits"))
     p = jnp.exp(log_p)
     occurs = jnp.zeros(logits.shape[-1], bool).at[labels].set(True)
     q = jnp.where(occurs[None], 1 - p, p)
@@ -394,12 +397,12 @@ def _svc_features(logits, labels, variant):
     confidence(logits, labels),
     entropy(logits),
     last,
-    jax.nn.softmax(_rows.widened(logits)),
+    jax.nn.softmax(_rows.widened(logits, "logits")),
   )
 
 
 def _check_splits(num_splits: int, test_share: Any) -> None:
-  checks.positive(num_splits=num_splits)
+  checks.counts(num_splits=num_splits)
   if checks.is_concrete(test_share) and not 0 < float(test_share) < 1:
     raise ValueError(
       f"Expected test_share in (0, 1), got test_share={test_share}."

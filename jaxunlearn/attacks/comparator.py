@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from jaxunlearn import metrics
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.types import PyTree, Variables
 
@@ -111,7 +111,7 @@ def retraining_signals(logits: jax.Array) -> jax.Array:
     >>> retraining_signals(jnp.zeros((1, 2))).tolist()
     [[0.6931471824645996], [0.0]]
   """
-  logits = jnp.asarray(logits)
+  logits = arrays("logits [...]", logits)
   logits = logits.astype(jnp.promote_types(jnp.float32, logits.dtype))
   top = jnp.argmax(logits, axis=-1)
   is_top = jax.nn.one_hot(top, logits.shape[-1], dtype=bool)

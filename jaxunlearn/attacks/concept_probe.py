@@ -24,7 +24,7 @@ import optax
 from jaxunlearn.attacks.concept_retrieval import ORIGINAL, UNLEARNED
 from jaxunlearn.core import checks
 from jaxunlearn.core.phase import phase
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.core.tasks import Fit, FitFields, Model, as_fit
 from jaxunlearn.core.types import Variables
 from jaxunlearn.losses.classification import cross_entropy
@@ -107,7 +107,7 @@ def fit_concept_probe(
   """
   fit = as_fit(PROBE if fit is None else fit, fields)
   batch_size = fit.batch_size
-  checks.positive(num_negatives=num_negatives)
+  checks.counts(batch_size=batch_size, num_negatives=num_negatives)
   checks.non_negative(margin=margin)
   if not 0 <= held_out < 1:
     raise ValueError(f"Expected held_out in [0, 1), got {held_out}.")
@@ -180,20 +180,20 @@ def probe_outputs(
 
   Example:
     >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
     >>> from jaxunlearn import attacks
     >>> from jaxunlearn.adapters.functions import from_functions
-    >>> from jaxunlearn.core.types import Variables
     >>> probe = from_functions(
     ...   lambda key, x: jnp.ones((1, 2)), lambda w, x: x @ w,
     ...   features=lambda variables, x: {"features": 10 * x})
     >>> images = jnp.array([[[1.0], [2.0]]])  # One psi, two keys, a pixel.
     >>> features, logits = attacks.probe_outputs(
-    ...   probe, Variables(jnp.ones((1, 2))), images, num_batch_axes=2)
+    ...   probe, ju.Variables(jnp.ones((1, 2))), images, num_batch_axes=2)
     >>> features.tolist(), logits.tolist()
     ([[[10.0], [20.0]]], [[[1.0, 1.0], [2.0, 2.0]]])
   """
-  checks.positive(num_batch_axes=num_batch_axes, chunk_size=chunk_size)
-  images = jnp.asarray(images)
+  checks.counts(num_batch_axes=num_batch_axes, chunk_size=chunk_size)
+  images = arrays("images [...]", images)
   if images.ndim <= num_batch_axes or images.size == 0:
     raise ValueError(
       f"Expected images with {num_batch_axes} leading axes, none empty, got "
@@ -252,7 +252,8 @@ def hard_triplet_loss(
 
 def _sides(original: jax.Array, unlearned: jax.Array) -> list[jax.Array]:
   """The two sets of images, in the order of their labels."""
-  original, unlearned = jnp.asarray(original), jnp.asarray(unlearned)
+  original = arrays("original [...]", original)
+  unlearned = arrays("unlearned [...]", unlearned)
   wanted = "original_images [N, ..., C] and unlearned_images [M, ..., C]"
   shaped(wanted, original, unlearned)
   checks.finite(original, "original_images")

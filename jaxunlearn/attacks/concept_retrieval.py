@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.metrics import _rows
 
 _BRACKETS = ("code", "quotient")
@@ -61,7 +61,7 @@ def reference_similarity(
     [0.137, 0.637]
   """
   checks.one_of(_BRACKETS, bracket=bracket)
-  features = _rows.widened(features)
+  features = _rows.widened(features, "features")
   references = _rows.rows_of(references, "references")
   shaped("features [..., D] and references [N > 0, D]", features, references)
   cosines = jnp.matmul(
@@ -118,7 +118,7 @@ def concept_retrieval_score(
   checks.one_of(_REDUCTIONS, reduce=reduce)
   if retain and reduce == "signed":
     raise ValueError("Expected reduce='abs' with retain=True, got 'signed'.")
-  partial = jnp.asarray(partial)
+  partial = arrays("partial [...]", partial)
   if partial.ndim == 2:
     partial = partial[:, None]
   shaped("partial [P > 0, n > 0, D]", partial)
@@ -153,8 +153,8 @@ def concept_confidence_score(logits: jax.Array) -> jax.Array:
     >>> round(float(attacks.concept_confidence_score(logits)), 3)
     0.65
   """
-  logits = _rows.widened(logits)
   shaped("logits [..., N > 0, 2]", logits)
+  logits = _rows.widened(logits, "logits")
   return jax.nn.softmax(logits, axis=-1)[..., ORIGINAL].mean()
 
 
@@ -194,8 +194,11 @@ def excess_retrieval(
     0.625
   """
   checks.fraction(psi_max=psi_max)
-  curve, retrained = _rows.widened(curve), _rows.widened(curve_retrained)
-  psi = _rows.widened(psi)
+  curve, retrained = (
+    _rows.widened(curve, "curve"),
+    _rows.widened(curve_retrained, "curve_retrained"),
+  )
+  psi = _rows.widened(psi, "psi")
   wanted = "curve [..., P], psi [P] and curve_retrained [P] or [..., P]"
   shaped(wanted, curve, psi, retrained)
   retrained = jnp.broadcast_to(retrained, curve.shape)

@@ -26,7 +26,7 @@ import numpy as np
 from jaxunlearn.attacks import roc
 from jaxunlearn.core import checks
 from jaxunlearn.core.legacy import renamed
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 
 
 class Interval(NamedTuple):
@@ -96,7 +96,7 @@ def bootstrap(
     >>> float(found.estimate), bool(found.low < 0.875 < found.high)
     (0.875, True)
   """
-  checks.positive(num_samples=num_samples, chunk_size=chunk_size)
+  checks.counts(num_samples=num_samples, chunk_size=chunk_size)
   _check_level(level)
   shapes = [jnp.shape(member_scores), jnp.shape(other_scores)]
   clustered = len(shapes[0]) == 2
@@ -113,8 +113,8 @@ def bootstrap(
     ("member_mask", member_mask, shapes[0]),
     ("other_mask", other_mask, shapes[1]),
   ):
-    mask = jnp.ones(shape, bool) if mask is None else jnp.asarray(mask)
-    shaped(f"{name} bool {list(shape)}", mask)
+    mask = jnp.ones(shape, bool) if mask is None else mask
+    mask = arrays(f"{name} bool {list(shape)}", mask)
     masks.append(mask)
   members, others, *weights = roc.groups_of(
     jnp.ravel(member_scores), jnp.ravel(other_scores), *map(jnp.ravel, masks)

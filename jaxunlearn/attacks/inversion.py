@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import arrays
 from jaxunlearn.core.tasks import Fit, Model, as_fit
 from jaxunlearn.core.types import Variables
 from jaxunlearn.losses import error_minimising
@@ -72,12 +73,12 @@ def invert(
 
   Example:
     >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxunlearn as ju
     >>> from jaxunlearn import attacks, toy
-    >>> from jaxunlearn.core.tasks import Fit
     >>> problem = toy.classifier()
     >>> found = attacks.invert(
     ...   problem.model, problem.variables, jnp.array([0, 1]), problem.key,
-    ...   Fit(optax.adam(0.1), num_steps=50, batch_size=3), input_shape=(6,))
+    ...   ju.Fit(optax.adam(0.1), num_steps=50, batch_size=3), input_shape=(6,))
     >>> found.x.shape, found.probability.min(axis=1).round(1).tolist()
     ((2, 3, 6), [1.0, 1.0])
   """
@@ -148,7 +149,8 @@ def likeness(
     >>> attacks.likeness(inverted, rows, labels, labels).round(3).tolist()
     [1.0, 1.0]
   """
-  inverted, rows = jnp.asarray(inverted), jnp.asarray(rows)
+  inverted = arrays("inverted [...]", inverted)
+  rows = arrays("rows [...]", rows)
   if inverted.shape[2:] != rows.shape[1:] or len(inverted) != len(classes):
     raise ValueError(
       f"Expected inverted [{len(classes)}, B, "

@@ -149,8 +149,8 @@ def recover(
   if rates is None:
     after = attacked(attack)
   else:
-    rates = _rows.widened(rates)
     shaped("rates [R > 0]", rates)
+    rates = _rows.widened(rates, "rates")
     make: Any = attack
     after = map_many(lambda r: attacked(make(r)), rates, strategy=strategy)
   both = jnp.broadcast_arrays(before, after, original)
@@ -162,7 +162,7 @@ def recover(
 
 def scalar(value: Any) -> jax.Array:
   """A metric in at least float32, checked to be a single number."""
-  value = _rows.widened(value)
+  value = _rows.widened(value, "value")
   if value.shape:
     raise ValueError(
       f"Expected evaluate to return a scalar, got shape {value.shape}."

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.losses.classification import cross_entropy
 from jaxunlearn.metrics import _rows
@@ -221,7 +221,7 @@ def lowest_mean(
   """
   if checks.is_concrete(k) and not 0 < float(k) <= 1:
     raise ValueError(f"Expected k in (0, 1], got k={k}.")
-  values = _rows.widened(values)
+  values = _rows.widened(values, "values")
   mask = _mask_of(mask, values.shape, "mask")
   num = mask.sum(axis=-1)
   count = jnp.floor(k * num.astype(jnp.float32) * _SLACK)
@@ -374,7 +374,7 @@ def gradient_norm_score(
     >>> scores.tolist()
     [-3.0, -4.0]
   """
-  checks.positive(chunk_size=chunk_size)
+  checks.counts(chunk_size=chunk_size)
   if not order >= 1:
     raise ValueError(f"Expected order >= 1, got order={order}.")
   if not jax.tree.leaves(params):
@@ -384,7 +384,7 @@ def gradient_norm_score(
   def score(row):
     gradient = jax.grad(loss_fn)(params, row)
     norms = [
-      jnp.linalg.norm(_rows.widened(leaf).ravel(), ord=order)
+      jnp.linalg.norm(_rows.widened(leaf, "leaf").ravel(), ord=order)
       for leaf in jax.tree.leaves(gradient)
     ]
     return -sum(norms) / len(norms)
@@ -439,8 +439,8 @@ def privleak(auc_unlearned: Any, auc_retrained: Any) -> jax.Array:
 
 def _tokens(logits, targets, token_mask):
   """Widened logits, targets with 0 where masked, and the mask."""
-  logits, targets = _rows.widened(logits), jnp.asarray(targets)
   shaped("logits [..., T, V] and targets [..., T]", logits, targets)
+  logits, targets = _rows.widened(logits, "logits"), jnp.asarray(targets)
   mask = _mask_of(token_mask, targets.shape, "token_mask")
   targets = jnp.where(mask, targets, 0)
   checks.labels(targets, logits.shape[-1], "targets")
@@ -448,6 +448,6 @@ def _tokens(logits, targets, token_mask):
 
 
 def _mask_of(mask, shape, name):
-  mask = jnp.ones(shape, bool) if mask is None else jnp.asarray(mask)
-  shaped(f"{name} bool {list(shape)}", mask)
+  mask = jnp.ones(shape, bool) if mask is None else mask
+  mask = arrays(f"{name} bool {list(shape)}", mask)
   return mask

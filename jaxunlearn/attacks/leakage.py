@@ -99,7 +99,7 @@ def success_at(
     found: bool [Q].
     queries: see `Queries`.
     request: bool [F].
-    budget: int [B], n >= 1; of facts with fewer queries all are asked.
+    budget: int [B], n >= 0; of facts with fewer queries all are asked.
 
   Returns:
     float32 [B]; nan for a request that no query is about.
@@ -123,7 +123,7 @@ def success_at(
   log = lambda x: jax.scipy.special.gammaln(x + 1)
   none = log(many - hits) - log(jnp.maximum(many - hits - n, 0))
   none -= log(many) - log(many - n)
-  found_out = jnp.where(n > many - hits, 1.0, -jnp.expm1(none))
+  found_out = jnp.where(n > many - hits, 1.0, 0.0 - jnp.expm1(none))
   counted = many > 0
   total = jnp.where(counted, found_out, 0).sum(axis=0)
   return jnp.where(

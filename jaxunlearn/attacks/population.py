@@ -26,7 +26,7 @@ import numpy as np
 
 from jaxunlearn.attacks import roc
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 from jaxunlearn.losses.classification import cross_entropy
 from jaxunlearn.metrics import (
   _rows,
@@ -84,7 +84,7 @@ def membership_signals(
     ([1.0, -2.0], [1.0, 0.0])
   """
   # A common shift would cost digits in float32.
-  logits = _rows.widened(logits)
+  logits = _rows.widened(logits, "logits")
   top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
   logits = logits - jnp.where(jnp.isfinite(top), top, 0)
   return MembershipSignals(
@@ -118,7 +118,7 @@ def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
     >>> attacks.margin(logits, jnp.array([0, 1])).tolist()
     [1.0, -2.0]
   """
-  logits = _rows.widened(logits)
+  logits = _rows.widened(logits, "logits")
   labels = _rows.labels_of(labels, logits)
   is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
   others = jnp.where(is_label, -jnp.inf, logits).max(axis=-1)
@@ -137,7 +137,7 @@ def correctness(logits: jax.Array, labels: jax.Array) -> jax.Array:
     >>> attacks.correctness(logits, jnp.array([0, 1])).tolist()
     [1.0, 0.0]
   """
-  logits = jnp.asarray(logits)
+  logits = arrays("logits [...]", logits)
   return _rows.is_right(logits, _rows.labels_of(labels, logits))
 
 
@@ -182,7 +182,7 @@ def fit_thresholds(
     >>> attacks.fit_thresholds(members, others).tolist()
     [3.0]
   """
-  checks.positive(num_classes=num_classes)
+  checks.counts(num_classes=num_classes)
   members, others, *weights = roc.groups_of(
     member_scores, other_scores, member_mask, other_mask
   )
@@ -421,7 +421,7 @@ def membership_ratio(
   """
   checks.positive(floor=floor)
   given = {"before": before, "after": after}
-  before, after = _rows.widened(before), _rows.widened(after)
+  before, after = _rows.widened(before, "before"), _rows.widened(after, "after")
   _rows.same_shape(before, after, "before", "after")
   weights = _rows.weights_of(mask, before)
   for name, values in given.items():
@@ -444,7 +444,6 @@ def _labels(labels, like, num_classes, name):
     if num_classes != 1:
       raise ValueError(f"Expected {name} for {num_classes} classes, got None.")
     return jnp.zeros(like.shape, jnp.int32)
-  labels = jnp.asarray(labels)
-  shaped(f"{name} {list(like.shape)}", labels)
+  labels = arrays(f"{name} {list(like.shape)}", labels)
   checks.labels(labels, num_classes, name)
   return labels.astype(jnp.int32)

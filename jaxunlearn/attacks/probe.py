@@ -29,7 +29,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.sampling import take_rows
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.types import PyTree, Variables
 from jaxunlearn.metrics import _rows, utility
@@ -105,7 +105,7 @@ def linear_probe(
     Array(1., dtype=float32)
   """
   features = _rows.rows_of(features, "features")
-  labels = jnp.asarray(labels)
+  labels = arrays("labels [...]", labels)
   _check(
     {"features": features}, labels, fit_mask, eval_mask, num_classes, ridge
   )
@@ -162,7 +162,7 @@ def probe_model(
     >>> found["hidden"].kernel.shape, round(float(found["hidden"].accuracy), 1)
     ((8, 4), 0.9)
   """
-  checks.positive(chunk_size=chunk_size)
+  checks.counts(chunk_size=chunk_size)
   labels = jnp.asarray(data["label"])
   _check(data, labels, fit_mask, eval_mask, num_classes, ridge)
   fit, judged = jnp.asarray(fit_mask), jnp.asarray(eval_mask)
@@ -182,7 +182,7 @@ def probe_model(
     rows = take_rows(inputs, row_id, counts)
     found = model.features(variables, rows)  # type: ignore[misc]
     flat = {k: found[k].reshape(chunk_size, -1) for k in names}
-    return {k: _rows.widened(h) for k, h in flat.items()}, inside
+    return {k: _rows.widened(h, "h") for k, h in flat.items()}, inside
 
   def accumulate(total, row_id):
     found, inside = chunk(row_id)
@@ -214,7 +214,8 @@ def probe_model(
 
 
 def _check(data, labels, fit_mask, eval_mask, num_classes, ridge) -> None:
-  checks.positive(num_classes=num_classes, ridge=ridge)
+  checks.counts(num_classes=num_classes)
+  checks.positive(ridge=ridge)
   checks.request(data, fit_mask, "fit_mask")
   checks.request(data, eval_mask, "eval_mask")
   n = checks.num_rows(data)

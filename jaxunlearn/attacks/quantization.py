@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import arrays
 from jaxunlearn.core.types import PyTree, Variables
 from jaxunlearn.metrics import _rows
 
@@ -278,7 +279,7 @@ def bucket_survival(
     other = jnp.asarray(next(others))
     if _chosen(path, jnp.asarray(leaf), select):
       _check_leaf(path, leaf, group, channel_axis, "original")
-      compare(_rows.widened(leaf), _rows.widened(other))
+      compare(_rows.widened(leaf, "leaf"), _rows.widened(other, "other"))
   return sum(kept, jnp.zeros(())) / (total or jnp.nan)
 
 
@@ -289,11 +290,11 @@ def _map_selected(fn, params, group, select, channel_axis) -> Any:
     return params._replace(params=changed)
 
   def change(path: Any, leaf: Any) -> jax.Array:
-    leaf = jnp.asarray(leaf)
+    leaf = arrays("leaf [...]", leaf)
     if not _chosen(path, leaf, select):
       return leaf
     _check_leaf(path, leaf, group, channel_axis, "params")
-    return fn(_rows.widened(leaf)).astype(leaf.dtype)
+    return fn(_rows.widened(leaf, "leaf")).astype(leaf.dtype)
 
   return jax.tree_util.tree_map_with_path(change, params)
 
@@ -307,7 +308,7 @@ def _check_leaf(path, leaf, group, channel_axis, name) -> None:
   where = name + jax.tree_util.keystr(path)
   checks.finite(leaf, where)
   if isinstance(group, int) and not isinstance(group, bool):
-    checks.positive(group=group)
+    checks.counts(group=group)
   else:
     checks.one_of(GROUPS, group=group)
   ndim = jnp.ndim(leaf)
@@ -320,7 +321,7 @@ def _check_leaf(path, leaf, group, channel_axis, name) -> None:
 
 def _half_of(bits: int | jax.Array) -> jax.Array:
   """2^(bits - 1), exactly."""
-  bits = jnp.asarray(bits)
+  bits = jnp.asarray(arrays("bits [...]", bits))
   if not jnp.issubdtype(bits.dtype, jnp.integer):
     raise ValueError(f"Expected bits to be an integer, got dtype {bits.dtype}.")
   if checks.is_concrete(bits) and (np.asarray(bits) < 2).any():

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
+from jaxunlearn.core.shaped import arrays
 from jaxunlearn.losses.readout import check_tails, of_token
 
 
@@ -35,7 +36,7 @@ def tail_hit(readout: jax.Array, answer: jax.Array, k: int) -> jax.Array:
   Raises:
     ValueError: a k that does not fit.
   """
-  readout = jnp.asarray(readout)
+  readout = arrays("readout [...]", readout)
   check_tails(k, readout.shape[-1])
   own = of_token(readout, answer)[..., None]
   # The token is one of those that are counted, and so is what is tied with it.

@@ -81,7 +81,7 @@ def regression_attack(
     RegressionAttack(forget=0.75, train=1.0, test=0.0)
   """
   if max_rows is not None:
-    checks.positive(max_rows=max_rows)
+    checks.counts(max_rows=max_rows)
   train, test, forget = (
     _errors(values, name)
     for name, values in (

@@ -270,7 +270,7 @@ def taylor_confidence(
     ValueError: shapes do not match, labels out of range, temperature <= 0.
   """
   checks.positive(temperature=temperature)
-  logits = _rows.widened(logits)
+  logits = _rows.widened(logits, "logits")
   labels = _rows.labels_of(labels, logits)
   is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
   v = logits / temperature

@@ -284,8 +284,8 @@ def groups_of(member_scores, other_scores, member_mask, other_mask):
     ("other", other_scores, other_mask),
   ):
     given, mask_given = values, mask
-    values = _rows.widened(values)
     shaped(f"{name}_scores [N]", values)
+    values = _rows.widened(values, "values")
     mask = jnp.ones(values.shape, bool) if mask is None else jnp.asarray(mask)
     shaped(f"{name}_scores [N] and {name}_mask [N]", values, mask)
     if mask.dtype != jnp.bool_ and not jnp.issubdtype(mask.dtype, jnp.floating):

@@ -23,7 +23,7 @@ import numpy as np
 from jaxunlearn.core import checks
 from jaxunlearn.core.drivers import predict
 from jaxunlearn.core.legacy import old_fields, renamed
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 from jaxunlearn.core.tasks import Model
 from jaxunlearn.core.training import map_many, train
 from jaxunlearn.core.types import PyTree, Variables
@@ -66,12 +66,12 @@ def shadow_masks(
     >>> masks.shape, masks.sum(axis=0).tolist()
     ((4, 3), [2, 2, 2])
   """
-  checks.positive(num_rows=num_rows)
+  checks.counts(num_rows=num_rows)
   members = _whole_share(num_models, share)
   masks = _ranks(key, num_models, num_rows) < members
   if fixed is None:
     return masks
-  fixed = jnp.asarray(fixed)
+  fixed = arrays("fixed [...]", fixed)
   if fixed.shape != (num_rows,) or not jnp.issubdtype(
     fixed.dtype, jnp.signedinteger
   ):
@@ -127,9 +127,8 @@ def u_lira_masks(
     >>> train.sum(axis=0).tolist(), forget.sum(axis=0).tolist()
     ([4, 4, 3], [2, 2, 0])
   """
-  targets = jnp.asarray(targets)
-  shaped("targets bool [N]", targets)
-  checks.positive(num_models=num_models)
+  targets = arrays("targets bool [N]", targets)
+  checks.counts(num_models=num_models)
   if num_models % 3:
     raise ValueError(
       f"Expected num_models to be a multiple of 3, got {num_models}."
@@ -139,8 +138,7 @@ def u_lira_masks(
   target_key, other_key = jax.random.split(key)
   rank = _ranks(target_key, num_models, num_rows)
   if groups is not None:
-    groups = jnp.asarray(groups)
-    shaped(f"groups [{num_rows}]", groups)
+    groups = arrays(f"groups [{num_rows}]", groups)
     checks.labels(groups, num_rows, "groups")
     rank = rank[:, groups]
   third = num_models // 3
@@ -283,7 +281,7 @@ def query_statistics(
     >>> found.shape, round(float(found.mean()), 2)
     ((60, 1), 0.97)
   """
-  checks.positive(num_queries=num_queries, chunk_size=chunk_size)
+  checks.counts(num_queries=num_queries, chunk_size=chunk_size)
   num_rows = checks.num_rows(query, "query")
   if augment is None and num_queries != 1:
     raise ValueError(

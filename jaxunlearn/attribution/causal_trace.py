@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.legacy import old_fields, renamed
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 from jaxunlearn.core.types import Variables
 from jaxunlearn.language.types import LanguageModel, Text, check_text
 from jaxunlearn.models.decoder import Edits, States
@@ -127,8 +127,7 @@ def causal_trace(
     1, window=window, step=step, num_draws=num_draws, chunk_size=chunk_size
   )
   checks.non_negative(noise=noise)
-  subject = jnp.asarray(subject)
-  shaped(f"subject bool {list(x.tokens.shape)}", subject)
+  subject = arrays(f"subject bool {list(x.tokens.shape)}", subject)
   length = x.tokens.shape[1]
   place = jnp.arange(length, dtype=jnp.int32)[None]
   subject &= place < x.prompt[:, None]

@@ -150,13 +150,8 @@ def acu(
     >>> learner.solve(state).kernel.round(3).tolist()
     [[0.0, 0.0], [0.0, 0.5]]
   """
-  checks.positive(
-    num_features=num_features,
-    num_classes=num_classes,
-    l2=l2,
-    scale=scale,
-    target_scale=target_scale,
-  )
+  checks.counts(num_features=num_features, num_classes=num_classes)
+  checks.positive(l2=l2, scale=scale, target_scale=target_scale)
   checks.one_of(FORMS, form=form)
   dtype = jnp.dtype(dtype)
   if dtype not in (jnp.float32, jnp.float64):

@@ -37,7 +37,7 @@ def random_relu(
     >>> z.shape, z[:, -1].tolist()
     ((3, 8), [1.0, 1.0, 1.0])
   """
-  checks.positive(num_inputs=num_inputs, num_features=num_features)
+  checks.counts(num_inputs=num_inputs, num_features=num_features)
   width = num_features - int(has_bias)
   kernel = jax.random.normal(key, (num_inputs, width))
   kernel = kernel * np.sqrt(2 / num_inputs).astype(np.float32)

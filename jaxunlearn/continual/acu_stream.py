@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxunlearn.continual.acu import Acu, AcuHead, AcuState, _added
 from jaxunlearn.core import checks
 from jaxunlearn.core.sampling import take_rows
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.core.types import PyTree
 
 
@@ -127,7 +127,7 @@ def acu_stream(
       )
     used = used | start.included
   if max_rows is not None:
-    checks.positive(max_rows=max_rows)
+    checks.counts(max_rows=max_rows)
   if checks.is_concrete(used) and checks.is_concrete(features):
     # Once, before the loop hides the numbers.
     learner.check(features, targets, used)
@@ -225,7 +225,7 @@ def acu_by_class(learner: Acu, num_classes: int) -> AcuByClass:
     >>> learner.solve(state).kernel.tolist()
     [[0.0, 0.0], [0.0, 0.25]]
   """
-  checks.positive(num_classes=num_classes)
+  checks.counts(num_classes=num_classes)
   empty = learner.init()
   if not isinstance(empty, AcuState):
     raise ValueError(
@@ -260,8 +260,7 @@ def acu_by_class(learner: Acu, num_classes: int) -> AcuByClass:
     return run
 
   def forget_classes(state: AcuState, class_mask: jax.Array) -> AcuState:
-    mask = jnp.asarray(class_mask)
-    shaped(f"class_mask bool [{num_classes}]", mask)
+    mask = arrays(f"class_mask bool [{num_classes}]", class_mask)
     drop = lambda leaf: jnp.where(
       mask.reshape(-1, *[1] * (leaf.ndim - 1)), jnp.zeros_like(leaf), leaf
     )

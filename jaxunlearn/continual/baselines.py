@@ -302,7 +302,7 @@ def ewc(
   """
   checks.non_negative(penalty=penalty)
   checks.fraction(decay=decay)
-  checks.positive(fisher_rows=fisher_rows, chunk_size=chunk_size)
+  checks.counts(fisher_rows=fisher_rows, chunk_size=chunk_size)
   wide = lambda p: jnp.promote_types(jnp.float32, p.dtype)
 
   def init(variables, data, key):

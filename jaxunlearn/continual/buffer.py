@@ -224,7 +224,7 @@ def draw(
     >>> sorted(rows["x"].tolist()), weight.tolist()
     ([0.0, 7.0, 8.0], [1.0, 1.0, 0.0])
   """
-  checks.positive(size=size)
+  checks.counts(size=size)
   capacity = buffer.valid.shape[0]
   lot = jnp.where(
     buffer.valid, jax.random.uniform(key, buffer.valid.shape), -1.0

@@ -15,7 +15,7 @@ from jaxunlearn import losses
 from jaxunlearn.continual.stream import learned_after
 from jaxunlearn.continual.types import Stream
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 
 UNSEEN, RETAINED, FORGOTTEN = 0, 1, 2
 
@@ -61,8 +61,9 @@ def task_accuracy(
   checks.labels(labels, logits.shape[-1], "labels")
   is_nan = ~(logits < jnp.inf).all(axis=-1)
   if class_masks is not None:
-    class_masks = jnp.asarray(class_masks)
-    shaped(f"class_masks [{num_tasks}, {logits.shape[-1]}]", class_masks)
+    class_masks = arrays(
+      f"class_masks [{num_tasks}, {logits.shape[-1]}]", class_masks
+    )
     own = jnp.broadcast_to(class_masks[task], logits.shape)
     logits = jnp.where(own, logits, -jnp.inf)
   is_right = logits.argmax(axis=-1) == jnp.broadcast_to(labels, is_nan.shape)
@@ -93,7 +94,7 @@ def task_status(stream: Stream, num_tasks: int) -> jax.Array:
     >>> metrics.task_status(stream, num_tasks=2).tolist()
     [[1, 0], [1, 1], [2, 1]]
   """
-  checks.positive(num_tasks=num_tasks)
+  checks.counts(num_tasks=num_tasks)
   checks.labels(stream.task, num_tasks, "stream.task")
   present = learned_after(stream)
   ever = jax.lax.cummax(present.astype(jnp.int32), axis=0)
@@ -321,6 +322,6 @@ def _same(a: jax.Array, b: jax.Array, name: str, like: str) -> None:
 
 
 def _check_rows(logits: jax.Array, task: jax.Array, num_tasks: int) -> None:
-  checks.positive(num_tasks=num_tasks)
+  checks.counts(num_tasks=num_tasks)
   shaped("logits [..., N, C] and task [N]", logits, task)
   checks.labels(task, num_tasks, "task")

@@ -242,7 +242,7 @@ def replay_learner(
     [5, 5, 0]
   """
   checks.non_negative(num_steps=num_steps)
-  checks.positive(batch_size=batch_size, replay_batch_size=replay_batch_size)
+  checks.counts(batch_size=batch_size, replay_batch_size=replay_batch_size)
   if buffer_size is not None and buffer_size < 1:
     raise ValueError(f"Expected buffer_size >= 1, got {buffer_size}.")
   checks.one_of(buffers.RULES, buffer_rule=buffer_rule)

@@ -73,7 +73,7 @@ def retraining(
     [0.0, 0.75]
   """
   checks.non_negative(num_steps=num_steps)
-  checks.positive(batch_size=batch_size)
+  checks.counts(batch_size=batch_size)
   recipe = Fit(optimizer, num_steps, batch_size)
   fit = fitting(model, recipe, train_mode=False)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxunlearn.continual.types import Learner, Stream, empty_ledger
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.core.types import PyTree
 
 
@@ -109,8 +109,8 @@ def mask_stream(
   learn_masks = jnp.asarray(learn_masks)
   forget_masks = jnp.asarray(forget_masks)
   rows = learn_masks.shape[-1:]
-  task = jnp.zeros(rows, jnp.int32) if task is None else jnp.asarray(task)
-  shaped("task int [N]", task)
+  task = jnp.zeros(rows, jnp.int32) if task is None else task
+  task = arrays("task int [N]", task)
   stream = Stream(learn_masks, forget_masks, task.astype(jnp.int32))
   _check_masks(stream)
   return stream

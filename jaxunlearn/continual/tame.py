@@ -130,7 +130,7 @@ def tame(
     >>> info.expert.item(), state.used.tolist(), state.owner[:10].tolist()
     (0, [True, False], [0, 0, 0, 0, 0, 0, 0, 0, -1, -1])
   """
-  checks.positive(
+  checks.counts(
     num_experts=num_experts, num_classes=num_classes, buffer_size=buffer_size
   )
   smoothing, num_stds, min_std, window, warmup, reset_on_return = surprise

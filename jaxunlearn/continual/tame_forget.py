@@ -143,7 +143,7 @@ def tame_forget_examples(
     >>> info.retrained.tolist(), int(state.buffer.valid.sum())
     ([True, False], 5)
   """
-  checks.positive(num_steps=num_steps, batch_size=batch_size)
+  checks.counts(num_steps=num_steps, batch_size=batch_size)
   checks.request({"data": data, "state": state.owner}, forget_mask)
   checks.hard_request(forget_mask)
   data = jax.tree.map(jnp.asarray, data)

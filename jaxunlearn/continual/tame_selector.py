@@ -183,7 +183,7 @@ def tame_prune_experts(
     >>> sum(int((kernel[0] != 0).sum()) for kernel in kernels)  # Of 80.
     20
   """
-  checks.positive(num_steps=num_steps, batch_size=batch_size)
+  checks.counts(num_steps=num_steps, batch_size=batch_size)
   checks.fraction(fraction=fraction)
   buffer = state.buffer
   owner = state.owner[jnp.maximum(buffer.row_id, 0)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 
 _AREA = 2 / 3
 
@@ -41,8 +41,7 @@ def turned_crops(
     >>> turned.shape, sorted(turns.tolist())
     ((4, 6, 6, 1), [0, 1, 2, 3])
   """
-  images = jnp.asarray(images)
-  shaped("square images [B, S, S, C]", images)
+  images = arrays("square images [B, S, S, C]", images)
   size = images.shape[1]
   corner_key, turn_key = jax.random.split(key)
   scale = _AREA**-0.5

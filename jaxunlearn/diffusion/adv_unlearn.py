@@ -168,7 +168,7 @@ def adv_unlearn(
   attack_fit = as_fit(adversary.fit, {})
   splicing.embedders(diffusion)
   checks.count(0, warm_up=adversary.warm_up, steps=retention.steps)
-  checks.positive(batch_size=retention.batch_size)
+  checks.counts(batch_size=retention.batch_size)
   checks.non_negative(weight=retention.weight)
   checks.one_of(_STARTS, start=adversary.start)
   checks.one_of(splicing.INSERTIONS, insertion=adversary.insertion)

@@ -46,9 +46,9 @@ def telling_apart(predict: Predict, discriminator: Model) -> Objective:
 
   Example:
     >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
     >>> from jaxunlearn import toy
     >>> from jaxunlearn.adapters.functions import from_functions
-    >>> from jaxunlearn.core.types import as_step
     >>> from jaxunlearn.diffusion.doco_losses import telling_apart
     >>> _, variables, data, _, key = toy.diffusion()
     >>> blind = from_functions(
@@ -56,7 +56,7 @@ def telling_apart(predict: Predict, discriminator: Model) -> Objective:
     ... )
     >>> predict = lambda params, original, rows, keys: (rows["x"], -rows["x"])
     >>> objective = telling_apart(predict, blind)
-    >>> step = as_step(data)._replace(variables=variables, original=variables)
+    >>> step = ju.core.as_step(data)._replace(variables=variables, original=variables)
     >>> losses = objective(blind.init(key, data["x"]), step, key)
     >>> [round(loss, 3) for loss in losses.value.tolist()]  # 2 log 2.
     [1.386, 1.386, 1.386, 1.386]

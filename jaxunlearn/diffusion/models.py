@@ -103,7 +103,7 @@ def text_to_image(
   """
   from jaxunlearn.models import text_to_image as modules
 
-  checks.positive(**denoiser._asdict(), text_width=text_width)
+  checks.counts(**denoiser._asdict(), text_width=text_width)
   encoder = modules.TextEncoder(
     vocab_size, len(null_tokens), text_width, text_layers, dtype
   )
@@ -169,7 +169,7 @@ def text_to_image_unet(
   from jaxunlearn.models.unet import PromptUNet
 
   channels, num_blocks, attention_levels, num_heads, groups = unet
-  checks.positive(
+  checks.counts(
     num_blocks=num_blocks,
     num_heads=num_heads,
     groups=groups,

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.diffusion import samplers
 from jaxunlearn.diffusion.guidance import classifier_free
@@ -216,8 +216,7 @@ def concept_curve(
     >>> curve.tolist()
     [0.5, 0.25, 0.0]
   """
-  psis = jnp.asarray(psis)
-  shaped("psis [P > 0]", psis)
+  psis = arrays("psis [P > 0]", psis)
   if checks.is_concrete(psis):
     found = np.asarray(psis)
     checks.fraction(lowest_psi=found.min(), highest_psi=found.max())

@@ -213,7 +213,7 @@ def attack_prompts(
   _check_arguments(
     diffusion, tokens, images, search.num_tokens, search.insertion
   )
-  checks.positive(
+  checks.counts(
     outer_steps=search.outer_steps,
     inner_steps=search.inner_steps,
     batch_size=search.batch_size,

@@ -179,10 +179,9 @@ def telling(
     >>> import jax.numpy as jnp
     >>> import jaxunlearn as ju
     >>> from jaxunlearn import toy
-    >>> from jaxunlearn.core.links import edit
     >>> from jaxunlearn.diffusion import requests
     >>> problem, slot = toy.diffusion(), ju.Slot("prompts")
-    >>> link = edit(lambda variables, data, request, key: (variables, "edited"))
+    >>> link = ju.edit(lambda variables, *rest: (variables, "edited"))
     >>> found = requests.telling(slot, lambda request: request.concept, link)
     >>> found(*problem.arguments)[1], found.name
     ('edited', 'edit')

@@ -22,7 +22,7 @@ import optax
 from jaxunlearn.core import checks
 from jaxunlearn.core.combinators import masked
 from jaxunlearn.core.phase import Objective, phase
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 from jaxunlearn.core.tasks import Fit, FitFields, Task, as_fit
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import (
@@ -155,13 +155,13 @@ def relabelling(
   Example:
     >>> import jax
     >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
     >>> from jaxunlearn import diffusion, toy
-    >>> from jaxunlearn.core.types import as_step
     >>> from jaxunlearn.diffusion.salun import relabelling
     >>> model, variables, data, request, key = toy.diffusion()
     >>> relabel = diffusion.replace_words(jnp.arange(8).at[2].set(4))
     >>> objective = relabelling(model, lambda step: relabel)
-    >>> step = as_step(data)._replace(forget=request.forget)
+    >>> step = ju.core.as_step(data)._replace(forget=request.forget)
     >>> objective(variables, step, key).shape
     (4,)
   """
@@ -299,8 +299,7 @@ def replace_words(table: jax.Array) -> Augment:
     >>> relabel(jnp.array([1, 3, 2, 0, 0]), jax.random.key(0)).tolist()
     [1, 3, 4, 0, 0]
   """
-  table = jnp.asarray(table)
-  shaped("table [V > 0]", table)
+  table = arrays("table [V > 0]", table)
   checks.labels(table, table.size, "table")
 
   def augment(tokens, key):

@@ -35,7 +35,7 @@ def linear(
     >>> [round(a, 3) for a in schedules.linear(3, 0.1, 0.3).tolist()]
     [0.9, 0.72, 0.504]
   """
-  checks.positive(num_train_steps=num_train_steps)
+  checks.counts(num_train_steps=num_train_steps)
   return _alphas_bar(np.linspace(start, end, num_train_steps))
 
 
@@ -61,7 +61,7 @@ def scaled_linear(
     >>> levels.shape, round(float(levels[0]), 4), round(float(levels[-1]), 4)
     ((1000,), 0.9991, 0.0047)
   """
-  checks.positive(num_train_steps=num_train_steps)
+  checks.counts(num_train_steps=num_train_steps)
   checks.fraction(start=start, end=end)
   roots = np.linspace(start**0.5, end**0.5, num_train_steps)
   return _alphas_bar(roots**2)
@@ -82,7 +82,7 @@ def cosine(num_train_steps: int, offset: float = 0.008) -> jax.Array:
     >>> [round(a, 3) for a in schedules.cosine(4).tolist()]
     [0.847, 0.494, 0.144, 0.0]
   """
-  checks.positive(num_train_steps=num_train_steps)
+  checks.counts(num_train_steps=num_train_steps)
   checks.non_negative(offset=offset)
   time = np.arange(num_train_steps + 1) / num_train_steps
   level = np.cos((time + offset) / (1 + offset) * np.pi / 2) ** 2

@@ -117,9 +117,7 @@ def check_sampling(diffusion: Diffusion, sampling: Sampling) -> None:
       ...
     ValueError: Expected sampling.num_steps in 1 .. 20, got 50.
   """
-  checks.positive(
-    num_images=sampling.num_images, chunk_size=sampling.chunk_size
-  )
+  checks.counts(num_images=sampling.num_images, chunk_size=sampling.chunk_size)
   if not 1 <= sampling.num_steps <= diffusion.num_train_steps:
     raise ValueError(
       f"Expected sampling.num_steps in 1 .. {diffusion.num_train_steps}, got "
@@ -284,14 +282,12 @@ def adopt_group(average: Slot[PyTree], group: str) -> Transform:
     >>> import jax
     >>> import jaxunlearn as ju
     >>> from jaxunlearn import toy
-    >>> from jaxunlearn.core.combinators import chain
-    >>> from jaxunlearn.core.links import provide
     >>> from jaxunlearn.diffusion import steps
     >>> problem, average = toy.diffusion(), ju.Slot("average")
     >>> params = problem.variables.params
     >>> zeros = lambda *_: jax.tree.map(jax.numpy.zeros_like, params)
-    >>> method = chain(
-    ...   provide(average, zeros, reads="nothing"),
+    >>> method = ju.chain(
+    ...   ju.provide(average, zeros, reads="nothing"),
     ...   steps.adopt_group(average, "xattn"),
     ... )
     >>> edited, _ = method(*problem.arguments)

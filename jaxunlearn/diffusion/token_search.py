@@ -248,7 +248,7 @@ def attack_times(diffusion: Diffusion, outer_steps: int) -> jax.Array:
     >>> token_search.attack_times(toy.diffusion().model, 4).tolist()
     [2, 7, 12, 17]
   """
-  checks.positive(outer_steps=outer_steps)
+  checks.counts(outer_steps=outer_steps)
   middles = (np.arange(outer_steps) + 0.5) / outer_steps
   return jnp.asarray(diffusion.num_train_steps * middles, jnp.int32)
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.core.tasks import Task
 from jaxunlearn.core.types import Losses, PyTree, Step, Variables
 from jaxunlearn.diffusion import schedules
@@ -267,8 +267,7 @@ def drop_words(rates: jax.Array, pad: int = 0) -> Augment:
     >>> augment(jnp.array([1, 3, 2, 0, 0]), jax.random.key(0)).tolist()
     [1, 2, 0, 0, 0]
   """
-  rates = jnp.asarray(rates)
-  shaped("rates float [V]", rates)
+  rates = arrays("rates float [V]", rates)
   if checks.is_concrete(rates):
     found = np.asarray(rates)
     checks.fraction(lowest_rate=found.min(), highest_rate=found.max())

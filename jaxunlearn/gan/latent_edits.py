@@ -21,7 +21,7 @@ from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.links import provide
 from jaxunlearn.core.phase import phase
 from jaxunlearn.core.recording import record
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 from jaxunlearn.core.tasks import Fit
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import PyTree, Request, Slot, Variables
@@ -138,8 +138,7 @@ def told(gan: Gan, encode: Encoder) -> tuple[Slot[jax.Array], Transform]:
     wanted, found = jax.eval_shape(encode, one).shape[1:], request.concept
     if found is None:
       raise ValueError("Expected a prompt in a request of a concept, got none.")
-    found = jnp.asarray(found)
-    shaped(f"a prompt float {list(wanted)}", found)
+    found = arrays(f"a prompt float {list(wanted)}", found)
     checks.finite(found, "prompt")
     if checks.is_concrete(found) and not np.asarray(found).any():
       raise ValueError("Expected a prompt with a length, got zeros.")

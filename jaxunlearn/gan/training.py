@@ -96,11 +96,11 @@ def adversarial(
 
   Example:
     >>> import optax
+    >>> import jaxunlearn as ju
     >>> from jaxunlearn import gan, toy
-    >>> from jaxunlearn.core.types import Draw
     >>> problem = toy.gan()
     >>> fit = gan.GanFit(optax.sgd(0.1), num_steps=4, batch_size=8, r1=0.1)
-    >>> method = gan.adversarial(problem.model, fit, Draw(retain=8))
+    >>> method = gan.adversarial(problem.model, fit, ju.Draw(retain=8))
     >>> after, info = method.compiled(*problem.arguments)
     >>> {part: turn.loss.shape for part, turn in info["turns"].items()}
     {'discriminator': (4, 1), 'generator': (4, 1)}

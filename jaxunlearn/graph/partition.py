@@ -57,7 +57,7 @@ def balanced_shards(
     >>> (shard == shard[0]).tolist()
     [True, True, True, False, False, False]
   """
-  checks.positive(num_shards=num_shards)
+  checks.counts(num_shards=num_shards)
   checks.non_negative(num_rounds=num_rounds)
   n = graph.nodes.shape[0]
   if num_shards > n:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks, requests
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 from jaxunlearn.graph import structure
 
 
@@ -74,8 +74,8 @@ def sample_edges(
   checks.typed_key(key)
   checks.fraction(fraction=fraction)
   real = structure.edge_weight(graph) > 0
-  eligible = real if eligible is None else jnp.asarray(eligible)
-  shaped(f"eligible bool {list(real.shape)}", eligible)
+  eligible = real if eligible is None else eligible
+  eligible = arrays(f"eligible bool {list(real.shape)}", eligible)
   eligible = eligible & real
   count = jnp.round(fraction * real.sum()).astype(jnp.int32)
   found = eligible.sum()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.graph import structure
 
@@ -45,8 +45,7 @@ def node_data(labels: Any, nodes: Any = None) -> PyTree:
     >>> data["x"].tolist(), data["label"].tolist()
     ([0, 2], [0, 1])
   """
-  labels = jnp.asarray(labels)
-  shaped("labels int [n]", labels)
+  labels = arrays("labels int [n]", labels)
   nodes = jnp.arange(labels.size) if nodes is None else jnp.asarray(nodes)
   checks.labels(nodes, labels.size, "nodes")
   nodes = nodes.astype(jnp.int32)

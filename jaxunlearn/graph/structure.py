@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 
 # Pairs are numbered u * n + v in 32 bits.
 _MAX_NODES = 65_535
@@ -60,8 +60,7 @@ def from_edges(
   """
   import jraph
 
-  features = jnp.asarray(features)
-  shaped("features float [n, d]", features)
+  features = arrays("features float [n, d]", features)
   checks.finite(features, "features")
   n = features.shape[0]
   edges = _checked_edges(edges, n)
@@ -88,8 +87,8 @@ def from_edges(
 
 
 def _checked_edges(edges: Any, num_nodes: int) -> np.ndarray:
-  edges = np.asarray(edges)
   shaped("edges int [E, 2]", edges)
+  edges = np.asarray(edges)
   if len(edges) == 0:
     raise ValueError("Expected a graph with edges, got 0.")
   low, high = int(edges.min()), int(edges.max())

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 from jaxunlearn.language.generation import Guide
 
 Scalar = float | jax.Array
@@ -189,7 +189,6 @@ def _guide(sets: int, size: int, rows: jax.Array | None, scores: Any) -> Guide:
 
 def _sets(phrases: jax.Array, vocab_size: int) -> jax.Array:
   """Phrases as [1 or B, P, K]."""
-  phrases = jnp.asarray(phrases)
-  shaped("phrases int [P, K] or [N, P, K]", phrases)
+  phrases = arrays("phrases int [P, K] or [N, P, K]", phrases)
   checks.labels(jnp.where(phrases < 0, 0, phrases), vocab_size, "phrases")
   return phrases if phrases.ndim == 3 else phrases[None]

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.core.types import Variables
 from jaxunlearn.language.types import LanguageModel, Text, check_text
 from jaxunlearn.models.decoder import Blocks, Cache, Edits, States
@@ -52,11 +52,10 @@ def prefix_guard(
     >>> toy.likelihoods(guarded, problem.variables)  # It was 0.92 and 0.93.
     (0.94, 0.94)
   """
-  prefix = jnp.asarray(prefix)
-  shaped("prefix int [P]", prefix)
+  prefix = arrays("prefix int [P]", prefix)
   size = prefix.shape[0]
-  there = jnp.ones(size, bool) if there is None else jnp.asarray(there)
-  shaped(f"there bool [{size}]", there)
+  there = jnp.ones(size, bool) if there is None else there
+  there = arrays(f"there bool [{size}]", there)
   if not size:
     return lm
 

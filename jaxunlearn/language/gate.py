@@ -212,13 +212,13 @@ def learn(
     >>> import jaxunlearn as ju
     >>> import optax
     >>> from jaxunlearn import toy
-    >>> from jaxunlearn.core.recording import record
     >>> from jaxunlearn.language import gate
     >>> problem = toy.decoder()
     >>> fit = ju.Fit(optax.adam(0.3), num_steps=20, batch_size=4)
     >>> one, z = gate.slots()
     >>> link = gate.learn(problem.model, fit, one, z, layer=0, width=None)
-    >>> asks = record("p", lambda carry: gate.probability(carry[one], carry[z]))
+    >>> share = lambda carry: gate.probability(carry[one], carry[z])
+    >>> asks = ju.core.record("p", share)
     >>> _, info = ju.chain(link, asks)(*problem.arguments)
     >>> [round(p) for p in info["p"].tolist()]  # Two are asked for.
     [1, 1, 0, 0, 0, 0, 0, 0]

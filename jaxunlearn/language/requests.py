@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxunlearn.core import checks
 from jaxunlearn.core import requests as rows
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.language.types import Text
 
@@ -109,8 +109,7 @@ def phrases(x: Text, wanted: jax.Array) -> jax.Array:
     >>> language.requests.phrases(x, wanted).astype(int).tolist()
     [[1, 1, 1, 1, 1, 0]]
   """
-  wanted = jnp.asarray(wanted)
-  shaped("phrases int [P, K]", wanted)
+  wanted = arrays("phrases int [P, K]", wanted)
   if checks.is_concrete(wanted) and bool((wanted[:, :1] < 0).any()):
     raise ValueError("Expected phrases of a token or more, got an empty one.")
   length = x.tokens.shape[1]

@@ -151,12 +151,11 @@ def gradient_restriction(
   Example:
     >>> import jax, jax.numpy as jnp
     >>> import jaxunlearn as ju
-    >>> from jaxunlearn.core.types import as_step
     >>> square = lambda variables, step, key: (
     ...   0.5 * (variables.params["w"] - step.rows["x"]) ** 2)
     >>> steep = ju.methods.gradient_restriction(square, strength=0.5)
     >>> variables = ju.Variables({"w": jnp.float32(3)})
-    >>> step = as_step({"x": jnp.array([1.0])})  # Loss 2, gradient 2.
+    >>> step = ju.core.as_step({"x": jnp.array([1.0])})  # Loss 2, gradient 2.
     >>> losses = steep(variables, step, jax.random.key(0))
     >>> losses.value.tolist()  # 2 + 0.5 * 2.
     [3.0]

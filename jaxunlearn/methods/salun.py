@@ -175,7 +175,7 @@ def soft_threshold(
   throughout, where the code moves it at each epoch.
   """
   checks.fraction(ratio=ratio)
-  checks.positive(num_steps=num_steps)
+  checks.counts(num_steps=num_steps)
 
   def init(params):
     return SoftState(jnp.zeros((), jnp.int32), params)

@@ -55,8 +55,8 @@ def interactions(
     >>> data["x"].tolist()
     [[0, 2], [0, 3], [1, 0]]
   """
-  users, items = np.asarray(users), np.asarray(items)
   shaped("users [N] and items [N]", users, items)
+  users, items = np.asarray(users), np.asarray(items)
   checks.labels(users, num_users, "user ids")
   checks.labels(items, num_items, "item ids")
   pairs = np.stack([users, items], axis=1).astype(np.int32)
@@ -169,7 +169,7 @@ def synthetic(
     >>> made.features["first"].shape
     (30, 2)
   """
-  checks.positive(num_users=num_users, num_items=num_items)
+  checks.counts(num_users=num_users, num_items=num_items)
   checks.non_negative(sharpness=sharpness, feature_noise=feature_noise)
   if dim < 2 or dim % 2:
     raise ValueError(f"Expected dim even and >= 2, got {dim}.")

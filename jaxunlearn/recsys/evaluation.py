@@ -86,8 +86,8 @@ def ranking(
   if not ks:
     raise ValueError("Expected at least one cut-off in ks, got none.")
   for k in ks:
-    checks.positive(k=k)
-  checks.positive(chunk_size=chunk_size)
+    checks.counts(k=k)
+  checks.counts(chunk_size=chunk_size)
   check_pairs(pairs_of(data), num_users, num_items)
   pairs = np.asarray(data["x"])
   order = np.argsort(pairs[:, 0], kind="stable")

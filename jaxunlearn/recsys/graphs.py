@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.per_example import map_chunks
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.recsys.types import pairs_of
 
@@ -178,9 +178,8 @@ def item_neighbours(
     >>> [round(s, 2) for s in found.similarity[1].tolist()]
     [1.0, 0.8]
   """
-  checks.positive(num_neighbours=num_neighbours)
-  features = jnp.asarray(features)
-  shaped("features [num_items, F]", features)
+  checks.counts(num_neighbours=num_neighbours)
+  features = arrays("features [num_items, F]", features)
   checks.finite(features, "features")
   wide = features.astype(jnp.promote_types(jnp.float32, features.dtype))
   norm = jnp.linalg.norm(wide, axis=1, keepdims=True)

@@ -63,7 +63,7 @@ def from_module(
     >>> jax.tree.map(lambda p: p.shape, model.init(jax.random.key(0)).params)
     {'items': (8, 2), 'users': (12, 2)}
   """
-  checks.positive(num_users=num_users, num_items=num_items)
+  checks.counts(num_users=num_users, num_items=num_items)
   checks.non_negative(penalty=penalty, contrast_weight=contrast_weight)
   checks.one_of(graphs.LAYOUTS, layout=layout)
 
@@ -120,7 +120,8 @@ def lightgcn(
   """
   from jaxunlearn.recsys import modules
 
-  checks.positive(num_users=num_users, num_items=num_items, dim=dim)
+  checks.counts(num_users=num_users, num_items=num_items)
+  checks.counts(dim=dim)
   checks.non_negative(num_layers=num_layers)
   shown = _checked(features, num_items) if features is not None else {}
   module = modules.GraphRecommender(
@@ -215,7 +216,8 @@ def mgcn(
   """
   from jaxunlearn.recsys import modules
 
-  checks.positive(num_users=num_users, num_items=num_items, dim=dim)
+  checks.counts(num_users=num_users, num_items=num_items)
+  checks.counts(dim=dim)
   checks.non_negative(num_layers=num_layers)
   shown = _checked(features, num_items)
   module = modules.MGCN(

@@ -82,7 +82,7 @@ def balanced_shards(
     >>> shard[::3].tolist()  # Of each user; as many of either taste.
     [0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1]
   """
-  checks.positive(num_shards=num_shards, num_rounds=num_rounds)
+  checks.counts(num_shards=num_shards, num_rounds=num_rounds)
   checks.one_of(("interaction", "user"), by=by)
   if slack < 1:
     raise ValueError(f"Expected slack >= 1, got {slack}.")
@@ -170,7 +170,7 @@ def sharded(
     >>> variables.params["shards"]["users"].shape
     (2, 12, 4)
   """
-  checks.positive(num_shards=num_shards)
+  checks.counts(num_shards=num_shards)
   checks.labels(shard, num_shards, "shard")
   shard = jnp.asarray(shard)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxunlearn.core import checks, integers
 from jaxunlearn.core import requests as rows
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays, shaped
 from jaxunlearn.core.types import PyTree
 from jaxunlearn.recsys.types import pairs_of
 
@@ -171,8 +171,7 @@ def lowered_ratings(
 
 def _of_items(data: PyTree, chosen: jax.Array) -> jax.Array:
   item = pairs_of(data)[:, 1]
-  chosen = jnp.asarray(chosen)
-  shaped("items bool [num_items]", chosen)
+  chosen = arrays("items bool [num_items]", chosen)
   if checks.is_concrete(item):
     checks.labels(item, chosen.shape[0], "item ids")
   return chosen[item]

@@ -18,7 +18,7 @@ from jax.scipy.special import ndtr, ndtri
 
 from jaxunlearn.core import checks
 from jaxunlearn.core.columns import Columns
-from jaxunlearn.core.shaped import shaped
+from jaxunlearn.core.shaped import arrays
 
 NUM_QUANTILES = 129
 
@@ -47,8 +47,7 @@ def check_rows(
       outside [0, 1], no row that counts, a value that is not finite, a code out
       of range.
   """
-  x = jnp.asarray(x)
-  shaped(f"x [N, {len(columns.categories)}]", x)
+  x = arrays(f"x [N, {len(columns.categories)}]", x)
   x = x.astype(jnp.promote_types(jnp.float32, x.dtype))
   checks.request(x, weights, name="weights")
   if checks.is_concrete(weights):

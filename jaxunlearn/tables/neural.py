@@ -117,7 +117,7 @@ def tabular_vae(
   from jaxunlearn.tables.networks import Autoencoder
 
   columns = columns_of(categories)
-  checks.positive(latent_size=latent_size, width=width)
+  checks.counts(latent_size=latent_size, width=width)
   split = len(columns.numeric)
   module = Autoencoder(columns.num_features, split, latent_size, width)
 
@@ -208,7 +208,7 @@ def tabular_gan(
   from jaxunlearn.tables.networks import Critic, Synthesiser
 
   columns = columns_of(categories)
-  checks.positive(latent_size=latent_size, width=width)
+  checks.counts(latent_size=latent_size, width=width)
   split, num_columns = len(columns.numeric), len(columns.categorical)
   maker, critic = Synthesiser(columns.num_features, width), Critic(width)
   make = lambda params, *args: maker.apply({"params": params}, *args)
@@ -286,7 +286,7 @@ def _training(
   num_checkpoints: int,
 ) -> Transform:
   """One optimiser's way over the retain rows, with stops."""
-  checks.positive(
+  checks.counts(
     num_steps=num_steps, batch_size=batch_size, num_checkpoints=num_checkpoints
   )
   if num_steps % num_checkpoints:
