@@ -93,7 +93,7 @@ def _frames(num_frames, length):
   checks.count(1, num_frames=num_frames)
   if length is None:
     length = num_frames
-  checks.counts(length=length)
+  checks.positive(length=length)
   t = jnp.arange(1, num_frames + 1, dtype=jnp.float32)
   return t, jnp.asarray(length, jnp.float32)
 

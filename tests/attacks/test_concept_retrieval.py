@@ -246,7 +246,7 @@ A, B = images(0, 1), images(1, 0)
     (lambda: fit(A, B.at[0].set(jnp.inf)), "unlearned_images to be finite"),
     (lambda: fit(A, B, held_out=1.0), "held_out"),
     (lambda: fit(A, B, margin=-1.0), "margin >= 0"),
-    (lambda: fit(A, B, batch_size=0), "batch_size > 0"),
+    (lambda: fit(A, B, batch_size=0), "batch_size to be a whole number >= 1"),
     (lambda: fit(A, B, num_negatives=0), "num_negatives > 0"),
     (lambda: fit(A, B, layer="other"), "layer among"),
     (

@@ -137,10 +137,10 @@ def test_what_cannot_be_an_augmentation_is_refused():
 
 
 def test_the_published_recipe_is_sgd_that_falls_twice():
-  from experiments.beds.classifiers import Recipe
+  from experiments.beds.recipes import SALUN, Recipe
 
   assert Recipe(8, 0.1, 4).fit.augment_rows is None
-  fit = Recipe(8, 0.1, 4, published=True).fit
+  fit = Recipe(8, 0.1, 4, paper=SALUN).fit
   w = {"w": jnp.float32(1.0)}
   state, steps = fit.optimizer.init(w), []
   for _ in range(8):

@@ -43,7 +43,7 @@ def test_no_test_image_is_trained_on():
 
 
 def test_every_prompt_comes_once_and_words_can_be_left_out():
-  images = beds.Images(None, {}, {}, beds.DIGITS, None, None)
+  images = beds.Images(None, {}, {}, beds.DIGITS, {}, None, None)
   every = images.every_prompt()
   assert len({tuple(t) for t in every["tokens"]}) == 60
   assert " ".join(WORDS[every["tokens"][20]][1:4]) == "a three image"

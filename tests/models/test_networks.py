@@ -201,12 +201,3 @@ def test_flat_inputs_are_rejected(name):
 def test_attributes_that_do_not_fit_are_named(module, message):
   with pytest.raises(ValueError, match=message):
     module.init(jax.random.key(0), images())
-
-
-def test_public_names_are_sorted_and_exist():
-  names = models.__all__
-  constants = [name for name in names if name.isupper()]
-  classes = [n for n in names if n[0].isupper() and n not in constants]
-  functions = [name for name in names if name[0].islower()]
-  assert names == [*sorted(constants), *sorted(classes), *sorted(functions)]
-  assert all(hasattr(models, name) for name in names)
