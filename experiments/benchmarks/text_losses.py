@@ -26,12 +26,12 @@ from rich.progress import Progress
 
 import jaxunlearn as ju
 from jaxunlearn import language
-from jaxunlearn.core.types import ALL
 from jaxunlearn.language.types import Text
 
 from .. import common
 
 _STEPS, _TIMED = 3, 10
+_ROWS = 10  # Of each kind, and all of them in every step, as on the other side.
 METHODS = {
   "grad_diff": lambda lm, fit: language.gradient_ascent(lm, fit, retain="nll"),
   "npo": language.npo,
@@ -77,13 +77,15 @@ def problem(preset: str) -> tuple[Any, Any, dict[str, Text], np.ndarray]:
   lm, draw = language.language_model(config), np.random.default_rng(0)
 
   def rows() -> Text:
-    tokens = draw.integers(0, vocab, (20, length)).astype(np.int32)
-    lengths = draw.integers(length * 3 // 4, length + 1, 20).astype(np.int32)
-    return Text(tokens, lengths, np.full(20, length // 4, np.int32))
+    tokens = draw.integers(0, vocab, (2 * _ROWS, length)).astype(np.int32)
+    lengths = draw.integers(length * 3 // 4, length + 1, 2 * _ROWS).astype(
+      np.int32
+    )
+    return Text(tokens, lengths, np.full(len(lengths), length // 4, np.int32))
 
   data = {"x": rows(), "alternative": rows()}
   variables = lm.model.init(jax.random.key(0), data["x"])
-  return lm, variables, data, np.arange(20) < 10
+  return lm, variables, data, np.arange(2 * _ROWS) < _ROWS
 
 
 def compare(options: Options, name: str) -> dict[str, Any]:
@@ -103,7 +105,7 @@ def compare(options: Options, name: str) -> dict[str, Any]:
   )
 
   def ours(optimizer: Any, count: int) -> Any:
-    fit = ju.Fit(optimizer, count, batch_size=ALL)
+    fit = ju.Fit(optimizer, count, batch_size=_ROWS)
     method = jax.jit(METHODS[name](lm, fit))
     return method.lower(variables, data, mask, jax.random.key(1)).compile()
 

@@ -209,10 +209,15 @@ def _score(
   size = logits.shape[-1]
   known = (targets >= 0) & (targets < size)
   safe = jnp.where(mask & known, targets, 0)
-  log_p = jax.nn.log_softmax(logits)
-  own = jnp.take_along_axis(log_p, safe[..., None], axis=-1)[..., 0]
+  # As log_softmax, but without an array of all log p, and by a comparison where an
+  # index would have a gradient that is scattered.
+  logits = logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+  total = jnp.log(jnp.exp(logits).sum(axis=-1))
+  place = jnp.arange(size, dtype=safe.dtype)
+  own = jnp.where(place == safe[..., None], logits, 0).sum(axis=-1) - total
   own = jnp.where(known, own, jnp.nan)
   is_top = logits.argmax(axis=-1) == safe
+  log_p = logits - total[..., None]
   p = jnp.exp(log_p)
   finite = jnp.where(p > 0, log_p, 0)
   mean = (p * finite).sum(axis=-1)
