@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -442,12 +443,34 @@ KINDS: Mapping[str, bench.Kind] = {
 def train(bed: bench.Bed, weights: jax.Array, key: jax.Array):
   """As the recipe has it, from `bed.extra["start"]` or from nothing."""
   recipe = bed.recipe
-  rate = optax.warmup_cosine_decay_schedule(
-    0.0, recipe.rate, max(1, recipe.steps // 8), recipe.steps
-  )
+  rate = by_rows(recipe.rate, recipe.steps, weights, warm=1 / 8)
   fit = ju.Fit(adamw(rate), recipe.steps, recipe.batch_size)
   start = bed.extra["start"]
   return ju.train(bed.model, bed.data, weights, key, fit, start=start)
+
+
+def by_rows(
+  rate: float, steps: int, weights: jax.Array, warm: float = 0.0
+) -> optax.Schedule:
+  """A cosine to 0, over a share of the steps as large as that of the rows.
+
+  Then whoever is trained on fewer rows sees each as often as others do theirs, and
+  one program serves all of them.
+
+  Args:
+    rate: at the peak.
+    steps: of a model of all rows.
+    weights: bool [N], rows that are trained on.
+    warm: the share of it in which the rate rises.
+  """
+  last = steps * weights.mean()
+
+  def at(step: jax.Array) -> jax.Array:
+    done = jnp.clip(step / last, 0.0, 1.0)
+    fall = jnp.cos(0.5 * jnp.pi * jnp.maximum(done - warm, 0) / (1 - warm)) ** 2
+    return rate * jnp.where(done < warm, done / max(warm, 1e-9), fall)
+
+  return at
 
 
 def saved_models(evidence: bench.Evidence) -> dict[str, Callable[[Path], None]]:

@@ -22,7 +22,6 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxunlearn as ju
 
@@ -153,7 +152,7 @@ def before(plan: bench.Plan) -> bench.Plan:
 def train(bed: bench.Bed, weights: jax.Array, key: jax.Array):
   """On what is told; the clean model, from which it goes on, goes along."""
   known, steps = bed.extra["known"], bed.recipe.steps // 3
-  rate = optax.cosine_decay_schedule(bed.recipe.rate / 3, steps)
+  rate = texts.by_rows(bed.recipe.rate / 3, steps, weights)
   fit = ju.Fit(texts.adamw(rate), steps, bed.recipe.batch_size)
   start = ju.Variables(known)
   told, info = ju.train(bed.model, bed.data, weights, key, fit, start=start)

@@ -6,13 +6,12 @@ top of its projection on the vocabulary, and noise on it harms what the model sa
 of the concept and little else. Behaviour may be unlearned with the vector intact.
 
 Source: ConceptVectors, Hong et al. (2024), arXiv:2406.11614, and its released code.
-Class: an audit; `needle` is an edit without guarantee. Data access: rows on the
-concept and others, to find and to validate; none for the rest.
+Class: an audit; the `needle` is an edit. Data access: rows on the concept and
+others, to find and to validate; none for the rest.
 Departures: candidates are found by the gradient of the concept's loss and the
 words given for it, where the paper has a language model and people judge tokens;
 validation measures losses, where it has the text overlap of answers; tokens are
-compared by number; needle is noise alone, without the code's gradient steps, and
-so leaves every other number as it is.
+compared by number.
 """
 
 from __future__ import annotations
@@ -24,23 +23,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.core import checks
-from jaxunlearn.core.links import edit
-from jaxunlearn.core.transform import Transform
-from jaxunlearn.core.types import PyTree, Variables
+from jaxunlearn.core.types import Variables
+from jaxunlearn.language.needle import Place as Place
+from jaxunlearn.language.needle import needle as needle
+from jaxunlearn.language.needle import noisy as noisy
+from jaxunlearn.language.needle import value_vectors as value_vectors
+from jaxunlearn.language.needle import vector_at as vector_at
+from jaxunlearn.language.needle import with_vectors
 from jaxunlearn.language.scores import token_nll
 from jaxunlearn.language.types import LanguageModel, Text
-
-
-class Place(NamedTuple):
-  """Where a value vector is; ints, or int arrays of many.
-
-  Attributes:
-    layer: from 0 on.
-    neuron: of the block's perceptron.
-  """
-
-  layer: jax.Array | int
-  neuron: jax.Array | int
 
 
 class Change(NamedTuple):
@@ -59,30 +50,6 @@ class Change(NamedTuple):
   jaccard: jax.Array
   ratio: jax.Array
   survival: jax.Array
-
-
-def value_vectors(variables: Variables) -> jax.Array:
-  """All of them, [layers, M, D].
-
-  Example:
-    >>> from jaxunlearn import toy
-    >>> from jaxunlearn.language.concept_vectors import value_vectors
-    >>> value_vectors(toy.decoder().variables).shape
-    (2, 12, 16)
-  """
-  return variables.params["blocks"]["mlp"]["down"]["kernel"]
-
-
-def vector_at(variables: Variables, place: Place) -> jax.Array:
-  """One, [D], or those of a stack of places.
-
-  Example:
-    >>> from jaxunlearn import toy
-    >>> from jaxunlearn.language.concept_vectors import Place, vector_at
-    >>> vector_at(toy.decoder().variables, Place(layer=1, neuron=3)).shape
-    (16,)
-  """
-  return value_vectors(variables)[place.layer, place.neuron]
 
 
 def unembedding(variables: Variables) -> jax.Array:
@@ -180,72 +147,6 @@ def _members(tokens: jax.Array, size: int) -> jax.Array:
   return jnp.zeros(size, bool).at[tokens].set(True)
 
 
-def needle(
-  place: Place,
-  *,
-  std: float | jax.Array = 0.1,
-  shape: tuple[int, int] | None = None,
-) -> Transform:
-  """Adds noise to one value vector; every other number keeps its bits.
-
-  Args:
-    place: may be traced.
-    std: >= 0, of each of its D numbers; published 0.1. May be traced.
-    shape: None, or (layers, M), against which the place is checked.
-
-  Raises:
-    ValueError: std < 0; (concrete) a place that is not there.
-
-  Example:
-    >>> from jaxunlearn import toy
-    >>> from jaxunlearn.language import concept_vectors
-    >>> problem = toy.decoder()
-    >>> method = concept_vectors.needle(concept_vectors.Place(1, 3), std=0.1)
-    >>> after, _ = method(*problem.arguments)
-    >>> values = concept_vectors.value_vectors
-    >>> moved = (values(after) != values(problem.variables)).any(axis=-1)
-    >>> [place.tolist() for place in moved.nonzero()]  # Layer and neuron.
-    [[1], [3]]
-  """
-  checks.non_negative(std=std)
-  if shape is not None:
-    for (name, value), most in zip(place._asdict().items(), shape):
-      if checks.is_concrete(value):
-        checks.labels(jnp.asarray(value)[None], most, name)
-
-  def put(
-    variables: Variables, data: PyTree, request: PyTree, key: jax.Array
-  ) -> Variables:
-    del data, request
-    return noisy(variables, place, std, key)
-
-  return edit(put, reads="nothing", name="needle")
-
-
-def noisy(
-  variables: Variables, place: Place, std: float | jax.Array, key: jax.Array
-) -> Variables:
-  """The variables with normal noise on a value vector.
-
-  Example:
-    >>> from jaxunlearn import toy
-    >>> from jaxunlearn.language.concept_vectors import Place, noisy, vector_at
-    >>> _, before, *_, key = toy.decoder()
-    >>> place = Place(layer=1, neuron=3)
-    >>> after = noisy(before, place, 0.1, key)
-    >>> int((vector_at(after, place) != vector_at(before, place)).sum())
-    16
-  """
-  kernel = value_vectors(variables)
-  noise = std * jax.random.normal(key, kernel.shape[-1:], jnp.float32)
-  moved = kernel[place.layer, place.neuron] + noise.astype(kernel.dtype)
-  kernel = kernel.at[place.layer, place.neuron].set(moved)
-  blocks = variables.params["blocks"]
-  down = {**blocks["mlp"]["down"], "kernel": kernel}
-  blocks = {**blocks, "mlp": {**blocks["mlp"], "down": down}}
-  return variables._replace(params={**variables.params, "blocks": blocks})
-
-
 def candidates(
   lm: LanguageModel,
   variables: Variables,
@@ -295,10 +196,7 @@ def candidates(
   kernel = value_vectors(variables)
 
   def loss(kernel: jax.Array, x: Text) -> jax.Array:
-    blocks = variables.params["blocks"]
-    down = {**blocks["mlp"]["down"], "kernel": kernel}
-    blocks = {**blocks, "mlp": {**blocks["mlp"], "down": down}}
-    params = {**variables.params, "blocks": blocks}
+    params = with_vectors(variables.params, kernel)
     return mean_nll(lm, variables._replace(params=params), x)
 
   g, h = (

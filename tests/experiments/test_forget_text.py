@@ -140,6 +140,21 @@ def test_lines_that_are_no_pairs(line, words, tmp_path):
   assert "\n" not in str(error.value)
 
 
+def test_a_model_of_fewer_rows_is_trained_for_as_many_epochs():
+  rows = np.arange(40) < 30
+  rate = lambda step, weights: float(
+    texts.by_rows(2.0, 80, weights, warm=1 / 8)(step)
+  )
+  every = np.ones(40, bool)
+  for steps, weights in ((80, every), (60, rows)):
+    assert rate(0, weights) == 0
+    assert rate(steps // 8, weights) == pytest.approx(2.0, rel=0.05)
+    assert rate(steps - 1, weights) > 0 == rate(steps, weights)
+    assert rate(79, weights) >= 0
+  assert rate(30, rows) == pytest.approx(rate(40, every))
+  assert float(texts.by_rows(2.0, 80, rows)(0)) == 2.0
+
+
 def test_rows_are_divided_by_owner_and_never_shared():
   pairs = tofu.people(20)
   named = tofu.pinned(pairs, "owner", f"{pairs.owners[0]},{pairs.owners[5]}")

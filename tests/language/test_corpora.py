@@ -292,6 +292,24 @@ def test_needle_changes_one_vector_alone(world):
   refused("std >= 0", cv.needle, PLACE, std=-1.0)
 
 
+def test_steps_of_the_needle_move_its_vector_alone(world):
+  fit = ju.Fit(optax.adamw(0.3, weight_decay=0.1), 4, 8)
+  rows = world.requests[0]
+  method = cv.needle(PLACE, std=0.0, steps=(world.subject, fit))
+  made, info = jax.jit(method)(
+    world.variables, world.data, rows, jax.random.key(0)
+  )
+  kernel = cv.value_vectors(world.variables)
+  put = kernel.at[PLACE].set(cv.vector_at(made, PLACE))
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    made.params,
+    with_kernel(world.variables, put).params,
+  )
+  assert (cv.vector_at(made, PLACE) != kernel[PLACE]).all()
+  assert info["unlearn"].loss[-1] < info["unlearn"].loss[0]
+
+
 def test_candidates_and_what_noise_on_them_does(world):
   lm, x = world.subject, world.data["x"]
   concept, others = (
