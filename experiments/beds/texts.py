@@ -467,7 +467,8 @@ def by_rows(
 
   def at(step: jax.Array) -> jax.Array:
     done = jnp.clip(step / last, 0.0, 1.0)
-    fall = jnp.cos(0.5 * jnp.pi * jnp.maximum(done - warm, 0) / (1 - warm)) ** 2
+    rest = jnp.maximum(done - warm, 0) / (1 - warm)
+    fall = 0.5 + 0.5 * jnp.cos(jnp.pi * rest)
     return rate * jnp.where(done < warm, done / max(warm, 1e-9), fall)
 
   return at
