@@ -148,7 +148,7 @@ def test_a_model_of_fewer_rows_is_trained_for_as_many_epochs():
   every = np.ones(40, bool)
   for steps, weights in ((80, every), (60, rows)):
     assert rate(0, weights) == 0
-    assert rate(steps // 8, weights) == pytest.approx(2.0, rel=0.05)
+    assert rate(steps // 8, weights) == pytest.approx(2.0, rel=0.1)
     assert rate(steps - 1, weights) > 0 == rate(steps, weights)
     assert rate(79, weights) >= 0
   assert rate(30, rows) == pytest.approx(rate(40, every))
