@@ -213,8 +213,8 @@ def _score(
   # index would have a gradient that is scattered.
   logits = logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
   total = jnp.log(jnp.exp(logits).sum(axis=-1))
-  place = jnp.arange(size, dtype=safe.dtype)
-  own = jnp.where(place == safe[..., None], logits, 0).sum(axis=-1) - total
+  token = jax.lax.broadcasted_iota(safe.dtype, logits.shape, logits.ndim - 1)
+  own = jnp.where(token == safe[..., None], logits, 0).sum(axis=-1) - total
   own = jnp.where(known, own, jnp.nan)
   is_top = logits.argmax(axis=-1) == safe
   log_p = logits - total[..., None]
