@@ -307,7 +307,8 @@ def test_steps_of_the_needle_move_its_vector_alone(world):
     with_kernel(world.variables, put).params,
   )
   assert (cv.vector_at(made, PLACE) != kernel[PLACE]).all()
-  assert info["unlearn"].loss[-1] < info["unlearn"].loss[0]
+  losses = info["gradient_ascent"]["unlearn"].loss
+  assert losses[-1] < losses[0]
 
 
 def test_candidates_and_what_noise_on_them_does(world):
