@@ -6,6 +6,7 @@ the same function of a mask, mapped over a stack of masks.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Unpack
 
@@ -18,7 +19,7 @@ from jaxunlearn.core.combinators import chain
 from jaxunlearn.core.phase import phase, supervised
 from jaxunlearn.core.sharding import placed
 from jaxunlearn.core.tasks import Fit, FitFields, Task, as_fit, as_task
-from jaxunlearn.core.transform import PhaseInfo, Transform
+from jaxunlearn.core.transform import Carry, PhaseInfo, Transform
 from jaxunlearn.core.types import Draw, Info, PyTree, Request, Variables
 
 # Variables to begin from, or a function of the key that makes them.
@@ -110,7 +111,11 @@ def fitting(
   select: Callable[..., jax.Array] | None = None,
   name: str = "fit",
 ) -> Transform:
-  """Fits the task's loss on the retain rows (see `Draw`)."""
+  """Fits the task's loss on the retain rows (see `Draw`).
+
+  Raises:
+    ValueError: from the call, (concrete) no row to retain.
+  """
   task = as_task(task)
   fitted = phase(
     supervised(task, train=train_mode),
@@ -118,7 +123,15 @@ def fitting(
     draw=Draw(retain=fit.batch_size, select=select),
     name=name,
   )
-  return prepared(task, fitted)
+  if select is not None:
+    return prepared(task, fitted)
+
+  def run(carry: Carry, data: PyTree, request: Request, *rest: Any) -> Any:
+    # Of no row there is no gradient, and a model that was not trained looks fine.
+    checks.weights(request.retain, "request.retain")
+    return fitted.run(carry, data, request, *rest)
+
+  return prepared(task, dataclasses.replace(fitted, run=run))
 
 
 def prepared(task: Task, link: Transform, *, after: bool = False) -> Transform:

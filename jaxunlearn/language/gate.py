@@ -208,6 +208,9 @@ def learn(
     layer: static; see `pooled`.
     width: static; None is a logistic regression, else hidden units.
 
+  Raises:
+    ValueError: from the call, (concrete) prompts of one kind alone.
+
   Example:
     >>> import jaxunlearn as ju
     >>> import optax
@@ -233,7 +236,10 @@ def learn(
     return pooled(lm, variables, rows["x"], layer)
 
   def start(carry, data, request, key):
-    del data, request
+    del data
+    # Of one kind alone nothing is told apart.
+    for kind in ("forget", "retain"):
+      checks.weights(getattr(request, kind), f"request.{kind}")
     sizes = [carry[features].shape[-1], *([] if width is None else [width]), 1]
     each = jax.random.split(key, len(sizes) - 1)
     kernels = [

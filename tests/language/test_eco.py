@@ -243,3 +243,8 @@ def test_what_cannot_be_is_refused(served):
   refused("layer <= 3, got 4", gate.pooled, lm, variables, x, 4)
   empty = x._replace(prompt=jnp.zeros(10, jnp.int32))
   refused("prompt of a token or more", gate.pooled, lm, variables, empty)
+  learn = language.eco(lm, FIT)
+  for count, kind in ((0, "forget"), (10, "retain")):
+    mask = jnp.arange(10) < count
+    message = f"request.{kind} to select rows, got none of 10"
+    refused(message, learn, variables, {"x": x}, mask, jax.random.key(0))

@@ -245,6 +245,12 @@ CALLS = [
   ("unsir", same, lambda u: u | ~u, "at most max_classes=1 classes, got 4"),
   (ju.methods.bad_teacher, same, half, "dtype bool for this method"),
   (
+    lambda m: ju.methods.finetune(m, FIT),
+    same,
+    lambda u: u | ~u,
+    "request.retain to select rows, got none of 60",
+  ),
+  (
     lambda m: ju.methods.boundary_shrink(m, FIT),
     integers,
     same,
