@@ -119,6 +119,47 @@ def rounded(variables: Any) -> dict[str, Any]:
   }
 
 
+def disturbed(case: Case, score: Any) -> dict[str, jax.Array]:
+  """The most that a score of variables is, by name, when the weights are disturbed.
+
+  A tenth of each array's weights, the smallest, is cut off ("pruned"); three draws
+  of noise a thousandth as large as they are added ("noised"); and they go back by
+  up to a quarter of the way to the original ("nearer"). What small changes had
+  hidden comes out again.
+  """
+  variables = case.variables
+  with_params = lambda params: score(variables._replace(params=params))
+  bare = jax.tree.leaves(case.original.params)
+  leaves, tree = jax.tree.flatten(variables.params)
+
+  def pruned(leaf: jax.Array) -> jax.Array:
+    size = jnp.abs(leaf)
+    return jnp.where(size < jnp.quantile(size, 0.1), 0, leaf)
+
+  def noised(key: jax.Array) -> jax.Array:
+    own = jax.random.split(key, len(leaves))
+    return with_params(
+      jax.tree.unflatten(
+        tree,
+        [
+          w + 1e-3 * w.std() * jax.random.normal(k, w.shape, w.dtype)
+          for w, k in zip(leaves, own)
+        ],
+      )
+    )
+
+  def nearer(share: jax.Array) -> jax.Array:
+    part = [w + share * (b - w) for w, b in zip(leaves, bare)]
+    return with_params(jax.tree.unflatten(tree, part))
+
+  draws = jax.random.split(keys.derive(case.key, "noise"), 3)
+  return {
+    "pruned": with_params(jax.tree.map(pruned, variables.params)),
+    "noised": jax.lax.map(noised, draws).max(),
+    "nearer": jax.lax.map(nearer, jnp.array([0.05, 0.1, 0.25])).max(),
+  }
+
+
 def worse(after: Any, rate: float) -> jax.Array:
   """The larger of two numbers, after attacks at a rate and at three times it.
 

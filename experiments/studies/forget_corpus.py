@@ -90,7 +90,7 @@ class Recipe(NamedTuple):
 
 _QUICK = Recipe(
   texts.Recipe(
-    steps=360, unlearn_steps=30, sample=24, max_new=32, width=96, vocab=1024
+    steps=480, unlearn_steps=30, sample=24, max_new=32, width=96, vocab=1024
   )
 )
 _SMOKE = Recipe(texts.SMOKE._replace(steps=10, sample=4), 48, 8, 2, 2)

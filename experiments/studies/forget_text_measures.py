@@ -19,6 +19,7 @@ from jaxunlearn.report.verdict import DAMAGE, TELLTALE, TRACE
 from .. import bench
 from ..beds.text_measures import (
   decoded,
+  disturbed,
   exact_match,
   look,
   mean,
@@ -32,6 +33,17 @@ from ..bench import Case, Measure, Rule, table
 _MOST_SHARE = 0.4  # Min-k: of the tokens, as in MUSE.
 
 
+_DISTURBED = {
+  "pruned": ("Pruned", "the smallest tenth of each array's weights cut off"),
+  "noised": (
+    "With noise",
+    "at most over three draws of a thousandth of theirs",
+  ),
+  "nearer": (
+    "Towards the original",
+    "at most where weights go back by .05, .1 or .25 of the way",
+  ),
+}
 _KINDS = {
   "forget": "rows to be forgotten",
   "retain": "rows to be kept",
@@ -151,6 +163,10 @@ def measures(plan: bench.Plan) -> list[Measure]:
       "Exact match, forget, weights rounded to the 16 values of NF4.",
       headline=True,
     ),
+    *(
+      column(f"{name}_em", label, f"Exact match, forget, {words}.")
+      for name, (label, words) in _DISTURBED.items()
+    ),
     column(
       "bare_em",
       "Bare weights",
@@ -184,7 +200,10 @@ def measures(plan: bench.Plan) -> list[Measure]:
       rules=(
         Rule("bare_em", 0.05, above=TRACE, threat=WHITE_BOX),
         Rule("relearned_em", 0.1, above=TRACE, threat=FINE_TUNING),
-        Rule("nf4_em", 0.1, above=TRACE, threat=WHITE_BOX),
+        *(
+          Rule(f"{name}_em", 0.1, above=TRACE, threat=WHITE_BOX)
+          for name in ("nf4", *_DISTURBED)
+        ),
       ),
       costly=True,
     ),
@@ -291,7 +310,8 @@ def _brought_back(case: Case) -> dict[str, Any]:
   }
   for name, variables in rounded(case.variables).items():
     found[f"{name}_em"] = exact_match(case, variables, x, there)
-  return found
+  again = disturbed(case, lambda v: exact_match(case, v, x, there))
+  return found | {f"{name}_em": value for name, value in again.items()}
 
 
 def _rouge(evidence: bench.Evidence, method: str) -> dict[str, Any]:
