@@ -9,6 +9,7 @@ import pytest
 import small_text
 from refusals import refused
 
+import jaxunlearn as ju
 from experiments import (
   bench,
   forget_corpus,
@@ -17,6 +18,7 @@ from experiments import (
   restore_facts,
 )
 from experiments.beds import knowledge
+from experiments.beds import text_measures as measures
 from experiments.datasets import tofu
 from experiments.studies import forget_corpus_growth as growth
 from experiments.studies import forget_corpus_measures as corpus
@@ -199,3 +201,18 @@ def test_requests_in_turn_are_a_loop_over_the_method():
       found.params,
       start.params,
     )
+
+
+def test_weights_are_disturbed_by_as_much_as_is_said():
+  made = ju.Variables({"w": jnp.arange(1.0, 21.0), "b": jnp.full(5, 2.0)})
+  before = ju.Variables({"w": jnp.zeros(20), "b": jnp.full(5, 6.0)})
+  case = bench.Case(*[None] * 4, made, None, before, KEY)
+  of = jax.jit(lambda score: measures.disturbed(case, score), static_argnums=0)
+  found = of(lambda v: v.params["b"].sum())
+  # Of equal weights none is small, and a thousandth of no spread is nothing.
+  assert found["pruned"] == found["noised"] == 10
+  assert float(found["nearer"]) == pytest.approx(5 * 3.0)
+  found = of(lambda v: v.params["w"].sum())
+  assert float(found["pruned"]) == 210 - 1 - 2
+  assert 0 < abs(float(found["noised"]) - 210) < 1
+  assert float(found["nearer"]) == pytest.approx(0.95 * 210)
