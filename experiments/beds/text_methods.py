@@ -220,6 +220,32 @@ METHODS["dp2"] = Method(
 )
 
 
+def localised(name: str) -> Method:
+  """A method that reads of corrupted rows those tokens alone that are wrong.
+
+  These are the tokens that the right row does not have; all of a row without one.
+  Rows that are right count as before.
+  """
+  plain = METHODS[name]
+
+  def build(bed: Bed, setting: Setting) -> Any:
+    method = plain.build(bed, setting)
+    right = bed.extra["clean"].tokens
+
+    def serve(variables: Any, data: Any, request: Any, key: Any) -> Any:
+      told = data["x"].tokens
+      wrong = (told[:, :, None] != right[:, None, :]).all(axis=-1)
+      weight = wrong | ~wrong.any(axis=1, keepdims=True)
+      own = {**data, "token_weight": weight.astype(jnp.float32)}
+      return method(variables, own, request, key)
+
+    return serve
+
+  return plain._replace(
+    build=build, note=f"{name} on false tokens alone.", card=plain.card_of(name)
+  )
+
+
 def settings_of(weights: str) -> dict[str, Setting]:
   """Rates of the decoder from scratch; of given weights a thirtieth of them.
 

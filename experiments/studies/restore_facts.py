@@ -27,7 +27,7 @@ import jaxunlearn as ju
 
 from .. import bench, flags
 from ..beds import texts
-from ..beds.text_methods import METHODS, settings_of
+from ..beds.text_methods import METHODS, localised, settings_of
 from ..bench import lanes
 from ..datasets import tofu
 from ..datasets.splits import REPORT, SELECT
@@ -36,6 +36,7 @@ from .restore_facts_measures import alike, measures
 
 DEFAULT = ("gradient_ascent", "grad_diff", "kl", "npo", "task_vector")
 _REPAIRED = "gradient_ascent_repair"
+_LOCALISED = {f"{name}_localised": name for name in ("grad_diff", "npo")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +182,11 @@ def _repair(bed: bench.Bed, setting: bench.Setting) -> ju.Transform:
   return ju.chain(first, then, name=_REPAIRED)
 
 
+def _settings(made: dict[str, bench.Setting]) -> dict[str, bench.Setting]:
+  of = {**_LOCALISED, _REPAIRED: "gradient_ascent"}
+  return {**made, **{name: made[plain] for name, plain in of.items()}}
+
+
 _OTHERS = ("npo_alone", "npo_kl", "simnpo", "undial", "finetune")
 
 
@@ -253,6 +259,7 @@ STUDY = bench.Study(
   train=train,
   methods={
     **{name: METHODS[name] for name in (*DEFAULT, *_OTHERS)},
+    **{name: localised(of) for name, of in _LOCALISED.items()},
     _REPAIRED: bench.Method(
       _repair,
       METHODS["gradient_ascent"].space,
@@ -260,12 +267,9 @@ STUDY = bench.Study(
       card=METHODS["grad_diff"].card_of("grad_diff"),
     ),
   },
-  settings=lambda options: {
-    **settings_of(options.weights),
-    _REPAIRED: settings_of(options.weights)["gradient_ascent"],
-  },
+  settings=lambda options: _settings(settings_of(options.weights)),
   measures=measures,
-  groups={"default": (*DEFAULT, _REPAIRED)},
+  groups={"default": (*DEFAULT, *_LOCALISED, _REPAIRED)},
   smoke=("gradient_ascent", "npo", "task_vector"),
   seeds=lambda options: {"smoke": 1, "quick": 2, "paper": 5}[options.preset],
   title=lambda plan: "Forgetting what is false, and knowing again what is right",

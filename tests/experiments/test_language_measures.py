@@ -19,6 +19,7 @@ from experiments import (
 )
 from experiments.beds import knowledge
 from experiments.beds import text_measures as measures
+from experiments.beds import text_methods as methods
 from experiments.datasets import tofu
 from experiments.studies import forget_corpus_growth as growth
 from experiments.studies import forget_corpus_measures as corpus
@@ -138,6 +139,26 @@ def test_rows_woven_in_are_of_others_and_none_without_them():
     assert not forget[rows[there]].any()
 
 
+def test_false_tokens_alone_are_read_of_false_rows(monkeypatch):
+  seen = {}
+
+  def build(bed, setting):
+    return lambda variables, data, request, key: seen.update(data)
+
+  plain = methods.METHODS["npo"]._replace(build=build)
+  monkeypatch.setitem(methods.METHODS, "npo", plain)
+  tokens = lambda *rows: Text(jnp.array(rows), None, None)
+  bed = bench.Bed(
+    None, extra={"clean": tokens([1, 2, 3], [4, 5, 6], [7, 8, 0])}
+  )
+  told = tokens([1, 9, 3], [4, 5, 6], [8, 7, 0])
+  method = methods.localised("npo").build(bed, {})
+  method(None, {"x": told, "owner": 0}, None, None)
+  # Of the last row all is there, in another order: it counts as a whole.
+  assert seen["token_weight"].tolist() == [[0, 1, 0], [1, 1, 1], [1, 1, 1]]
+  assert seen["x"] is told and seen["owner"] == 0
+
+
 def test_a_filter_of_all_names_says_nothing_of_anybody():
   lm, variables = small_text.small("llama")
   tokens = jnp.arange(12).reshape(4, 3) % 19
@@ -162,8 +183,9 @@ def test_programs_of_a_concept_serve_every_concept():
   related = jnp.arange(19) < 10
   made = [unlearn(cv.Place(i, 4), related, rows) for i in (0, 2)]
   for found in made:
-    cosine, *_ = found["needle"]
-    assert cosine < 0.95 < found["gradient_ascent"][0] <= 1
+    for name in ("needle", "needle_ascent"):
+      assert found[name][0] < 0.95 < found["gradient_ascent"][0] <= 1
+    assert found["needle_ascent"][3] > found["needle"][3]
     assert found["gradient_ascent"][3] > 0.01  # Of the rows' own concept.
   assert made[0]["needle"] != made[1]["needle"]
   same = [each["gradient_ascent"][3:] for each in made]
