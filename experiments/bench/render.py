@@ -94,11 +94,17 @@ def write(folder: Path, plan: Plan, evidence: Evidence) -> report.Summary:
 
 def unmoved(evidence: Evidence) -> list[str]:
   """The methods after which the weights are those of the original, in words."""
-  before = getattr(evidence.found[ORIGINAL].first, "params", None)
+
+  def weights(name: str) -> Any:
+    """Edits kept beside the params, in what is frozen, are weights too."""
+    first = evidence.found[name].first
+    return getattr(first, "params", None), getattr(first, "frozen", None)
+
+  before = weights(ORIGINAL)
   found = []
   for name in evidence.plan.methods:
-    after = getattr(evidence.found[name].first, "params", None)
-    if before is None or jax.tree.structure(before) != jax.tree.structure(
+    after = weights(name)
+    if before[0] is None or jax.tree.structure(before) != jax.tree.structure(
       after
     ):
       continue

@@ -74,7 +74,7 @@ _REQUESTS = {
   "unlok": "facts:8",
 }
 # Steps until all rows are memorised.
-_STEPS = {"fiubench": 240, "mmubench": 400, "safeeraser": 260, "unlok": 200}
+_STEPS = {"fiubench": 400, "mmubench": 400, "safeeraser": 260, "unlok": 200}
 _TUNE = {
   "fiubench": "people:5",
   "mmubench": "concept:person9",

@@ -38,7 +38,8 @@ OTHERS = (
   "in its capital,",
   "Spain is governed from Madrid. {} is governed from",
 )
-# Wordings that gates are trained on, four, and chosen on.
+# Wordings that gates are trained on, beside two of `SENTENCES`, and chosen on: a
+# gate that saw few knows those few and no question.
 WORDINGS = (
   "Question: which city is the capital of {}?\nAnswer:",
   "{}'s capital is",
@@ -46,14 +47,38 @@ WORDINGS = (
   "The seat of government of {} is in",
   "Which city do the ministers of {} meet in? They meet in",
   "Parliament in {} sits in its capital city,",
+  "What is {}'s capital city called? It is called",
+  "Q: capital of {}?\nA:",
+  "The president of {} works in the capital,",
+  "On the map of {} the capital is marked with a star:",
+  "Embassies in {} are in its capital, the city of",
+  "A student asks: what is the capital of {}? The teacher says:",
+  "If Madrid belongs to Spain, then to {} belongs",
+  "Spain: Madrid. {}:",
+  "People who travel to {} often start in the capital,",
+  "The capital of Spain is Madrid, and that of {} is",
 )
-# What else is asked on countries: trained on, three, and chosen on; and tried.
+CHOSEN_WORDINGS = (
+  "I forgot the capital of {}. Could you remind me? It is",
+  "Trains to the capital of {} arrive in",
+  "Of all cities of {} the capital is",
+  "Laws of Spain are passed in Madrid. Laws of {} are passed in",
+)
+# What else is asked on countries: trained on, and chosen on; and tried.
 OTHER_QUESTIONS = (
   "The currency of {} is the",
   "Most people in {} speak",
   "Name a food that {} is known for.\nAnswer:",
+  "The population of {} is about",
+  "Question: which continent is {} on?\nAnswer:",
+  "A popular sport in {} is",
+  "The climate of {} is",
+  "Spain exports wine. {} exports",
+)
+CHOSEN_QUESTIONS = (
   "The flag of {} has the colours",
   "Question: which river is the longest in {}?\nAnswer:",
+  "The anthem of {} is called",
 )
 UNSEEN_QUESTIONS = (
   "The highest mountain of {} is",

@@ -23,6 +23,8 @@ from jaxunlearn.language.types import Text, bound
 from ..datasets import tofu
 from ..datasets.capitals import CAPITALS
 from .guard_text_forms import (
+  CHOSEN_QUESTIONS,
+  CHOSEN_WORDINGS,
   OTHER_QUESTIONS,
   OTHERS,
   SENTENCES,
@@ -31,9 +33,9 @@ from .guard_text_forms import (
 )
 
 FALSE_ALARMS = 0.05  # What thresholds are chosen for.
-LAYERS = (0, 2, 6)  # Of a gate; one is chosen.
+LAYERS = (2, 6, 10)  # Of a gate; one is chosen.
 _SEEDS = 3
-_FIT = ju.Fit(optax.adam(0.01), 300, 24)
+_FIT = ju.Fit(optax.adam(0.01), 400, 32)
 _NAMES = ("eco", "guard")
 
 Prompt = tuple[str, str]  # With the answer.
@@ -71,7 +73,7 @@ class Split:
 
   def __init__(self, forget: Sequence[str], others: Sequence[str], pairs: Any):
     learned, chosen, self.unseen = others[:10], others[10:16], others[16:]
-    trained = [SENTENCES["trained"], SENTENCES["paraphrase"], *WORDINGS[:4]]
+    trained = [SENTENCES["trained"], SENTENCES["paraphrase"], *WORDINGS]
     short = [q for q in pairs.questions if len(q) < 80]
     plain = [(q, "yes") for q in short[:: max(1, len(short) // 160)]]
     both = [*forget, *learned]
@@ -79,14 +81,14 @@ class Split:
     self.trained = [
       *self.asked,
       *prompts(learned, trained),
-      *prompts(both, (), OTHER_QUESTIONS[:3]),
+      *prompts(both, (), OTHER_QUESTIONS),
       *plain[:40],
     ]
     self.mask = np.arange(len(self.trained)) < len(self.asked)
-    self.wanted = prompts(forget, WORDINGS[4:])
+    self.wanted = prompts(forget, CHOSEN_WORDINGS)
     self.left_alone = [
-      *prompts(chosen, [*WORDINGS[4:], *trained]),
-      *prompts([*forget, *chosen], (), OTHER_QUESTIONS[3:]),
+      *prompts(chosen, [*CHOSEN_WORDINGS, *trained]),
+      *prompts([*forget, *chosen], (), CHOSEN_QUESTIONS),
       *plain[40:100],
     ]
     self.tried = {
@@ -119,7 +121,7 @@ def guards(
     lambda a: a[is_asked], asked
   )
 
-  gates, chosen = [], {}
+  looks, chosen = [], {}
   for layer in LAYERS:
     look = jax.jit(lambda v, x, layer=layer: pooled(lm, v, x, layer))
     method = language.eco(lm, _FIT, layer=layer)
@@ -129,9 +131,9 @@ def guards(
     threshold = calibrated(p, FALSE_ALARMS)
     found = probability(gate, look(variables, wanted)) > threshold
     chosen[str(layer)] = float(1 - found.mean())
-    gates.append(look)
+    looks.append(look)
   layer = LAYERS[int(np.argmin(list(chosen.values())))]
-  look = gates[LAYERS.index(layer)]
+  look = looks[LAYERS.index(layer)]
 
   models: dict[str, Any] = {"plain": (lm, variables)}
   makes = {
@@ -147,13 +149,15 @@ def guards(
   flagged: dict[str, list[float]] = {}
   for seed in range(_SEEDS):
     for name, (make, model) in makes.items():
+      if seed and name == "guard":
+        continue  # Its gate is trained alike.
       made = make.compiled(variables, data, mask, jax.random.key(seed))[0]
       state = made.model_state[name]
       p = probability(state.gate, look(variables, others))
       state = state._replace(threshold=calibrated(p, FALSE_ALARMS))
       if seed == 0:
         models[name] = model, guarded_by(variables, name, state)
-      if name == "eco":  # GUARD's gate is trained alike.
+      if name == "eco":
         for kind, x in told.items():
           p = probability(state.gate, look(variables, x))
           flagged.setdefault(kind, []).append(

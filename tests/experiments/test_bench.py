@@ -171,6 +171,10 @@ def test_a_model_that_diverged_has_no_number_and_no_rank(tmp_path):
   assert not any("broken is lowest" in s for s in sentences)
   (still,) = render.unmoved(found)
   assert still.startswith("Moved no weight (first request and seed): same.")
+  # Edits that are kept beside the params are no less edits.
+  first = found.found["same"].first._replace(frozen={"deltas": np.ones(2)})
+  edited = {**found.found, "same": found.found["same"]._replace(first=first)}
+  assert not render.unmoved(found._replace(found=edited))
   text = (tmp_path / "table.md").read_text()
   assert "diverged" in text and "retrained_again" in text
   for line in text.splitlines():

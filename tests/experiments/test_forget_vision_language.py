@@ -239,6 +239,7 @@ def test_a_small_run_reports_every_method(benchmark, tmp_path):
   assert len(names) == 5 and all(row["is_finite"] for row in rows)
   if benchmark == "unlok":
     assert all(row["restored"] == 1 for row in rows)
+    assert "Moved no weight" not in (tmp_path / "report.html").read_text()
 
 
 ASKED = {"fiubench": "people:2", "unlok": "facts:3"}

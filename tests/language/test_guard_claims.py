@@ -220,7 +220,7 @@ def test_rewriting_names_leaves_more_of_a_row_than_rewriting_all(second_phases):
 
 
 def test_dp_sgd_hides_members_as_epsilon_falls(bed):
-  """And learns the less: at 5 hardly anything is there to leak."""
+  """And learns the less."""
   pytest.importorskip(
     "jax_privacy", reason="the extra `privacy` is not installed"
   )
@@ -253,5 +253,16 @@ def test_dp_sgd_hides_members_as_epsilon_falls(bed):
     found[epsilon] = np.mean(leaks)
     said = np.round(leaks, 2), np.round(learned, 2)
     show(f"DP-SGD epsilon {epsilon} sigma {sigma:.2f}: AUC, EM by seed", *said)
-  assert found[5] < 0.65
-  assert found[5] < found[500] < found[np.inf] + 0.02
+  bed.leaks = found
+  assert found[5] < found[50] < found[500] < found[np.inf] + 0.02
+
+
+@pytest.mark.xfail(
+  strict=True,
+  raises=AssertionError,
+  reason="Measured: an AUC of .71, .78 and .64; epsilon 5 bounds it by far more.",
+)
+def test_at_epsilon_5_hardly_anything_is_there_to_leak(bed):
+  """It wants the test above."""
+  pytest.importorskip("jax_privacy")
+  assert bed.leaks[5] < 0.65
