@@ -2,8 +2,8 @@
 
 Source: O3 (2024), arXiv:2407.10223. There an encoder of its own (RoBERTa-large) is
 tuned for each request by a contrastive loss, and a one-class machine joins the
-scores of its layers. Here the features are the frozen language model's own, a mean
-over a prompt's tokens after each block, and the scores of layers are standardised
+scores of its layers. Here the features are the frozen language model's own, of a
+prompt's last token after each block, and the scores of layers are standardised
 and averaged. Covariances are shrunk: a request has fewer rows than features, and
 for the same reason each of its rows is scored by what was fitted on the others: a
 row that was fitted is near itself and says nothing of new ones.

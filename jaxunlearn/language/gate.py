@@ -80,6 +80,36 @@ def pooled_states(
     >>> gate.pooled_states(problem.model, problem.variables, x, layers=2).shape
     (3, 8, 16)
   """
+  states, there = _states(lm, variables, x, layers)
+  total = jnp.where(there[None, :, :, None], states, 0).sum(axis=2)
+  return total / jnp.maximum(there.sum(axis=1), 1)[None, :, None]
+
+
+def last_states(
+  lm: LanguageModel, variables: Variables, x: Text, layers: int
+) -> jax.Array:
+  """The state of each prompt's last token, which has seen all others, by layer.
+
+  Returns:
+    [layers + 1, B, D] float32.
+
+  Example:
+    >>> from jaxunlearn import toy
+    >>> from jaxunlearn.language import gate
+    >>> problem = toy.decoder()
+    >>> x = problem.data["x"]
+    >>> gate.last_states(problem.model, problem.variables, x, layers=2).shape
+    (3, 8, 16)
+  """
+  states, _ = _states(lm, variables, x, layers)
+  last = jnp.maximum(x.prompt - 1, 0)[None, :, None, None]
+  return jnp.take_along_axis(states, last, axis=2)[:, :, 0]
+
+
+def _states(
+  lm: LanguageModel, variables: Variables, x: Text, layers: int
+) -> tuple[jax.Array, jax.Array]:
+  """Of all tokens [layers + 1, B, T, D] float32, and which are a prompt's [B, T]."""
   checks.count(0, layers=layers)
   if layers > lm.config.num_layers:
     raise ValueError(
@@ -93,9 +123,7 @@ def pooled_states(
   if layers:
     out = lm.blocks(variables, hidden, mask=there, layers=layers).states
     states = jnp.concatenate([states, out.residual])
-  shown = there[None, :, :, None]
-  total = jnp.where(shown, states.astype(jnp.float32), 0).sum(axis=2)
-  return total / jnp.maximum(there.sum(axis=1), 1)[None, :, None]
+  return states.astype(jnp.float32), there
 
 
 def probability(gate: Gate, features: jax.Array) -> jax.Array:

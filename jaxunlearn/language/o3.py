@@ -32,7 +32,7 @@ from jaxunlearn.core.tasks import Fit, FitFields, as_fit
 from jaxunlearn.core.transform import Transform
 from jaxunlearn.core.types import ALL, Draw, Losses, Slot, Step, Variables
 from jaxunlearn.language import detector as detectors
-from jaxunlearn.language.gate import pooled_states
+from jaxunlearn.language.gate import last_states
 from jaxunlearn.language.lora import LINEAR, lora
 from jaxunlearn.language.row_adapters import nested, overlap
 from jaxunlearn.language.scores import score_hidden, summed
@@ -211,8 +211,12 @@ def o3_model(
 
 
 def _features(lm: LanguageModel, variables: Variables, x: Text) -> jax.Array:
-  """[B, layers, D] of prompts, by the bare model."""
-  states = pooled_states(lm, variables, x, lm.config.num_layers)
+  """[B, layers, D] of the last token of prompts, by the bare model.
+
+  A mean over tokens, as published of an encoder, says more of the question than of
+  whom it is about.
+  """
+  states = last_states(lm, variables, x, lm.config.num_layers)
   return states[1:].swapaxes(0, 1)
 
 

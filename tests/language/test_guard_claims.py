@@ -109,7 +109,7 @@ def test_three_requests_in_turn_do_not_come_back(bed, seed):
   on = np.asarray(model.bind(variables, bed.every["x"])["o3"])
   shares = [(on[bed.group == g] > 0).mean().round(2) for g in range(6)]
   show("O3", seed, "before", before.round(2), "on by group", shares)
-  bed.alarms = [*getattr(bed, "alarms", []), (on[bed.group == 3] > 0).mean()]
+  bed.alarms = [*getattr(bed, "alarms", []), shares[3:]]
   assert (before[:3] > 0.9).all() and (now[:3] < before[:3] - 0.3).all()
   look = jax.jit(
     lambda v: language.token_scores(model, v, bed.every["x"]).log_prob
@@ -119,15 +119,10 @@ def test_three_requests_in_turn_do_not_come_back(bed, seed):
   np.testing.assert_allclose(exact(bed, serving.bare(variables)), before)
 
 
-@pytest.mark.xfail(
-  strict=True,
-  raises=AssertionError,
-  reason="Not reproduced: .55, .05 and .35 of kept rows by seed, more of new people.",
-)
 def test_kept_rows_are_seldom_taken_for_a_request(bed):
-  """O3's gate, which saw no kept row, after three requests; it wants the test above."""
+  """Nor those of people held out: O3's gate, which saw neither; it wants the above."""
   assert len(bed.alarms) == 3
-  assert (np.array(bed.alarms) <= 0.3).all()
+  assert (np.array(bed.alarms) <= 0.1).all()
 
 
 def compiled_request(bed):
