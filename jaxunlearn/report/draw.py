@@ -277,7 +277,7 @@ def heat(
   rows: list[dict[str, Any]] = [
     {
       **{"down": down[i], "across": across[j], "value": value},
-      "text": f"{value:.{decimals}f}" if math.isfinite(value) else "",
+      "text": f"{value:z.{decimals}f}" if math.isfinite(value) else "",
       "label": f"{down[i]}: {across[j]}, {value:.3g}",
       "dark": bool(value > ends[0] + 0.55 * (ends[1] - ends[0])),
       "frame": bool(framed is not None and framed[i, j]),
