@@ -13,6 +13,7 @@ from jaxunlearn.core.combinators import by_forget_gradient
 from jaxunlearn.core.views import through
 from jaxunlearn.language.ascent import gradient_ascent, idk
 from jaxunlearn.language.causal_isolation import causal_isolation
+from jaxunlearn.language.diverge import diverge
 from jaxunlearn.language.dpo import dpo
 from jaxunlearn.language.eco import eco
 from jaxunlearn.language.flat import flat
@@ -138,6 +139,7 @@ _ENTRIES: Mapping[str, Entry] = {
     gradient_ascent, 3e-4, fixed={"retain": "nll"}, note=_KEPT
   ),
   "kl": Entry(gradient_ascent, 3e-4, fixed={"retain": "kl"}),
+  "diverge": Entry(diverge, 3e-4, note=_KEPT),
   "idk": Entry(idk, 1e-3, note="a refusal is trained in."),
   "dpo": Entry(dpo, 1e-3, {"beta": 0.1}, _BETA),
   "npo": Entry(npo, 1e-3, {"beta": 0.1}, _BETA, note=_KEPT),

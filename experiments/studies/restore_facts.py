@@ -34,7 +34,7 @@ from ..datasets.splits import REPORT, SELECT
 from ..flags import described
 from .restore_facts_measures import alike, measures
 
-DEFAULT = ("gradient_ascent", "grad_diff", "kl", "npo", "task_vector")
+DEFAULT = ("gradient_ascent", "grad_diff", "diverge", "npo", "task_vector")
 _REPAIRED = "gradient_ascent_repair"
 _LOCALISED = {f"{name}_localised": name for name in ("grad_diff", "npo")}
 
@@ -187,7 +187,7 @@ def _settings(made: dict[str, bench.Setting]) -> dict[str, bench.Setting]:
   return {**made, **{name: made[plain] for name, plain in of.items()}}
 
 
-_OTHERS = ("npo_alone", "npo_kl", "simnpo", "undial", "finetune")
+_OTHERS = ("kl", "npo_alone", "npo_kl", "simnpo", "undial", "finetune")
 
 
 def _request(options: Options, part: str = REPORT) -> str:

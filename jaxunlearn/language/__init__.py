@@ -15,6 +15,7 @@ from jaxunlearn.language.automaton import forbid as forbid
 from jaxunlearn.language.causal_isolation import (
   causal_isolation as causal_isolation,
 )
+from jaxunlearn.language.diverge import diverge as diverge
 from jaxunlearn.language.dp2 import protect as protect
 from jaxunlearn.language.dpo import dpo as dpo
 from jaxunlearn.language.eco import eco as eco
@@ -93,6 +94,7 @@ __all__ = [
   "ceu",
   "control_vector",
   "curvature_penalty",
+  "diverge",
   "dpo",
   "eco",
   "eco_model",

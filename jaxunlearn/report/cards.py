@@ -100,6 +100,7 @@ CARDS: Mapping[str, Card] = {
   "grad_diff": Card("likelihood"),
   "kl": Card("likelihood", access=_REFERENCE),
   "gradient_ascent_kl": Card("likelihood", access=_REFERENCE),
+  "diverge": Card("likelihood", access=_REFERENCE),
   "npo": Card("likelihood", access=_REFERENCE),
   "simnpo": Card("likelihood"),
   "idk": Card("redirection", intention="suppression"),

@@ -108,6 +108,7 @@ ANSWERS = [
   _answers(
     language.ceu, lambda lm: language.ceu(lm, FIT), reads="forget", slow=True
   ),
+  _answers(language.diverge, lambda lm: language.diverge(lm, FIT), slow=True),
   _answers(
     language.flat, lambda lm: language.flat(lm, FIT), reads="forget", slow=True
   ),

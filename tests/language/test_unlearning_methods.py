@@ -54,6 +54,7 @@ METHODS = {
   "dpo": language.dpo,
   "ceu": functools.partial(language.ceu, skip=0),
   "inverted_hinge": language.inverted_hinge,
+  "diverge": language.diverge,
   "flat": functools.partial(language.flat, divergence="reverse_kl"),
 }
 SLOW_METHODS = {
@@ -110,6 +111,23 @@ def test_the_retain_term_alone_is_fine_tuning_and_its_kl_rests_at_the_start():
   chex.assert_trees_all_close(out, variables, atol=1e-6)
   out, _ = served(language.undial(lm, ONE, strength=0.0))
   chex.assert_trees_all_close(out, variables, atol=1e-6)
+
+
+def test_going_away_begins_at_the_entropy_and_by_kl_at_rest():
+  lm, variables, data = setting()
+  out, info = served(
+    language.diverge(lm, ONE, divergence="kl", retain_weight=0.0)
+  )
+  np.testing.assert_allclose(info["unlearn"].loss, 0, atol=1e-6)
+  chex.assert_trees_all_close(out, variables, atol=1e-6)
+  _, info = served(language.diverge(lm, ONE, retain=None))
+  own = jax.jit(functools.partial(language.token_scores, lm))(
+    variables, data["x"]
+  )
+  rows = own.mask[:3]
+  entropy = -(own.expected[:3] * rows).sum() / rows.sum()
+  np.testing.assert_allclose(info["unlearn"].loss[0], -entropy, rtol=1e-5)
+  refused("divergence", language.diverge, lm, ONE, divergence="js")
 
 
 def test_methods_without_retain_rows_read_none():
