@@ -54,7 +54,6 @@ METHODS = {
   "dpo": language.dpo,
   "ceu": functools.partial(language.ceu, skip=0),
   "inverted_hinge": language.inverted_hinge,
-  "diverge": language.diverge,
   "flat": functools.partial(language.flat, divergence="reverse_kl"),
 }
 SLOW_METHODS = {
