@@ -121,6 +121,7 @@ def _laf(bed: Bed, s: Setting) -> ju.Transform:
     ju.Fit(optax.adam(s["rate"]), s["steps"], rows),
     align=optax.adam(s["align_rate"]),
     temperature=s["temperature"],
+    centered=True,
     autoencoder_fit=ju.Fit(optax.adam(_CODER_RATE), s["coder_steps"], rows),
   )
 

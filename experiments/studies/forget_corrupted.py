@@ -23,6 +23,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import jaxunlearn as ju
 from jaxunlearn import metrics, report
@@ -40,7 +41,7 @@ CLEAN = "clean"  # Trained without any bad row, known or not.
 NAMES = ("finetune", "ssd", "scrub", "bad_teacher", "salun", "laf")
 SHARES = ("0.1", "0.3", "0.5", "0.8", "1")
 POISONED, SWAPPED, PAIR = 0.1, 0.45, "3,8"
-# Of SSD: alpha, and lambda over alpha; as published, and steps between.
+# Of SSD: alpha in units of `_dampen`, and lambda over alpha.
 SSD_GRID = {
   "alpha": (0.1, 0.3, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0, 1e3),
   "ratio": (0.1, 0.2, 0.5, 1.0, 5.0, 10.0),
@@ -187,24 +188,33 @@ def _clean(bed: Bed, setting: bench.Setting):
   return method
 
 
-def _dampen(bed: Bed, alpha: Any, dampening: Any, rest: Any) -> ju.Transform:
+def _dampen(bed: Bed, data: Any, forget: Any, variables: Any):
   """SSD with the importances of the kept rows alone, as in the source.
 
   Of all rows they have a share of the known rows' own, and no weight stands out
-  more than these are few.
+  more than these are few. Both numbers are in units of how much the known rows'
+  importances sum to, over the others': squared gradients fall with the squared
+  loss, which of a few learned rows is by chance a thousand times one or another.
   """
-  return ju.methods.ssd(
-    bed.model, alpha=alpha, dampening=dampening, importance_full=rest
+  own, rest = (
+    importance(bed.model, variables, data, rows) for rows in (forget, ~forget)
   )
+  unit = optax.tree.sum(own) / optax.tree.sum(rest)
+
+  def edit(alpha: Any, dampening: Any, key: jax.Array):
+    numbers = {"alpha": alpha * unit, "dampening": dampening * unit}
+    ssd = ju.methods.ssd(bed.model, importance_full=rest, **numbers)
+    return ssd(variables, data, forget, key)
+
+  return edit
 
 
 def _ssd_default(bed: Bed, s: bench.Setting):
   """SSD with one setting for all requests, as every other method has."""
 
   def method(variables: Any, data: Any, forget: Any, key: jax.Array):
-    rest = importance(bed.model, variables, data, ~forget)
-    edit = _dampen(bed, s["alpha"], s["dampening"], rest)
-    return edit(variables, data, forget, key)
+    edit = _dampen(bed, data, forget, variables)
+    return edit(s["alpha"], s["dampening"], key)
 
   return method
 
@@ -219,11 +229,10 @@ def _ssd(bed: Bed, setting: bench.Setting):
   aside = bed.extra.aside
 
   def method(variables: Any, data: Any, forget: Any, key: jax.Array):
-    rest = importance(bed.model, variables, data, ~forget)
+    edit = _dampen(bed, data, forget, variables)
 
     def one(alpha: jax.Array, ratio: jax.Array):
-      edit = _dampen(bed, alpha, alpha * ratio, rest)
-      made, _ = edit(variables, data, forget, key)
+      made, _ = edit(alpha, alpha * ratio, key)
       own = ju.predict(bed.model, made, data["x"])
       kept = ju.predict(bed.model, made, aside["x"])
       believed = metrics.accuracy(own, data["label"], forget)

@@ -169,7 +169,9 @@ def findings(evidence: Evidence) -> list[str]:
         figure = f"{ours:.3f} against {theirs:.3f}"
         claims.append((said_of, ours < theirs, figure))
     said.append(_claims(name, claims))
-  if (name := "text_to_unlearn") in found:
+  for name in ("text_to_unlearn", "text_held"):
+    if name not in found:
+      continue
     edit, others = mean(name, "edited_share"), mean(name, "others_change")
     degree = mean(name, "degree")
     claims = [

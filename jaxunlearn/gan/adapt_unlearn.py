@@ -101,7 +101,7 @@ def adapt_unlearn(
   fit: GanFit,
   *,
   adapt: GanFit | None = None,
-  num_anchors: int = 3,
+  num_anchors: int = 5,
   ewc: float | jax.Array = 10.0,
   repulsion: Repulsion | None = None,
   distance: Callable[[PyTree, PyTree], jax.Array] = tensor_distance,
@@ -112,7 +112,7 @@ def adapt_unlearn(
     gan: the model.
     fit: of stage 2.
     adapt: of stage 1; that of stage 2 by default.
-    num_anchors: static; K.
+    num_anchors: static; K, published: 5.
     ewc: see `adapt_to_negatives`.
     repulsion: from the distance V, 1 at the beginning, to what is added to the
       generator's loss: `exponential()` by default, `inverse`, `negative`.
@@ -165,7 +165,7 @@ def extrapolate(
   fit: GanFit,
   *,
   gamma: float | jax.Array = 0.5,
-  num_anchors: int = 3,
+  num_anchors: int = 5,
   ewc: float | jax.Array = 10.0,
 ) -> Transform:
   """The edit that stage 2 refines: generator - gamma (anchor - generator).

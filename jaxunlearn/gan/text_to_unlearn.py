@@ -72,6 +72,7 @@ def text_to_unlearn(
   *,
   mapper: Mapper = MAPPER,
   keep: Sequence[Keep] = (Keep(1.0, pixels),),
+  keep_edited: Sequence[Keep] = (),
   direction: float | jax.Array = 1.0,
   hinge: float | jax.Array = 1.0,
   num_samples: int = 256,
@@ -85,6 +86,9 @@ def text_to_unlearn(
     fit: of the last phase, `batch_size` latents a step.
     mapper: how its edit of latents is trained, on the original generator.
     keep: what holds the samples of latents that are not edited.
+    keep_edited: what draws the samples of edited latents to those that the
+      original has of the same latents without the edit. Not in the paper, whose
+      loss says where an embedding goes and nothing of how an image looks.
     direction: weight of the directional loss; may be traced.
     hinge: weight of what the change of an embedding along the direction lacks of
       the mean change that the edit had made; may be traced.
@@ -140,8 +144,13 @@ def text_to_unlearn(
     short = jnp.linalg.norm(towards) - moved @ unit(towards)
     losses = direction * directional_loss(moved, towards)
     losses += hinge * jax.nn.relu(short)
-    old, new = gan.synthesis(before, w), gan.generate(now, z)
-    return losses + sum(part.weight * part.distance(old, new) for part in keep)
+    old = gan.synthesis(before, w)
+    pairs = (keep, gan.generate(now, z)), (keep_edited, gan.synthesis(now, v))
+    return losses + sum(
+      part.weight * part.distance(old, new)
+      for parts, new in pairs
+      for part in parts
+    )
 
   return chain(
     link,

@@ -5,7 +5,7 @@ Class: heuristic. Labels are not read, except by `repair` (their LAF+R). Model
 state: frozen; all in evaluation mode. Cost: one pass over the rows, two small
 auto-encoders, and two gradients of a batch of each kind per step.
 Differences: losses are means over the rows of a kind where the released code has
-sums, which Adam does not notice.
+sums, which Adam does not notice; `centered` is ours.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def laf(
   *,
   align: optax.GradientTransformation = CNN_ALIGN,
   temperature: float | jax.Array = 20.0,
+  centered: bool = False,
   embedding: str = "features",
   autoencoder: Any = None,
   autoencoder_fit: Fit = VAE_FIT,
@@ -90,6 +91,10 @@ def laf(
     align: optimiser of (b), which has its own state.
     temperature: of the forget rows in (b), > 0; a large one moves all of them,
       a small one those that are farthest. May be traced.
+    centered: whether cosines in (b) are of embeddings less the mean original one.
+      As they are, embeddings after a ReLU have none below 0: the farthest that a
+      forget row gets is a right angle, where the last layer may name its class
+      still. Rates want to be chosen anew with it.
     embedding: the entry of `model.features`, [B, d].
     autoencoder: of embeddings; `vae()` by default.
     autoencoder_fit: of both, which are trained side by side.
@@ -134,6 +139,7 @@ def laf(
     autoencoder = vae()
   coder = autoencoder
   before: Slot[jax.Array] = Slot("original embeddings")  # [N, d]
+  centre: Slot[jax.Array] = Slot("mean original embedding")  # [d]
   coders: Slot[tuple[Variables, PhaseInfo]] = Slot("autoencoders")
 
   def embed(variables: Variables, rows: PyTree) -> jax.Array:
@@ -157,6 +163,12 @@ def laf(
       autoencoder_fit,
     )
 
+  def middle(carry, data, request, key):
+    del data, key
+    seen, all_rows = request.forget | request.retain, carry[before]
+    total = jnp.where(seen[:, None], all_rows, 0.0).sum(axis=0)
+    return total / jnp.maximum(seen.sum(), 1)
+
   def leave(variables: Variables, step: Step, key: jax.Array) -> jax.Array:
     e, noise = embed(variables, step.rows), step.keys(key)
     both, _ = step[coders]
@@ -167,13 +179,15 @@ def laf(
 
   def stay(variables: Variables, step: Step, key: jax.Array) -> jax.Array:
     e, e0 = embed(variables, step.rows), step[before][step.row_id]
-    moved = 1 - _cosine(e, e0)
+    origin = step[centre][None] if centered else 0.0
+    moved = 1 - _cosine(e - origin, e0 - origin)
     return alignment(moved, step.forget, step.weight, temperature)
 
   draw = Draw(forget=fit.batch_size, retain=fit.batch_size)
   one = fit._replace(num_steps=1)
   links = [
     per_row(before, embed),
+    *([provide(centre, middle)] if centered else []),
     provide(coders, learn),
     record("autoencoders", lambda carry: carry[coders][1]),
     alternate(

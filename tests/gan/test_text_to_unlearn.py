@@ -97,6 +97,26 @@ def test_edited_latents_lose_what_the_prompt_names(mapped):
   assert left > 0.2
 
 
+def test_edited_samples_are_held_by_what_they_were_without_the_edit(mapped):
+  model, variables, w, v = mapped
+  square = lambda a, b: jnp.square(a - b).mean(axis=1)
+
+  def distance(weight):
+    method = gan.text_to_unlearn(
+      *(model, encode, ju.Fit(optax.adam(0.02), 150, 16)),
+      mapper=MAPPER,
+      direction=0.0,
+      hinge=0.0,
+      keep_edited=(gan.Keep(weight, square),),
+    )
+    out, _ = method.compiled(variables, None, told(), jax.random.key(5))
+    before, now = (u.params["generator"] for u in (variables, out))
+    old, new = model.synthesis(before, w), model.synthesis(now, v)
+    return square(old, new).mean()
+
+  assert distance(1.0) < 0.8 * distance(0.0)
+
+
 def test_prompts_under_vmap_are_a_loop():
   model, variables, _, _ = toy.gan()[:4]
   method = gan.text_to_unlearn(model, encode, FIT, mapper=MAPPER)

@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -101,6 +103,33 @@ def test_without_rates_nothing_moves():
   np.testing.assert_allclose(
     info["apart"]["align"].loss[0], -np.log(16), rtol=1e-5
   )
+
+
+def test_centered_cosines_are_those_of_embeddings_less_their_mean():
+  model, data, variables = problems.trained()
+  plain = with_features(model)
+  middle = plain.features(variables, data["x"])["features"].mean(axis=0)
+  less = lambda variables, x: {
+    "features": plain.features(variables, x)["features"] - middle[None]
+  }
+
+  def aligned(model, **options):
+    transform = ju.methods.laf(
+      model,
+      # All rows in each step, so that the order of draws is of no account.
+      ju.Fit(optax.adam(0.0), 20, 45),
+      align=optax.adam(0.02),
+      autoencoder=vae((16,), 4, output="linear"),
+      autoencoder_fit=CODERS,
+      **options,
+    )
+    return run(transform)[0].params["hidden"]
+
+  found = aligned(plain, centered=True)
+  assert_near = functools.partial(chex.assert_trees_all_close, atol=1e-4)
+  assert_near(found, aligned(plain._replace(features=less)))
+  with pytest.raises(AssertionError):
+    assert_near(found, aligned(plain))
 
 
 def test_alignment_against_float64():
