@@ -1,4 +1,4 @@
-"""Models of a long run, kept as they are made: a run that was stopped goes on.
+"""Models and figures of a long run, kept as they are made: a stopped one goes on.
 
 They lie in the run's output folder until it has finished, each with what tells it
 from any other: the program that made it, learning rates and all, and checksums of
@@ -23,7 +23,7 @@ _ALL = 1 << 30  # Of the lanes of a program every one is kept.
 
 
 class Kept(NamedTuple):
-  """Where a run keeps its models until it has finished.
+  """Where a run keeps what it makes until it has finished.
 
   Attributes:
     folder: of the results; what is kept is in `common.KEPT` below it.

@@ -265,10 +265,11 @@ def time_alone(
 
 def make_measure(
   plan: Plan, original: Made, retrained: PyTree
-) -> Callable[[PyTree], Mapping[str, np.ndarray]]:
-  """A function from the models of all lanes to numbers and arrays by name.
+) -> Callable[[str, PyTree], Mapping[str, np.ndarray]]:
+  """A function from a method's name and its models of all lanes to what is found.
 
-  Beside what the measures return there is "is_finite", bool [R * S].
+  Numbers and arrays by name; beside what the measures return there is
+  "is_finite", bool [R * S].
 
   Args:
     plan: see `Plan`.
@@ -306,8 +307,14 @@ def make_measure(
       one, variables, retrained, *lanes, strategy=plan.strategy
     )
 
-  def measure(variables: PyTree) -> Mapping[str, np.ndarray]:
-    found = program(variables, retrained, arguments, lanes)
+  def measure(name: str, variables: PyTree) -> Mapping[str, np.ndarray]:
+    given = variables, retrained, arguments, lanes
+    if plan.beds.kept is None:
+      found = program(*given)
+    else:
+      lane = dict(zip(("models", "standard", "data", "lanes"), given))
+      (made,) = plan.beds.kept.timed_all(f"measured_{name}", program, [lane])
+      found = made.value
     return {name: np.asarray(values) for name, values in found.items()}
 
   return measure

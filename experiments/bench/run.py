@@ -79,7 +79,7 @@ def record(
   """Adds what is found of some models, by name, to the evidence."""
   plan = evidence.plan
   for name, part in made.items():
-    values = dict(measure(part.value))
+    values = dict(measure(name, part.value))
     is_finite = values.pop("is_finite")
     evidence.found[name] = Found(
       {

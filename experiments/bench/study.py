@@ -95,6 +95,7 @@ class Beds(NamedTuple):
     given: the original model where it was trained elsewhere, for all seeds.
     dataset: what was loaded, whatever it is.
     model: what is trained, where all seeds have the same.
+    kept: where figures lie until the run has finished, see `bench.kept.Kept`.
   """
 
   shared: PyTree
@@ -105,6 +106,7 @@ class Beds(NamedTuple):
   given: Variables | None = None
   dataset: Any = None
   model: Any = None
+  kept: Any = None
 
 
 class Kind(NamedTuple):

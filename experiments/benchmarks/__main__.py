@@ -35,13 +35,14 @@ from .. import common
 _SAME = {"cpu": (), "gpu": ()}
 PARTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
   "peers": {"cpu": ()},  # PyTorch's side runs on the CPU.
+  "end_to_end": {"cpu": ()},  # Likewise.
   "cold": _SAME,
   "first_result": _SAME,
   "requests": _SAME,
   "scoring": {"cpu": ()},  # Reads the process's resident memory.
   "memory": _SAME,
   "per_sample_memory": {"cpu": ()},  # Reads the process's resident memory.
-  "text_losses": {"cpu": ()},  # PyTorch's side runs on the CPU.
+  "text_losses": {"cpu": ()},  # Likewise.
   "valuation": _SAME,
   "convolution": {"cpu": ()},  # Compares two forms that are XLA:CPU's.
 }

@@ -45,7 +45,7 @@ def methods(sizes: Sizes) -> Iterator[Case]:
         given.model, rows, everything, key, **given.recipe()
       )
     )(jax.random.key(0))
-    for name, prepare in _METHODS.items():
+    for name, prepare in METHODS.items():
       for count in sizes.requests:
         classes = tuple(range(count))
         yield method_case(given, original, name, classes, sizes, prepare)
@@ -219,7 +219,7 @@ def _scrub(given: Task, scaled: Callable[[int], int]) -> Sides:
   return lambda fresh: method, by_hand
 
 
-_METHODS: dict[str, Prepare] = {
+METHODS: dict[str, Prepare] = {
   "UNSIR": _unsir,
   "Bad Teacher": _bad_teacher,
   "SCRUB": _scrub,

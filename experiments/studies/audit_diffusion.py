@@ -18,7 +18,8 @@ these models,
     python -m experiments.audit_diffusion --load out/diffusion
 
 is spared the first part. All methods take five minutes. A run that is stopped
-kept every model that it had made, and the same command goes on with them. For
+kept every model that it had made and what it had measured, and the same command
+goes on from there. For
 another concept, which needs another retrained model:
 
     python -m experiments.audit_diffusion --concept style:ember
@@ -154,6 +155,7 @@ def make_beds(options: Options, seeds: Sequence[int], part: str, asks: Any):
     },
     dataset=this,
     model=images.model,
+    kept=kept,
   )
 
 

@@ -293,7 +293,6 @@ def _attack_on_prompts(this: Setup) -> Any:
   allowed = np.ones(images.model.vocab_size, bool)
   allowed[Task(images, concept, 1).words] = False
 
-  @jax.jit
   def attack(params, judge, tokens, x, key):
     result = diffusion.attack_prompts(
       images.model,
@@ -323,10 +322,11 @@ def _attack_on_prompts(this: Setup) -> Any:
     if method in METHODS and METHODS[method].maker is not None:
       return {}
     params = evidence.found[method].first.params
-    x, key = jnp.asarray(test["x"][rows]), this.keys(30)[0]
-    found = attack(params, this.trained.judge, tokens, x, key)
+    lane = {"model": params, "classifier": this.trained.judge, "tokens": tokens}
+    lane |= {"images": jnp.asarray(test["x"][rows]), "key": this.keys(30)[0]}
+    (made,) = this.kept.timed_all(f"prompts_{method}", attack, [lane])
     rest = [np.nan] * (len(this.seeds) - 1)
-    return {name: np.array([rate, *rest]) for name, rate in found.items()}
+    return {name: np.array([rate, *rest]) for name, rate in made.value.items()}
 
   return after
 
@@ -390,12 +390,11 @@ def _begin(study: Setup, original: PyTree) -> _Begun:
     attacked = _roles(study, size.attack_keys)
     return _Begun(jax.vmap(partial)(attacked), keys, references)
 
-  program = jax.jit(
-    lambda keys, original: ju.map_many(
-      lambda key: lane(key, original), keys, strategy=study.strategy
-    )
+  program = lambda keys, original: ju.map_many(
+    lambda key: lane(key, original), keys, strategy=study.strategy
   )
-  return program(study.keys(21), original)
+  given = {"key": study.keys(21), "original": original}
+  return study.kept.timed_all("begun", program, [given])[0].value
 
 
 def _measure(study: Setup, case: Case) -> dict[str, Any]:
@@ -579,7 +578,8 @@ def _reference(study: Setup, judge: Variables) -> frechet.FeatureStatistics:
     features = jax.lax.map(chunks, x, batch_size=study.size.chunk)
     return frechet.feature_statistics(features, kept)
 
-  return jax.jit(program)(judge, jnp.asarray(test["x"]))
+  given = {"classifier": judge, "images": jnp.asarray(test["x"])}
+  return study.kept.timed_all("reference", program, [given])[0].value
 
 
 def _flat(images):

@@ -145,6 +145,41 @@ def test_grain_data_sets_are_sources():
     np.testing.assert_array_equal(a.rows["x"], b.rows["x"])
 
 
+def test_prepared_data_of_tensorflow_datasets_are_sources(tmp_path):
+  """Rows that it wrote to disk in an order of its own, without TensorFlow."""
+  tfds = pytest.importorskip("tensorflow_datasets")
+  pytest.importorskip("array_record")
+
+  class Tiny(tfds.core.GeneratorBasedBuilder):
+    """Sixty rows."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+      x = tfds.features.Tensor(shape=(problems.DIM,), dtype=np.float32)
+      label = tfds.features.ClassLabel(num_classes=4)
+      features = tfds.features.FeaturesDict({"x": x, "label": label})
+      return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+      return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+      table = Table(60)
+      for i in range(60):
+        yield i, {**table[i], "label": int(table[i]["label"])}
+
+  builder = Tiny(data_dir=str(tmp_path), file_format="array_record")
+  builder.download_and_prepare()
+  source = builder.as_data_source("train")
+  stored = [source[i]["x"] for i in range(60)]
+  assert {x[0] for x in stored} == {Table(60)[i]["x"][0] for i in range(60)}
+  batches = some(indexed_batches(source, FORGET), FIRST, 3)
+  for batch in batches:
+    wanted = np.stack([stored[i] for i in batch.row_id])
+    np.testing.assert_array_equal(batch.rows["x"], wanted)
+
+
 @pytest.mark.parametrize(
   ("forget", "match"),
   [

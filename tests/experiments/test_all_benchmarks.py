@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from experiments.benchmarks import first_result, memory
+from experiments.benchmarks import end_to_end, first_result, memory
 
 everything = importlib.import_module("experiments.benchmarks.__main__")
 
@@ -74,3 +74,27 @@ def test_the_first_result_comes_sooner_with_what_was_kept(tmp_path):
   (row,) = first_result.main(options)
   assert row["cached_request"] < row["cold_request"]
   assert json.loads(out.read_text())["rows"] == [row]
+
+
+@pytest.mark.slow
+def test_ten_requests_end_to_end_reach_the_same_on_both_sides(tmp_path):
+  pytest.importorskip("torch")
+  out = tmp_path / "ten.json"
+  options = end_to_end.Options(
+    "smoke", ("MLP",), ("UNSIR",), threads=(1,), repeats=1, out=str(out)
+  )
+  (row,) = end_to_end.main(options)
+  assert set(row["scores"]) == {"retrained", "UNSIR"} == set(row["peer_scores"])
+  # Both do what was asked for: a class is unknown to whom never saw it.
+  for scores in (row["scores"], row["peer_scores"]):
+    assert scores["retrained"]["forget"] < 0.05 < scores["retrained"]["kept"]
+  assert row["seconds"]["cached"]["median"] < row["seconds"]["cold"]["median"]
+  assert json.loads(out.read_text())["rows"] == [row]
+
+
+def test_without_pytorch_ten_requests_end_in_one_line(monkeypatch, capsys):
+  monkeypatch.setattr(end_to_end.importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(SystemExit) as stop:
+    end_to_end.main(end_to_end.Options())
+  assert stop.value.code == 2
+  assert "Expected PyTorch, got none" in capsys.readouterr().err
