@@ -86,8 +86,13 @@ def flattened(row: Mapping[str, Any], before: str = "") -> dict[str, Any]:
   flat: dict[str, Any] = {}
   for name, value in row.items():
     name = f"{before}{name}".replace("_", " ")
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and set(value) == {"median", "low", "high"}:
+      low, high = shown(value["low"]), shown(value["high"])
+      flat[name] = f"{shown(value['median'])} ({low} to {high})"
+    elif isinstance(value, Mapping):
       flat |= flattened(value, f"{name} ")
+    elif isinstance(value, list):
+      flat[name] = ", ".join(map(shown, value))
     else:
       flat[name] = value
   return flat
@@ -96,11 +101,25 @@ def flattened(row: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 def shown(value: Any) -> str:
   if value is None:
     return ""
-  return f"{value:.3g}" if isinstance(value, float) else str(value)
+  if isinstance(value, float):
+    # Thousands as they are, without an exponent.
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+  return f"{value:,}" if type(value) is int else str(value)
 
 
 def markdown(rows: list[Mapping[str, Any]]) -> str:
-  """The rows as a table, a column a figure; one that is always empty is none."""
+  """The rows as a table, a column a figure; one that is always empty is none.
+
+  Rows that say of which part they are get a table for each.
+  """
+  parts = dict.fromkeys(row.get("part") for row in rows)
+  if len(parts) > 1:
+    of = lambda part: [
+      dict(row, part=None) for row in rows if row["part"] == part
+    ]
+    return "\n\n".join(
+      f"### {part.capitalize()}\n\n{markdown(of(part))}" for part in parts
+    )
   flat = [flattened(row) for row in rows]
   columns = dict.fromkeys(
     name for row in flat for name, value in row.items() if value is not None
@@ -112,9 +131,11 @@ def markdown(rows: list[Mapping[str, Any]]) -> str:
 
 def page(parts: Mapping[str, Mapping[str, Any]], preset: str) -> str:
   """All parts as a page of the documentation."""
+  versions = common.environment()
   pieces = [
     "# Benchmarks",
-    f"`python -m experiments.benchmarks --preset {preset}`. {common.device()}.",
+    f"`python -m experiments.benchmarks --preset {preset}`, JAX "
+    f"{versions['jax']}, Python {versions['python']}, {common.device()}.",
   ]
   for name, part in parts.items():
     pieces += [
